@@ -1,0 +1,187 @@
+"""What every engine answers to: requests in, futures out.
+
+One engine serves one model in this process. It is fed by any number of threads: `submit` and `score` never block, each
+returns a `concurrent.futures.Future`. What is wrong with one request is set on that request's future as a
+`RequestRejected`; the requests beside it go on. What is wrong with the engine itself is an `EngineDead`, on every future.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pass_ops.errors import PassError
+
+ENGINE_KINDS = ("vllm", "transformers", "recorded")
+LOGPROBS_MODES = ("raw_logprobs", "processed_logprobs")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+class EngineOptionError(PassError, ValueError):
+    """A sampling or engine option has an unknown name or a value outside its range."""
+
+
+class EngineStartError(PassError, RuntimeError):
+    """The engine could not be started: a library is missing, or the model, the memory or an option does not fit."""
+
+
+class EngineDead(PassError, RuntimeError):
+    """The engine failed as a whole or was closed; what was asked of it has no answer. Start another (`acquire`)."""
+
+
+class WeightsMismatchError(PassError, ValueError):
+    """`load_weights` was given a folder of another architecture; this needs another engine (`acquire` does that)."""
+
+
+class RequestRejected(PassError, ValueError):
+    """One request has no usable answer; set on its future. The requests beside it go on.
+
+    reason: a short stable name that is counted per dataset (prompt_too_long, bad_token_ids, empty_prompt, aborted,
+    non_finite_logprob, request_failed). detail: the figures. transient: True where the same request may succeed again.
+    """
+
+    def __init__(self, reason: str, detail: str = "", transient: bool = False) -> None:
+        super().__init__(reason, detail, transient)
+        self.reason = reason
+        self.detail = detail
+        self.transient = transient
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn: temperature first, then top_k, top_p and min_p cut the distribution (off at 0, 1.0, 0.0).
+
+    temperature 0 is greedy. max_tokens counts sampled tokens, the end token included. A stop string ends a completion
+    whose decoded text contains it (`text` is cut before it, `token_ids` stay as sampled). ignore_eos samples on past the
+    end token.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        _require(np.isfinite(self.temperature) and self.temperature >= 0, "temperature", self.temperature, "0 or more")
+        _require(0 < self.top_p <= 1, "top_p", self.top_p, "over 0 and at most 1 (1 = off)")
+        _require(_is_int(self.top_k) and self.top_k >= 0, "top_k", self.top_k, "an integer, 0 (off) or more")
+        _require(0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 (off) and 1")
+        _require(_is_int(self.max_tokens) and self.max_tokens >= 1, "max_tokens", self.max_tokens, "an integer, 1 or more")
+        _require(all(isinstance(s, str) and s for s in self.stop), "stop", self.stop, "a list of non-empty strings")
+
+    @property
+    def truncated(self) -> bool:
+        """Whether part of the distribution is cut away, so that logprobs of the full vocabulary are not the behaviour's."""
+        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
+
+    @property
+    def logprobs_mode(self) -> str:
+        """The mode whose logprobs are the behaviour's: raw at temperature 1 (and greedy), else processed."""
+        return "raw_logprobs" if self.temperature in (0.0, 1.0) else "processed_logprobs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How an engine is started. Equal options and an equal architecture let `acquire` keep the running one.
+
+    dtype: "auto" is float32 on a CPU (bfloat16 for a bfloat16 checkpoint where the CPU computes in it: AVX-512 BF16), and
+    the checkpoint's on a GPU. max_model_len: prompt plus completion in tokens; None = the model's own. logprobs_mode:
+    raw_logprobs are log_softmax(logits); processed_logprobs are after temperature and truncation (`Sampling.logprobs_mode`
+    says which fits). kv_cache_gib: memory for keys and values on a CPU. seed: the engine's own; rollouts carry theirs.
+    recording: for kind "recorded", a Parquet or JSONL file, or "synthetic:SEED". extra: further arguments of the engine
+    underneath, by its own names (kind vllm: vLLM's EngineArgs; kind transformers: batch_size; kind recorded: latency).
+    """
+
+    kind: str = "vllm"
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int = 256
+    kv_cache_gib: float = 1.0
+    logprobs_mode: str = "raw_logprobs"
+    seed: int = 0
+    recording: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _choice(self.kind, "kind", ENGINE_KINDS)
+        _choice(self.dtype, "dtype", DTYPES)
+        _choice(self.logprobs_mode, "logprobs_mode", LOGPROBS_MODES)
+        if self.max_model_len is not None:
+            _require(_is_int(self.max_model_len) and self.max_model_len >= 2, "max_model_len", self.max_model_len, "2 or more")
+        _require(_is_int(self.max_num_seqs) and self.max_num_seqs >= 1, "max_num_seqs", self.max_num_seqs, "1 or more")
+        _require(self.kv_cache_gib > 0, "kv_cache_gib", self.kv_cache_gib, "over 0")
+        _require(_is_int(self.seed) and self.seed >= 0, "seed", self.seed, "an integer, 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRequest:
+    """One rollout to sample: what it is given, its own seed (int64), and how to draw."""
+
+    prompt_token_ids: Sequence[int]
+    seed: int
+    sampling: Sampling
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sample:
+    """One completion of T tokens.
+
+    token_ids: int32 [T], exactly what was sampled, the end token included. logprobs: float32 [T], natural log, of the
+    sampled tokens in the engine's logprobs_mode. finish_reason: stop (end token or stop string) or length. text: decoded
+    without special tokens, cut before a stop string.
+    """
+
+    token_ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    finish_reason: str
+    text: str
+
+
+class Engine(Protocol):
+    """A running model. Thread-safe."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model folder's tokenizer (transformers' PreTrainedTokenizerFast)."""
+
+    @property
+    def max_model_len(self) -> int:
+        """The most tokens a prompt and its completion may have together."""
+
+    def submit(self, request: SampleRequest) -> Future[Sample]:
+        """Begin one rollout; never blocks. A completion is cut at max_model_len (finish_reason length)."""
+
+    def score(self, token_ids: Sequence[int], *, start: int) -> Future[NDArray[np.float32]]:
+        """Logprobs of token_ids[start:] (start >= 1) given all tokens before each: T = 1, full vocabulary; never blocks."""
+
+    def load_weights(self, model: str) -> None:
+        """Take over another folder's weights of the same architecture; begun requests finish first, with the old ones."""
+
+    def close(self) -> None:
+        """Free model, memory and threads; open futures get EngineDead. Closing twice is no error."""
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _require(ok: bool, option: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise EngineOptionError(f"{option} is {value!r}; it must be {allowed}.")
+
+
+def _choice(value: str, option: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise EngineOptionError(f"{option} is {value!r}; choose one of {', '.join(choices)}.")
