@@ -1,0 +1,53 @@
+# Every target creates its environment by itself: only python3 (3.11 to 3.13, with venv) must be on PATH.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+PYTEST := $(BIN)/python -m pytest
+PACKAGES := pass_ops trainer pipelines
+
+.PHONY: install demo test test-deep check bench bench-% wheel requirements clean
+
+install: $(STAMP)
+
+# The stamp is written last: an interrupted installation is begun again, a finished one is not repeated.
+$(STAMP): pyproject.toml requirements/cpu.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "passrl needs Python 3.11 to 3.13, $(PYTHON) is " + sys.version.split()[0] + ": set PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements/cpu.txt | cut -d' ' -f1)"
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements/cpu.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+demo: install
+	$(BIN)/passrl demo --out runs/demo
+
+test: install
+	$(PYTEST) -q tests
+
+test-deep: install
+	$(PYTEST) -q tests -m deep --timeout 7200
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(PYTEST) -q --doctest-modules $(PACKAGES)
+
+bench: install
+	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+bench-%: install
+	@$(BIN)/python benchmarks/bench_$*.py
+
+wheel: install
+	$(BIN)/uv build --quiet --wheel --out-dir dist
+
+# The pinned lists hold names and versions only, never a URL (tests/test_packaging.py).
+requirements: install
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml --extra cpu --extra dev -o requirements/cpu.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml --extra gpu --extra dev -o requirements/gpu.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml --extra cpu --extra dev --extra gcp -o requirements/gcp.txt
+
+clean:
+	rm -rf dist build runs .cache
