@@ -2,7 +2,8 @@
 
 One engine serves one model in this process. It is fed by any number of threads: `submit` and `score` never block, each
 returns a `concurrent.futures.Future`. What is wrong with one request is set on that request's future as a
-`RequestRejected`; the requests beside it go on. What is wrong with the engine itself is an `EngineDead`, on every future.
+`RequestRejected`; the requests beside it go on. What is wrong with the engine itself is an `EngineDead`, on every
+future.
 """
 
 from __future__ import annotations
@@ -60,8 +61,7 @@ class Sampling:
     """How tokens are drawn: temperature first, then top_k, top_p and min_p cut the distribution (off at 0, 1.0, 0.0).
 
     temperature 0 is greedy. max_tokens counts sampled tokens, the end token included. A stop string ends a completion
-    whose decoded text contains it (`text` is cut before it, `token_ids` stay as sampled). ignore_eos samples on past the
-    end token.
+    as soon as its text contains it; token_ids and text keep it as sampled. ignore_eos samples on past end tokens.
     """
 
     temperature: float = 1.0
@@ -78,12 +78,12 @@ class Sampling:
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "over 0 and at most 1 (1 = off)")
         _require(_is_int(self.top_k) and self.top_k >= 0, "top_k", self.top_k, "an integer, 0 (off) or more")
         _require(0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 (off) and 1")
-        _require(_is_int(self.max_tokens) and self.max_tokens >= 1, "max_tokens", self.max_tokens, "an integer, 1 or more")
+        _require(_is_int(self.max_tokens) and self.max_tokens >= 1, "max_tokens", self.max_tokens, "1 or more")
         _require(all(isinstance(s, str) and s for s in self.stop), "stop", self.stop, "a list of non-empty strings")
 
     @property
     def truncated(self) -> bool:
-        """Whether part of the distribution is cut away, so that logprobs of the full vocabulary are not the behaviour's."""
+        """Whether part of the distribution is cut away: full-vocabulary logprobs are then not the behaviour's."""
         return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
 
     @property
@@ -96,10 +96,11 @@ class Sampling:
 class EngineOptions:
     """How an engine is started. Equal options and an equal architecture let `acquire` keep the running one.
 
-    dtype: "auto" is float32 on a CPU (bfloat16 for a bfloat16 checkpoint where the CPU computes in it: AVX-512 BF16), and
+    dtype: "auto" is float32 on a CPU (bfloat16 for a bfloat16 checkpoint where the CPU computes in it: AVX-512 BF16),
     the checkpoint's on a GPU. max_model_len: prompt plus completion in tokens; None = the model's own. logprobs_mode:
-    raw_logprobs are log_softmax(logits); processed_logprobs are after temperature and truncation (`Sampling.logprobs_mode`
-    says which fits). kv_cache_gib: memory for keys and values on a CPU. seed: the engine's own; rollouts carry theirs.
+    raw_logprobs are log_softmax(logits); processed_logprobs are after temperature and truncation
+    (`Sampling.logprobs_mode` says which fits). kv_cache_gib: memory for keys and values on a CPU, beside the model.
+    max_num_seqs: rollouts sampled at a time. seed: the engine's own; rollouts carry theirs.
     recording: for kind "recorded", a Parquet or JSONL file, or "synthetic:SEED". extra: further arguments of the engine
     underneath, by its own names (kind vllm: vLLM's EngineArgs; kind transformers: batch_size; kind recorded: latency).
     """
@@ -119,7 +120,8 @@ class EngineOptions:
         _choice(self.dtype, "dtype", DTYPES)
         _choice(self.logprobs_mode, "logprobs_mode", LOGPROBS_MODES)
         if self.max_model_len is not None:
-            _require(_is_int(self.max_model_len) and self.max_model_len >= 2, "max_model_len", self.max_model_len, "2 or more")
+            long_enough = _is_int(self.max_model_len) and self.max_model_len >= 2
+            _require(long_enough, "max_model_len", self.max_model_len, "2 or more")
         _require(_is_int(self.max_num_seqs) and self.max_num_seqs >= 1, "max_num_seqs", self.max_num_seqs, "1 or more")
         _require(self.kv_cache_gib > 0, "kv_cache_gib", self.kv_cache_gib, "over 0")
         _require(_is_int(self.seed) and self.seed >= 0, "seed", self.seed, "an integer, 0 or more")
@@ -139,8 +141,8 @@ class Sample:
     """One completion of T tokens.
 
     token_ids: int32 [T], exactly what was sampled, the end token included. logprobs: float32 [T], natural log, of the
-    sampled tokens in the engine's logprobs_mode. finish_reason: stop (end token or stop string) or length. text: decoded
-    without special tokens, cut before a stop string.
+    sampled tokens in the engine's logprobs_mode. finish_reason: stop (end token or stop string) or length.
+    text: token_ids decoded without special tokens.
     """
 
     token_ids: NDArray[np.int32]
@@ -164,10 +166,10 @@ class Engine(Protocol):
         """Begin one rollout; never blocks. A completion is cut at max_model_len (finish_reason length)."""
 
     def score(self, token_ids: Sequence[int], *, start: int) -> Future[NDArray[np.float32]]:
-        """Logprobs of token_ids[start:] (start >= 1) given all tokens before each: T = 1, full vocabulary; never blocks."""
+        """Logprobs of token_ids[start:] (start >= 1), each given all tokens before it: T = 1, full vocabulary."""
 
     def load_weights(self, model: str) -> None:
-        """Take over another folder's weights of the same architecture; begun requests finish first, with the old ones."""
+        """Take over the weights of another folder; what was submitted before is finished with the old ones."""
 
     def close(self) -> None:
         """Free model, memory and threads; open futures get EngineDead. Closing twice is no error."""
