@@ -1,0 +1,113 @@
+"""Views of one part as polars frames: a group's rollouts, one rollout's chunks.
+
+Axes: rollouts of a group (G), chunks of a rollout (K).
+"""
+
+from __future__ import annotations
+
+import difflib
+from itertools import pairwise
+
+import polars as pl
+import pyarrow as pa
+
+from pass_ops.errors import PassError
+
+REWARD_COLUMNS = ("outcome_reward", "format_reward", "format_ok", "verify_status", "extracted_answer")
+
+
+class GroupNotFoundError(PassError, LookupError):
+    """The asked group or rollout is not in the part."""
+
+
+def group_summary(part: pa.Table) -> pl.DataFrame:
+    """One row a group of a part: rollouts, mean length, mean rewards where there are any."""
+    frame = _frame(part)
+    key = "group_id" if "group_id" in frame.columns else pl.col("rollout_id").str.replace(r"/[^/]*$", "").alias("group_id")
+    numeric = [name for name in ("outcome_reward", "format_reward", "path_score") if name in frame.columns]
+    counts = [pl.len().alias("rollouts")]
+    if "token_ids" in frame.columns:
+        counts.append(pl.col("token_ids").list.len().mean().alias("mean_length"))
+    return frame.group_by(key, maintain_order=True).agg(*counts, *(pl.col(name).mean() for name in numeric))
+
+
+def group_table(part: pa.Table, group: str | None = None) -> pl.DataFrame:
+    """One row a rollout of one group (default: the part's first).
+
+    Columns: sample_index, length (tokens), masked (tokens that do not count), finish_reason, the rewards stored, and of a
+    shaped part chunks, path_score, the first and last chunk's advantage, trainable; last the text.
+    """
+    frame = _frame(part)
+    chosen = _rows_of(frame, group)
+    columns = [pl.col("sample_index")]
+    if "token_ids" in frame.columns:
+        columns.append(pl.col("token_ids").list.len().alias("length"))
+    if "loss_mask" in frame.columns:
+        columns.append((pl.col("loss_mask").list.len() - pl.col("loss_mask").list.sum()).alias("masked"))
+    columns += [pl.col(name) for name in ("finish_reason", *REWARD_COLUMNS) if name in frame.columns]
+    if "chunk_ends" in frame.columns:
+        columns += [
+            pl.col("chunk_ends").list.len().alias("chunks"),
+            pl.col("path_score"),
+            pl.col("chunk_advantages").list.first().alias("first_advantage"),
+            pl.col("chunk_advantages").list.last().alias("last_advantage"),
+            pl.col("trainable"),
+        ]
+    if "text" in frame.columns:
+        columns.append(pl.col("text"))
+    return chosen.select(columns)
+
+
+def rollout_chunks(part: pa.Table, group: str | None, sample_index: int) -> pl.DataFrame:
+    """One row a chunk of one shaped rollout: its token range, its raw process score, credit and advantage.
+
+    `score` is the raw process score at the chunk's last token (the step's score for a per-step signal).
+    """
+    frame = _frame(part)
+    chosen = _rows_of(frame, group).filter(pl.col("sample_index") == sample_index)
+    if chosen.is_empty():
+        raise GroupNotFoundError(f"group {group or 'first'!r} has no rollout with sample_index {sample_index} in this part")
+    if "chunk_ends" not in chosen.columns:
+        raise GroupNotFoundError("this dataset is not shaped, so it has no chunks; inspect the round's `shaped` folder")
+    row = chosen.row(0, named=True)
+    ends_K = row["chunk_ends"]
+    return pl.DataFrame(
+        {
+            "chunk": range(1, len(ends_K) + 1),
+            "start": [start for start, _ in pairwise([0, *ends_K])],
+            "end": ends_K,
+            "score": [_score_at(row, end - 1) for end in ends_K],
+            "credit": row["chunk_credits"],
+            "advantage": row["chunk_advantages"],
+        },
+        schema_overrides={"score": pl.Float32},
+    )
+
+
+def _score_at(row: dict[str, object], token: int) -> float | None:
+    scores, ends = row.get("process_scores"), row.get("process_ends")
+    if not isinstance(scores, list):
+        return None
+    if not isinstance(ends, list):
+        return float(scores[token])
+    return next((float(score) for score, end in zip(scores, ends, strict=True) if token < end), None)
+
+
+def _frame(part: pa.Table) -> pl.DataFrame:
+    frame = pl.from_arrow(part)
+    assert isinstance(frame, pl.DataFrame)
+    if "sample_index" not in frame.columns and "rollout_id" in frame.columns:
+        frame = frame.with_columns(pl.col("rollout_id").str.extract(r"/(\d+)$").cast(pl.Int32).alias("sample_index"))
+    return frame
+
+
+def _rows_of(frame: pl.DataFrame, group: str | None) -> pl.DataFrame:
+    key = pl.col("group_id") if "group_id" in frame.columns else pl.col("rollout_id").str.replace(r"/[^/]*$", "")
+    known = frame.select(key.alias("group_id")).to_series().unique(maintain_order=True).to_list()
+    if not known:
+        raise GroupNotFoundError("this part holds no rows")
+    chosen = known[0] if group is None else group
+    if chosen not in known:
+        near = difflib.get_close_matches(chosen, known, n=3)
+        raise GroupNotFoundError(f"group {chosen!r} is not in this part; {'near: ' if near else 'it holds '}{', '.join(near or known[:5])}")
+    return frame.filter(key == chosen)
