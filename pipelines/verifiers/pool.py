@@ -1,0 +1,218 @@
+"""Functions that may hang or crash, called in child processes that can be killed.
+
+A call's time limit counts from the answer to the call before it, and what goes wrong is that call's alone: the child
+is killed, a fresh one goes on with the next call. No signal is used and nothing is forked with a copy of this process,
+so it works on any thread (Beam's are never the main one) of a process that holds an engine. Children are new
+interpreters that import neither this process's `__main__` nor, of this project, anything beyond `pipelines.verifiers`.
+
+Not pebble, nor multiprocessing's pools: their limit is for a task (here: a chunk of calls), a child that leaves with
+exit code 0 is noticed by the limit only, one that dies at once may break the whole pool, and they import `__main__`
+again.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from pass_ops.errors import PassError
+
+# A child imports the target before its first call; what that import costs is in no call's limit.
+START_LIMIT_S = 120.0
+CHUNK_CALLS = 64
+_BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
+    "from pipelines.verifiers.worker import main; main(int(sys.argv[1]), sys.argv[3], sys.argv[4])"
+)
+
+
+class WorkerStartError(PassError, RuntimeError):
+    """The function to call cannot be imported in a child process, or the child does not start."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """status: ok (value is the adapted return value), timeout or error (value None, detail says why)."""
+
+    status: str
+    value: Any = None
+    detail: str = ""
+
+
+class CallPool:
+    """Up to `workers` child processes that call one function; thread-safe, any number of threads may `map` at once.
+
+    target: the function, `module:name`. adapter: `module:name` of a function from its return value to plain built-in
+    values; what it raises is an error of that call.
+    """
+
+    def __init__(self, target: str, *, adapter: str, workers: int) -> None:
+        if workers < 1:
+            raise ValueError(f"workers is {workers}; it must be at least 1")
+        self._target, self._adapter = target, adapter
+        self._workers = workers
+        # One thread a child: the kernel ends a child with the thread that started it (worker._die_with_parent).
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix=f"verify-{target}")
+        self._mine = threading.local()
+        self._children: set[_Child] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def map(
+        self, calls: Sequence[tuple[Any, ...]], *, options: Mapping[str, Any], timeout_s: float
+    ) -> list[CallResult]:
+        """The results of `function(*call, **options)`, in order. Raises WorkerStartError where none can be called."""
+        size = max(1, min(CHUNK_CALLS, -(-len(calls) // (4 * self._workers))))
+        stop = threading.Event()
+        futures = [
+            self._threads.submit(self._run, calls[start : start + size], dict(options), timeout_s, stop)
+            for start in range(0, len(calls), size)
+        ]
+        try:
+            return [result for future in futures for result in future.result()]
+        finally:
+            stop.set()
+            for future in futures:
+                future.cancel()
+
+    def close(self) -> None:
+        """Kill the children and end the threads; a `map` under way raises. Closing twice is no error."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._closed = True
+            for child in self._children:
+                child.kill()
+
+    def _run(
+        self, calls: Sequence[tuple[Any, ...]], options: Mapping[str, Any], timeout_s: float, stop: threading.Event
+    ) -> list[CallResult]:
+        results: list[CallResult] = []
+        while len(results) < len(calls) and not stop.is_set():
+            child = self._child()
+            failure = child.call(calls[len(results) :], options, timeout_s, results)
+            if failure is None:
+                break
+            self._discard(child)
+            # A child that had answered before may have been brought down by an earlier call (a thread it left behind):
+            # the call at which it died is asked again, as the first of a fresh child.
+            if failure.status == "timeout" or child.answered == 0:
+                results.append(failure)
+        return results
+
+    def _child(self) -> _Child:
+        child: _Child | None = getattr(self._mine, "child", None)
+        if child is None:
+            with self._lock:
+                if self._closed:
+                    raise WorkerStartError(f"{self._target}: its pool was closed while calls were under way")
+                child = _Child(self._target, self._adapter)
+                self._children.add(child)
+            failure = child.start_failure()
+            if failure is not None:
+                self._discard(child)
+                raise WorkerStartError(
+                    f"{self._target}: it cannot be called in a child process, so nothing can be scored: {failure}"
+                )
+            self._mine.child = child
+        return child
+
+    def _discard(self, child: _Child) -> None:
+        self._mine.child = None
+        with self._lock:
+            self._children.discard(child)
+        child.kill()
+        child.hang_up()
+
+
+class _Child:
+    """One child process and the line to it."""
+
+    def __init__(self, target: str, adapter: str) -> None:
+        here, there = socket.socketpair()
+        with there:
+            handle = there.fileno()
+            command = [sys.executable, "-c", _BOOT, str(handle), json.dumps(sys.path), target, adapter]
+            # A session of its own: a terminal's Ctrl-C does not reach it, and it is killed with what it started itself.
+            # What a verifier prints goes to standard error; standard output may be somebody's JSON.
+            self._process = subprocess.Popen(
+                command, pass_fds=(handle,), stdin=subprocess.DEVNULL, stdout=2, start_new_session=True
+            )
+        self._line = Connection(here.detach())
+        self.answered = 0
+
+    def start_failure(self) -> str | None:
+        """Wait for the child to import its function; why it could not."""
+        try:
+            if not self._line.poll(START_LIMIT_S):
+                return f"the import took more than {START_LIMIT_S:.0f} s"
+            state, detail = self._line.recv()
+        except (EOFError, OSError):
+            return f"the import ended the process ({self._exit_name()})"
+        return None if state == "ready" else str(detail)
+
+    def call(
+        self, calls: Sequence[tuple[Any, ...]], options: Mapping[str, Any], timeout_s: float, results: list[CallResult]
+    ) -> CallResult | None:
+        """Append the results of calls in order; the failure of the first that has none, which ends the child's use."""
+        try:
+            self._line.send((options, calls))
+            for _ in calls:
+                if not self._line.poll(timeout_s):
+                    return CallResult("timeout", detail=f"no result within {timeout_s:g} s")
+                results.append(CallResult(*self._line.recv()))
+                self.answered += 1
+        except (EOFError, OSError):
+            return CallResult("error", detail=f"it ended the process that called it ({self._exit_name()})")
+        return None
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def hang_up(self) -> None:
+        self._line.close()
+
+    def _exit_name(self) -> str:
+        """How the process at the other end of a closed line ended."""
+        try:
+            code = self._process.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            return "it lives, but closed its line"
+        return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+
+
+# The process's pools, by what they call: kept over parts, stages and rounds, closed at exit.
+_pools: dict[tuple[str, str, int], CallPool] = {}
+_pools_lock = threading.Lock()
+
+
+def shared_pool(target: str, *, adapter: str, workers: int | None = None) -> CallPool:
+    """The pool that this process keeps for target; workers None = one a core."""
+    key = (target, adapter, workers or os.cpu_count() or 1)
+    with _pools_lock:
+        if key not in _pools:
+            _pools[key] = CallPool(target, adapter=adapter, workers=key[2])
+        return _pools[key]
+
+
+@atexit.register
+def close_pools() -> None:
+    """Close every shared pool; the next `shared_pool` starts afresh."""
+    with _pools_lock:
+        pools = list(_pools.values())
+        _pools.clear()
+    for pool in pools:
+        pool.close()

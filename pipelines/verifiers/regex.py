@@ -1,0 +1,30 @@
+"""Verifier `regex`: what a regular expression finds in the completion is the answer; also the format check."""
+
+from __future__ import annotations
+
+import re
+
+from pipelines.verifiers.base import Verdict
+
+
+def verify(text: str, answer: str, *, pattern: str, ignore_case: bool = False) -> Verdict:
+    r"""Correct where the last match of pattern (its first group, where it has one) is the answer, both stripped.
+
+    >>> verify("a+9=66\nA66", "66", pattern=r"(?:\A|\n)A(\d\d)\Z").correct
+    True
+    """
+    expected = answer.strip()
+    if not expected:
+        raise ValueError("the reference answer is empty")
+    matches = list(re.finditer(pattern, text))
+    if not matches or (found := matches[-1][1 if matches[-1].re.groups else 0]) is None:
+        return Verdict(correct=False, unparseable=True)
+    found = found.strip()
+    same = found.casefold() == expected.casefold() if ignore_case else found == expected
+    return Verdict(correct=same, extracted=found)
+
+
+def matches(text: str, *, pattern: str, mode: str) -> bool:
+    """Whether pattern matches the whole text (mode fullmatch) or any part of it (mode search)."""
+    compiled = re.compile(pattern)
+    return (compiled.fullmatch(text) if mode == "fullmatch" else compiled.search(text)) is not None

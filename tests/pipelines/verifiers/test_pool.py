@@ -1,0 +1,218 @@
+"""The pool of killable processes: what one call does to itself, and nothing to its neighbours."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipelines.verifiers.pool import CallPool, WorkerStartError, shared_pool
+
+LIMIT_S = 1.5
+
+MODULE = """
+import ctypes, os, sys, threading, time
+
+def act(what):
+    if what == "hang": time.sleep(3600)
+    if what == "spin": exec("while True: pass")
+    if what == "leave": os._exit(0)
+    if what == "quit": sys.exit(3)
+    if what == "segfault": ctypes.string_at(0)
+    if what == "raise": raise LookupError("no such thing")
+    if what == "print": print("to standard output")
+    if what == "late": threading.Timer(0.2, os._exit, [7]).start()
+    if what == "nap": time.sleep(0.5)
+    if what == "lock": return threading.Lock()
+    return what.upper()
+
+def same(value): return value
+def pid(_): return os.getpid()
+def tell_and_hang():
+    print(os.getpid(), file=sys.stderr, flush=True)
+    time.sleep(3600)
+
+def loaded(name): return name in sys.modules
+def shout(text, *, mark): return text + mark
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "pool_acts.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "pool_acts"
+
+
+@pytest.fixture
+def make_pool(module: str):
+    pools = []
+
+    def make(name: str = "act", *, workers: int = 1, adapter: str = "copy:copy") -> CallPool:
+        pools.append(CallPool(f"{module}:{name}", adapter=adapter, workers=workers))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+def outcomes(pool: CallPool, calls: list[str]) -> list[tuple[str, object]]:
+    results = pool.map([(call,) for call in calls], options={}, timeout_s=LIMIT_S)
+    return [(result.status, result.value) for result in results]
+
+
+@pytest.mark.parametrize(
+    ("bad", "status"),
+    [
+        ("hang", "timeout"),
+        ("spin", "timeout"),
+        ("leave", "error"),
+        ("quit", "error"),
+        ("segfault", "error"),
+        ("raise", "error"),
+    ],
+)
+def test_a_bad_call_loses_its_own_result_and_its_neighbours_keep_theirs(make_pool, bad: str, status: str) -> None:
+    found = outcomes(make_pool(), ["a", "b", bad, "c", "d"])
+    assert found == [("ok", "A"), ("ok", "B"), (status, None), ("ok", "C"), ("ok", "D")]
+
+
+def test_several_bad_calls_in_a_row_are_each_told_apart(make_pool) -> None:
+    found = outcomes(make_pool(), ["leave", "hang", "segfault", "a", "raise"])
+    assert [status for status, _ in found] == ["error", "timeout", "error", "ok", "error"]
+
+
+def test_details_say_what_happened(make_pool) -> None:
+    results = make_pool().map([("segfault",), ("leave",), ("raise",), ("hang",)], options={}, timeout_s=LIMIT_S)
+    assert [result.detail for result in results] == [
+        "it ended the process that called it (SIGSEGV)",
+        "it ended the process that called it (exit code 0)",
+        "LookupError: no such thing",
+        "no result within 1.5 s",
+    ]
+
+
+def test_a_process_brought_down_later_by_an_earlier_call_costs_the_later_call_nothing(make_pool) -> None:
+    assert outcomes(make_pool(), ["late", "nap", "a"]) == [("ok", "LATE"), ("ok", "NAP"), ("ok", "A")]
+
+
+def test_the_limit_is_of_each_call_and_not_of_all(make_pool) -> None:
+    assert outcomes(make_pool(), ["nap"] * 4) == [("ok", "NAP")] * 4
+
+
+def test_results_keep_the_order_of_many_calls_over_several_processes(make_pool) -> None:
+    calls = [f"x{i}" for i in range(1000)]
+    assert outcomes(make_pool(workers=2), calls) == [("ok", call.upper()) for call in calls]
+
+
+def test_four_threads_may_call_one_pool_at_once(make_pool) -> None:
+    pool = make_pool(workers=2)
+    found: dict[int, list[tuple[str, object]]] = {}
+
+    def work(thread: int) -> None:
+        calls = [f"t{thread}-{i}" for i in range(50)]
+        calls[thread * 10] = "leave"
+        found[thread] = outcomes(pool, calls)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(4):
+        expected = [("ok", f"T{i}-{j}") for j in range(50)]
+        expected[i * 10] = ("error", None)
+        assert found[i] == expected
+
+
+def test_options_reach_the_function(make_pool) -> None:
+    results = make_pool("shout").map([("hey",)], options={"mark": "!"}, timeout_s=LIMIT_S)
+    assert results[0].value == "hey!"
+
+
+def test_an_adapter_that_refuses_the_value_is_an_error_of_that_call(make_pool) -> None:
+    results = make_pool(adapter="math:sqrt").map([("a",)], options={}, timeout_s=LIMIT_S)
+    assert (results[0].status, results[0].detail) == ("error", "TypeError: must be real number, not str")
+
+
+def test_a_value_that_cannot_be_sent_is_an_error_of_that_call(make_pool) -> None:
+    assert outcomes(make_pool(adapter="pool_acts:same"), ["lock", "a"]) == [("error", None), ("ok", "A")]
+
+
+def test_a_function_that_cannot_be_imported_is_named_with_the_cause(module: str) -> None:
+    pool = CallPool(f"{module}:nothing", adapter="copy:copy", workers=1)
+    with pytest.raises(WorkerStartError, match=r"(?s)pool_acts:nothing: .* has no 'nothing'"):
+        pool.map([("a",)], options={}, timeout_s=LIMIT_S)
+    pool.close()
+
+
+def test_a_module_that_ends_the_process_while_it_is_imported_is_reported(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "leaves_at_import.py").write_text("import os; os._exit(9)")
+    monkeypatch.syspath_prepend(tmp_path)
+    pool = CallPool("leaves_at_import:f", adapter="copy:copy", workers=1)
+    with pytest.raises(WorkerStartError, match=r"exit code 9"):
+        pool.map([("a",)], options={}, timeout_s=LIMIT_S)
+    pool.close()
+
+
+@pytest.mark.parametrize("heavy", ["torch", "numba", "pyarrow", "apache_beam", "numpy", "pytest"])
+def test_a_child_is_light(make_pool, heavy: str) -> None:
+    assert outcomes(make_pool("loaded"), [heavy]) == [("ok", False)]
+
+
+def test_closing_kills_the_children_and_later_calls_are_refused(make_pool) -> None:
+    pool = make_pool("pid")
+    ((_, child),) = outcomes(pool, ["a"])
+    pool.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    with pytest.raises(RuntimeError):
+        pool.map([("a",)], options={}, timeout_s=LIMIT_S)
+
+
+def test_no_calls_start_no_process(make_pool) -> None:
+    assert make_pool("nothing").map([], options={}, timeout_s=LIMIT_S) == []
+
+
+def test_what_a_function_prints_is_not_on_standard_output(module: str, tmp_path: Path) -> None:
+    script = f"""
+        import sys; sys.path.insert(0, {str(tmp_path)!r})
+        from pipelines.verifiers.pool import shared_pool
+        pool = shared_pool("pool_acts:act", adapter="copy:copy", workers=1)
+        print(pool.map([("print",)], options={{}}, timeout_s=5)[0].value)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, "to standard output" in done.stderr) == ("PRINT\n", True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal")
+def test_a_hanging_child_does_not_outlive_a_killed_parent(module: str, tmp_path: Path) -> None:
+    script = f"""
+        import sys; sys.path.insert(0, {str(tmp_path)!r})
+        from pipelines.verifiers.pool import CallPool
+        CallPool("pool_acts:tell_and_hang", adapter="copy:copy", workers=1).map([()], options={{}}, timeout_s=600)
+    """
+    parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stderr=subprocess.PIPE, text=True)
+    child = int(parent.stderr.readline())
+    # A pidfd becomes readable when the process has ended: no polling, no sleep.
+    ended = os.pidfd_open(child)
+    parent.kill()
+    parent.wait()
+    assert select.select([ended], [], [], 20)[0] == [ended]
+    os.close(ended)
+
+
+def test_the_shared_pool_is_one_per_function_and_size(module: str) -> None:
+    first = shared_pool(f"{module}:pid", adapter="copy:copy", workers=1)
+    assert shared_pool(f"{module}:pid", adapter="copy:copy", workers=1) is first
+    assert shared_pool(f"{module}:pid", adapter="copy:copy", workers=2) is not first
+    first.close()
