@@ -1,0 +1,208 @@
+"""Make the demo's models: ``python -m pipelines.demo.make_assets --out DIR --seed S``.
+
+Policy and teacher learn traces of the arithmetic task from random weights, the PRM starts from the teacher. A model
+whose folder already holds the outcome of the same recipe is kept, so an interrupted run goes on with the next model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+
+from pipelines.demo import arithmetic
+from pipelines.demo.arithmetic import Habits, Split, make_prompts
+from pipelines.demo.measure import measure
+from pipelines.demo.prm import (
+    from_language_model,
+    graded_batches,
+    prm_loss,
+    separation,
+)
+from pipelines.demo.report import write_readme
+from pipelines.demo.tokenizer import build_prm_tokenizer, build_tokenizer
+from pipelines.demo.training import (
+    FitOptions,
+    fit,
+    language_loss,
+    least_loss,
+    mean_loss,
+    trace_batch,
+    trace_batches,
+    validation_traces,
+)
+
+MODELS = ("policy", "teacher", "prm")
+#: 32 to 256 tokens of context suffice for the longest prompt and completion
+CONTEXT = 256
+HEAD_SIZE = 32
+VALIDATION_SEED = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What decides a model's weights, up to the machine's rounding."""
+
+    seed: int
+    hidden_size: int
+    layers: int
+    intermediate_size: int
+    habits: Habits
+    fit: FitOptions
+
+
+def recipes(*, seed: int, steps: dict[str, int]) -> dict[str, Recipe]:
+    """The shipped models' recipes. Seeds of two models never coincide."""
+    policy = {"hidden_size": 128, "layers": 4, "intermediate_size": 320, "habits": arithmetic.PUPIL}
+    teacher = {"hidden_size": 160, "layers": 4, "intermediate_size": 320, "habits": arithmetic.TEACHER}
+    graded = {**teacher, "habits": arithmetic.GRADED}
+    fits = {
+        "policy": FitOptions(steps=steps["policy"], learning_rate=3e-3),
+        "teacher": FitOptions(steps=steps["teacher"], learning_rate=3e-3),
+        "prm": FitOptions(steps=steps["prm"], learning_rate=1e-3),
+    }
+    shapes: dict[str, dict[str, Any]] = {"policy": policy, "teacher": teacher, "prm": graded}
+    return {
+        name: Recipe(seed=seed * len(MODELS) + index, fit=fits[name], **shapes[name])
+        for index, name in enumerate(MODELS)
+    }
+
+
+def make_language_model(recipe: Recipe, *, out: Path, prompts: int, samples: int) -> dict[str, Any]:
+    """Train, measure and save policy or teacher; returns what `made` records."""
+    tokenizer = build_tokenizer()
+    torch.manual_seed(recipe.seed)
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.hidden_size,
+            intermediate_size=recipe.intermediate_size,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.hidden_size // HEAD_SIZE,
+            num_key_value_heads=recipe.hidden_size // HEAD_SIZE,
+            max_position_embeddings=CONTEXT,
+            rms_norm_eps=1e-6,
+            tie_word_embeddings=False,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+        )
+    )
+    pairs = validation_traces(recipe.habits, count=512, seed=VALIDATION_SEED)
+    validation = [trace_batch(pairs[first : first + 64], tokenizer) for first in range(0, len(pairs), 64)]
+    loss_of = partial(language_loss, model)
+    log = fit(
+        model,
+        trace_batches(recipe.habits, tokenizer, batch_size=recipe.fit.batch_size, seed=recipe.seed),
+        loss_of,
+        validate=partial(mean_loss, model, loss_of, validation),
+        options=recipe.fit,
+        log=out / "training.jsonl",
+    )
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        max_new_tokens=arithmetic.MAX_COMPLETION_TOKENS,
+    )
+    held_out = make_prompts(prompts, seed=0, split=Split.HELD_OUT)
+    measures = measure(model, tokenizer, held_out, samples=samples, seed=recipe.seed).rounded()
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return {
+        "parameters": model.num_parameters(),
+        "validation_loss": log[-1].validation_loss,
+        "least_loss": round(least_loss(pairs), 5),
+        **measures,
+    }
+
+
+def make_prm(recipe: Recipe, *, teacher: Path, out: Path, traces: int) -> dict[str, Any]:
+    """Train, measure and save the PRM, which starts as the teacher in ``teacher``."""
+    tokenizer = build_prm_tokenizer()
+    torch.manual_seed(recipe.seed)
+    model = from_language_model(
+        Qwen2ForCausalLM.from_pretrained(teacher),
+        teacher_vocabulary=build_tokenizer().get_vocab(),
+        vocabulary=tokenizer.get_vocab(),
+    )
+    stream = graded_batches(tokenizer, batch_size=64, seed=-1, split=Split.HELD_OUT)
+    validation = [next(stream) for _ in range(8)]
+    loss_of = partial(prm_loss, model)
+    log = fit(
+        model,
+        graded_batches(tokenizer, batch_size=recipe.fit.batch_size, seed=recipe.seed, split=Split.ASSETS),
+        loss_of,
+        validate=partial(mean_loss, model, loss_of, validation),
+        options=recipe.fit,
+        log=out / "training.jsonl",
+    )
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return {
+        "parameters": model.num_parameters(),
+        "validation_loss": log[-1].validation_loss,
+        **separation(model, tokenizer, arithmetic.PUPIL, count=traces, seed=0),
+    }
+
+
+def made(out: Path, recipe: Recipe) -> bool:
+    """Whether ``out`` holds the finished outcome of ``recipe``."""
+    record = out / "made.json"
+    return record.exists() and json.loads(record.read_text())["recipe"] == asdict(recipe)
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.demo.make_assets", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for policy/, teacher/, prm/ and README.md")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=MODELS, action="append", help="make this model only (repeatable)")
+    parser.add_argument("--policy-steps", type=int, default=4000)
+    parser.add_argument("--teacher-steps", type=int, default=4000)
+    parser.add_argument("--prm-steps", type=int, default=1000)
+    parser.add_argument("--prompts", type=int, default=300, help="held-out prompts a model is measured on")
+    parser.add_argument("--samples", type=int, default=8, help="samples a prompt")
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args(argv)
+
+
+def command_line(arguments: argparse.Namespace) -> str:
+    """The command that makes the same models anew."""
+    steps = " ".join(f"--{name}-steps {getattr(arguments, f'{name}_steps')}" for name in MODELS)
+    return f"python -m pipelines.demo.make_assets --out DIR --seed {arguments.seed} {steps}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make the models in order and the page about them."""
+    arguments = parse_arguments(argv)
+    torch.set_num_threads(arguments.threads)
+    steps = {name: getattr(arguments, f"{name}_steps") for name in MODELS}
+    for name, recipe in recipes(seed=arguments.seed, steps=steps).items():
+        out = arguments.out / name
+        if made(out, recipe) or (arguments.only and name not in arguments.only):
+            continue
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "made.json").unlink(missing_ok=True)
+        started = time.monotonic()
+        if name == "prm":
+            outcome = make_prm(recipe, teacher=arguments.out / "teacher", out=out, traces=arguments.prompts)
+        else:
+            outcome = make_language_model(recipe, out=out, prompts=arguments.prompts, samples=arguments.samples)
+        outcome["seconds"] = round(time.monotonic() - started)
+        record = {"recipe": asdict(recipe), "outcome": outcome}
+        (out / "made.json").write_text(json.dumps(record, indent=2) + "\n")
+        print(json.dumps({"model": name, **outcome}), flush=True)
+    if all((arguments.out / name / "made.json").exists() for name in MODELS):
+        write_readme(arguments.out, command=command_line(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The demo's process reward model, in the form of Qwen2.5-Math-PRM: a Qwen2 body, two classes at each step tag.
+
+vLLM has the same architecture under the same name and key names; `transformers` leaves it to remote code, hence the
+class here, which also trains it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Model, Qwen2PreTrainedModel
+
+from pipelines.demo.arithmetic import (
+    GRADED,
+    Habits,
+    Split,
+    check_steps,
+    make_prompts,
+    random_prompt,
+    split_steps,
+    write_trace,
+)
+from pipelines.demo.tokenizer import STEP_TAG
+from pipelines.demo.training import IGNORED, Batch, pad_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):  # type: ignore[misc]
+    """Logits [B, T, 2] at every token; those at a step tag, softmaxed, are (wrong, right) of the step before it."""
+
+    def __init__(self, config: Qwen2Config) -> None:
+        super().__init__(config)
+        self.model = Qwen2Model(config)
+        self.score = torch.nn.Sequential(
+            torch.nn.Linear(config.hidden_size, config.hidden_size),
+            torch.nn.ReLU(),
+            torch.nn.Linear(config.hidden_size, config.num_labels),
+        )
+        self.post_init()
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Logits [B, T, 2] of right-padded ``input_ids`` [B, T]."""
+        hidden = self.model(input_ids=input_ids, use_cache=False).last_hidden_state
+        logits: torch.Tensor = self.score(hidden)
+        return logits
+
+
+def from_language_model(
+    teacher: Qwen2ForCausalLM, *, teacher_vocabulary: dict[str, int], vocabulary: dict[str, int]
+) -> Qwen2ForProcessRewardModel:
+    """A PRM whose body is the teacher's, its embeddings re-ordered to the PRM's vocabulary.
+
+    The step tag, which stands where the teacher saw a line break, starts as the line break's embedding.
+    """
+    config = Qwen2Config(**{**teacher.config.to_dict(), "vocab_size": len(vocabulary), "num_labels": 2})
+    config.pad_token_id, config.eos_token_id = vocabulary["<pad>"], vocabulary["<eos>"]
+    model = Qwen2ForProcessRewardModel(config)
+    state = teacher.model.state_dict()
+    sources = sorted(vocabulary, key=vocabulary.__getitem__)
+    rows = [teacher_vocabulary["\n" if token == STEP_TAG else token] for token in sources]
+    state["embed_tokens.weight"] = state["embed_tokens.weight"][rows].clone()
+    model.model.load_state_dict(state)
+    return model
+
+
+def prm_input(prompt: str, steps: Sequence[str]) -> str:
+    """The text a PRM reads: the prompt, then every step followed by the step tag."""
+    return prompt + "".join(step + STEP_TAG for step in steps)
+
+
+def graded_batches(tokenizer: PreTrainedTokenizerFast, *, batch_size: int, seed: int, split: Split) -> Iterator[Batch]:
+    """Endless batches of faulty traces of prompts of ``split``; the targets are the steps' scores by computation, at the step tags."""
+    rng = random.Random(f"graded/{split}/{seed}")
+    while True:
+        rows = []
+        for _ in range(batch_size):
+            prompt = random_prompt(rng, split)
+            rows.append((prompt, spoil(split_steps(write_trace(prompt, GRADED, rng).text), rng)))
+        yield graded_batch(rows, tokenizer)
+
+
+def spoil(steps: list[str], rng: random.Random) -> list[str]:
+    """Half of the traces get faults no writer of traces makes: a line lost or doubled, or a wrong digit."""
+    fault, at = rng.random(), rng.randrange(len(steps))
+    if fault < 0.15:
+        return steps[:at] + steps[at + 1 :] or steps
+    if fault < 0.25:
+        return [*steps[: at + 1], *steps[at:]]
+    if fault < 0.5:
+        line = steps[at]
+        place = rng.choice([index for index, char in enumerate(line) if char.isdigit()])
+        return [*steps[:at], line[:place] + str(rng.randint(0, 9)) + line[place + 1 :], *steps[at + 1 :]]
+    return steps
+
+
+def graded_batch(rows: Sequence[tuple[str, list[str]]], tokenizer: PreTrainedTokenizerFast) -> Batch:
+    """Prompts and steps as a batch; targets are 1 (right), 0 (wrong), 0.5 (padding) at step tags, else ignored."""
+    tag = tokenizer.convert_tokens_to_ids(STEP_TAG)
+    ids, targets = [], []
+    for prompt, steps in rows:
+        row = tokenizer(prm_input(prompt, steps)).input_ids
+        scores = iter(check_steps(prompt, steps))
+        ids.append(row)
+        targets.append([next(scores) if token == tag else float(IGNORED) for token in row])
+    return Batch(pad_rows(ids, tokenizer.pad_token_id), pad_rows(targets, float(IGNORED)))
+
+
+def prm_loss(model: Qwen2ForProcessRewardModel, batch: Batch) -> torch.Tensor:
+    """Cross-entropy between the two classes and the targets as probability of "right", mean over step tags."""
+    at_tags = batch.targets != IGNORED
+    right = batch.targets[at_tags]
+    return torch.nn.functional.cross_entropy(model(batch.input_ids)[at_tags], torch.stack([1 - right, right], dim=-1))
+
+
+def step_scores(
+    model: Qwen2ForProcessRewardModel, tokenizer: PreTrainedTokenizerFast, rows: Sequence[tuple[str, list[str]]]
+) -> list[list[float]]:
+    """The model's probability of "right" for every step of every row."""
+    model.eval()
+    batch = graded_batch(rows, tokenizer)
+    with torch.no_grad():
+        right = torch.softmax(model(batch.input_ids), dim=-1)[..., 1]
+    return [row[tags].tolist() for row, tags in zip(right, batch.targets != IGNORED, strict=True)]
+
+
+def separation(
+    model: Qwen2ForProcessRewardModel, tokenizer: PreTrainedTokenizerFast, habits: Habits, *, count: int, seed: int
+) -> dict[str, float]:
+    """How well scores tell right from wrong steps of ``count`` held-out traces by a writer with ``habits``.
+
+    auc is the probability that a right step scores above a wrong one (ties count half); the rest are mean scores.
+    """
+    rng = random.Random(f"separation/{seed}")
+    rows = [
+        (prompt, split_steps(write_trace(prompt, habits, rng).text))
+        for prompt in make_prompts(count, seed=seed, split=Split.HELD_OUT)
+    ]
+    truth = [score for prompt, steps in rows for score in check_steps(prompt, steps)]
+    scores = [score for row in step_scores(model, tokenizer, rows) for score in row]
+    means = {
+        name: round(_mean([score for score, true in zip(scores, truth, strict=True) if true == value]), 4)
+        for name, value in (("right", 1.0), ("wrong", 0.0), ("padding", 0.5))
+    }
+    return {"auc": round(auc(scores, truth), 5), **means}
+
+
+def auc(scores: Sequence[float], truth: Sequence[float]) -> float:
+    """Area under the ROC curve of ``scores`` for truth 1 against truth 0; other truths are left out."""
+    right = torch.tensor([score for score, true in zip(scores, truth, strict=True) if true == 1.0])
+    wrong = torch.tensor([score for score, true in zip(scores, truth, strict=True) if true == 0.0])
+    difference = right[:, None] - wrong[None, :]
+    return float(((difference > 0).double() + 0.5 * (difference == 0).double()).mean())
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")
