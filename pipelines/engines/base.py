@@ -21,6 +21,7 @@ from pass_ops.errors import PassError
 ENGINE_KINDS = ("vllm", "transformers", "recorded")
 LOGPROBS_MODES = ("raw_logprobs", "processed_logprobs")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+LOWEST_TEMPERATURE = 0.01  # vLLM silently raises what is lower to this, and the logprobs would be another temperature's
 
 
 class EngineOptionError(PassError, ValueError):
@@ -74,7 +75,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
-        _require(np.isfinite(self.temperature) and self.temperature >= 0, "temperature", self.temperature, "0 or more")
+        warm = np.isfinite(self.temperature) and self.temperature >= LOWEST_TEMPERATURE
+        allowed = f"0 (greedy) or at least {LOWEST_TEMPERATURE}"
+        _require(warm or self.temperature == 0, "temperature", self.temperature, allowed)
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "over 0 and at most 1 (1 = off)")
         _require(_is_int(self.top_k) and self.top_k >= 0, "top_k", self.top_k, "an integer, 0 (off) or more")
         _require(0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 (off) and 1")
@@ -129,11 +132,14 @@ class EngineOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRequest:
-    """One rollout to sample: what it is given, its own seed (int64), and how to draw."""
+    """One rollout to sample: what it is given, its own seed (0 to 2**63 - 1), and how to draw."""
 
     prompt_token_ids: Sequence[int]
     seed: int
     sampling: Sampling
+
+    def __post_init__(self) -> None:
+        _require(_is_int(self.seed) and 0 <= self.seed < 2**63, "seed", self.seed, "0 to 2**63 - 1")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,0 +1,37 @@
+"""What the engine will compute on, and in which dtype. Both decide results, so both belong in a fingerprint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.engines.base import EngineOptions
+from pipelines.models import read_config
+
+
+def device_kind() -> str:
+    """Where this process's models run: cuda where torch sees a GPU, else cpu."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def resolve_dtype(model: str, options: EngineOptions) -> str:
+    """The dtype that "auto" stands for here: float32, bfloat16 or float16.
+
+    On a CPU without AVX-512 BF16 bfloat16 is emulated (measured five times slower than float32), so auto keeps to
+    float32; no checkpoint is ever rounded down by it. The transformers engine, the oracle, is float32 by default.
+    """
+    if options.dtype != "auto":
+        return options.dtype
+    config = read_config(model)
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    if options.kind != "vllm":
+        return "float32"
+    if device_kind() == "cuda":
+        return stored if stored in ("bfloat16", "float16") else "float32"
+    return "bfloat16" if stored == "bfloat16" and _cpu_has_bfloat16() else "float32"
+
+
+def _cpu_has_bfloat16() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and "avx512_bf16" in cpuinfo.read_text(encoding="utf-8")

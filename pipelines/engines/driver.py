@@ -1,0 +1,271 @@
+"""One thread that owns a backend; everyone else talks to it through a queue and futures.
+
+A backend (vLLM's LLMEngine, a transformers model, a recording) is single-threaded. `DrivenEngine` makes it an
+`Engine`: requests are checked in the caller's thread, go through one queue in order, and are answered on futures. The
+driver alone touches the backend. A future is always answered: a result, a `RequestRejected`, or an `EngineDead`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.engines.base import EngineDead, RequestRejected, Sample, SampleRequest, WeightsMismatchError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRequest:
+    """Given tokens to score from position `start` on."""
+
+    token_ids: Sequence[int]
+    start: int
+
+
+Answer = Sample | NDArray[np.float32] | RequestRejected
+
+
+class Backend(Protocol):
+    """What a driver drives. Every method is called on the driver's thread only."""
+
+    tokenizer: Any
+    max_model_len: int
+    vocab_size: int
+
+    def add(self, key: int, request: SampleRequest | ScoreRequest) -> None:
+        """Take a request in. Raises RequestRejected where it alone is at fault."""
+
+    def step(self) -> Iterable[tuple[int, Answer]]:
+        """Work on what was added; the answers that became ready. Any exception is the end of the engine."""
+
+    def load_weights(self, model: str) -> None:
+        """Replace the weights; nothing is in flight. Raises WeightsMismatchError before it touches anything."""
+
+    def close(self) -> None:
+        """Free everything."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    request: SampleRequest | ScoreRequest
+    future: Future[Any]
+
+
+@dataclass(frozen=True)
+class _Load:
+    model: str
+    future: Future[Any]
+
+
+class DrivenEngine:
+    """An `Engine` around a backend that `start` makes on the driver's own thread.
+
+    The thread is a daemon and closed by atexit: a daemon, because the interpreter waits for other threads before it
+    runs atexit. Raises whatever `start` raises.
+    """
+
+    def __init__(self, start: Callable[[], Backend], *, name: str) -> None:
+        self._name = name
+        self._pid = os.getpid()
+        self._inbox: queue.SimpleQueue[_Work | _Load | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._lock = threading.Lock()  # orders a submit against the end: whatever got into the inbox is answered
+        self._end: EngineDead | None = None
+        self._open: dict[int, Future[Any]] = {}  # in flight; the driver's alone
+        self._next_key = 0
+        ready: Future[Backend] = Future()
+        self._thread = threading.Thread(target=self._run, args=(start, ready), name=f"engine-{name}", daemon=True)
+        self._thread.start()
+        try:
+            backend = ready.result()
+        except BaseException:
+            self._thread.join()
+            raise
+        self.tokenizer: Any = backend.tokenizer
+        self.max_model_len: int = backend.max_model_len
+        self._vocab_size = backend.vocab_size
+        atexit.register(self.close)
+
+    @property
+    def dead(self) -> bool:
+        """Whether this engine was closed or failed, or belongs to the process this one was forked from."""
+        return self._end is not None or os.getpid() != self._pid
+
+    def submit(self, request: SampleRequest) -> Future[Sample]:
+        """See `Engine.submit`. Rejects an empty or too long prompt and ids outside the vocabulary."""
+        limit = self.max_model_len - 1  # one token at least is sampled
+        rejection = self._check_ids(request.prompt_token_ids, limit=limit, reason="prompt_too_long")
+        return self._enqueue(request, rejection)
+
+    def score(self, token_ids: Sequence[int], *, start: int) -> Future[NDArray[np.float32]]:
+        """See `Engine.score`. Rejects what `submit` rejects, and a start outside 1..len(token_ids)."""
+        rejection = self._check_ids(token_ids, limit=self.max_model_len, reason="rollout_too_long")
+        if rejection is None and not 1 <= start <= len(token_ids):
+            detail = f"start is {start}; the first token has no logprob, so it must be 1 to {len(token_ids)}"
+            rejection = RequestRejected("bad_start", detail)
+        return self._enqueue(ScoreRequest(token_ids=token_ids, start=start), rejection)
+
+    def load_weights(self, model: str) -> None:
+        """See `Engine.load_weights`. Raises WeightsMismatchError; after any other error the engine is dead."""
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("load_weights was called in a future's callback, where it would wait for itself.")
+        future: Future[None] = Future()
+        self._put(_Load(model, future))
+        future.result()
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        if os.getpid() != self._pid:
+            return  # the thread and the model stayed in the parent
+        self._closing.set()
+        self._inbox.put(None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+            atexit.unregister(self.close)
+
+    # --- the caller's side ---------------------------------------------------------------------------------------
+
+    def _check_ids(self, token_ids: Sequence[int], *, limit: int, reason: str) -> RequestRejected | None:
+        if len(token_ids) == 0:
+            return RequestRejected("empty_prompt", "there are no tokens to start from")
+        if len(token_ids) > limit:
+            detail = f"{len(token_ids)} tokens; at most {limit} fit (max_model_len {self.max_model_len})"
+            return RequestRejected(reason, detail)
+        low, high = int(min(token_ids)), int(max(token_ids))
+        if low < 0 or high >= self._vocab_size:
+            wrong = low if low < 0 else high
+            return RequestRejected("bad_token_ids", f"token id {wrong}; the model has 0 to {self._vocab_size - 1}")
+        return None
+
+    def _enqueue(self, request: SampleRequest | ScoreRequest, rejection: RequestRejected | None) -> Future[Any]:
+        future: Future[Any] = Future()
+        if rejection is not None:
+            future.set_exception(rejection)
+        else:
+            self._put(_Work(request, future))
+        return future
+
+    def _put(self, command: _Work | _Load) -> None:
+        if os.getpid() != self._pid:
+            command.future.set_exception(EngineDead(f"The {self._name} engine stayed in the process forked from."))
+            return
+        with self._lock:
+            if self._end is None:
+                self._inbox.put(command)
+                return
+        command.future.set_exception(_copy(self._end))
+
+    # --- the driver's side ---------------------------------------------------------------------------------------
+
+    def _run(self, start: Callable[[], Backend], ready: Future[Backend]) -> None:
+        try:
+            backend = start()
+        except BaseException as e:  # noqa: BLE001 - raised in the constructor's thread
+            ready.set_exception(e)
+            return
+        ready.set_result(backend)
+        waiting: deque[_Work | _Load] = deque()
+        end = EngineDead(f"The {self._name} engine was closed.")
+        try:
+            self._loop(backend, waiting)
+        except BaseException as e:  # set on every open future
+            logger.exception("the %s engine died", self._name)
+            end = EngineDead(f"The {self._name} engine died: {type(e).__name__}: {e}. Start another.")
+            end.__cause__ = e
+        self._finish(waiting, end)
+        try:
+            backend.close()
+        except Exception:  # closing is the last thing that happens here; nobody waits for its outcome
+            logger.exception("the %s engine did not close cleanly", self._name)
+
+    def _loop(self, backend: Backend, waiting: deque[_Work | _Load]) -> None:
+        while True:
+            self._receive(waiting, block=not (self._open or waiting))
+            if self._closing.is_set():
+                return
+            self._begin(backend, waiting)
+            if self._open:
+                for key, answer in backend.step():
+                    _answer(self._open.pop(key), answer)
+
+    def _receive(self, waiting: deque[_Work | _Load], *, block: bool) -> None:
+        """Move what has arrived to `waiting`; with `block`, wait for the first."""
+        try:
+            while (command := self._inbox.get(block=block)) is not None:
+                waiting.append(command)
+                block = False
+        except queue.Empty:
+            pass
+
+    def _begin(self, backend: Backend, waiting: deque[_Work | _Load]) -> None:
+        """Hand waiting commands to the backend in order; a load waits until nothing is in flight."""
+        while waiting:
+            command = waiting[0]
+            if isinstance(command, _Load):
+                if self._open:
+                    return
+                waiting.popleft()
+                _load(backend, command)
+                continue
+            waiting.popleft()
+            if not command.future.set_running_or_notify_cancel():
+                continue
+            self._next_key += 1
+            self._open[self._next_key] = command.future
+            try:
+                backend.add(self._next_key, command.request)
+            except RequestRejected as rejection:
+                _answer(self._open.pop(self._next_key), rejection)
+
+    def _finish(self, waiting: deque[_Work | _Load], end: EngineDead) -> None:
+        with self._lock:
+            self._end = end
+        self._receive_all(waiting)
+        unbegun = [command.future for command in waiting]
+        waiting.clear()
+        for future in [f for f in unbegun if f.set_running_or_notify_cancel()] + list(self._open.values()):
+            future.set_exception(_copy(end))
+        self._open.clear()
+
+    def _receive_all(self, waiting: deque[_Work | _Load]) -> None:
+        while not self._inbox.empty():
+            if (command := self._inbox.get()) is not None:
+                waiting.append(command)
+
+
+def _answer(future: Future[Any], answer: Answer) -> None:
+    if isinstance(answer, RequestRejected):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
+
+
+def _load(backend: Backend, command: _Load) -> None:
+    try:
+        backend.load_weights(command.model)
+    except WeightsMismatchError as e:
+        command.future.set_exception(e)
+    except BaseException as e:
+        command.future.set_exception(e)
+        raise  # the weights may be half replaced
+    else:
+        command.future.set_result(None)
+
+
+def _copy(end: EngineDead) -> EngineDead:
+    """One exception an error's reader: a shared one would collect everybody's traceback."""
+    copy = EngineDead(*end.args)
+    copy.__cause__ = end.__cause__
+    return copy

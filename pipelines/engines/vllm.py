@@ -1,0 +1,287 @@
+"""vLLM in this process: a driver thread that owns the synchronous LLMEngine.
+
+Every request is added on its own with its own seed, so a rollout does not depend on which others are in flight; vLLM's
+prefix cache shares the prompt of a group all the same. What vLLM does to the process besides: the states of
+the global generators and the environment for child processes are put back after the start. While sampling on a CPU it
+draws from torch's global generator (and drops the draws: every rollout has its own), so code that relies on that state
+seeds it itself. Closing tears down torch's distributed group of this process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import gc
+import math
+import os
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.engines.base import (
+    EngineOptionError,
+    EngineOptions,
+    EngineStartError,
+    RequestRejected,
+    Sample,
+    SampleRequest,
+    WeightsMismatchError,
+)
+from pipelines.engines.device import device_kind, resolve_dtype
+from pipelines.engines.driver import Answer, DrivenEngine, ScoreRequest
+from pipelines.models import load_difference, load_tokenizer, read_config
+
+# In process: no child to leak. Lengths are checked here (see _context_length), so vLLM may be told one token more.
+_FORCED_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}
+_DEFAULT_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+# What vLLM sets for workers it would start; here they would reach verifiers' and trainers' processes.
+_CHILD_VARIABLES = ("LD_PRELOAD", "LD_LIBRARY_PATH", "LOCAL_WORLD_SIZE")
+# Set from the fields of EngineOptions, so not to be given in `extra`.
+_OWN_ARGUMENTS = frozenset({"model", "tokenizer", "dtype", "max_model_len", "max_num_seqs", "logprobs_mode", "seed"})
+# Scoring makes the logits of a whole batch of prompt tokens in float32 (2,048 tokens x 152,000 words = 1.2 GB), beyond
+# the memory vLLM plans with; a GPU cuts prompts into pieces of this many tokens.
+_GPU_BATCHED_TOKENS = 2048
+_CPU_BATCHED_TOKENS = 4096
+
+
+def start(model: str, options: EngineOptions) -> DrivenEngine:
+    """Start vLLM on a model folder (6 to 35 s). Raises EngineStartError, EngineOptionError, ModelNotFoundError."""
+    return DrivenEngine(lambda: VllmBackend(model, options), name="vllm")
+
+
+def engine_arguments(
+    model: str, options: EngineOptions, *, device: str, dtype: str, context_length: int
+) -> dict[str, Any]:
+    """The options as keywords of vLLM's EngineArgs; `extra` goes over the defaults, not over the options' own fields.
+
+    On a CPU chunked prefill is off and a prompt always fits one step: a seeded request whose prefill is cut asks its
+    generator for an offset, which CPU generators do not have ("CPU Generator does not use offset", vLLM 0.32), and the
+    engine dies. It can go once vLLM's CPU runner does without.
+    """
+    arguments: dict[str, Any] = {
+        "enforce_eager": device == "cpu",
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+    if device == "cpu":
+        arguments |= {
+            "kv_cache_memory_bytes": int(options.kv_cache_gib * 2**30),
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(context_length + 1, _CPU_BATCHED_TOKENS, options.max_num_seqs),
+        }
+    else:
+        arguments |= {"max_num_batched_tokens": max(_GPU_BATCHED_TOKENS, options.max_num_seqs)}
+    return {
+        **arguments,
+        **options.extra,
+        "model": model,
+        "dtype": dtype,
+        # One more than promised: vLLM scores a prompt only where a further token would fit.
+        "max_model_len": context_length + 1,
+        "max_num_seqs": options.max_num_seqs,
+        "logprobs_mode": options.logprobs_mode,
+        "seed": options.seed,
+    }
+
+
+def check_extra(extra: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Every key of `extra` is an argument of vLLM that no option of ours sets; else EngineOptionError."""
+    known = set(known)
+    for name in extra:
+        if name in _OWN_ARGUMENTS:
+            raise EngineOptionError(f"extra.{name} is set by the engine option of that name (or by the model folder).")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise EngineOptionError(f"extra.{name} is no engine argument of this vLLM.{hint}")
+
+
+def sampled_logprobs(flat: Any, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
+    """The logprobs [T] of exactly these tokens out of vLLM's FlatLogprobs of T positions.
+
+    A position may list other tokens before or after the sampled one, so the entry is found by its id. Raises
+    RuntimeError where a position lacks its token: vLLM's answer is then not what this file takes it for.
+    """
+    found = np.full(len(token_ids), np.nan, dtype=np.float32)
+    listed = np.zeros(len(token_ids), dtype=bool)
+    for i, (begin, end) in enumerate(zip(flat.start_indices, flat.end_indices, strict=True)):
+        for j in range(begin, end):
+            if flat.token_ids[j] == token_ids[i]:
+                found[i], listed[i] = flat.logprobs[j], True
+    if not listed.all():
+        position = int(np.flatnonzero(~listed)[0])
+        raise RuntimeError(f"vLLM returned no logprob for token {token_ids[position]} at position {position}.")
+    return found
+
+
+class VllmBackend:
+    """vLLM's LLMEngine behind the driver's five calls; see `driver.Backend`."""
+
+    def __init__(self, model: str, options: EngineOptions) -> None:
+        self._model = model
+        self.tokenizer = load_tokenizer(model)
+        os.environ.update(_FORCED_ENVIRONMENT)
+        for name, value in _DEFAULT_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        with _side_effects_undone():
+            self._engine, self.max_model_len = _start_engine(model, options)
+        self.vocab_size = int(self._engine.model_config.get_vocab_size())
+        self._requests: dict[str, SampleRequest | ScoreRequest] = {}
+
+    def add(self, key: int, request: SampleRequest | ScoreRequest) -> None:
+        """Give one request to vLLM's scheduler."""
+        from vllm.inputs.engine import tokens_input
+
+        if isinstance(request, SampleRequest):
+            token_ids, params = request.prompt_token_ids, self._sampling_params(request)
+        else:
+            token_ids, params = request.token_ids, _scoring_params()
+        prompt = tokens_input([int(i) for i in token_ids])
+        try:
+            self._engine.add_request(str(key), prompt, params)
+        except ValueError as e:  # vLLM's own validation, before anything is scheduled
+            raise RequestRejected("request_failed", str(e)) from e
+        self._requests[str(key)] = request
+
+    def step(self) -> list[tuple[int, Answer]]:
+        """One forward pass over what is in flight; the requests that finished with it."""
+        finished = [output for output in self._engine.step() if output.finished]
+        return [(int(o.request_id), self._answer(o, self._requests.pop(o.request_id))) for o in finished]
+
+    def load_weights(self, model: str) -> None:
+        """Reload in place and forget cached prefixes, whose keys and values are the old weights'."""
+        if (difference := load_difference(self._model, model)) is not None:
+            raise WeightsMismatchError(f"{model} cannot be loaded into the engine running {self._model}: {difference}.")
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_path": model})
+        if not self._engine.reset_prefix_cache():
+            raise RuntimeError("vLLM kept its prefix cache after a weight reload; old prefixes would be mixed in")
+        self._engine.reset_encoder_cache()
+        self._model = model
+
+    def close(self) -> None:
+        """Stop vLLM and give its memory back."""
+        self._engine.engine_core.shutdown()
+        self._engine.renderer.shutdown()
+        del self._engine
+        gc.collect()
+
+    def _sampling_params(self, request: SampleRequest) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        sampling = request.sampling
+        return SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            max_tokens=min(sampling.max_tokens, self.max_model_len - len(request.prompt_token_ids)),
+            stop=list(sampling.stop),
+            ignore_eos=sampling.ignore_eos,
+            seed=request.seed,
+            logprobs=0,
+            flat_logprobs=True,
+            detokenize=bool(sampling.stop),  # vLLM needs the text only to look for stop strings
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _answer(self, output: Any, request: SampleRequest | ScoreRequest) -> Answer:
+        completion = output.outputs[0]
+        if completion.finish_reason not in ("stop", "length"):
+            detail = f"vLLM finished it as {completion.finish_reason!r} after {len(completion.token_ids)} tokens"
+            return RequestRejected("aborted", detail, transient=True)
+        if isinstance(request, ScoreRequest):
+            token_ids = np.asarray(request.token_ids, dtype=np.int32)
+            logprobs = sampled_logprobs(output.prompt_logprobs[1:], token_ids[1:])[request.start - 1 :]
+            return _finite(logprobs, logprobs, allow_zero_probability=True)
+        token_ids = np.asarray(completion.token_ids, dtype=np.int32)
+        logprobs = sampled_logprobs(completion.logprobs, token_ids)
+        text = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        sample = Sample(token_ids=token_ids, logprobs=logprobs, finish_reason=completion.finish_reason, text=text)
+        return _finite(sample, logprobs, allow_zero_probability=False)
+
+
+def _start_engine(model: str, options: EngineOptions) -> tuple[Any, int]:
+    try:
+        from vllm import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+    except ImportError as e:
+        raise EngineStartError(
+            f"vLLM cannot be imported ({e}). Install the extra `cpu` or `gpu`, or use the engine of kind transformers."
+        ) from e
+    check_extra(options.extra, (field.name for field in dataclasses.fields(EngineArgs)))
+    dtype = resolve_dtype(model, options)
+    try:
+        limit = EngineArgs(model=model, dtype=dtype).create_model_config().max_model_len
+        length = _context_length(options.max_model_len, limit=limit, model=model)
+        arguments = engine_arguments(model, options, device=device_kind(), dtype=dtype, context_length=length)
+        return LLMEngine.from_engine_args(EngineArgs(**arguments)), length
+    except EngineOptionError:
+        raise
+    except Exception as e:
+        raise EngineStartError(
+            f"vLLM could not start on {model} (architecture {read_config(model).get('architectures')}, dtype {dtype}): "
+            f"{type(e).__name__}: {e}"
+        ) from e
+
+
+def _context_length(wanted: int | None, *, limit: int, model: str) -> int:
+    if wanted is not None and wanted > limit:
+        raise EngineOptionError(f"max_model_len is {wanted}, but the model {model} takes at most {limit} tokens.")
+    return wanted or limit
+
+
+def _scoring_params() -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=1,
+        prompt_logprobs=0,
+        temperature=0.0,
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _finite(answer: Answer, logprobs: NDArray[np.float32], *, allow_zero_probability: bool) -> Answer:
+    """The answer, or its rejection: a sampled token has a finite logprob; a scored one may have -inf, never NaN."""
+    wrong = ~np.isfinite(logprobs)
+    if allow_zero_probability:
+        wrong &= ~np.isneginf(logprobs)
+    if not wrong.any():
+        return answer
+    position = int(np.flatnonzero(wrong)[0])
+    value = logprobs[position].item()
+    fact = "NaN" if math.isnan(value) else str(value)
+    return RequestRejected("non_finite_logprob", f"{fact} at token {position} of {len(logprobs)}")
+
+
+@contextmanager
+def _side_effects_undone() -> Iterator[None]:
+    """Random states, torch.set_num_threads and child-process variables are after the start what they were before.
+
+    vLLM's CPU worker replaces torch.set_num_threads by a function that only warns (0.32); a trainer in this process
+    needs the real one.
+    """
+    import torch
+
+    environment, set_num_threads = {name: os.environ.get(name) for name in _CHILD_VARIABLES}, torch.set_num_threads
+    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)
+        torch.set_num_threads = set_num_threads
+        for name, value in environment.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
