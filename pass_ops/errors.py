@@ -52,3 +52,59 @@ class GroupOrderError(ShapingError):
 
 class OutputOverflowError(ShapingError, OverflowError):
     """A shaped value is beyond float32."""
+
+
+# --- shards (pass_ops.shards: the dataset protocol) --------------------------------------------------------------
+
+
+class ShardError(PassError):
+    """Something about a stored dataset is not as it must be: root of the errors of `pass_ops.shards`."""
+
+
+class SpecError(ShardError, ValueError):
+    """A `DatasetSpec` cannot describe a dataset: unknown stage, no parts, an option that is no plain JSON value."""
+
+
+class StoreError(ShardError, OSError):
+    """The store refused an operation: full disk, no permission, no hard links. Nothing half-written was published."""
+
+
+class NotADatasetError(ShardError, FileNotFoundError):
+    """The folder holds no `_dataset.json`."""
+
+
+class CorruptDatasetError(ShardError, ValueError):
+    """A file of the dataset is not what the file that names it says: truncated, changed, or of an unknown format."""
+
+
+class FingerprintMismatchError(ShardError, ValueError):
+    """The folder holds a dataset made with other options or inputs; the message names the fields that differ."""
+
+
+class ReplacedFingerprintError(ShardError, ValueError):
+    """The fingerprint was replaced in this folder before; late writers of it may still be alive, so it stays refused."""
+
+
+class IncompleteDatasetError(ShardError, ValueError):
+    """The dataset has no manifest: it was not finalized."""
+
+
+class StaleInputError(ShardError, ValueError):
+    """A dataset this one was made from has other content now than was recorded; the message names which one."""
+
+
+class PartError(ShardError, ValueError):
+    """A table cannot be committed as a part: a column is missing, of another type, or breaks a rule of its stage."""
+
+
+class NotFinalized(ShardError, RuntimeError):  # noqa: N818 (a state people wait for, named so in the architecture)
+    """The dataset cannot be finalized yet; `reasons` says why, one line each."""
+
+    def __init__(self, reasons: tuple[str, ...] | list[str], url: str = "") -> None:
+        self.reasons = tuple(reasons)
+        self.url = url
+        where = f"{url} is" if url else "the dataset is"
+        super().__init__(f"{where} not finalized: " + "; ".join(self.reasons))
+
+    def __reduce__(self) -> tuple[type[NotFinalized], tuple[tuple[str, ...], str]]:
+        return type(self), (self.reasons, self.url)

@@ -1,0 +1,47 @@
+"""The dataset protocol: content-named parts, exclusive markers as the only commit, digests up the chain (contract.md section 2)."""
+
+from pass_ops.shards.commit import PendingParts, begin_attempt, commit_part, committed, fail_part, pending_parts
+from pass_ops.shards.dataset import Dataset, create_dataset, find_datasets, load_dataset
+from pass_ops.shards.finalize import finalize, record_run
+from pass_ops.shards.fingerprint import canonical_json, folder_digest, sha256_bytes
+from pass_ops.shards.paths import relative_folder, resolve_folder
+from pass_ops.shards.reader import CompleteDataset, open_dataset
+from pass_ops.shards.records import Manifest, PartRecord
+from pass_ops.shards.schemas import PROMPTS, ROLLOUTS, shaped_schema, signal_schema
+from pass_ops.shards.spec import FORMAT_VERSION, DatasetSpec, InputRef, ModelRef
+from pass_ops.shards.store import Store
+from pass_ops.shards.tables import Rejection
+
+__all__ = [
+    "FORMAT_VERSION",
+    "PROMPTS",
+    "ROLLOUTS",
+    "CompleteDataset",
+    "Dataset",
+    "DatasetSpec",
+    "InputRef",
+    "Manifest",
+    "ModelRef",
+    "PartRecord",
+    "PendingParts",
+    "Rejection",
+    "Store",
+    "begin_attempt",
+    "canonical_json",
+    "commit_part",
+    "committed",
+    "create_dataset",
+    "fail_part",
+    "finalize",
+    "find_datasets",
+    "folder_digest",
+    "load_dataset",
+    "open_dataset",
+    "pending_parts",
+    "record_run",
+    "relative_folder",
+    "resolve_folder",
+    "sha256_bytes",
+    "shaped_schema",
+    "signal_schema",
+]

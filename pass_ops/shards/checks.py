@@ -1,0 +1,278 @@
+"""The rules a part's rows keep (contract.md section 3), on whole columns. Used before a commit and by verify.
+
+Each rule is a function from a table to problems; a problem says which rule, where (rows), and what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pass_ops.errors import PartError
+from pass_ops.shards.schemas import FINISH_REASONS, STATUSES, VERIFY_STATUSES, group_bounds, lengths, signal_kind
+from pass_ops.shards.tables import group_keys
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A broken rule: its name, the rows that break it (int64), and what is wrong with them."""
+
+    code: str
+    rows: np.ndarray
+    message: str
+
+
+def check_part(table: pa.Table, stage: str, *, where: str) -> None:
+    """Raise PartError for the first broken rule, naming rows."""
+    for problem in part_problems(table, stage):
+        raise PartError(f"{where}: {describe(problem, table)} [{problem.code}]. Nothing was committed")
+
+
+def describe(problem: Problem, table: pa.Table) -> str:
+    """The problem with the ids of its first rows."""
+    name = next(name for name in ("rollout_id", "prompt_id", "group_id") if name in table.column_names)
+    shown = ", ".join(str(table[name][row].as_py()) for row in problem.rows[:_SHOWN].tolist())
+    more = f" and {len(problem.rows) - _SHOWN} more" if len(problem.rows) > _SHOWN else ""
+    return f"{problem.message}: {shown}{more}"
+
+
+def part_problems(table: pa.Table, stage: str) -> Iterator[Problem]:
+    """Every broken rule of one part's table (columns as `schemas.conform` gives them)."""
+    rules: dict[str, tuple[Callable[[pa.Table], Iterable[Problem]], ...]] = {
+        "prompts": (_prompts,),
+        "generate": (_ids, _rollouts),
+        "score": (_ids, _signal),
+        "shape": (_ids, _rollouts, _chunks, _streams),
+    }
+    for rule in rules[stage]:
+        yield from rule(table)
+
+
+def alignment_problems(signal: pa.Table, rollouts: pa.Table) -> Iterator[Problem]:
+    """What a signal's part gets wrong about its rollouts: rows, their order, lengths, masked values."""
+    if signal.num_rows != rollouts.num_rows:
+        rows = np.arange(min(signal.num_rows, rollouts.num_rows), max(signal.num_rows, rollouts.num_rows))
+        yield Problem("alignment", rows[:0], f"{signal.num_rows} rows for {rollouts.num_rows} rollouts")
+        return
+    other = np.flatnonzero(~_true(pc.equal(signal["rollout_id"], rollouts["rollout_id"])))
+    if len(other):
+        yield Problem("alignment", other, "the rows are not the rollouts' in their order")
+        return
+    for name in _token_lists(signal):
+        yield from _token_list(signal, name, rollouts)
+    if "process_ends" in signal.column_names:
+        yield from _ends(signal, "process_ends", lengths(rollouts["token_ids"]))
+
+
+# -- rules -------------------------------------------------------------------------------------------------------
+
+
+def _prompts(table: pa.Table) -> Iterator[Problem]:
+    ids = table["prompt_id"]
+    yield from _problem("unique_ids", _repeated(ids), "prompt_id appears twice")
+    yield from _problem(
+        "id_form", _true(pc.match_substring(ids, "/")), 'prompt_id holds "/", which is to be percent-encoded'
+    )
+    both = _true(pc.is_valid(table["prompt"])) == _true(pc.is_valid(table["messages"]))
+    yield from _problem("prompt_or_messages", both, "exactly one of prompt and messages must be set")
+
+
+def _ids(table: pa.Table) -> Iterator[Problem]:
+    ids, keys = table["rollout_id"], group_keys(table)
+    form = _true(pc.match_substring_regex(ids, r"^[^/]+/(0|[1-9][0-9]*)$"))
+    if not form.all():
+        yield from _problem("id_form", ~form, "rollout_id is not {group_id}/{sample_index}")
+        return
+    samples = pc.list_element(pc.split_pattern(ids, "/", max_splits=1, reverse=True), 1)
+    index_N = pc.cast(samples, pa.int64()).to_numpy()
+    if "group_id" in table.column_names:
+        made = pc.binary_join_element_wise(keys, pc.cast(table["sample_index"], pa.string()), "/")
+        yield from _problem("id_form", ~_true(pc.equal(made, ids)), "rollout_id is not {group_id}/{sample_index}")
+    bounds_G = group_bounds(keys)
+    first_G = keys.take(pa.array(bounds_G[:-1]))
+    again = np.zeros(len(ids), bool)
+    again[bounds_G[:-1][_repeated(first_G)]] = True
+    yield from _problem("adjacency", again, "the rows of one group are not adjacent")
+    falling = np.zeros(len(ids), bool)
+    falling[1:] = np.diff(index_N) <= 0
+    falling[bounds_G[:-1]] = False
+    yield from _problem("sample_order", falling, "sample_index does not increase within the group")
+
+
+def _rollouts(table: pa.Table) -> Iterator[Problem]:
+    tokens_N = lengths(table["token_ids"])
+    for name in ("behavior_logprobs", "loss_mask"):
+        differs = lengths(table[name]) != tokens_N
+        if differs.any():
+            yield from _problem("lengths", differs, f"{name} and token_ids have different lengths")
+            return
+    yield from _token_list(table, "behavior_logprobs", table)
+    yield from _allowed(table, "finish_reason", FINISH_REASONS)
+
+
+def _signal(table: pa.Table) -> Iterator[Problem]:
+    yield from _allowed(table, "status", STATUSES)
+    kind = signal_kind(table.column_names)
+    valued = {
+        "outcome": ["outcome_reward"],
+        "format": ["format_reward", "format_ok"],
+        "process_steps": ["process_scores", "process_ends"],
+    }
+    ok = _true(pc.equal(table["status"], "ok"))
+    for name in valued.get(kind, ["logprobs"] if kind == "logprobs" else ["process_scores"]):
+        yield from _problem(
+            "null_status", _true(pc.is_valid(table[name])) != ok, f"{name} must be null exactly where status is not ok"
+        )
+        yield from _finite(table, name)
+    if kind == "outcome":
+        yield from _allowed(table, "verify_status", VERIFY_STATUSES)
+        extracted = _true(pc.is_valid(table["extracted_answer"])) & ~ok
+        yield from _problem("null_status", extracted, "extracted_answer must be null where status is not ok")
+    if kind == "process_steps":
+        unequal = lengths(table["process_scores"]) != lengths(table["process_ends"])
+        yield from _problem("lengths", unequal, "process_scores and process_ends have different lengths")
+        yield from _ends(table, "process_ends", None)
+
+
+def _chunks(table: pa.Table) -> Iterator[Problem]:
+    chunks_N = lengths(table["chunk_ends"])
+    for name in ("chunk_credits", "chunk_advantages"):
+        differs = lengths(table[name]) != chunks_N
+        yield from _problem("lengths", differs, f"{name} and chunk_ends have different lengths")
+        yield from _finite(table, name)
+    yield from _ends(table, "chunk_ends", lengths(table["token_ids"]))
+    yield from _finite(table, "path_score")
+    trainable = _true(table["trainable"])
+    yield from _problem(
+        "untrainable", ~trainable & (chunks_N > 1), "a row that is not trainable has more than one chunk"
+    )
+    scored = ~trainable & _true(pc.is_valid(table["path_score"]))
+    yield from _problem("untrainable", scored, "a row that is not trainable has a path_score")
+    for name in ("chunk_credits", "chunk_advantages"):
+        rows, values = _flat(table[name])
+        credited = np.zeros(table.num_rows, bool)
+        credited[rows[values != 0]] = True
+        yield from _problem(
+            "untrainable", ~trainable & credited, f"a row that is not trainable has {name} other than 0"
+        )
+
+
+def _streams(table: pa.Table) -> Iterator[Problem]:
+    """The raw streams a shaped part carries along."""
+    names = table.column_names
+    for name in _token_lists(table):
+        if name != "behavior_logprobs":
+            yield from _token_list(table, name, table)
+    if "process_ends" in names:
+        unequal = lengths(table["process_scores"]) != lengths(table["process_ends"])
+        yield from _problem("lengths", unequal, "process_scores and process_ends have different lengths")
+        yield from _ends(table, "process_ends", lengths(table["token_ids"]))
+    for name in ("process_scores", "outcome_reward", "format_reward"):
+        if name in names:
+            yield from _finite(table, name)
+    for name in names:
+        if name.startswith("status_"):
+            yield from _allowed(table, name, STATUSES)
+
+
+# -- how ---------------------------------------------------------------------------------------------------------
+
+
+def _token_lists(table: pa.Table) -> list[str]:
+    """Names of the columns with one value a completion token."""
+    names = [name for name in table.column_names if name == "logprobs" or name.endswith("_logprobs")]
+    return (
+        [*names, "process_scores"]
+        if "process_scores" in table.column_names and "process_ends" not in table.column_names
+        else names
+    )
+
+
+def _token_list(table: pa.Table, name: str, rollouts: pa.Table) -> Iterator[Problem]:
+    """One finite value a token, 0.0 where masked; null rows have none."""
+    tokens_N, given_N = lengths(rollouts["token_ids"]), lengths(table[name])
+    valid = _true(pc.is_valid(table[name]))
+    unequal = valid & (given_N != tokens_N)
+    if unequal.any():
+        yield from _problem("lengths", unequal, f"{name} and token_ids have different lengths")
+        return
+    yield from _finite(table, name)
+    rows, values = _flat(table[name])
+    mask_rows, mask = _flat(rollouts["loss_mask"])
+    if not valid.all():
+        mask = mask[valid[mask_rows]]
+    if len(mask) == len(values):
+        masked = np.zeros(table.num_rows, bool)
+        masked[rows[~mask & (values != 0)]] = True
+        yield from _problem("masked_values", masked, f"{name} is not 0.0 at a masked token")
+
+
+def _finite(table: pa.Table, name: str) -> Iterator[Problem]:
+    column = table[name]
+    if pa.types.is_list(column.type):
+        rows, values = _flat(column)
+    elif pa.types.is_floating(column.type):
+        valid = _true(pc.is_valid(column))
+        rows, values = np.flatnonzero(valid), column.drop_null().to_numpy()
+    else:
+        return
+    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+        bad = np.zeros(table.num_rows, bool)
+        bad[rows[~np.isfinite(values)]] = True
+        yield from _problem("finite", bad, f"{name} holds NaN or infinity")
+
+
+def _ends(table: pa.Table, name: str, tokens_N: np.ndarray | None) -> Iterator[Problem]:
+    """Exclusive ends: above 0, strictly increasing, the last one the length (where the length is known)."""
+    rows, ends = _flat(table[name])
+    first = np.ones(len(rows), bool)
+    first[1:] = rows[1:] != rows[:-1]
+    before = np.where(first, 0, np.concatenate(([0], ends[:-1])) if len(ends) else ends)
+    bad = np.zeros(table.num_rows, bool)
+    bad[rows[ends <= before]] = True
+    yield from _problem("ends", bad, f"{name} does not strictly increase from above 0")
+    if tokens_N is not None:
+        last_N = np.zeros(table.num_rows, np.int64)
+        last = np.ones(len(rows), bool)
+        last[:-1] = first[1:]
+        last_N[rows[last]] = ends[last]
+        wrong = _true(pc.is_valid(table[name])) & (last_N != tokens_N)
+        yield from _problem("ends", wrong, f"the last of {name} is not the length of the completion")
+
+
+def _allowed(table: pa.Table, name: str, values: tuple[str, ...]) -> Iterator[Problem]:
+    other = ~_true(pc.is_in(table[name], value_set=pa.array(values)))
+    yield from _problem("value", other, f"{name} is none of {', '.join(values)}")
+
+
+def _problem(code: str, bad: np.ndarray, message: str) -> Iterator[Problem]:
+    if bad.any():
+        yield Problem(code, np.flatnonzero(bad), message)
+
+
+def _repeated(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """bool: the value appeared before."""
+    if len(values) == 0:
+        return np.zeros(0, bool)
+    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    codes = array.dictionary_encode().indices.to_numpy()
+    again = np.ones(len(codes), bool)
+    again[np.unique(codes, return_index=True)[1]] = False
+    return again
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Row of each value (int64), and the values, of a list column; null rows have none."""
+    rows = np.repeat(np.arange(len(column)), lengths(column))
+    parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    return rows, np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _true(column: pa.ChunkedArray) -> np.ndarray:
+    return column.to_numpy().astype(bool) if len(column) else np.zeros(0, bool)

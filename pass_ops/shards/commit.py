@@ -1,0 +1,203 @@
+"""What a writer does to one part: attempts, the commit, giving up; and which parts are left to do.
+
+A commit is: the data file, the rejected file if any, then the marker, each created exclusively. The marker is the only commit:
+the first one wins, for good. The loser removes its own files unless the marker names those very files.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from pass_ops.errors import StoreError
+from pass_ops.shards import names
+from pass_ops.shards.checks import check_part
+from pass_ops.shards.dataset import Dataset
+from pass_ops.shards.fingerprint import json_file, sha256_bytes
+from pass_ops.shards.records import PartRecord, parse_marker, parse_parts, read_marker
+from pass_ops.shards.schemas import conform, group_bounds, lengths
+from pass_ops.shards.store import Store
+from pass_ops.shards.tables import Rejection, group_keys, groups_by_size, part_bytes, rejected_bytes
+
+_CONTESTED = 10  # times a marker may be found and then gone before this writer gives up
+
+
+@dataclass(frozen=True, kw_only=True)
+class PendingParts:
+    """todo: parts without a valid marker, in order. Of these, suspects have an attempt on record (run them alone), and failed
+    were given up by an earlier run."""
+
+    todo: tuple[int, ...]
+    suspects: tuple[int, ...]
+    failed: tuple[int, ...]
+
+
+def begin_attempt(ds: Dataset, part: int) -> int:
+    """Put an attempt on record before it begins, so that one which kills its process is known. Returns its number in this run,
+    from 1: attempts of runs before this one opened the dataset do not count."""
+    before = number = ds.attempts_before.get(part, 0)
+    while True:
+        number += 1
+        record = {"part": part, "attempt": number, **_whereabouts()}
+        if ds.store.create(names.attempt(part, ds.fp8, number), json_file(record)):
+            return number - before
+
+
+def fail_part(ds: Dataset, part: int, *, cause: str, traceback: str) -> None:
+    """Give a part up for this run. The dataset cannot complete; the next run tries again; a marker outranks this."""
+    record = {"part": part, "cause": cause, "traceback": traceback, **_whereabouts()}
+    ds.store.put(names.failed(part, ds.fp8), json_file(record))
+
+
+def commit_part(ds: Dataset, part: int, table: pa.Table, *, rejected: Sequence[Rejection] = ()) -> PartRecord:
+    """Commit a part. Returns the record that counts: this writer's, or that of whoever was first.
+
+    The table is checked against the schema and the rules of its stage before anything is written (PartError).
+    Raises StoreError if the store refuses (full disk): then the part is not committed.
+    """
+    if not 0 <= part < ds.spec.parts:
+        raise IndexError(f"{ds.url} has parts 0 to {ds.spec.parts - 1}, not {part}")
+    table = conform(table, ds.spec.stage)
+    check_part(table, ds.spec.stage, where=f"part {part} of {ds.url}")
+    content = part_bytes(table, ds.spec.stage)
+    refused = rejected_bytes(ds.spec.stage, rejected) if rejected else None
+    record = _record(ds, part, table, content, rejected=rejected, refused=refused)
+    _create_named(ds.store, record.data, content)
+    if record.rejected and refused is not None:
+        _create_named(ds.store, record.rejected, refused)
+    return _create_marker(ds, record)
+
+
+def committed(ds: Dataset, part: int) -> PartRecord | None:
+    """The part's record if it is committed: its marker exists and the data file it names too."""
+    record = read_marker(ds.store, names.done(part, ds.fp8))
+    return record if record is not None and ds.store.exists(record.data) else None
+
+
+def pending_parts(ds: Dataset) -> PendingParts:
+    """What is left to do, by one listing of the folder and its records. Removes void markers (whose data file is gone)."""
+    done = parts_in(ds, names.DONE)
+    data = {entry.name for entry in ds.store.entries()}
+    void = _void_parts(ds, done, data)
+    if void and names.manifest(ds.fp8) in data:
+        ds.store.remove(names.manifest(ds.fp8))
+    for part in void:
+        ds.store.remove(names.done(part, ds.fp8))
+    todo = [part for part in range(ds.spec.parts) if part not in done or part in void]
+    failed = parts_in(ds, names.FAILED)
+    tried = parts_in(ds, names.ATTEMPTS) | failed
+    return PendingParts(
+        todo=tuple(todo),
+        suspects=tuple(part for part in todo if part in tried),
+        failed=tuple(part for part in todo if part in failed),
+    )
+
+
+def parts_in(ds: Dataset, folder: str) -> set[int]:
+    """Parts with a file of this fingerprint in a folder ("" for data), by its listing."""
+    found = (names.parse(folder, entry.name) for entry in ds.store.entries(folder))
+    return {name.part for name in found if name is not None and name.fp8 == ds.fp8}
+
+
+def _record(
+    ds: Dataset, part: int, table: pa.Table, content: bytes, *, rejected: Sequence[Rejection], refused: bytes | None
+) -> PartRecord:
+    sha256 = sha256_bytes(content)
+    refused_sha256 = sha256_bytes(refused) if refused is not None else None
+    bounds_G = group_bounds(group_keys(table))
+    whole = ds.spec.group_size or 1
+    reasons = [item.reason for item in rejected]
+    return PartRecord(
+        part=part,
+        data=names.data(part, ds.fp8, sha256),
+        sha256=sha256,
+        bytes=len(content),
+        rows=table.num_rows,
+        groups=len(bounds_G) - 1,
+        tokens=_tokens(table),
+        groups_by_size=groups_by_size(bounds_G),
+        rejected=names.rejected(part, ds.fp8, refused_sha256) if refused_sha256 else None,
+        rejected_sha256=refused_sha256,
+        rejected_rollouts=sum(whole if item.sample_index is None else 1 for item in rejected),
+        reasons={reason: reasons.count(reason) for reason in sorted(set(reasons))},
+    )
+
+
+def _tokens(table: pa.Table) -> int:
+    for name in ("token_ids", "logprobs"):
+        if name in table.column_names:
+            return int(lengths(table[name]).sum())
+    if "process_scores" in table.column_names and "process_ends" not in table.column_names:
+        return int(lengths(table["process_scores"]).sum())
+    return 0
+
+
+def _create_named(store: Store, name: str, content: bytes) -> None:
+    """Create a content-named file; one that exists has the same content, or is damaged and is made anew."""
+    if store.create(name, content):
+        return
+    try:
+        if store.read(name) == content:
+            return
+        store.remove(name)
+    except FileNotFoundError:
+        pass  # its writer lost and removed it meanwhile
+    if not store.create(name, content) and store.read(name) != content:
+        raise StoreError(
+            f"{store.path(name)} holds other content than its name says and comes back when removed; run again"
+        )
+
+
+def _create_marker(ds: Dataset, record: PartRecord) -> PartRecord:
+    name = names.done(record.part, ds.fp8)
+    for _ in range(_CONTESTED):
+        if ds.store.create(name, json_file(asdict(record))):
+            return record
+        winner = read_marker(ds.store, name)
+        if winner is None:
+            continue  # removed as void meanwhile
+        if winner.data == record.data or ds.store.exists(winner.data):
+            for own, kept in ((record.data, winner.data), (record.rejected, winner.rejected)):
+                if own is not None and own != kept:
+                    ds.store.remove(own)
+            return winner
+        ds.store.remove(name)  # void: its data file is gone
+    raise StoreError(
+        f"{ds.store.path(name)} was created and removed by others {_CONTESTED} times in turn; run again when they are done"
+    )
+
+
+def _void_parts(ds: Dataset, done: set[int], data: set[str]) -> set[int]:
+    """Parts whose marker names a file that is not there.
+
+    A part without any data file is one by the listing. Whether a present file is the one meant stands in `_parts` once the dataset
+    is finalized. Before that it stands in the markers: they are read for parts with several files, and for all parts once
+    nothing else is left to do (finalize reads them too).
+    """
+    if names.manifest(ds.fp8) in data and names.parts(ds.fp8) in data:
+        records = parse_parts(ds.store.read(names.parts(ds.fp8)), ds.store.path(names.parts(ds.fp8)))
+        return {record.part for record in records if record.data not in data} & done
+    files = Counter(
+        name.part for name in (names.parse("", entry) for entry in data) if name is not None and name.fp8 == ds.fp8
+    )
+    doubtful = sorted(part for part in done if len(done) == ds.spec.parts or files[part] != 1)
+    markers = ds.store.read_many([names.done(part, ds.fp8) for part in doubtful])
+    void = set()
+    for part in doubtful:
+        name = names.done(part, ds.fp8)
+        content = markers[name]
+        record = parse_marker(content, ds.store.path(name)) if content is not None else None
+        if record is None or (record.data not in data and not ds.store.exists(record.data)):
+            void.add(part)
+    return void
+
+
+def _whereabouts() -> dict[str, Any]:
+    return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname(), "pid": os.getpid()}

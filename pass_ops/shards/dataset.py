@@ -1,0 +1,202 @@
+"""Opening a dataset for writing: create, resume, overwrite.
+
+`_dataset.json` is created first and exclusively. A run with the same fingerprint goes on where the last one stopped; another
+fingerprint in the folder is an error that names what differs, unless the folder is to be overwritten: then `_dataset.json` is
+swapped first (it remembers the fingerprints it replaced) and the old files, which from then on exist for no reader, are removed.
+A crash in between leaves such files behind; the next opening removes them.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from pass_ops.errors import (
+    CorruptDatasetError,
+    FingerprintMismatchError,
+    NotADatasetError,
+    ReplacedFingerprintError,
+)
+from pass_ops.shards import names
+from pass_ops.shards.paths import resolve_folder
+from pass_ops.shards.spec import DatasetSpec, differences, parse_dataset_json
+from pass_ops.shards.store import Store
+
+_ROUND = re.compile(r"round-\d+")
+_SEARCH_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset opened for writing: a small picklable handle.
+
+    attempts_before: part -> number of attempts on record when this run opened the dataset; this run's count starts after them.
+    notes: what opening it did beyond the ordinary, for people (an overwrite that changed nothing, what became stale).
+    stale: folders of the datasets made from what an overwrite replaced.
+    """
+
+    url: str
+    spec: DatasetSpec
+    store: Store = field(compare=False, repr=False)
+    attempts_before: Mapping[int, int] = field(default_factory=dict, compare=False, repr=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    stale: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.spec.fingerprint
+
+    @property
+    def fp8(self) -> str:
+        return self.spec.fingerprint[:8]
+
+
+def create_dataset(url: str, spec: DatasetSpec, *, overwrite: bool = False, store: Store | None = None) -> Dataset:
+    """Create the dataset, or go on with it if the folder holds one of the same fingerprint.
+
+    overwrite: replace a dataset of another fingerprint. One overwrite at a time in one folder; finalize of a writer whose
+    fingerprint was replaced meanwhile says so.
+    store: the folder's store, for tests; `url` otherwise.
+
+    Raises FingerprintMismatchError, ReplacedFingerprintError, CorruptDatasetError, StoreError.
+    """
+    store = store or Store(url)
+    if store.create(names.DATASET, spec.to_json()):
+        return Dataset(url, spec, store)
+    there, replaced = read_dataset_json(store)
+    notes: tuple[str, ...] = ()
+    stale: tuple[str, ...] = ()
+    if there.fingerprint == spec.fingerprint:
+        if overwrite:
+            notes = (
+                f"{url} already is the dataset asked for (fingerprint {spec.fingerprint[:8]}): overwrite changed nothing",
+            )
+    elif not overwrite:
+        raise FingerprintMismatchError(
+            f"{url} holds another dataset (fingerprint {there.fingerprint[:8]}, asked {spec.fingerprint[:8]}). It differs in:\n  "
+            + "\n  ".join(differences(there, spec))
+            + "\nNothing was changed. Give another folder, the old options, or --overwrite to replace it"
+        )
+    else:
+        replaced = _swap(url, store, there=there, spec=spec, replaced=replaced)
+        stale = datasets_made_from(url, store=store)
+        notes = (f"{url}: fingerprint {there.fingerprint[:8]} was replaced by {spec.fingerprint[:8]}",)
+        notes += tuple(f"{folder} was made from the replaced dataset and is stale" for folder in stale)
+    if replaced:
+        remove_replaced(store, {fingerprint[:8] for fingerprint in replaced})
+    return Dataset(url, spec, store, _attempts_on_record(store, spec.fingerprint[:8]), notes, stale)
+
+
+def load_dataset(url: str, *, store: Store | None = None) -> Dataset:
+    """The dataset of a folder from its `_dataset.json`; it need not be complete. Raises NotADatasetError, CorruptDatasetError."""
+    store = store or Store(url)
+    spec, _ = read_dataset_json(store)
+    return Dataset(url, spec, store, _attempts_on_record(store, spec.fingerprint[:8]))
+
+
+def read_dataset_json(store: Store) -> tuple[DatasetSpec, tuple[str, ...]]:
+    """The spec of a folder, and the fingerprints replaced in it."""
+    try:
+        content = store.read(names.DATASET)
+    except FileNotFoundError as error:
+        raise NotADatasetError(f"{store.root} is no dataset: it holds no {names.DATASET}; check the path") from error
+    return parse_dataset_json(content, posixpath.join(store.root, names.DATASET))
+
+
+def remove_replaced(store: Store, old_fp8s: set[str]) -> None:
+    """Remove every file of replaced fingerprints: what readers would start from first, then the commits, then the rest."""
+    here = [entry.name for entry in store.entries() if names.fingerprint_of("", entry.name) in old_fp8s]
+    data = [name for name in here if names.parse("", name) is not None]
+    for name in sorted(set(here) - set(data), key=lambda name: not name.startswith("_manifest")):
+        store.remove(name)
+    for folder in names.FOLDERS[:1]:
+        _remove_in(store, folder, old_fp8s)
+    for name in data:
+        store.remove(name)
+    for folder in names.FOLDERS[1:]:
+        _remove_in(store, folder, old_fp8s)
+
+
+def datasets_made_from(url: str, *, store: Store | None = None) -> tuple[str, ...]:
+    """Folders of the datasets in the same RUN folder that have `url` among their inputs, directly or through others."""
+    found = {folder: spec for folder, spec in find_datasets(run_folder(url), store=store) if not _same(folder, url)}
+    stale: dict[str, None] = {}
+    frontier = [url]
+    while frontier:
+        source = frontier.pop()
+        for folder, spec in found.items():
+            sources = (resolve_folder(folder, ref.folder) for ref in spec.inputs.values())
+            if folder not in stale and any(_same(source, input_folder) for input_folder in sources):
+                stale[folder] = None
+                frontier.append(folder)
+    return tuple(stale)
+
+
+def find_datasets(url: str, *, store: Store | None = None) -> Iterator[tuple[str, DatasetSpec]]:
+    """Every dataset at or below a folder (four levels), in order of folder."""
+    top = (store or Store(url)).at(url)
+    pending = [(top, 0)]
+    while pending:
+        here, depth = pending.pop(0)
+        if any(entry.name == names.DATASET for entry in here.entries()):
+            yield here.root, read_dataset_json(here)[0]
+        elif depth < _SEARCH_DEPTH:
+            below = [here.at(f"{here.root.rstrip('/')}/{name}") for name in here.folders() if not name.startswith(".")]
+            pending.extend((folder, depth + 1) for folder in below)
+
+
+def run_folder(url: str) -> str:
+    """The RUN folder a dataset lies in, by the layout RUN/round-000/[signals/]NAME; else the folder above it."""
+    above = url.rstrip("/")
+    for _ in range(3):
+        above = above.rpartition("/")[0] or "."
+        if _ROUND.fullmatch(posixpath.basename(above)):
+            return above.rpartition("/")[0] or "."
+    above = url.rstrip("/").rpartition("/")[0] or "."
+    return (above.rpartition("/")[0] or ".") if posixpath.basename(above) == "signals" else above
+
+
+def _same(one: str, other: str) -> bool:
+    return Store(one).path("") == Store(other).path("")
+
+
+def _swap(
+    url: str, store: Store, *, there: DatasetSpec, spec: DatasetSpec, replaced: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Put the new `_dataset.json` over the old one. Returns the fingerprints replaced so far."""
+    if spec.fingerprint[:8] in {fingerprint[:8] for fingerprint in (*replaced, there.fingerprint)}:
+        raise ReplacedFingerprintError(
+            f"fingerprint {spec.fingerprint[:8]} was replaced in {url} before: a writer of it may still be alive and its files are "
+            "being removed, so it is refused there. Nothing was changed. Make this dataset in another folder"
+        )
+    replaced = (*replaced, there.fingerprint)
+    store.put(names.DATASET, spec.to_json(replaced=replaced))
+    now, _ = read_dataset_json(store)
+    if now.fingerprint != spec.fingerprint:
+        raise CorruptDatasetError(
+            f"{url} was overwritten by somebody else at the same time; run again once they have finished"
+        )
+    return replaced
+
+
+def _remove_in(store: Store, folder: str, old_fp8s: set[str]) -> None:
+    for entry in store.entries(folder):
+        if names.fingerprint_of(folder, entry.name) in old_fp8s:
+            store.remove(f"{folder}/{entry.name}")
+
+
+def _attempts_on_record(store: Store, fp8: str) -> dict[int, int]:
+    """Part -> highest attempt number, of the parts without a marker."""
+    done = {
+        part.part
+        for entry in store.entries(names.DONE)
+        if (part := names.parse(names.DONE, entry.name)) and part.fp8 == fp8
+    }
+    highest: dict[int, int] = {}
+    for entry in store.entries(names.ATTEMPTS):
+        part = names.parse(names.ATTEMPTS, entry.name)
+        if part and part.fp8 == fp8 and part.part not in done:
+            highest[part.part] = max(part.number, highest.get(part.part, 0))
+    return highest

@@ -1,0 +1,118 @@
+"""Reading complete datasets. Names come from the manifest, never from a glob; an incomplete dataset is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pass_ops.errors import CorruptDatasetError, IncompleteDatasetError, NotADatasetError, StaleInputError
+from pass_ops.shards import names
+from pass_ops.shards.dataset import read_dataset_json
+from pass_ops.shards.fingerprint import file_digest, folder_digest
+from pass_ops.shards.paths import relative_folder, resolve_folder
+from pass_ops.shards.records import Manifest, PartRecord, read_manifest, read_parts
+from pass_ops.shards.spec import DatasetSpec, InputRef
+from pass_ops.shards.store import Store
+from pass_ops.shards.tables import open_parquet
+
+
+@dataclass(frozen=True)
+class CompleteDataset:
+    """A finalized dataset: a small picklable handle."""
+
+    url: str
+    spec: DatasetSpec
+    manifest: Manifest
+    parts: tuple[PartRecord, ...] = field(repr=False)
+    store: Store = field(compare=False, repr=False)
+
+    @property
+    def content_digest(self) -> str:
+        return self.manifest.content_digest
+
+    def ref(self, dataset: str) -> InputRef:
+        """This dataset as an input of the one at `dataset`."""
+        return InputRef(relative_folder(dataset, self.url), self.content_digest)
+
+    def read_part(self, part: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """A part's table, or some of its columns. Raises CorruptDatasetError if the file is gone or is no Parquet file."""
+        with self.open_part(part) as file:
+            return file.read(columns=list(columns) if columns is not None else None)
+
+    def open_part(self, part: int) -> pq.ParquetFile:
+        """A part's Parquet file, to read it by row groups (they hold whole groups)."""
+        record = self.parts[part]
+        try:
+            return open_parquet(self.store.open(record.data))
+        except FileNotFoundError as error:
+            message = f"{self.store.path(record.data)} is gone, but the manifest names it; run the stage again to redo the part"
+            raise CorruptDatasetError(message) from error
+        except pa.ArrowInvalid as error:
+            message = (
+                f"{self.store.path(record.data)} cannot be read as Parquet ({error}); remove it and run the stage again"
+            )
+            raise CorruptDatasetError(message) from error
+
+    def read_rejected(self, part: int) -> pa.Table | None:
+        """A part's rejections; None if there were none."""
+        record = self.parts[part]
+        return open_parquet(self.store.read(record.rejected)).read() if record.rejected else None
+
+    def check_inputs(self) -> None:
+        """Refuse if an input that can be found holds something else now than was recorded. Raises StaleInputError.
+
+        An input that is not there any more proves nothing: a dataset can travel alone.
+        """
+        for name, ref in self.spec.inputs.items():
+            _, reason = examine_input(self.url, self.spec, ref, store=self.store)
+            if reason is not None:
+                raise StaleInputError(
+                    f"{self.url} is stale: its input {name} ({resolve_folder(self.url, ref.folder)}) {reason}. "
+                    "Make this dataset again (--overwrite), or bring back the input it was made from"
+                )
+
+
+def open_dataset(url: str, *, store: Store | None = None) -> CompleteDataset:
+    """A finalized dataset for reading. Raises NotADatasetError, IncompleteDatasetError, CorruptDatasetError."""
+    store = store or Store(url)
+    spec, _ = read_dataset_json(store)
+    fp8 = spec.fingerprint[:8]
+    manifest = read_manifest(store, names.manifest(fp8))
+    if manifest is None:
+        raise IncompleteDatasetError(
+            f"{url} is not finalized (no {names.manifest(fp8)}); run its stage again, or look at `passrl status {url}`"
+        )
+    if manifest.fingerprint != spec.fingerprint:
+        raise CorruptDatasetError(
+            f"{url}: the manifest is of fingerprint {manifest.fingerprint[:16]}..., the dataset of {spec.fingerprint[:16]}..."
+        )
+    return CompleteDataset(url, spec, manifest, read_parts(store, names.parts(fp8), manifest), store)
+
+
+def examine_input(url: str, spec: DatasetSpec, ref: InputRef, *, store: Store) -> tuple[bool, str | None]:
+    """Whether a recorded input can be found, and if so, why it is not what was recorded (None if it is)."""
+    folder = resolve_folder(url, ref.folder)
+    if spec.stage == "prompts":
+        present = _source_digest(folder, store)
+    else:
+        try:
+            present = open_dataset(folder, store=store.at(folder)).content_digest
+        except NotADatasetError:
+            present = None
+        except IncompleteDatasetError:
+            return True, "is not finalized now: it was replaced or taken back"
+    if present is None or present == ref.content_digest:
+        return present is not None, None
+    return True, f"has content digest {present[:16]}... now, {ref.content_digest[:16]}... when this was made"
+
+
+def _source_digest(path: str, store: Store) -> str | None:
+    """sha256 of a source of prompts: a file, or a folder's digest; None if it is gone."""
+    parent, _, name = path.rpartition("/")
+    beside = store.at(parent or "/")
+    if name in {entry.name for entry in beside.entries()}:
+        return file_digest(beside, name)
+    return folder_digest(path) if name in beside.folders() else None

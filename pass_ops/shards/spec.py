@@ -1,0 +1,172 @@
+"""What a dataset is: the content of `_dataset.json`, and the fingerprint over what decides the dataset's bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+from pass_ops.errors import CorruptDatasetError, SpecError
+from pass_ops.shards.fingerprint import canonical_json, json_file, plain_json, sha256_bytes
+
+FORMAT_VERSION = 1
+STAGES = ("prompts", "generate", "score", "shape")
+
+
+@dataclass(frozen=True)
+class InputRef:
+    """An input: where it lies (relative to the dataset where both are in one store) and what it holds.
+
+    folder: a dataset's folder, or a source file's path. content_digest: the dataset's content digest, or the file's sha256.
+    """
+
+    folder: str
+    content_digest: str
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model: what people call it, and the digest of its files."""
+
+    id: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """Everything that decides a dataset's bytes, plus where its inputs and models were found.
+
+    stage: prompts, generate, score or shape; stage_version: raised with every change of what the stage writes.
+    options: the stage's semantic options by name. parts: how many. inputs: name -> InputRef (prompts: source path -> file).
+    models: role -> ModelRef. environment: versions of the libraries that decide results, dtype, device kind.
+    carried: further top-level keys of `_dataset.json` (sampling, tokenizer_digest, vocabulary, round, policy_digest); a generate
+    stage needs sampling.group_size. They enter the fingerprint; folders of inputs and ids of models do not.
+
+    Raises SpecError.
+    """
+
+    stage: str
+    stage_version: int
+    options: Mapping[str, Any]
+    parts: int
+    inputs: Mapping[str, InputRef] = field(default_factory=dict)
+    models: Mapping[str, ModelRef] = field(default_factory=dict)
+    seed: int | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    carried: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES:
+            raise SpecError(f"stage is {self.stage!r}; it is one of {', '.join(STAGES)}")
+        if type(self.parts) is not int or self.parts < 1:
+            raise SpecError(f"parts is {self.parts!r}; a dataset has at least one part")
+        for name in ("options", "environment", "carried"):
+            object.__setattr__(self, name, plain_json(getattr(self, name), name))
+        taken = set(self.carried) & (_OWN_KEYS | {"fingerprint", "format_version", "replaced"})
+        if taken:
+            raise SpecError(
+                f"carried holds {', '.join(sorted(taken))}, which are keys of _dataset.json itself; rename them"
+            )
+        if self.stage == "generate" and self.group_size is None:
+            raise SpecError(
+                "carried holds no sampling.group_size; without it rejected prompts cannot be counted as rollouts"
+            )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits over `payload`."""
+        return sha256_bytes(canonical_json(self.payload()).encode())
+
+    @property
+    def group_size(self) -> int | None:
+        """G, rollouts asked for per prompt, where the dataset knows it."""
+        sampling = self.carried.get("sampling")
+        size = sampling.get("group_size") if isinstance(sampling, Mapping) else None
+        return size if isinstance(size, int) else None
+
+    def payload(self) -> dict[str, Any]:
+        """What the fingerprint is taken over. Sources of prompts count by content and order, whatever their paths."""
+        digests = {name: ref.content_digest for name, ref in self.inputs.items()}
+        return {
+            "format_version": FORMAT_VERSION,
+            "stage": self.stage,
+            "stage_version": self.stage_version,
+            "options": self.options,
+            "parts": self.parts,
+            "inputs": list(digests.values()) if self.stage == "prompts" else digests,
+            "models": {role: ref.digest for role, ref in self.models.items()},
+            "seed": self.seed,
+            "environment": self.environment,
+            **self.carried,
+        }
+
+    def to_json(self, *, replaced: tuple[str, ...] = ()) -> bytes:
+        """The content of `_dataset.json`."""
+        document = {
+            "format_version": FORMAT_VERSION,
+            "stage": self.stage,
+            "fingerprint": self.fingerprint,
+            "stage_version": self.stage_version,
+            "options": self.options,
+            "parts": self.parts,
+            "inputs": {
+                name: {"folder": r.folder, "content_digest": r.content_digest} for name, r in self.inputs.items()
+            },
+            "models": {role: {"id": r.id, "digest": r.digest} for role, r in self.models.items()},
+            "seed": self.seed,
+            "environment": self.environment,
+            **self.carried,
+            "replaced": list(replaced),
+        }
+        return json_file(document)
+
+
+_OWN_KEYS = {item.name for item in fields(DatasetSpec)} - {"carried"}
+
+
+def parse_dataset_json(content: bytes, where: str) -> tuple[DatasetSpec, tuple[str, ...]]:
+    """`_dataset.json` back as a spec, and the fingerprints it replaced. Raises CorruptDatasetError."""
+    try:
+        document = json.loads(content)
+        version = document.pop("format_version")
+        if version != FORMAT_VERSION:
+            raise CorruptDatasetError(
+                f"{where} has format_version {version!r}; this program reads {FORMAT_VERSION}: use the one that made it"
+            )
+        fingerprint, replaced = document.pop("fingerprint"), tuple(document.pop("replaced"))
+        document["inputs"] = {name: InputRef(**ref) for name, ref in document["inputs"].items()}
+        document["models"] = {role: ModelRef(**ref) for role, ref in document["models"].items()}
+        own = {key: document.pop(key) for key in list(document) if key in _OWN_KEYS}
+        spec = DatasetSpec(**own, carried=document)
+    except CorruptDatasetError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptDatasetError(
+            f"{where} cannot be read as a dataset's description ({error!r}); restore it or remove the folder"
+        ) from error
+    if spec.fingerprint != fingerprint:
+        raise CorruptDatasetError(
+            f"{where} says fingerprint {fingerprint[:16]}..., but its fields give {spec.fingerprint[:16]}...: it was edited; "
+            "restore it, or make the dataset again in an empty folder"
+        )
+    return spec, replaced
+
+
+def differences(there: DatasetSpec, asked: DatasetSpec) -> list[str]:
+    """One line for each field in which two specs' fingerprints differ: "options.k: 0.7 there, 1 asked"."""
+    old, new = _flat(there.payload()), _flat(asked.payload())
+    return [
+        f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} asked"
+        for key in [*old, *(key for key in new if key not in old)]
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(value, Mapping):
+        return {
+            k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()
+        }
+    return {prefix: canonical_json(value)}

@@ -1,0 +1,123 @@
+"""Tables as Parquet bytes, the same bytes however the table was chunked or sliced, and back.
+
+Tensor columns (numbers in lists) are stored byte-stream split, or delta packed where they are positions, without dictionaries
+and statistics, which would cost bytes and tell nothing. Row groups hold about 1,024 rows and are cut where a group of rollouts
+begins, from group_id or from the group in rollout_id: so signals get the row groups of their rollouts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pass_ops.shards.schemas import REJECTED, group_bounds, row_group_cuts
+from pass_ops.shards.spec import FORMAT_VERSION
+
+ROWS_PER_ROW_GROUP = 1024
+_POSITIONS = ("chunk_ends", "process_ends")
+_UNIQUE_TEXTS = ("text", "prompt", "rollout_id", "extra")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """A prompt or rollout that gave no row. sample_index None: the whole prompt. payload: any JSON value, for people."""
+
+    prompt_id: str
+    sample_index: int | None = None
+    reason: str
+    detail: str = ""
+    transient: bool = False
+    attempts: int = 1
+    payload: Any = None
+
+
+def group_keys(table: pa.Table) -> pa.ChunkedArray:
+    """Each row's group: group_id, the group in rollout_id ("{group_id}/{sample_index}"), or prompt_id."""
+    if "group_id" in table.column_names:
+        return table["group_id"]
+    if "rollout_id" in table.column_names:
+        return pc.list_element(pc.split_pattern(table["rollout_id"], "/", max_splits=1, reverse=True), 0)
+    return table["prompt_id"]
+
+
+def part_bytes(table: pa.Table, stage: str) -> bytes:
+    """A part's file. `table` as `schemas.conform` gives it."""
+    table = table.replace_schema_metadata({"format_version": str(FORMAT_VERSION), "stage": stage})
+    return _parquet(table, row_group_cuts(group_bounds(group_keys(table)), ROWS_PER_ROW_GROUP))
+
+
+def rejected_bytes(stage: str, rejected: Sequence[Rejection]) -> bytes:
+    """The file of a part's rejections, in the order given."""
+    rows = [
+        {
+            "stage": stage,
+            "prompt_id": item.prompt_id,
+            "sample_index": item.sample_index,
+            "reason": item.reason,
+            "detail": item.detail,
+            "transient": item.transient,
+            "attempts": item.attempts,
+            "payload": None if item.payload is None else json.dumps(item.payload, sort_keys=True),
+        }
+        for item in rejected
+    ]
+    table = pa.Table.from_pylist(rows, schema=REJECTED)
+    return plain_bytes(table, stage)
+
+
+def plain_bytes(table: pa.Table, stage: str) -> bytes:
+    """Any other table of a dataset, as one row group."""
+    table = table.replace_schema_metadata({"format_version": str(FORMAT_VERSION), "stage": stage})
+    return _parquet(table, [(0, table.num_rows)] if table.num_rows else [])
+
+
+def open_parquet(source: Any) -> pq.ParquetFile:
+    """A Parquet file from bytes or an open stream."""
+    return pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source, pre_buffer=True)
+
+
+def _parquet(table: pa.Table, row_groups: Sequence[tuple[int, int]]) -> bytes:
+    tensors = [field.name for field in table.schema if _is_tensor(field.type)]
+    encodings = {f"{name}.list.element": _encoding(table.schema.field(name)) for name in tensors}
+    plain = {field.name for field in table.schema if pa.types.is_nested(field.type)} | set(_UNIQUE_TEXTS)
+    scalars = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        table.schema,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=[
+            name for name in scalars if name not in plain and pa.types.is_string(table.schema.field(name).type)
+        ],
+        write_statistics=[name for name in scalars if name != "text"],
+        column_encoding={path: encoding for path, encoding in encodings.items() if encoding},
+        version="2.6",
+    ) as writer:
+        for start, stop in row_groups:
+            writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def _is_tensor(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) and pa.types.is_primitive(kind.value_type))
+
+
+def _encoding(field: pa.Field) -> str | None:
+    if field.name in _POSITIONS:
+        return "DELTA_BINARY_PACKED"
+    return None if pa.types.is_boolean(field.type.value_type) else "BYTE_STREAM_SPLIT"
+
+
+def groups_by_size(bounds_G: np.ndarray) -> dict[str, int]:
+    """Size -> number of groups of that size; sizes as strings, as JSON has them."""
+    sizes, counts = np.unique(np.diff(bounds_G), return_counts=True)
+    return {str(size): int(count) for size, count in zip(sizes.tolist(), counts.tolist(), strict=True)}
