@@ -17,15 +17,13 @@ from pipelines.demo.arithmetic import (
     split_of,
     split_steps,
 )
-from pipelines.demo.assets import PRM, POLICY, TEACHER, asset_folder
+from pipelines.demo.assets import MODELS, asset_folder
 
 __all__ = [
     "ANSWER_PATTERN",
     "FORMAT_PATTERN",
     "MAX_COMPLETION_TOKENS",
-    "POLICY",
-    "PRM",
-    "TEACHER",
+    "MODELS",
     "Split",
     "asset_folder",
     "check_format",

@@ -1,9 +1,10 @@
 """The demo's world: chains of 6 to 10 additions and subtractions of one digit, left to right, modulo 100.
 
-A prompt is the start value and the operations, each under its letter; a completion is one line a step and the answer:
+A prompt is the start value and the operations, each under its letter; a completion is one line a step and the answer
+(here between bars):
 
     prompt       57a+9b-8c+4?
-    completion   a+9=66\\n  b-8=58\\n  =58\\n  c+4=62\\n  A62
+    completion   a+9=66 | b-8=58 | =58 | c+4=62 | A62
 
 ``=58`` is a *padding line*: it says again what is already known. Every line can be checked on its own, given the value
 carried so far, which is what makes the world a test bed for process supervision. The module is pure Python.

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-POLICY = "policy"
-TEACHER = "teacher"
-PRM = "prm"
+MODELS = ("policy", "teacher", "prm")
 
 
 def asset_folder(name: str) -> Path:
     """The folder of a shipped model: ``policy``, ``teacher`` or ``prm``."""
-    if name not in (POLICY, TEACHER, PRM):
-        raise ValueError(f"no demo model {name!r}; choose one of {POLICY}, {TEACHER}, {PRM}")
+    if name not in MODELS:
+        raise ValueError(f"the demo has no model {name!r}, so there is no folder to load; choose one of {MODELS}")
     return Path(__file__).parent / "assets" / name

@@ -20,13 +20,9 @@ from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 from pipelines.demo import arithmetic
 from pipelines.demo.arithmetic import Habits, Split, make_prompts
+from pipelines.demo.assets import MODELS
 from pipelines.demo.measure import measure
-from pipelines.demo.prm import (
-    from_language_model,
-    graded_batches,
-    prm_loss,
-    separation,
-)
+from pipelines.demo.prm import from_language_model, graded_batches, prm_loss, separation
 from pipelines.demo.report import write_readme
 from pipelines.demo.tokenizer import build_prm_tokenizer, build_tokenizer
 from pipelines.demo.training import (
@@ -40,8 +36,7 @@ from pipelines.demo.training import (
     validation_traces,
 )
 
-MODELS = ("policy", "teacher", "prm")
-#: 32 to 256 tokens of context suffice for the longest prompt and completion
+#: the longest prompt has 33 tokens, a completion at most 112
 CONTEXT = 256
 HEAD_SIZE = 32
 VALIDATION_SEED = 7
@@ -57,6 +52,15 @@ class Recipe:
     intermediate_size: int
     habits: Habits
     fit: FitOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How thoroughly a model is measured; decides no weight."""
+
+    prompts: int
+    samples: int
+    validation: int
 
 
 def recipes(*, seed: int, steps: dict[str, int]) -> dict[str, Recipe]:
@@ -76,7 +80,7 @@ def recipes(*, seed: int, steps: dict[str, int]) -> dict[str, Recipe]:
     }
 
 
-def make_language_model(recipe: Recipe, *, out: Path, prompts: int, samples: int) -> dict[str, Any]:
+def make_language_model(recipe: Recipe, *, out: Path, effort: Effort) -> dict[str, Any]:
     """Train, measure and save policy or teacher; returns what `made` records."""
     tokenizer = build_tokenizer()
     torch.manual_seed(recipe.seed)
@@ -96,7 +100,7 @@ def make_language_model(recipe: Recipe, *, out: Path, prompts: int, samples: int
             bos_token_id=None,
         )
     )
-    pairs = validation_traces(recipe.habits, count=512, seed=VALIDATION_SEED)
+    pairs = validation_traces(recipe.habits, count=effort.validation, seed=VALIDATION_SEED)
     validation = [trace_batch(pairs[first : first + 64], tokenizer) for first in range(0, len(pairs), 64)]
     loss_of = partial(language_loss, model)
     log = fit(
@@ -112,8 +116,8 @@ def make_language_model(recipe: Recipe, *, out: Path, prompts: int, samples: int
         pad_token_id=tokenizer.pad_token_id,
         max_new_tokens=arithmetic.MAX_COMPLETION_TOKENS,
     )
-    held_out = make_prompts(prompts, seed=0, split=Split.HELD_OUT)
-    measures = measure(model, tokenizer, held_out, samples=samples, seed=recipe.seed).rounded()
+    held_out = make_prompts(effort.prompts, seed=0, split=Split.HELD_OUT)
+    measures = measure(model, tokenizer, held_out, samples=effort.samples, seed=recipe.seed).rounded()
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return {
@@ -124,7 +128,7 @@ def make_language_model(recipe: Recipe, *, out: Path, prompts: int, samples: int
     }
 
 
-def make_prm(recipe: Recipe, *, teacher: Path, out: Path, traces: int) -> dict[str, Any]:
+def make_prm(recipe: Recipe, *, teacher: Path, out: Path, effort: Effort) -> dict[str, Any]:
     """Train, measure and save the PRM, which starts as the teacher in ``teacher``."""
     tokenizer = build_prm_tokenizer()
     torch.manual_seed(recipe.seed)
@@ -133,8 +137,9 @@ def make_prm(recipe: Recipe, *, teacher: Path, out: Path, traces: int) -> dict[s
         teacher_vocabulary=build_tokenizer().get_vocab(),
         vocabulary=tokenizer.get_vocab(),
     )
-    stream = graded_batches(tokenizer, batch_size=64, seed=-1, split=Split.HELD_OUT)
-    validation = [next(stream) for _ in range(8)]
+    validation = [
+        next(graded_batches(tokenizer, batch_size=effort.validation, seed=VALIDATION_SEED, split=Split.HELD_OUT))
+    ]
     loss_of = partial(prm_loss, model)
     log = fit(
         model,
@@ -149,7 +154,7 @@ def make_prm(recipe: Recipe, *, teacher: Path, out: Path, traces: int) -> dict[s
     return {
         "parameters": model.num_parameters(),
         "validation_loss": log[-1].validation_loss,
-        **separation(model, tokenizer, arithmetic.PUPIL, count=traces, seed=0),
+        **separation(model, tokenizer, arithmetic.PUPIL, count=effort.prompts, seed=0),
     }
 
 
@@ -167,9 +172,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", choices=MODELS, action="append", help="make this model only (repeatable)")
     parser.add_argument("--policy-steps", type=int, default=4000)
     parser.add_argument("--teacher-steps", type=int, default=4000)
-    parser.add_argument("--prm-steps", type=int, default=1000)
+    parser.add_argument("--prm-steps", type=int, default=700)
     parser.add_argument("--prompts", type=int, default=300, help="held-out prompts a model is measured on")
     parser.add_argument("--samples", type=int, default=8, help="samples a prompt")
+    parser.add_argument("--validation", type=int, default=512, help="traces a validation loss is taken on")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args(argv)
 
@@ -185,6 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     torch.set_num_threads(arguments.threads)
     steps = {name: getattr(arguments, f"{name}_steps") for name in MODELS}
+    effort = Effort(prompts=arguments.prompts, samples=arguments.samples, validation=arguments.validation)
     for name, recipe in recipes(seed=arguments.seed, steps=steps).items():
         out = arguments.out / name
         if made(out, recipe) or (arguments.only and name not in arguments.only):
@@ -193,9 +200,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         (out / "made.json").unlink(missing_ok=True)
         started = time.monotonic()
         if name == "prm":
-            outcome = make_prm(recipe, teacher=arguments.out / "teacher", out=out, traces=arguments.prompts)
+            outcome = make_prm(recipe, teacher=arguments.out / "teacher", out=out, effort=effort)
         else:
-            outcome = make_language_model(recipe, out=out, prompts=arguments.prompts, samples=arguments.samples)
+            outcome = make_language_model(recipe, out=out, effort=effort)
         outcome["seconds"] = round(time.monotonic() - started)
         record = {"recipe": asdict(recipe), "outcome": outcome}
         (out / "made.json").write_text(json.dumps(record, indent=2) + "\n")

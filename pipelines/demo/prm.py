@@ -15,6 +15,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Model, Qwen2PreTrai
 
 from pipelines.demo.arithmetic import (
     GRADED,
+    STEP_SEPARATOR,
     Habits,
     Split,
     check_steps,
@@ -23,7 +24,7 @@ from pipelines.demo.arithmetic import (
     split_steps,
     write_trace,
 )
-from pipelines.demo.tokenizer import STEP_TAG
+from pipelines.demo.tokenizer import EOS_TOKEN, PAD_TOKEN, STEP_TAG, token_of
 from pipelines.demo.training import IGNORED, Batch, pad_rows
 
 if TYPE_CHECKING:
@@ -58,11 +59,12 @@ def from_language_model(
     The step tag, which stands where the teacher saw a line break, starts as the line break's embedding.
     """
     config = Qwen2Config(**{**teacher.config.to_dict(), "vocab_size": len(vocabulary), "num_labels": 2})
-    config.pad_token_id, config.eos_token_id = vocabulary["<pad>"], vocabulary["<eos>"]
+    config.pad_token_id, config.eos_token_id = vocabulary[PAD_TOKEN], vocabulary[EOS_TOKEN]
     model = Qwen2ForProcessRewardModel(config)
     state = teacher.model.state_dict()
+    line_break = token_of(STEP_SEPARATOR)
     sources = sorted(vocabulary, key=vocabulary.__getitem__)
-    rows = [teacher_vocabulary["\n" if token == STEP_TAG else token] for token in sources]
+    rows = [teacher_vocabulary[line_break if token == STEP_TAG else token] for token in sources]
     state["embed_tokens.weight"] = state["embed_tokens.weight"][rows].clone()
     model.model.load_state_dict(state)
     return model
@@ -74,7 +76,7 @@ def prm_input(prompt: str, steps: Sequence[str]) -> str:
 
 
 def graded_batches(tokenizer: PreTrainedTokenizerFast, *, batch_size: int, seed: int, split: Split) -> Iterator[Batch]:
-    """Endless batches of faulty traces of prompts of ``split``; the targets are the steps' scores by computation, at the step tags."""
+    """Endless batches of faulty traces of prompts of ``split``, labelled by computing every step (`graded_batch`)."""
     rng = random.Random(f"graded/{split}/{seed}")
     while True:
         rows = []

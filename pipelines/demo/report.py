@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipelines.demo.assets import MODELS
+
 LANGUAGE_MODELS = ("policy", "teacher")
 
 
@@ -14,7 +16,7 @@ def write_readme(folder: Path, *, command: str) -> None:
 
     ``command`` is the command line that made them.
     """
-    models = {name: _read(folder / name) for name in (*LANGUAGE_MODELS, "prm")}
+    models = {name: _read(folder / name) for name in MODELS}
     blocks = [
         "# Models of the demo",
         "Character-level models of the arithmetic task (`pipelines/demo/arithmetic.py`), float32, Apache-2.0. Made by",
@@ -32,7 +34,7 @@ def write_readme(folder: Path, *, command: str) -> None:
         _habits(models),
         "## Process reward model",
         "Qwen2.5-Math-PRM's form: the text is the prompt and every step followed by `<extra_0>`; the score of a step "
-        "is the softmaxed second class at its tag. Its body starts as the teacher's. Its tokenizer is not the policy's.",
+        "is the softmaxed second class at its tag. Its body starts as the teacher's, its tokenizer is its own.",
         _table(
             ["held-out steps of the policy's kind of traces", ""],
             [

@@ -73,7 +73,8 @@ def test_the_worth_of_padding_is_an_option() -> None:
 def independent_scores(prompt: str, lines: list[str]) -> list[float]:
     """The same truth by rewriting and `eval`, without the module's parser."""
     numbers = prompt[:2]
-    value, done, seen, over, scores = int(numbers), 0, set(), False, []
+    seen: set[str] = set()
+    value, done, over, scores = int(numbers), 0, False, []
     operations = prompt[2:-1]
     for line in lines:
         head, _, tail = line.partition("=")
@@ -86,7 +87,7 @@ def independent_scores(prompt: str, lines: list[str]) -> list[float]:
             if head == "":
                 scores.append(0.5 if int(tail) == value else 0.0)
             else:
-                truth = eval(f"({value} {head[1:]}) % 100")  # noqa: S307
+                truth = eval(f"({value} {head[1:]}) % 100")
                 scores.append(float(head == operations[3 * done : 3 * done + 3] and int(tail) == truth))
                 done = max(done, ord(head[0]) - ord("a") + 1)
                 seen.add(head[0])
