@@ -1,0 +1,195 @@
+"""From the rollouts of a step to micro-batches of tensors.
+
+Dimensions: _B rows of a forward pass, _S its width, _N the tokens with a loss (unmasked completion tokens) laid end to
+end over the micro-batch, _T the completion tokens of one rollout. Only these N positions reach the vocabulary and the
+loss, so padded and packed layouts share every line after the hidden states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.errors import TrainDataError
+from trainer.stream import Rollout
+
+PAD_ID = 0  # any id: padding is right of every real token, which causal attention therefore never shows it
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """One forward pass. select_N: position in [B * S] of the hidden state that predicts each token with a loss."""
+
+    input_ids_BS: Tensor  # int64
+    position_ids_BS: Tensor | None  # int64, restarting at every rollout; None where rollouts are padded
+    select_N: Tensor  # int64
+    targets_N: Tensor  # int64
+    advantages_N: Tensor  # float32
+    behavior_N: Tensor  # float32
+    reference_N: Tensor | None  # float32
+    weights_N: Tensor  # float32: what a token's loss is multiplied with before the sum
+    rows_N: Tensor  # int64: which of rollout_ids
+    rollout_ids: tuple[str, ...]
+    real_tokens: int  # without padding
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same on a device."""
+        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return MicroBatch(**{**vars(self), **moved})
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepBatch:
+    """Everything one optimizer step needs. Denominators are those of the whole step, known before any forward pass."""
+
+    micro_batches: tuple[MicroBatch, ...]
+    rollouts: int  # denominators: rollouts of the step
+    tokens: int  # unmasked completion tokens of these
+    dropped_tokens: int  # of these, tokens with a stored log-probability that is not finite
+    masked_rollouts: int  # of these, rollouts that are too long and add nothing
+    rollout_ids: tuple[str, ...]
+
+
+def loss_weights(
+    unmasked_R: NDArray[np.int64], *, aggregation: str, constant: float | None = None
+) -> NDArray[np.float64]:
+    """The weight of every unmasked token of rollout r, so that the step's loss is a plain weighted sum.
+
+    R rollouts with u_r unmasked tokens each: rollout_mean 1 / (R u_r), token_mean 1 / sum(u), constant 1 / (R c).
+    """
+    rollouts = len(unmasked_R)
+    if aggregation == "rollout_mean":
+        return 1.0 / (rollouts * unmasked_R)
+    if aggregation == "token_mean":
+        return np.full(rollouts, 1.0 / unmasked_R.sum())
+    return np.full(rollouts, 1.0 / (rollouts * float(constant or 0)))
+
+
+def plan_micro_batches(lengths_R: NDArray[np.int64], *, budget: int, pack: bool) -> list[NDArray[np.int64]]:
+    """Which rollouts share a forward pass: at most `budget` tokens each, padding counted; a longer one goes alone.
+
+    Padded: neighbours in order of length, so that little is padding. Packed: first fit, longest first.
+    """
+    order = np.argsort(-lengths_R, kind="stable")
+    if pack:
+        return _first_fit(order, lengths_R, budget=budget)
+    batches, start = [], 0
+    while start < len(order):
+        count = max(1, budget // int(lengths_R[order[start]]))
+        batches.append(order[start : start + count])
+        start += count
+    return batches
+
+
+def _first_fit(order: NDArray[np.int64], lengths_R: NDArray[np.int64], *, budget: int) -> list[NDArray[np.int64]]:
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for r in order:
+        length = int(lengths_R[r])
+        fitting = next((b for b, left in enumerate(room) if left >= length), None)
+        if fitting is None:
+            bins.append([])
+            room.append(budget)
+            fitting = len(bins) - 1
+        bins[fitting].append(int(r))
+        room[fitting] -= length
+    return [np.array(chosen) for chosen in bins]
+
+
+def build_step(
+    rollouts: Sequence[Rollout],
+    *,
+    masked: Sequence[bool],
+    aggregation: str,
+    constant: float | None,
+    budget: int,
+    pack: bool,
+    vocabulary_size: int,
+) -> StepBatch:
+    """Micro-batches of one step. `masked` rollouts count in the denominators and are not fed.
+
+    Raises TrainDataError for a token id outside the vocabulary or an empty prompt.
+    """
+    unmasked_R = np.array([int(rollout.mask_T.sum()) for rollout in rollouts])
+    weights_R = loss_weights(unmasked_R, aggregation=aggregation, constant=constant)
+    fed = [(rollout, w) for rollout, w, skip in zip(rollouts, weights_R, masked, strict=True) if not skip]
+    for rollout, _ in fed:
+        _check_ids(rollout, vocabulary_size)
+    lengths_R = np.array([len(rollout) for rollout, _ in fed], np.int64)
+    kept_R = [kept_tokens(rollout) for rollout, _ in fed]
+    batches = [
+        _build([fed[r][0] for r in chosen], [fed[r][1] for r in chosen], [kept_R[r] for r in chosen], pack=pack)
+        for chosen in plan_micro_batches(lengths_R, budget=budget, pack=pack)
+    ]
+    fed_tokens = sum(int(rollout.mask_T.sum()) for rollout, _ in fed)
+    return StepBatch(
+        micro_batches=tuple(batches),
+        rollouts=len(rollouts),
+        tokens=int(unmasked_R.sum()),
+        dropped_tokens=fed_tokens - sum(len(kept) for kept in kept_R),
+        masked_rollouts=len(rollouts) - len(fed),
+        rollout_ids=tuple(rollout.rollout_id for rollout in rollouts),
+    )
+
+
+def kept_tokens(rollout: Rollout) -> NDArray[np.int64]:
+    """Unmasked completion positions whose stored log-probabilities are finite: the tokens of the numerator."""
+    kept_T = rollout.mask_T & np.isfinite(rollout.behavior_T)
+    if rollout.reference_T is not None:
+        kept_T = kept_T & np.isfinite(rollout.reference_T)
+    return np.flatnonzero(kept_T)
+
+
+def _check_ids(rollout: Rollout, vocabulary_size: int) -> None:
+    if not len(rollout.prompt_ids):
+        raise TrainDataError(
+            f"Rollout {rollout.rollout_id} has an empty prompt: nothing predicts its first token. Generate with a "
+            "prompt of at least one token."
+        )
+    for name, ids in (("prompt_token_ids", rollout.prompt_ids), ("token_ids", rollout.token_ids_T)):
+        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= vocabulary_size):
+            raise TrainDataError(
+                f"Rollout {rollout.rollout_id}: {name} go from {ids.min()} to {ids.max()}, the policy knows 0 to "
+                f"{vocabulary_size - 1}. These rollouts are another model's; train the policy that made them."
+            )
+
+
+def _build(
+    rollouts: Sequence[Rollout], weights: Sequence[float], kept: Sequence[NDArray[np.int64]], *, pack: bool
+) -> MicroBatch:
+    lengths_R = np.array([len(rollout) for rollout in rollouts])
+    width = int(lengths_R.sum()) if pack else int(lengths_R.max())
+    starts_R = np.cumsum(lengths_R) - lengths_R if pack else np.arange(len(rollouts)) * width
+    ids = np.full(width if pack else len(rollouts) * width, PAD_ID, np.int64)
+    for rollout, start, length in zip(rollouts, starts_R, lengths_R, strict=True):
+        prompt = start + len(rollout.prompt_ids)
+        ids[start:prompt] = rollout.prompt_ids
+        ids[prompt : start + length] = rollout.token_ids_T
+    # The hidden state one position earlier predicts a token.
+    before_R = [start + len(rollout.prompt_ids) - 1 for rollout, start in zip(rollouts, starts_R, strict=True)]
+    positions = np.concatenate([np.arange(length) for length in lengths_R]) if pack else None
+    reference = [rollout.reference_T for rollout in rollouts if rollout.reference_T is not None]
+    counts_R = [len(k) for k in kept]
+    return MicroBatch(
+        input_ids_BS=torch.from_numpy(ids.reshape(-1, width)),
+        position_ids_BS=None if positions is None else torch.from_numpy(positions.reshape(1, -1)),
+        select_N=torch.from_numpy(np.concatenate([b + k for b, k in zip(before_R, kept, strict=True)])),
+        targets_N=_gather([rollout.token_ids_T for rollout in rollouts], kept, np.int64),
+        advantages_N=_gather([rollout.advantages_T for rollout in rollouts], kept, np.float32),
+        behavior_N=_gather([rollout.behavior_T for rollout in rollouts], kept, np.float32),
+        reference_N=_gather(reference, kept, np.float32) if reference else None,
+        weights_N=torch.from_numpy(np.repeat(np.asarray(weights, np.float32), counts_R)),
+        rows_N=torch.from_numpy(np.repeat(np.arange(len(rollouts)), counts_R)),
+        rollout_ids=tuple(rollout.rollout_id for rollout in rollouts),
+        real_tokens=int(lengths_R.sum()),
+    )
+
+
+def _gather(arrays: Sequence[NDArray], kept: Sequence[NDArray[np.int64]], dtype: type) -> Tensor:
+    taken = [array[k] for array, k in zip(arrays, kept, strict=True)]
+    return torch.from_numpy(np.concatenate(taken).astype(dtype))

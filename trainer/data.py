@@ -1,0 +1,181 @@
+"""Shaped datasets as the trainer sees them before it reads tokens: a light index of every row, and filters on it.
+
+Dimensions: _R rows (rollouts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pass_ops.shards import CompleteDataset
+from trainer.errors import NothingTrainableError, TrainDataError
+from trainer.options import TrainOptions
+from trainer.order import Units, form_units
+
+INDEX_COLUMNS = ("group_id", "prompt_token_ids", "loss_mask", "chunk_ends", "chunk_advantages", "trainable", "round")
+REFERENCE_COLUMN = "reference_logprobs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowIndex:
+    """One entry a row, over all parts of all sources in order. part_R counts through the sources."""
+
+    part_R: NDArray[np.int64]
+    row_R: NDArray[np.int64]  # within its part
+    group_R: NDArray[np.int64]  # dense, increasing; a group never spans parts
+    length_R: NDArray[np.int64]  # prompt + completion tokens
+    unmasked_R: NDArray[np.int64]
+    round_R: NDArray[np.int64]
+    trainable_R: NDArray[np.bool_]
+    zero_R: NDArray[np.bool_]  # every chunk advantage is 0
+
+    def __len__(self) -> int:
+        return len(self.part_R)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What the filters left: rows to order, of these the ones that add nothing (masked_R), and what was dropped."""
+
+    units: Units
+    masked_R: NDArray[np.bool_]  # over all rows of the index: in the denominators, not in the numerator
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class ShapedData:
+    """Several sources as one list of parts."""
+
+    sources: tuple[CompleteDataset, ...]
+    places: tuple[tuple[int, int], ...] = field(init=False)  # part -> (source, part of that source)
+
+    def __post_init__(self) -> None:
+        places = [(s, i) for s, source in enumerate(self.sources) for i in range(len(source.parts))]
+        object.__setattr__(self, "places", tuple(places))
+
+    def read(self, part: int, columns: Sequence[str]) -> pa.Table:
+        """Part `part` with these columns. Raises TrainDataError where one is missing, CorruptDatasetError."""
+        source, i = self.places[part]
+        table = self.sources[source].read_part(i, list(columns))
+        missing = [name for name in columns if name not in table.column_names]
+        if missing:
+            raise TrainDataError(
+                f"{self.describe(part)} has no column {', '.join(missing)}. The trainer needs a shaped dataset"
+                + (" with a reference signal for the KL term, or kl_coef 0." if REFERENCE_COLUMN in missing else ".")
+            )
+        return table
+
+    def describe(self, part: int) -> str:
+        """Where a part is, for messages."""
+        source, i = self.places[part]
+        return f"{self.sources[source].url}, part {i}"
+
+
+def build_index(data: ShapedData, *, threads: int) -> RowIndex:
+    """Reads the light columns of every part, `threads` parts at a time."""
+    with ThreadPoolExecutor(threads) as pool:
+        blocks = list(pool.map(lambda part: _index_part(data, part), range(len(data.places))))
+    groups = np.cumsum([0] + [int(b["group_R"][-1]) + 1 if len(b["group_R"]) else 0 for b in blocks])
+    for part, block in enumerate(blocks):
+        block["group_R"] += groups[part]
+    names = ("part_R", "row_R", "group_R", "length_R", "unmasked_R", "round_R", "trainable_R", "zero_R")
+    if not blocks:
+        raise NothingTrainableError("The shaped datasets have no parts; there is nothing to train on.")
+    return RowIndex(**{name: np.concatenate([b[name] for b in blocks]) for name in names})
+
+
+def _index_part(data: ShapedData, part: int) -> dict[str, NDArray[Any]]:
+    table = data.read(part, INDEX_COLUMNS)
+    unmasked_R = _row_counts(table["loss_mask"], lambda values: values)
+    return {
+        "part_R": np.full(table.num_rows, part, np.int64),
+        "row_R": np.arange(table.num_rows, dtype=np.int64),
+        "group_R": _group_numbers(table["group_id"]),
+        "length_R": list_lengths(table["prompt_token_ids"]) + list_lengths(table["loss_mask"]),
+        "unmasked_R": unmasked_R,
+        "round_R": table["round"].to_numpy().astype(np.int64),
+        "trainable_R": table["trainable"].to_numpy().astype(bool) & (unmasked_R > 0),
+        "zero_R": _row_counts(table["chunk_advantages"], lambda values: values != 0) == 0,
+    }
+
+
+def _group_numbers(group_ids: pa.ChunkedArray) -> NDArray[np.int64]:
+    codes_R: NDArray[np.int64] = group_ids.combine_chunks().dictionary_encode().indices.to_numpy()
+    numbers_R: NDArray[np.int64] = np.cumsum(np.diff(codes_R, prepend=codes_R[:1]) != 0, dtype=np.int64)
+    return numbers_R
+
+
+def _row_counts(lists: pa.ChunkedArray, test: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[np.int64]:
+    """How many entries of each list pass the test."""
+    passed = np.concatenate([[0], np.cumsum(test(list_values(lists)), dtype=np.int64)])
+    bounds = list_offsets(lists)
+    counts_R: NDArray[np.int64] = passed[bounds[1:]] - passed[bounds[:-1]]
+    return counts_R
+
+
+def select(index: RowIndex, options: TrainOptions, *, context: int) -> Selection:
+    """Applies the filters and forms the units.
+
+    Dropped, in this order and counted under these names: untrainable, too_old, zero_advantage, too_long. Raises
+    TrainDataError where a kept rollout is longer than `context`, NothingTrainableError where no row is left.
+    """
+    limit = options.max_length or context
+    keep_R = index.trainable_R.copy()
+    counts = {"rows": len(index), "untrainable": int((~keep_R).sum())}
+
+    def drop(name: str, bad_R: NDArray[np.bool_]) -> None:
+        counts[name] = int((keep_R & bad_R).sum())
+        keep_R[bad_R] = False
+
+    drop("too_old", index.round_R < (options.min_round if options.min_round is not None else np.iinfo(np.int64).min))
+    unit_R = index.group_R if options.unit == "group" else np.arange(len(index))
+    if options.zero_advantage == "drop":
+        live_units = np.unique(unit_R[keep_R & ~index.zero_R])
+        drop("zero_advantage", ~np.isin(unit_R, live_units))
+    long_R = index.length_R > limit
+    if options.too_long == "drop":
+        drop("too_long", long_R)
+    masked_R = long_R & keep_R if options.too_long == "mask" else np.zeros(len(index), bool)
+    counts |= {"masked_too_long": int(masked_R.sum()), "left": int(keep_R.sum())}
+    _check_selection(index, keep_R & ~masked_R, counts=counts, context=context)
+    rows_R = np.flatnonzero(keep_R)
+    units = form_units(rows_R, unit_R=unit_R[rows_R], part_R=index.part_R[rows_R], tokens_R=index.length_R[rows_R])
+    return Selection(units=units, masked_R=masked_R, counts=counts)
+
+
+def _check_selection(index: RowIndex, fed_R: NDArray[np.bool_], *, counts: Mapping[str, int], context: int) -> None:
+    if not fed_R.any():
+        shown = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise NothingTrainableError(f"No rollout is left to train on ({shown}). Check the signals, or loosen a filter.")
+    longest = int(index.length_R[fed_R].max())
+    if longest > context:
+        raise TrainDataError(
+            f"{int((index.length_R[fed_R] > context).sum())} rollouts are longer than the policy's context "
+            f"({longest} tokens against {context}). Set too_long to 'mask' or 'drop'."
+        )
+
+
+def list_lengths(lists: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
+    """Entries of each list; 0 for a null."""
+    filled = pc.fill_null(pc.list_value_length(lists), 0)
+    return np.asarray(filled.to_numpy(zero_copy_only=False), np.int64)
+
+
+def list_offsets(lists: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
+    """Where each list begins in `list_values`, and the end: one more than there are lists."""
+    return np.concatenate([[0], np.cumsum(list_lengths(lists))]).astype(np.int64)
+
+
+def list_values(lists: pa.ChunkedArray | pa.Array) -> NDArray[Any]:
+    """The entries of all lists, end to end."""
+    flat = pc.list_flatten(lists)
+    flat = flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
+    return np.asarray(flat.to_numpy(zero_copy_only=False))

@@ -1,0 +1,53 @@
+"""What the trainer refuses or stops at. Every class is a PassError and the stdlib class it refines."""
+
+from __future__ import annotations
+
+from pass_ops.errors import PassError
+
+
+class TrainerError(PassError):
+    """Root of the trainer's errors."""
+
+
+class TrainOptionError(TrainerError, ValueError):
+    """A training option has an unknown name, a value outside its range, or clashes with another."""
+
+
+class TrainDataError(TrainerError, ValueError):
+    """Shaped data cannot be trained on: lengths disagree, ids outside the vocabulary, a missing column."""
+
+
+class NothingTrainableError(TrainDataError):
+    """After the filters no rollout is left."""
+
+
+class SamplingTreatmentError(TrainDataError):
+    """The stored behaviour log-probabilities do not mean what the ratio needs, and no treatment was chosen."""
+
+
+class PolicyNotFoundError(TrainerError, FileNotFoundError):
+    """The policy folder is no Hugging Face checkpoint on this machine."""
+
+
+class PolicyMismatchError(TrainerError, ValueError):
+    """The policy, the shaped data and the carried state do not belong together."""
+
+
+class StateMismatchError(TrainerError, ValueError):
+    """A training folder or state was made with other data, options or another model."""
+
+
+class StateNotFoundError(TrainerError, FileNotFoundError):
+    """A folder given as state holds no complete checkpoint."""
+
+
+class CorruptStateError(TrainerError, ValueError):
+    """A checkpoint's bytes disagree with its marker."""
+
+
+class NonFiniteTrainingError(TrainerError, FloatingPointError):
+    """NaN or infinity in a model output, the loss or a gradient; `rollout_ids` are the rollouts it came from."""
+
+    def __init__(self, message: str, *, rollout_ids: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.rollout_ids = rollout_ids

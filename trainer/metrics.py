@@ -1,0 +1,158 @@
+"""What is written per step, and where.
+
+metrics.jsonl holds one object a step:
+
+| key | meaning |
+| --- | --- |
+| step, update, epoch | steps of this call done, optimizer steps over all rounds, epoch (from 0) |
+| loss, policy_loss | what was minimized; its surrogate part |
+| kl | the KL term before its weight, aggregated as the loss; null without a KL term |
+| clip_low, clip_high | share of tokens whose gradient the clip cut off, below and above |
+| ratio_mean, ratio_min, ratio_p01, ratio_p50, ratio_p99, ratio_max | of exp(logprob - behaviour logprob), over tokens |
+| behavior_kl | mean over tokens of r - 1 - log r: how far the policy moved from the sampler (k3) |
+| entropy | mean over tokens, at the sampling temperature, nats |
+| advantage_mean, and _min, _p05, _p50, _p95, _max | over tokens |
+| grad_norm, lr | global norm before clipping; learning rate |
+| rollouts, tokens | the denominators: rollouts of the step, their unmasked tokens |
+| dropped_tokens | tokens left out because a stored log-probability is not finite |
+| masked_rollouts | rollouts masked for their length |
+| fed_tokens, padding | tokens of the forward passes (prompts too), share of them that is padding |
+| seconds, data_wait, tokens_per_second | of the step; of these waiting for data; fed tokens without padding a second |
+
+TensorBoard gets the same numbers under `train/`, at `update`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.batching import MicroBatch, StepBatch
+
+RATIO_QUANTILES = {"min": 0.0, "p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}
+ADVANTAGE_QUANTILES = {"min": 0.0, "p05": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}
+SUMMARY_KEYS = (
+    "loss", "policy_loss", "kl", "clip_low", "clip_high", "behavior_kl", "entropy", "advantage_mean", "grad_norm",
+)  # fmt: skip
+
+
+class StepMetrics:
+    """Gathers what the micro-batches of one step say; everything stays on the device until `finish`."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._log_ratio: list[Tensor] = []
+        self._advantages: list[Tensor] = []
+        self._fed = 0
+        self._real = 0
+
+    def add(self, batch: MicroBatch, values: Mapping[str, Tensor]) -> None:
+        """One micro-batch: sums over its tokens, and log_ratio_N."""
+        for name, value in values.items():
+            if name == "log_ratio_N":
+                self._log_ratio.append(value)
+            else:
+                self._sums[name] = self._sums.get(name, torch.zeros((), device=value.device)) + value.detach()
+        self._advantages.append(batch.advantages_N)
+        self._fed += batch.input_ids_BS.numel()
+        self._real += batch.real_tokens
+
+    def finish(self, batch: StepBatch, *, seconds: float, data_wait: float) -> dict[str, Any]:
+        """The step's numbers under the keys of this module's table, except those of the optimizer."""
+        sums = {name: float(value) for name, value in self._sums.items()}
+        log_ratio_N, advantages_N = _joined(self._log_ratio), _joined(self._advantages)
+        ratio_N = np.exp(log_ratio_N)
+        tokens = max(len(ratio_N), 1)
+        return {
+            "loss": sums.get("loss", 0.0),
+            "policy_loss": sums.get("policy_loss", 0.0),
+            "kl": sums.get("kl"),
+            "clip_low": sums.get("clipped_low", 0.0) / tokens,
+            "clip_high": sums.get("clipped_high", 0.0) / tokens,
+            **_quantiles("ratio", ratio_N, RATIO_QUANTILES),
+            "behavior_kl": float(np.mean(ratio_N - 1.0 - log_ratio_N)) if len(ratio_N) else None,
+            "entropy": sums.get("entropy", 0.0) / tokens,
+            **_quantiles("advantage", advantages_N, ADVANTAGE_QUANTILES),
+            "rollouts": batch.rollouts,
+            "tokens": batch.tokens,
+            "dropped_tokens": batch.dropped_tokens,
+            "masked_rollouts": batch.masked_rollouts,
+            "fed_tokens": self._fed,
+            "padding": 1.0 - self._real / self._fed if self._fed else 0.0,
+            "seconds": seconds,
+            "data_wait": data_wait,
+            "tokens_per_second": self._real / seconds,
+        }
+
+
+def _joined(parts: list[Tensor]) -> NDArray[np.float64]:
+    return torch.cat(parts).to("cpu", torch.float64).numpy() if parts else np.zeros(0)
+
+
+def _quantiles(name: str, values_N: NDArray[np.float64], wanted: Mapping[str, float]) -> dict[str, float | None]:
+    if not len(values_N):
+        return {f"{name}_{key}": None for key in ("mean", *wanted)}
+    found = np.quantile(values_N, list(wanted.values()))
+    return {
+        f"{name}_mean": float(values_N.mean()),
+        **{f"{name}_{k}": float(v) for k, v in zip(wanted, found, strict=True)},
+    }
+
+
+class MetricsLog:
+    """metrics.jsonl and, where asked for, TensorBoard events. On resume, lines after `step` are cut off first."""
+
+    def __init__(self, folder: Path, *, step: int, updates: int, tensorboard: bool) -> None:
+        self._path = folder / "metrics.jsonl"
+        kept = [line for line in read_metrics(folder) if line["step"] <= step]
+        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self._writer: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=updates + 1 if step else None)
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """Appends one step."""
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(values, allow_nan=False) + "\n")
+        if self._writer is not None:
+            for name, value in values.items():
+                if value is not None:
+                    self._writer.add_scalar(f"train/{name}", value, values["update"])
+
+    def close(self) -> None:
+        """Flushes the events."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The steps in metrics.jsonl so far; a last line that was cut off by a kill is left out."""
+    path = folder / "metrics.jsonl"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def summarize(steps: list[dict[str, Any]]) -> dict[str, float]:
+    """Means over the steps of the main numbers (where given), and totals of tokens, time and what was left out."""
+    summary: dict[str, float] = {}
+    for key in SUMMARY_KEYS:
+        values = [step[key] for step in steps if step[key] is not None]
+        if values:
+            summary[key] = float(np.mean(values))
+    for key in ("rollouts", "tokens", "dropped_tokens", "masked_rollouts", "fed_tokens", "seconds"):
+        summary[key] = float(sum(step[key] for step in steps))
+    real = sum(step["tokens_per_second"] * step["seconds"] for step in steps)
+    summary["tokens_per_second"] = real / summary["seconds"] if summary["seconds"] else 0.0
+    summary["data_wait_share"] = (
+        sum(step["data_wait"] for step in steps) / summary["seconds"] if summary["seconds"] else 0.0
+    )
+    return summary

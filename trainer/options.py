@@ -1,0 +1,157 @@
+"""The options of one training run. Defaults are the paper's QA settings (App. E) where it gives them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from trainer.errors import TrainOptionError
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "unit": ("group", "rollout"),
+    "zero_advantage": ("keep", "drop"),
+    "too_long": ("keep", "mask", "drop"),
+    "off_policy": ("refuse", "accept"),
+    "truncated_sampling": ("refuse", "accept"),
+    "layout": ("auto", "pad", "pack"),
+    "aggregation": ("rollout_mean", "token_mean", "constant"),
+    "compute_dtype": ("float32", "bfloat16"),
+    "export_dtype": ("auto", "float32", "bfloat16", "float16"),
+}
+# These change the speed or the storage of a run, never what it computes; a run may be resumed with others.
+OPERATIONAL = frozenset({"prefetch_steps", "decode_threads", "save_every", "keep_checkpoints", "tensorboard"})
+DEFAULT_BATCH_SIZE = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What one call of `train` does with its data.
+
+    Order. unit: what a step is made of, whole groups or free rollouts. batch_size: units a step (128 where neither it
+    nor updates is given). updates: optimizer steps of this call instead, dealt evenly to the epochs. shuffle_tokens:
+    units are shuffled within windows of whole parts of about so many tokens (at least one part), the parts too.
+
+    Filters, before the order is formed. zero_advantage: drop units whose every advantage is 0. max_length: prompt plus
+    completion tokens (default: the model's context); what is longer is kept (refused where it is beyond the context),
+    masked (stays in its step and the denominators, adds nothing) or dropped. min_round: older rollouts are dropped.
+
+    Loss. clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high]. kl_coef: weight beta of the k3
+    penalty; 0 needs no reference. aggregation: rollout_mean (mean over a rollout's unmasked tokens, then over rollouts;
+    the paper's), token_mean, or constant (sum over tokens / (rollouts * aggregation_constant)). truncated_sampling:
+    accept = train on rollouts sampled with top_p, top_k or min_p as if they had been drawn from the full vocabulary.
+    off_policy: accept = rollouts of another policy than the one trained.
+
+    Optimizer. AdamW, lr rising linearly over warmup_steps updates (counted over rounds), then constant; grad_clip: the
+    largest global gradient norm (0 = off).
+
+    Machine. layout: pad (length buckets), pack (one row, attention never crosses rollouts), auto = pack on an
+    accelerator. micro_batch_tokens: tokens of one forward pass, padding included; a longer rollout goes alone.
+    compute_dtype: of the forward and backward pass (bfloat16 by autocast); weights, gradients and optimizer state are
+    float32. logits_elements: entries of the largest [tokens, vocabulary] tensor. attention: transformers' name.
+    export_dtype: of the exported weights, auto = the policy folder's own.
+
+    Saving. save_every: steps between checkpoints (0 = only at the end); the newest keep_checkpoints stay.
+
+    Raises TrainOptionError.
+    """
+
+    seed: int = 0
+    unit: str = "group"
+    batch_size: int | None = None
+    updates: int | None = None
+    epochs: int = 1
+    shuffle_tokens: int = 2**25
+    zero_advantage: str = "keep"
+    max_length: int | None = None
+    too_long: str = "keep"
+    min_round: int | None = None
+    off_policy: str = "refuse"
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    kl_coef: float = 0.0
+    aggregation: str = "rollout_mean"
+    aggregation_constant: float | None = None
+    truncated_sampling: str = "refuse"
+
+    lr: float = 1e-6
+    betas: tuple[float, float] = (0.9, 0.999)
+    adam_eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup_steps: int = 20
+    grad_clip: float = 1.0
+
+    layout: str = "auto"
+    micro_batch_tokens: int = 8192
+    compute_dtype: str = "float32"
+    logits_elements: int = 2**26
+    attention: str = "sdpa"
+    gradient_checkpointing: bool = False
+    device: str = "auto"
+    export_dtype: str = "auto"
+
+    prefetch_steps: int = 2
+    decode_threads: int = 2
+    save_every: int = 50
+    keep_checkpoints: int = 2
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise TrainOptionError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
+        for name in ("epochs", "shuffle_tokens", "micro_batch_tokens", "logits_elements", "prefetch_steps",
+                     "decode_threads", "keep_checkpoints"):  # fmt: skip
+            self._at_least(name, 1)
+        for name in (
+            "seed",
+            "kl_coef",
+            "clip_low",
+            "clip_high",
+            "weight_decay",
+            "warmup_steps",
+            "grad_clip",
+            "save_every",
+        ):
+            self._at_least(name, 0)
+        for name in ("batch_size", "updates", "max_length"):
+            if getattr(self, name) is not None:
+                self._at_least(name, 1)
+        for name in ("lr", "adam_eps"):
+            if not getattr(self, name) > 0:
+                raise TrainOptionError(f"{name} is {getattr(self, name)!r}; it must be above 0.")
+        self._check_pairs()
+
+    def _at_least(self, name: str, least: float) -> None:
+        if not getattr(self, name) >= least:
+            raise TrainOptionError(f"{name} is {getattr(self, name)!r}; it must be {least} or more.")
+
+    def _check_pairs(self) -> None:
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise TrainOptionError(f"betas is {self.betas!r}; give two numbers, each 0 or more and below 1.")
+        if self.clip_low > 1:
+            raise TrainOptionError(f"clip_low is {self.clip_low}; it must be at most 1 (a ratio is never below 0).")
+        if self.batch_size is not None and self.updates is not None:
+            raise TrainOptionError(
+                f"batch_size {self.batch_size} and updates {self.updates} both say how many steps there are; set one."
+            )
+        if self.updates is not None and self.updates < self.epochs:
+            raise TrainOptionError(
+                f"updates {self.updates} is below epochs {self.epochs}; an epoch has at least one step."
+            )
+        if (self.aggregation == "constant") != (self.aggregation_constant is not None):
+            raise TrainOptionError(
+                "aggregation_constant goes with aggregation = 'constant', and only with it; set both."
+            )
+        if self.aggregation_constant is not None and not self.aggregation_constant > 0:
+            raise TrainOptionError(f"aggregation_constant is {self.aggregation_constant!r}; it must be above 0.")
+
+    def semantic(self) -> dict[str, Any]:
+        """The options that decide the result, by name, as JSON values: what resume compares."""
+        values = asdict(self)
+        return {f.name: _jsonable(values[f.name]) for f in fields(self) if f.name not in OPERATIONAL}
+
+
+def _jsonable(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

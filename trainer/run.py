@@ -1,0 +1,287 @@
+"""The training run, top to bottom: check, index, order, update, save, export.
+
+OUT/
+  _train.json        written first: what this run is; a rerun with anything else is refused
+  metrics.jsonl      one object a step (`trainer.metrics`), tensorboard/ the same
+  state/             resumable checkpoints (`trainer.checkpoint`); the last one is carried into the next round
+  policy/            the exported Hugging Face folder (or where `export` says)
+  _done.json         written last: steps, metrics, digest of the exported weights
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils import deterministic
+
+from pass_ops.shards import CompleteDataset, open_dataset
+from trainer.batching import StepBatch, build_step
+from trainer.checkpoint import (
+    Checkpoint,
+    complete_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+    weights_digest,
+    write_json,
+)
+from trainer.checks import check_data_and_policy, check_same_run, sampling_temperature
+from trainer.data import RowIndex, Selection, ShapedData, build_index, select
+from trainer.errors import NonFiniteTrainingError, StateMismatchError, StateNotFoundError
+from trainer.metrics import MetricsLog, StepMetrics, read_metrics, summarize
+from trainer.options import TrainOptions
+from trainer.order import Step, all_steps
+from trainer.policy import Policy, export_policy, load_policy
+from trainer.stream import ahead_of_use, stream_steps
+from trainer.update import apply_gradients, backward, learning_rate, make_optimizer
+
+log = logging.getLogger(__name__)
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a run left. metrics: `trainer.metrics.summarize` of its steps, and the filters' counts (rows_*)."""
+
+    policy_dir: str
+    steps: int
+    metrics: Mapping[str, float]
+
+
+def train(
+    shaped: Sequence[str],
+    *,
+    policy: str,
+    out: str,
+    state: str | None = None,
+    options: TrainOptions,
+    policy_digest: str | None = None,
+    vocabulary: Mapping[str, Any] | None = None,
+    export: str | None = None,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """One round of updates of `policy` on shaped datasets.
+
+    shaped: dataset URLs. policy: Hugging Face folder. out: local folder of this run; started before with the same
+    arguments it goes on from its last checkpoint, finished it is returned as it is. state: `out` of the round before,
+    whose float32 weights, optimizer state and warm-up count are carried on; `policy` must be what that round exported.
+    policy_digest, vocabulary: the policy's, as generate records them, to be compared with the data's. export: the
+    exported policy's folder, default out/policy. progress: called with (steps done, steps in all).
+
+    Raises errors of trainer.errors and pass_ops.errors; NonFiniteTrainingError stops a run with its state kept.
+    """
+    sources = tuple(open_dataset(url) for url in shaped)
+    check_data_and_policy(sources, options=options, policy_digest=policy_digest, vocabulary=vocabulary)
+    temperature = sampling_temperature(sources, options)
+    folder = Path(out)
+    exported = Path(export) if export else folder / "policy"
+    before = _carried(state, policy)
+    _claim(folder, _identity(sources, policy=policy, before=before, options=options))
+    if (folder / "_done.json").exists():
+        return _result(folder, exported)
+    with _determinism():
+        run = _prepare(ShapedData(sources), policy=policy, options=options, temperature=temperature)
+        _resume(run, folder / "state", before)
+        _run_steps(run, folder, progress=progress)
+        return _finish(run, folder, exported)
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """A run under way. step: steps of this call done; updates: optimizer steps over all rounds."""
+
+    data: ShapedData
+    index: RowIndex
+    selection: Selection
+    steps: list[Step]
+    policy: Policy
+    optimizer: torch.optim.Optimizer
+    options: TrainOptions
+    temperature: float
+    step: int = 0
+    updates: int = 0
+
+
+def _identity(
+    sources: Sequence[CompleteDataset], *, policy: str, before: Checkpoint | None, options: TrainOptions
+) -> dict[str, Any]:
+    return {
+        "datasets": [source.content_digest for source in sources],
+        "policy_weights": weights_digest(Path(policy)),
+        "state": dict(before.files) if before else None,
+        "options": options.semantic(),
+    }
+
+
+def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "_train.json"
+    if path.exists():
+        check_same_run(json.loads(path.read_text(encoding="utf-8")), identity, folder=str(folder))
+    else:
+        write_json(path, identity)
+
+
+def _carried(state: str | None, policy: str) -> Checkpoint | None:
+    """The last checkpoint of the round before; refuses one whose export is not the policy given."""
+    if state is None:
+        return None
+    done = Path(state) / "_done.json"
+    if not done.exists():
+        raise StateNotFoundError(f"{state} is not the train folder of a finished round (it has no _done.json).")
+    if json.loads(done.read_text(encoding="utf-8"))["policy_weights"] != weights_digest(Path(policy)):
+        raise StateMismatchError(
+            f"The weights in {policy} are not those that {state} exported, so its optimizer state is another policy's. "
+            "Give the policy of that round, or train without state."
+        )
+    return newest_checkpoint(Path(state) / "state")
+
+
+def _prepare(data: ShapedData, *, policy: str, options: TrainOptions, temperature: float) -> _Run:
+    model = load_policy(policy, options)
+    index = build_index(data, threads=options.decode_threads)
+    selection = select(index, options, context=model.context)
+    log.info("rollouts: %s", ", ".join(f"{name} {count}" for name, count in selection.counts.items()))
+    return _Run(
+        data=data,
+        index=index,
+        selection=selection,
+        steps=all_steps(selection.units, options),
+        policy=model,
+        optimizer=make_optimizer(model.model, options),
+        options=options,
+        temperature=temperature,
+    )
+
+
+def _resume(run: _Run, state: Path, before: Checkpoint | None) -> None:
+    """The run's own last checkpoint, else the one carried from the round before, else a fresh start."""
+    own = complete_checkpoints(state)
+    start = own[-1] if own else before
+    if start is not None:
+        load_checkpoint(start, model=run.policy.model, optimizer=run.optimizer)
+        run.updates = start.updates
+        run.step = start.step if own else 0
+
+
+def _run_steps(run: _Run, folder: Path, *, progress: Progress | None) -> None:
+    writer = MetricsLog(folder, step=run.step, updates=run.updates, tensorboard=run.options.tensorboard)
+    batches = ahead_of_use(_batches(run, run.steps[run.step :]), depth=run.options.prefetch_steps)
+    try:
+        for step in run.steps[run.step :]:
+            started = time.perf_counter()
+            batch = next(batches)
+            waited = time.perf_counter() - started
+            measured = StepMetrics()
+            optimizer_values = _update(run, batch, measured)
+            values = measured.finish(batch, seconds=time.perf_counter() - started, data_wait=waited)
+            line = {"step": run.step, "update": run.updates, "epoch": step.epoch} | optimizer_values | values
+            writer.write(line)
+            if progress is not None:
+                progress(run.step, len(run.steps))
+            if _is_due(run):
+                _save(run, folder)
+    except NonFiniteTrainingError:
+        if run.step and not _is_due(run):
+            _save(run, folder)  # the weights are still those of the last good step
+        raise
+    finally:
+        batches.close()
+        writer.close()
+
+
+def _batches(run: _Run, steps: Sequence[Step]) -> Iterator[StepBatch]:
+    options = run.options
+    rollouts = stream_steps(
+        run.data,
+        run.index,
+        steps,
+        reference=options.kl_coef > 0,
+        threads=options.decode_threads,
+        ahead=options.prefetch_steps,
+    )
+    for step, members in zip(steps, rollouts, strict=True):
+        yield build_step(
+            members,
+            masked=run.selection.masked_R[step.rows_R].tolist(),
+            aggregation=options.aggregation,
+            constant=options.aggregation_constant,
+            budget=options.micro_batch_tokens,
+            pack=run.policy.pack,
+            vocabulary_size=run.policy.vocabulary_size,
+        )
+
+
+def _update(run: _Run, batch: StepBatch, measured: StepMetrics) -> dict[str, float]:
+    """One optimizer step; its counters move only after it succeeded."""
+    for micro in batch.micro_batches:
+        moved = micro.to(run.policy.device)
+        measured.add(moved, backward(run.policy, moved, options=run.options, temperature=run.temperature))
+    rate = learning_rate(run.updates, run.options)
+    norm = apply_gradients(
+        run.policy, run.optimizer, batch, rate=rate, options=run.options, temperature=run.temperature
+    )
+    run.step += 1
+    run.updates += 1
+    return {"grad_norm": norm, "lr": rate}
+
+
+def _is_due(run: _Run) -> bool:
+    return run.step == len(run.steps) or (run.options.save_every > 0 and run.step % run.options.save_every == 0)
+
+
+def _save(run: _Run, folder: Path) -> None:
+    save_checkpoint(
+        folder / "state",
+        step=run.step,
+        updates=run.updates,
+        model=run.policy.model,
+        optimizer=run.optimizer,
+        keep=run.options.keep_checkpoints,
+    )
+
+
+def _finish(run: _Run, folder: Path, exported: Path) -> TrainResult:
+    temporary = exported.with_name(f".{exported.name}.writing")
+    for leftover in (temporary, exported):  # of an attempt that was killed before _done.json
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    export_policy(run.policy, temporary, dtype=run.options.export_dtype)
+    temporary.rename(exported)
+    counts = {f"rows_{name}": float(count) for name, count in run.selection.counts.items()}
+    done = {
+        "steps": run.step,
+        "updates": run.updates,
+        "policy_weights": weights_digest(exported),
+        "metrics": summarize(read_metrics(folder)) | counts,
+    }
+    write_json(folder / "_done.json", done)
+    return _result(folder, exported)
+
+
+def _result(folder: Path, exported: Path) -> TrainResult:
+    done = json.loads((folder / "_done.json").read_text(encoding="utf-8"))
+    return TrainResult(policy_dir=str(exported), steps=done["steps"], metrics=done["metrics"])
+
+
+@contextmanager
+def _determinism() -> Iterator[None]:
+    """Deterministic kernels where torch has them, and the process's own setting back afterwards."""
+    was, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was, warn_only=warned)
+        deterministic.fill_uninitialized_memory = filled

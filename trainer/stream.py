@@ -1,0 +1,162 @@
+"""Decoded parts, read on threads ahead of use, and the rollouts of each step taken from them.
+
+Dimensions: _R rows of a part, _C its completion tokens laid end to end, _Q its prompt tokens likewise, _T the
+completion tokens of one rollout. What a step holds was decided before (`order`); this file only fetches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pass_ops import token_advantages
+from trainer.data import REFERENCE_COLUMN, RowIndex, ShapedData, list_lengths, list_offsets, list_values
+from trainer.errors import TrainDataError
+from trainer.order import Step
+
+T = TypeVar("T")
+TRAIN_COLUMNS = (
+    "rollout_id", "prompt_token_ids", "token_ids", "loss_mask", "behavior_logprobs", "chunk_ends", "chunk_advantages",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """One rollout's arrays. reference_T is None where no KL term asks for it; NaN where none is stored."""
+
+    rollout_id: str
+    prompt_ids: NDArray[np.int32]
+    token_ids_T: NDArray[np.int32]
+    mask_T: NDArray[np.bool_]
+    behavior_T: NDArray[np.float32]
+    advantages_T: NDArray[np.float32]
+    reference_T: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.token_ids_T)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartData:
+    """A decoded part; its completion columns share token_offsets_R (one more than there are rows)."""
+
+    rollout_ids: pa.ChunkedArray
+    prompt_offsets_R: NDArray[np.int64]
+    prompt_Q: NDArray[np.int32]
+    token_offsets_R: NDArray[np.int64]
+    tokens_C: NDArray[np.int32]
+    mask_C: NDArray[np.bool_]
+    behavior_C: NDArray[np.float32]
+    advantages_C: NDArray[np.float32]
+    reference_C: NDArray[np.float32] | None
+
+    def rollout(self, row: int) -> Rollout:
+        """Views of one row."""
+        prompt = slice(self.prompt_offsets_R[row], self.prompt_offsets_R[row + 1])
+        tokens = slice(self.token_offsets_R[row], self.token_offsets_R[row + 1])
+        return Rollout(
+            rollout_id=self.rollout_ids[row].as_py(),
+            prompt_ids=self.prompt_Q[prompt],
+            token_ids_T=self.tokens_C[tokens],
+            mask_T=self.mask_C[tokens],
+            behavior_T=self.behavior_C[tokens],
+            advantages_T=self.advantages_C[tokens],
+            reference_T=None if self.reference_C is None else self.reference_C[tokens],
+        )
+
+
+def decode_part(data: ShapedData, part: int, *, reference: bool) -> PartData:
+    """Reads one part and expands its chunks. Raises TrainDataError where a rollout's columns disagree in length."""
+    table = data.read(part, (*TRAIN_COLUMNS, REFERENCE_COLUMN) if reference else TRAIN_COLUMNS)
+    where = data.describe(part)
+    length_R = list_lengths(table["token_ids"])
+    advantages = token_advantages(table)
+    checked = {name: table[name] for name in ("loss_mask", "behavior_logprobs")} | {"advantages": advantages}
+    for name, lists in checked.items():
+        _check_lengths(list_lengths(lists), length_R, name=name, table=table, where=where)
+    return PartData(
+        rollout_ids=table["rollout_id"],
+        prompt_offsets_R=list_offsets(table["prompt_token_ids"]),
+        prompt_Q=list_values(table["prompt_token_ids"]),
+        token_offsets_R=list_offsets(table["token_ids"]),
+        tokens_C=list_values(table["token_ids"]),
+        mask_C=list_values(table["loss_mask"]),
+        behavior_C=list_values(table["behavior_logprobs"]),
+        advantages_C=list_values(advantages),
+        reference_C=_reference(table, length_R, where=where) if reference else None,
+    )
+
+
+def _reference(table: pa.Table, length_R: NDArray[np.int64], *, where: str) -> NDArray[np.float32]:
+    """Reference log-probabilities laid end to end, NaN over the whole of a rollout that has none."""
+    lists = table[REFERENCE_COLUMN]
+    null_R = lists.is_null().to_numpy()
+    stored_R = list_lengths(lists)
+    _check_lengths(np.where(null_R, length_R, stored_R), length_R, name=REFERENCE_COLUMN, table=table, where=where)
+    values_C = np.full(int(length_R.sum()), np.nan, np.float32)
+    values_C[np.repeat(~null_R, length_R)] = list_values(lists)
+    return values_C
+
+
+def _check_lengths(
+    found_R: NDArray[np.int64], length_R: NDArray[np.int64], *, name: str, table: pa.Table, where: str
+) -> None:
+    wrong = np.flatnonzero(found_R != length_R)
+    if len(wrong):
+        row = int(wrong[0])
+        raise TrainDataError(
+            f"{where}: rollout {table['rollout_id'][row].as_py()} has {length_R[row]} token_ids and {found_R[row]} "
+            f"{name}. Credit would fall on the wrong tokens; shape the rollouts again."
+        )
+
+
+def stream_steps(
+    data: ShapedData, index: RowIndex, steps: Sequence[Step], *, reference: bool, threads: int, ahead: int
+) -> Iterator[list[Rollout]]:
+    """The rollouts of each step, in order; parts of the next `ahead` steps are decoded on threads meanwhile.
+
+    A part is dropped after the last step of its epoch that needs it, so memory holds the parts of two shuffle windows
+    (`order.epoch_order`) at most.
+    """
+    needed = [[(step.epoch, p) for p in dict.fromkeys(index.part_R[step.rows_R].tolist())] for step in steps]
+    last_use = {key: number for number, keys in enumerate(needed) for key in keys}
+    decoded: dict[tuple[int, int], Future[PartData]] = {}
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    try:
+        for number, step in enumerate(steps):
+            for key in (key for keys in needed[number : number + ahead + 1] for key in keys):
+                if key not in decoded:
+                    decoded[key] = pool.submit(decode_part, data, key[1], reference=reference)
+            parts = {part: decoded[epoch, part].result() for epoch, part in needed[number]}
+            places = zip(index.part_R[step.rows_R].tolist(), index.row_R[step.rows_R].tolist(), strict=True)
+            yield [parts[part].rollout(row) for part, row in places]
+            for key in needed[number]:
+                if last_use[key] == number:
+                    del decoded[key]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def ahead_of_use(items: Iterator[T], *, depth: int) -> Generator[T, None, None]:
+    """The same items, made on one thread up to `depth` ahead; an error appears where its item would have been."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="batch")
+    queue = [pool.submit(_next, items) for _ in range(depth)]
+    try:
+        while taken := queue.pop(0).result():
+            queue.append(pool.submit(_next, items))
+            yield taken[0]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _next(items: Iterator[T]) -> tuple[T] | None:
+    """The next item in a tuple, None at the end: a StopIteration cannot pass through a future."""
+    for item in items:
+        return (item,)
+    return None

@@ -1,0 +1,129 @@
+"""One optimizer step: forward and backward of a micro-batch, the checks that stop a run, the update.
+
+Dimensions: _N tokens with a loss.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from trainer.batching import MicroBatch, StepBatch
+from trainer.errors import NonFiniteTrainingError
+from trainer.losses import Metrics, policy_loss
+from trainer.options import TrainOptions
+from trainer.policy import Policy, TokenOutputs
+
+SHOWN_IDS = 8
+
+
+def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
+    """AdamW in one fused kernel."""
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=options.lr,
+        betas=options.betas,
+        eps=options.adam_eps,
+        weight_decay=options.weight_decay,
+        fused=True,
+    )
+
+
+def learning_rate(updates: int, options: TrainOptions) -> float:
+    """The rate lr * min(1, (updates + 1) / warmup_steps), after `updates` steps over all rounds."""
+    return options.lr * min(1.0, (updates + 1) / max(options.warmup_steps, 1))
+
+
+def backward(policy: Policy, batch: MicroBatch, *, options: TrainOptions, temperature: float) -> Metrics:
+    """Adds a micro-batch's share of the step's gradient; returns its metrics, sums over tokens.
+
+    Raises NonFiniteTrainingError that names the rollouts where a log-probability or the loss is not finite.
+    """
+    if not len(batch.targets_N):
+        return {}
+    outputs = policy.token_outputs(batch, temperature=temperature)
+    bad_N = ~torch.isfinite(outputs.logprobs_N) | ~torch.isfinite(outputs.logprobs_t1_N)
+    if bad_N.any():
+        raise _stop("a log-probability of the policy", _ids(batch, bad_N), hint="Its weights or inputs are broken.")
+    loss, metrics = _loss(outputs, batch, options)
+    if not torch.isfinite(loss):
+        rows = [r for r in range(len(batch.rollout_ids)) if not _loss(outputs, batch, options, r)[0].isfinite()]
+        raise _stop("the loss", tuple(batch.rollout_ids[r] for r in rows), hint="The ratio to the sampler exploded.")
+    loss.backward()
+    return metrics | {"entropy": outputs.entropy_N.sum()}
+
+
+def apply_gradients(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    batch: StepBatch,
+    *,
+    rate: float,
+    options: TrainOptions,
+    temperature: float,
+) -> float:
+    """Clips the gathered gradient to grad_clip (0 = off), updates, clears it; returns the norm before clipping.
+
+    Raises NonFiniteTrainingError where the norm is not finite, after looking for the rollouts it comes from; weights
+    and optimizer state are then untouched.
+    """
+    limit = options.grad_clip or math.inf
+    norm = float(nn.utils.clip_grad_norm_(policy.model.parameters(), limit))
+    if not math.isfinite(norm):
+        optimizer.zero_grad(set_to_none=True)
+        ids = tuple(
+            i for micro in batch.micro_batches for i in _gradient_offenders(policy, micro, options, temperature)
+        )
+        raise _stop("the gradient norm", ids or batch.rollout_ids, hint="No weight was changed by this step.")
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+def _loss(
+    outputs: TokenOutputs, batch: MicroBatch, options: TrainOptions, row: int | None = None
+) -> tuple[Tensor, Metrics]:
+    """The micro-batch's share of the loss, or of it the share of one rollout."""
+    tokens: Tensor | slice = slice(None) if row is None else batch.rows_N == row
+    return policy_loss(
+        outputs.logprobs_N[tokens],
+        outputs.logprobs_t1_N[tokens],
+        behavior_N=batch.behavior_N[tokens],
+        advantages_N=batch.advantages_N[tokens],
+        reference_N=None if batch.reference_N is None else batch.reference_N[tokens],
+        weights_N=batch.weights_N[tokens],
+        options=options,
+    )
+
+
+def _gradient_offenders(policy: Policy, batch: MicroBatch, options: TrainOptions, temperature: float) -> list[str]:
+    """Rollouts whose own gradient is not finite; one backward pass each, so only for a run that stops anyway."""
+    if not len(batch.targets_N):
+        return []
+    batch = batch.to(policy.device)
+    parameters = [p for p in policy.model.parameters() if p.requires_grad]
+    outputs = policy.token_outputs(batch, temperature=temperature)
+    found = []
+    for row, rollout_id in enumerate(batch.rollout_ids):
+        loss, _ = _loss(outputs, batch, options, row)
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        if not all(g is None or torch.isfinite(g).all() for g in gradients):
+            found.append(rollout_id)
+    return found
+
+
+def _ids(batch: MicroBatch, bad_N: Tensor) -> tuple[str, ...]:
+    return tuple(batch.rollout_ids[row] for row in batch.rows_N[bad_N].unique().tolist())
+
+
+def _stop(what: str, ids: tuple[str, ...], *, hint: str) -> NonFiniteTrainingError:
+    shown = ", ".join(ids[:SHOWN_IDS]) + (f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else "")
+    return NonFiniteTrainingError(
+        f"Training stopped: {what} is NaN or infinite in rollouts {shown}. {hint} The checkpoints so far are kept; "
+        "look at these rollouts, lower lr, or drop them and go on.",
+        rollout_ids=ids,
+    )
