@@ -97,7 +97,7 @@ class PartError(ShardError, ValueError):
     """A table cannot be committed as a part: a column is missing, of another type, or breaks a rule of its stage."""
 
 
-class NotFinalized(ShardError, RuntimeError):  # noqa: N818 (a state people wait for, named so in the architecture)
+class NotFinalized(ShardError, RuntimeError):
     """The dataset cannot be finalized yet; `reasons` says why, one line each."""
 
     def __init__(self, reasons: tuple[str, ...] | list[str], url: str = "") -> None:

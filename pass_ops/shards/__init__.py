@@ -1,4 +1,6 @@
-"""The dataset protocol: content-named parts, exclusive markers as the only commit, digests up the chain (contract.md section 2)."""
+"""The dataset protocol: content-named parts, exclusive markers as the only commit, digests up the chain (contract.md
+section 2).
+"""
 
 from pass_ops.shards.commit import PendingParts, begin_attempt, commit_part, committed, fail_part, pending_parts
 from pass_ops.shards.dataset import Dataset, create_dataset, find_datasets, load_dataset
@@ -9,8 +11,10 @@ from pass_ops.shards.reader import CompleteDataset, open_dataset
 from pass_ops.shards.records import Manifest, PartRecord
 from pass_ops.shards.schemas import PROMPTS, ROLLOUTS, shaped_schema, signal_schema
 from pass_ops.shards.spec import FORMAT_VERSION, DatasetSpec, InputRef, ModelRef
+from pass_ops.shards.status import DatasetStatus, RunStatus, status
 from pass_ops.shards.store import Store
 from pass_ops.shards.tables import Rejection
+from pass_ops.shards.verify import Finding, verify
 
 __all__ = [
     "FORMAT_VERSION",
@@ -19,12 +23,15 @@ __all__ = [
     "CompleteDataset",
     "Dataset",
     "DatasetSpec",
+    "DatasetStatus",
+    "Finding",
     "InputRef",
     "Manifest",
     "ModelRef",
     "PartRecord",
     "PendingParts",
     "Rejection",
+    "RunStatus",
     "Store",
     "begin_attempt",
     "canonical_json",
@@ -44,4 +51,6 @@ __all__ = [
     "sha256_bytes",
     "shaped_schema",
     "signal_schema",
+    "status",
+    "verify",
 ]

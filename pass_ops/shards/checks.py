@@ -39,7 +39,7 @@ def describe(problem: Problem, table: pa.Table) -> str:
     name = next(name for name in ("rollout_id", "prompt_id", "group_id") if name in table.column_names)
     shown = ", ".join(str(table[name][row].as_py()) for row in problem.rows[:_SHOWN].tolist())
     more = f" and {len(problem.rows) - _SHOWN} more" if len(problem.rows) > _SHOWN else ""
-    return f"{problem.message}: {shown}{more}"
+    return f"{problem.message}: {shown}{more}" if shown else problem.message
 
 
 def part_problems(table: pa.Table, stage: str) -> Iterator[Problem]:
@@ -57,8 +57,8 @@ def part_problems(table: pa.Table, stage: str) -> Iterator[Problem]:
 def alignment_problems(signal: pa.Table, rollouts: pa.Table) -> Iterator[Problem]:
     """What a signal's part gets wrong about its rollouts: rows, their order, lengths, masked values."""
     if signal.num_rows != rollouts.num_rows:
-        rows = np.arange(min(signal.num_rows, rollouts.num_rows), max(signal.num_rows, rollouts.num_rows))
-        yield Problem("alignment", rows[:0], f"{signal.num_rows} rows for {rollouts.num_rows} rollouts")
+        none = np.zeros(0, np.int64)
+        yield Problem("alignment", none, f"{signal.num_rows} rows for {rollouts.num_rows} rollouts")
         return
     other = np.flatnonzero(~_true(pc.equal(signal["rollout_id"], rollouts["rollout_id"])))
     if len(other):

@@ -1,7 +1,7 @@
 """What a writer does to one part: attempts, the commit, giving up; and which parts are left to do.
 
-A commit is: the data file, the rejected file if any, then the marker, each created exclusively. The marker is the only commit:
-the first one wins, for good. The loser removes its own files unless the marker names those very files.
+A commit is: the data file, the rejected file if any, then the marker, each created exclusively. The marker is the
+only commit: the first one wins, for good. The loser removes its own files unless the marker names those very files.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from pass_ops.shards.checks import check_part
 from pass_ops.shards.dataset import Dataset
 from pass_ops.shards.fingerprint import json_file, sha256_bytes
 from pass_ops.shards.records import PartRecord, parse_marker, parse_parts, read_marker
-from pass_ops.shards.schemas import conform, group_bounds, lengths
+from pass_ops.shards.schemas import conform
 from pass_ops.shards.store import Store
-from pass_ops.shards.tables import Rejection, group_keys, groups_by_size, part_bytes, rejected_bytes
+from pass_ops.shards.tables import Rejection, count_table, part_bytes, rejected_bytes
 
 _CONTESTED = 10  # times a marker may be found and then gone before this writer gives up
 
 
 @dataclass(frozen=True, kw_only=True)
 class PendingParts:
-    """todo: parts without a valid marker, in order. Of these, suspects have an attempt on record (run them alone), and failed
-    were given up by an earlier run."""
+    """todo: parts without a valid marker, in order. Of these, suspects have an attempt on record (run them alone),
+    and failed were given up by an earlier run.
+    """
 
     todo: tuple[int, ...]
     suspects: tuple[int, ...]
@@ -40,8 +41,9 @@ class PendingParts:
 
 
 def begin_attempt(ds: Dataset, part: int) -> int:
-    """Put an attempt on record before it begins, so that one which kills its process is known. Returns its number in this run,
-    from 1: attempts of runs before this one opened the dataset do not count."""
+    """Put an attempt on record before it begins, so that one which kills its process is known. Returns its number in
+    this run, from 1: attempts of runs before this one opened the dataset do not count.
+    """
     before = number = ds.attempts_before.get(part, 0)
     while True:
         number += 1
@@ -76,13 +78,15 @@ def commit_part(ds: Dataset, part: int, table: pa.Table, *, rejected: Sequence[R
 
 
 def committed(ds: Dataset, part: int) -> PartRecord | None:
-    """The part's record if it is committed: its marker exists and the data file it names too."""
+    """The part's record if it is committed: its marker exists and the files it names too."""
     record = read_marker(ds.store, names.done(part, ds.fp8))
-    return record if record is not None and ds.store.exists(record.data) else None
+    return record if record is not None and all(ds.store.exists(name) for name in record.files) else None
 
 
 def pending_parts(ds: Dataset) -> PendingParts:
-    """What is left to do, by one listing of the folder and its records. Removes void markers (whose data file is gone)."""
+    """What is left to do, by one listing of the folder and its records. Removes void markers (whose data file is
+    gone).
+    """
     done = parts_in(ds, names.DONE)
     data = {entry.name for entry in ds.store.entries()}
     void = _void_parts(ds, done, data)
@@ -106,12 +110,16 @@ def parts_in(ds: Dataset, folder: str) -> set[int]:
     return {name.part for name in found if name is not None and name.fp8 == ds.fp8}
 
 
+def rejected_files(ds: Dataset) -> set[str]:
+    """Names of the files in `_rejected`, by its listing."""
+    return {f"{names.REJECTED}/{entry.name}" for entry in ds.store.entries(names.REJECTED)}
+
+
 def _record(
     ds: Dataset, part: int, table: pa.Table, content: bytes, *, rejected: Sequence[Rejection], refused: bytes | None
 ) -> PartRecord:
     sha256 = sha256_bytes(content)
     refused_sha256 = sha256_bytes(refused) if refused is not None else None
-    bounds_G = group_bounds(group_keys(table))
     whole = ds.spec.group_size or 1
     reasons = [item.reason for item in rejected]
     return PartRecord(
@@ -119,24 +127,12 @@ def _record(
         data=names.data(part, ds.fp8, sha256),
         sha256=sha256,
         bytes=len(content),
-        rows=table.num_rows,
-        groups=len(bounds_G) - 1,
-        tokens=_tokens(table),
-        groups_by_size=groups_by_size(bounds_G),
+        **count_table(table),
         rejected=names.rejected(part, ds.fp8, refused_sha256) if refused_sha256 else None,
         rejected_sha256=refused_sha256,
         rejected_rollouts=sum(whole if item.sample_index is None else 1 for item in rejected),
         reasons={reason: reasons.count(reason) for reason in sorted(set(reasons))},
     )
-
-
-def _tokens(table: pa.Table) -> int:
-    for name in ("token_ids", "logprobs"):
-        if name in table.column_names:
-            return int(lengths(table[name]).sum())
-    if "process_scores" in table.column_names and "process_ends" not in table.column_names:
-        return int(lengths(table["process_scores"]).sum())
-    return 0
 
 
 def _create_named(store: Store, name: str, content: bytes) -> None:
@@ -163,12 +159,12 @@ def _create_marker(ds: Dataset, record: PartRecord) -> PartRecord:
         winner = read_marker(ds.store, name)
         if winner is None:
             continue  # removed as void meanwhile
-        if winner.data == record.data or ds.store.exists(winner.data):
-            for own, kept in ((record.data, winner.data), (record.rejected, winner.rejected)):
-                if own is not None and own != kept:
+        if all(file in record.files or ds.store.exists(file) for file in winner.files):
+            for own in record.files:
+                if own not in winner.files:
                     ds.store.remove(own)
             return winner
-        ds.store.remove(name)  # void: its data file is gone
+        ds.store.remove(name)  # void: a file it names is gone
     raise StoreError(
         f"{ds.store.path(name)} was created and removed by others {_CONTESTED} times in turn; run again when they are done"
     )
@@ -177,13 +173,14 @@ def _create_marker(ds: Dataset, record: PartRecord) -> PartRecord:
 def _void_parts(ds: Dataset, done: set[int], data: set[str]) -> set[int]:
     """Parts whose marker names a file that is not there.
 
-    A part without any data file is one by the listing. Whether a present file is the one meant stands in `_parts` once the dataset
-    is finalized. Before that it stands in the markers: they are read for parts with several files, and for all parts once
-    nothing else is left to do (finalize reads them too).
+    A part without any data file is one by the listing. Whether the files that are there are the ones meant stands in
+    `_parts` once the dataset is finalized. Before that it stands in the markers: they are read for parts with several
+    data files, and for all parts once nothing else is left to do (finalize reads them too).
     """
     if names.manifest(ds.fp8) in data and names.parts(ds.fp8) in data:
         records = parse_parts(ds.store.read(names.parts(ds.fp8)), ds.store.path(names.parts(ds.fp8)))
-        return {record.part for record in records if record.data not in data} & done
+        here = data | rejected_files(ds) if any(record.rejected for record in records) else data
+        return {record.part for record in records if not here.issuperset(record.files)} & done
     files = Counter(
         name.part for name in (names.parse("", entry) for entry in data) if name is not None and name.fp8 == ds.fp8
     )
@@ -194,7 +191,7 @@ def _void_parts(ds: Dataset, done: set[int], data: set[str]) -> set[int]:
         name = names.done(part, ds.fp8)
         content = markers[name]
         record = parse_marker(content, ds.store.path(name)) if content is not None else None
-        if record is None or (record.data not in data and not ds.store.exists(record.data)):
+        if record is None or not all(file in data or ds.store.exists(file) for file in record.files):
             void.add(part)
     return void
 

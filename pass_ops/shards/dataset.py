@@ -1,9 +1,9 @@
 """Opening a dataset for writing: create, resume, overwrite.
 
-`_dataset.json` is created first and exclusively. A run with the same fingerprint goes on where the last one stopped; another
-fingerprint in the folder is an error that names what differs, unless the folder is to be overwritten: then `_dataset.json` is
-swapped first (it remembers the fingerprints it replaced) and the old files, which from then on exist for no reader, are removed.
-A crash in between leaves such files behind; the next opening removes them.
+`_dataset.json` is created first and exclusively. A run with the same fingerprint goes on where the last one stopped;
+another fingerprint in the folder is an error that names what differs, unless the folder is to be overwritten: then
+`_dataset.json` is swapped first (it remembers the fingerprints it replaced) and the old files, which from then on
+exist for no reader, are removed. A crash in between leaves such files behind; the next opening removes them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ _SEARCH_DEPTH = 4
 class Dataset:
     """A dataset opened for writing: a small picklable handle.
 
-    attempts_before: part -> number of attempts on record when this run opened the dataset; this run's count starts after them.
+    attempts_before: part -> number of attempts on record when this run opened the dataset; this run's count starts
+    after them.
     notes: what opening it did beyond the ordinary, for people (an overwrite that changed nothing, what became stale).
     stale: folders of the datasets made from what an overwrite replaced.
     """
@@ -56,8 +57,8 @@ class Dataset:
 def create_dataset(url: str, spec: DatasetSpec, *, overwrite: bool = False, store: Store | None = None) -> Dataset:
     """Create the dataset, or go on with it if the folder holds one of the same fingerprint.
 
-    overwrite: replace a dataset of another fingerprint. One overwrite at a time in one folder; finalize of a writer whose
-    fingerprint was replaced meanwhile says so.
+    overwrite: replace a dataset of another fingerprint. One overwrite at a time in one folder; finalize of a writer
+    whose fingerprint was replaced meanwhile says so.
     store: the folder's store, for tests; `url` otherwise.
 
     Raises FingerprintMismatchError, ReplacedFingerprintError, CorruptDatasetError, StoreError.
@@ -90,7 +91,9 @@ def create_dataset(url: str, spec: DatasetSpec, *, overwrite: bool = False, stor
 
 
 def load_dataset(url: str, *, store: Store | None = None) -> Dataset:
-    """The dataset of a folder from its `_dataset.json`; it need not be complete. Raises NotADatasetError, CorruptDatasetError."""
+    """The dataset of a folder from its `_dataset.json`; it need not be complete. Raises NotADatasetError,
+    CorruptDatasetError.
+    """
     store = store or Store(url)
     spec, _ = read_dataset_json(store)
     return Dataset(url, spec, store, _attempts_on_record(store, spec.fingerprint[:8]))
@@ -106,7 +109,9 @@ def read_dataset_json(store: Store) -> tuple[DatasetSpec, tuple[str, ...]]:
 
 
 def remove_replaced(store: Store, old_fp8s: set[str]) -> None:
-    """Remove every file of replaced fingerprints: what readers would start from first, then the commits, then the rest."""
+    """Remove every file of replaced fingerprints: what readers would start from first, then the commits, then the
+    rest.
+    """
     here = [entry.name for entry in store.entries() if names.fingerprint_of("", entry.name) in old_fp8s]
     data = [name for name in here if names.parse("", name) is not None]
     for name in sorted(set(here) - set(data), key=lambda name: not name.startswith("_manifest")):
@@ -135,13 +140,18 @@ def datasets_made_from(url: str, *, store: Store | None = None) -> tuple[str, ..
 
 
 def find_datasets(url: str, *, store: Store | None = None) -> Iterator[tuple[str, DatasetSpec]]:
-    """Every dataset at or below a folder (four levels), in order of folder."""
-    top = (store or Store(url)).at(url)
+    """Folder and spec of every dataset at or below a folder (four levels)."""
+    for folder in dataset_folders((store or Store(url)).at(url)):
+        yield folder.root, read_dataset_json(folder)[0]
+
+
+def dataset_folders(top: Store) -> Iterator[Store]:
+    """Every folder with a `_dataset.json` at or below a folder (four levels), the nearer ones first, in order of name."""
     pending = [(top, 0)]
     while pending:
         here, depth = pending.pop(0)
         if any(entry.name == names.DATASET for entry in here.entries()):
-            yield here.root, read_dataset_json(here)[0]
+            yield here
         elif depth < _SEARCH_DEPTH:
             below = [here.at(f"{here.root.rstrip('/')}/{name}") for name in here.folders() if not name.startswith(".")]
             pending.extend((folder, depth + 1) for folder in below)

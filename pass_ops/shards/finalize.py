@@ -8,7 +8,7 @@ from typing import Any
 
 from pass_ops.errors import CorruptDatasetError, NotADatasetError, NotFinalized
 from pass_ops.shards import names
-from pass_ops.shards.commit import parts_in
+from pass_ops.shards.commit import parts_in, rejected_files
 from pass_ops.shards.dataset import Dataset, read_dataset_json
 from pass_ops.shards.fingerprint import json_file, sha256_bytes
 from pass_ops.shards.records import (
@@ -29,8 +29,8 @@ def finalize(ds: Dataset, *, max_reject_rate: float = 0.05) -> Manifest:
 
     Counts from markers only. Idempotent: what is finalized stays as it is, and two finalizers write the same bytes.
     Removes data files of this fingerprint whose part has a marker that names another file.
-    max_reject_rate: highest share of rejected rollouts among rejected and kept ones (a rejected prompt counts G); for a stage
-    without rollouts, of rows.
+    max_reject_rate: highest share of rejected rollouts among rejected and kept ones (a rejected prompt counts G); for
+    a stage without rollouts, of rows.
     """
     try:
         manifest = _finalize(ds, max_reject_rate)
@@ -60,13 +60,13 @@ def _finalize(ds: Dataset, max_reject_rate: float) -> Manifest:
     _check_current(ds)
     done = parts_in(ds, names.DONE)
     here = {entry.name for entry in ds.store.entries()}
-    present = {name for name in here if (part := names.parse("", name)) and part.fp8 == ds.fp8}
+    present = here | rejected_files(ds)
     if names.manifest(ds.fp8) in here:
         manifest = read_manifest(ds.store, names.manifest(ds.fp8))
         if manifest is not None:
-            records = read_parts(ds.store, names.parts(ds.fp8), manifest)
-            _refuse(ds, _void(records, present))
-            _remove_others(ds, records, present)
+            known = read_parts(ds.store, names.parts(ds.fp8), manifest)
+            _refuse(ds, _void(known, present))
+            _remove_others(ds, known, present)
             return manifest
     missing = [part for part in range(ds.spec.parts) if part not in done]
     records = _read_markers(ds, sorted(done))
@@ -109,8 +109,9 @@ def _missing(ds: Dataset, missing: Sequence[int]) -> list[str]:
     given_up = [part for part in missing if part in failed]
     undone = [part for part in missing if part not in failed]
     reasons = [f"{len(undone)} of {ds.spec.parts} parts are not done: {_some(undone)}"] if undone else []
-    for part in given_up[:_SHOWN]:
-        reasons.append(f"part {part} failed: {_cause(ds, part)} (see {names.failed(part, ds.fp8)})")
+    reasons += [
+        f"part {part} failed: {_cause(ds, part)} (see {names.failed(part, ds.fp8)})" for part in given_up[:_SHOWN]
+    ]
     if len(given_up) > _SHOWN:
         reasons.append(f"{len(given_up) - _SHOWN} more parts failed (see {names.FAILED})")
     return reasons
@@ -124,8 +125,8 @@ def _cause(ds: Dataset, part: int) -> str:
 
 
 def _void(records: Sequence[PartRecord], present: set[str]) -> list[str]:
-    void = [record.part for record in records if record.data not in present]
-    return [f"the data files of parts {_some(void)} are gone; run again to redo them"] if void else []
+    void = [record.part for record in records if not present.issuperset(record.files)]
+    return [f"files of parts {_some(void)} are gone; run again to redo them"] if void else []
 
 
 def _rejections(records: Sequence[PartRecord], limit: float) -> list[str]:
@@ -167,15 +168,11 @@ def _create_parts(ds: Dataset, content: bytes) -> None:
 def _remove_others(ds: Dataset, records: Sequence[PartRecord], present: set[str]) -> None:
     """Remove this fingerprint's data and rejected files that no record names though their part has one."""
     parts = {record.part for record in records}
-    named = {record.data for record in records} | {record.rejected for record in records}
+    named = {file for record in records for file in record.files}
     for name in sorted(present - named):
-        found = names.parse("", name)
-        if found is not None and found.part in parts:
-            ds.store.remove(name)
-    for entry in ds.store.entries(names.REJECTED):
-        name = f"{names.REJECTED}/{entry.name}"
-        found = names.parse(names.REJECTED, entry.name)
-        if found is not None and found.fp8 == ds.fp8 and found.part in parts and name not in named:
+        folder, _, base = name.rpartition("/")
+        found = names.parse(folder, base)
+        if found is not None and found.fp8 == ds.fp8 and found.part in parts:
             ds.store.remove(name)
 
 

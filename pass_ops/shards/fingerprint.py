@@ -30,7 +30,9 @@ def canonical_json(value: Any) -> str:
 
 
 def plain_json(value: Any, where: str = "") -> Any:
-    """The value as JSON would give it back (tuples as lists, integral floats as integers); refuses what JSON cannot hold."""
+    """The value as JSON would give it back (tuples as lists, integral floats as integers); refuses what JSON cannot
+    hold.
+    """
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):

@@ -34,11 +34,13 @@ class CompleteDataset:
         return self.manifest.content_digest
 
     def ref(self, dataset: str) -> InputRef:
-        """This dataset as an input of the one at `dataset`."""
+        """The dataset as an input of the one at `dataset`."""
         return InputRef(relative_folder(dataset, self.url), self.content_digest)
 
     def read_part(self, part: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """A part's table, or some of its columns. Raises CorruptDatasetError if the file is gone or is no Parquet file."""
+        """A part's table, or some of its columns. Raises CorruptDatasetError if the file is gone or is no Parquet
+        file.
+        """
         with self.open_part(part) as file:
             return file.read(columns=list(columns) if columns is not None else None)
 

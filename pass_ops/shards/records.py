@@ -38,6 +38,11 @@ class PartRecord:
     rejected_rollouts: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files the marker names; it is void without one of them."""
+        return (self.data,) if self.rejected is None else (self.data, self.rejected)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:

@@ -1,4 +1,6 @@
-"""Arrow schemas of the stages (contract.md section 3). Lists are `list<element not null>`; "?" of the contract is nullable."""
+"""Arrow schemas of the stages (contract.md section 3). Lists are `list<element not null>`; "?" of the contract is
+nullable.
+"""
 
 from __future__ import annotations
 
@@ -112,9 +114,9 @@ def signal_kind(names: Sequence[str]) -> str:
 def shaped_schema(signals: Mapping[str, str], *, reference: str | None = None) -> pa.Schema:
     """Columns of a shaped dataset.
 
-    signals: NAME -> kind, of the signals carried along; at most one process, one outcome and one format signal, any number of
-    `logprobs` ones. reference: NAME of the one stored as `reference_logprobs` (the others are stored as NAME_logprobs).
-    Every signal also gives status_NAME and detail_NAME.
+    signals: NAME -> kind, of the signals carried along; at most one process, one outcome and one format signal, any
+    number of `logprobs` ones. reference: NAME of the one stored as `reference_logprobs` (the others are stored as
+    NAME_logprobs). Every signal also gives status_NAME and detail_NAME.
     """
     columns = list(ROLLOUTS)
     for name, kind in signals.items():
@@ -155,8 +157,8 @@ def schema_for(stage: str, names: Sequence[str]) -> pa.Schema:
 def conform(table: pa.Table, stage: str) -> pa.Table:
     """The table with the contract's types and nullability for its stage, in one chunk, without foreign metadata.
 
-    Lossless: names of list elements and missing "not null" marks are mended, everything else is refused. Columns beyond the
-    contract's stay as they are. Order of columns is kept. Raises PartError.
+    Lossless: names of list elements and missing "not null" marks are mended, everything else is refused. Columns
+    beyond the contract's stay as they are. Order of columns is kept. Raises PartError.
     """
     names = table.column_names
     schema = schema_for(stage, names)

@@ -19,7 +19,8 @@ STAGES = ("prompts", "generate", "score", "shape")
 class InputRef:
     """An input: where it lies (relative to the dataset where both are in one store) and what it holds.
 
-    folder: a dataset's folder, or a source file's path. content_digest: the dataset's content digest, or the file's sha256.
+    folder: a dataset's folder, or a source file's path. content_digest: the dataset's content digest, or the file's
+    sha256.
     """
 
     folder: str
@@ -39,10 +40,12 @@ class DatasetSpec:
     """Everything that decides a dataset's bytes, plus where its inputs and models were found.
 
     stage: prompts, generate, score or shape; stage_version: raised with every change of what the stage writes.
-    options: the stage's semantic options by name. parts: how many. inputs: name -> InputRef (prompts: source path -> file).
+    options: the stage's semantic options by name. parts: how many. inputs: name -> InputRef (prompts: source path ->
+    file).
     models: role -> ModelRef. environment: versions of the libraries that decide results, dtype, device kind.
-    carried: further top-level keys of `_dataset.json` (sampling, tokenizer_digest, vocabulary, round, policy_digest); a generate
-    stage needs sampling.group_size. They enter the fingerprint; folders of inputs and ids of models do not.
+    carried: further top-level keys of `_dataset.json` (sampling, tokenizer_digest, vocabulary, round, policy_digest);
+    a generate stage needs sampling.group_size. They enter the fingerprint; folders of inputs and ids of models do
+    not.
 
     Raises SpecError.
     """

@@ -3,7 +3,8 @@
 Everything that reads or writes a dataset goes through `Store`, so that a test can stop, fail or reorder the protocol
 between any two operations (`Store.before`).
 
-How each kind of store gives *exclusive create* (the whole content under the name, or nothing; an error if the name is taken):
+How each kind of store gives *exclusive create* (the whole content under the name, or nothing; an error if the name is
+taken):
 
 | store | how |
 | --- | --- |
@@ -313,7 +314,7 @@ def _sync_folder(path: str) -> None:
 
 
 def _modified(info: dict[str, Any]) -> float | None:
-    """fsspec stores name and type the modification time differently."""
+    """Fsspec stores name and type the modification time differently."""
     for key in ("mtime", "LastModified", "updated", "created"):
         value = info.get(key)
         if isinstance(value, datetime):

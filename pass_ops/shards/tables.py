@@ -1,8 +1,9 @@
 """Tables as Parquet bytes, the same bytes however the table was chunked or sliced, and back.
 
-Tensor columns (numbers in lists) are stored byte-stream split, or delta packed where they are positions, without dictionaries
-and statistics, which would cost bytes and tell nothing. Row groups hold about 1,024 rows and are cut where a group of rollouts
-begins, from group_id or from the group in rollout_id: so signals get the row groups of their rollouts.
+Tensor columns (numbers in lists) are stored byte-stream split, or delta packed where they are positions, without
+dictionaries and statistics, which would cost bytes and tell nothing. Row groups hold about 1,024 rows and are cut
+where a group of rollouts begins, from group_id or from the group in rollout_id: so signals get the row groups of
+their rollouts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pass_ops.shards.schemas import REJECTED, group_bounds, row_group_cuts
+from pass_ops.shards.schemas import REJECTED, group_bounds, lengths, row_group_cuts
 from pass_ops.shards.spec import FORMAT_VERSION
 
 ROWS_PER_ROW_GROUP = 1024
@@ -117,7 +118,13 @@ def _encoding(field: pa.Field) -> str | None:
     return None if pa.types.is_boolean(field.type.value_type) else "BYTE_STREAM_SPLIT"
 
 
-def groups_by_size(bounds_G: np.ndarray) -> dict[str, int]:
-    """Size -> number of groups of that size; sizes as strings, as JSON has them."""
+def count_table(table: pa.Table) -> dict[str, Any]:
+    """What a marker counts: rows, groups, tokens, groups_by_size (size -> groups; sizes as strings, as JSON has them)."""
+    bounds_G = group_bounds(group_keys(table))
     sizes, counts = np.unique(np.diff(bounds_G), return_counts=True)
-    return {str(size): int(count) for size, count in zip(sizes.tolist(), counts.tolist(), strict=True)}
+    by_size = {str(size): count for size, count in zip(sizes.tolist(), counts.tolist(), strict=True)}
+    per_token = {"token_ids", "logprobs"} & set(table.column_names)
+    if not per_token and "process_ends" not in table.column_names:
+        per_token = {"process_scores"} & set(table.column_names)
+    tokens = int(lengths(table[min(per_token)]).sum()) if per_token else 0
+    return {"rows": table.num_rows, "groups": len(bounds_G) - 1, "tokens": tokens, "groups_by_size": by_size}

@@ -1,0 +1,347 @@
+"""Checking every promise of the contract on stored data: a dataset, or all datasets of a RUN folder."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pass_ops.errors import CorruptDatasetError, NotADatasetError, PartError, ShardError
+from pass_ops.shards import names
+from pass_ops.shards.checks import alignment_problems, describe, part_problems
+from pass_ops.shards.dataset import dataset_folders, read_dataset_json
+from pass_ops.shards.fingerprint import sha256_bytes
+from pass_ops.shards.paths import resolve_folder
+from pass_ops.shards.reader import CompleteDataset, examine_input, open_dataset
+from pass_ops.shards.records import (
+    Manifest,
+    PartRecord,
+    make_manifest,
+    parse_marker,
+    read_manifest,
+    read_parts,
+)
+from pass_ops.shards.schemas import REJECTED, ROLLOUTS, group_bounds, schema_for
+from pass_ops.shards.spec import FORMAT_VERSION, DatasetSpec
+from pass_ops.shards.store import Store
+from pass_ops.shards.tables import count_table, group_keys, open_parquet
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something verify found. error: a promise is broken; info: worth knowing, harmless.
+
+    code: which promise. where: the dataset or file. message: what is wrong there, with the first offenders' ids.
+    """
+
+    severity: Literal["error", "info"]
+    code: str
+    where: str
+    message: str
+
+
+def verify(url: str, *, store: Store | None = None) -> list[Finding]:
+    """Everything wrong with a dataset and, by digests, with what it was made from; or with every dataset of a RUN
+    folder.
+
+    Reads every byte once. Raises NotADatasetError if there is no dataset at or below `url`.
+    """
+    top = (store or Store(url)).at(url)
+    folders = list(dataset_folders(top))
+    if not folders:
+        raise NotADatasetError(
+            f"there is no dataset at or below {url}: no folder with a {names.DATASET}; check the path"
+        )
+    findings: list[Finding] = []
+    for folder in folders:
+        findings += _dataset(folder)
+    seen = {folder.path("") for folder in folders}
+    for folder in folders:
+        findings += _chain(folder, seen)
+    return findings
+
+
+def _dataset(store: Store) -> Iterator[Finding]:
+    try:
+        spec, replaced = read_dataset_json(store)
+        manifest = read_manifest(store, names.manifest(spec.fingerprint[:8]))
+        markers = yield from _markers(store, spec)
+        if manifest is None:
+            missing = [part for part in range(spec.parts) if part not in markers]
+            state = f"{len(missing)} of {spec.parts} parts have no marker" if missing else "all parts are done"
+            yield Finding(
+                "error", "incomplete", store.root, f"the dataset is not finalized; {state}: run its stage again"
+            )
+            records = tuple(markers[part] for part in sorted(markers))
+        else:
+            records = read_parts(store, names.parts(spec.fingerprint[:8]), manifest)
+            yield from _manifest(store, spec, manifest, records)
+            yield from _marker_differences(store, spec, markers, records)
+    except CorruptDatasetError as error:
+        yield Finding("error", "corrupt", store.root, str(error))
+        return
+    yield from _parts(store, spec, records)
+    yield from _inputs(store, spec)
+    yield from _orphans(store, spec, records, replaced)
+
+
+# -- the small files ---------------------------------------------------------------------------------------------
+
+
+def _markers(store: Store, spec: DatasetSpec) -> Generator[Finding, None, dict[int, PartRecord]]:
+    """The markers by part (returned); findings about unreadable ones."""
+    marked: dict[int, PartRecord] = {}
+    found = [names.parse(names.DONE, entry.name) for entry in store.entries(names.DONE)]
+    wanted = [names.done(name.part, name.fp8) for name in found if name and name.fp8 == spec.fingerprint[:8]]
+    for name, content in store.read_many(wanted).items():
+        try:
+            record = parse_marker(content or b"", store.path(name))
+            marked[record.part] = record
+        except CorruptDatasetError as error:
+            yield Finding("error", "marker", store.path(name), str(error))
+    return marked
+
+
+def _manifest(
+    store: Store, spec: DatasetSpec, manifest: Manifest, records: tuple[PartRecord, ...]
+) -> Iterator[Finding]:
+    where = store.path(names.manifest(spec.fingerprint[:8]))
+    made = make_manifest(spec, records, manifest.parts_sha256)
+    for field in ("fingerprint", "stage", "content_digest", "totals", "rejected", "groups_by_size"):
+        said, is_ = getattr(manifest, field), getattr(made, field)
+        if said != is_:
+            yield Finding("error", "manifest", where, f"{field} is {said}, but the parts give {is_}")
+    if [record.part for record in records] != list(range(spec.parts)):
+        yield Finding("error", "manifest", where, f"the list of parts is not 0 to {spec.parts - 1} in order")
+
+
+def _marker_differences(
+    store: Store, spec: DatasetSpec, markers: dict[int, PartRecord], records: tuple[PartRecord, ...]
+) -> Iterator[Finding]:
+    for record in records:
+        where = store.path(names.done(record.part, spec.fingerprint[:8]))
+        marker = markers.get(record.part)
+        if marker is None:
+            yield Finding("error", "marker", where, "the part's marker is gone, though the dataset is finalized")
+        elif marker != record:
+            yield Finding("error", "marker", where, f"the marker names {marker.data}, the manifest {record.data}")
+
+
+def _inputs(store: Store, spec: DatasetSpec) -> Iterator[Finding]:
+    for name, ref in spec.inputs.items():
+        folder = resolve_folder(store.root, ref.folder)
+        try:
+            found, reason = examine_input(store.root, spec, ref, store=store)
+        except CorruptDatasetError as error:
+            found, reason = True, f"cannot be read: {error}"
+        if reason is not None:
+            yield Finding(
+                "error", "stale_input", store.root, f"made from {name} ({folder}), which {reason}: make it again"
+            )
+        elif not found:
+            yield Finding(
+                "info", "input_absent", store.root, f"its input {name} ({folder}) is not there to compare with"
+            )
+
+
+def _chain(store: Store, seen: set[str]) -> Iterator[Finding]:
+    """Findings about the inputs of inputs that were not looked at themselves."""
+    try:
+        spec, _ = read_dataset_json(store)
+    except (NotADatasetError, CorruptDatasetError):
+        return
+    if spec.stage == "prompts":
+        return
+    for ref in spec.inputs.values():
+        above = store.at(resolve_folder(store.root, ref.folder))
+        if above.path("") in seen or not above.exists(names.DATASET):
+            continue
+        seen.add(above.path(""))
+        try:
+            yield from _inputs(above, read_dataset_json(above)[0])
+        except CorruptDatasetError as error:
+            yield Finding("error", "corrupt", above.root, str(error))
+        yield from _chain(above, seen)
+
+
+def _orphans(
+    store: Store, spec: DatasetSpec, records: tuple[PartRecord, ...], replaced: tuple[str, ...]
+) -> Iterator[Finding]:
+    fp8 = spec.fingerprint[:8]
+    named = {file for record in records for file in record.files}
+    named |= {names.DATASET, names.RUN_RECORD, names.manifest(fp8), names.parts(fp8)}
+    old = {fingerprint[:8] for fingerprint in replaced}
+    for folder in ("", *names.FOLDERS):
+        for entry in store.entries(folder):
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            own = names.fingerprint_of(folder, entry.name)
+            if name in named or (folder not in ("", names.REJECTED) and own == fp8 and not entry.name.startswith(".")):
+                continue
+            kind = "of a replaced fingerprint" if own in old else "no marker names it"
+            yield Finding("info", "orphan", store.path(name), f"{kind}; harmless, {entry.size} bytes")
+
+
+# -- the parts ---------------------------------------------------------------------------------------------------
+
+
+def _parts(store: Store, spec: DatasetSpec, records: tuple[PartRecord, ...]) -> Iterator[Finding]:
+    rollouts = _rollouts_of(store, spec)
+    groups: dict[str, int] = {}
+    for record in records:
+        where = store.path(record.data)
+        file = yield from _file(store, record.data, record.sha256)
+        if file is not None:
+            yield from _metadata(file, spec, where)
+            table = yield from _read(file, where)
+            if table is not None:
+                yield from _table(table, spec, where)
+                yield from _counts(file, table, record, where)
+                yield from _groups(table, record.part, groups, where)
+                if rollouts is not None and record.part < len(rollouts.parts):
+                    yield from _alignment(file, table, rollouts, record.part, where)
+        yield from _rejections(store, record)
+    if rollouts is not None and len(rollouts.parts) != spec.parts:
+        message = f"{spec.parts} parts, but its rollouts have {len(rollouts.parts)}"
+        yield Finding("error", "alignment", store.root, message)
+
+
+def _file(store: Store, name: str, sha256: str) -> Generator[Finding, None, pq.ParquetFile | None]:
+    """A Parquet file whose bytes are as recorded (returned), or findings and None."""
+    where = store.path(name)
+    try:
+        content = store.read(name)
+    except FileNotFoundError:
+        yield Finding("error", "missing_file", where, "the file is gone: run the stage again to redo the part")
+        return None
+    if sha256_bytes(content) != sha256:
+        message = f"its sha256 is {sha256_bytes(content)[:16]}..., recorded {sha256[:16]}...: it was changed or damaged"
+        yield Finding("error", "sha256", where, message)
+    if sha256[:8] not in name:
+        yield Finding(
+            "error", "file_name", where, f"its name does not hold the first digits of its sha256, {sha256[:8]}"
+        )
+    try:
+        return open_parquet(content)
+    except (pa.ArrowException, OSError) as error:
+        yield Finding("error", "unreadable", where, f"cannot be read as Parquet: {error}")
+        return None
+
+
+def _read(file: pq.ParquetFile, where: str) -> Generator[Finding, None, pa.Table | None]:
+    try:
+        return file.read()
+    except (pa.ArrowException, OSError) as error:
+        yield Finding("error", "unreadable", where, f"cannot be read as Parquet: {error}")
+        return None
+
+
+def _metadata(file: pq.ParquetFile, spec: DatasetSpec, where: str) -> Iterator[Finding]:
+    schema = file.schema_arrow
+    metadata = schema.metadata or {}
+    expected = {b"format_version": str(FORMAT_VERSION).encode(), b"stage": spec.stage.encode()}
+    for key, value in expected.items():
+        if metadata.get(key) != value:
+            yield Finding(
+                "error", "schema", where, f"its metadata has {key.decode()} {metadata.get(key)!r}, not {value!r}"
+            )
+
+
+def _table(table: pa.Table, spec: DatasetSpec, where: str) -> Iterator[Finding]:
+    try:
+        schema = schema_for(spec.stage, table.column_names)
+    except PartError as error:
+        yield Finding("error", "schema", where, str(error))
+        return
+    broken = False
+    for field in schema:
+        found = table.schema.field(field.name) if field.name in table.column_names else None
+        if found is None or found.type != field.type or found.nullable != field.nullable:
+            broken = True
+            yield Finding("error", "schema", where, f"column {field.name} is {found and found.type}, not {field.type}")
+        elif not field.nullable and table[field.name].null_count:
+            broken = True
+            yield Finding("error", "schema", where, f"column {field.name} holds nulls")
+    if not broken:
+        for problem in part_problems(table, spec.stage):
+            yield Finding("error", problem.code, where, describe(problem, table))
+
+
+def _counts(file: pq.ParquetFile, table: pa.Table, record: PartRecord, where: str) -> Iterator[Finding]:
+    counted = count_table(table)
+    for name, value in counted.items():
+        if getattr(record, name) != value:
+            yield Finding("error", "counts", where, f"{name} is {value}, but the marker says {getattr(record, name)}")
+    bounds = set(group_bounds(group_keys(table)).tolist())
+    start = 0
+    for index in range(file.num_row_groups):
+        if start not in bounds:
+            yield Finding("error", "row_groups", where, f"row group {index} begins within a group, at row {start}")
+        start += file.metadata.row_group(index).num_rows
+
+
+def _groups(table: pa.Table, part: int, groups: dict[str, int], where: str) -> Iterator[Finding]:
+    """No prompt or group may appear in two parts."""
+    for key in group_keys(table).unique().to_pylist():
+        if groups.setdefault(key, part) != part:
+            yield Finding("error", "unique_ids", where, f"{key} is also in part {groups[key]}")
+
+
+def _rejections(store: Store, record: PartRecord) -> Iterator[Finding]:
+    if record.rejected is None or record.rejected_sha256 is None:
+        return
+    where = store.path(record.rejected)
+    file = yield from _file(store, record.rejected, record.rejected_sha256)
+    table = None if file is None else (yield from _read(file, where))
+    if table is None:
+        return
+    if not table.schema.equals(REJECTED):
+        yield Finding("error", "schema", where, f"its columns are {table.schema.names}, not those of rejections")
+    elif table.num_rows != sum(record.reasons.values()):
+        message = f"{table.num_rows} rejections, but the marker counts {sum(record.reasons.values())}"
+        yield Finding("error", "counts", where, message)
+
+
+# -- against the rollouts ----------------------------------------------------------------------------------------
+
+
+def _rollouts_of(store: Store, spec: DatasetSpec) -> CompleteDataset | None:
+    """The rollouts a signal or shaped dataset was made from, if they are there and still the same."""
+    ref = spec.inputs.get("rollouts")
+    if ref is None or spec.stage not in ("score", "shape"):
+        return None
+    folder = resolve_folder(store.root, ref.folder)
+    try:
+        rollouts = open_dataset(folder, store=store.at(folder))
+    except ShardError:
+        return None  # the finding about this input says why
+    return rollouts if rollouts.content_digest == ref.content_digest else None
+
+
+def _alignment(
+    file: pq.ParquetFile, table: pa.Table, rollouts: CompleteDataset, part: int, where: str
+) -> Iterator[Finding]:
+    shaped = "token_ids" in table.column_names
+    columns = ROLLOUTS.names if shaped else ["rollout_id", "token_ids", "loss_mask"]
+    try:
+        with rollouts.open_part(part) as source:
+            theirs, sizes = source.read(columns=columns), _row_groups(source)
+    except (CorruptDatasetError, pa.ArrowException, OSError) as error:
+        yield Finding("error", "alignment", where, f"its rollouts' part cannot be read to compare with: {error}")
+        return
+    if "rollout_id" not in table.column_names:
+        return
+    for problem in alignment_problems(table, theirs):
+        yield Finding("error", problem.code, where, describe(problem, table))
+    if _row_groups(file) != sizes:
+        yield Finding("error", "alignment", where, f"row groups of {_row_groups(file)} rows, its rollouts' of {sizes}")
+    if shaped:
+        for name in columns:
+            if name in table.column_names and not table[name].equals(theirs[name]):
+                yield Finding("error", "alignment", where, f"column {name} is not that of its rollouts")
+
+
+def _row_groups(file: pq.ParquetFile) -> list[int]:
+    return [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
