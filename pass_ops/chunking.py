@@ -1,0 +1,279 @@
+"""Chunk-by-Value, CV (paper Eq. 6, Alg. 2): where a completion is cut into runs of tokens that share one credit.
+
+A boundary only ever falls right before an unmasked token; masked tokens stay with the chunk before them, leading ones
+with the first chunk. Each kernel writes, for the rows of its groups, the exclusive ends of the chunks (`ends_K`) and the
+raw process score at each chunk's last unmasked token (`scores_K`), from `cursor` on, and the number of chunks of each
+row (`counts_R`); it returns the cursor behind them. A row that is not trainable gets one chunk over its length.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pass_ops.jit import kernel
+from pass_ops.ragged import Elements, Tokens
+
+
+@kernel
+def count_unmasked(first_R: int, last_R: int, tokens: Tokens) -> None:
+    """Fill unmasked_R of rows first_R..last_R from the mask."""
+    for r in range(first_R, last_R):
+        mask = tokens.mask_N[tokens.starts_R1[r] - tokens.base : tokens.starts_R1[r + 1] - tokens.base]
+        count = 0
+        for t in range(len(mask)):
+            count += mask[t]
+        tokens.unmasked_R[r] = count
+
+
+@kernel
+def mark_live_steps(
+    first_R: int, last_R: int, read_R: np.ndarray, tokens: Tokens, ends: np.ndarray, end_starts_R1: np.ndarray, steps: Elements
+) -> int:
+    """Find the steps that have an unmasked token; check that ends increase strictly up to the length.
+
+    Returns:
+        -1, or the first row whose ends are wrong.
+    """
+    for r in range(first_R, last_R):
+        steps.count_R[r] = 0
+        if not read_R[r]:
+            continue
+        length = tokens.starts_R1[r + 1] - tokens.starts_R1[r]
+        n = steps.starts_R1[r + 1] - steps.starts_R1[r]
+        row_ends = ends[end_starts_R1[r] : end_starts_R1[r] + n]
+        before = 0
+        rising = True
+        for j in range(n):
+            rising &= row_ends[j] > before
+            before = row_ends[j]
+        if not rising or before != length:
+            return r
+        if tokens.unmasked_R[r] == length:
+            steps.count_R[r] = n
+        elif tokens.unmasked_R[r] > 0:
+            mask = tokens.mask_N[tokens.starts_R1[r] - tokens.base : tokens.starts_R1[r + 1] - tokens.base]
+            live_start = steps.live_starts_R1[r] - steps.live_base
+            start = 0
+            for j in range(n):
+                t = _next_unmasked(mask, start, row_ends[j])
+                live = t < row_ends[j]
+                steps.live_E[live_start + j] = live
+                steps.count_R[r] += live
+                start = row_ends[j]
+    return -1
+
+
+@kernel
+def chunk_by_step(
+    first_R: int,
+    last_R: int,
+    trainable_R: np.ndarray,
+    tokens: Tokens,
+    ends: np.ndarray,
+    end_starts_R1: np.ndarray,
+    steps: Elements,
+    ends_K: np.ndarray,
+    scores_K: np.ndarray,
+    counts_R: np.ndarray,
+    cursor: int,
+) -> int:
+    """`prm`: a chunk is a step with an unmasked token (steps always split, even between equal scores)."""
+    for r in range(first_R, last_R):
+        length = tokens.starts_R1[r + 1] - tokens.starts_R1[r]
+        if not trainable_R[r]:
+            cursor = _one_chunk(r, length, ends_K, scores_K, counts_R, cursor)
+            continue
+        begin = steps.starts_R1[r]
+        n = steps.starts_R1[r + 1] - begin
+        counts_R[r] = steps.count_R[r]
+        if tokens.unmasked_R[r] == length:
+            ends_K[cursor : cursor + n] = ends[end_starts_R1[r] : end_starts_R1[r] + n]
+            scores_K[cursor : cursor + n] = steps.values[begin : begin + n]
+            cursor += n
+            continue
+        mask = tokens.mask_N[tokens.starts_R1[r] - tokens.base : tokens.starts_R1[r + 1] - tokens.base]
+        live_start = steps.live_starts_R1[r] - steps.live_base
+        opened = False
+        start = 0
+        for j in range(n):
+            end = ends[end_starts_R1[r] + j]
+            if steps.live_E[live_start + j] != 0:
+                if opened:
+                    ends_K[cursor] = _next_unmasked(mask, start, end)
+                    cursor += 1
+                opened = True
+                scores_K[cursor] = steps.values[begin + j]
+            start = end
+        ends_K[cursor] = length
+        cursor += 1
+    return cursor
+
+
+@kernel
+def chunk_by_token(
+    first_R: int,
+    last_R: int,
+    trainable_R: np.ndarray,
+    tokens: Tokens,
+    ends: np.ndarray,
+    end_starts_R1: np.ndarray,
+    elements: Elements,
+    ends_K: np.ndarray,
+    scores_K: np.ndarray,
+    counts_R: np.ndarray,
+    cursor: int,
+) -> int:
+    """"PASS without CV" (paper Table 2): every unmasked token is a chunk. With `ends` empty, elements are tokens."""
+    per_token = len(ends) == 0
+    for r in range(first_R, last_R):
+        length = tokens.starts_R1[r + 1] - tokens.starts_R1[r]
+        if not trainable_R[r]:
+            cursor = _one_chunk(r, length, ends_K, scores_K, counts_R, cursor)
+            continue
+        mask = tokens.mask_N[tokens.starts_R1[r] - tokens.base : tokens.starts_R1[r + 1] - tokens.base]
+        full = tokens.unmasked_R[r] == length
+        counts_R[r] = tokens.unmasked_R[r]
+        begin = elements.starts_R1[r]
+        opened = False
+        e = 0
+        for t in range(length):
+            if not per_token:
+                e += t == ends[end_starts_R1[r] + e]
+            if full or mask[t] != 0:
+                if opened:
+                    ends_K[cursor] = t
+                    cursor += 1
+                opened = True
+                scores_K[cursor] = elements.values[begin + (t if per_token else e)]
+        ends_K[cursor] = length
+        cursor += 1
+    return cursor
+
+
+@kernel
+def chunk_by_trace(
+    first_G: int,
+    last_G: int,
+    starts_G1: np.ndarray,
+    used_R: np.ndarray,
+    tokens: Tokens,
+    elements: Elements,
+    center_G: np.ndarray,
+    scale_G: np.ndarray,
+    eta: float,
+    trace_T: np.ndarray,
+    shared_T: np.ndarray,
+    ends_K: np.ndarray,
+    scores_K: np.ndarray,
+    counts_R: np.ndarray,
+    cursor: int,
+) -> int:
+    """`kl`: cut where the group's trace u_t = (1/G) sum_i s~(i, t) moves by more than eta from the chunk's first value.
+
+    A rollout with no token, or a masked one, at t adds 0 to the sum. Rollouts without masked tokens all have the same
+    boundaries, found once a group. trace_T and shared_T are working memory for the longest completion.
+    """
+    for g in range(first_G, last_G):
+        longest = _fill_trace(g, starts_G1, used_R, tokens, elements, center_G[g], scale_G[g], trace_T)
+        boundaries = -1
+        for r in range(starts_G1[g], starts_G1[g + 1]):
+            length = tokens.starts_R1[r + 1] - tokens.starts_R1[r]
+            if not used_R[r] or tokens.unmasked_R[r] == 0:
+                cursor = _one_chunk(r, length, ends_K, scores_K, counts_R, cursor)
+                continue
+            values = elements.values[elements.starts_R1[r] : elements.starts_R1[r] + length]
+            before = cursor
+            if tokens.unmasked_R[r] == length:
+                if boundaries < 0:
+                    boundaries = _boundaries(trace_T, longest, eta, shared_T)
+                for j in range(boundaries):
+                    end = shared_T[j]
+                    if end >= length:
+                        break
+                    ends_K[cursor] = end
+                    scores_K[cursor] = values[end - 1]
+                    cursor += 1
+                scores_K[cursor] = values[length - 1]
+            else:
+                mask = tokens.mask_N[tokens.starts_R1[r] - tokens.base : tokens.starts_R1[r + 1] - tokens.base]
+                cursor = _cut_masked(trace_T, values, mask, eta, ends_K, scores_K, cursor)
+            ends_K[cursor] = length
+            cursor += 1
+            counts_R[r] = cursor - before
+    return cursor
+
+
+@kernel
+def _one_chunk(r, length, ends_K, scores_K, counts_R, cursor):  # type: ignore[no-untyped-def]
+    counts_R[r] = 0
+    if length > 0:
+        counts_R[r] = 1
+        ends_K[cursor] = length
+        scores_K[cursor] = 0.0
+        cursor += 1
+    return cursor
+
+
+@kernel
+def _next_unmasked(mask, start, stop):  # type: ignore[no-untyped-def]
+    t = start
+    while t < stop and mask[t] == 0:
+        t += 1
+    return t
+
+
+@kernel
+def _fill_trace(g, starts_G1, used_R, tokens, elements, center, scale, trace_T):  # type: ignore[no-untyped-def]
+    longest = rollouts = 0
+    for r in range(starts_G1[g], starts_G1[g + 1]):
+        if used_R[r]:
+            rollouts += 1
+            if tokens.unmasked_R[r] > 0:
+                longest = max(longest, tokens.starts_R1[r + 1] - tokens.starts_R1[r])
+    trace_T[:longest] = 0.0
+    for r in range(starts_G1[g], starts_G1[g + 1]):
+        if not used_R[r] or tokens.unmasked_R[r] == 0:
+            continue
+        length = tokens.starts_R1[r + 1] - tokens.starts_R1[r]
+        values = elements.values[elements.starts_R1[r] : elements.starts_R1[r] + length]
+        if tokens.unmasked_R[r] == length:
+            for t in range(length):
+                trace_T[t] += values[t] - center
+        else:
+            mask = tokens.mask_N[tokens.starts_R1[r] - tokens.base : tokens.starts_R1[r + 1] - tokens.base]
+            for t in range(length):
+                trace_T[t] += values[t] - center if mask[t] != 0 else 0.0
+    divisor = scale * rollouts
+    for t in range(longest):
+        trace_T[t] /= divisor
+    return longest
+
+
+@kernel
+def _boundaries(trace_T, longest, eta, shared_T):  # type: ignore[no-untyped-def]
+    found = 0
+    value = trace_T[0]
+    for t in range(1, longest):
+        if abs(trace_T[t] - value) > eta:
+            shared_T[found] = t
+            found += 1
+            value = trace_T[t]
+    return found
+
+
+@kernel
+def _cut_masked(trace_T, values, mask, eta, ends_K, scores_K, cursor):  # type: ignore[no-untyped-def]
+    opened = False
+    value = 0.0
+    for t in range(len(mask)):
+        if mask[t] == 0:
+            continue
+        if not opened:
+            opened = True
+            value = trace_T[t]
+        elif abs(trace_T[t] - value) > eta:
+            ends_K[cursor] = t
+            cursor += 1
+            value = trace_T[t]
+        scores_K[cursor] = values[t]
+    return cursor

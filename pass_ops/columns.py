@@ -1,0 +1,175 @@
+"""Columns of a table: found by name, cast where nothing is lost, refused by name otherwise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pass_ops.errors import ColumnTypeError, GroupOrderError, MissingColumnError, NullValueError, ShapingError
+
+TOKENS_OF_BOOL = pa.list_(pa.bool_())
+LIST_OF_FLOAT32 = pa.list_(pa.float32())
+LIST_OF_INT32 = pa.list_(pa.int32())
+
+
+def require(table: pa.Table, name: str, *, needed_by: str) -> pa.ChunkedArray:
+    """The column `name`, of which there must be exactly one.
+
+    Raises:
+        MissingColumnError: none has that name, or several have it.
+    """
+    found = table.schema.get_all_field_indices(name)
+    if len(found) == 1:
+        return table.column(found[0])
+    if found:
+        raise MissingColumnError(f"column {name!r} appears {len(found)} times; keep the one that {needed_by} shall use")
+    present = ", ".join(table.column_names) or "none"
+    raise MissingColumnError(f"column {name!r} is missing: {needed_by} needs it; the table has {present}")
+
+
+def rollout_name(table: pa.Table, row: int) -> str:
+    """How errors call row `row`: by its rollout_id where the table has one, else by its number."""
+    if table.schema.get_field_index("rollout_id") >= 0:
+        rollout_id = table.column("rollout_id")[row].as_py()
+        if rollout_id is not None:
+            return f"rollout {rollout_id!r}"
+    return f"row {row}"
+
+
+def to_type(array: pa.Array, target: pa.DataType, *, name: str) -> pa.Array:
+    """`array` as `target`, without a copy where it is that type already.
+
+    Other widths, large and fixed-size lists and dictionary-encoded values are cast if every value survives the way
+    there and back. View types and everything else are refused.
+
+    Raises:
+        ColumnTypeError: the cast is impossible or would change a value.
+    """
+    if _same_type(array.type, target):
+        return array
+    expected = f"column {name!r} is {array.type}, expected {_short(target)}"
+    if not _castable(array.type):
+        raise ColumnTypeError(f"{expected}, and there is no lossless cast; store it as {_short(target)}")
+    try:
+        cast = array.cast(target)
+        before, after = _values(array), _values(cast)
+        back = after.cast(before.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+        raise ColumnTypeError(f"{expected}, and the cast fails; store it as {_short(target)}") from None
+    changed = _first_difference(before, back)
+    if changed is not None:
+        was, became = before[changed].as_py(), after[changed].as_py()
+        raise ColumnTypeError(
+            f"{expected}, and the cast would change values ({was!r} becomes {became!r}); "
+            f"round it yourself and store it as {_short(target)}"
+        )
+    return cast
+
+
+def group_starts(table: pa.Table, *, needed_by: str) -> np.ndarray:
+    """Row numbers at which a group starts, and the number of rows at the end (int64, G + 1 values).
+
+    Raises:
+        NullValueError: a null group_id.
+        GroupOrderError: a group's rows are not adjacent.
+    """
+    column = _strings(require(table, "group_id", needed_by=needed_by))
+    rows = len(column)
+    if column.null_count:
+        row = pc.index(column.is_null(), True).as_py()
+        raise NullValueError(
+            f"{rollout_name(table, row)}: group_id is null, so it belongs to no group; give it the prompt_id"
+        )
+    if rows == 0:
+        return np.zeros(1, dtype=np.int64)
+    changes = pc.not_equal(column.slice(1), column.slice(0, rows - 1)).to_numpy()
+    heads = np.concatenate([[0], np.flatnonzero(changes) + 1])
+    names = column.take(pa.array(heads))
+    if len(names.unique()) != len(heads):
+        _raise_not_adjacent(table, heads, names)
+    return np.append(heads, rows)
+
+
+def first_null_in_lists(array: pa.ListArray) -> int | None:
+    """The first row whose list holds a null; null lists do not count."""
+    starts = np.asarray(array.offsets)
+    if len(array) == 0 or array.values.slice(starts[0], starts[-1] - starts[0]).null_count == 0:
+        return None
+    nulls = np.flatnonzero(array.values.is_null().to_numpy(zero_copy_only=False))
+    rows = np.searchsorted(starts, nulls, side="right") - 1
+    in_range = (nulls >= starts[0]) & (nulls < starts[-1])
+    inside = rows[in_range][array.is_valid().to_numpy(zero_copy_only=False)[rows[in_range]]]
+    return int(inside[0]) if len(inside) else None
+
+
+def _raise_not_adjacent(table: pa.Table, heads: np.ndarray, names: pa.ChunkedArray) -> None:
+    seen: dict[object, int] = {}
+    for row, name in zip(heads.tolist(), names.to_pylist(), strict=True):
+        if name in seen:
+            raise GroupOrderError(
+                f"{rollout_name(table, row)}: group {name!r} began at row {seen[name]}, ended, and goes on at row "
+                f"{row}; its statistics would be split; sort the table by group_id first"
+            )
+        seen[name] = row
+
+
+def _strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = column.cast(kind.value_type)
+        kind = column.type
+    if pa.types.is_string_view(kind):
+        return column.cast(pa.large_string())
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind):
+        return column
+    if pa.types.is_null(kind):
+        return column.cast(pa.string())
+    raise ColumnTypeError(f"column 'group_id' is {kind}, expected string; store the prompt_id as a string")
+
+
+def _same_type(actual: pa.DataType, target: pa.DataType) -> bool:
+    if pa.types.is_list(target):
+        return pa.types.is_list(actual) and actual.value_type == target.value_type
+    return actual == target
+
+
+def _castable(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        kind = kind.value_type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
+
+
+def _values(array: pa.Array) -> pa.Array:
+    values = array if not hasattr(array, "flatten") else array.flatten()
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+
+
+def _first_difference(before: pa.Array, after: pa.Array) -> int | None:
+    if pa.types.is_null(before.type) or len(before) == 0:
+        return None
+    differs = pc.fill_null(pc.not_equal(before, after), False)
+    if pa.types.is_floating(before.type):
+        differs = pc.and_not(differs, pc.and_(pc.fill_null(pc.is_nan(before), False), pc.fill_null(pc.is_nan(after), False)))
+    index = pc.index(differs, True).as_py()
+    return None if index < 0 else int(index)
+
+
+def _short(kind: pa.DataType) -> str:
+    return f"list<{kind.value_type}>" if pa.types.is_list(kind) else str(kind)
+
+
+def require_table(table: object) -> pa.Table:
+    """`table` if it is a pyarrow Table.
+
+    Raises:
+        ShapingError: it is something else.
+    """
+    if isinstance(table, pa.Table):
+        return table
+    raise ShapingError(
+        f"expected a pyarrow.Table, got {type(table).__module__}.{type(table).__qualname__}; convert it first "
+        f"(polars: frame.to_arrow(), Hugging Face: dataset.data.table, pandas: pyarrow.Table.from_pandas(frame))"
+    )

@@ -1,0 +1,155 @@
+"""Options of shaping: frozen, checked when they are made, compared and printed as plain values."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pass_ops.errors import OptionError
+
+Estimator = Literal["pass", "reward_shaping", "grpo_process", "grpo_outcome"]
+Signal = Literal["prm", "kl"]
+Operator = Literal["masked_norm", "abs_max", "mean_only", "none"]
+
+ESTIMATORS: tuple[Estimator, ...] = ("pass", "reward_shaping", "grpo_process", "grpo_outcome")
+SIGNALS: tuple[Signal, ...] = ("prm", "kl")
+OPERATORS: tuple[Operator, ...] = ("masked_norm", "abs_max", "mean_only", "none")
+
+
+def _set(instance: object, name: str, value: object) -> None:
+    object.__setattr__(instance, name, value)  # normalizing a field of a frozen dataclass while it is being made
+
+
+def _listed(choices: Sequence[str]) -> str:
+    return ", ".join(repr(choice) for choice in choices)
+
+
+def _choice(value: Any, choices: Sequence[str], *, option: str) -> None:
+    if isinstance(value, str) and value in choices:
+        return
+    near = difflib.get_close_matches(str(value).lower(), choices, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
+    raise OptionError(f"option {option}: unknown value {value!r}; the choices are {_listed(choices)}; {hint}")
+
+
+def _number(value: Any, *, option: str, low: float = -math.inf, high: float = math.inf) -> float:
+    bounds = f" from {low:g} to {high:g}" if high < math.inf else f" of at least {low:g}" if low > -math.inf else ""
+    expected = f"option {option}: expected a finite number{bounds}, got {value!r}"
+    if isinstance(value, (bool, str)) or value is None:
+        raise OptionError(f"{expected}; give a number")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise OptionError(f"{expected}; give a number") from None
+    if not (math.isfinite(number) and low <= number <= high):
+        raise OptionError(f"{expected}; choose a value in that range")
+    return number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Weights w_prc, w_out, w_fmt of the three reward streams (paper Eq. 4). A stream of weight 0 is left out.
+
+    Raises:
+        OptionError: a weight is not a finite number.
+    """
+
+    process: float = 1.0
+    outcome: float = 1.0
+    format: float = 1.0
+
+    def __post_init__(self) -> None:
+        for stream in ("process", "outcome", "format"):
+            _set(self, stream, _number(getattr(self, stream), option=f"weights.{stream}"))
+
+    @property
+    def total(self) -> float:
+        """W, what a rollout with failed format is multiplied with (Eq. 4)."""
+        return self.process + self.outcome + self.format
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standardizers:
+    """One standardization operator for each stream, for estimator `pass`.
+
+    abs_max is meant for KL-style process signals: on 0/1 rewards it gives no negative advantage.
+
+    Raises:
+        OptionError: an unknown operator.
+    """
+
+    process: Operator = "masked_norm"
+    outcome: Operator = "masked_norm"
+    format: Operator = "masked_norm"
+
+    def __post_init__(self) -> None:
+        for stream in ("process", "outcome", "format"):
+            _choice(getattr(self, stream), OPERATORS, option=f"standardize.{stream}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapingConfig:
+    """Which estimator forms the advantages, and its options.
+
+    Attributes:
+        estimator: `pass` (AF, CV, DL), `reward_shaping`, `grpo_process` or `grpo_outcome`.
+        signal: `prm`, one score per step with its end, or `kl`, one score per token.
+        standardize: operator N(x; S) of all streams, or `Standardizers` (estimator `pass` only).
+        weights: w_prc, w_out, w_fmt.
+        k: exponent of Divide-Length in [0, 1]; 0 is the plain return-to-go ("PASS without DL"), 1 the average.
+        eta: tolerance of Chunk-by-Value for a `kl` trace, at least 0.
+        chunk: False makes every unmasked token a chunk ("PASS without CV").
+        std_ddof: 1 (sample) or 0 (population) standard deviation in `masked_norm`.
+        std_eps: added to the standard deviation, at least 0.
+
+    `k`, `eta` and `chunk` mean nothing to the two grpo estimators and are ignored by them.
+
+    Raises:
+        OptionError: an unknown name or a value outside its range.
+    """
+
+    estimator: Estimator = "pass"
+    signal: Signal = "prm"
+    standardize: Operator | Standardizers = "masked_norm"
+    weights: Weights = Weights()
+    k: float = 0.7
+    eta: float = 1e-8
+    chunk: bool = True
+    std_ddof: int = 1
+    std_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _choice(self.estimator, ESTIMATORS, option="estimator")
+        _choice(self.signal, SIGNALS, option="signal")
+        if not isinstance(self.standardize, Standardizers):
+            _choice(self.standardize, OPERATORS, option="standardize")
+        elif self.estimator != "pass":
+            raise OptionError(
+                f"option standardize: one operator per stream only works with estimator 'pass', and estimator is "
+                f"{self.estimator!r}, which standardizes its streams together; give one of {_listed(OPERATORS)}"
+            )
+        if not isinstance(self.weights, Weights):
+            raise OptionError(
+                f"option weights: expected Weights(process=, outcome=, format=), got {self.weights!r}; "
+                f"build a pass_ops.Weights"
+            )
+        _set(self, "k", _number(self.k, option="k", low=0.0, high=1.0))
+        _set(self, "eta", _number(self.eta, option="eta", low=0.0))
+        if not isinstance(self.chunk, bool):
+            raise OptionError(f"option chunk: expected True or False, got {self.chunk!r}; give a bool")
+        if isinstance(self.std_ddof, bool) or self.std_ddof not in (0, 1):
+            raise OptionError(
+                f"option std_ddof: expected 0 (population) or 1 (sample), got {self.std_ddof!r}; choose one of them"
+            )
+        _set(self, "std_ddof", int(self.std_ddof))
+        _set(self, "std_eps", _number(self.std_eps, option="std_eps", low=0.0))
+
+    @property
+    def standardizers(self) -> Standardizers:
+        """The operator of each stream."""
+        if isinstance(self.standardize, Standardizers):
+            return self.standardize
+        return Standardizers(process=self.standardize, outcome=self.standardize, format=self.standardize)

@@ -1,0 +1,143 @@
+"""Token-level process signals from log-probabilities (paper Sec. 2.2, Eq. 5).
+
+    OPD      s(t) = l_teacher(t) - l_policy(t)
+    G-OPD    s(t) = -[(l_policy(t) - l_base(t)) - lam * (l_teacher(t) - l_base(t))]
+
+All are natural log-probabilities of the sampled tokens at temperature 1 over the full vocabulary. OPD is the negated
+one-sample estimate of the reverse KL; G-OPD with lam > 1 extrapolates beyond the teacher, away from the base (the
+actor's initial weights), and with lam = 1 is OPD whatever the base.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from pass_ops import columns
+from pass_ops.errors import (
+    ColumnTypeError,
+    LengthMismatchError,
+    NonFiniteError,
+    NullValueError,
+    OptionError,
+    OutputOverflowError,
+    ShapingError,
+)
+from pass_ops.ragged import list_array, one_chunk, ragged
+
+Lists = pa.ListArray | pa.ChunkedArray
+
+
+def opd_scores(*, policy: Lists, teacher: Lists) -> pa.ListArray:
+    """OPD: l_teacher - l_policy for each token.
+
+    Args:
+        policy, teacher: list<float32>, one list per rollout, one log-probability per completion token, 0.0 where
+            masked; a null list where they could not be computed.
+
+    Returns:
+        list<float32> of the same lengths; null where one of the inputs is null. Arithmetic is float64.
+
+    Raises:
+        ShapingError: lengths differ, a null inside a list, NaN or infinity, a difference beyond float32.
+    """
+    given = _aligned({"policy": policy, "teacher": teacher})
+    return given.lists(given.flat("teacher") - given.flat("policy"))
+
+
+def g_opd_scores(*, policy: Lists, base: Lists, teacher: Lists, lam: float = 1.25) -> pa.ListArray:
+    """G-OPD (Eq. 5): -[(l_policy - l_base) - lam * (l_teacher - l_base)] for each token.
+
+    Computed as (l_teacher - l_policy) + (lam - 1) * (l_teacher - l_base), the same value, so that lam = 1 gives the
+    bits of `opd_scores`.
+
+    Args:
+        policy, base, teacher: as in `opd_scores`.
+        lam: the extrapolation lambda, any finite number; 1.25 in the paper.
+
+    Returns:
+        As `opd_scores`.
+
+    Raises:
+        ShapingError: as `opd_scores`; OptionError where lam is not a finite number.
+    """
+    if isinstance(lam, bool) or not isinstance(lam, (int, float)) or not math.isfinite(lam):
+        raise OptionError(f"option lam: expected a finite number, got {lam!r}; the paper uses 1.25")
+    given = _aligned({"policy": policy, "base": base, "teacher": teacher})
+    teacher_N = given.flat("teacher")
+    return given.lists((teacher_N - given.flat("policy")) + (float(lam) - 1.0) * (teacher_N - given.flat("base")))
+
+
+@dataclass(frozen=True)
+class _Aligned:
+    """Inputs of equal lengths, reduced to the rows that all of them have."""
+
+    arrays: dict[str, pa.ListArray]
+    valid_R: np.ndarray
+    counts_R: np.ndarray
+
+    def flat(self, name: str) -> np.ndarray:
+        return self.arrays[name].flatten().to_numpy().astype(np.float64)
+
+    def lists(self, scores_N: np.ndarray) -> pa.ListArray:
+        with np.errstate(over="ignore"):
+            stored_N = scores_N.astype(np.float32)
+        self.refuse(~np.isfinite(stored_N), OutputOverflowError, "the score is beyond float32", stored_N)
+        return list_array(self.counts_R, stored_N, pa.float32(), valid_R=self.valid_R)
+
+    def refuse(self, wrong_N: np.ndarray, error: type[ShapingError], fact: str, values_N: np.ndarray) -> None:
+        if not wrong_N.any():
+            return
+        at = int(np.argmax(wrong_N))
+        starts_R1 = np.concatenate([[0], np.cumsum(self.counts_R)])
+        row = int(np.searchsorted(starts_R1, at, side="right")) - 1
+        raise error(
+            f"row {row}: {fact} ({values_N[at]}) at token {at - starts_R1[row]}; store 0.0 at masked tokens, and make "
+            "the whole list null where a log-probability could not be computed"
+        )
+
+
+def _aligned(inputs: dict[str, Lists]) -> _Aligned:
+    arrays = {name: _lists(name, given) for name, given in inputs.items()}
+    (first, *others) = arrays
+    for name in others:
+        if len(arrays[name]) != len(arrays[first]):
+            raise LengthMismatchError(
+                f"{first} has {len(arrays[first])} rows and {name} {len(arrays[name])}; give one list per rollout, "
+                "in the same order"
+            )
+    valid_R = np.logical_and.reduce([a.is_valid().to_numpy(zero_copy_only=False) for a in arrays.values()])
+    lengths = {name: ragged(array).lengths_R for name, array in arrays.items()}
+    for name in others:
+        differ_R = valid_R & (lengths[name] != lengths[first])
+        if differ_R.any():
+            row = int(np.argmax(differ_R))
+            raise LengthMismatchError(
+                f"row {row}: {first} has {lengths[first][row]} values and {name} {lengths[name][row]}; "
+                "give one log-probability for each completion token"
+            )
+    if not valid_R.all():
+        arrays = {name: array.filter(pa.array(valid_R)) for name, array in arrays.items()}
+    aligned = _Aligned(arrays, valid_R, np.where(valid_R, lengths[first], 0))
+    for name, array in arrays.items():
+        values_N = array.flatten().to_numpy()
+        aligned.refuse(~np.isfinite(values_N), NonFiniteError, f"{name} is not finite", values_N)
+    return aligned
+
+
+def _lists(name: str, given: Lists) -> pa.ListArray:
+    array = one_chunk(given) if isinstance(given, pa.ChunkedArray) else given
+    if not isinstance(array, pa.Array):
+        raise ColumnTypeError(
+            f"{name} is {type(given).__name__}, expected a pyarrow list<float32> array; pass table['logprobs'], say"
+        )
+    array = columns.to_type(array, columns.LIST_OF_FLOAT32, name=name)
+    row = columns.first_null_in_lists(array)
+    if row is not None:
+        raise NullValueError(
+            f"row {row}: {name} holds a null inside its list; store 0.0 at masked tokens, or make the whole list null"
+        )
+    return array

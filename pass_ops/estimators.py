@@ -1,0 +1,152 @@
+"""Which operations form the advantages, in which order (pass.md section 5; paper Alg. 4, Tables 2 and 3).
+
+An estimator is a function from rollouts (whole groups) to chunks. It works through them in blocks of groups, small enough
+to stay in the processor's cache from one operation to the next. Legend of dimensions: see `pass_ops.ragged`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from pass_ops import blocks, chunking, divide_length
+from pass_ops.blocks import Block, Chunks, Output, Statistics
+from pass_ops.config import Estimator, ShapingConfig
+from pass_ops.fusion import Fusion, fuse, shape_rewards
+from pass_ops.rollouts import Rollouts
+
+
+def pass_(rollouts: Rollouts, config: ShapingConfig) -> Chunks:
+    """PASS: Advantage Fusion, Chunk-by-Value, Divide-Length."""
+    operators = config.standardizers
+    fusion = fuse(
+        config.weights,
+        outcome_R=blocks.standardized(rollouts, rollouts.outcome_R, operators.outcome, config),
+        format_R=blocks.standardized(rollouts, rollouts.format_R, operators.format, config),
+        passed_R=rollouts.passed_R,
+    )
+    return _fuse_chunk_divide(rollouts, config, fusion)
+
+
+def reward_shaping(rollouts: Rollouts, config: ShapingConfig) -> Chunks:
+    """Raw streams summed, then one standardization, then CV and DL (paper Table 3)."""
+    fusion = shape_rewards(config.weights, outcome_R=rollouts.outcome_R, format_R=rollouts.format_R)
+    return _fuse_chunk_divide(rollouts, config, fusion)
+
+
+def grpo_process(rollouts: Rollouts, config: ShapingConfig) -> Chunks:
+    """Eq. 1-3: all streams in one pool; an advantage is the sum of what lies at or after the token."""
+    weights = config.weights
+    tail = [
+        (weight, x_R)
+        for weight, x_R in ((weights.outcome, rollouts.outcome_R), (weights.format, rollouts.format_R))
+        if weight != 0.0
+    ]
+    tail_weights = np.array([weight for weight, _ in tail], dtype=np.float64)
+    tail_R = np.array([x_R for _, x_R in tail], dtype=np.float64).reshape(len(tail), len(rollouts))
+    output = Output(rollouts, chunks=blocks.most_chunks(rollouts, per_token=False))
+    statistics = Statistics.empty(rollouts)
+    working = np.empty(max(1, rollouts.longest))
+    for block in blocks.split(rollouts, output):
+        blocks.pool(
+            rollouts, config, block, statistics,
+            operator=config.standardizers.process, pooled=weights.process != 0.0, joined_R=tail_R,
+        )  # fmt: skip
+        start = output.cursor
+        _chunk_elements(rollouts, block, output)
+        output.cursor, wrong = divide_length.return_to_go(
+            block.first_G, block.last_G, rollouts.starts_G1, output.trainable_R, weights.process, tail_weights, tail_R,
+            *statistics, output.counts_R, start, working, output.ends_K, output.credits_K, output.advantages_K,
+        )  # fmt: skip
+        blocks.check_output(rollouts, wrong)
+    return output.chunks()
+
+
+def grpo_outcome(rollouts: Rollouts, config: ShapingConfig) -> Chunks:
+    """GRPO(ORM): the standardized sum of outcome and format on every token; one chunk a rollout."""
+    weights = config.weights
+    x_R = weights.outcome * rollouts.outcome_R + weights.format * rollouts.format_R
+    advantage_R = blocks.standardized(rollouts, x_R, config.standardizers.outcome, config)
+    output = Output(rollouts, chunks=0)
+    for _ in blocks.split(rollouts, output):
+        pass  # only the masks are needed: which rows are trainable
+    wrong_R = output.trainable_R & ~(np.abs(advantage_R) < divide_length.BEYOND_FLOAT32)
+    blocks.check_output(rollouts, int(np.argmax(wrong_R)) if wrong_R.any() else -1)
+    lengths_R = rollouts.mask.lengths_R
+    some_R = lengths_R > 0
+    credits_K = np.where(output.trainable_R, advantage_R, 0.0)[some_R].astype(np.float32)
+    return Chunks(
+        counts_R=some_R.astype(np.int32),
+        ends_K=lengths_R[some_R].astype(np.int32),
+        credits_K=credits_K,
+        advantages_K=credits_K,
+        path_R=output.path_R,
+        trainable_R=output.trainable_R,
+    )
+
+
+ESTIMATORS: dict[Estimator, Callable[[Rollouts, ShapingConfig], Chunks]] = {
+    "pass": pass_,
+    "reward_shaping": reward_shaping,
+    "grpo_process": grpo_process,
+    "grpo_outcome": grpo_outcome,
+}
+
+
+def _fuse_chunk_divide(rollouts: Rollouts, config: ShapingConfig, fusion: Fusion) -> Chunks:
+    """Standardize the pools of `fusion`, cut by CV, credit by the fused advantage, divide by DL."""
+    operator = config.standardizers.process
+    output = Output(rollouts, chunks=blocks.most_chunks(rollouts, per_token=not config.chunk))
+    statistics = Statistics.empty(rollouts)
+    by_trace = config.chunk and config.signal == "kl"
+    # The trace is that of PASS, over the process signal alone, also where the pool is another one.
+    trace = Statistics.empty(rollouts) if by_trace and config.estimator != "pass" else statistics
+    powers = divide_length.inverse_powers(config.k, longest=rollouts.longest)
+    for block in blocks.split(rollouts, output):
+        blocks.pool(
+            rollouts, config, block, statistics, operator=operator, weight=fusion.weight, add_R=fusion.add_R
+        )
+        if trace is not statistics:
+            blocks.pool(rollouts, config, block, trace, operator=operator)
+        start = output.cursor
+        if by_trace:
+            _chunk_trace(rollouts, config, block, trace, output)
+        elif config.chunk:
+            _chunk_elements(rollouts, block, output)
+        else:
+            _chunk_tokens(rollouts, block, output)
+        wrong = divide_length.divide_length(
+            block.first_G, block.last_G, rollouts.starts_G1, output.trainable_R, fusion, *statistics, config.k, powers,
+            output.counts_R, start, output.credits_K, output.advantages_K, output.path_R,
+        )  # fmt: skip
+        blocks.check_output(rollouts, wrong)
+    return output.chunks()
+
+
+def _chunk_elements(rollouts: Rollouts, block: Block, output: Output) -> None:
+    if rollouts.ends is None:
+        _chunk_tokens(rollouts, block, output)
+        return
+    output.cursor = chunking.chunk_by_step(
+        block.first_R, block.last_R, output.trainable_R, block.tokens, rollouts.ends.values, rollouts.ends.starts_R1,
+        block.elements, output.ends_K, output.credits_K, output.counts_R, output.cursor,
+    )  # fmt: skip
+
+
+def _chunk_tokens(rollouts: Rollouts, block: Block, output: Output) -> None:
+    ends, starts_R1 = (rollouts.ends.values, rollouts.ends.starts_R1) if rollouts.ends else blocks.NO_ENDS
+    output.cursor = chunking.chunk_by_token(
+        block.first_R, block.last_R, output.trainable_R, block.tokens, ends, starts_R1,
+        block.elements, output.ends_K, output.credits_K, output.counts_R, output.cursor,
+    )  # fmt: skip
+
+
+def _chunk_trace(
+    rollouts: Rollouts, config: ShapingConfig, block: Block, trace: Statistics, output: Output
+) -> None:
+    output.cursor = chunking.chunk_by_trace(
+        block.first_G, block.last_G, rollouts.starts_G1, rollouts.used_R, block.tokens, block.elements,
+        *trace, config.eta, output.trace_T, output.shared_T,
+        output.ends_K, output.credits_K, output.counts_R, output.cursor,
+    )  # fmt: skip

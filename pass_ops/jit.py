@@ -1,0 +1,24 @@
+"""How the loops are compiled: once, kept on disk, without holding the interpreter's lock, with IEEE arithmetic as written.
+
+No fast-math: a sum's order is part of the result, so that it does not depend on the machine, on how a table was cut into
+parts, or on the number of threads. Numba keys its cache by the file of the outermost function, so a kernel only calls
+functions of its own file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def kernel(function: Function) -> Function:
+    """Compile `function` with numba on first use."""
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return cast("Function", numba.njit(cache=True, **options)(function))
+    except RuntimeError:  # numba finds no folder it may write its cache to
+        return cast("Function", numba.njit(**options)(function))
