@@ -1,0 +1,7 @@
+"""Beam runners by name: how each is started and what its flags are. What a stage does is the same on all of them."""
+
+from __future__ import annotations
+
+from pipelines.runners.base import RUNNERS, JobFailed, RunnerFlagError, RunnerOptions, run_job
+
+__all__ = ["RUNNERS", "JobFailed", "RunnerFlagError", "RunnerOptions", "run_job"]

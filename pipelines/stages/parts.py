@@ -1,0 +1,220 @@
+"""Every stage is one Beam job over part numbers: Create -> Reshuffle -> the part driver -> count -> finalize.
+
+Payloads never enter the graph: an element is a plain int, and the worker that holds it reads, computes
+and commits the part.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from pass_ops import shards
+from pass_ops.errors import PassError
+from pass_ops.shards import Dataset, Manifest, PendingParts, names
+from pass_ops.shards.commit import parts_in
+from pipelines.runners import JobFailed, RunnerOptions, run_job
+from pipelines.runners.quiet import beam
+from pipelines.stages.attempts import attempts_made, with_new_count
+from pipelines.stages.loop import PartLoop, PartOutput, PartWork, StageAborted, in_background
+
+__all__ = ["PartDriver", "PartOutput", "PartWork", "StageAborted", "in_background", "run_stage"]
+
+Progress = Callable[[int, int], None]
+
+# The element that stands for all parts with an earlier attempt: one worker takes them, one after another, so that a
+# part that kills its worker is not held against an innocent one beside it.
+SUSPECTS = -1
+# So many times one command resubmits the rest of a job that lost a worker. FnApiRunner restarts nothing by itself.
+MAX_RESTARTS = 10
+
+
+class PartDriver(beam.DoFn):
+    """A `PartLoop` as a DoFn: offered one part number at a time, drained at the end of the bundle."""
+
+    def __init__(
+        self, dataset: Dataset, work: PartWork, *, suspects: Sequence[int], parts_in_flight: int, max_attempts: int
+    ) -> None:
+        self.dataset = dataset
+        self._work = work
+        self._suspects = tuple(suspects)
+        self._parts_in_flight = parts_in_flight
+        self._max_attempts = max_attempts
+        self._loop: PartLoop | None = None
+
+    def setup(self) -> None:
+        """Once a worker: acquire the engine, open the inputs."""
+        self._work.setup()
+
+    def start_bundle(self) -> None:
+        """A new bundle has nothing in flight."""
+        self._loop = PartLoop(
+            dataset=self.dataset,
+            work=self._work,
+            parts_in_flight=self._parts_in_flight,
+            max_attempts=self._max_attempts,
+        )
+
+    def process(self, element: int) -> Iterator[int]:
+        """Begin one part; waits only for room among those in flight."""
+        assert self._loop is not None
+        if element == SUSPECTS:
+            self._loop.defer(self._suspects)
+        else:
+            self._loop.offer(element)
+        yield 1
+
+    def finish_bundle(self) -> None:
+        """Complete what is in flight, then run the deferred parts alone."""
+        assert self._loop is not None
+        self._loop.drain()
+
+    def teardown(self) -> None:
+        """Also called when the job stops midway: parts in flight are not to blame."""
+        if self._loop is not None:
+            self._loop.abandon()
+
+
+class Finalize(beam.DoFn):
+    """Writes the manifest as the job's last step, so that a job whose client is gone still completes. Never raises."""
+
+    def __init__(self, dataset: Dataset, *, max_reject_rate: float) -> None:
+        self._dataset = dataset
+        self._max_reject_rate = max_reject_rate
+
+    def process(self, _parts: int) -> None:
+        """Finalize, or leave the reasons in _run.json for whoever looks."""
+        try:
+            shards.finalize(self._dataset, max_reject_rate=self._max_reject_rate)
+        except (PassError, OSError) as error:
+            shards.record_run(self._dataset, {"not_finalized": str(error)})
+
+
+def run_stage(
+    dataset: Dataset,
+    work: PartWork,
+    *,
+    runner: RunnerOptions,
+    parts_in_flight: int,
+    max_reject_rate: float,
+    max_attempts: int = 3,
+    resources: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Do the parts that are not done yet, then finalize.
+
+    parts_in_flight: parts one worker has under way at once. max_attempts: a part that failed so often is given up
+    (`_failed`) and the others go on; a later run tries it again. resources: Beam resource hints for the workers
+    (accelerator, min_ram, cpu_count). progress: called with (parts done, parts in all) from a thread of its own.
+
+    Raises NotFinalized where parts failed or too much was rejected; StageAborted where the job had to stop (disk full,
+    engine dead, workers lost again and again); and what `work.setup` raised.
+    """
+    started = time.time()
+    dataset = with_new_count(dataset, shards.pending_parts(dataset))
+    with _watching(dataset, progress):
+        restarts = 0
+        while (pending := shards.pending_parts(dataset)).todo:
+            before = _attempts(dataset, pending)
+            driver = PartDriver(
+                dataset, work, suspects=pending.suspects, parts_in_flight=parts_in_flight, max_attempts=max_attempts
+            )
+            try:
+                _run_job(driver, pending, runner, max_reject_rate, resources)
+                break
+            except JobFailed as failed:
+                restarts += 1
+                # A new attempt on record: a worker was lost with parts in hand. Anything else would only fail again.
+                lost = _attempts(dataset, shards.pending_parts(dataset)) != before
+                if not lost or restarts > MAX_RESTARTS:
+                    raise _reported(failed, dataset) from failed
+    shards.record_run(dataset, _run_info(started, runner))
+    return shards.finalize(dataset, max_reject_rate=max_reject_rate)
+
+
+def _run_job(
+    driver: PartDriver,
+    pending: PendingParts,
+    runner: RunnerOptions,
+    max_reject_rate: float,
+    resources: Mapping[str, str] | None,
+) -> None:
+    """The whole graph, once."""
+    fresh = sorted(set(pending.todo).difference(pending.suspects))
+
+    def construct(pipeline: beam.Pipeline) -> None:
+        (
+            pipeline
+            | "parts" >> beam.Create([*fresh, SUSPECTS] if pending.suspects else fresh, reshuffle=False)
+            | "spread" >> beam.Reshuffle()
+            | driver.dataset.spec.stage >> beam.ParDo(driver).with_resource_hints(**(resources or {}))
+            | "count" >> beam.combiners.Count.Globally()
+            | "finalize" >> beam.ParDo(Finalize(driver.dataset, max_reject_rate=max_reject_rate))
+        )
+
+    run_job(construct, runner)
+
+
+def _attempts(dataset: Dataset, pending: PendingParts) -> dict[int, int]:
+    return {part: attempts_made(dataset, part) for part in pending.suspects}
+
+
+def _reported(failed: JobFailed, dataset: Dataset) -> PassError:
+    """What the user is told: the worker's own words where there are any, without Beam's frames around them."""
+    if isinstance(failed.error, PassError) and not isinstance(failed.error, StageAborted):
+        return failed.error
+    found = re.search(r"StageAborted: (.+)", failed.log)
+    if isinstance(failed.error, StageAborted):
+        return StageAborted(failed.log)
+    if found:
+        return StageAborted(found.group(1))
+    return StageAborted(
+        f"{dataset.spec.stage} stopped: {failed}. Committed parts of {dataset.url} are kept; "
+        "the same command goes on from there."
+    )
+
+
+def _run_info(started: float, runner: RunnerOptions) -> dict[str, Any]:
+    return {
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.time() - started, 1),
+        "host": socket.gethostname(),
+        "runner": runner.name,
+        "runner_flags": list(runner.flags),
+    }
+
+
+@contextmanager
+def _watching(dataset: Dataset, progress: Progress | None) -> Iterator[None]:
+    """Report (done, all) while the job runs, from the markers in the store: the same on every runner."""
+    if progress is None:
+        yield
+        return
+    stop = threading.Event()
+
+    def report() -> None:
+        progress(len(parts_in(dataset, names.DONE)), dataset.spec.parts)
+
+    def watch() -> None:
+        pause = 0.0
+        while not stop.wait(pause):
+            began = time.monotonic()
+            with suppress(OSError):  # a listing that failed once; the next one tells
+                report()
+            # At most a twentieth of the time goes into listing, however many parts there are.
+            pause = max(0.5, 20 * (time.monotonic() - began))
+
+    watcher = threading.Thread(target=watch, daemon=True, name="progress")
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+    report()
