@@ -82,7 +82,7 @@ class FingerprintMismatchError(ShardError, ValueError):
 
 
 class ReplacedFingerprintError(ShardError, ValueError):
-    """The fingerprint was replaced in this folder before; late writers of it may still be alive, so it stays refused."""
+    """The fingerprint was replaced in this folder before; late writers may still be alive, so it stays refused."""
 
 
 class IncompleteDatasetError(ShardError, ValueError):

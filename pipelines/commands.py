@@ -1,0 +1,201 @@
+"""What each `passrl` command does: read the options, call the room that knows, show the result.
+
+Every function takes the parsed options and returns an exit code, None for done.
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from pass_ops import shards
+from pipelines.progress import Reporter
+
+if TYPE_CHECKING:
+    from pipelines.config import RunConfig
+    from pipelines.rounds import Run
+
+Command = Callable[[Namespace], "int | None"]
+
+
+def configured(body: Callable[[Namespace, Run], None]) -> Command:
+    """A command that works on a run: opens it from the configuration, or under --dry-run only tells what it would do."""
+
+    @wraps(body)
+    def command(options: Namespace) -> int | None:
+        from pipelines.rounds import Run
+
+        config = _config(options)
+        if options.dry_run:
+            _dry_run(config, options.tokens_per_second)
+        else:
+            body(options, Run(config=config, url=options.out, reporter=Reporter(quiet=options.json), overwrite=options.overwrite))
+        return None
+
+    return command
+
+
+@configured
+def run(options: Namespace, work: Run) -> None:
+    """One round."""
+    from pipelines.rounds import run_round
+
+    summary = run_round(work, options.round)
+    _show(options, f"round {options.round} is complete in {work.folder(options.round)}", asdict(summary))
+
+
+@configured
+def rounds(options: Namespace, work: Run) -> None:
+    """Several rounds."""
+    from pipelines.lineage import read_lineage
+    from pipelines.rounds import run_rounds
+
+    count = work.config.run.rounds if options.rounds is None else options.rounds
+    run_rounds(work, count)
+    _show(options, f"{count} rounds are complete in {work.url}", read_lineage(work.url))
+
+
+@configured
+def generate(options: Namespace, work: Run) -> None:
+    """Prompts and rollouts of a round."""
+    from pipelines.rounds import make_rollouts
+
+    _show_manifest(options, work.folder(options.round, "rollouts"), make_rollouts(work, options.round))
+
+
+@configured
+def score(options: Namespace, work: Run) -> None:
+    """Signals of a round."""
+    from pipelines.rounds import score_rollouts
+
+    for name, manifest in score_rollouts(work, options.round, options.signal).items():
+        _show_manifest(options, work.folder(options.round, "signals", name), manifest)
+
+
+@configured
+def shape(options: Namespace, work: Run) -> None:
+    """The shaped dataset of a round."""
+    from pipelines.rounds import shape_rollouts
+
+    _show_manifest(options, work.folder(options.round, options.name), shape_rollouts(work, options.round, options.name))
+
+
+@configured
+def train(options: Namespace, work: Run) -> None:
+    """The update of a round."""
+    from pipelines.rounds import update_policy
+
+    metrics = update_policy(work, options.round)
+    policy = work.folder(options.round, "policy")
+    _show(options, f"policy: {policy}", {"policy": policy, "metrics": metrics})
+
+
+@configured
+def eval(options: Namespace, work: Run) -> None:  # noqa: A001 - the command's name
+    """pass@k of a policy."""
+    from pipelines.rounds import evaluate
+
+    results = evaluate(work, round_index=options.round, policy=options.policy)
+    lines = [
+        f"{name}: " + ", ".join(f"pass@{k} {100 * e.value:.1f} +- {100 * e.standard_error:.1f} %" for k, e in result.pass_at.items())
+        for name, result in results.items()
+    ]
+    _show(options, "\n".join(lines), {name: json.loads(result.to_json()) for name, result in results.items()})
+
+
+def inspect(options: Namespace) -> int | None:
+    """A group, or one rollout chunk by chunk."""
+    import polars as pl
+
+    from pipelines.inspect import group_summary, group_table, rollout_chunks
+
+    part = shards.open_dataset(options.dataset).read_part(options.part)
+    if options.rollout is not None:
+        view = rollout_chunks(part, options.group, options.rollout)
+    elif options.group is None and "prompt_id" in part.schema.names:
+        view = pl.DataFrame(pl.from_arrow(part))
+    else:
+        view = group_table(part, options.group)
+    if options.json:
+        print(view.write_json())
+        return None
+    with pl.Config(tbl_rows=200, tbl_cols=20, fmt_str_lengths=60, tbl_width_chars=180, tbl_hide_dataframe_shape=True):
+        if options.group is None and options.rollout is None and "prompt_id" not in part.schema.names:
+            print(group_summary(part))
+        print(view)
+    return None
+
+
+def status(options: Namespace) -> int | None:
+    """How far a run is, from the store alone."""
+    from pipelines.inspect.status_table import status_table
+
+    found = shards.status(options.url)
+    if options.json:
+        print(json.dumps(asdict(found), indent=1, default=str))
+    else:
+        Reporter().console.print(status_table(found))
+    return None
+
+
+def verify(options: Namespace) -> int | None:
+    """Every promise of the contract, with the first offenders."""
+    findings = shards.verify(options.url)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1, default=str))
+    else:
+        for finding in findings:
+            print(f"{finding.severity}: {finding.code}: {finding.where}: {finding.message}")
+        print(f"{options.url}: {'clean' if not errors else f'{len(errors)} promises of the contract are broken'}")
+    return 1 if errors else None
+
+
+def finalize(options: Namespace) -> int | None:
+    """The manifest of a dataset whose parts are all committed."""
+    manifest = shards.finalize(shards.load_dataset(options.url), max_reject_rate=options.max_reject_rate)
+    return _show_manifest(options, options.url, manifest)
+
+
+def demo(options: Namespace) -> int | None:
+    """The demo."""
+    from pipelines.demo.run import run_demo
+
+    result = run_demo(options.out, seed=options.seed, overrides=options.overrides, overwrite=options.overwrite, quiet=options.json)
+    if options.json:
+        print(json.dumps(result, indent=1))
+    return None
+
+
+def _config(options: Namespace) -> RunConfig:
+    """The configuration that a command names, with what the command line says of the runner."""
+    from pipelines.config import load_config
+
+    config = load_config(options.config, options.overrides)
+    flags = (*config.runner.flags, *options.beam_args)
+    return replace(config, runner=replace(config.runner, name=options.runner or config.runner.name, flags=flags))
+
+
+def _dry_run(config: RunConfig, tokens_per_second: float) -> None:
+    """The resolved configuration and what a round would cost, as JSON."""
+    from pipelines.config import as_dict
+    from pipelines.estimate import estimate_round
+
+    estimate = estimate_round(config, tokens_per_second=tokens_per_second)
+    print(json.dumps({"config": as_dict(config), "estimate": asdict(estimate)}, indent=1))
+
+
+def _show(options: Namespace, text: str, result: Any) -> None:
+    """The result: a text for people, or under --json one JSON value on standard output."""
+    print(json.dumps(result, indent=1, default=str) if options.json else text)
+
+
+def _show_manifest(options: Namespace, folder: str, manifest: shards.Manifest) -> None:
+    totals = manifest.totals
+    lines = [f"{folder}: {totals['rows']:,} rows, {totals['tokens']:,} tokens in {totals['parts']} parts"]
+    lines += [f"  rejected: {count} x {reason} (see {folder}/_rejected)" for reason, count in manifest.rejected.items()]
+    _show(options, "\n".join(lines), {"folder": folder} | asdict(manifest))

@@ -1,0 +1,137 @@
+"""`passrl demo`: three rounds on the execution signal, then one on the teacher's KL, and a table of what they did.
+
+An ordinary run: the same configuration, stages and folders as `passrl rounds` (demo.toml beside this file).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from pass_ops.shards import Store, open_dataset
+from pipelines.config import RunConfig, load_config
+from pipelines.demo.arithmetic import Split, prompt_rows
+from pipelines.demo.assets import asset_folder
+from pipelines.evaluate import EvalResult, paired_gain
+from pipelines.inspect.summary import ShapedSummary
+from pipelines.lineage import read_lineage
+from pipelines.progress import Reporter
+from pipelines.rounds import Run, evaluate_start, run_round
+from pipelines.stages.shape import ShapeOptions
+
+CONFIG = Path(__file__).parent / "demo.toml"
+HELD_OUT_PROMPTS = 300
+BENCHMARK = "held-out"
+
+
+def run_demo(
+    out: str, *, seed: int = 0, overrides: Sequence[str] = (), overwrite: bool = False, quiet: bool = False
+) -> dict[str, Any]:
+    """Run it in the folder `out` (local; a finished or interrupted one goes on). Returns the table's numbers."""
+    reporter = Reporter(quiet=quiet)
+    reporter.line("PASS demo: sums that must be done step by step; the policy gets about a third of them right.")
+    execution = Run(config=demo_config(out, seed=seed, overrides=overrides), url=out, reporter=reporter, overwrite=overwrite)
+    rounds = execution.config.run.rounds
+    results = [evaluate_start(execution)[BENCHMARK]]
+    rows = [_row("start", None, results[0], {})]
+    for index in range(rounds + 1):
+        last = index >= rounds - 1
+        work = execution if index < rounds else replace(execution, config=teacher_config(execution.config))
+        summary = run_round(work, index, is_last=last)
+        results.append(_result(work, index))
+        rows.append(_row(f"{index} {'execution' if index < rounds else 'teacher KL'}", summary, results[-1], _train_metrics(out, index)))
+    gains = {"execution": paired_gain(results[0], results[rounds]), "teacher_kl": paired_gain(results[rounds], results[rounds + 1])}
+    reporter.console.print(_table(rows))
+    gain = gains["execution"]
+    reporter.line(
+        f"pass@1 on {HELD_OUT_PROMPTS} held-out prompts x {results[0].samples} samples, start to round {rounds - 1}: "
+        f"{100 * gain.value:+.1f} points, {gain.value / gain.standard_error:.1f} standard errors of the paired difference."
+    )
+    _where_the_shards_lie(reporter, execution)
+    return {"seed": seed, "rounds": rows, "gains": {name: asdict(gain) for name, gain in gains.items()}}
+
+
+def demo_config(out: str, *, seed: int, overrides: Sequence[str] = ()) -> RunConfig:
+    """demo.toml with this seed and with prompts written into OUT/data; the rounds' and held-out prompts never overlap."""
+    sources = {}
+    for name, split, count in (("rounds", Split.ROUNDS, 4096), (BENCHMARK, Split.HELD_OUT, HELD_OUT_PROMPTS)):
+        file = os.path.join(os.path.abspath(out), "data", f"{name}.jsonl")
+        rows = prompt_rows(count, seed=0, split=split)
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        Store(os.path.dirname(file)).put(os.path.basename(file), "".join(json.dumps(row) + "\n" for row in rows).encode())
+        sources[name] = file
+    fixed = [
+        f"run.seed={seed}",
+        f"train.seed={seed}",
+        f"eval.seed={seed}",
+        f"prompts.source={json.dumps(sources['rounds'])}",
+        f"eval.benchmarks.{BENCHMARK}.source={json.dumps(sources[BENCHMARK])}",
+    ]
+    return load_config(CONFIG, [*fixed, *overrides])
+
+
+def teacher_config(config: RunConfig) -> RunConfig:
+    """The same run with the teacher's KL (OPD) in the place of the execution signal."""
+    signals = {name: table for name, table in config.signals.items() if name != "execution"}
+    signals["teacher"] = {"signal": "logprobs", "model": str(asset_folder("teacher")), "engine": asdict(config.engine)}
+    signals["opd"] = {"signal": "opd", "teacher": "teacher"}
+    shape: ShapeOptions = replace(config.shape, process="opd", signal="kl")
+    return replace(config, signals=signals, shape=shape)
+
+
+def _row(
+    title: str, summary: ShapedSummary | None, result: EvalResult, train: Mapping[str, float]
+) -> dict[str, Any]:
+    """One line of the table: what the round's rollouts were like, and the policy it made."""
+    score = result.pass_at[1]
+    return {
+        "round": title,
+        "pass@1": score.value,
+        "standard_error": score.standard_error,
+        "samples": result.prompts * result.samples,
+        "mean_length": result.mean_length,
+        "chunks_per_rollout": summary.chunks_per_rollout if summary else None,
+        "zero_advantage": summary.zero_advantage if summary else None,
+        "behavior_kl": train.get("behavior_kl"),
+    }
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table("round", "pass@1", "samples", "mean length", "chunks a rollout", "zero-advantage", "KL(new, old)")
+    for row in rows:
+        table.add_row(
+            row["round"],
+            f"{100 * row['pass@1']:.1f} ± {100 * row['standard_error']:.1f} %",
+            f"{row['samples']}",
+            f"{row['mean_length']:.1f}",
+            "" if row["chunks_per_rollout"] is None else f"{row['chunks_per_rollout']:.1f}",
+            "" if row["zero_advantage"] is None else f"{100 * row['zero_advantage']:.1f} %",
+            "" if row["behavior_kl"] is None else f"{row['behavior_kl']:.4f}",
+        )
+    return table
+
+
+def _result(run: Run, round_index: int) -> EvalResult:
+    text = Store(run.folder(round_index, "eval", BENCHMARK)).read("results.json").decode()
+    return EvalResult.from_json(text)
+
+
+def _train_metrics(out: str, round_index: int) -> Mapping[str, float]:
+    metrics: Mapping[str, float] = read_lineage(out)["rounds"][round_index]["metrics"]["train"]
+    return metrics
+
+
+def _where_the_shards_lie(reporter: Reporter, run: Run) -> None:
+    shaped = open_dataset(run.folder(0, "shaped"))
+    file = os.path.join(shaped.url, shaped.parts[0].data)
+    reporter.line(f"\nEverything is in {run.url}; each round's shaped shards in round-*/shaped. Look into one:")
+    reporter.line(f"  passrl inspect {shaped.url}")
+    reporter.line(
+        f"""  python -c 'import polars as pl; print(pl.read_parquet("{file}").select("rollout_id", "text", "chunk_advantages"))'"""
+    )

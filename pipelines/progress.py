@@ -1,0 +1,54 @@
+"""What long work shows: bars on a terminal, one plain line a step elsewhere, nothing under --json."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Report = Callable[[int, int], None]
+PLAIN_INTERVAL_SECONDS = 30.0
+
+
+class Reporter:
+    """Where stages tell how far they are. `quiet` (for --json) keeps standard output for the result alone."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(file=sys.stderr if quiet else sys.stdout, highlight=False)
+        self.quiet = quiet
+
+    def line(self, text: str) -> None:
+        """One line of progress."""
+        if not self.quiet:
+            self.console.print(text, soft_wrap=True)
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Report]:
+        """A named piece of work; the yielded function takes (done, in all), 0 in all where that is not known."""
+        if self.quiet:
+            yield lambda done, total: None
+        elif self.console.is_terminal:
+            with self._bars() as bars:
+                task = bars.add_task(title, total=None)
+                yield lambda done, total: bars.update(task, completed=done, total=total or None)
+        else:
+            yield self._plain(title)
+
+    def _bars(self) -> Progress:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        return Progress(*columns, console=self.console, transient=True)
+
+    def _plain(self, title: str) -> Report:
+        last = time.monotonic()
+
+        def report(done: int, total: int) -> None:
+            nonlocal last
+            if time.monotonic() - last >= PLAIN_INTERVAL_SECONDS:
+                last = time.monotonic()
+                self.line(f"{title}: {done} of {total}" if total else f"{title}: {done}")
+
+        return report
