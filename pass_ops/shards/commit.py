@@ -166,7 +166,8 @@ def _create_marker(ds: Dataset, record: PartRecord) -> PartRecord:
             return winner
         ds.store.remove(name)  # void: a file it names is gone
     raise StoreError(
-        f"{ds.store.path(name)} was created and removed by others {_CONTESTED} times in turn; run again when they are done"
+        f"{ds.store.path(name)} was created and removed by others {_CONTESTED} times in turn; "
+        "run again when they are done"
     )
 
 

@@ -72,11 +72,13 @@ def create_dataset(url: str, spec: DatasetSpec, *, overwrite: bool = False, stor
     if there.fingerprint == spec.fingerprint:
         if overwrite:
             notes = (
-                f"{url} already is the dataset asked for (fingerprint {spec.fingerprint[:8]}): overwrite changed nothing",
+                f"{url} already is the dataset asked for (fingerprint {spec.fingerprint[:8]}): "
+                "overwrite changed nothing",
             )
     elif not overwrite:
         raise FingerprintMismatchError(
-            f"{url} holds another dataset (fingerprint {there.fingerprint[:8]}, asked {spec.fingerprint[:8]}). It differs in:\n  "
+            f"{url} holds another dataset (fingerprint {there.fingerprint[:8]}, asked {spec.fingerprint[:8]}). "
+            "It differs in:\n  "
             + "\n  ".join(differences(there, spec))
             + "\nNothing was changed. Give another folder, the old options, or --overwrite to replace it"
         )
@@ -146,7 +148,7 @@ def find_datasets(url: str, *, store: Store | None = None) -> Iterator[tuple[str
 
 
 def dataset_folders(top: Store) -> Iterator[Store]:
-    """Every folder with a `_dataset.json` at or below a folder (four levels), the nearer ones first, in order of name."""
+    """Every folder with a `_dataset.json` at or below a folder (four levels), nearer ones first, in order of name."""
     pending = [(top, 0)]
     while pending:
         here, depth = pending.pop(0)
@@ -178,8 +180,9 @@ def _swap(
     """Put the new `_dataset.json` over the old one. Returns the fingerprints replaced so far."""
     if spec.fingerprint[:8] in {fingerprint[:8] for fingerprint in (*replaced, there.fingerprint)}:
         raise ReplacedFingerprintError(
-            f"fingerprint {spec.fingerprint[:8]} was replaced in {url} before: a writer of it may still be alive and its files are "
-            "being removed, so it is refused there. Nothing was changed. Make this dataset in another folder"
+            f"fingerprint {spec.fingerprint[:8]} was replaced in {url} before: a writer of it may still be alive "
+            "and its files are being removed, so it is refused there. Nothing was changed. Make this dataset in another "
+            "folder"
         )
     replaced = (*replaced, there.fingerprint)
     store.put(names.DATASET, spec.to_json(replaced=replaced))

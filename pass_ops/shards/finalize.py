@@ -32,6 +32,7 @@ def finalize(ds: Dataset, *, max_reject_rate: float = 0.05) -> Manifest:
     max_reject_rate: highest share of rejected rollouts among rejected and kept ones (a rejected prompt counts G); for
     a stage without rollouts, of rows.
     """
+    _check_current(ds)
     try:
         manifest = _finalize(ds, max_reject_rate)
     except NotFinalized as error:
@@ -57,7 +58,6 @@ def reject_rate(records: Sequence[PartRecord]) -> float:
 
 
 def _finalize(ds: Dataset, max_reject_rate: float) -> Manifest:
-    _check_current(ds)
     done = parts_in(ds, names.DONE)
     here = {entry.name for entry in ds.store.entries()}
     present = here | rejected_files(ds)
@@ -139,7 +139,8 @@ def _rejections(records: Sequence[PartRecord], limit: float) -> list[str]:
             reasons[reason] = reasons.get(reason, 0) + count
     shown = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
     return [
-        f"{rate:.2%} of the rollouts were rejected ({shown}), more than max_reject_rate {limit:.2%}; see {names.REJECTED}"
+        f"{rate:.2%} of the rollouts were rejected ({shown}), more than max_reject_rate {limit:.2%}; "
+        f"see {names.REJECTED}"
     ]
 
 

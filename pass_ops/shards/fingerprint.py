@@ -1,7 +1,7 @@
 """Digests: what decides a dataset's bytes, and what its bytes are.
 
 fingerprint    = sha256(canonical JSON of what decides the bytes)
-content digest = sha256(fingerprint "\\n" sha256 of part 0 "\\n" ... sha256 of the last part "\\n")
+content digest = sha256(the fingerprint and the sha256 of each part in order, one a line)
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def plain_json(value: Any, where: str = "") -> Any:
     if isinstance(value, str):
         return str(value)
     raise SpecError(
-        f"{where or 'the value'} is {value!r} ({type(value).__name__}), which JSON cannot hold; give strings, numbers, booleans, "
-        "lists and tables only"
+        f"{where or 'the value'} is {value!r} ({type(value).__name__}), which JSON cannot hold; give strings, "
+        "numbers, booleans, lists and tables only"
     )
 
 

@@ -50,7 +50,8 @@ class CompleteDataset:
         try:
             return open_parquet(self.store.open(record.data))
         except FileNotFoundError as error:
-            message = f"{self.store.path(record.data)} is gone, but the manifest names it; run the stage again to redo the part"
+            where = self.store.path(record.data)
+            message = f"{where} is gone, but the manifest names it; run the stage again to redo the part"
             raise CorruptDatasetError(message) from error
         except pa.ArrowInvalid as error:
             message = (
@@ -89,7 +90,8 @@ def open_dataset(url: str, *, store: Store | None = None) -> CompleteDataset:
         )
     if manifest.fingerprint != spec.fingerprint:
         raise CorruptDatasetError(
-            f"{url}: the manifest is of fingerprint {manifest.fingerprint[:16]}..., the dataset of {spec.fingerprint[:16]}..."
+            f"{url}: the manifest is of fingerprint {manifest.fingerprint[:16]}..., "
+            f"the dataset of {spec.fingerprint[:16]}..."
         )
     return CompleteDataset(url, spec, manifest, read_parts(store, names.parts(fp8), manifest), store)
 

@@ -153,8 +153,10 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
             f"{where} cannot be read as a manifest ({error}); remove it and finalize again"
         ) from error
     if manifest.format_version != FORMAT_VERSION:
-        message = f"{where} has format_version {manifest.format_version}; this program reads {FORMAT_VERSION}: use the one that made it"
-        raise CorruptDatasetError(message)
+        raise CorruptDatasetError(
+            f"{where} has format_version {manifest.format_version}; this program reads {FORMAT_VERSION}: "
+            "use the one that made it"
+        )
     return manifest
 
 

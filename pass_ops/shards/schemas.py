@@ -129,7 +129,8 @@ def shaped_schema(signals: Mapping[str, str], *, reference: str | None = None) -
     twice = {field.name for field in columns if sum(other.name == field.name for other in columns) > 1}
     if twice:
         raise PartError(
-            f"two signals give the columns {', '.join(sorted(twice))}; shape one process, outcome and format signal at a time"
+            f"two signals give the columns {', '.join(sorted(twice))}; "
+            "shape one process, outcome and format signal at a time"
         )
     return pa.schema(columns)
 
@@ -178,7 +179,8 @@ def _conform_column(column: pa.ChunkedArray, wanted: pa.Field, stage: str) -> pa
     where = f"column {wanted.name} of a part of stage {stage}"
     if not wanted.nullable and column.null_count:
         raise PartError(
-            f"{where} has {column.null_count} nulls, the first at row {_first_null(column)}; it may have none. Nothing was committed"
+            f"{where} has {column.null_count} nulls, the first at row {_first_null(column)}; it may have none. "
+            "Nothing was committed"
         )
     if column.type == wanted.type:
         return column

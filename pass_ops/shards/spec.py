@@ -40,12 +40,12 @@ class DatasetSpec:
     """Everything that decides a dataset's bytes, plus where its inputs and models were found.
 
     stage: prompts, generate, score or shape; stage_version: raised with every change of what the stage writes.
-    options: the stage's semantic options by name. parts: how many. inputs: name -> InputRef (prompts: source path ->
-    file).
+    options: the stage's semantic options by name. parts: how many.
+    inputs: name -> InputRef (of prompts: source path -> the file).
     models: role -> ModelRef. environment: versions of the libraries that decide results, dtype, device kind.
     carried: further top-level keys of `_dataset.json` (sampling, tokenizer_digest, vocabulary, round, policy_digest);
-    a generate stage needs sampling.group_size. They enter the fingerprint; folders of inputs and ids of models do
-    not.
+    a generate stage needs sampling.group_size. They enter the fingerprint;
+    folders of inputs and ids of models do not.
 
     Raises SpecError.
     """
@@ -151,8 +151,8 @@ def parse_dataset_json(content: bytes, where: str) -> tuple[DatasetSpec, tuple[s
         ) from error
     if spec.fingerprint != fingerprint:
         raise CorruptDatasetError(
-            f"{where} says fingerprint {fingerprint[:16]}..., but its fields give {spec.fingerprint[:16]}...: it was edited; "
-            "restore it, or make the dataset again in an empty folder"
+            f"{where} says fingerprint {fingerprint[:16]}..., but its fields give {spec.fingerprint[:16]}...: "
+            "it was edited; restore it, or make the dataset again in an empty folder"
         )
     return spec, replaced
 

@@ -8,7 +8,7 @@ taken):
 
 | store | how |
 | --- | --- |
-| local path, `file://` | a synced temporary file in the same folder, then `os.link` (fails if the name exists), folder synced |
+| local path, `file://` | a synced temporary file in the same folder, then `os.link`, which fails if the name exists |
 | `s3://` | conditional put, `If-None-Match: *` (s3fs `pipe_file(mode="create")`; botocore > 1.35.20) |
 | `gs://` | conditional put, `ifGenerationMatch=0` (gcsfs `pipe_file(mode="create")`) |
 | `memory://` | one lock around test and set; such a store lives in one process |
@@ -210,8 +210,8 @@ class Store:
             except OSError as error:
                 if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
                     message = (
-                        f"creating {target} failed: this file system has no hard links ({error.strerror}), so two writers "
-                        "could not be kept apart; use a local disk, NFS, or the store's own URL (s3://, gs://)"
+                        f"creating {target} failed: this file system has no hard links ({error.strerror}), so "
+                        "two writers could not be kept apart; use a local disk, NFS, or the store's own URL (s3://, gs://)"
                     )
                     raise StoreError(error.errno, message) from error
                 raise

@@ -28,7 +28,7 @@ _UNIQUE_TEXTS = ("text", "prompt", "rollout_id", "extra")
 
 @dataclass(frozen=True, kw_only=True)
 class Rejection:
-    """A prompt or rollout that gave no row. sample_index None: the whole prompt. payload: any JSON value, for people."""
+    """A prompt or rollout that gave no row. sample_index None: the whole prompt. payload: any JSON value."""
 
     prompt_id: str
     sample_index: int | None = None
@@ -119,7 +119,7 @@ def _encoding(field: pa.Field) -> str | None:
 
 
 def count_table(table: pa.Table) -> dict[str, Any]:
-    """What a marker counts: rows, groups, tokens, groups_by_size (size -> groups; sizes as strings, as JSON has them)."""
+    """What a marker counts: rows, groups, tokens, groups_by_size (size -> groups; sizes as strings, as in JSON)."""
     bounds_G = group_bounds(group_keys(table))
     sizes, counts = np.unique(np.diff(bounds_G), return_counts=True)
     by_size = {str(size): count for size, count in zip(sizes.tolist(), counts.tolist(), strict=True)}
