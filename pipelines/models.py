@@ -145,21 +145,48 @@ def check_same_vocabulary(*, policy: str, other: str, role: str) -> Vocabulary:
     )
 
 
-def load_difference(running: str, other: str) -> str | None:
-    """Why `other`'s weights cannot be loaded into an engine started on `running`; None where they can."""
-    if read_config(running) != read_config(other):
-        a, b = read_config(running), read_config(other)
-        key = min(k for k in a.keys() | b.keys() if a.get(k) != b.get(k))
-        return f"config.json differs in {key!r}: {a.get(key)!r} and {b.get(key)!r}"
-    if _generation_config(running) != _generation_config(other):
-        return "generation_config.json differs"
-    if tokenizer_digest(running) != tokenizer_digest(other):
-        return "the tokenizer differs"
-    shapes_a, shapes_b = tensor_shapes(running), tensor_shapes(other)
-    if shapes_a != shapes_b:
-        name = min(n for n in shapes_a.keys() | shapes_b.keys() if shapes_a.get(n) != shapes_b.get(n))
-        return f"tensor {name} has shape {shapes_a.get(name)} and {shapes_b.get(name)}"
-    return None
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """All of a model folder but the values of its weights: equal ones can take over each other's weights in place."""
+
+    config: dict[str, Any]
+    generation_config: dict[str, Any]
+    tokenizer_digest: str
+    tensor_shapes: dict[str, tuple[int, ...]]
+
+    def difference(self, other: Architecture) -> str | None:
+        """The first thing that differs, in words; None where nothing does."""
+        for name in ("config", "generation_config"):
+            if (key := _first_difference(getattr(self, name), getattr(other, name))) is not None:
+                a, b = getattr(self, name).get(key), getattr(other, name).get(key)
+                return f"{name}.json differs in {key!r}: {a!r} and {b!r}"
+        if self.tokenizer_digest != other.tokenizer_digest:
+            return "the tokenizer differs"
+        if (key := _first_difference(self.tensor_shapes, other.tensor_shapes)) is not None:
+            return f"tensor {key} has shape {self.tensor_shapes.get(key)} and {other.tensor_shapes.get(key)}"
+        return None
+
+
+def architecture(folder: str) -> Architecture:
+    """Read from configs, tokenizer files and safetensors headers; the weights themselves are not read."""
+    file = check_model_folder(folder) / "generation_config.json"
+    return Architecture(
+        config=read_config(folder),
+        generation_config=_stable(_read_json(file)) if file.exists() else {},
+        tokenizer_digest=tokenizer_digest(folder),
+        tensor_shapes=tensor_shapes(folder),
+    )
+
+
+def load_tokenizer(folder: str) -> Any:
+    """The folder's tokenizer.json with its special tokens and chat template (transformers' PreTrainedTokenizerFast).
+
+    The base class on purpose: AutoTokenizer gives the same ids and imports torch first.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary(folder)  # names what is missing or broken
+    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
 
 
 def weights_identity(folder: str) -> tuple[tuple[str, int, int], ...]:
@@ -206,9 +233,8 @@ def check_model_folder(folder: str) -> Path:
     return path
 
 
-def _generation_config(folder: str) -> dict[str, Any]:
-    file = Path(folder) / "generation_config.json"
-    return _stable(_read_json(file)) if file.exists() else {}
+def _first_difference(a: dict[str, Any], b: dict[str, Any]) -> str | None:
+    return min((key for key in a.keys() | b.keys() if a.get(key) != b.get(key)), default=None)
 
 
 def _stable(content: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipelines.engines.acquire import acquire, release, start_engine
 from pipelines.engines.base import (
     Engine,
     EngineDead,
@@ -14,6 +15,7 @@ from pipelines.engines.base import (
     Sampling,
     WeightsMismatchError,
 )
+from pipelines.engines.device import device_kind, resolve_dtype
 
 __all__ = [
     "Engine",
@@ -26,4 +28,9 @@ __all__ = [
     "SampleRequest",
     "Sampling",
     "WeightsMismatchError",
+    "acquire",
+    "device_kind",
+    "release",
+    "resolve_dtype",
+    "start_engine",
 ]

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.engines.base import EngineDead, RequestRejected, Sample, SampleRequest, WeightsMismatchError
+from pipelines.models import architecture
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class Backend(Protocol):
         """Work on what was added; the answers that became ready. Any exception is the end of the engine."""
 
     def load_weights(self, model: str) -> None:
-        """Replace the weights; nothing is in flight. Raises WeightsMismatchError before it touches anything."""
+        """Replace the weights by those of a folder that fits; nothing is in flight. Any exception ends the engine."""
 
     def close(self) -> None:
         """Free everything."""
@@ -76,7 +77,9 @@ class DrivenEngine:
     runs atexit. Raises whatever `start` raises.
     """
 
-    def __init__(self, start: Callable[[], Backend], *, name: str) -> None:
+    def __init__(self, start: Callable[[], Backend], *, model: str, name: str) -> None:
+        self._model = model
+        self._architecture = architecture(model)
         self._name = name
         self._pid = os.getpid()
         self._inbox: queue.SimpleQueue[_Work | _Load | None] = queue.SimpleQueue()
@@ -85,6 +88,7 @@ class DrivenEngine:
         self._end: EngineDead | None = None
         self._open: dict[int, Future[Any]] = {}  # in flight; the driver's alone
         self._next_key = 0
+        self._loading = threading.Lock()  # one load at a time: each is checked against the folder before it
         ready: Future[Backend] = Future()
         self._thread = threading.Thread(target=self._run, args=(start, ready), name=f"engine-{name}", daemon=True)
         self._thread.start()
@@ -118,12 +122,22 @@ class DrivenEngine:
         return self._enqueue(ScoreRequest(token_ids=token_ids, start=start), rejection)
 
     def load_weights(self, model: str) -> None:
-        """See `Engine.load_weights`. Raises WeightsMismatchError; after any other error the engine is dead."""
+        """See `Engine.load_weights`. Raises WeightsMismatchError, or what is wrong with the folder; neither harms.
+
+        An error while the weights are replaced ends the engine.
+        """
         if threading.current_thread() is self._thread:
             raise RuntimeError("load_weights was called in a future's callback, where it would wait for itself.")
-        future: Future[None] = Future()
-        self._put(_Load(model, future))
-        future.result()
+        with self._loading:
+            if (difference := self._architecture.difference(architecture(model))) is not None:
+                raise WeightsMismatchError(
+                    f"{model} cannot be loaded into the engine that runs {self._model}: {difference}. "
+                    "Start another engine on it."
+                )
+            future: Future[None] = Future()
+            self._put(_Load(model, future))
+            future.result()
+            self._model = model
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -255,8 +269,6 @@ def _answer(future: Future[Any], answer: Answer) -> None:
 def _load(backend: Backend, command: _Load) -> None:
     try:
         backend.load_weights(command.model)
-    except WeightsMismatchError as e:
-        command.future.set_exception(e)
     except BaseException as e:
         command.future.set_exception(e)
         raise  # the weights may be half replaced

@@ -15,6 +15,7 @@ import gc
 import math
 import os
 import random
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -29,11 +30,10 @@ from pipelines.engines.base import (
     RequestRejected,
     Sample,
     SampleRequest,
-    WeightsMismatchError,
 )
 from pipelines.engines.device import device_kind, resolve_dtype
 from pipelines.engines.driver import Answer, DrivenEngine, ScoreRequest
-from pipelines.models import load_difference, load_tokenizer, read_config
+from pipelines.models import load_tokenizer, read_config
 
 # In process: no child to leak. Lengths are checked here (see _context_length), so vLLM may be told one token more.
 _FORCED_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}
@@ -50,7 +50,7 @@ _CPU_BATCHED_TOKENS = 4096
 
 def start(model: str, options: EngineOptions) -> DrivenEngine:
     """Start vLLM on a model folder (6 to 35 s). Raises EngineStartError, EngineOptionError, ModelNotFoundError."""
-    return DrivenEngine(lambda: VllmBackend(model, options), name="vllm")
+    return DrivenEngine(lambda: VllmBackend(model, options), model=model, name="vllm")
 
 
 def engine_arguments(
@@ -119,17 +119,29 @@ def sampled_logprobs(flat: Any, token_ids: NDArray[np.int32]) -> NDArray[np.floa
     return found
 
 
+# vLLM keeps its distributed state in module globals: a second engine would share it, and lose it when one closes.
+_one_in_this_process = threading.Lock()
+
+
 class VllmBackend:
     """vLLM's LLMEngine behind the driver's five calls; see `driver.Backend`."""
 
     def __init__(self, model: str, options: EngineOptions) -> None:
-        self._model = model
         self.tokenizer = load_tokenizer(model)
+        if not _one_in_this_process.acquire(blocking=False):
+            raise EngineStartError(
+                f"vLLM cannot start on {model}: this process already runs a vLLM engine. Close that first (`release`), "
+                "or use `acquire`, which keeps one."
+            )
         os.environ.update(_FORCED_ENVIRONMENT)
         for name, value in _DEFAULT_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        with _side_effects_undone():
-            self._engine, self.max_model_len = _start_engine(model, options)
+        try:
+            with _side_effects_undone():
+                self._engine, self.max_model_len = _start_engine(model, options)
+        except BaseException:
+            _one_in_this_process.release()
+            raise
         self.vocab_size = int(self._engine.model_config.get_vocab_size())
         self._requests: dict[str, SampleRequest | ScoreRequest] = {}
 
@@ -155,20 +167,20 @@ class VllmBackend:
 
     def load_weights(self, model: str) -> None:
         """Reload in place and forget cached prefixes, whose keys and values are the old weights'."""
-        if (difference := load_difference(self._model, model)) is not None:
-            raise WeightsMismatchError(f"{model} cannot be loaded into the engine running {self._model}: {difference}.")
         self._engine.collective_rpc("reload_weights", kwargs={"weights_path": model})
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache after a weight reload; old prefixes would be mixed in")
         self._engine.reset_encoder_cache()
-        self._model = model
 
     def close(self) -> None:
         """Stop vLLM and give its memory back."""
-        self._engine.engine_core.shutdown()
-        self._engine.renderer.shutdown()
-        del self._engine
-        gc.collect()
+        try:
+            self._engine.engine_core.shutdown()
+            self._engine.renderer.shutdown()
+            del self._engine
+            gc.collect()
+        finally:
+            _one_in_this_process.release()
 
     def _sampling_params(self, request: SampleRequest) -> Any:
         from vllm import SamplingParams

@@ -15,7 +15,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tiny_model(folder: Path, *, seed: int, characters: str = CHARACTERS, max_positions: int = 128) -> str:
+def make_tiny_model(folder: Path, *, seed: int, characters: str = CHARACTERS, max_positions: int = 512) -> str:
     """A Llama of 2 layers and head_dim 32 over single characters, with random weights and a chat template.
 
     Weights are ten times the usual width: the distributions are then far from uniform, so wrong logprobs show.

@@ -1,0 +1,75 @@
+"""The process's one engine: reused, reloaded with other weights, or restarted."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from dataclasses import dataclass
+
+from pipelines.engines.base import Engine, EngineOptions, WeightsMismatchError
+from pipelines.engines.driver import DrivenEngine
+from pipelines.models import weights_identity
+
+
+@dataclass(frozen=True)
+class _Running:
+    engine: DrivenEngine
+    options: EngineOptions
+    weights: tuple[tuple[str, int, int], ...]
+
+
+# The per-process cache: Beam's worker threads share the engine, and stages and rounds of one process hand it on.
+_lock = threading.Lock()
+_running: _Running | None = None
+
+
+def acquire(model: str, options: EngineOptions) -> Engine:
+    """An engine running `model` with `options`, the only one `acquire` keeps in this process.
+
+    Equal options and the very weight files it runs: the running engine. Equal options and a folder of the same
+    architecture and tokenizer: the running engine with that folder's weights. Else, and where it died, the running one
+    is closed and another started. Whoever still uses the engine for another model gets the new weights under their
+    hands or EngineDead: a process works on one stage at a time. Safe to call from several threads. `release` closes it.
+    """
+    global _running  # noqa: PLW0603 - the documented per-process cache
+    with _lock:
+        weights = weights_identity(model)
+        if _running is not None and not _running.engine.dead and _running.options == options:
+            engine = _running.engine
+            if _running.weights == weights:
+                return engine
+            with contextlib.suppress(WeightsMismatchError):
+                engine.load_weights(model)
+                _running = _Running(engine, options, weights)
+                return engine
+        _close()
+        _running = _Running(start_engine(model, options), options, weights)
+        return _running.engine
+
+
+def release() -> None:
+    """Close the engine `acquire` keeps, if any, and give its memory back."""
+    with _lock:
+        _close()
+
+
+def start_engine(model: str, options: EngineOptions) -> DrivenEngine:
+    """A new engine of the kind `options` name, apart from the one `acquire` keeps; its caller closes it."""
+    if options.kind == "vllm":
+        from pipelines.engines import vllm
+
+        return vllm.start(model, options)
+    if options.kind == "transformers":
+        from pipelines.engines import transformers
+
+        return transformers.start(model, options)
+    from pipelines.engines import recorded
+
+    return recorded.start(model, options)
+
+
+def _close() -> None:
+    global _running  # noqa: PLW0603
+    if _running is not None:
+        _running.engine.close()
+        _running = None

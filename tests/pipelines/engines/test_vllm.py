@@ -1,0 +1,395 @@
+"""The vLLM engine, on a tiny random model and the CPU, against a plain forward pass of transformers in float32."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.engines import (
+    Engine,
+    EngineOptionError,
+    EngineOptions,
+    EngineStartError,
+    RequestRejected,
+    Sample,
+    SampleRequest,
+    Sampling,
+    WeightsMismatchError,
+    acquire,
+    release,
+    start_engine,
+)
+from pipelines.engines.vllm import check_extra, engine_arguments, sampled_logprobs
+
+RAW = EngineOptions(dtype="float32", kv_cache_gib=0.25, max_num_seqs=32)
+PROCESSED = EngineOptions(dtype="float32", kv_cache_gib=0.25, max_num_seqs=32, logprobs_mode="processed_logprobs")
+PROMPTS = ("1+2=?", "a", "7+7+7=?\n", "what is the sum of 12 and 30?", "z.z.z")
+
+
+@pytest.fixture
+def engine(tiny_model: str) -> Engine:
+    return acquire(tiny_model, RAW)
+
+
+def request(engine: Engine, text: str, seed: int, **sampling: Any) -> SampleRequest:
+    sampling = {"max_tokens": 40, **sampling}
+    return SampleRequest(prompt_token_ids=engine.tokenizer.encode(text), seed=seed, sampling=Sampling(**sampling))
+
+
+def sample_all(engine: Engine, requests: list[SampleRequest]) -> list[Sample]:
+    return [future.result(timeout=120) for future in [engine.submit(r) for r in requests]]
+
+
+def grid(engine: Engine, **sampling: Any) -> list[SampleRequest]:
+    return [request(engine, text, seed, **sampling) for text in PROMPTS for seed in range(8)]
+
+
+def oracle_logits(oracle: Any, asked: SampleRequest, sample: Sample) -> torch.Tensor:
+    prompt = list(asked.prompt_token_ids)
+    return oracle(prompt + sample.token_ids.tolist(), start=len(prompt))
+
+
+def pick(logprobs: torch.Tensor, sample: Sample) -> np.ndarray:
+    return logprobs[torch.arange(len(sample.token_ids)), torch.tensor(sample.token_ids).long()].numpy()
+
+
+def test_stored_logprobs_are_those_of_the_forward_pass(engine: Engine, oracle: Any, capsys: Any) -> None:
+    requests = grid(engine)
+    samples = sample_all(engine, requests)
+    difference = max(
+        float(np.abs(pick(oracle_logits(oracle, r, s).log_softmax(-1), s) - s.logprobs).max())
+        for r, s in zip(requests, samples, strict=True)
+    )
+    tokens = sum(len(s.token_ids) for s in samples)
+    with capsys.disabled():
+        print(
+            f"\nvLLM's logprobs against transformers in float32: largest difference {difference:.2e} ({tokens} tokens)"
+        )
+    assert difference < 1e-4
+
+
+def test_the_logprob_is_the_sampled_tokens_and_not_the_likeliests(engine: Engine, oracle: Any) -> None:
+    requests = grid(engine)
+    unlikely = 0
+    for asked, sample in zip(requests, sample_all(engine, requests), strict=True):
+        best = oracle_logits(oracle, asked, sample).log_softmax(-1).max(-1)
+        elsewhere = best.indices.numpy() != sample.token_ids
+        unlikely += int(elsewhere.sum())
+        assert (sample.logprobs[elsewhere] < best.values.numpy()[elsewhere]).all()
+    assert unlikely > 100
+
+
+def test_a_seed_gives_the_same_rollout_alone_and_in_a_batch(engine: Engine) -> None:
+    requests = grid(engine)
+    together = sample_all(engine, requests)
+    for i in (0, 7, 19, 33):
+        (alone,) = sample_all(engine, [requests[i]])
+        assert alone.token_ids.tolist() == together[i].token_ids.tolist()
+        np.testing.assert_allclose(alone.logprobs, together[i].logprobs, atol=1e-5)
+    assert len({tuple(s.token_ids.tolist()) for s in together[:8]}) == 8, "other seeds give other rollouts"
+
+
+def test_threads_share_the_engine(engine: Engine) -> None:
+    requests = grid(engine)
+    expected = sample_all(engine, requests)
+    with ThreadPoolExecutor(4) as pool:
+        quarters = list(pool.map(lambda i: sample_all(engine, requests[i::4]), range(4)))
+    for i, quarter in enumerate(quarters):
+        assert [s.token_ids.tolist() for s in quarter] == [s.token_ids.tolist() for s in expected[i::4]]
+
+
+def test_text_is_the_decoded_tokens_without_special_ones(engine: Engine) -> None:
+    samples = sample_all(engine, grid(engine))
+    stopped = [s for s in samples if s.finish_reason == "stop"]
+    assert stopped, "the grid has completions that end"
+    for sample in stopped:
+        assert sample.token_ids[-1] == engine.tokenizer.eos_token_id
+        assert "<eos>" not in sample.text
+    for sample in samples:
+        assert sample.text == engine.tokenizer.decode(sample.token_ids, skip_special_tokens=True)
+
+
+def test_greedy_takes_the_likeliest_token(engine: Engine, oracle: Any) -> None:
+    asked = request(engine, "1+2=?", 5, temperature=0.0)
+    (sample,) = sample_all(engine, [asked])
+    logits = oracle_logits(oracle, asked, sample)
+    assert sample.token_ids.tolist() == logits.argmax(-1).tolist()
+    np.testing.assert_allclose(sample.logprobs, pick(logits.log_softmax(-1), sample), atol=1e-5)
+
+
+def test_a_stop_string_ends_the_completion_and_its_tokens_stay(engine: Engine) -> None:
+    asked = request(engine, "1+2=?", 0, max_tokens=60, ignore_eos=True)
+    (free,) = sample_all(engine, [asked])
+    stop = free.text[20:22]
+    (stopped,) = sample_all(engine, [request(engine, "1+2=?", 0, max_tokens=60, ignore_eos=True, stop=[stop])])
+    length = free.text.index(stop) + 2  # a token is a character, or special and no text
+    assert stopped.finish_reason == "stop"
+    assert stopped.text == free.text[:length]
+    assert stopped.token_ids.tolist() == free.token_ids[: len(stopped.token_ids)].tolist()
+    assert len(stopped.logprobs) == len(stopped.token_ids)
+
+
+def test_a_completion_ends_where_the_context_does(engine: Engine) -> None:
+    prompt = [5] * (engine.max_model_len - 7)
+    asked = SampleRequest(prompt_token_ids=prompt, seed=1, sampling=Sampling(max_tokens=50, ignore_eos=True))
+    (sample,) = sample_all(engine, [asked])
+    assert (len(sample.token_ids), sample.finish_reason) == (7, "length")
+    scored = engine.score(prompt + sample.token_ids.tolist(), start=len(prompt)).result(timeout=60)
+    np.testing.assert_allclose(scored, sample.logprobs, atol=1e-5)
+
+
+def test_a_request_that_cannot_be_used_is_rejected_and_its_neighbours_live(engine: Engine) -> None:
+    good = engine.submit(request(engine, "1+2=?", 0))
+    sampling = Sampling(max_tokens=4)
+    wrong = {
+        "prompt_too_long": [5] * engine.max_model_len,
+        "empty_prompt": [],
+        "bad_token_ids": [5, 9999],
+    }
+    futures = {
+        reason: engine.submit(SampleRequest(prompt_token_ids=ids, seed=1, sampling=sampling))
+        for reason, ids in wrong.items()
+    }
+    last = engine.submit(request(engine, "1+2=?", 0))
+    for reason, future in futures.items():
+        error = future.exception(timeout=60)
+        assert isinstance(error, RequestRejected)
+        assert (error.reason, error.transient) == (reason, False)
+    assert good.result(timeout=60).token_ids.tolist() == last.result(timeout=60).token_ids.tolist()
+
+
+def test_weights_that_give_nan_reject_every_request_and_the_engine_lives(
+    engine: Engine, tiny_model: str, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    (before,) = sample_all(engine, [request(engine, "a", 3)])
+    broken = shutil.copytree(tiny_model, tmp_path / "nan")
+    weights = load_file(broken / "model.safetensors")
+    weights["lm_head.weight"][:] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    engine.load_weights(str(broken))
+    try:
+        error = engine.submit(request(engine, "a", 3)).exception(timeout=60)
+        assert isinstance(error, RequestRejected)
+        assert error.reason == "non_finite_logprob"
+        error = engine.score([4, 5, 6], start=1).exception(timeout=60)
+        assert isinstance(error, RequestRejected)
+        assert error.reason == "non_finite_logprob"
+    finally:
+        engine.load_weights(tiny_model)
+    (after,) = sample_all(engine, [request(engine, "a", 3)])
+    assert after.logprobs.tolist() == before.logprobs.tolist()
+
+
+def test_score_is_the_forward_pass_for_every_length(engine: Engine, oracle: Any) -> None:
+    rng = np.random.default_rng(0)
+    rollouts = [rng.integers(2, 40, size=n).tolist() for n in (2, 3, 17, 300, engine.max_model_len)]
+    starts = [1, 2, 5, 299, 1]
+    futures = [engine.score(ids, start=start) for ids, start in zip(rollouts, starts, strict=True)]
+    for ids, start, future in zip(rollouts, starts, futures, strict=True):
+        logprobs = oracle(ids, start=start).log_softmax(-1)
+        expected = logprobs[torch.arange(len(ids) - start), torch.tensor(ids[start:])]
+        scored = future.result(timeout=120)
+        assert scored.dtype == np.float32
+        np.testing.assert_allclose(scored, expected.numpy(), atol=1e-4)
+
+
+def test_vllm_and_the_transformers_engine_score_alike(engine: Engine, tiny_model: str) -> None:
+    samples = list(zip(grid(engine), sample_all(engine, grid(engine)), strict=True))
+    plain = start_engine(tiny_model, EngineOptions(kind="transformers"))
+    try:
+        for asked, sample in samples:
+            ids = [*asked.prompt_token_ids, *sample.token_ids.tolist()]
+            start = len(asked.prompt_token_ids)
+            ours, theirs = engine.score(ids, start=start), plain.score(ids, start=start)
+            np.testing.assert_allclose(ours.result(timeout=60), theirs.result(timeout=60), atol=1e-4)
+    finally:
+        plain.close()
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [{}, {"temperature": 1.5}, {"top_k": 3}, {"top_p": 0.6}, {"min_p": 0.3}, {"top_k": 8, "top_p": 0.8, "min_p": 0.02}],
+)
+class TestProcessedLogprobs:
+    """A class of its own, so that random order keeps these together: they need an engine of other options."""
+
+    def test_they_are_of_the_distribution_that_was_drawn_from(
+        self, tiny_model: str, oracle: Any, cut: dict[str, Any]
+    ) -> None:
+        engine = acquire(tiny_model, PROCESSED)
+        requests = grid(engine, **({"temperature": 0.7} | cut))
+        for asked, sample in zip(requests, sample_all(engine, requests), strict=True):
+            logits = oracle_logits(oracle, asked, sample)
+            left = torch.stack([left_by(asked.sampling, row) for row in logits])
+            np.testing.assert_allclose(sample.logprobs, pick(left.log_softmax(-1), sample), atol=1e-4)
+
+    def test_scores_are_at_temperature_one_all_the_same(
+        self, tiny_model: str, oracle: Any, cut: dict[str, Any]
+    ) -> None:
+        engine = acquire(tiny_model, PROCESSED)
+        sampled = [engine.submit(request(engine, "z.z", seed, **({"temperature": 0.7} | cut))) for seed in range(4)]
+        ids = engine.tokenizer.encode("1+2=?") + [5, 6, 7]
+        expected = oracle(ids, start=2).log_softmax(-1)[torch.arange(len(ids) - 2), torch.tensor(ids[2:])]
+        np.testing.assert_allclose(engine.score(ids, start=2).result(timeout=60), expected.numpy(), atol=1e-4)
+        assert all(len(future.result(timeout=60).token_ids) for future in sampled)
+
+
+def left_by(sampling: Sampling, logits: torch.Tensor) -> torch.Tensor:
+    """Temperature and truncation written out on one row by probabilities, apart from the engines' own code."""
+    logits = logits / sampling.temperature
+    probabilities = logits.softmax(-1)
+    logits = torch.where(probabilities < sampling.min_p * probabilities.max(), -torch.inf, logits)
+    order = logits.argsort(descending=True).tolist()
+    if sampling.top_k:
+        logits[order[sampling.top_k :]] = -torch.inf
+    probabilities, reached = logits.softmax(-1), 0.0
+    for token in order:
+        if reached >= sampling.top_p:
+            logits[token] = -torch.inf
+        reached += float(probabilities[token])
+    return logits
+
+
+def test_reloaded_weights_give_exactly_what_a_fresh_engine_gives(
+    engine: Engine, tiny_model: str, tiny_model_updated: str
+) -> None:
+    prompt = engine.tokenizer.encode(
+        "7+8=?\n" * 50
+    )  # longer than two cache blocks, so that the prefix cache is in play
+    requests = [
+        SampleRequest(prompt_token_ids=prompt, seed=seed, sampling=Sampling(max_tokens=40)) for seed in range(8)
+    ]
+    old = sample_all(engine, requests)
+    engine.load_weights(tiny_model_updated)
+    reloaded = sample_all(engine, requests)
+    scored = engine.score(prompt, start=1).result(timeout=60)
+    release()
+    fresh_engine = acquire(tiny_model_updated, RAW)
+    fresh = sample_all(fresh_engine, requests)
+    assert [s.token_ids.tolist() for s in reloaded] == [s.token_ids.tolist() for s in fresh]
+    assert [s.logprobs.tolist() for s in reloaded] == [s.logprobs.tolist() for s in fresh]
+    assert scored.tolist() == fresh_engine.score(prompt, start=1).result(timeout=60).tolist()
+    assert [s.token_ids.tolist() for s in old] != [s.token_ids.tolist() for s in fresh]
+
+
+def test_what_was_submitted_before_a_reload_is_sampled_with_the_old_weights(
+    engine: Engine, tiny_model: str, tiny_model_updated: str
+) -> None:
+    before = sample_all(engine, grid(engine))
+    in_flight = [engine.submit(asked) for asked in grid(engine)]
+    engine.load_weights(tiny_model_updated)
+    assert [f.result(timeout=60).token_ids.tolist() for f in in_flight] == [s.token_ids.tolist() for s in before]
+    engine.load_weights(tiny_model)
+
+
+def test_weights_of_another_architecture_are_refused_and_the_engine_lives(
+    engine: Engine, tiny_model_factory: Callable[..., str]
+) -> None:
+    with pytest.raises(WeightsMismatchError, match="vocab_size"):
+        engine.load_weights(tiny_model_factory(seed=1, characters="abc"))
+    with pytest.raises(FileNotFoundError, match="no-such-model"):
+        engine.load_weights("no-such-model")
+    assert sample_all(engine, [request(engine, "a", 1)])
+
+
+def test_rollouts_do_not_change_when_the_cache_is_too_small_for_all(engine: Engine, tiny_model: str) -> None:
+    sampling = {"max_tokens": 300, "ignore_eos": True}
+    expected = sample_all(engine, [request(engine, "a", seed, **sampling) for seed in range(8)])
+    blocks = 10 * 128 * 512 / 2**30  # 10 blocks of 128 tokens of 512 bytes; 8 rollouts need 24, so some are preempted
+    small = acquire(tiny_model, EngineOptions(dtype="float32", kv_cache_gib=blocks, max_num_seqs=32))
+    preempted = sample_all(small, [request(small, "a", seed, **sampling) for seed in range(8)])
+    assert [s.token_ids.tolist() for s in preempted] == [s.token_ids.tolist() for s in expected]
+
+
+def test_starting_and_closing_leave_the_process_as_it_was(tiny_model: str) -> None:
+    release()
+    acquire(tiny_model, RAW)  # whatever the import of vLLM leaves behind is not this test's subject
+    release()
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    expected = (random.random(), np.random.rand(), torch.rand(1).item())
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    environment, set_num_threads = dict(os.environ), torch.set_num_threads
+    threads = set(threading.enumerate())
+    acquire(tiny_model, RAW)
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
+    assert torch.set_num_threads is set_num_threads
+    assert {k: v for k, v in os.environ.items() if not k.startswith("VLLM_")} == {
+        k: v for k, v in environment.items() if not k.startswith("VLLM_")
+    }
+    release()
+    release()
+    assert {t.name for t in set(threading.enumerate()) - threads} <= {"tqdm_monitor"}
+    assert children() == []
+
+
+def children() -> list[str]:
+    tasks = Path("/proc/self/task").iterdir()
+    return [pid for task in tasks for pid in (task / "children").read_text().split() if alive(pid)]
+
+
+def alive(pid: str) -> bool:
+    try:
+        return "vllm" in Path(f"/proc/{pid}/cmdline").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def test_a_second_vllm_engine_in_the_process_is_refused(engine: Engine, tiny_model: str) -> None:
+    with pytest.raises(EngineStartError, match="already runs"):
+        start_engine(tiny_model, RAW)
+    assert sample_all(engine, [request(engine, "a", 1)])
+
+
+def test_a_context_longer_than_the_models_is_refused(tiny_model: str) -> None:
+    release()
+    with pytest.raises(EngineOptionError, match="max_model_len is 9999, but the model .* takes at most 512"):
+        acquire(tiny_model, EngineOptions(dtype="float32", max_model_len=9999))
+    assert acquire(tiny_model, RAW).max_model_len == 512, "a failed start does not stand in the way"
+
+
+def test_an_unknown_vllm_argument_is_named_with_its_neighbour() -> None:
+    with pytest.raises(EngineOptionError, match="extra.blok_size is no engine argument.*Did you mean block_size"):
+        check_extra({"blok_size": 16}, ["block_size", "model", "dtype"])
+    with pytest.raises(EngineOptionError, match="extra.dtype is set by the engine option"):
+        check_extra({"dtype": "float16"}, ["block_size", "model", "dtype"])
+
+
+def test_a_prompt_fits_one_prefill_step_on_a_cpu() -> None:
+    arguments = engine_arguments("m", EngineOptions(), device="cpu", dtype="float32", context_length=32768)
+    assert arguments["enable_chunked_prefill"] is False
+    assert arguments["max_num_batched_tokens"] >= arguments["max_model_len"] == 32769
+    extra = EngineOptions(extra={"block_size": 64, "enforce_eager": False})
+    arguments = engine_arguments("m", extra, device="cuda", dtype="bfloat16", context_length=4096)
+    assert (arguments["block_size"], arguments["enforce_eager"]) == (64, False)
+    assert "enable_chunked_prefill" not in arguments
+
+
+class Flat:
+    """vLLM's FlatLogprobs: position 0 lists the likeliest (8) before the sampled (5), position 1 the sampled alone."""
+
+    start_indices = (0, 2)
+    end_indices = (2, 3)
+    token_ids = (8, 5, 6)
+    logprobs = (-0.1, -2.5, -1.25)
+
+
+def test_the_entry_is_found_by_its_token_and_not_by_its_place() -> None:
+    assert sampled_logprobs(Flat, np.array([5, 6], dtype=np.int32)).tolist() == [-2.5, -1.25]
+    with pytest.raises(RuntimeError, match="no logprob for token 7 at position 1"):
+        sampled_logprobs(Flat, np.array([5, 7], dtype=np.int32))
