@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -22,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, beam_args = _split(arguments)
     options = build_parser().parse_args(arguments)
     options.beam_args = beam_args
+    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars, which would run into ours
     command = getattr(importlib.import_module("pipelines.commands"), options.command.replace("-", "_"))
     try:
         code = command(options)
@@ -29,7 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"passrl {options.command}: {error}", file=sys.stderr)
         return WRONG_INPUT if isinstance(error, (ValueError, LookupError, FileNotFoundError)) else FAILED
     except KeyboardInterrupt:
-        print(f"passrl {options.command}: interrupted; what is committed stays, the same command goes on from there", file=sys.stderr)
+        print(
+            f"passrl {options.command}: interrupted; what is committed stays, the same command goes on from there",
+            file=sys.stderr,
+        )
         return FAILED
     return DONE if code is None else int(code)
 
@@ -72,11 +77,15 @@ def _add_stage_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
         if name != "eval":
             stage.add_argument("--round", type=int, default=0, help="which round of the run (default 0)")
         if name == "score":
-            stage.add_argument("--signal", action="append", default=[], help="only this signal (may be given several times)")
+            stage.add_argument(
+                "--signal", action="append", default=[], help="only this signal (may be given several times)"
+            )
         if name == "shape":
             stage.add_argument("--name", default="shaped", help="the dataset's folder in the round (default shaped)")
         if name == "eval":
-            stage.add_argument("--round", type=int, help="the policy that this round made (default: the configured policy)")
+            stage.add_argument(
+                "--round", type=int, help="the policy that this round made (default: the configured policy)"
+            )
             stage.add_argument("--policy", help="any model folder instead")
 
 
@@ -86,17 +95,23 @@ def _add_store_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
     inspect.add_argument("--part", type=int, default=0, help="which part (default 0)")
     inspect.add_argument("--group", help="a group_id (default: the part's first)")
     inspect.add_argument("--rollout", type=int, help="sample_index of one rollout: show it chunk by chunk")
-    status = _command(commands, "status", "parts done, failed, missing; rows, tokens, rejects, rate: from the store alone")
+    status = _command(
+        commands, "status", "parts done, failed, missing; rows, tokens, rejects, rate: from the store alone"
+    )
     status.add_argument("url", help="RUN folder or dataset")
     verify = _command(commands, "verify", "check every promise of the data contract; exit code 1 where one is broken")
     verify.add_argument("url", help="RUN folder or dataset")
     finalize = _command(commands, "finalize", "write the manifest of a dataset whose parts are all committed")
     finalize.add_argument("url", help="folder or URL of a dataset")
-    finalize.add_argument("--max-reject-rate", type=float, default=0.05, help="above this share of rejects: refuse (default 0.05)")
+    finalize.add_argument(
+        "--max-reject-rate", type=float, default=0.05, help="above this share of rejects: refuse (default 0.05)"
+    )
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    demo = _command(commands, "demo", "watch PASS learn: a tiny policy, real vLLM rollouts, four rounds, on two CPU cores")
+    demo = _command(
+        commands, "demo", "watch PASS learn: a tiny policy, real vLLM rollouts, four rounds, on two CPU cores"
+    )
     demo.add_argument("--out", default="runs/demo", help="run folder (default runs/demo)")
     demo.add_argument("--seed", type=int, default=0, help="seed of prompts, rollouts and batches (default 0)")
     demo.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="as for run")
@@ -119,8 +134,15 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace datasets that were made with other options")
     parser.add_argument("--runner", help="Beam runner (default: runner.name of the configuration)")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and an estimate as JSON; do nothing")
-    parser.add_argument("--tokens-per-second", type=float, default=4000.0, help="sampling speed of one worker for the estimate (default 4000)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved configuration and an estimate as JSON; do nothing"
+    )
+    parser.add_argument(
+        "--tokens-per-second",
+        type=float,
+        default=4000.0,
+        help="sampling speed of one worker for the estimate (default 4000)",
+    )
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -23,7 +23,9 @@ Command = Callable[[Namespace], "int | None"]
 
 
 def configured(body: Callable[[Namespace, Run], None]) -> Command:
-    """A command that works on a run: opens it from the configuration, or under --dry-run only tells what it would do."""
+    """A command that works on a run: opens it from the configuration, or under --dry-run only tells what it would
+    do.
+    """
 
     @wraps(body)
     def command(options: Namespace) -> int | None:
@@ -33,7 +35,10 @@ def configured(body: Callable[[Namespace, Run], None]) -> Command:
         if options.dry_run:
             _dry_run(config, options.tokens_per_second)
         else:
-            body(options, Run(config=config, url=options.out, reporter=Reporter(quiet=options.json), overwrite=options.overwrite))
+            body(
+                options,
+                Run(config=config, url=options.out, reporter=Reporter(quiet=options.json), overwrite=options.overwrite),
+            )
         return None
 
     return command
@@ -101,7 +106,10 @@ def eval(options: Namespace, work: Run) -> None:  # noqa: A001 - the command's n
 
     results = evaluate(work, round_index=options.round, policy=options.policy)
     lines = [
-        f"{name}: " + ", ".join(f"pass@{k} {100 * e.value:.1f} +- {100 * e.standard_error:.1f} %" for k, e in result.pass_at.items())
+        f"{name}: "
+        + ", ".join(
+            f"pass@{k} {100 * e.value:.1f} +- {100 * e.standard_error:.1f} %" for k, e in result.pass_at.items()
+        )
         for name, result in results.items()
     ]
     _show(options, "\n".join(lines), {name: json.loads(result.to_json()) for name, result in results.items()})
@@ -111,9 +119,9 @@ def inspect(options: Namespace) -> int | None:
     """A group, or one rollout chunk by chunk."""
     import polars as pl
 
-    from pipelines.inspect import group_summary, group_table, rollout_chunks
+    from pipelines.inspect import group_summary, group_table, read_part, rollout_chunks
 
-    part = shards.open_dataset(options.dataset).read_part(options.part)
+    part = read_part(options.dataset, options.part)
     if options.rollout is not None:
         view = rollout_chunks(part, options.group, options.rollout)
     elif options.group is None and "prompt_id" in part.schema.names:
@@ -138,7 +146,7 @@ def status(options: Namespace) -> int | None:
     if options.json:
         print(json.dumps(asdict(found), indent=1, default=str))
     else:
-        Reporter().console.print(status_table(found))
+        Reporter().print(status_table(found))
     return None
 
 
@@ -158,14 +166,17 @@ def verify(options: Namespace) -> int | None:
 def finalize(options: Namespace) -> int | None:
     """The manifest of a dataset whose parts are all committed."""
     manifest = shards.finalize(shards.load_dataset(options.url), max_reject_rate=options.max_reject_rate)
-    return _show_manifest(options, options.url, manifest)
+    _show_manifest(options, options.url, manifest)
+    return None
 
 
 def demo(options: Namespace) -> int | None:
     """The demo."""
     from pipelines.demo.run import run_demo
 
-    result = run_demo(options.out, seed=options.seed, overrides=options.overrides, overwrite=options.overwrite, quiet=options.json)
+    result = run_demo(
+        options.out, seed=options.seed, overrides=options.overrides, overwrite=options.overwrite, quiet=options.json
+    )
     if options.json:
         print(json.dumps(result, indent=1))
     return None

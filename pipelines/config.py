@@ -1,6 +1,7 @@
 """A run's configuration: TOML in, frozen dataclasses out.
 
-Every section is the options dataclass of the room it configures, so that a name is defined once; pydantic checks types, and
+Every section is the options dataclass of the room it configures, so that a name is defined once; pydantic checks
+types, and
 a key nobody knows is refused with the nearest known one. A relative path in a file is looked up beside that file first.
 """
 
@@ -45,8 +46,9 @@ class ConfigError(PassError, ValueError):
 class RunSection:
     """What holds for the whole run.
 
-    seed: everything random derives from it. rounds: how many `passrl rounds` makes. prompts_per_round: each round takes
-    the next so many prompts of the source (shuffled once by the seed, begun again when it is used up); None = all, every round.
+    seed: of the order of prompts and of every rollout (train.seed orders batches, eval.seed draws evaluations). rounds:
+    how many `passrl rounds` makes. prompts_per_round: each round takes the next so many prompts of the source, shuffled
+    once by the seed and begun again when it is used up; None = all, every round.
     """
 
     seed: int = 0
@@ -134,7 +136,9 @@ def apply_override(data: dict[str, Any], override: str) -> None:
 
 
 def build(cls: type[T], data: Mapping[str, Any], *, where: str) -> T:
-    """A checked instance of an options dataclass from plain data; unknown keys are refused with the nearest known one."""
+    """A checked instance of an options dataclass from plain data; unknown keys are refused with the nearest known
+    one.
+    """
     problems = list(_unknown_keys(cls, data, ()))
     if not problems:
         try:
@@ -189,7 +193,11 @@ def _unknown_keys(cls: Any, data: Any, path: tuple[str, ...]) -> Iterator[str]:
 
 def _dataclass_in(hint: Any) -> Any:
     """The dataclass a field holds: itself, or the one in `X | None`."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    options = (
+        typing.get_args(hint)
+        if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+        else (hint,)
+    )
     return next((option for option in options if dataclasses.is_dataclass(option)), None)
 
 

@@ -1,6 +1,7 @@
 """What a round will cost, before it runs: tokens, hours, bytes, and a part size to choose.
 
-Speeds are assumptions, printed with the result and settable (`--tokens-per-second`): the engine's own first part tells better.
+Speeds are assumptions, printed with the result and settable (`--tokens-per-second`): the engine's own first part
+tells better.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from dataclasses import dataclass
 
 from pipelines.config import RunConfig
 from pipelines.rounds import round_prompts
-from pipelines.sources import advise_prompts_per_part, prompt_rows
 from pipelines.source_files import read_source
+from pipelines.sources import advise_prompts_per_part, prompt_rows
 
 # Stored bytes a token: ids 1.2, logprobs 3.4, text and mask about 2 for rollouts; the shaped dataset repeats them.
 ROLLOUT_BYTES, SHAPED_BYTES = 7.0, 8.0
@@ -20,7 +21,10 @@ FILL = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Of one round. tokens: sampled ones. hours: engine time of one worker. advised_*: see `sources.advise_prompts_per_part`."""
+    """Of one round. tokens: sampled ones. hours: engine time of one worker. gigabytes: rollouts and shaped together.
+
+    advised_prompts_per_part and what such a part means: `sources.advise_prompts_per_part`.
+    """
 
     prompts: int
     parts: int
@@ -46,7 +50,9 @@ def estimate_round(config: RunConfig, *, tokens_per_second: float) -> Estimate:
     tokens_per_rollout = max(1.0, FILL * config.generate.sampling.max_tokens)
     tokens = int(rollouts * tokens_per_rollout)
     advice = advise_prompts_per_part(
-        group_size=config.generate.group_size, tokens_per_rollout=tokens_per_rollout, tokens_per_second=tokens_per_second
+        group_size=config.generate.group_size,
+        tokens_per_rollout=tokens_per_rollout,
+        tokens_per_second=tokens_per_second,
     )
     return Estimate(
         prompts=prompts,

@@ -1,6 +1,7 @@
 """pass@1 and pass@k of a policy on held-out prompts, with standard errors over prompts.
 
-An evaluation is two datasets like any other (rollouts, and an outcome signal beside them), so it resumes, is verified and
+An evaluation is two datasets like any other (rollouts, and an outcome signal beside them), so it resumes, is
+verified and
 can be looked into like a round; what is added here is counting.
 """
 
@@ -30,8 +31,10 @@ class EvaluationError(PassError, ValueError):
 class EvalOptions:
     """What is measured after a round.
 
-    benchmarks: name -> prompts. samples: rollouts per prompt, n. k: which pass@k to report (k <= n). outcome: the signal of
-    `[signals]` that judges. sampling: how to draw (None: as the rounds do). between: prompts used between the start and the last
+    benchmarks: name -> prompts. samples: rollouts per prompt, n. k: which pass@k to report (k <= n). outcome: the
+    signal of
+    `[signals]` that judges. sampling: how to draw (None: as the rounds do). between: prompts used between the start
+    and the last
     round (None: all).
     """
 
@@ -60,7 +63,8 @@ class Estimate:
 class EvalResult:
     """One policy on one benchmark.
 
-    correct_P, samples_P: per prompt, in prompt order. A rollout without a verdict (rejected, time-out, error) counts as a
+    correct_P, samples_P: per prompt, in prompt order. A rollout without a verdict (rejected, time-out, error)
+    counts as a
     sample that is not correct, and in `unscored`. mean_length in tokens; truncated: share cut at max_tokens.
     """
 
@@ -99,7 +103,8 @@ def pass_at_k(correct_P: NDArray[np.int64], samples: int, k: int) -> NDArray[np.
     """
     i_k = np.arange(k)
     factors_P_k = 1.0 - correct_P[:, None] / (samples - i_k)[None, :]
-    return 1.0 - np.prod(np.clip(factors_P_k, 0.0, None), axis=1)
+    missed_P: NDArray[np.float64] = np.prod(np.clip(factors_P_k, 0.0, None), axis=1)
+    return 1.0 - missed_P
 
 
 def bootstrap(values_P: NDArray[np.float64], *, seed: int = 0) -> Estimate:
@@ -113,7 +118,8 @@ def paired_gain(before: EvalResult, after: EvalResult, k: int = 1) -> Estimate:
     """pass@k after minus before on the same prompts; the standard error is that of the paired difference."""
     if before.prompt_ids != after.prompt_ids:
         raise EvaluationError(
-            f"paired comparison of {before.benchmark!r}: the two results are over different prompts; evaluate both on one set"
+            f"paired comparison of {before.benchmark!r}: the two results are over different prompts, so a difference "
+            "says nothing; evaluate both policies on one set of prompts"
         )
     values = [pass_at_k(np.array(result.correct_P), result.samples, k) for result in (before, after)]
     return bootstrap(values[1] - values[0])
@@ -131,14 +137,16 @@ def evaluate_rollouts(
         table = rollouts.read_part(part, columns=["group_id", "token_ids", "finish_reason"])
         rewards = outcome.read_part(part, columns=["outcome_reward"]).column("outcome_reward")
         unscored += rewards.null_count
-        right = pc.fill_null(pc.greater(rewards, 0.5), False).to_pylist()  # noqa: FBT003 - pyarrow's signature
+        right = pc.fill_null(pc.greater(rewards, 0.5), False).to_pylist()
         for group, is_right in zip(table.column("group_id").to_pylist(), right, strict=True):
             correct[group] += is_right
         lengths.append(pc.list_value_length(table.column("token_ids")).to_numpy())
         truncated += pc.sum(pc.equal(table.column("finish_reason"), "length")).as_py() or 0
     length_R = np.concatenate(lengths) if lengths else np.zeros(0, np.int64)
     if not len(length_R):
-        raise EvaluationError(f"{rollouts.url}: holds no rollout, so there is nothing to count. See its _rejected folder.")
+        raise EvaluationError(
+            f"{rollouts.url}: holds no rollout, so there is nothing to count. See its _rejected folder."
+        )
     correct_P = np.array(list(correct.values()), np.int64)
     missing = samples * len(correct) - len(length_R)
     return EvalResult(
@@ -157,4 +165,8 @@ def evaluate_rollouts(
 
 def _prompt_ids(prompts: CompleteDataset) -> list[str]:
     parts = range(len(prompts.parts))
-    return [name for part in parts for name in prompts.read_part(part, columns=["prompt_id"]).column("prompt_id").to_pylist()]
+    return [
+        name
+        for part in parts
+        for name in prompts.read_part(part, columns=["prompt_id"]).column("prompt_id").to_pylist()
+    ]

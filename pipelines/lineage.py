@@ -41,6 +41,8 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(old)
     for key, value in new.items():
         before = merged.get(key)
-        both_tables = isinstance(before, Mapping) and isinstance(value, Mapping) and key in ("datasets", "metrics")
-        merged[key] = _merged(before, value) if both_tables else value
+        if key in ("datasets", "metrics") and isinstance(before, Mapping) and isinstance(value, Mapping):
+            merged[key] = _merged(before, value)
+        else:
+            merged[key] = value
     return merged

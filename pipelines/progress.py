@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Report = Callable[[int, int], None]
 PLAIN_INTERVAL_SECONDS = 30.0
+WIDTH_ELSEWHERE = 160
 
 
 class Reporter:
@@ -26,11 +27,17 @@ class Reporter:
         if not self.quiet:
             self.console.print(text, soft_wrap=True)
 
+    def print(self, table: RenderableType) -> None:
+        """A table; where the output is no terminal, as wide as it needs to be."""
+        if not self.quiet:
+            width = None if self.console.is_terminal else WIDTH_ELSEWHERE
+            self.console.print(table, width=width, crop=False)
+
     @contextmanager
     def step(self, title: str) -> Iterator[Report]:
         """A named piece of work; the yielded function takes (done, in all), 0 in all where that is not known."""
         if self.quiet:
-            yield lambda done, total: None
+            yield _silent
         elif self.console.is_terminal:
             with self._bars() as bars:
                 task = bars.add_task(title, total=None)
@@ -39,7 +46,13 @@ class Reporter:
             yield self._plain(title)
 
     def _bars(self) -> Progress:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         return Progress(*columns, console=self.console, transient=True)
 
     def _plain(self, title: str) -> Report:
@@ -52,3 +65,7 @@ class Reporter:
                 self.line(f"{title}: {done} of {total}" if total else f"{title}: {done}")
 
         return report
+
+
+def _silent(_done: int, _total: int) -> None:
+    """Report nothing."""

@@ -5,7 +5,8 @@
       start/eval/NAME/                 the policy before round 0
       round-000/ prompts/ rollouts/ signals/NAME/ shaped/ train/ policy/ eval/NAME/
 
-Every step is a dataset or a resumable training: a round that was cut off goes on where it stopped when it is called again.
+Every step is a dataset or a resumable training: a round that was cut off goes on where it stopped when it is called
+again.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Run:
         return {
             "runner": self.config.runner,
             "overwrite": self.overwrite,
+            "parts_in_flight": operations.parts_in_flight,
             "max_attempts": operations.max_attempts,
             "max_reject_rate": operations.max_reject_rate,
         }
@@ -69,10 +71,9 @@ class Run:
 
 def run_round(run: Run, round_index: int, *, is_last: bool = True) -> ShapedSummary:
     """One whole round; afterwards its `policy/` is the next one's start. Returns what was shaped, summed up."""
-    record_round(
-        run.url, round_index, {"policy": run.starting_policy(round_index), "policy_digest": model_digest(run.starting_policy(round_index)),
-                               "config": as_dict(run.config)}
-    )  # fmt: skip
+    policy = run.starting_policy(round_index)
+    facts = {"policy": policy, "policy_digest": model_digest(policy), "config": as_dict(run.config)}
+    record_round(run.url, round_index, facts)
     make_rollouts(run, round_index)
     score_rollouts(run, round_index)
     shape_rollouts(run, round_index)
@@ -91,7 +92,12 @@ def run_rounds(run: Run, count: int) -> None:
 def make_rollouts(run: Run, round_index: int) -> Manifest:
     """The datasets `prompts` and `rollouts` of a round."""
     prompts = run.folder(round_index, "prompts")
-    _recorded(run, round_index, "prompts", lambda report: _write_prompts(run, round_prompts(run.config, round_index), prompts, report))
+    _recorded(
+        run,
+        round_index,
+        "prompts",
+        lambda report: _write_prompts(run, round_prompts(run.config, round_index), prompts, report),
+    )
     return _recorded(
         run,
         round_index,
@@ -104,7 +110,6 @@ def make_rollouts(run: Run, round_index: int) -> Manifest:
             options=run.config.generate,
             seed=run.config.run.seed,
             round=round_index,
-            parts_in_flight=run.config.operations.parts_in_flight,
             progress=report,
             **run.stage_arguments,
         ),
@@ -116,7 +121,9 @@ def score_rollouts(run: Run, round_index: int, names: Iterable[str] = ()) -> dic
     signals = {name: signal_from_table(table) for name, table in run.config.signals.items()}
     wanted = set(names) or set(signals)
     if unknown := wanted - set(signals):
-        raise SignalOrderError(f"signal {min(unknown)!r} is not configured; [signals] has: {', '.join(signals) or 'none'}")
+        raise SignalOrderError(
+            f"signal {min(unknown)!r} is not configured; [signals] has: {', '.join(signals) or 'none'}"
+        )
     return {name: _score(run, round_index, name, signals[name]) for name in signal_order(signals) if name in wanted}
 
 
@@ -152,8 +159,8 @@ def update_policy(run: Run, round_index: int) -> dict[str, Any]:
             options=run.config.train,
             policy_digest=facts.digest,
             vocabulary=asdict(facts.vocabulary),
-            export_to=run.folder(round_index, "policy"),
-            on_step=lambda metrics: report(metrics["step"], 0),
+            export=run.folder(round_index, "policy"),
+            progress=report,
         )
     record_round(run.url, round_index, {"metrics": {"train": result.metrics}})
     return dict(result.metrics)
@@ -168,7 +175,10 @@ def evaluate_round(run: Run, round_index: int, *, whole: bool = True) -> dict[st
     """The policy that a round made, on every benchmark. whole=False: on `eval.between` prompts only."""
     policy, folder = run.folder(round_index, "policy"), run.folder(round_index, "eval")
     results = _evaluate_all(run, policy, folder, title=f"round {round_index}", whole=whole)
-    metrics = {name: {f"pass@{k}": estimate.value for k, estimate in result.pass_at.items()} for name, result in results.items()}
+    metrics = {
+        name: {f"pass@{k}": estimate.value for k, estimate in result.pass_at.items()}
+        for name, result in results.items()
+    }
     record_round(run.url, round_index, {"metrics": {"eval": metrics}})
     return results
 
@@ -191,18 +201,32 @@ def evaluate_policy(run: Run, policy: str, folder: str, name: str, *, title: str
     if not whole and options.between is not None:
         source = replace(source, limit=min(options.between, source.limit or options.between))
     sampling = options.sampling or run.config.generate.sampling
-    places = {stage: posixpath.join(folder, name, stage) for stage in ("prompts", "rollouts", f"signals/{options.outcome}")}
+    places = {
+        stage: posixpath.join(folder, name, stage) for stage in ("prompts", "rollouts", f"signals/{options.outcome}")
+    }
     prompts, rollouts, outcome = places.values()
     with run.reporter.step(f"{title}: evaluate {name}") as report:
         _write_prompts(run, source, prompts, report)
         generate(
-            prompts=prompts, out=rollouts, model=policy, engine=run.config.engine,
-            options=replace(run.config.generate, sampling=sampling, group_size=options.samples), seed=options.seed,
-            parts_in_flight=run.config.operations.parts_in_flight, progress=report, **run.stage_arguments,
-        )  # fmt: skip
+            prompts=prompts,
+            out=rollouts,
+            model=policy,
+            engine=run.config.engine,
+            options=replace(run.config.generate, sampling=sampling, group_size=options.samples),
+            seed=options.seed,
+            progress=report,
+            **run.stage_arguments,
+        )
         signal = signal_from_table(run.config.signals[options.outcome])
-        score(signal=signal, rollouts=rollouts, out=outcome, prompts=prompts, signals={}, tokenizer=policy, progress=report,
-              **run.stage_arguments)  # fmt: skip
+        score(
+            signal=signal,
+            rollouts=rollouts,
+            out=outcome,
+            prompts=prompts,
+            tokenizer=policy,
+            progress=report,
+            **run.stage_arguments,
+        )
     result = evaluate_rollouts(
         *(shards.open_dataset(place) for place in (prompts, rollouts, outcome)), benchmark=name, k=options.k
     )
@@ -230,7 +254,9 @@ def signal_order(signals: Mapping[str, Signal]) -> list[str]:
             if needed == "prompts":
                 continue
             if needed not in signals:
-                raise SignalOrderError(f"signal {name!r} reads {needed!r}, which [signals] does not have; it has: {', '.join(signals)}")
+                raise SignalOrderError(
+                    f"signal {name!r} reads {needed!r}, which [signals] does not have; it has: {', '.join(signals)}"
+                )
             visit(needed, (*path, name))
         if name not in order:
             order.append(name)
@@ -250,7 +276,9 @@ def _score(run: Run, round_index: int, name: str, signal: Signal) -> Manifest:
             rollouts=run.folder(round_index, "rollouts"),
             out=run.folder(round_index, "signals", name),
             prompts=run.folder(round_index, "prompts"),
-            signals={needed: run.folder(round_index, "signals", needed) for needed in signal.inputs if needed != "prompts"},
+            signals={
+                needed: run.folder(round_index, "signals", needed) for needed in signal.inputs if needed != "prompts"
+            },
             tokenizer=run.starting_policy(round_index),
             progress=report,
             **run.stage_arguments,
@@ -262,7 +290,8 @@ def _evaluate_all(run: Run, policy: str, folder: str, *, title: str, whole: bool
     if run.config.eval is None:
         return {}
     return {
-        name: evaluate_policy(run, policy, folder, name, title=title, whole=whole) for name in run.config.eval.benchmarks
+        name: evaluate_policy(run, policy, folder, name, title=title, whole=whole)
+        for name in run.config.eval.benchmarks
     }
 
 

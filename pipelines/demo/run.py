@@ -36,7 +36,9 @@ def run_demo(
     """Run it in the folder `out` (local; a finished or interrupted one goes on). Returns the table's numbers."""
     reporter = Reporter(quiet=quiet)
     reporter.line("PASS demo: sums that must be done step by step; the policy gets about a third of them right.")
-    execution = Run(config=demo_config(out, seed=seed, overrides=overrides), url=out, reporter=reporter, overwrite=overwrite)
+    execution = Run(
+        config=demo_config(out, seed=seed, overrides=overrides), url=out, reporter=reporter, overwrite=overwrite
+    )
     rounds = execution.config.run.rounds
     results = [evaluate_start(execution)[BENCHMARK]]
     rows = [_row("start", None, results[0], {})]
@@ -45,26 +47,39 @@ def run_demo(
         work = execution if index < rounds else replace(execution, config=teacher_config(execution.config))
         summary = run_round(work, index, is_last=last)
         results.append(_result(work, index))
-        rows.append(_row(f"{index} {'execution' if index < rounds else 'teacher KL'}", summary, results[-1], _train_metrics(out, index)))
-    gains = {"execution": paired_gain(results[0], results[rounds]), "teacher_kl": paired_gain(results[rounds], results[rounds + 1])}
-    reporter.console.print(_table(rows))
+        rows.append(
+            _row(
+                f"{index} {'execution' if index < rounds else 'teacher KL'}",
+                summary,
+                results[-1],
+                _train_metrics(out, index),
+            )
+        )
+    gains = {
+        "execution": paired_gain(results[0], results[rounds]),
+        "teacher_kl": paired_gain(results[rounds], results[rounds + 1]),
+    }
+    reporter.print(_table(rows))
     gain = gains["execution"]
     reporter.line(
         f"pass@1 on {HELD_OUT_PROMPTS} held-out prompts x {results[0].samples} samples, start to round {rounds - 1}: "
-        f"{100 * gain.value:+.1f} points, {gain.value / gain.standard_error:.1f} standard errors of the paired difference."
+        f"{100 * gain.value:+.1f} points, {gain.value / gain.standard_error:.1f} standard errors "
+        "of the paired difference."
     )
     _where_the_shards_lie(reporter, execution)
     return {"seed": seed, "rounds": rows, "gains": {name: asdict(gain) for name, gain in gains.items()}}
 
 
 def demo_config(out: str, *, seed: int, overrides: Sequence[str] = ()) -> RunConfig:
-    """demo.toml with this seed and with prompts written into OUT/data; the rounds' and held-out prompts never overlap."""
+    """demo.toml with this seed, its prompts written into OUT/data; the rounds' and held-out prompts never overlap."""
     sources = {}
     for name, split, count in (("rounds", Split.ROUNDS, 4096), (BENCHMARK, Split.HELD_OUT, HELD_OUT_PROMPTS)):
         file = os.path.join(os.path.abspath(out), "data", f"{name}.jsonl")
         rows = prompt_rows(count, seed=0, split=split)
         os.makedirs(os.path.dirname(file), exist_ok=True)
-        Store(os.path.dirname(file)).put(os.path.basename(file), "".join(json.dumps(row) + "\n" for row in rows).encode())
+        Store(os.path.dirname(file)).put(
+            os.path.basename(file), "".join(json.dumps(row) + "\n" for row in rows).encode()
+        )
         sources[name] = file
     fixed = [
         f"run.seed={seed}",
@@ -85,9 +100,7 @@ def teacher_config(config: RunConfig) -> RunConfig:
     return replace(config, signals=signals, shape=shape)
 
 
-def _row(
-    title: str, summary: ShapedSummary | None, result: EvalResult, train: Mapping[str, float]
-) -> dict[str, Any]:
+def _row(title: str, summary: ShapedSummary | None, result: EvalResult, train: Mapping[str, float]) -> dict[str, Any]:
     """One line of the table: what the round's rollouts were like, and the policy it made."""
     score = result.pass_at[1]
     return {
@@ -132,6 +145,5 @@ def _where_the_shards_lie(reporter: Reporter, run: Run) -> None:
     file = os.path.join(shaped.url, shaped.parts[0].data)
     reporter.line(f"\nEverything is in {run.url}; each round's shaped shards in round-*/shaped. Look into one:")
     reporter.line(f"  passrl inspect {shaped.url}")
-    reporter.line(
-        f"""  python -c 'import polars as pl; print(pl.read_parquet("{file}").select("rollout_id", "text", "chunk_advantages"))'"""
-    )
+    query = f'pl.read_parquet("{file}").select("rollout_id", "text", "chunk_advantages")'
+    reporter.line(f"  python -c 'import polars as pl; print({query})'")

@@ -11,7 +11,20 @@ from pass_ops.shards import DatasetStatus, RunStatus
 
 def status_table(status: RunStatus) -> Table:
     """One row a dataset of a run; "~" marks counts scaled up from a sample of the markers."""
-    table = Table("dataset", "stage", "state", "done", "failed", "missing", "rows", "tokens", "rejected", "tokens/s", "left", title=status.url)
+    table = Table(
+        "dataset",
+        "stage",
+        "state",
+        "done",
+        "failed",
+        "missing",
+        "rows",
+        "tokens",
+        "rejected",
+        "tokens/s",
+        "left",
+        title=status.url,
+    )
     for dataset in status.datasets:
         about = "" if dataset.exact else "~"
         table.add_row(

@@ -14,7 +14,8 @@ from pass_ops.shards import CompleteDataset
 class ShapedSummary:
     """Of all rollouts: mean_length (tokens), outcome_rate (mean outcome reward of the scored ones, None without any).
 
-    Of the trainable ones: chunks_per_rollout, zero_advantage (share whose every chunk advantage is 0), advantage_mean and
+    Of the trainable ones: chunks_per_rollout, zero_advantage (share whose every chunk advantage is 0),
+    advantage_mean and
     advantage_std (over chunks).
     """
 

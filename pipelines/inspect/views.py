@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from pass_ops.errors import PassError
+from pass_ops.shards import open_dataset
 
 REWARD_COLUMNS = ("outcome_reward", "format_reward", "format_ok", "verify_status", "extracted_answer")
 
@@ -20,10 +21,22 @@ class GroupNotFoundError(PassError, LookupError):
     """The asked group or rollout is not in the part."""
 
 
+def read_part(url: str, part: int) -> pa.Table:
+    """One part of a complete dataset. Raises GroupNotFoundError where it has no such part."""
+    dataset = open_dataset(url)
+    if not 0 <= part < len(dataset.parts):
+        raise GroupNotFoundError(f"{url} has no part {part}; its parts are 0 to {len(dataset.parts) - 1}")
+    return dataset.read_part(part)
+
+
 def group_summary(part: pa.Table) -> pl.DataFrame:
     """One row a group of a part: rollouts, mean length, mean rewards where there are any."""
     frame = _frame(part)
-    key = "group_id" if "group_id" in frame.columns else pl.col("rollout_id").str.replace(r"/[^/]*$", "").alias("group_id")
+    key = (
+        "group_id"
+        if "group_id" in frame.columns
+        else pl.col("rollout_id").str.replace(r"/[^/]*$", "").alias("group_id")
+    )
     numeric = [name for name in ("outcome_reward", "format_reward", "path_score") if name in frame.columns]
     counts = [pl.len().alias("rollouts")]
     if "token_ids" in frame.columns:
@@ -34,7 +47,8 @@ def group_summary(part: pa.Table) -> pl.DataFrame:
 def group_table(part: pa.Table, group: str | None = None) -> pl.DataFrame:
     """One row a rollout of one group (default: the part's first).
 
-    Columns: sample_index, length (tokens), masked (tokens that do not count), finish_reason, the rewards stored, and of a
+    Columns: sample_index, length (tokens), masked (tokens that do not count), finish_reason, the rewards stored,
+    and of a
     shaped part chunks, path_score, the first and last chunk's advantage, trainable; last the text.
     """
     frame = _frame(part)
@@ -66,7 +80,9 @@ def rollout_chunks(part: pa.Table, group: str | None, sample_index: int) -> pl.D
     frame = _frame(part)
     chosen = _rows_of(frame, group).filter(pl.col("sample_index") == sample_index)
     if chosen.is_empty():
-        raise GroupNotFoundError(f"group {group or 'first'!r} has no rollout with sample_index {sample_index} in this part")
+        raise GroupNotFoundError(
+            f"group {group or 'first'!r} has no rollout with sample_index {sample_index} in this part"
+        )
     if "chunk_ends" not in chosen.columns:
         raise GroupNotFoundError("this dataset is not shaped, so it has no chunks; inspect the round's `shaped` folder")
     row = chosen.row(0, named=True)
@@ -109,5 +125,7 @@ def _rows_of(frame: pl.DataFrame, group: str | None) -> pl.DataFrame:
     chosen = known[0] if group is None else group
     if chosen not in known:
         near = difflib.get_close_matches(chosen, known, n=3)
-        raise GroupNotFoundError(f"group {chosen!r} is not in this part; {'near: ' if near else 'it holds '}{', '.join(near or known[:5])}")
+        raise GroupNotFoundError(
+            f"group {chosen!r} is not in this part; {'near: ' if near else 'it holds '}{', '.join(near or known[:5])}"
+        )
     return frame.filter(key == chosen)

@@ -17,9 +17,17 @@ from pipelines.evaluate import (
 
 def result(correct, *, prompt_ids=None, samples=4):
     return EvalResult(
-        benchmark="held-out", policy_digest="d", prompts=len(correct), samples=samples, pass_at={1: bootstrap(np.array(correct) / samples)},
-        mean_length=3.0, truncated=0.0, unscored=0, prompt_ids=tuple(prompt_ids or map(str, range(len(correct)))), correct_P=tuple(correct),
-    )  # fmt: skip
+        benchmark="held-out",
+        policy_digest="d",
+        prompts=len(correct),
+        samples=samples,
+        pass_at={1: bootstrap(np.array(correct) / samples)},
+        mean_length=3.0,
+        truncated=0.0,
+        unscored=0,
+        prompt_ids=tuple(prompt_ids or map(str, range(len(correct)))),
+        correct_P=tuple(correct),
+    )
 
 
 @pytest.mark.parametrize("n", [1, 3, 5])

@@ -47,7 +47,9 @@ def test_a_rollout_shows_one_row_a_chunk_with_the_score_of_its_step(part):
 
 
 def test_per_token_scores_are_read_at_the_chunks_last_token(part):
-    tokens = part.drop_columns(["process_scores", "process_ends"]).append_column("process_scores", [[[1.0, 2.0, 3.0], [4.0], [5.0, 6.0]]])
+    tokens = part.drop_columns(["process_scores", "process_ends"]).append_column(
+        "process_scores", [[[1.0, 2.0, 3.0], [4.0], [5.0, 6.0]]]
+    )
     assert rollout_chunks(tokens, "a", 0).get_column("score").to_list() == [2.0, 3.0]
 
 
@@ -61,7 +63,7 @@ def test_a_signal_part_has_groups_by_its_rollout_ids():
 
 
 def test_an_unknown_group_names_its_neighbours(part):
-    with pytest.raises(GroupNotFoundError, match="aa.*near: a"):
+    with pytest.raises(GroupNotFoundError, match=r"aa.*near: a"):
         group_table(part, "aa")
 
 
