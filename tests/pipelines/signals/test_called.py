@@ -113,7 +113,7 @@ def test_verifier_options_reach_the_verifier(functions, make_rollouts) -> None:
 def test_a_verifier_that_cannot_be_called_with_its_options_is_refused_before_anything_runs(functions) -> None:
     with pytest.raises(SignalOptionError, match=r"called_functions:verify .*'shre'.*did you mean 'share'"):
         own_outcome(verifier_options={"shre": 1}).check(None, {})
-    with pytest.raises(SignalOptionError, match="missing.*'pattern'"):
+    with pytest.raises(SignalOptionError, match=r"missing.*'pattern'"):
         build_signal("outcome", {"verifier": "regex"}).check(None, {})
     own_outcome(verifier_options={"share": 1}).check(None, {})
 

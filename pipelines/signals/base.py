@@ -1,0 +1,243 @@
+"""What a signal is: a small class that turns rollouts into one sidecar table, row for row.
+
+A user's own signal is a class given by import path, `module:Class`: constructed with its options (a TOML table) as
+keyword arguments, a frozen dataclass for choice. Deriving from `SignalBase` leaves `kind` and `score` to write:
+
+    @dataclass(frozen=True, kw_only=True)
+    class Shorter(SignalBase):
+        kind: ClassVar[str] = "outcome"
+        limit: int = 100
+
+        def score(self, rollouts, inputs):
+            return sidecar(self.kind, rollouts, [Row(values={"outcome_reward": ..., "verify_status": "ok"}) ...])
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import pyarrow as pa
+
+from pass_ops.errors import PassError
+from pass_ops.shards import DatasetSpec, ModelRef, signal_schema
+from pass_ops.shards.schemas import SIGNAL_KINDS, STATUSES
+from pipelines.verifiers.importing import load_object, source_digest
+
+#: columns that are there whatever the status
+ALWAYS = frozenset({"verify_status"})
+
+#: signals by short name; any other is given as an import path `module:Class`
+SIGNALS = {
+    "outcome": "pipelines.signals.outcome:OutcomeSignal",
+    "format": "pipelines.signals.format:FormatSignal",
+    "execution": "pipelines.signals.execution:ExecutionSignal",
+    "logprobs": "pipelines.signals.logprobs:LogprobsSignal",
+    "opd": "pipelines.signals.opd:OpdSignal",
+    "g_opd": "pipelines.signals.opd:GOpdSignal",
+    "combine": "pipelines.signals.combine:CombineSignal",
+}
+
+
+class SignalOptionError(PassError, ValueError):
+    """A signal's name is unknown, or one of its options is unknown, missing or out of range."""
+
+
+class SignalInputError(PassError, ValueError):
+    """The rollouts or further signals are not what the signal can score: nothing is scored."""
+
+
+class SignalResultError(PassError, ValueError):
+    """A signal returned a table that is not row for row what it was asked for."""
+
+
+class Signal(Protocol):
+    """What the score stage asks of a signal. Picklable until `setup`."""
+
+    @property
+    def kind(self) -> str:
+        """One of SIGNAL_KINDS: which columns it makes."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of further signals it reads, and "prompts" where it needs them."""
+
+    @property
+    def needs_tokenizer(self) -> bool:
+        """Whether `setup` needs the policy's tokenizer."""
+
+    def for_policy(self, folder: str) -> Signal:
+        """The signal for rollouts of the policy in this folder, where an option stands for it; else itself."""
+
+    def options(self) -> dict[str, Any]:
+        """The options that decide its values, for the fingerprint."""
+
+    def models(self) -> dict[str, ModelRef]:
+        """The models that decide its values, by role."""
+
+    def code(self) -> dict[str, str]:
+        """Import path -> source digest of the user's code that decides its values."""
+
+    def environment(self) -> dict[str, Any]:
+        """Versions of the libraries, dtype and device that decide its values."""
+
+    def check(self, rollouts: DatasetSpec, inputs: Mapping[str, DatasetSpec]) -> None:
+        """Refuse, before anything runs, rollouts or inputs it cannot score. Raises PassError."""
+
+    def setup(self, tokenizer_folder: str) -> None:
+        """Acquire what a worker process needs; called there before any `score`, with the policy's folder."""
+
+    def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
+        """The sidecar of one part: schema signal_schema(kind), row for row. Called from several threads at once."""
+
+
+class SignalBase:
+    """Everything of `Signal` but `kind` and `score`, for a signal that needs no model, no input and no setup."""
+
+    #: names of options that do not decide values (numbers of processes and the like)
+    operational: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    @property
+    def needs_tokenizer(self) -> bool:
+        """No."""
+        return False
+
+    def for_policy(self, folder: str) -> Signal:
+        """Itself."""
+        return self  # type: ignore[return-value]
+
+    def options(self) -> dict[str, Any]:
+        """The constructor's fields of a dataclass signal, operational ones left out."""
+        if not dataclasses.is_dataclass(self):
+            return {}
+        names = [item.name for item in dataclasses.fields(self) if item.init and item.name not in self.operational]
+        return {name: getattr(self, name) for name in names}
+
+    def models(self) -> dict[str, ModelRef]:
+        """None."""
+        return {}
+
+    def code(self) -> dict[str, str]:
+        """The class's own source, where it is not one of the project's (those are versioned with the stage)."""
+        cls = type(self)
+        path = f"{cls.__module__}:{cls.__qualname__}"
+        return {} if path in SIGNALS.values() else {path: source_digest(path)}
+
+    def environment(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def check(self, rollouts: DatasetSpec, inputs: Mapping[str, DatasetSpec]) -> None:
+        """Every rollout and input will do."""
+
+    def setup(self, tokenizer_folder: str) -> None:
+        """Nothing to acquire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a sidecar.
+
+    values: the kind's columns, by name; those left out are null, all of them where status is not ok.
+    """
+
+    status: str = "ok"
+    detail: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def sidecar(kind: str, rollouts: pa.Table, rows: Sequence[Row]) -> pa.Table:
+    """The sidecar table of rollouts, one Row each in order; columns of rows that are not ok become null.
+
+    Raises SignalResultError where there is not one row a rollout, or a status is unknown.
+    """
+    if len(rows) != len(rollouts):
+        raise SignalResultError(
+            f"a signal gave {len(rows)} rows for {len(rollouts)} rollouts; it must give one for each, in order"
+        )
+    unknown = next((row.status for row in rows if row.status not in STATUSES), None)
+    if unknown is not None:
+        raise SignalResultError(f"a signal gave the status {unknown!r}; choose one of {', '.join(STATUSES)}")
+    schema = signal_schema(kind)
+    columns: dict[str, Any] = {
+        "rollout_id": rollouts["rollout_id"],
+        "status": [row.status for row in rows],
+        "detail": [row.detail for row in rows],
+    }
+    for name in schema.names:
+        if name not in columns:
+            always = name in ALWAYS
+            columns[name] = [row.values.get(name) if always or row.status == "ok" else None for row in rows]
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+
+
+def build_signal(name: str, options: Mapping[str, Any]) -> Signal:
+    """The signal of a short name (SIGNALS) or import path `module:Class`, constructed from its options.
+
+    Raises SignalOptionError that names the nearest known signal or option.
+    """
+    if name not in SIGNALS and ":" not in name:
+        raise SignalOptionError(
+            f"There is no signal {name!r}; {_nearest(name, list(SIGNALS))} One of your own is given as module:Class."
+        )
+    try:
+        cls = load_object(SIGNALS.get(name, name))
+    except (ImportError, ValueError) as error:
+        raise SignalOptionError(f"signal {name!r}: {error}") from error
+    _check_names(name, cls, options)
+    signal: Signal = _construct(name, cls, options)
+    if signal.kind not in SIGNAL_KINDS:
+        raise SignalOptionError(
+            f"signal {name!r}: its kind is {signal.kind!r}; a kind is one of {', '.join(SIGNAL_KINDS)}"
+        )
+    return signal
+
+
+def signal_from_table(table: Mapping[str, Any]) -> Signal:
+    """The signal of one TOML table: key `signal` is its name or import path, the other keys are its options."""
+    options = dict(table)
+    name = options.pop("signal", None)
+    if not isinstance(name, str):
+        raise SignalOptionError(
+            f'A signal\'s table has no key "signal"; set it to one of {", ".join(SIGNALS)}, or module:Class.'
+        )
+    return build_signal(name, options)
+
+
+def _check_names(name: str, cls: Any, options: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(cls).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [parameter.name for parameter in parameters]
+    for key in options:
+        if key not in known:
+            raise SignalOptionError(f"signal {name!r} has no option {key!r}; {_nearest(key, known)}")
+    needed = [p.name for p in parameters if p.default is p.empty and p.name not in options]
+    if needed:
+        raise SignalOptionError(f"signal {name!r} needs the option {needed[0]!r}.")
+
+
+def _construct(name: str, cls: Any, options: Mapping[str, Any]) -> Any:
+    """An instance; the fields of a dataclass are checked against their types."""
+    if not dataclasses.is_dataclass(cls):
+        return cls(**options)
+    from pipelines.config import ConfigError, build
+
+    try:
+        return build(cls, options, where=f"signal {name!r}")
+    except ConfigError as error:
+        raise SignalOptionError(str(error)) from error
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known) or 'none'}."

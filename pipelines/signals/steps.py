@@ -1,0 +1,109 @@
+"""Reasoning steps of a completion: cut on the text, their ends found on the policy's own token ids.
+
+Array legend: _T tokens of one completion.
+
+A step ends with its separator. A token that spans a separator belongs to the earlier step; a step without text (white
+space is none) merges into the one before, leading ones into the first; so does a step without a token of its own;
+whatever follows the text (special tokens, a stop string) joins the last step; a tail cut off by length is a step.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+# What a decoder shows for bytes that are not (yet) a character.
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+# A UTF-8 character has at most four bytes, so at most four tokens; more of them open at once are no character.
+MAX_OPEN_TOKENS = 8
+
+Decode = Callable[[tuple[int, ...]], str]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of one completion.
+
+    ends: exclusive token ends, strictly increasing, the last is T. texts: without separators.
+    """
+
+    ends: list[int]
+    texts: list[str]
+
+
+@lru_cache(maxsize=4)
+def tokenizer_decode(folder: str) -> Decode:
+    """Token ids -> text without special tokens, by the folder's tokenizer.json; remembers short windows.
+
+    Kept per process: parts of one stage share what one has learned.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+
+    @lru_cache(maxsize=1 << 16)
+    def decode(token_ids: tuple[int, ...]) -> str:
+        return str(tokenizer.decode(token_ids, skip_special_tokens=True))
+
+    return decode
+
+
+def token_text_ends(token_ids_T: Sequence[int], decode: Decode) -> tuple[str, list[int]]:
+    """The decoded text, and per token how many of its characters are complete once that token is there.
+
+    Decodes short windows that begin at a token whose text is known, so that the cost is linear and a tokenizer's
+    treatment of leading spaces does not matter. A character of several tokens counts at its last one.
+    """
+    ids_T = tuple(token_ids_T)
+    pieces: list[str] = []
+    ends_T: list[int] = []
+    window = read = done = 0  # decode from `window`; tokens before `read` gave the first `done` characters
+    known = text = ""
+    for t in range(len(ids_T)):
+        text = decode(ids_T[window : t + 1])
+        complete = len(text.rstrip(REPLACEMENT))
+        ends_T.append(max(done + complete - len(known), ends_T[-1] if ends_T else 0))
+        if len(known) < len(text) == complete or t + 1 - read >= MAX_OPEN_TOKENS:
+            pieces.append(text[len(known) :])
+            done += max(0, len(text) - len(known))
+            window, read = read, t + 1
+            known = decode(ids_T[window:read])
+            ends_T[-1] = max(done, ends_T[-1])
+    if read < len(ids_T):
+        pieces.append(text[len(known) :])
+    return "".join(pieces), ends_T
+
+
+def cut_steps(token_ids_T: Sequence[int], text: str, *, separator: str, decode: Decode) -> Steps:
+    r"""The steps of one completion; text is the rollout's (it may end before the tokens do: at a stop string).
+
+    >>> letters = lambda ids: "".join("\nab"[i] for i in ids)
+    >>> cut_steps([1, 0, 2, 2, 0, 0, 1], "a\nbb\n\na", separator="\n", decode=letters)
+    Steps(ends=[2, 6, 7], texts=['a', 'bb', 'a'])
+    """
+    if len(token_ids_T) == 0:
+        return Steps([], [])
+    decoded, text_ends_T = token_text_ends(token_ids_T, decode)
+    # Where bytes that are no character made the two differ, the ids decide.
+    text = text if decoded.startswith(text) else decoded
+    spans: list[tuple[int, int]] = []
+    ends: list[int] = []
+    start = 0
+    while start <= len(text):
+        at = text.find(separator, start)
+        stop, after = (at, at + len(separator)) if at >= 0 else (len(text), len(text) + 1)
+        end = bisect_left(text_ends_T, after) + 1 if at >= 0 else len(token_ids_T)
+        blank = not text[start:stop].strip()
+        if not blank and (not ends or end > ends[-1]):
+            spans.append((start, stop))
+            ends.append(end)
+        elif ends:
+            ends[-1] = max(end, ends[-1])
+            spans[-1] = spans[-1] if blank else (spans[-1][0], stop)
+        start = after
+    if not ends:
+        return Steps([len(token_ids_T)], [text])
+    return Steps([*ends[:-1], len(token_ids_T)], [text[start:stop] for start, stop in spans])
