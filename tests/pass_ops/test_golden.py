@@ -1,0 +1,555 @@
+"""Every line of the method, worked by hand: small groups, the arithmetic in the comments.
+
+Most cases use k = 0 (advantages are return-to-go) and weight 1 for one stream only, so that a number stands for one rule.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pyarrow as pa
+import pytest
+from cases import to_table
+
+from pass_ops import ShapingConfig, Standardizers, Weights, shape, token_advantages
+
+PROCESS_ONLY = Weights(process=1.0, outcome=0.0, format=0.0)
+OUTCOME_ONLY = Weights(process=0.0, outcome=1.0, format=0.0)
+T, F = True, False
+
+
+def steps(scores, ends, *, mask=None, **rewards):
+    """A rollout with one score per step."""
+    return {"mask": [T] * ends[-1] if mask is None else mask, "scores": scores, "ends": ends, **rewards}
+
+
+def tokens(scores, *, mask=None, **rewards):
+    """A rollout with one score per token."""
+    return {"mask": [T] * len(scores) if mask is None else mask, "scores": scores, **rewards}
+
+
+def shaped(*groups, **options):
+    return shape(to_table(list(groups)), ShapingConfig(**options))
+
+
+def credits(*groups, **options):
+    return shaped(*groups, **options)["chunk_credits"].to_pylist()
+
+
+def ends(*groups, **options):
+    return shaped(*groups, **options)["chunk_ends"].to_pylist()
+
+
+def approx(expected):
+    return [pytest.approx(row, rel=2e-7, abs=1e-12) for row in expected]
+
+
+class TestStandardization:
+    """Section 1. The pool is {3, 1, 1, -1}, the scores of two rollouts with two steps each."""
+
+    GROUP = (steps([3.0, 1.0], [1, 2]), steps([1.0, -1.0], [1, 2]))
+
+    def test_masked_norm_divides_by_the_sample_deviation(self):
+        # mean 1, squares 4 + 0 + 0 + 4 = 8, std = sqrt(8 / 3), (3 - 1) / sqrt(8 / 3) = sqrt(3 / 2)
+        z = math.sqrt(1.5)
+        assert credits(self.GROUP, weights=PROCESS_ONLY, std_eps=0.0) == approx([[z, 0.0], [0.0, -z]])
+
+    def test_ddof_0_divides_by_the_population_deviation(self):
+        # std = sqrt(8 / 4) = sqrt(2), 2 / sqrt(2) = sqrt(2)
+        z = math.sqrt(2.0)
+        assert credits(self.GROUP, weights=PROCESS_ONLY, std_eps=0.0, std_ddof=0) == approx([[z, 0.0], [0.0, -z]])
+
+    def test_eps_is_added_to_the_deviation(self):
+        # pool {1, -1}, ddof 0: std = 1, 1 / (1 + 1) = 1/2
+        group = (steps([1.0, -1.0], [1, 2]),)
+        assert credits(group, weights=PROCESS_ONLY, std_eps=1.0, std_ddof=0) == [[0.5, -0.5]]
+
+    def test_the_default_eps_is_one_millionth(self):
+        # pool {1e-6, -1e-6}, ddof 1: std = sqrt(2e-12), 1e-6 / (sqrt(2) * 1e-6 + 1e-6) = 1 / (sqrt(2) + 1)
+        z = 1 / (math.sqrt(2) + 1)
+        assert credits((steps([1e-6, -1e-6], [1, 2]),), weights=PROCESS_ONLY) == approx([[z, -z]])
+
+    def test_abs_max_keeps_sign_and_zero(self):
+        group = (steps([2.0, 0.0, -4.0], [1, 2, 3]),)
+        assert credits(group, weights=PROCESS_ONLY, standardize="abs_max") == [[0.5, 0.0, -1.0]]
+
+    def test_mean_only_subtracts_the_mean(self):
+        assert credits(self.GROUP, weights=PROCESS_ONLY, standardize="mean_only") == [[2.0, 0.0], [0.0, -2.0]]
+
+    def test_none_takes_scores_as_they_are(self):
+        assert credits(self.GROUP, weights=PROCESS_ONLY, standardize="none") == [[3.0, 1.0], [1.0, -1.0]]
+
+    def test_a_pool_of_one_value_is_0_under_masked_norm(self):
+        assert credits((steps([5.0], [3]),), weights=PROCESS_ONLY) == [[0.0]]
+
+    def test_a_pool_of_equal_values_is_0_under_masked_norm_even_without_eps(self):
+        group = (steps([0.1, 0.1], [1, 2]), steps([0.1], [1]))
+        assert credits(group, weights=PROCESS_ONLY, std_eps=0.0) == [[0.0, 0.0], [0.0]]
+
+    def test_a_pool_of_zeros_is_0_under_abs_max(self):
+        assert credits((steps([0.0, 0.0], [1, 2]),), weights=PROCESS_ONLY, standardize="abs_max") == [[0.0, 0.0]]
+
+    def test_a_step_counts_once_however_long_it_is(self):
+        # pool {4, 0}, mean 2; once per token it would be {4, 4, 4, 0} with mean 3
+        assert credits((steps([4.0, 0.0], [3, 4]),), weights=PROCESS_ONLY, standardize="mean_only") == [[2.0, -2.0]]
+
+    def test_a_token_counts_once_under_kl(self):
+        # pool {4, 4, 4, 0}, mean 3
+        group = (tokens([4.0, 4.0, 4.0, 0.0]),)
+        options = {"signal": "kl", "weights": PROCESS_ONLY, "standardize": "mean_only"}
+        assert credits(group, **options) == [[1.0, -3.0]]
+
+    def test_a_step_without_unmasked_token_is_left_out_of_the_pool(self):
+        # pool {1, 3}: the step of score 100 is masked
+        group = (steps([1.0, 100.0, 3.0], [1, 3, 4], mask=[T, F, F, T]),)
+        assert credits(group, weights=PROCESS_ONLY, standardize="mean_only") == [[-1.0, 1.0]]
+
+    def test_groups_are_standardized_apart(self):
+        groups = (steps([1.0, 3.0], [1, 2]),), (steps([10.0, 30.0], [1, 2]),)
+        assert credits(*groups, weights=PROCESS_ONLY, standardize="mean_only") == [[-1.0, 1.0], [-10.0, 10.0]]
+
+    def test_one_operator_for_each_stream(self):
+        # process raw: 2, 4; outcome {1, 3} less its mean: -1, 1; format {1, 2} over its largest: 0.5, 1
+        group = (
+            steps([2.0], [1], outcome=1.0, format=1.0),
+            steps([4.0], [1], outcome=3.0, format=2.0),
+        )
+        each = Standardizers(process="none", outcome="mean_only", format="abs_max")
+        assert credits(group, standardize=each) == [[2.0 - 1.0 + 0.5], [4.0 + 1.0 + 1.0]]
+
+
+class TestAdvantageFusion:
+    """Section 2."""
+
+    def test_three_streams_are_standardized_apart_and_added(self):
+        # process {3, 1, 1, -1}: sqrt(3/2), 0, 0, -sqrt(3/2); outcome {1, 0}: mean 1/2, std sqrt(1/2), so +-sqrt(1/2);
+        # format {0, 1} without an indicator: nothing is gated, -+sqrt(1/2)
+        group = (
+            steps([3.0, 1.0], [1, 2], outcome=1.0, format=0.0),
+            steps([1.0, -1.0], [1, 2], outcome=0.0, format=1.0),
+        )
+        p, r = math.sqrt(1.5), math.sqrt(0.5)
+        assert credits(group, std_eps=0.0) == approx([[p + r - r, r - r], [-r + r, -p - r + r]])
+
+    def test_weights_multiply_after_standardization(self):
+        # 2 * process + 3 * outcome + 5 * format, centred: process {1, -1}, outcome {1, -1}, format {1, -1}
+        group = (
+            steps([1.0], [1], outcome=2.0, format=4.0),
+            steps([-1.0], [1], outcome=0.0, format=2.0),
+        )
+        weights = Weights(process=2.0, outcome=3.0, format=5.0)
+        assert credits(group, standardize="mean_only", weights=weights) == [[10.0], [-10.0]]
+
+    def test_failed_format_leaves_the_format_stream_times_all_weights(self):
+        # format {1, 0} centred: 1/2, -1/2; W = 2 + 3 + 5 = 10; the failed rollout gets 10 * -1/2 on each of its steps.
+        # the other: 2 * (1 - 0) + 3 * (0 - 1/2) + 5 * 1/2 = 3 with process {1, -2, 1} of mean 0
+        group = (
+            steps([1.0], [1], outcome=0.0, format=1.0, ok=T),
+            steps([-2.0, 1.0], [1, 2], outcome=1.0, format=0.0, ok=F),
+        )
+        weights = Weights(process=2.0, outcome=3.0, format=5.0)
+        assert credits(group, standardize="mean_only", weights=weights) == [[3.0], [-5.0, -5.0]]
+
+    def test_the_gate_works_whatever_the_weight_of_the_format_stream(self):
+        # W = 1 + 0 + 0; format centred: 1/2, -1/2; process {2, 4} centred: -1, 1
+        group = (steps([2.0], [1], format=1.0, ok=T), steps([4.0], [1], format=0.0, ok=F))
+        assert credits(group, standardize="mean_only", weights=PROCESS_ONLY) == [[-1.0], [-0.5]]
+
+    def test_without_format_reward_the_indicator_stands_in(self):
+        # indicator {1, 0} centred: 1/2, -1/2; w_fmt = 1, W = 2; process {2, 4} centred: -1, 1
+        group = (steps([2.0], [1], ok=T), steps([4.0], [1], ok=F))
+        weights = Weights(process=1.0, outcome=0.0, format=1.0)
+        assert credits(group, standardize="mean_only", weights=weights) == [[-1.0 + 0.5], [2 * -0.5]]
+
+    def test_abs_max_turns_a_zero_format_reward_into_no_gate(self):
+        group = (steps([2.0], [1], format=1.0, ok=T), steps([4.0], [1], format=0.0, ok=F))
+        assert credits(group, standardize="abs_max", weights=PROCESS_ONLY) == [[0.5], [0.0]]
+
+
+class TestChunkByStep:
+    """Section 3 under `prm`."""
+
+    def test_steps_split_even_between_equal_scores(self):
+        assert ends((steps([1.0, 1.0, 2.0], [2, 3, 6]),), weights=PROCESS_ONLY) == [[2, 3, 6]]
+
+    def test_a_boundary_falls_right_before_an_unmasked_token(self):
+        # the second step is tokens 2..4, of which 2 and 3 are masked: they stay with the first chunk
+        group = (steps([1.0, 2.0], [2, 5], mask=[T, T, F, F, T]),)
+        assert ends(group, weights=PROCESS_ONLY) == [[4, 5]]
+
+    def test_masked_tokens_at_the_start_join_the_first_chunk_and_at_the_end_the_last(self):
+        group = (steps([9.0, 1.0, 2.0, 9.0], [2, 3, 4, 6], mask=[F, F, T, T, F, F]),)
+        assert ends(group, weights=PROCESS_ONLY) == [[3, 6]]
+
+    def test_a_wholly_masked_step_between_two_joins_the_one_before(self):
+        group = (steps([1.0, 9.0, 3.0], [1, 3, 4], mask=[T, F, F, T]),)
+        assert ends(group, weights=PROCESS_ONLY) == [[3, 4]]
+        assert credits(group, weights=PROCESS_ONLY, standardize="none") == [[1.0, 3.0]]
+
+    def test_without_cv_every_unmasked_token_is_a_chunk(self):
+        # tokens 1, 3, 4 count; the leading masked token joins the first chunk, token 2 the one before it
+        group = (steps([1.0, 2.0], [2, 5], mask=[F, T, F, T, T]),)
+        options = {"weights": PROCESS_ONLY, "standardize": "none", "chunk": False}
+        assert ends(group, **options) == [[3, 4, 5]]
+        assert credits(group, **options) == [[1.0, 2.0, 2.0]]
+
+
+class TestChunkByTrace:
+    """Section 3 under `kl`; the operator is `none`, so that the trace is the mean of the scores."""
+
+    OPTIONS = {"signal": "kl", "weights": PROCESS_ONLY, "standardize": "none", "k": 0.0}
+
+    def test_the_trace_is_the_mean_over_the_group(self):
+        # sums 0, 0, 4, 4: a cut before token 2 in both, though the first rollout moves at token 1 and the second too
+        group = (tokens([1.0, 2.0, 3.0, 3.0]), tokens([-1.0, -2.0, 1.0, 1.0]))
+        assert ends(group, **self.OPTIONS) == [[2, 4], [2, 4]]
+
+    def test_the_credit_is_the_advantage_at_the_last_token_of_the_chunk(self):
+        group = (tokens([1.0, 2.0, 3.0, 3.0]), tokens([-1.0, -2.0, 1.0, 1.0]))
+        assert credits(group, **self.OPTIONS) == [[2.0, 3.0], [-2.0, 1.0]]
+
+    def test_the_comparison_is_with_the_first_value_of_the_chunk(self):
+        # 0, 0.3, 0.6 with eta 0.5: neighbours differ by 0.3, but 0.6 - 0 > 0.5
+        assert ends((tokens([0.0, 0.25, 0.75]),), **self.OPTIONS, eta=0.5) == [[2, 3]]
+
+    def test_a_move_of_exactly_eta_does_not_cut(self):
+        assert ends((tokens([0.0, 0.5, 0.0]),), **self.OPTIONS, eta=0.5) == [[3]]
+
+    def test_the_default_eta(self):
+        # steps of 1.5e-8 cut at 1e-8, steps of 0.5e-8 do not
+        assert ends((tokens([0.0, 1.5e-8]),), **self.OPTIONS) == [[1, 2]]
+        assert ends((tokens([0.0, 0.5e-8]),), **self.OPTIONS) == [[2]]
+
+    def test_a_shorter_rollout_adds_0_and_the_divisor_stays(self):
+        # trace: (1 + 1)/2, (1 + 1)/2, 1/2: the cut before token 2 is there although the long rollout's score is constant
+        group = (tokens([1.0, 1.0, 1.0]), tokens([1.0, 1.0]))
+        assert ends(group, **self.OPTIONS) == [[2, 3], [2]]
+        # with eta 0.6 a move of 1 - 1/2 does not cut; a divisor of 1 at the last token would keep the trace constant anyway
+        assert ends(group, **self.OPTIONS, eta=0.6) == [[3], [2]]
+
+    def test_a_masked_token_adds_0_to_the_trace_and_is_not_compared(self):
+        # trace: 1, 1/2, 1. In the first rollout token 1 is masked: its tokens 0 and 2 are equal, no cut.
+        group = (tokens([1.0, 9.0, 1.0], mask=[T, F, T]), tokens([1.0, 1.0, 1.0]))
+        assert ends(group, **self.OPTIONS) == [[3], [1, 2, 3]]
+
+    def test_masked_tokens_stay_with_the_chunk_before(self):
+        # tokens 1 and 4 count beside 0: values 0, 5, 7; the boundary falls right before an unmasked token
+        group = (tokens([0.0, 5.0, 9.0, 9.0, 7.0, 9.0], mask=[T, T, F, F, T, F]),)
+        assert ends(group, **self.OPTIONS) == [[1, 4, 6]]
+        assert credits(group, **self.OPTIONS) == [[0.0, 5.0, 7.0]]
+
+    def test_the_credit_is_taken_at_the_last_unmasked_token(self):
+        group = (tokens([9.0, 2.0, 2.0, 9.0], mask=[F, T, T, F]),)
+        assert ends(group, **self.OPTIONS) == [[4]]
+        assert credits(group, **self.OPTIONS) == [[2.0]]
+
+    def test_the_trace_is_standardized(self):
+        # pool {0, 2, 4, 2}: mean 2, trace (0 + 4)/2 - 2 = 0 and (2 + 2)/2 - 2 = 0: one chunk
+        group = (tokens([0.0, 2.0]), tokens([4.0, 2.0]))
+        assert ends(group, signal="kl", weights=PROCESS_ONLY, standardize="masked_norm") == [[2], [2]]
+
+    def test_eta_is_in_units_of_the_standardized_trace(self):
+        # 0, 50, 100 over 100: 0, 0.5, 1
+        group = (tokens([0.0, 50.0, 100.0]),)
+        assert ends(group, signal="kl", weights=PROCESS_ONLY, standardize="abs_max", eta=0.75) == [[2, 3]]
+
+    def test_without_cv_every_unmasked_token_is_a_chunk(self):
+        group = (tokens([9.0, 1.0, 9.0, 1.0], mask=[F, T, F, T]),)
+        assert ends(group, **self.OPTIONS, chunk=False) == [[3, 4]]
+
+
+class TestDivideLength:
+    """Section 4; credits are the scores 3, 1, 4."""
+
+    GROUP = (steps([3.0, 1.0, 4.0], [1, 2, 3]),)
+
+    def advantages(self, k):
+        row = shaped(self.GROUP, weights=PROCESS_ONLY, standardize="none", k=k).to_pylist()[0]
+        return row["chunk_advantages"], row["path_score"]
+
+    def test_k_0_is_the_return_to_go(self):
+        assert self.advantages(0.0) == ([8.0, 5.0, 4.0], 8.0)
+
+    def test_k_1_is_the_average_of_what_is_to_come(self):
+        # 8 / 3, 5 / 2, 4 / 1
+        advantages, path = self.advantages(1.0)
+        assert advantages == pytest.approx([8 / 3, 2.5, 4.0])
+        assert path == pytest.approx(8 / 3)
+
+    def test_k_one_half_divides_by_the_root(self):
+        advantages, path = self.advantages(0.5)
+        assert advantages == pytest.approx([8 / math.sqrt(3), 5 / math.sqrt(2), 4.0])
+        assert path == pytest.approx(8 / math.sqrt(3))
+
+    def test_the_default_k(self):
+        row = shaped(self.GROUP, weights=PROCESS_ONLY, standardize="none").to_pylist()[0]
+        assert row["chunk_advantages"] == pytest.approx([8 / 3**0.7, 5 / 2**0.7, 4.0])
+
+    def test_each_token_gets_the_value_of_its_chunk(self):
+        table = shaped((steps([3.0, 1.0], [1, 4]),), weights=PROCESS_ONLY, standardize="none", k=0.0)
+        assert token_advantages(table).to_pylist() == [[4.0, 1.0, 1.0, 1.0]]
+
+
+class TestMissing:
+    """Section 0a."""
+
+    def test_a_null_makes_a_row_untrainable_with_one_chunk_of_nothing(self):
+        group = (steps([1.0, 2.0], [1, 3], outcome=None), steps([3.0], [2], outcome=1.0))
+        first = shaped(group, weights=Weights(format=0.0)).to_pylist()[0]
+        assert first["trainable"] is False
+        assert (first["chunk_ends"], first["chunk_credits"], first["chunk_advantages"]) == ([3], [0.0], [0.0])
+        assert first["path_score"] is None
+
+    def test_a_null_leaves_every_pool(self):
+        # the second row's process scores 100 and outcome 100 would move both means
+        group = (
+            steps([1.0], [1], outcome=1.0, format=1.0),
+            steps([100.0], [1], outcome=100.0, format=None),
+            steps([3.0], [1], outcome=5.0, format=1.0),
+        )
+        assert credits(group, standardize="mean_only") == [[-1.0 - 2.0], [0.0], [1.0 + 2.0]]
+
+    def test_a_null_leaves_g(self):
+        # G = 1: the trace moves by 0.6 > 0.5; with the null row in G it would move by 0.3
+        group = (tokens([0.0, 0.6]), tokens(None, mask=[T, T]))
+        options = {"signal": "kl", "weights": PROCESS_ONLY, "standardize": "none", "eta": 0.5}
+        assert ends(group, **options) == [[1, 2], [2]]
+
+    def test_a_fully_masked_rollout_stays_in_g_and_in_the_reward_pools(self):
+        # outcome {1, 3, 5} has mean 3; the middle row is masked
+        group = (
+            steps([0.0], [1], outcome=1.0),
+            steps([7.0], [1], outcome=3.0, mask=[F]),
+            steps([0.0], [1], outcome=5.0),
+        )
+        table = shaped(group, weights=Weights(format=0.0), standardize="mean_only")
+        assert table["chunk_credits"].to_pylist() == [[-2.0], [0.0], [2.0]]
+        assert table["trainable"].to_pylist() == [True, False, True]
+        # G = 2 with the masked rollout: a move of 0.6 / 2 does not reach eta
+        group = (tokens([0.0, 0.6]), tokens([9.0], mask=[F]))
+        options = {"signal": "kl", "weights": PROCESS_ONLY, "standardize": "none", "eta": 0.5}
+        assert ends(group, **options) == [[2], [1]]
+
+    def test_an_empty_rollout_stays_in_the_reward_pools_and_has_no_chunk(self):
+        group = (steps([0.0], [1], outcome=1.0), {"mask": [], "scores": [], "ends": [], "outcome": 3.0})
+        table = shaped(group, weights=Weights(format=0.0), standardize="mean_only")
+        assert table["chunk_credits"].to_pylist() == [[-1.0], []]
+        assert table["trainable"].to_pylist() == [True, False]
+
+    def test_an_empty_rollout_with_a_null_is_in_no_pool(self):
+        group = (
+            steps([0.0], [1], outcome=1.0),
+            {"mask": [], "scores": None, "ends": None, "outcome": 3.0},
+        )
+        assert credits(group, weights=Weights(format=0.0), standardize="mean_only") == [[0.0], []]
+
+    def test_a_null_in_a_stream_of_weight_0_does_not_count(self):
+        group = (steps([1.0], [1], outcome=None), steps([3.0], [1], outcome=1.0))
+        table = shaped(group, weights=PROCESS_ONLY, standardize="mean_only")
+        assert table["chunk_credits"].to_pylist() == [[-1.0], [1.0]]
+        assert table["trainable"].to_pylist() == [True, True]
+
+    @pytest.mark.parametrize("estimator", ["pass", "reward_shaping", "grpo_process"])
+    def test_a_null_process_signal_counts_even_at_weight_0(self, estimator):
+        group = ({"mask": [T], "scores": None, "ends": None, "outcome": 1.0}, steps([3.0], [1], outcome=3.0))
+        assert shaped(group, weights=OUTCOME_ONLY, estimator=estimator)["trainable"].to_pylist() == [False, True]
+
+    def test_null_ends_make_the_process_signal_null(self):
+        group = ({"mask": [T], "scores": [1.0], "ends": None}, steps([3.0], [1]))
+        assert shaped(group, weights=PROCESS_ONLY)["trainable"].to_pylist() == [False, True]
+
+    def test_grpo_outcome_reads_no_process_column(self):
+        group = ({"mask": [T], "outcome": 1.0}, {"mask": [T], "outcome": 3.0})
+        table = shaped(group, weights=OUTCOME_ONLY, estimator="grpo_outcome", standardize="mean_only")
+        assert table["chunk_credits"].to_pylist() == [[-1.0], [1.0]]
+
+    def test_a_null_indicator_makes_a_row_untrainable_under_pass_whatever_the_weight(self):
+        group = (steps([1.0], [1], format=1.0, ok=None), steps([3.0], [1], format=1.0, ok=T))
+        assert shaped(group, weights=PROCESS_ONLY)["trainable"].to_pylist() == [False, True]
+        assert shaped(group, weights=PROCESS_ONLY, estimator="reward_shaping")["trainable"].to_pylist() == [True, True]
+
+    def test_a_null_format_reward_counts_where_the_gate_applies(self):
+        group = (steps([1.0], [1], format=None, ok=T), steps([3.0], [1], format=1.0, ok=T))
+        assert shaped(group, weights=PROCESS_ONLY)["trainable"].to_pylist() == [False, True]
+
+    def test_the_indicator_is_not_read_where_the_format_reward_is_and_nothing_is_gated(self):
+        group = (steps([0.0], [1], format=1.0, ok=None), steps([0.0], [1], format=3.0, ok=F))
+        weights = Weights(process=0.0, outcome=0.0, format=1.0)
+        options = {"estimator": "grpo_outcome", "weights": weights, "standardize": "none"}
+        assert credits(group, **options) == [[1.0], [3.0]]
+
+    def test_a_whole_group_of_nulls_is_untrainable(self):
+        group = (steps([1.0], [1], outcome=None), steps([2.0], [1], outcome=None))
+        assert shaped(group, weights=Weights(format=0.0))["trainable"].to_pylist() == [False, False]
+
+    @pytest.mark.parametrize("estimator", ["pass", "reward_shaping", "grpo_process", "grpo_outcome"])
+    def test_what_is_masked_is_never_read(self, estimator):
+        nan, inf = math.nan, math.inf
+        group = (
+            tokens([nan, 1.0, inf], mask=[F, T, F], outcome=1.0),
+            tokens([nan, nan], mask=[F, F], outcome=0.0),
+            tokens([3.0], outcome=0.0),
+        )
+        clean = (
+            tokens([0.0, 1.0, 0.0], mask=[F, T, F], outcome=1.0),
+            tokens([0.0, 0.0], mask=[F, F], outcome=0.0),
+            tokens([3.0], outcome=0.0),
+        )
+        options = {"signal": "kl", "estimator": estimator, "weights": Weights(format=0.0)}
+        made = ["chunk_ends", "chunk_credits", "chunk_advantages", "path_score", "trainable"]
+        assert shaped(group, **options).select(made).equals(shaped(clean, **options).select(made))
+
+
+class TestRewardShaping:
+    """Section 5: raw sums first, then one standardization."""
+
+    def test_one_standardization_over_the_steps_of_the_sums(self):
+        # 2 * process + 3 * outcome + format: first 2 + 3 + 1 = 6 and 4 + 3 + 1 = 8, second 4 + 0 + 0 = 4; mean 6
+        group = (
+            steps([1.0, 2.0], [1, 2], outcome=1.0, format=1.0),
+            steps([2.0], [3], outcome=0.0, format=0.0),
+        )
+        options = {"estimator": "reward_shaping", "standardize": "mean_only", "k": 0.0}
+        weights = Weights(process=2.0, outcome=3.0, format=1.0)
+        table = shaped(group, weights=weights, **options)
+        assert table["chunk_credits"].to_pylist() == [[0.0, 2.0], [-2.0]]
+        assert table["chunk_advantages"].to_pylist() == [[2.0, 2.0], [-2.0]]
+        assert table["path_score"].to_pylist() == [2.0, -2.0]
+
+    def test_once_per_unmasked_token_under_kl(self):
+        # sums 0 + 1, 3 + 1, 2 + 0 (the masked 100 is out): mean 7 / 3
+        group = (tokens([0.0, 3.0], outcome=1.0), tokens([100.0, 2.0], mask=[F, T], outcome=0.0))
+        options = {"estimator": "reward_shaping", "signal": "kl", "standardize": "mean_only"}
+        assert credits(group, weights=Weights(format=0.0), **options) == approx([[1 - 7 / 3, 4 - 7 / 3], [2 - 7 / 3]])
+
+    def test_no_format_gate(self):
+        group = (steps([1.0], [1], format=0.0, ok=F), steps([3.0], [1], format=0.0, ok=T))
+        options = {"estimator": "reward_shaping", "standardize": "mean_only"}
+        assert credits(group, weights=PROCESS_ONLY, **options) == [[-1.0], [1.0]]
+
+    def test_the_trace_is_that_of_pass(self):
+        # process over abs_max 4: trace 1/4, 1/2, 1; the outcome 96 would shrink the moves below eta
+        group = (tokens([1.0, 2.0, 4.0], outcome=96.0),)
+        options = {"estimator": "reward_shaping", "signal": "kl", "standardize": "abs_max", "eta": 0.2}
+        table = shaped(group, weights=Weights(format=0.0), **options)
+        assert table["chunk_ends"].to_pylist() == [[1, 2, 3]]
+        assert table["chunk_credits"].to_pylist() == approx([[0.97, 0.98, 1.0]])
+
+
+class TestGrpoProcess:
+    """Section 5, Eq. 1-3."""
+
+    OPTIONS = {"estimator": "grpo_process", "standardize": "mean_only"}
+
+    def test_one_pool_of_all_streams_and_the_sum_of_what_lies_ahead(self):
+        # pool {1, 2, 6} + outcome {3, 0} + format {3, 3}: mean 18 / 7; take it off each
+        group = (
+            steps([1.0, 2.0], [2, 3], outcome=3.0, format=3.0),
+            steps([6.0], [2], outcome=0.0, format=3.0),
+        )
+        m = 18 / 7
+        last = (2 - m) + (3 - m) + (3 - m)
+        assert credits(group, **self.OPTIONS) == approx([[(1 - m) + last, last], [(6 - m) + (0 - m) + (3 - m)]])
+
+    def test_weights_multiply_after_standardization(self):
+        # pool {1, 5} + outcome {3, 3}: mean 3; first 2 * -2 + 4 * 0, second 2 * 2
+        group = (steps([1.0], [1], outcome=3.0), steps([5.0], [1], outcome=3.0))
+        weights = Weights(process=2.0, outcome=4.0, format=0.0)
+        assert credits(group, weights=weights, **self.OPTIONS) == [[-4.0], [4.0]]
+
+    def test_a_score_lies_at_the_last_token_of_its_step(self):
+        # every token of the first step sees both, those of the second one only
+        table = shaped((steps([1.0, 2.0], [2, 4]),), estimator="grpo_process", standardize="none", weights=PROCESS_ONLY)
+        assert token_advantages(table).to_pylist() == [[3.0, 3.0, 2.0, 2.0]]
+
+    def test_outcome_lies_at_the_last_token_even_if_it_is_masked(self):
+        group = (steps([1.0, 9.0], [1, 2], mask=[T, F], outcome=5.0),)
+        options = {"estimator": "grpo_process", "standardize": "none", "weights": Weights(format=0.0)}
+        assert credits(group, **options) == [[6.0]]  # the wholly masked step adds nothing, 1 + 5
+        assert ends(group, **options) == [[2]]
+
+    def test_a_masked_token_adds_nothing_under_kl(self):
+        group = (tokens([1.0, 9.0, 2.0], mask=[T, F, T]),)
+        options = {"estimator": "grpo_process", "signal": "kl", "standardize": "none", "weights": PROCESS_ONLY}
+        assert credits(group, **options) == [[3.0, 2.0]]
+        assert ends(group, **options) == [[2, 3]]
+
+    def test_a_chunk_starts_where_the_advantage_differs(self):
+        # the step of score 0 adds nothing to what lies ahead: its successor has the same advantage
+        group = (steps([1.0, 0.0, 2.0], [1, 2, 3]),)
+        options = {"estimator": "grpo_process", "standardize": "none", "weights": PROCESS_ONLY}
+        assert ends(group, **options) == [[1, 3]]
+        assert credits(group, **options) == [[3.0, 2.0]]
+
+    def test_credits_are_the_advantages_and_there_is_no_path_score(self):
+        table = shaped((steps([1.0, 2.0], [2, 3]),), weights=PROCESS_ONLY, **self.OPTIONS)
+        assert table["chunk_credits"].equals(table["chunk_advantages"])
+        assert table["path_score"].to_pylist() == [None]
+
+    def test_no_format_gate(self):
+        group = (steps([1.0], [1], format=0.0, ok=F), steps([3.0], [1], format=0.0, ok=T))
+        assert credits(group, weights=PROCESS_ONLY, **self.OPTIONS) == [[-1.0], [1.0]]
+
+    def test_a_process_stream_of_weight_0_is_in_no_pool(self):
+        # pool {1, 3} of outcomes only; the steps share one advantage, one chunk
+        group = (steps([50.0, 60.0], [1, 2], outcome=1.0), steps([70.0], [1], outcome=3.0))
+        assert credits(group, weights=OUTCOME_ONLY, **self.OPTIONS) == [[-1.0], [1.0]]
+
+    def test_fully_masked_rollouts_stay_in_the_pool_with_their_rewards(self):
+        # pool {3} + outcomes {0, 6}: mean 3
+        group = (steps([3.0], [1], outcome=0.0), steps([9.0], [1], mask=[F], outcome=6.0))
+        assert credits(group, weights=Weights(format=0.0), **self.OPTIONS) == [[0.0 - 3.0], [0.0]]
+
+
+class TestGrpoOutcome:
+    """Section 5, GRPO(ORM)."""
+
+    def test_the_sum_is_standardized_over_the_rollouts(self):
+        # 2 * outcome + format: 3, 1, 2; mean 2, sample std 1
+        group = (
+            {"mask": [T, T], "outcome": 1.0, "format": 1.0},
+            {"mask": [T], "outcome": 0.0, "format": 1.0},
+            {"mask": [T, F, T], "outcome": 1.0, "format": 0.0},
+        )
+        weights = Weights(process=7.0, outcome=2.0, format=1.0)
+        table = shaped(group, estimator="grpo_outcome", weights=weights, std_eps=0.0)
+        assert table["chunk_ends"].to_pylist() == [[2], [1], [3]]
+        assert table["chunk_advantages"].to_pylist() == [[1.0], [-1.0], [0.0]]
+        assert table["chunk_credits"].equals(table["chunk_advantages"])
+        assert table["path_score"].to_pylist() == [None, None, None]
+
+    def test_no_format_gate(self):
+        group = ({"mask": [T], "outcome": 1.0, "ok": F}, {"mask": [T], "outcome": 3.0, "ok": T})
+        options = {"estimator": "grpo_outcome", "weights": OUTCOME_ONLY, "standardize": "mean_only"}
+        assert credits(group, **options) == [[-1.0], [1.0]]
+
+    def test_a_single_rollout_gets_0(self):
+        assert credits(({"mask": [T], "outcome": 1.0},), estimator="grpo_outcome", weights=OUTCOME_ONLY) == [[0.0]]
+
+
+def test_pass_from_end_to_end():
+    # process {1, 0, 0, 1}: mean 1/2, std sqrt((4 * 1/4) / 3) = sqrt(1/3), so +-sqrt(3)/2
+    # outcome {1, 0}: +-sqrt(1/2); format {1, 1}: all equal, 0; weights 1, k = 0.7
+    group = (
+        steps([1.0, 0.0], [2, 5], outcome=1.0, format=1.0, ok=T),
+        steps([0.0, 1.0], [1, 2], outcome=0.0, format=1.0, ok=T),
+    )
+    p, r = math.sqrt(3) / 2, math.sqrt(0.5)
+    first, second = shaped(group, std_eps=0.0).to_pylist()
+    assert first["chunk_credits"] == pytest.approx([p + r, -p + r])
+    assert first["chunk_advantages"] == pytest.approx([2 * r / 2**0.7, -p + r])
+    assert first["path_score"] == pytest.approx(2 * r / 2**0.7)
+    assert second["chunk_credits"] == pytest.approx([-p - r, p - r])
+    assert second["chunk_advantages"] == pytest.approx([-2 * r / 2**0.7, p - r])
+
+
+def test_output_columns_have_the_types_of_the_contract():
+    table = shaped((steps([1.0], [1]),), weights=PROCESS_ONLY)
+    kinds = {name: table.schema.field(name).type for name in table.column_names[-5:]}
+    assert kinds == {
+        "chunk_ends": pa.list_(pa.int32()),
+        "chunk_credits": pa.list_(pa.float32()),
+        "chunk_advantages": pa.list_(pa.float32()),
+        "path_score": pa.float32(),
+        "trainable": pa.bool_(),
+    }
