@@ -128,7 +128,7 @@ def _split_folder(fs: Any, path: str, url: str, split: str | None) -> tuple[str,
     splits = json.loads(_read(fs, posixpath.join(path, "dataset_dict.json"))).get("splits", [])
     if split is None and len(splits) == 1:
         split = splits[0]
-    if split not in splits:
+    if split is None or split not in splits:
         asked = "no split is chosen" if split is None else f"there is no split {split!r}"
         raise SourceFormatError(f"{url} holds the splits {', '.join(splits)}, and {asked}. Set split to one of them.")
     path = posixpath.join(path, split)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from pass_ops.errors import PassError
 if TYPE_CHECKING:
     from pipelines.runners.quiet import beam
 
-# Runner name -> the module whose `launch(flags)` returns the Beam runner and the flags it adds to the user's.
+# Runner name -> the module whose `launch(flags)` returns the Beam runner.
 RUNNERS = {"direct": "pipelines.runners.direct"}
 
 
@@ -59,12 +59,11 @@ def run_job(construct: Callable[[beam.Pipeline], Any], options: RunnerOptions) -
     """
     from pipelines.runners.quiet import beam
 
-    runner, own_flags = importlib.import_module(RUNNERS[options.name]).launch(options.flags)
-    flags = [*own_flags, *options.flags]
-    _check_flags(flags)
+    _check_flags(options.flags)
+    runner = importlib.import_module(RUNNERS[options.name]).launch(options.flags)
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    pipeline = beam.Pipeline(runner=runner, options=PipelineOptions(flags))
+    pipeline = beam.Pipeline(runner=runner, options=PipelineOptions(list(options.flags)))
     construct(pipeline)
     try:
         state = pipeline.run().wait_until_finish()
@@ -80,7 +79,7 @@ def run_job(construct: Callable[[beam.Pipeline], Any], options: RunnerOptions) -
         raise JobFailed(f"the Beam job ended in state {state} on runner {options.name}; its own log says why")
 
 
-def _check_flags(flags: list[str]) -> None:
+def _check_flags(flags: Sequence[str]) -> None:
     """Beam drops a flag that it does not know with a warning; a typo would then pass silently."""
     known = _known_flags()
     for flag in flags:
@@ -94,17 +93,14 @@ def _check_flags(flags: list[str]) -> None:
 
 
 def _known_flags() -> list[str]:
-    from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+    """Every flag that one of Beam's option classes declares. Beam has no public list (2.77)."""
+    from apache_beam.options import pipeline_options
 
-    parser = _BeamArgumentParser(add_help=False, allow_abbrev=False)
-    for cls in sorted({*_subclasses(PipelineOptions)}, key=lambda cls: cls.__name__):
-        if cls.__module__.startswith("apache_beam.options"):
-            cls._add_argparse_args(parser)
+    parser = pipeline_options._BeamArgumentParser(add_help=False, allow_abbrev=False)
+    for declared in vars(pipeline_options).values():
+        if isinstance(declared, type) and "_add_argparse_args" in vars(declared):
+            declared._add_argparse_args(parser)  # type: ignore[attr-defined]
     return sorted(parser._option_string_actions)
-
-
-def _subclasses(cls: type) -> list[type]:
-    return [found for child in cls.__subclasses__() for found in (child, *_subclasses(child))]
 
 
 def _last_line(text: str) -> str:

@@ -10,10 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+_LOG_LEVEL = "--default_sdk_harness_log_level"
 
-def launch(flags: Sequence[str]) -> tuple[Any, list[str]]:
-    """The runner, and the flags that `direct` sets where the user did not: worker processes stay quiet."""
-    from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
-    quiet = "--default_sdk_harness_log_level"
-    return FnApiRunner(), [] if any(flag.startswith(quiet) for flag in flags) else [f"{quiet}=ERROR"]
+def launch(flags: Sequence[str]) -> Any:
+    """The Beam runner for these flags. Worker processes log by --default_sdk_harness_log_level, else hardly."""
+    from apache_beam.portability.api import beam_provision_api_pb2
+    from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo, FnApiRunner
+
+    level = next((flag.partition("=")[2] for flag in flags if flag.startswith(f"{_LOG_LEVEL}=")), "CRITICAL")
+    # FnApiRunner gives its worker processes no pipeline options; their log level stands in these (Beam 2.77).
+    provision = beam_provision_api_pb2.ProvisionInfo(retrieval_token="unused")
+    provision.pipeline_options.update({_LOG_LEVEL[2:]: level})
+    return FnApiRunner(provision_info=ExtendedProvisionInfo(provision))

@@ -134,7 +134,7 @@ def generate_spec(
     facts = models.describe_model(model)
     if facts.chat_template_digest == _NO_TEMPLATE and (options.chat or _has_messages(source)):
         raise GenerateOptionError(
-            f"{model} has no chat template, but {'generate.chat is set' if options.chat else 'the prompts are messages'}. "
+            f"{model} has no chat template, but {'chat is set' if options.chat else 'the prompts are messages'}. "
             "Use a model with one (chat_template.jinja), or plain prompts without chat."
         )
     sampling = asdict(options.sampling) | {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -68,16 +68,20 @@ def in_background(function: Callable[..., T], *args: object) -> Future[T]:
 
 def abort_cause(error: BaseException) -> str | None:
     """Why this error stops the job rather than being held against the part it was met in; None for a part's own."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, MemoryError):
-            return f"the memory is used up ({seen or 'MemoryError'}); use fewer parts in flight, or smaller parts"
-        if isinstance(seen, OSError) and seen.errno in _DISK_ERRNOS:
-            return f"the disk cannot be written ({seen}); make room"
-        if isinstance(seen, EngineDead):
-            return f"the engine died ({seen})"
-        seen = seen.__cause__
+    for found in _causes(error):
+        if isinstance(found, MemoryError):
+            return f"the memory is used up ({found or 'MemoryError'}); use fewer parts in flight, or smaller parts"
+        if isinstance(found, OSError) and found.errno in _DISK_ERRNOS:
+            return f"the disk cannot be written ({found})"
+        if isinstance(found, EngineDead):
+            return f"the engine died ({found})"
     return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 class PartLoop:
@@ -112,7 +116,8 @@ class PartLoop:
         """Complete what is in flight, then the deferred parts one at a time, those with the fewest attempts first."""
         while self._in_flight:
             self._collect()
-        attempts = {part: attempts_made(self._dataset, part) for part in self._deferred}
+        before = self._dataset.attempts_before
+        attempts = {part: before.get(part, 0) + attempts_made(self._dataset, part) for part in self._deferred}
         for part in sorted(attempts, key=lambda part: (attempts[part], part)):
             self._run_alone(part)
 
@@ -133,6 +138,9 @@ class PartLoop:
         except Exception as error:  # noqa: BLE001 - an error of start and one on the future are one case
             future = Future()
             future.set_exception(error)
+        except BaseException:  # an interrupt: nothing is known against the part
+            withdraw_attempt(self._dataset, part, attempt)
+            raise
         self._in_flight[future] = (part, attempt)
         return future
 
@@ -155,7 +163,7 @@ class PartLoop:
                 return
         attempts = attempts_made(self._dataset, part)
         if error is None:
-            cause, trace = f"the worker died or was killed in each of {attempts} attempts", ""
+            cause, trace = f"the worker or its engine died in each of {attempts} attempts", ""
         else:
             cause, trace = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
         shards.fail_part(self._dataset, part, cause=cause, traceback=trace)
@@ -170,10 +178,8 @@ class PartLoop:
             cause = abort_cause(error)
             if cause is not None:
                 self._blame_engine_death(error)
-                raise StageAborted(
-                    f"{self._dataset.spec.stage} stopped at part {part} of {self._dataset.url}: {cause}. "
-                    "Committed parts are kept; the same command goes on from there."
-                ) from error
+                stage, url = self._dataset.spec.stage, self._dataset.url
+                raise StageAborted(f"{stage} of {url} stopped at part {part}: {cause}") from error
             del self._in_flight[future]
             return error
         del self._in_flight[future]
@@ -181,5 +187,5 @@ class PartLoop:
 
     def _blame_engine_death(self, error: Exception) -> None:
         """A part in flight may have killed the engine: the attempts stay on record, so these parts run alone next."""
-        if isinstance(error, EngineDead) or isinstance(error.__cause__, EngineDead):
+        if any(isinstance(found, EngineDead) for found in _causes(error)):
             self._in_flight.clear()

@@ -6,6 +6,7 @@ and commits the part.
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import threading
@@ -21,7 +22,7 @@ from pass_ops.shards import Dataset, Manifest, PendingParts, names
 from pass_ops.shards.commit import parts_in
 from pipelines.runners import JobFailed, RunnerOptions, run_job
 from pipelines.runners.quiet import beam
-from pipelines.stages.attempts import attempts_made, with_new_count
+from pipelines.stages.attempts import attempts_made
 from pipelines.stages.loop import PartLoop, PartOutput, PartWork, StageAborted, in_background
 
 __all__ = ["PartDriver", "PartOutput", "PartWork", "StageAborted", "in_background", "run_stage"]
@@ -33,6 +34,7 @@ Progress = Callable[[int, int], None]
 SUSPECTS = -1
 # So many times one command resubmits the rest of a job that lost a worker. FnApiRunner restarts nothing by itself.
 MAX_RESTARTS = 10
+_MARK = "@@@"
 
 
 class PartDriver(beam.DoFn):
@@ -50,7 +52,8 @@ class PartDriver(beam.DoFn):
 
     def setup(self) -> None:
         """Once a worker: acquire the engine, open the inputs."""
-        self._work.setup()
+        with self._telling():
+            self._work.setup()
 
     def start_bundle(self) -> None:
         """A new bundle has nothing in flight."""
@@ -64,21 +67,35 @@ class PartDriver(beam.DoFn):
     def process(self, element: int) -> Iterator[int]:
         """Begin one part; waits only for room among those in flight."""
         assert self._loop is not None
-        if element == SUSPECTS:
-            self._loop.defer(self._suspects)
-        else:
-            self._loop.offer(element)
+        with self._telling():
+            if element == SUSPECTS:
+                self._loop.defer(self._suspects)
+            else:
+                self._loop.offer(element)
         yield 1
 
     def finish_bundle(self) -> None:
         """Complete what is in flight, then run the deferred parts alone."""
         assert self._loop is not None
-        self._loop.drain()
+        with self._telling():
+            self._loop.drain()
 
     def teardown(self) -> None:
         """Also called when the job stops midway: parts in flight are not to blame."""
         if self._loop is not None:
             self._loop.abandon()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Whatever stops the job leaves the worker as one marked line: of an exception, runners keep only the text."""
+        try:
+            yield
+        except Exception as error:
+            known = isinstance(error, PassError | OSError | MemoryError)
+            cause = str(error) if known and str(error) else f"{type(error).__name__}: {error}"
+            if not isinstance(error, StageAborted):
+                cause = f"{self.dataset.spec.stage} of {self.dataset.url} stopped: {cause}"
+            raise StageAborted(f"{_MARK}{json.dumps(cause)}{_MARK}") from error
 
 
 class Finalize(beam.DoFn):
@@ -117,7 +134,6 @@ def run_stage(
     engine dead, workers lost again and again); and what `work.setup` raised.
     """
     started = time.time()
-    dataset = with_new_count(dataset, shards.pending_parts(dataset))
     with _watching(dataset, progress):
         restarts = 0
         while (pending := shards.pending_parts(dataset)).todo:
@@ -165,19 +181,11 @@ def _attempts(dataset: Dataset, pending: PendingParts) -> dict[int, int]:
     return {part: attempts_made(dataset, part) for part in pending.suspects}
 
 
-def _reported(failed: JobFailed, dataset: Dataset) -> PassError:
+def _reported(failed: JobFailed, dataset: Dataset) -> StageAborted:
     """What the user is told: the worker's own words where there are any, without Beam's frames around them."""
-    if isinstance(failed.error, PassError) and not isinstance(failed.error, StageAborted):
-        return failed.error
-    found = re.search(r"StageAborted: (.+)", failed.log)
-    if isinstance(failed.error, StageAborted):
-        return StageAborted(failed.log)
-    if found:
-        return StageAborted(found.group(1))
-    return StageAborted(
-        f"{dataset.spec.stage} stopped: {failed}. Committed parts of {dataset.url} are kept; "
-        "the same command goes on from there."
-    )
+    told = re.search(f"{_MARK}(.+?){_MARK}", failed.log)
+    cause = json.loads(told.group(1)) if told else f"{dataset.spec.stage} of {dataset.url} stopped: {failed}"
+    return StageAborted(f"{cause.rstrip('.')}. Committed parts are kept; the same command goes on from there.")
 
 
 def _run_info(started: float, runner: RunnerOptions) -> dict[str, Any]:

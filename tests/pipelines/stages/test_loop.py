@@ -124,7 +124,9 @@ def test_a_part_that_raises_is_run_again_alone_after_the_others(dataset: shards.
     assert done(dataset) == [0, 1, 2]
 
 
-def test_a_part_that_raises_three_times_is_given_up_with_its_cause_and_the_others_are_done(dataset: shards.Dataset) -> None:
+def test_a_part_that_raises_three_times_is_given_up_with_its_cause_and_the_others_are_done(
+    dataset: shards.Dataset,
+) -> None:
     work = ScriptedWork({1: [ValueError("bad row 7")] * 3})
     driver = loop(dataset, work)
     for part in range(4):
@@ -197,7 +199,9 @@ def test_the_next_command_counts_attempts_anew(dataset: shards.Dataset) -> None:
 
 
 @pytest.mark.parametrize("error", [MemoryError("1 GiB"), OSError(errno.ENOSPC, "No space left on device")])
-def test_a_machine_that_gives_out_stops_the_job_and_no_part_is_blamed(dataset: shards.Dataset, error: Exception) -> None:
+def test_a_machine_that_gives_out_stops_the_job_and_no_part_is_blamed(
+    dataset: shards.Dataset, error: Exception
+) -> None:
     work = ScriptedWork({0: ["open"], 1: [error]})
     driver = loop(dataset, work)
     driver.offer(0)
