@@ -55,6 +55,8 @@ def in_background(function: Callable[..., T], *args: object) -> Future[T]:
     future: Future[T] = Future()
 
     def run() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
         try:
             result = function(*args)
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits on the future
