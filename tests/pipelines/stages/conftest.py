@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ import pyarrow as pa
 import pytest
 
 from pass_ops import shards
+from pipelines.engines.base import EngineOptions
 from pipelines.models import describe_model
+from pipelines.sources import PromptSource, write_prompts
 
 #: part -> group -> texts of its rollouts; "$" stands for the end token. Right answers end with "=5".
 TEXTS = {
@@ -114,3 +117,25 @@ def _row(model: str, group: str, index: int, text: str, answer: str) -> dict:
         "seed": index,
         "answer": answer,
     }
+
+
+@pytest.fixture
+def recorded() -> EngineOptions:
+    """Made-up answers, the same in every process."""
+    return EngineOptions(kind="recorded", recording="synthetic:1")
+
+
+@pytest.fixture
+def write_sums(tmp_path: Path) -> Callable[..., str]:
+    """Writes a prompts dataset "0+0=?", "1+1=?", ... and returns its folder: write_sums(8, prompts_per_part=2)."""
+
+    def write(count: int, *, prompts_per_part: int = 2) -> str:
+        file = tmp_path / "sums.jsonl"
+        file.write_text(
+            "".join(json.dumps({"prompt": f"{i}+{i}=?", "answer": str(2 * i)}) + "\n" for i in range(count))
+        )
+        source = PromptSource(source=str(file), prompts_per_part=prompts_per_part)
+        write_prompts(source, out=str(tmp_path / "prompts"))
+        return str(tmp_path / "prompts")
+
+    return write

@@ -166,12 +166,13 @@ def test_a_row_holds_what_the_contract_says() -> None:
     assert part.table.to_pylist() == [
         {
             "group_id": "p", "sample_index": 0, "rollout_id": "p/0", "prompt_token_ids": [3, 4], "token_ids": [5, 6, 1],
-            "text": "34", "behavior_logprobs": [-0.5, -1.0, -2.0], "loss_mask": [True, True, True], "finish_reason": "stop",
-            "seed": 7, "answer": "42",
+            "text": "34", "behavior_logprobs": [-0.5, -1.0, -2.0], "loss_mask": [True, True, True],
+            "finish_reason": "stop", "seed": 7, "answer": "42",
         },
         {
             "group_id": "p", "sample_index": 1, "rollout_id": "p/1", "prompt_token_ids": [3, 4], "token_ids": [9],
-            "text": "34", "behavior_logprobs": [-0.25], "loss_mask": [True], "finish_reason": "length", "seed": 8, "answer": "42",
+            "text": "34", "behavior_logprobs": [-0.25], "loss_mask": [True],
+            "finish_reason": "length", "seed": 8, "answer": "42",
         },
     ]  # fmt: skip
 
