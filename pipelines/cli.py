@@ -51,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run_commands(commands)
     _add_stage_commands(commands)
     _add_store_commands(commands)
+    _add_questions(commands)
     _add_demo(commands)
     return parser
 
@@ -105,6 +106,35 @@ def _add_store_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
     finalize.add_argument("url", help="folder or URL of a dataset")
     finalize.add_argument(
         "--max-reject-rate", type=float, default=0.05, help="above this share of rejects: refuse (default 0.05)"
+    )
+
+
+def _add_questions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sweep = _command(commands, "sweep", "what other shaping options would make of the stored rollouts and signals")
+    sweep.add_argument("config", help="TOML configuration; its [shape] section is the reference setting")
+    sweep.add_argument("--out", required=True, metavar="RUN", help="run folder, local or any fsspec URL")
+    sweep.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="as for run")
+    sweep.add_argument("--round", type=int, default=0, help="which round of the run (default 0)")
+    sweep.add_argument(
+        "--grid",
+        action="append",
+        default=[],
+        metavar="OPTION=V1,V2,...",
+        help="values of an option of [shape], say k=0,0.7,1 or weights.process=0.5,1; several --grid are combined",
+    )
+    sweep.add_argument(
+        "--name", default="sweep", help="results are NAME.parquet and NAME.svg in the round's sweep folder"
+    )
+    explain = _command(commands, "explain", "the arithmetic of one rollout's advantages, chunk by chunk")
+    explain.add_argument("run", help="RUN folder, or a shaped dataset")
+    explain.add_argument("rollout_id", help="GROUP/INDEX")
+    explain.add_argument("--round", type=int, default=0, help="which round of the run (default 0)")
+    explain.add_argument("--name", default="shaped", help="the shaped dataset's folder in the round (default shaped)")
+    explain.add_argument("--all", action="store_true", help="every chunk, however many")
+    lint = _command(commands, "lint", "look for trouble before training; exit code 1 where an error is found")
+    lint.add_argument("dataset", help="folder or URL of a shaped dataset, or of rollouts or a signal")
+    lint.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="THRESHOLD=VALUE", help="another threshold"
     )
 
 

@@ -170,6 +170,66 @@ def finalize(options: Namespace) -> int | None:
     return None
 
 
+def sweep(options: Namespace) -> int | None:
+    """Other shaping options over what is stored."""
+    from pipelines.config import load_config, parse_grid
+    from pipelines.inspect.sweep import grid_settings, sweep
+    from pipelines.inspect.sweep_report import sweep_parquet, sweep_svg, sweep_view
+    from pipelines.rounds import Run
+
+    reporter = Reporter(quiet=options.json)
+    work = Run(config=load_config(options.config, options.overrides), url=options.out, reporter=reporter)
+    settings = grid_settings(work.config.shape, parse_grid(options.grid))
+    with reporter.step(f"{len(settings)} settings") as report:
+        found = sweep(
+            rollouts=work.folder(options.round, "rollouts"),
+            signals=work.folder(options.round, "signals"),
+            settings=settings,
+            progress=report,
+        )
+    store = shards.Store(work.folder(options.round, "sweep"))
+    for suffix, content in (("parquet", sweep_parquet(found)), ("svg", sweep_svg(found))):
+        store.put(f"{options.name}.{suffix}", content)
+        reporter.line(f"wrote {store.path(f'{options.name}.{suffix}')}")
+    if options.json:
+        print(json.dumps([asdict(result) for result in found], indent=1, default=str))
+    else:
+        reporter.console.print(sweep_view(found))
+    return None
+
+
+def explain(options: Namespace) -> int | None:
+    """One rollout's arithmetic; exit code 1 where it does not give the stored values."""
+    from pipelines.inspect.explain import explain_rollout
+    from pipelines.inspect.explain_text import explanation_view
+
+    explanation = explain_rollout(options.run, options.rollout_id, round_index=options.round, name=options.name)
+    if options.json:
+        print(json.dumps(asdict(explanation), indent=1))
+    else:
+        Reporter().console.print(explanation_view(explanation, every_chunk=options.all))
+    return None if explanation.agrees else 1
+
+
+def lint(options: Namespace) -> int | None:
+    """What would spoil a training on this dataset; exit code 1 where a finding is an error."""
+    from pipelines.config import apply_override, build
+    from pipelines.inspect.lint import LintOptions, lint
+    from pipelines.inspect.lint_text import findings_view
+
+    thresholds: dict[str, Any] = {}
+    for override in options.overrides:
+        apply_override(thresholds, override)
+    reporter = Reporter(quiet=options.json)
+    with reporter.step("lint") as report:
+        findings = lint(options.dataset, build(LintOptions, thresholds, where="thresholds"), progress=report)
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        reporter.console.print(findings_view(options.dataset, findings))
+    return 1 if any(finding.severity == "error" for finding in findings) else None
+
+
 def demo(options: Namespace) -> int | None:
     """The demo."""
     from pipelines.demo.run import run_demo

@@ -123,16 +123,30 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     keys = [key.strip() for key in dotted.split(".")]
     if not separator or not all(keys):
         raise ConfigError(f"--set {override!r}: write it as section.key=value, for example --set shape.k=0.5")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
+    value = _toml_value(text)
     table = data
     for key in keys[:-1]:
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
             raise ConfigError(f"--set {override!r}: {key} is a value, not a section")
     table[keys[-1]] = value
+
+
+def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """`option=value,value,...` texts as option -> values, each value TOML, or a plain string where it is not.
+
+    >>> parse_grid(["k=0,0.7", "estimator=pass,grpo_outcome"])
+    {'k': [0, 0.7], 'estimator': ['pass', 'grpo_outcome']}
+    """
+    grid: dict[str, list[Any]] = {}
+    for text in texts:
+        key, _, values = text.partition("=")
+        if not key.strip() or not all(part.strip() for part in values.split(",")):
+            raise ConfigError(f"--grid {text!r}: write it as option=value,value,..., for example --grid k=0,0.7,1")
+        if key.strip() in grid:
+            raise ConfigError(f"--grid {text!r}: {key.strip()} is given twice; list all its values in one --grid")
+        grid[key.strip()] = [_toml_value(part.strip()) for part in values.split(",")]
+    return grid
 
 
 def build(cls: type[T], data: Mapping[str, Any], *, where: str) -> T:
@@ -163,6 +177,13 @@ def secret(value: str, *, key: str) -> str:
     if name not in os.environ:
         raise ConfigError(f"{key}: the environment variable {name} is not set")
     return os.environ[name]
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def _beside(data: Any, folder: Path, key: str = "") -> Any:

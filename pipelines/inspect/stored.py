@@ -1,0 +1,81 @@
+"""Stored columns as arrays, and where a run keeps its datasets: what explain, lint and sweep share.
+
+Axes: rollouts of a part (R).
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pass_ops import ShapingConfig, Standardizers, Weights
+from pass_ops.errors import NotADatasetError, PassError
+from pass_ops.shards import CompleteDataset, DatasetSpec, open_dataset
+
+RIGHT = ("ok",)
+WRONG = ("wrong", "unparseable")
+
+
+class NotShapedError(PassError, ValueError):
+    """A dataset of another stage was given where a shaped one is needed."""
+
+
+def round_folder(run: str, round_index: int, *names: str) -> str:
+    """A folder of one round of a run."""
+    return posixpath.join(run, f"round-{round_index:03d}", *names)
+
+
+def open_shaped(url: str, *, round_index: int = 0, name: str = "shaped") -> CompleteDataset:
+    """The shaped dataset of a run's round, or the one at `url` itself.
+
+    Raises NotShapedError, NotADatasetError, IncompleteDatasetError.
+    """
+    try:
+        dataset = open_dataset(url)
+    except NotADatasetError:
+        dataset = open_dataset(round_folder(url, round_index, name))
+    if dataset.spec.stage != "shape":
+        raise NotShapedError(
+            f"{dataset.url} is a dataset of stage {dataset.spec.stage}; advantages are in a shaped one. "
+            "Run `passrl shape` first, or give the run's folder"
+        )
+    return dataset
+
+
+def shaping_config(spec: DatasetSpec) -> ShapingConfig:
+    """The shaping options that a shaped dataset was made with."""
+    options: dict[str, Any] = dict(spec.options)
+    options["weights"] = Weights(**options["weights"])
+    if isinstance(options["standardize"], Mapping):
+        options["standardize"] = Standardizers(**options["standardize"])
+    return ShapingConfig(**options)
+
+
+def flat(lists: pa.ChunkedArray) -> NDArray[Any]:
+    """The entries of all lists, end to end; a null list has none."""
+    values = pc.list_flatten(lists)
+    return np.asarray(values.combine_chunks().to_numpy(zero_copy_only=False))
+
+
+def list_lengths(lists: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Entries of each list; 0 for a null."""
+    return np.asarray(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(), np.int64)
+
+
+def rightness(part: pa.Table) -> NDArray[np.int8]:
+    """1 for a rollout that the verifier found right, 0 for a wrong or unparseable one, -1 where it could not tell.
+
+    Without an outcome signal all are -1.
+    """
+    right_R = np.full(len(part), -1, np.int8)
+    if "verify_status" in part.column_names:
+        status_R = part["verify_status"].to_numpy()
+        right_R[np.isin(status_R, WRONG)] = 0
+        right_R[np.isin(status_R, RIGHT)] = 1
+    return right_R

@@ -1,0 +1,165 @@
+"""Small stored runs, written through the dataset protocol as the stages write them: no model, no Beam."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pass_ops.shards import (
+    ROLLOUTS,
+    CompleteDataset,
+    DatasetSpec,
+    commit_part,
+    create_dataset,
+    finalize,
+    open_dataset,
+    signal_schema,
+)
+from pipelines.stages.shape import ShapeOptions, shape_part, shape_spec
+
+SAMPLING = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "max_tokens": 64,
+    "group_size": 4,
+    "logprobs_mode": "raw_logprobs",
+}
+STEPS = ShapeOptions(process="steps", outcome="verifier", format="format")
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """URL of a run with one round: rollouts, the signals `steps`, `verifier`, `format`, and `shaped`."""
+
+    url: str
+    shaped: CompleteDataset
+
+    @property
+    def rollouts(self) -> str:
+        return f"{self.url}/round-000/rollouts"
+
+    @property
+    def signals(self) -> str:
+        return f"{self.url}/round-000/signals"
+
+
+def rollout(rollout_id: str, tokens: int, **values: Any) -> dict[str, Any]:
+    """One rollout and its signals as one flat row; `values` overrides columns of either."""
+    group, index = rollout_id.split("/")
+    row = {
+        "group_id": group,
+        "sample_index": int(index),
+        "rollout_id": rollout_id,
+        "prompt_token_ids": [1],
+        "token_ids": [7] * tokens,
+        "text": "text",
+        "behavior_logprobs": [-0.5] * tokens,
+        "loss_mask": [True] * tokens,
+        "finish_reason": "stop",
+        "seed": 1,
+        "answer": "1",
+        "process_scores": [0.0],
+        "process_ends": [tokens],
+        "outcome_reward": 1.0,
+        "verify_status": "ok",
+        "extracted_answer": "1",
+        "format_reward": 1.0,
+        "format_ok": True,
+    }
+    row |= values
+    if "verify_status" not in values and row["outcome_reward"] == 0.0:
+        row["verify_status"] = "wrong"
+    row["behavior_logprobs"] = [
+        value if kept else 0.0 for value, kept in zip(row["behavior_logprobs"], row["loss_mask"], strict=True)
+    ]
+    return row
+
+
+def _signal_table(rows: list[dict[str, Any]], kind: str) -> pa.Table:
+    schema = signal_schema(kind)
+    columns = [name for name in schema.names if name not in ("rollout_id", "status", "detail", "verify_status")]
+    columns = [name for name in columns if name != "extracted_answer"]
+    made = []
+    for row in rows:
+        missing = any(row[name] is None for name in columns)
+        made.append({**row, "status": "timeout" if missing else "ok", "detail": None})
+        if missing:
+            made[-1] |= dict.fromkeys([*columns, "extracted_answer"])
+    return pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in made], schema=schema)
+
+
+def _write(url: str, spec: DatasetSpec, tables: list[pa.Table]) -> CompleteDataset:
+    dataset = create_dataset(url, spec)
+    for part, table in enumerate(tables):
+        commit_part(dataset, part, table)
+    finalize(dataset)
+    return open_dataset(url)
+
+
+@pytest.fixture
+def store_run(tmp_path) -> Callable[..., StoredRun]:
+    """store_run(part, part, ...): each part a list of `rollout(...)` rows. options: ShapeOptions; sampling: changes."""
+
+    def make(
+        *parts: list[dict[str, Any]], options: ShapeOptions = STEPS, sampling: dict[str, Any] | None = None
+    ) -> StoredRun:
+        url = str(tmp_path / "run")
+        base = f"{url}/round-000"
+        carried = {
+            "sampling": SAMPLING | (sampling or {}),
+            "tokenizer_digest": "t",
+            "vocabulary": "v",
+            "round": 0,
+            "policy_digest": "p",
+        }
+        source = _write(
+            f"{base}/rollouts",
+            DatasetSpec(stage="generate", stage_version=1, options={}, parts=len(parts), seed=1, carried=carried),
+            [
+                pa.Table.from_pylist([{n: r[n] for n in ROLLOUTS.names} for r in rows], schema=ROLLOUTS)
+                for rows in parts
+            ],
+        )
+        kinds = {"steps": "process_steps" if options.signal == "prm" else "process_tokens"}
+        kinds |= {"verifier": "outcome", "format": "format"}
+        signals = {
+            name: _write(
+                f"{base}/signals/{name}",
+                DatasetSpec(
+                    stage="score",
+                    stage_version=1,
+                    options={"kind": kind},
+                    parts=len(parts),
+                    inputs={"rollouts": source.ref(f"{base}/signals/{name}")},
+                ),
+                [_signal_table(rows, kind) for rows in parts],
+            )
+            for name, kind in kinds.items()
+        }
+        scored = {name: signals[name] for name in options.roles}
+        spec = shape_spec(source, scored, out=f"{base}/shaped", options=options)
+        shaped = [
+            shape_part(
+                source.read_part(part),
+                {name: dataset.read_part(part) for name, dataset in scored.items()},
+                options=options,
+                policy_digest="p",
+                round=0,
+            )
+            for part in range(len(parts))
+        ]
+        return StoredRun(url, _write(f"{base}/shaped", spec, shaped))
+
+    return make
+
+
+@pytest.fixture
+def row() -> Callable[..., dict[str, Any]]:
+    """row("a/0", 3, outcome_reward=0.0): a rollout of three tokens and its signals."""
+    return rollout

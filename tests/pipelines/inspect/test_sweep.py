@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pyarrow.parquet as pq
+import pytest
+
+from pass_ops import Weights
+from pass_ops.errors import OptionError
+from pipelines.cli import main
+from pipelines.config import ConfigError
+from pipelines.inspect.sweep import grid_settings, sweep
+from pipelines.stages.inputs import WrongInputError
+from pipelines.stages.shape import ShapeOptions
+
+STEPS = ShapeOptions(process="steps", outcome="verifier", format="format")
+
+
+def run_sweep(run, settings):
+    return sweep(rollouts=run.rollouts, signals=run.signals, settings=settings)
+
+
+@pytest.fixture
+def two_groups(store_run, row):
+    """Raw streams, no standardization, process weight 1 and no other: credits are the scores themselves.
+
+    Group a: right, 2 tokens in 2 steps, credits 1 and 2; right, 4 tokens in 1 step, credit -1.
+    Group b, in another part: wrong, 1 token, credit 3; wrong, 3 tokens in 3 steps, credits 0, 0 and 0.
+    """
+    return store_run(
+        [
+            row("a/0", 2, process_scores=[1.0, 2.0], process_ends=[1, 2]),
+            row("a/1", 4, process_scores=[-1.0], process_ends=[4]),
+        ],
+        [
+            row("b/0", 1, process_scores=[3.0], process_ends=[1], outcome_reward=0.0),
+            row("b/1", 3, process_scores=[0.0, 0.0, 0.0], process_ends=[1, 2, 3], outcome_reward=0.0),
+        ],
+        options=raw(),
+    )
+
+
+def raw(**changes) -> ShapeOptions:
+    weights = Weights(process=1.0, outcome=0.0, format=0.0)
+    options = {"process": "steps", "outcome": "verifier", "standardize": "none", "weights": weights, "k": 0.0}
+    return ShapeOptions(**(options | changes))
+
+
+def test_the_numbers_of_two_groups_worked_by_hand(two_groups):
+    (found,) = run_sweep(two_groups, grid_settings(raw(), {}))
+    # return-to-go: a/0 is 3, 2; a/1 is -1 on four tokens; b/0 is 3; b/1 is 0 on three tokens
+    assert (found.rollouts, found.trainable, found.tokens) == (4, 4, 10)
+    assert found.positive_share == pytest.approx(3 / 10)
+    assert found.positive_mean == pytest.approx(8 / 3)
+    assert found.positive_std == pytest.approx(math.sqrt(2 / 9))
+    assert found.negative_share == pytest.approx(4 / 10)
+    assert (found.negative_mean, found.negative_std) == (-1.0, 0.0)
+    assert found.zero_advantage == pytest.approx(1 / 4)
+    assert found.chunks_per_rollout == pytest.approx(7 / 4)
+
+
+def test_slopes_against_length_worked_by_hand(two_groups):
+    (found,) = run_sweep(two_groups, grid_settings(raw(), {}))
+    right, wrong = found.path["right"], found.path["wrong"]
+    assert (right.rollouts, wrong.rollouts) == (2, 2)
+    assert right.per_token == pytest.approx((-1 - 3) / (4 - 2))
+    assert wrong.per_token == pytest.approx((0 - 3) / (3 - 1))
+    assert right.within_groups == pytest.approx(right.per_token)
+    assert found.mass["right"].per_token == pytest.approx((-4 - 5) / (4 - 2))
+    assert found.mass["wrong"].per_token == pytest.approx((0 - 3) / (3 - 1))
+    assert right.standard_error is None
+
+
+def test_a_slope_within_groups_does_not_see_what_separates_prompts(store_run, row):
+    """Scores rise with length between prompts, fall within each."""
+    run = store_run(
+        [
+            row("a/0", 1, process_scores=[2.0], process_ends=[1]),
+            row("a/1", 2, process_scores=[1.0], process_ends=[2]),
+            row("b/0", 11, process_scores=[22.0], process_ends=[11]),
+            row("b/1", 12, process_scores=[21.0], process_ends=[12]),
+        ],
+        options=raw(),
+    )
+    (found,) = run_sweep(run, grid_settings(raw(), {}))
+    assert found.path["right"].per_token > 1.5
+    assert found.path["right"].within_groups == pytest.approx(-1.0)
+
+
+def test_the_reference_against_itself_correlates_fully_and_flips_nothing(two_groups):
+    reference, again = run_sweep(two_groups, grid_settings(raw(), {"k": [0.0]}))
+    assert reference.name == "reference"
+    assert again.name == "k=0.0"
+    for result in (reference, again):
+        assert result.correlation == pytest.approx(1.0, abs=1e-12)
+        assert result.sign_flips == 0.0
+        assert result.compared_tokens == 10
+
+
+def test_a_negative_weight_flips_every_sign(two_groups):
+    _, mirrored = run_sweep(two_groups, grid_settings(raw(), {"weights.process": [-1.0]}))
+    assert mirrored.correlation == pytest.approx(-1.0, abs=1e-12)
+    assert mirrored.sign_flips == pytest.approx(7 / 10)  # the three tokens of advantage 0 have no sign to flip
+
+
+def test_masked_tokens_are_in_no_number(store_run, row):
+    mask = [True, False, False]
+    run = store_run([row("a/0", 3, loss_mask=mask, process_scores=[1.0], process_ends=[3])], options=raw())
+    (found,) = run_sweep(run, grid_settings(raw(), {}))
+    assert (found.tokens, found.positive_mean, found.positive_share) == (1, 1.0, 1.0)
+
+
+def test_rollouts_that_cannot_be_trained_on_are_counted_and_left_out(store_run, row):
+    run = store_run([row("a/0", 3), row("a/1", 3, process_scores=None, process_ends=None)], options=raw())
+    (found,) = run_sweep(run, grid_settings(raw(), {}))
+    assert (found.rollouts, found.trainable, found.tokens) == (2, 1, 3)
+
+
+def test_a_grid_holds_every_combination(store_run):
+    settings = grid_settings(STEPS, {"k": [0, 1], "standardize.process": ["abs_max", "none"]})
+    assert [setting.name for setting in settings] == [
+        "reference",
+        "k=0 standardize.process=abs_max",
+        "k=0 standardize.process=none",
+        "k=1 standardize.process=abs_max",
+        "k=1 standardize.process=none",
+    ]
+    assert settings[1].options.standardizers.process == "abs_max"
+    assert settings[1].options.standardizers.outcome == "masked_norm"
+
+
+def test_estimators_may_be_compared(two_groups):
+    found = run_sweep(two_groups, grid_settings(raw(), {"estimator": ["reward_shaping", "grpo_process"]}))
+    assert [result.options["estimator"] for result in found] == ["pass", "reward_shaping", "grpo_process"]
+    assert found[2].path["right"].per_token is None  # that estimator has no path score
+
+
+def test_an_unknown_option_of_the_grid_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"setting 'kk=0'.*\n.*did you mean k\?"):
+        grid_settings(STEPS, {"kk": [0]})
+
+
+def test_a_value_out_of_range_names_the_setting():
+    with pytest.raises(ConfigError, match=r"setting 'k=2'.*\n.*0 to 1"):
+        grid_settings(STEPS, {"k": [2]})
+
+
+def test_an_option_below_a_plain_value_is_refused():
+    with pytest.raises(OptionError, match="k is one value"):
+        grid_settings(STEPS, {"k.process": [1]})
+
+
+def test_a_stream_without_a_signal_is_refused_before_anything_is_read():
+    with pytest.raises(OptionError, match="option format"):
+        grid_settings(raw(), {"weights.format": [1.0]})
+
+
+def test_a_signal_of_another_kind_is_refused_before_anything_is_read(two_groups):
+    with pytest.raises(WrongInputError, match="signal = 'kl'"):
+        run_sweep(two_groups, grid_settings(raw(), {"signal": ["kl"]}))
+
+
+# -- the command ---------------------------------------------------------------------------------------------------
+
+CONFIG = """
+[prompts]
+source = "prompts.jsonl"
+[policy]
+model = "model"
+[shape]
+process = "steps"
+outcome = "verifier"
+standardize = "none"
+k = 0.0
+weights = { process = 1.0, outcome = 0.0, format = 0.0 }
+"""
+
+
+def test_the_command_writes_parquet_and_svg_and_shows_a_table(two_groups, tmp_path, capsys):
+    config = tmp_path / "run.toml"
+    config.write_text(CONFIG)
+    arguments = ["sweep", str(config), "--out", two_groups.url, "--grid", "k=0,1", "--grid", "estimator=pass"]
+    assert main(arguments) == 0
+    folder = tmp_path / "run" / "round-000" / "sweep"
+    stored = pq.read_table(folder / "sweep.parquet")
+    assert stored["setting"].to_pylist() == ["reference", "k=0 estimator=pass", "k=1 estimator=pass"]
+    assert stored["correlation"].to_pylist()[:2] == pytest.approx([1.0, 1.0])
+    assert stored["path_right_per_token"].to_pylist()[0] == pytest.approx(-2.0)
+    assert json.loads(stored["options"][2].as_py())["k"] == 1
+    drawn = (folder / "sweep.svg").read_text()
+    assert drawn.lstrip().startswith("<?xml")
+    assert "k=1 estimator=pass" in drawn
+    shown = capsys.readouterr().out
+    assert "chunks" in shown
+
+    assert main([*arguments, "--json", "--name", "again"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["sign_flips"] == 0.0
+    assert (folder / "again.svg").read_bytes() == (folder / "sweep.svg").read_bytes()
+
+
+def test_a_grid_that_cannot_be_read_is_wrong_usage(two_groups, tmp_path, capsys):
+    config = tmp_path / "run.toml"
+    config.write_text(CONFIG)
+    assert main(["sweep", str(config), "--out", two_groups.url, "--grid", "k"]) == 2
+    assert "--grid 'k'" in capsys.readouterr().err
