@@ -13,7 +13,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +82,8 @@ def save_checkpoint(
     folder.mkdir(parents=True)
     weights, optimizer_state = get_state_dict(model, optimizer)
     writer = dcp.FileSystemWriter(folder, single_file_per_rank=True, sync_files=True)
-    dcp.save({"model": weights, "optimizer": optimizer_state}, storage_writer=writer, no_dist=True)
+    with _one_process():
+        dcp.save({"model": weights, "optimizer": optimizer_state}, storage_writer=writer, no_dist=True)
     _sync_folder(folder)
     done = Checkpoint(
         folder=folder,
@@ -137,10 +140,19 @@ def load_checkpoint(checkpoint: Checkpoint, *, model: nn.Module, optimizer: torc
     options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     weights, optimizer_state = get_state_dict(model, optimizer)
     content = {"model": weights, "optimizer": optimizer_state}
-    dcp.load(content, storage_reader=dcp.FileSystemReader(checkpoint.folder), no_dist=True)
+    with _one_process():
+        dcp.load(content, storage_reader=dcp.FileSystemReader(checkpoint.folder), no_dist=True)
     set_state_dict(model, optimizer, model_state_dict=content["model"], optim_state_dict=content["optimizer"])
     for group, kept in zip(optimizer.param_groups, options, strict=True):
         group.update(kept)
+
+
+@contextmanager
+def _one_process() -> Iterator[None]:
+    """Without the warning that no process group exists: there is one process on purpose."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def _check_architecture(checkpoint: Checkpoint, ours: Mapping[str, Any]) -> None:

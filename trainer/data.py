@@ -129,7 +129,7 @@ def select(index: RowIndex, options: TrainOptions, *, context: int) -> Selection
     """
     limit = options.max_length or context
     keep_R = index.trainable_R.copy()
-    counts = {"rows": len(index), "untrainable": int((~keep_R).sum())}
+    counts = {"total": len(index), "untrainable": int((~keep_R).sum())}
 
     def drop(name: str, bad_R: NDArray[np.bool_]) -> None:
         counts[name] = int((keep_R & bad_R).sum())

@@ -106,6 +106,16 @@ def _quantiles(name: str, values_N: NDArray[np.float64], wanted: Mapping[str, fl
     }
 
 
+def describe_step(line: Mapping[str, Any], steps: int) -> str:
+    """One line for people."""
+    kl = "" if line["kl"] is None else f"  kl {line['kl']:.4f}"
+    return (
+        f"step {line['step']}/{steps}  loss {line['loss']:+.4f}{kl}  entropy {line['entropy']:.3f}  "
+        f"clipped {line['clip_low'] + line['clip_high']:.1%}  grad {line['grad_norm']:.3f}  lr {line['lr']:.1e}  "
+        f"{line['tokens_per_second']:,.0f} tokens/s"
+    )
+
+
 class MetricsLog:
     """metrics.jsonl and, where asked for, TensorBoard events. On resume, lines after `step` are cut off first."""
 

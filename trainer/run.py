@@ -37,7 +37,7 @@ from trainer.checkpoint import (
 from trainer.checks import check_data_and_policy, check_same_run, sampling_temperature
 from trainer.data import RowIndex, Selection, ShapedData, build_index, select
 from trainer.errors import NonFiniteTrainingError, StateMismatchError, StateNotFoundError
-from trainer.metrics import MetricsLog, StepMetrics, read_metrics, summarize
+from trainer.metrics import MetricsLog, StepMetrics, describe_step, read_metrics, summarize
 from trainer.options import TrainOptions
 from trainer.order import Step, all_steps
 from trainer.policy import Policy, export_policy, load_policy
@@ -186,6 +186,7 @@ def _run_steps(run: _Run, folder: Path, *, progress: Progress | None) -> None:
             values = measured.finish(batch, seconds=time.perf_counter() - started, data_wait=waited)
             line = {"step": run.step, "update": run.updates, "epoch": step.epoch} | optimizer_values | values
             writer.write(line)
+            log.info("%s", describe_step(line, len(run.steps)))
             if progress is not None:
                 progress(run.step, len(run.steps))
             if _is_due(run):

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pass_ops.shards import open_dataset
+from tests.trainer.rows import as_rollout, changed, fully_masked, random_rows, split_groups, untrainable
+from trainer.data import ShapedData, build_index, select
+from trainer.errors import NothingTrainableError, TrainDataError
+from trainer.options import TrainOptions
+from trainer.order import Step, all_steps
+from trainer.stream import ahead_of_use, decode_part, stream_steps
+
+ROWS = random_rows(groups=6, size=3)
+
+
+def data_of(*urls: str) -> ShapedData:
+    return ShapedData(tuple(open_dataset(url) for url in urls))
+
+
+def selected(data, **options):
+    index = build_index(data, threads=2)
+    return index, select(index, TrainOptions(**options), context=64)
+
+
+def test_the_index_holds_what_the_rows_say(make_shaped):
+    index = build_index(data_of(make_shaped(split_groups(ROWS, 2))), threads=2)
+    assert index.part_R.tolist() == [0] * 9 + [1] * 9
+    assert index.row_R.tolist() == [*range(9), *range(9)]
+    assert index.group_R.tolist() == [g for g in range(6) for _ in range(3)]
+    assert index.length_R.tolist() == [len(row.prompt) + len(row.tokens) for row in ROWS]
+    assert index.unmasked_R.tolist() == [sum(row.mask) for row in ROWS]
+    assert index.trainable_R.all()
+    assert not index.zero_R.any()
+
+
+def test_groups_of_two_datasets_stay_apart(make_shaped):
+    index = build_index(
+        data_of(*(make_shaped([ROWS[:3]], name=name, seed=seed) for seed, name in enumerate("ab"))), threads=2
+    )
+    assert index.group_R.tolist() == [0, 0, 0, 1, 1, 1]
+    assert index.part_R.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_untrainable_and_fully_masked_rows_are_in_no_step(make_shaped):
+    rows = [untrainable(row) if i == 1 else fully_masked(row) if i == 4 else row for i, row in enumerate(ROWS)]
+    _, selection = selected(data_of(make_shaped([rows])))
+    assert selection.counts["untrainable"] == 2
+    assert set(range(18)) - set(selection.units.rows_R.tolist()) == {1, 4}
+
+
+def test_groups_without_any_advantage_are_dropped_where_asked(make_shaped):
+    silent = [replace(row, advantages=(0.0, 0.0)) if row.group == "g001" else row for row in ROWS]
+    silent = changed(silent, 0, advantages=(0.0, 0.0))  # one silent rollout does not silence its group
+    data = data_of(make_shaped([silent]))
+    assert selected(data)[1].counts["left"] == 18
+    _, by_group = selected(data, zero_advantage="drop")
+    assert (by_group.counts["zero_advantage"], by_group.counts["left"]) == (3, 15)
+    assert selected(data, zero_advantage="drop", unit="rollout")[1].counts["zero_advantage"] == 4
+
+
+def test_long_rollouts_are_kept_masked_or_dropped(make_shaped):
+    data = data_of(make_shaped([ROWS]))
+    long = {i for i, row in enumerate(ROWS) if len(row.prompt) + len(row.tokens) > 8}
+    assert 0 < len(long) < 18
+    assert not selected(data, max_length=8)[1].masked_R.any()
+    _, masked = selected(data, max_length=8, too_long="mask")
+    assert set(np.flatnonzero(masked.masked_R).tolist()) == long
+    assert masked.counts["left"] == 18
+    _, dropped = selected(data, max_length=8, too_long="drop")
+    assert set(dropped.units.rows_R.tolist()) == set(range(18)) - long
+    assert dropped.counts["too_long"] == len(long)
+
+
+def test_rollouts_beyond_the_context_are_refused_unless_told(make_shaped):
+    index = build_index(data_of(make_shaped([ROWS])), threads=1)
+    with pytest.raises(TrainDataError, match=r"longer than the policy's context.*too_long"):
+        select(index, TrainOptions(), context=8)
+    assert select(index, TrainOptions(too_long="drop"), context=8).counts["too_long"] > 0
+
+
+def test_old_rounds_are_dropped_where_asked(make_shaped):
+    rows = [replace(row, round=int(row.group[1:]) // 3) for row in ROWS]
+    _, selection = selected(data_of(make_shaped([rows])), min_round=1)
+    assert selection.counts["too_old"] == 9
+
+
+def test_nothing_left_is_an_error_with_the_counts(make_shaped):
+    data = data_of(make_shaped([[untrainable(row) for row in ROWS]]))
+    with pytest.raises(NothingTrainableError, match="untrainable 18"):
+        selected(data)
+
+
+def test_a_step_streams_the_rows_it_names(make_shaped):
+    data = data_of(make_shaped(split_groups(ROWS, 3)))
+    index, selection = selected(data)
+    steps = all_steps(selection.units, TrainOptions(batch_size=2, epochs=2))
+    streamed = stream_steps(data, index, steps, reference=True, threads=2, ahead=2)
+    for step, rollouts in zip(steps, streamed, strict=True):
+        for number, found in zip(step.rows_R, rollouts, strict=True):
+            expected = as_rollout(ROWS[number])
+            assert found.rollout_id == expected.rollout_id
+            for name in ("prompt_ids", "token_ids_T", "mask_T", "behavior_T", "advantages_T", "reference_T"):
+                np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
+
+
+def test_only_the_parts_of_the_next_steps_are_decoded(make_shaped, monkeypatch):
+    data = data_of(make_shaped(split_groups(ROWS, 6)))
+    index, _ = selected(data)
+    steps = [Step(number=p, epoch=0, rows_R=np.flatnonzero(index.part_R == p)) for p in range(6)]
+    decoded = []
+
+    def watched(data, part, *, reference):
+        decoded.append(part)
+        return decode_part(data, part, reference=reference)
+
+    monkeypatch.setattr("trainer.stream.decode_part", watched)
+    stream = stream_steps(data, index, steps, reference=False, threads=1, ahead=1)
+    next(stream)
+    stream.close()
+    assert set(decoded) <= {0, 1}
+
+
+def test_a_rollout_without_reference_gives_nan(make_shaped):
+    part = decode_part(data_of(make_shaped([changed(ROWS, 2, reference=None)])), 0, reference=True)
+    assert np.isnan(part.rollout(2).reference_T).all()
+    np.testing.assert_array_equal(part.rollout(3).reference_T, as_rollout(ROWS[3]).reference_T)
+
+
+def test_a_missing_reference_column_names_the_option(make_shaped):
+    data = data_of(make_shaped([[replace(row, reference=None) for row in ROWS]]))
+    with pytest.raises(TrainDataError, match=r"no column reference_logprobs.*kl_coef 0"):
+        decode_part(data, 0, reference=True)
+
+
+def test_columns_of_unequal_length_name_the_rollout(make_shaped, monkeypatch):
+    data = data_of(make_shaped([ROWS]))
+    table = data.read(0, data.sources[0].read_part(0).column_names)
+    short = [list(row.behavior)[:-1] if i == 5 else list(row.behavior) for i, row in enumerate(ROWS)]
+    at = table.column_names.index("behavior_logprobs")
+    broken = table.set_column(at, "behavior_logprobs", pa.array(short, pa.list_(pa.float32())))
+    monkeypatch.setattr(ShapedData, "read", lambda self, part, columns: broken.select(list(columns)))
+    with pytest.raises(TrainDataError, match=f"rollout {ROWS[5].rollout_id} has"):
+        decode_part(data, 0, reference=False)
+
+
+def test_an_error_while_reading_ahead_reaches_the_reader_in_its_place():
+    def items():
+        yield 1
+        raise TrainDataError("part 1 is broken")
+
+    taken = ahead_of_use(items(), depth=3)
+    assert next(taken) == 1
+    with pytest.raises(TrainDataError, match="part 1 is broken"):
+        next(taken)

@@ -1,0 +1,134 @@
+"""The gradient of a step, against a plain float64 implementation and against itself cut otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.trainer.rows import as_rollout, changed, gradient_of, largest_difference, random_rows, step_of
+from trainer.options import TrainOptions
+from trainer.policy import Policy, load_policy
+
+OPTIONS = TrainOptions(device="cpu", kl_coef=0.05, clip_low=0.2, clip_high=0.28)
+ROWS = random_rows(groups=3, size=4)
+
+
+@pytest.fixture(scope="module")
+def policy(policy_folder) -> Policy:
+    return load_policy(policy_folder, OPTIONS)
+
+
+def plain_gradient(folder: str, rows, options: TrainOptions, *, temperature: float) -> dict[str, torch.Tensor]:
+    """pass.md section 6 word for word: one rollout, one token at a time, in float64."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
+    total = torch.zeros((), dtype=torch.float64)
+    for row in rows:
+        rollout = as_rollout(row)
+        ids = torch.tensor([[*row.prompt, *row.tokens]])
+        logits = model(ids, use_cache=False).logits[0]
+        terms = []
+        for t, token in enumerate(row.tokens):
+            if not row.mask[t]:
+                continue
+            before = logits[len(row.prompt) + t - 1]
+            new = torch.log(torch.softmax(before / temperature, -1)[token])
+            new_t1 = torch.log(torch.softmax(before, -1)[token])
+            ratio = torch.exp(new - float(rollout.behavior_T[t]))
+            advantage = float(rollout.advantages_T[t])
+            clipped = torch.clamp(ratio, 1 - options.clip_low, 1 + options.clip_high)
+            d = float(rollout.reference_T[t]) - new_t1
+            k3 = torch.exp(d) - d - 1
+            terms.append(-torch.min(ratio * advantage, clipped * advantage) + options.kl_coef * k3)
+        total = total + sum(terms) / len(terms)
+    loss = total / len(rows)
+    loss.backward()
+    return {name: p.grad for name, p in model.named_parameters()} | {"loss": loss.detach()}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_gradient_is_that_of_a_plain_float64_implementation(policy, policy_folder, temperature):
+    found = gradient_of(policy, step_of(ROWS, budget=60), OPTIONS, temperature=temperature)
+    expected = plain_gradient(policy_folder, ROWS, OPTIONS, temperature=temperature)
+    assert float(found["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)
+    assert largest_difference(found, expected) < 1e-5
+
+
+def test_temperature_changes_the_gradient(policy):
+    step = step_of(ROWS)
+    assert (
+        largest_difference(gradient_of(policy, step, OPTIONS, temperature=0.7), gradient_of(policy, step, OPTIONS))
+        > 0.01
+    )
+
+
+@pytest.mark.parametrize("aggregation", ["rollout_mean", "token_mean", "constant"])
+def test_micro_batches_change_nothing(policy, aggregation):
+    constant = 16.0 if aggregation == "constant" else None
+    whole = step_of(ROWS, aggregation=aggregation, constant=constant)
+    cut = step_of(ROWS, budget=20, aggregation=aggregation, constant=constant)
+    assert len(whole.micro_batches) == 1
+    assert len(cut.micro_batches) > 5
+    assert largest_difference(gradient_of(policy, cut, OPTIONS), gradient_of(policy, whole, OPTIONS)) < 1e-6
+
+
+def test_packed_equals_padded(policy):
+    packed, padded = step_of(ROWS, pack=True), step_of(ROWS)
+    assert packed.micro_batches[0].input_ids_BS.shape[0] == 1
+    a, b = gradient_of(policy, packed, OPTIONS), gradient_of(policy, padded, OPTIONS)
+    assert float(a["loss"]) == pytest.approx(float(b["loss"]), abs=1e-5)
+    assert largest_difference(a, b) < 1e-5
+
+
+def test_the_order_of_rollouts_changes_nothing(policy):
+    assert largest_difference(
+        gradient_of(policy, step_of(ROWS[::-1], budget=50), OPTIONS), gradient_of(policy, step_of(ROWS), OPTIONS)
+    ) < 1e-6  # fmt: skip
+
+
+def test_logits_in_chunks_change_nothing(policy):
+    step = step_of(ROWS)
+    chunked = replace(policy, logits_elements=7 * policy.vocabulary_size)
+    assert largest_difference(gradient_of(chunked, step, OPTIONS), gradient_of(policy, step, OPTIONS)) < 1e-6
+
+
+def test_a_masked_token_adds_nothing_whatever_is_stored_there(policy):
+    masked = next(i for i, row in enumerate(ROWS) if not all(row.mask))
+    at = ROWS[masked].mask.index(False)
+    behavior = tuple(9.0 if t == at else value for t, value in enumerate(ROWS[masked].behavior))
+    other = changed(ROWS, masked, behavior=behavior)
+    assert (
+        largest_difference(gradient_of(policy, step_of(other), OPTIONS), gradient_of(policy, step_of(ROWS), OPTIONS))
+        == 0
+    )
+
+
+def test_a_flipped_mask_is_another_gradient(policy):
+    flipped = [replace(row, mask=tuple(not m for m in row.mask)) for row in ROWS if not all(row.mask)]
+    straight = [row for row in ROWS if not all(row.mask)]
+    a, b = gradient_of(policy, step_of(flipped), OPTIONS), gradient_of(policy, step_of(straight), OPTIONS)
+    assert largest_difference(a, b) > 0.1
+
+
+@pytest.mark.parametrize("stored", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("column", ["behavior", "reference"])
+def test_a_logprob_that_is_not_finite_drops_its_token_and_keeps_the_denominators(policy, column, stored):
+    one = {"ends": (1,), "advantages": (1.0,), "mask": (True,), "behavior": (-3.0,), "reference": (-3.0,)}
+    one_token = replace(ROWS[0], tokens=(5,), **one)
+    broken = step_of([replace(one_token, **{column: (stored,)}), *ROWS[1:]])
+    without = step_of([one_token, *ROWS[1:]], masked=[True, *[False] * (len(ROWS) - 1)])
+    assert (broken.dropped_tokens, without.dropped_tokens) == (1, 0)
+    assert (broken.tokens, broken.rollouts) == (without.tokens, without.rollouts)
+    assert largest_difference(gradient_of(policy, broken, OPTIONS), gradient_of(policy, without, OPTIONS)) < 1e-6
+
+
+def test_a_rollout_masked_for_length_keeps_its_place_in_the_denominator(policy):
+    plain = TrainOptions(device="cpu")
+    half = step_of(ROWS[:2], masked=[False, True], reference=False)
+    alone = step_of(ROWS[:1], reference=False)
+    assert (half.rollouts, half.masked_rollouts, alone.rollouts) == (2, 1, 1)
+    a, b = gradient_of(policy, half, plain), gradient_of(policy, alone, plain)
+    assert largest_difference({k: 2 * v for k, v in a.items()}, b) < 1e-6
