@@ -49,6 +49,8 @@ def to_type(array: pa.Array, target: pa.DataType, *, name: str) -> pa.Array:
     if _same_type(array.type, target):
         return array
     expected = f"column {name!r} is {array.type}, expected {_short(target)}"
+    if pa.types.is_null(array.type):
+        return pa.nulls(len(array), target)
     if not _castable(array.type):
         raise ColumnTypeError(f"{expected}, and there is no lossless cast; store it as {_short(target)}")
     try:
@@ -144,15 +146,15 @@ def _castable(kind: pa.DataType) -> bool:
 
 def _values(array: pa.Array) -> pa.Array:
     values = array if not hasattr(array, "flatten") else array.flatten()
-    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    return values.cast(pa.float32()) if pa.types.is_float16(values.type) else values  # float16 cannot be compared
 
 
 def _first_difference(before: pa.Array, after: pa.Array) -> int | None:
-    if pa.types.is_null(before.type) or len(before) == 0:
-        return None
     differs = pc.fill_null(pc.not_equal(before, after), False)
     if pa.types.is_floating(before.type):
-        differs = pc.and_not(differs, pc.and_(pc.fill_null(pc.is_nan(before), False), pc.fill_null(pc.is_nan(after), False)))
+        differs = pc.and_not(differs, pc.fill_null(pc.and_(pc.is_nan(before), pc.is_nan(after)), False))
     index = pc.index(differs, True).as_py()
     return None if index < 0 else int(index)
 

@@ -100,14 +100,14 @@ def _score(rng: random.Random, levels: int, magnitude: float) -> float:
 
 
 def to_table(groups: list[list[dict]]) -> pa.Table:
-    """One row a rollout. A column is there when the first rollout has its key."""
+    """One row a rollout. A column is there when the first rollout has its key, and in an empty table."""
     rows = [r for group in groups for r in group]
     columns = {
         "rollout_id": pa.array([f"g{g}/{i}" for g, group in enumerate(groups) for i in range(len(group))], pa.string()),
         "group_id": pa.array([f"g{g}" for g, group in enumerate(groups) for _ in group], pa.string()),
     }
     for key, (name, kind) in COLUMNS.items():
-        if rows and key in rows[0]:
+        if not rows or key in rows[0]:
             columns[name] = pa.array([r[key] for r in rows], kind)
     return pa.table(columns)
 

@@ -81,25 +81,26 @@ def format_of(r: dict) -> float:
 # --- operators ---------------------------------------------------------------------------------------------------
 
 
-def operator(name: str, pool: list[float], o: Options):
-    """The function x -> N(x; pool), and how large a result may be before its sum cancels."""
+def operator(name: str, pool: list[float], o: Options, entered: float = 0.0):
+    """The function x -> N(x; pool), and how large its result would be if what `entered` the pool had not cancelled."""
     largest = max((abs(x) for x in pool), default=0.0)
+    entered = max(entered, largest)
     if name == "none" or not pool:
-        return (lambda x: x), largest
+        return (lambda x: x), entered
     if name == "abs_max":
-        return (lambda x: x / largest if largest > 0 else 0.0), 1.0
+        return (lambda x: x / largest if largest > 0 else 0.0), entered / largest if largest > 0 else 0.0
     mean = math.fsum(pool) / len(pool)
     if name == "mean_only":
-        return (lambda x: x - mean), largest
+        return (lambda x: x - mean), entered
     assert name == "masked_norm"
     if len(pool) == 1 or len(set(pool)) == 1:
         return (lambda x: 0.0), 0.0
     spread = max(pool) - min(pool)
-    if spread < 1e-9 * largest:
+    if spread < 1e-9 * entered:
         o.fragile.append("a pool that is equal but for rounding")
     # Scaled, so that the squares of tiny values do not vanish.
     std = spread * math.sqrt(math.fsum(((x - mean) / spread) ** 2 for x in pool) / (len(pool) - o.ddof))
-    return (lambda x: (x - mean) / (std + o.eps)), largest / (std + o.eps)
+    return (lambda x: (x - mean) / (std + o.eps)), entered / (std + o.eps)
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
@@ -128,12 +129,12 @@ def unmasked(r: dict) -> list[int]:
 # --- chunks ------------------------------------------------------------------------------------------------------
 
 
-def chunk_bounds(r: dict, left: list[dict], o: Options) -> list[list[int]]:
+def chunk_bounds(r: dict, group_trace: tuple[list[float], float], o: Options) -> list[list[int]]:
     """The unmasked tokens of each chunk."""
     if not o.chunk:
         return [[t] for t in unmasked(r)]
     step = step_at(r, o)
-    trace, gauge = trace_of(r, left, o)
+    trace, gauge = group_trace if o.signal == "kl" else ([r["scores"][j] for j in step], 0.0)
     chunks: list[list[int]] = []
     value = 0.0
     for t in unmasked(r):
@@ -147,13 +148,14 @@ def chunk_bounds(r: dict, left: list[dict], o: Options) -> list[list[int]]:
     return chunks
 
 
-def trace_of(r: dict, left: list[dict], o: Options) -> tuple[list[float], float]:
+def trace_of(left: list[dict], o: Options) -> tuple[list[float], float]:
+    """The trace of a group under `kl`, and how large it would be if nothing had cancelled."""
     if o.signal == "prm":
-        return [r["scores"][j] for j in step_at(r, o)], 0.0
-    n, gauge = operator(o.standardize[0], [s for other in left for s in live_scores(other, o)], o)
+        return [], 0.0
+    n, gauge = operator(o.standardize[0], [s for r in left for s in live_scores(r, o)], o)
     trace = []
-    for t in range(len(r["mask"])):
-        there = [other["scores"][t] for other in left if t < len(other["mask"]) and other["mask"][t]]
+    for t in range(max((len(r["mask"]) for r in left), default=0)):
+        there = [r["scores"][t] for r in left if t < len(r["mask"]) and r["mask"][t]]
         trace.append(math.fsum(n(s) for s in there) / len(left))
     return trace, gauge
 
@@ -165,8 +167,8 @@ def ends_of(chunks: list[list[int]], length: int) -> list[int]:
 # --- estimators --------------------------------------------------------------------------------------------------
 
 
-def divided(r: dict, left: list[dict], o: Options, advantage: list[float | None], gauge: float) -> Shaped:
-    chunks = chunk_bounds(r, left, o)
+def divided(r: dict, trace: tuple[list[float], float], o: Options, advantage: list[float | None], gauge: float) -> Shaped:
+    chunks = chunk_bounds(r, trace, o)
     credits = [advantage[chunk[-1]] for chunk in chunks]
     count = len(credits)
     togo = [math.fsum(credits[j:]) for j in range(count)]
@@ -188,6 +190,7 @@ def shape_pass(left: list[dict], o: Options) -> list[Shaped | None]:
     n_out, g_out = operator(o.standardize[1], [outcome_of(r, o) for r in left], o)
     n_fmt, g_fmt = operator(o.standardize[2], [format_of(r) for r in left if gated or w_fmt], o)
     gauge = abs(w_prc) * g_prc + abs(w_out) * g_out + max(abs(w_fmt), abs(total)) * g_fmt
+    trace = trace_of(left, o)
     shaped: list[Shaped | None] = []
     for r in left:
         if not any(r["mask"]):
@@ -203,7 +206,7 @@ def shape_pass(left: list[dict], o: Options) -> list[Shaped | None]:
                 advantage.append(total * fmt)
             else:
                 advantage.append(w_prc * n_prc(r["scores"][j]) + w_out * out + w_fmt * fmt)
-        shaped.append(divided(r, left, o, advantage, gauge))
+        shaped.append(divided(r, trace, o, advantage, gauge))
     return shaped
 
 
@@ -213,10 +216,13 @@ def shape_rewards(left: list[dict], o: Options) -> list[Shaped | None]:
     def total(r: dict, score: float) -> float:
         return w_prc * score + w_out * outcome_of(r, o) + (w_fmt * format_of(r) if w_fmt else 0.0)
 
-    pool = [total(r, s) for r in left for s in live_scores(r, o)]
-    n, gauge = operator(o.standardize[0], pool, o)
-    if len(set(pool)) == 1 and len({(s, id(r)) for r in left for s in live_scores(r, o)}) > 1:
+    live = [(r, s) for r in left for s in live_scores(r, o)]
+    pool = [total(r, s) for r, s in live]
+    entered = max((abs(x) for r, s in live for x in (w_prc * s, w_out * outcome_of(r, o), total(r, 0.0))), default=0.0)
+    n, gauge = operator(o.standardize[0], pool, o, entered)
+    if len(set(pool)) == 1 and len({(s, id(r)) for r, s in live}) > 1:
         o.fragile.append("sums that are equal, perhaps by rounding")
+    trace = trace_of(left, o)
     shaped: list[Shaped | None] = []
     for r in left:
         if not any(r["mask"]):
@@ -224,7 +230,7 @@ def shape_rewards(left: list[dict], o: Options) -> list[Shaped | None]:
             continue
         step = step_at(r, o)
         advantage = [n(total(r, r["scores"][step[t]])) if r["mask"][t] else None for t in range(len(step))]
-        shaped.append(divided(r, left, o, advantage, gauge))
+        shaped.append(divided(r, trace, o, advantage, gauge))
     return shaped
 
 
@@ -263,7 +269,8 @@ def shape_process(left: list[dict], o: Options) -> list[Shaped | None]:
 def shape_outcome(left: list[dict], o: Options) -> list[Shaped | None]:
     _, w_out, w_fmt = o.weights
     sums = [w_out * outcome_of(r, o) + (w_fmt * format_of(r) if w_fmt else 0.0) for r in left]
-    n, gauge = operator(o.standardize[1], sums, o)
+    entered = max((abs(w_out * outcome_of(r, o)) for r in left), default=0.0)
+    n, gauge = operator(o.standardize[1], sums, o, entered)
     return [
         Shaped([len(r["mask"])], [n(x)], [n(x)], None, True, size=gauge) if any(r["mask"]) else None
         for r, x in zip(left, sums, strict=True)
