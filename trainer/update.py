@@ -111,7 +111,7 @@ def _gradient_offenders(policy: Policy, batch: MicroBatch, options: TrainOptions
     for row, rollout_id in enumerate(batch.rollout_ids):
         loss, _ = _loss(outputs, batch, options, row)
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        if not all(g is None or torch.isfinite(g).all() for g in gradients):
+        if not nn.utils.get_total_norm([g for g in gradients if g is not None]).isfinite():
             found.append(rollout_id)
     return found
 

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+
+from pass_ops.shards import open_dataset
+from tests.trainer.rows import random_rows
+from trainer.checks import check_data_and_policy, sampling_temperature
+from trainer.errors import PolicyMismatchError, SamplingTreatmentError, TrainDataError
+from trainer.options import TrainOptions
+
+ROWS = random_rows(groups=1, size=2)
+OPTIONS = TrainOptions()
+
+
+@pytest.fixture
+def sampled(make_shaped):
+    """A shaped dataset sampled so, opened."""
+    return lambda name="shaped", **sampling: open_dataset(make_shaped([ROWS], name=name, sampling=sampling))
+
+
+def test_the_temperature_is_the_datas(sampled):
+    assert sampling_temperature([sampled(temperature=0.7, logprobs_mode="processed_logprobs")], OPTIONS) == 0.7
+
+
+def test_raw_logprobs_at_another_temperature_are_refused(sampled):
+    with pytest.raises(SamplingTreatmentError, match="mix two temperatures"):
+        sampling_temperature([sampled(temperature=0.7)], OPTIONS)
+
+
+def test_greedy_rollouts_are_refused(sampled):
+    with pytest.raises(SamplingTreatmentError, match="greedily"):
+        sampling_temperature([sampled(temperature=0.0)], OPTIONS)
+
+
+@pytest.mark.parametrize("cut", [{"top_p": 0.9}, {"top_k": 20}, {"min_p": 0.05}])
+def test_truncated_sampling_is_refused_unless_accepted(sampled, cut):
+    source = sampled(**cut)
+    with pytest.raises(SamplingTreatmentError, match=next(iter(cut))):
+        sampling_temperature([source], OPTIONS)
+    assert sampling_temperature([source], TrainOptions(truncated_sampling="accept")) == 1.0
+
+
+def test_datasets_of_two_temperatures_are_refused(sampled):
+    other = sampled(name="other", temperature=0.7, logprobs_mode="processed_logprobs")
+    with pytest.raises(SamplingTreatmentError, match="different temperatures"):
+        sampling_temperature([sampled(), other], OPTIONS)
+
+
+def test_rollouts_of_another_policy_are_refused_unless_accepted(sampled):
+    check_data_and_policy([sampled()], options=OPTIONS, policy_digest="p" * 64, vocabulary=None)
+    with pytest.raises(PolicyMismatchError, match="policy_digest"):
+        check_data_and_policy([sampled()], options=OPTIONS, policy_digest="q" * 64, vocabulary=None)
+    accepting = TrainOptions(off_policy="accept")
+    check_data_and_policy([sampled()], options=accepting, policy_digest="q" * 64, vocabulary=None)
+
+
+def test_rollouts_of_another_vocabulary_are_refused(make_shaped):
+    source = open_dataset(make_shaped([ROWS], carried={"vocabulary": {"size": 32, "digest": "a"}}))
+    check_data_and_policy([source], options=OPTIONS, policy_digest=None, vocabulary={"size": 32, "digest": "a"})
+    with pytest.raises(PolicyMismatchError, match="vocabulary"):
+        check_data_and_policy([source], options=OPTIONS, policy_digest=None, vocabulary={"size": 32, "digest": "b"})
+
+
+def test_no_dataset_is_an_error():
+    with pytest.raises(TrainDataError, match="nothing to train on"):
+        check_data_and_policy([], options=OPTIONS, policy_digest=None, vocabulary=None)

@@ -1,0 +1,299 @@
+"""Whole runs: learning, resume, carried state, and what stops or refuses them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.trainer.rows import changed, random_rows, split_groups, step_of
+from trainer import TrainOptions, train
+from trainer.checkpoint import complete_checkpoints, load_checkpoint, weights_digest
+from trainer.errors import (
+    CorruptStateError,
+    NonFiniteTrainingError,
+    PolicyMismatchError,
+    StateMismatchError,
+    StateNotFoundError,
+    TrainDataError,
+)
+from trainer.metrics import read_metrics
+from trainer.policy import load_policy
+from trainer.update import make_optimizer
+
+ROWS = random_rows(groups=6, size=3)
+TIMES = {"seconds", "data_wait", "tokens_per_second"}
+OPTIONS = TrainOptions(
+    lr=1e-3, warmup_steps=4, batch_size=2, epochs=2, kl_coef=0.01, micro_batch_tokens=40, save_every=2,
+    device="cpu", tensorboard=False,
+)  # fmt: skip
+CHILD = """
+import os, signal, sys, json
+import torch
+torch.set_num_threads(1)
+from trainer import TrainOptions, train
+arguments = json.loads(sys.argv[1])
+def progress(done, total):
+    if done == arguments["kill_after"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+train([arguments["shaped"]], policy=arguments["policy"], out=arguments["out"],
+      options=TrainOptions(**arguments["options"]), progress=progress)
+"""
+
+
+def without_times(folder: Path) -> list[dict]:
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(folder)]
+
+
+def optimizer_state(folder: Path, policy: str) -> dict:
+    """The optimizer state of the newest checkpoint of a run, by parameter number and name."""
+    model = load_policy(policy, OPTIONS).model
+    optimizer = make_optimizer(model, OPTIONS)
+    load_checkpoint(complete_checkpoints(folder / "state")[-1], model=model, optimizer=optimizer)
+    states = optimizer.state_dict()["state"]
+    return {(number, name): value for number, state in states.items() for name, value in state.items()}
+
+
+@pytest.fixture
+def shaped(make_shaped) -> str:
+    return make_shaped(split_groups(ROWS, 2))
+
+
+@pytest.fixture
+def run(shaped, policy_folder, tmp_path):
+    """train() with this file's data, policy and options, into the named folder."""
+
+    def call(out: str, *, options=OPTIONS, policy=policy_folder, **arguments):
+        return train(
+            arguments.pop("data", [shaped]), policy=policy, out=str(tmp_path / out), options=options, **arguments
+        )
+
+    return call
+
+
+def test_tokens_of_positive_advantage_become_likelier_and_negative_ones_rarer(make_shaped, policy_folder, tmp_path):
+    policy = load_policy(policy_folder, OPTIONS)
+    rows = [replace(row, advantages=(1.0, -1.0)) for row in ROWS]
+
+    def logprobs(folder):
+        with torch.no_grad():
+            (batch,) = step_of(rows, reference=False).micro_batches
+            return batch, load_policy(folder, OPTIONS).token_outputs(batch, temperature=1.0).logprobs_N
+
+    batch, before = logprobs(policy_folder)
+    sampled, at = [], 0
+    for rollout_id in batch.rollout_ids:  # behaviour = the policy itself
+        row = next(row for row in rows if row.rollout_id == rollout_id)
+        values = [float(before[at + sum(row.mask[:t])]) if row.mask[t] else 0.0 for t in range(len(row.tokens))]
+        at += sum(row.mask)
+        sampled.append(replace(row, behavior=tuple(values)))
+    data = make_shaped([sorted(sampled, key=lambda row: row.rollout_id)])
+    options = replace(OPTIONS, epochs=4, kl_coef=0.0)
+    result = train([data], policy=policy_folder, out=str(tmp_path / "out"), options=options)
+    _, after = logprobs(result.policy_dir)
+    first = read_metrics(tmp_path / "out")[0]
+    assert first["ratio_min"] == pytest.approx(1.0, abs=1e-5)
+    assert first["ratio_max"] == pytest.approx(1.0, abs=1e-5)
+    good = batch.advantages_N > 0
+    assert (after - before)[good].mean() > 0.05
+    assert (after - before)[~good].mean() < -0.05
+    assert policy.vocabulary_size == 32
+
+
+def test_a_run_killed_at_any_step_ends_as_if_it_had_not_been(run, shaped, policy_folder, tmp_path):
+    kill_after = random.randint(1, 5)
+    arguments = {
+        "shaped": shaped, "policy": policy_folder, "out": str(tmp_path / "killed"), "kill_after": kill_after,
+        "options": OPTIONS.semantic() | {"save_every": 2, "tensorboard": False},
+    }  # fmt: skip
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, json.dumps(arguments)], check=False, timeout=200, env=os.environ
+    )
+    assert child.returncode == -signal.SIGKILL
+    assert len(read_metrics(tmp_path / "killed")) == kill_after
+    assert not (tmp_path / "killed" / "policy").exists()
+
+    resumed, whole = run("killed"), run("whole")
+
+    assert resumed.steps == whole.steps == 6
+    assert weights_digest(Path(resumed.policy_dir)) == weights_digest(Path(whole.policy_dir))
+    assert without_times(tmp_path / "killed") == without_times(tmp_path / "whole")
+    states = [optimizer_state(tmp_path / name, policy_folder) for name in ("killed", "whole")]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_a_checkpoint_without_its_marker_is_never_picked(run, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def die_at_step_four(path, content):
+        if path.name == "step-00000004.json":
+            raise Killed
+        path.write_text(json.dumps(content))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("trainer.checkpoint.write_json", die_at_step_four)
+        with pytest.raises(Killed):
+            run("out")
+    state = tmp_path / "out" / "state"
+    assert (state / "step-00000004").is_dir()
+    assert [checkpoint.step for checkpoint in complete_checkpoints(state)] == [2]
+    assert weights_digest(Path(run("out").policy_dir)) == weights_digest(Path(run("whole").policy_dir))
+
+
+def test_only_the_newest_checkpoints_stay(run, tmp_path):
+    run("out")
+    assert [checkpoint.step for checkpoint in complete_checkpoints(tmp_path / "out" / "state")] == [4, 6]
+    assert len(list((tmp_path / "out" / "state").iterdir())) == 4
+
+
+def test_a_finished_run_is_returned_as_it_is(run, tmp_path):
+    first = run("out")
+    stamp = (tmp_path / "out" / "_done.json").stat().st_mtime_ns
+    assert run("out") == first
+    assert (tmp_path / "out" / "_done.json").stat().st_mtime_ns == stamp
+
+
+def test_micro_batches_and_threads_do_not_decide_the_order(run, tmp_path):
+    run("a")
+    run("b", options=replace(OPTIONS, micro_batch_tokens=400, decode_threads=1, prefetch_steps=1))
+    for a, b in zip(without_times(tmp_path / "a"), without_times(tmp_path / "b"), strict=True):
+        assert (a["rollouts"], a["tokens"], a["advantage_min"]) == (b["rollouts"], b["tokens"], b["advantage_min"])
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+
+
+def test_untrainable_rows_change_nothing(run, make_shaped):
+    from tests.trainer.rows import fully_masked, untrainable
+
+    extra = [untrainable(replace(row, rollout_id=f"{row.group}/9")) for row in ROWS if row.rollout_id.endswith("/0")]
+    extra += [fully_masked(replace(row, rollout_id=f"{row.group}/8")) for row in ROWS if row.rollout_id.endswith("/0")]
+    more = make_shaped(split_groups(sorted([*ROWS, *extra], key=lambda row: row.rollout_id), 2), name="more")
+    with_extra, without = run("more", data=[more]), run("plain")
+    assert with_extra.metrics["rows_untrainable"] == 12
+    assert weights_digest(Path(with_extra.policy_dir)) == weights_digest(Path(without.policy_dir))
+
+
+def test_the_next_round_goes_on_with_weights_optimizer_and_warm_up(run, tmp_path):
+    first = run("first", options=replace(OPTIONS, epochs=1, export_dtype="bfloat16"))
+    second = run("second", policy=first.policy_dir, state=str(tmp_path / "first"), options=replace(OPTIONS, epochs=1))
+    lines = read_metrics(tmp_path / "second")
+    assert [line["update"] for line in lines] == [4, 5, 6]
+    assert lines[0]["lr"] == pytest.approx(1e-3)  # the fourth update ends a warm-up of 4
+    # Without state, the rounded export is where training starts; with it, the float32 weights are.
+    fresh = run("fresh", policy=first.policy_dir, options=replace(OPTIONS, epochs=1))
+    assert weights_digest(Path(fresh.policy_dir)) != weights_digest(Path(second.policy_dir))
+    # Two rounds of the same data in the same order are one run of two epochs, but for the order of the second epoch.
+    longer = replace(OPTIONS, epochs=1, export_dtype="float32")
+    start = run("start", options=longer)
+    again = run("again", policy=start.policy_dir, state=str(tmp_path / "start"), options=longer)
+    assert (
+        optimizer_state(tmp_path / "again", start.policy_dir)[0, "step"]
+        == 2 * optimizer_state(tmp_path / "start", start.policy_dir)[0, "step"]
+    )
+    assert again.steps == 3
+
+
+def test_state_of_another_policy_is_refused(run, policy_folder, tmp_path):
+    run("first")
+    with pytest.raises(StateMismatchError, match="another policy's"):
+        run("second", policy=policy_folder, state=str(tmp_path / "first"))
+
+
+def test_state_of_another_architecture_is_refused_by_key(run, policy_folder, tmp_path):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    run("first")
+    config = AutoConfig.from_pretrained(policy_folder)
+    config.intermediate_size = 128
+    model = AutoModelForCausalLM.from_config(config)
+    checkpoint = complete_checkpoints(tmp_path / "first" / "state")[-1]
+    with pytest.raises(StateMismatchError, match="intermediate_size is 96 there and 128"):
+        load_checkpoint(checkpoint, model=model, optimizer=make_optimizer(model, OPTIONS))
+
+
+def test_an_unfinished_round_is_no_state(run, policy_folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StateNotFoundError, match=r"_done\.json"):
+        run("second", state=str(tmp_path / "empty"))
+
+
+def test_changed_bytes_in_a_checkpoint_are_noticed(run, policy_folder, tmp_path):
+    run("out")
+    checkpoint = complete_checkpoints(tmp_path / "out" / "state")[-1]
+    data = next(checkpoint.folder.glob("*.distcp"))
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    with pytest.raises(CorruptStateError, match=data.name):
+        optimizer_state(tmp_path / "out", policy_folder)
+
+
+def test_a_folder_of_other_data_or_options_is_refused_by_name(run, make_shaped):
+    run("out")
+    with pytest.raises(StateMismatchError, match=r"options\.lr: 0\.001 there, 0\.002 now"):
+        run("out", options=replace(OPTIONS, lr=2e-3))
+    other = make_shaped([changed(ROWS, 0, advantages=(9.0, 9.0))], name="other")
+    with pytest.raises(StateMismatchError, match="another datasets"):
+        run("out", data=[other])
+
+
+def test_a_token_outside_the_vocabulary_is_refused_with_its_rollout(run, make_shaped):
+    tokens = (*ROWS[4].tokens[:-1], 32)
+    data = make_shaped([changed(ROWS, 4, tokens=tokens)], name="other")
+    with pytest.raises(TrainDataError, match=rf"{ROWS[4].rollout_id}: token_ids go from .* 0 to 31"):
+        run("out", data=[data])
+
+
+def test_the_policys_digest_is_compared(run):
+    with pytest.raises(PolicyMismatchError, match="policy_digest"):
+        run("out", policy_digest="q" * 64)
+
+
+def test_nan_weights_stop_the_run_and_name_the_rollouts(run, policy_folder, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(policy_folder)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[ROWS[0].tokens[0]] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    with pytest.raises(NonFiniteTrainingError, match="log-probability") as stopped:
+        run("out", policy=str(tmp_path / "broken"), options=replace(OPTIONS, batch_size=6))
+    hit = {row.rollout_id for row in ROWS if ROWS[0].tokens[0] in (*row.prompt, *row.tokens[:-1])}
+    assert set(stopped.value.rollout_ids) <= hit
+    assert stopped.value.rollout_ids
+
+
+def test_an_exploded_ratio_stops_the_run_with_the_last_good_state(run, make_shaped, tmp_path):
+    behavior = tuple(-200.0 if m else 0.0 for m in ROWS[7].mask)
+    data = make_shaped([changed(ROWS, 7, behavior=behavior, advantages=(-1.0, -1.0))], name="other")
+    with pytest.raises(NonFiniteTrainingError, match="the loss") as stopped:
+        run("out", data=[data], options=replace(OPTIONS, save_every=0))
+    assert stopped.value.rollout_ids == (ROWS[7].rollout_id,)
+    steps = len(read_metrics(tmp_path / "out"))
+    assert [c.step for c in complete_checkpoints(tmp_path / "out" / "state")] == ([steps] if steps else [])
+
+
+def test_an_exploded_gradient_stops_the_run_and_names_the_rollout(run, make_shaped):
+    data = make_shaped([changed(ROWS, 7, advantages=(3e37, 3e37))], name="other")
+    with pytest.raises(NonFiniteTrainingError, match="gradient norm") as stopped:
+        run("out", data=[data])
+    assert stopped.value.rollout_ids == (ROWS[7].rollout_id,)
+
+
+def test_events_hold_the_same_numbers(run, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run("out", options=replace(OPTIONS, tensorboard=True, epochs=1))
+    events = EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
+    found = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    expected = [(line["update"], line["loss"]) for line in read_metrics(tmp_path / "out")]
+    assert found == [(step, pytest.approx(value)) for step, value in expected]
