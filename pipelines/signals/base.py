@@ -228,7 +228,7 @@ def _check_names(name: str, cls: Any, options: Mapping[str, Any]) -> None:
 
 def _construct(name: str, cls: Any, options: Mapping[str, Any]) -> Any:
     """An instance; the fields of a dataclass are checked against their types."""
-    if not dataclasses.is_dataclass(cls):
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         return cls(**options)
     from pipelines.config import ConfigError, build
 

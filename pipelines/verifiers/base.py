@@ -9,8 +9,10 @@ fault: raise ValueError, and the row's reward is null with status error. Stdlib 
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+FLOAT32_MAX = 3.4028234663852886e38
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class Verdict:
 def plain_verdict(value: object) -> tuple[float, str, str | None]:
     """(outcome_reward, verify_status, extracted_answer) of what a verifier returned: a Verdict, or a bool for short.
 
-    Raises TypeError for anything else and ValueError for a reward that is no finite number.
+    Raises TypeError for anything else and ValueError for a reward that float32 cannot hold.
 
     >>> plain_verdict(Verdict(correct=True, extracted="72"))
     (1.0, 'ok', '72')
@@ -42,6 +44,22 @@ def plain_verdict(value: object) -> tuple[float, str, str | None]:
         raise TypeError(f"the verifier returned {type(value).__name__}; it must return a Verdict or a bool")
     status = "unparseable" if verdict.unparseable else "ok" if verdict.correct else "wrong"
     reward = float(status == "ok") if verdict.reward is None else float(verdict.reward)
-    if not math.isfinite(reward):
-        raise ValueError(f"the verifier's reward is {reward}; it must be finite")
+    if not abs(reward) <= FLOAT32_MAX:
+        raise ValueError(f"the verifier's reward is {reward}; it must be a finite float32 number")
     return reward, status, None if verdict.extracted is None else str(verdict.extracted)
+
+
+def plain_bool(value: object) -> bool:
+    """What a format function returned; raises TypeError for anything but a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"the function returned {type(value).__name__}; it must return True or False")
+    return value
+
+
+def plain_scores(value: Iterable[float]) -> list[float]:
+    """What a step checker returned, as a list of floats; raises ValueError for one that float32 cannot hold."""
+    scores = [float(score) for score in value]
+    for index, score in enumerate(scores):
+        if not abs(score) <= FLOAT32_MAX:
+            raise ValueError(f"the score of step {index} is {score}; scores must be finite float32 numbers")
+    return scores

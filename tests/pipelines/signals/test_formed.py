@@ -91,7 +91,7 @@ PLAIN = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
 def test_opd_of_tempered_or_truncated_rollouts_needs_a_signal_of_the_policy(changed: dict) -> None:
     inputs = {"t": spec("score"), "p": spec("score")}
     build_signal("opd", {"teacher": "t"}).check(spec("generate", **PLAIN), inputs)
-    with pytest.raises(SignalInputError, match='behavior_logprobs are not those of temperature 1.*option "policy"'):
+    with pytest.raises(SignalInputError, match=r'behavior_logprobs are not those of temperature 1.*option "policy"'):
         build_signal("opd", {"teacher": "t"}).check(spec("generate", **{**PLAIN, **changed}), inputs)
     build_signal("opd", {"teacher": "t", "policy": "p"}).check(spec("generate", **{**PLAIN, **changed}), inputs)
 
