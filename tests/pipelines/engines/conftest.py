@@ -12,7 +12,7 @@ from pipelines.engines import release
 
 @pytest.fixture(scope="session")
 def oracle(tiny_model: str) -> Callable[..., torch.Tensor]:
-    """oracle(token_ids, start=n): logits [len - n, V] by a plain forward pass; row i is what token n + i is drawn from."""
+    """oracle(token_ids, start=n) -> logits [len - n, V] by a plain forward pass; token n + i is drawn from row i."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()

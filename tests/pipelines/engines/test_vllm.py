@@ -240,7 +240,7 @@ class TestProcessedLogprobs:
     ) -> None:
         engine = acquire(tiny_model, PROCESSED)
         sampled = [engine.submit(request(engine, "z.z", seed, **({"temperature": 0.7} | cut))) for seed in range(4)]
-        ids = engine.tokenizer.encode("1+2=?") + [5, 6, 7]
+        ids = [*engine.tokenizer.encode("1+2=?"), 5, 6, 7]
         expected = oracle(ids, start=2).log_softmax(-1)[torch.arange(len(ids) - 2), torch.tensor(ids[2:])]
         np.testing.assert_allclose(engine.score(ids, start=2).result(timeout=60), expected.numpy(), atol=1e-4)
         assert all(len(future.result(timeout=60).token_ids) for future in sampled)
@@ -358,15 +358,15 @@ def test_a_second_vllm_engine_in_the_process_is_refused(engine: Engine, tiny_mod
 
 def test_a_context_longer_than_the_models_is_refused(tiny_model: str) -> None:
     release()
-    with pytest.raises(EngineOptionError, match="max_model_len is 9999, but the model .* takes at most 512"):
+    with pytest.raises(EngineOptionError, match=r"max_model_len is 9999, but the model .* takes at most 512"):
         acquire(tiny_model, EngineOptions(dtype="float32", max_model_len=9999))
     assert acquire(tiny_model, RAW).max_model_len == 512, "a failed start does not stand in the way"
 
 
 def test_an_unknown_vllm_argument_is_named_with_its_neighbour() -> None:
-    with pytest.raises(EngineOptionError, match="extra.blok_size is no engine argument.*Did you mean block_size"):
+    with pytest.raises(EngineOptionError, match=r"extra.blok_size is no engine argument.*Did you mean block_size"):
         check_extra({"blok_size": 16}, ["block_size", "model", "dtype"])
-    with pytest.raises(EngineOptionError, match="extra.dtype is set by the engine option"):
+    with pytest.raises(EngineOptionError, match=r"extra.dtype is set by the engine option"):
         check_extra({"dtype": "float16"}, ["block_size", "model", "dtype"])
 
 
