@@ -27,7 +27,13 @@ def count_unmasked(first_R: int, last_R: int, tokens: Tokens) -> None:
 
 @kernel
 def mark_live_steps(
-    first_R: int, last_R: int, read_R: np.ndarray, tokens: Tokens, ends: np.ndarray, end_starts_R1: np.ndarray, steps: Elements
+    first_R: int,
+    last_R: int,
+    read_R: np.ndarray,
+    tokens: Tokens,
+    ends: np.ndarray,
+    end_starts_R1: np.ndarray,
+    steps: Elements,
 ) -> int:
     """Find the steps that have an unmasked token; check that ends increase strictly up to the length.
 
@@ -123,7 +129,7 @@ def chunk_by_token(
     counts_R: np.ndarray,
     cursor: int,
 ) -> int:
-    """"PASS without CV" (paper Table 2): every unmasked token is a chunk. With `ends` empty, elements are tokens."""
+    """ "PASS without CV" (paper Table 2): every unmasked token is a chunk. With `ends` empty, elements are tokens."""
     per_token = len(ends) == 0
     for r in range(first_R, last_R):
         length = tokens.starts_R1[r + 1] - tokens.starts_R1[r]

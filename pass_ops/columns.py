@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,8 +26,8 @@ def require(table: pa.Table, name: str, *, needed_by: str) -> pa.ChunkedArray:
         return table.column(found[0])
     if found:
         raise MissingColumnError(f"column {name!r} appears {len(found)} times; keep the one that {needed_by} shall use")
-    present = ", ".join(table.column_names) or "none"
-    raise MissingColumnError(f"column {name!r} is missing: {needed_by} needs it; the table has {present}")
+    present = ", ".join(table.column_names) or "(the table has none)"
+    raise MissingColumnError(f"column {name!r} is missing: {needed_by} needs it; add it to the columns {present}")
 
 
 def rollout_name(table: pa.Table, row: int) -> str:
@@ -37,7 +39,9 @@ def rollout_name(table: pa.Table, row: int) -> str:
     return f"row {row}"
 
 
-def to_type(array: pa.Array, target: pa.DataType, *, name: str) -> pa.Array:
+def to_type(
+    array: pa.Array, target: pa.DataType, *, name: str, row_name: Callable[[int], str] = "row {}".format
+) -> pa.Array:
     """`array` as `target`, without a copy where it is that type already.
 
     Other widths, large and fixed-size lists and dictionary-encoded values are cast if every value survives the way
@@ -48,23 +52,22 @@ def to_type(array: pa.Array, target: pa.DataType, *, name: str) -> pa.Array:
     """
     if _same_type(array.type, target):
         return array
-    expected = f"column {name!r} is {array.type}, expected {_short(target)}"
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), target)
-    if not _castable(array.type):
-        raise ColumnTypeError(f"{expected}, and there is no lossless cast; store it as {_short(target)}")
+    expected = f"column {name!r} is {_short(array.type)}, expected {_short(target)}"
+    remedy = f"store it as {_short(target)}"
+    if not _castable(array.type, target):
+        raise ColumnTypeError(f"{expected}, and there is no cast that loses nothing; {remedy}")
     try:
         cast = array.cast(target)
-        before, after = _values(array), _values(cast)
-        back = after.cast(before.type)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
-        raise ColumnTypeError(f"{expected}, and the cast fails; store it as {_short(target)}") from None
-    changed = _first_difference(before, back)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise ColumnTypeError(f"{expected}, and some value does not fit; {remedy}") from None
+    before, after = _values(array), _values(cast)
+    changed = _first_difference(before, after.cast(before.type))
     if changed is not None:
-        was, became = before[changed].as_py(), after[changed].as_py()
+        row = pc.list_parent_indices(array)[changed].as_py() if _is_list(array.type) else changed
         raise ColumnTypeError(
-            f"{expected}, and the cast would change values ({was!r} becomes {became!r}); "
-            f"round it yourself and store it as {_short(target)}"
+            f"{row_name(row)}: {expected}, and {before[changed].as_py()!r} would become {after[changed].as_py()!r}; {remedy}"
         )
     return cast
 
@@ -127,7 +130,7 @@ def _strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column
     if pa.types.is_null(kind):
         return column.cast(pa.string())
-    raise ColumnTypeError(f"column 'group_id' is {kind}, expected string; store the prompt_id as a string")
+    raise ColumnTypeError(f"column 'group_id' is {_short(kind)}, expected string; store the prompt_id as a string")
 
 
 def _same_type(actual: pa.DataType, target: pa.DataType) -> bool:
@@ -136,16 +139,22 @@ def _same_type(actual: pa.DataType, target: pa.DataType) -> bool:
     return actual == target
 
 
-def _castable(kind: pa.DataType) -> bool:
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _castable(kind: pa.DataType, target: pa.DataType) -> bool:
+    if _is_list(kind) != _is_list(target):
+        return False
+    if _is_list(kind):
         kind = kind.value_type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
+    return bool(pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def _values(array: pa.Array) -> pa.Array:
-    values = array if not hasattr(array, "flatten") else array.flatten()
+    values = array.flatten() if _is_list(array.type) else array
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     return values.cast(pa.float32()) if pa.types.is_float16(values.type) else values  # float16 cannot be compared
@@ -160,7 +169,10 @@ def _first_difference(before: pa.Array, after: pa.Array) -> int | None:
 
 
 def _short(kind: pa.DataType) -> str:
-    return f"list<{kind.value_type}>" if pa.types.is_list(kind) else str(kind)
+    """Types by the names people use: Arrow prints float32 as "float" and list items with a field name."""
+    if pa.types.is_list(kind):
+        return f"list<{_short(kind.value_type)}>"
+    return {"halffloat": "float16", "float": "float32", "double": "float64"}.get(str(kind), str(kind))
 
 
 def require_table(table: object) -> pa.Table:

@@ -104,9 +104,7 @@ def _fuse_chunk_divide(rollouts: Rollouts, config: ShapingConfig, fusion: Fusion
     trace = Statistics.empty(rollouts) if by_trace and config.estimator != "pass" else statistics
     powers = divide_length.inverse_powers(config.k, longest=rollouts.longest)
     for block in blocks.split(rollouts, output):
-        blocks.pool(
-            rollouts, config, block, statistics, operator=operator, weight=fusion.weight, add_R=fusion.add_R
-        )
+        blocks.pool(rollouts, config, block, statistics, operator=operator, weight=fusion.weight, add_R=fusion.add_R)
         if trace is not statistics:
             blocks.pool(rollouts, config, block, trace, operator=operator)
         start = output.cursor
@@ -142,9 +140,7 @@ def _chunk_tokens(rollouts: Rollouts, block: Block, output: Output) -> None:
     )  # fmt: skip
 
 
-def _chunk_trace(
-    rollouts: Rollouts, config: ShapingConfig, block: Block, trace: Statistics, output: Output
-) -> None:
+def _chunk_trace(rollouts: Rollouts, config: ShapingConfig, block: Block, trace: Statistics, output: Output) -> None:
     output.cursor = chunking.chunk_by_trace(
         block.first_G, block.last_G, rollouts.starts_G1, rollouts.used_R, block.tokens, block.elements,
         *trace, config.eta, output.trace_T, output.shared_T,

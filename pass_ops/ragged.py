@@ -72,7 +72,9 @@ class RaggedBits:
         packed = np.frombuffer(self.bits.buffers()[1], dtype=np.uint8)
         first = self.bits.offset + start
         last = self.bits.offset + stop
-        return np.unpackbits(packed[first // 8 : -(-last // 8)], bitorder="little")[first % 8 : first % 8 + stop - start]
+        return np.unpackbits(packed[first // 8 : -(-last // 8)], bitorder="little")[
+            first % 8 : first % 8 + stop - start
+        ]
 
 
 def ragged(array: pa.ListArray) -> Ragged:

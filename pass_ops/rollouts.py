@@ -105,7 +105,7 @@ def choose_streams(table: pa.Table, config: ShapingConfig) -> Streams:
         ("loss_mask", True, "shaping"),
         ("process_scores", streams.process, signal),
         ("process_ends", streams.ends, signal),
-        ("outcome_reward", streams.outcome, f"weights.outcome={config.weights.outcome:g}"),
+        ("outcome_reward", streams.outcome, f"weights.outcome={config.weights.outcome:g} (0 leaves it out)"),
         ("format_reward", streams.format_reward, "the format stream"),
         ("format_ok", streams.indicator, "the format stream"),
     ):
@@ -174,7 +174,7 @@ class _Reader:
 
     def array(self, name: str, target: pa.DataType) -> pa.Array:
         column = self.table.column(name).slice(self.first_row, self.rows)
-        return columns.to_type(one_chunk(column), target, name=name)
+        return columns.to_type(one_chunk(column), target, name=name, row_name=self.name)
 
     def lists(self, name: str, target: pa.DataType) -> pa.ListArray:
         array = self.array(name, target)

@@ -61,5 +61,7 @@ def _lists(shaped: pa.Table, name: str, kind: pa.DataType) -> pa.ListArray:
     array = columns.to_type(one_chunk(columns.require(shaped, name, needed_by="token_advantages")), kind, name=name)
     row = pc.index(array.is_null(), True).as_py() if array.null_count else columns.first_null_in_lists(array)
     if row is not None:
-        raise NullValueError(f"{columns.rollout_name(shaped, row)}: {name} is or holds a null; shape the rollouts again")
+        raise NullValueError(
+            f"{columns.rollout_name(shaped, row)}: {name} is or holds a null; shape the rollouts again"
+        )
     return array

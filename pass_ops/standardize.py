@@ -31,7 +31,9 @@ FINE = -1  # what a kernel returns where it found nothing wrong
 
 
 @kernel
-def center_and_scale(operator: int, count: int, shift: float, moments: tuple[float, float, float], ddof: int, eps: float):  # type: ignore[no-untyped-def]
+def center_and_scale(
+    operator: int, count: int, shift: float, moments: tuple[float, float, float], ddof: int, eps: float
+):  # type: ignore[no-untyped-def]
     """(center, scale) of a pool of `count` values with moments (sum(d), sum(d * d), max(abs(x))), d = x - shift."""
     total, squares, largest = moments
     if count == 0 or operator == NONE:

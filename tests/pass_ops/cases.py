@@ -132,7 +132,9 @@ def to_config(options: Options) -> pass_ops.ShapingConfig:
 
 def check_against_oracle(groups: list[list[dict]], options: Options, shaped: pa.Table) -> int:
     """Compare every rollout; returns how many groups could not be compared because the result hangs on a last bit."""
-    rows = iter(shaped.select(["chunk_ends", "chunk_credits", "chunk_advantages", "path_score", "trainable"]).to_pylist())
+    rows = iter(
+        shaped.select(["chunk_ends", "chunk_credits", "chunk_advantages", "path_score", "trainable"]).to_pylist()
+    )
     skipped = 0
     for group in groups:
         options.fragile.clear()

@@ -167,7 +167,9 @@ def ends_of(chunks: list[list[int]], length: int) -> list[int]:
 # --- estimators --------------------------------------------------------------------------------------------------
 
 
-def divided(r: dict, trace: tuple[list[float], float], o: Options, advantage: list[float | None], gauge: float) -> Shaped:
+def divided(
+    r: dict, trace: tuple[list[float], float], o: Options, advantage: list[float | None], gauge: float
+) -> Shaped:
     chunks = chunk_bounds(r, trace, o)
     credits = [advantage[chunk[-1]] for chunk in chunks]
     count = len(credits)

@@ -71,9 +71,7 @@ def test_a_table_cut_into_shards(table, groups, config, whole):
     shards = [table.slice(a, b - a) for a, b in itertools.pairwise(cuts)]
     shaped = pa.concat_tables([shape(shard, config).select(MADE) for shard in shards])
     assert shaped.to_pydict() == whole[0]
-    assert all(
-        made(pa.concat_tables([shard]).combine_chunks(), config) == made(shard, config) for shard in shards
-    )
+    assert all(made(pa.concat_tables([shard]).combine_chunks(), config) == made(shard, config) for shard in shards)
 
 
 def test_chunked_columns_that_cut_through_groups(table, config, whole):

@@ -38,7 +38,9 @@ def test_g_opd_extrapolates_beyond_the_teacher():
 def test_g_opd_with_lambda_1_has_the_bits_of_opd_whatever_the_base(values, seed):
     rng = np.random.default_rng(seed)
     policy = lists(values)
-    teacher, base = (lists([[float(np.float32(-x)) for x in rng.exponential(size=len(v))] for v in values]) for _ in "tb")
+    teacher, base = (
+        lists([[float(np.float32(-x)) for x in rng.exponential(size=len(v))] for v in values]) for _ in "tb"
+    )
     assert g_opd_scores(policy=policy, base=base, teacher=teacher, lam=1.0).equals(
         opd_scores(policy=policy, teacher=teacher)
     )
@@ -120,8 +122,8 @@ BAD = {
     "not lossless": (
         {"policy": lists([[-0.1]], pa.list_(pa.float64())), "teacher": lists([[-1.0]])},
         errors.ColumnTypeError,
-        "column 'policy' is list<item: double>, expected list<float>, and the cast would change values (-0.1 becomes "
-        "-0.10000000149011612); round it yourself and store it as list<float>",
+        "row 0: column 'policy' is list<float64>, expected list<float32>, and -0.1 would become -0.10000000149011612; "
+        "store it as list<float32>",
     ),
     "not an array": (
         {"policy": [[-1.0]], "teacher": lists([[-1.0]])},

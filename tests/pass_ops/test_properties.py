@@ -120,7 +120,8 @@ class TestWeights:
     def test_the_process_weight_does_not_move_chunks(self, seed):
         table = table_of(seed, "kl", columns=frozenset({"outcome"}))
         ends = [
-            made(table, signal="kl", weights=Weights(process=w, format=0.0))["chunk_ends"].to_pylist() for w in (0.0, 3.0)
+            made(table, signal="kl", weights=Weights(process=w, format=0.0))["chunk_ends"].to_pylist()
+            for w in (0.0, 3.0)
         ]
         assert ends[0] == ends[1]
 
@@ -173,7 +174,9 @@ class TestOperators:
     @QUICK
     @given(scores=st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=12))
     def test_abs_max_keeps_sign_and_zero_and_has_largest_1(self, scores):
-        (credits,) = made(credits_table(scores), weights=PROCESS_ONLY, standardize="abs_max")["chunk_credits"].to_pylist()
+        (credits,) = made(credits_table(scores), weights=PROCESS_ONLY, standardize="abs_max")[
+            "chunk_credits"
+        ].to_pylist()
         largest = max(map(abs, scores))
         for score, credit in zip(scores, credits, strict=True):
             assert abs(credit) <= 1.0

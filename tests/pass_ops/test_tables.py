@@ -149,9 +149,7 @@ def test_an_all_null_column_without_a_type():
 
 def test_values_behind_a_null_list_are_not_read():
     scores = pa.array([[float("nan"), None, 7.0], [2.0], [-1.0]], pa.list_(pa.float32()))
-    hidden = pa.ListArray.from_arrays(
-        scores.offsets, scores.values, mask=pa.array([True, False, False])
-    )
+    hidden = pa.ListArray.from_arrays(scores.offsets, scores.values, mask=pa.array([True, False, False]))
     shaped = shape(replaced("process_scores", hidden), ShapingConfig())
     plain = pa.array([None, [2.0], [-1.0]], pa.list_(pa.float32()))
     assert shaped.select(MADE).equals(shape(replaced("process_scores", plain), ShapingConfig()).select(MADE))
