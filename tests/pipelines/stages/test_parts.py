@@ -1,0 +1,208 @@
+"""One stage as one Beam job: the graph, the runner's modes, finalizing, what the client is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pass_ops import shards
+from pass_ops.errors import NotFinalized
+from pipelines.engines.base import EngineDead, EngineOptions, EngineStartError, Sampling
+from pipelines.runners import RunnerFlagError, RunnerOptions
+from pipelines.stages.generate import GenerateOptions, generate
+from pipelines.stages.loop import in_background
+from pipelines.stages.parts import PartOutput, StageAborted, run_stage
+
+# What one worker of these tests did, by name of the test's own log; the direct runner works in this process.
+LOGS: dict[str, list[Any]] = {}
+
+
+def one_row(part: int) -> pa.Table:
+    row = {"prompt_id": f"p{part}", "prompt": "1", "messages": None, "answer": None, "source": "s", "extra": None}
+    return pa.Table.from_pylist([row], schema=shards.PROMPTS)
+
+
+class Numbers:
+    """Writes one row a part. faults: part -> exceptions it raises, one an attempt."""
+
+    def __init__(self, log: str, faults: dict[int, list[BaseException]] | None = None) -> None:
+        self.log = log
+        self.faults = faults or {}
+
+    def setup(self) -> None:
+        LOGS.setdefault(self.log, []).append("setup")
+
+    def start(self, part: int) -> Future[PartOutput]:
+        LOGS[self.log].append(part)
+        return in_background(self._make, part)
+
+    def _make(self, part: int) -> PartOutput:
+        attempt = LOGS[self.log].count(part)
+        if attempt <= len(self.faults.get(part, [])):
+            raise self.faults[part][attempt - 1]
+        return PartOutput(table=one_row(part))
+
+
+class Unstartable(Numbers):
+    def setup(self) -> None:
+        raise EngineStartError("the engine needs 3 GiB and 1 GiB is free; lower kv_cache_gib")
+
+
+@pytest.fixture
+def log(request: pytest.FixtureRequest) -> str:
+    LOGS[request.node.name] = []
+    return request.node.name
+
+
+def dataset(tmp_path: Path, parts: int = 5) -> shards.Dataset:
+    spec = shards.DatasetSpec(stage="prompts", stage_version=1, options={}, parts=parts)
+    return shards.create_dataset(str(tmp_path / "out"), spec)
+
+
+def stage(dataset: shards.Dataset, work: Numbers, **options: Any) -> shards.Manifest:
+    settings = {"runner": RunnerOptions(), "parts_in_flight": 2, "max_reject_rate": 0.05} | options
+    return run_stage(dataset, work, **settings)
+
+
+def run_record(tmp_path: Path) -> dict[str, Any]:
+    return json.loads((tmp_path / "out" / "_run.json").read_text())
+
+
+def test_every_part_is_done_once_and_the_dataset_is_complete(tmp_path: Path, log: str) -> None:
+    manifest = stage(dataset(tmp_path), Numbers(log))
+    assert sorted(LOGS[log][1:]) == [0, 1, 2, 3, 4]
+    assert manifest.totals["rows"] == 5
+    assert shards.open_dataset(str(tmp_path / "out")).content_digest == manifest.content_digest
+    assert run_record(tmp_path)["runner"] == "direct"
+
+
+def test_a_second_run_begins_nothing(tmp_path: Path, log: str) -> None:
+    first = stage(dataset(tmp_path), Numbers(log))
+    LOGS[log].clear()
+    assert stage(dataset(tmp_path), Numbers(log)) == first
+    assert LOGS[log] == []
+
+
+def test_a_part_that_always_raises_fails_alone_and_the_client_is_told(tmp_path: Path, log: str) -> None:
+    work = Numbers(log, {2: [ValueError("row 7 is cursed")] * 3})
+    with pytest.raises(NotFinalized, match="part 2 failed: ValueError: row 7 is cursed"):
+        stage(dataset(tmp_path), work)
+    assert shards.pending_parts(dataset(tmp_path)).todo == (2,)
+    assert run_record(tmp_path)["finalized"] is False
+    assert LOGS[log].count(2) == 3
+    assert LOGS[log][-2:] == [2, 2]
+
+
+def test_the_next_run_tries_a_failed_part_again_and_completes(tmp_path: Path, log: str) -> None:
+    work = Numbers(log, {2: [ValueError("not now")] * 3})
+    with pytest.raises(NotFinalized):
+        stage(dataset(tmp_path), work)
+    assert stage(dataset(tmp_path), work).totals["rows"] == 5
+
+
+def test_max_attempts_is_how_often_a_part_is_tried(tmp_path: Path, log: str) -> None:
+    work = Numbers(log, {0: [ValueError("bad")] * 9})
+    with pytest.raises(NotFinalized):
+        stage(dataset(tmp_path), work, max_attempts=1)
+    assert LOGS[log].count(0) == 1
+
+
+def test_a_worker_that_cannot_start_stops_the_job_with_its_own_words(tmp_path: Path, log: str) -> None:
+    with pytest.raises(StageAborted) as caught:
+        stage(dataset(tmp_path), Unstartable(log))
+    assert "stopped: the engine needs 3 GiB and 1 GiB is free; lower kv_cache_gib. Committed parts" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["in_memory", "multi_threading"])
+def test_memory_used_up_stops_the_job_with_one_line_and_blames_no_part(tmp_path: Path, log: str, mode: str) -> None:
+    work = Numbers(log, {3: [MemoryError("cannot allocate 9 GiB")]})
+    with pytest.raises(StageAborted, match=r"at part 3: the memory is used up \(cannot allocate 9 GiB\)") as caught:
+        stage(dataset(tmp_path), work, runner=RunnerOptions(flags=(f"--direct_running_mode={mode}",)))
+    assert "\n" not in str(caught.value)
+    pending = shards.pending_parts(dataset(tmp_path))
+    assert (pending.suspects, pending.failed) == ((), ())
+    assert stage(dataset(tmp_path), work).totals["rows"] == 5
+
+
+def test_a_dead_engine_is_started_again_and_its_killer_is_found(tmp_path: Path, log: str) -> None:
+    work = Numbers(log, {1: [EngineDead("the engine died: CUDA error")] * 3})
+    with pytest.raises(NotFinalized, match="part 1 failed: the worker or its engine died in each of 3 attempts"):
+        stage(dataset(tmp_path), work)
+    assert shards.pending_parts(dataset(tmp_path)).todo == (1,)
+    assert LOGS[log].count("setup") == 4
+
+
+def test_an_interrupt_reaches_the_client_as_one(tmp_path: Path, log: str) -> None:
+    class Interrupted(Numbers):
+        def start(self, part: int) -> Future[PartOutput]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stage(dataset(tmp_path), Interrupted(log))
+    assert shards.pending_parts(dataset(tmp_path)).suspects == ()
+
+
+def test_progress_ends_with_all_parts(tmp_path: Path, log: str) -> None:
+    seen: list[tuple[int, int]] = []
+    stage(dataset(tmp_path), Numbers(log), progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (5, 5)
+    assert seen == sorted(seen)
+
+
+def test_an_unknown_flag_is_refused_with_the_nearest_one(tmp_path: Path, log: str) -> None:
+    with pytest.raises(RunnerFlagError, match="Did you mean --direct_num_workers"):
+        stage(dataset(tmp_path), Numbers(log), runner=RunnerOptions(flags=("--direct_num_worker=2",)))
+    assert LOGS[log] == []
+
+
+def test_resource_hints_reach_the_stages_environment_in_the_graph(
+    tmp_path: Path, log: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.runners.quiet import beam
+    from pipelines.stages import parts
+
+    graphs: list[Any] = []
+
+    def capture(construct: Callable[[Any], None], options: RunnerOptions) -> None:
+        pipeline = beam.Pipeline()
+        construct(pipeline)
+        graphs.append(pipeline.to_runner_api())
+        for part in range(5):
+            shards.commit_part(dataset(tmp_path), part, one_row(part))
+
+    monkeypatch.setattr(parts, "run_job", capture)
+    stage(dataset(tmp_path), Numbers(log), resources={"min_ram": "24GB", "accelerator": "type:nvidia-l4;count:1"})
+    components = graphs[0].components
+    (transform,) = [t for t in components.transforms.values() if t.unique_name == "prompts"]
+    (inner,) = [components.transforms[name] for name in transform.subtransforms] or [transform]
+    hints = components.environments[inner.environment_id].resource_hints
+    assert hints["beam:resources:min_ram_bytes:v1"] == b"24000000000"
+    assert hints["beam:resources:accelerator:v1"] == b"type:nvidia-l4;count:1"
+
+
+@pytest.mark.parametrize("mode", ["multi_threading", "multi_processing"])
+def test_threads_and_processes_make_the_bytes_that_one_thread_makes(
+    tmp_path: Path, tiny_model: str, recorded: EngineOptions, write_sums: Callable[..., str], mode: str
+) -> None:
+    prompts = write_sums(8)
+    options = GenerateOptions(group_size=2, sampling=Sampling(max_tokens=10))
+    flags = (f"--direct_running_mode={mode}", "--direct_num_workers=2")
+    digests = {
+        generate(
+            prompts=prompts,
+            out=str(tmp_path / name),
+            model=tiny_model,
+            engine=recorded,
+            options=options,
+            runner=RunnerOptions(flags=chosen),
+        ).content_digest
+        for name, chosen in (("one", ()), ("many", flags))
+    }
+    assert len(digests) == 1
