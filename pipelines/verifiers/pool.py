@@ -5,9 +5,7 @@ is killed, a fresh one goes on with the next call. No signal is used and nothing
 so it works on any thread (Beam's are never the main one) of a process that holds an engine. Children are new
 interpreters that import neither this process's `__main__` nor, of this project, anything beyond `pipelines.verifiers`.
 
-Not pebble, nor multiprocessing's pools: their limit is for a task (here: a chunk of calls), a child that leaves with
-exit code 0 is noticed by the limit only, one that dies at once may break the whole pool, and they import `__main__`
-again.
+docs/decisions/005-verifier-pool.md says why not a library's pool.
 """
 
 from __future__ import annotations

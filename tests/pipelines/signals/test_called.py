@@ -11,7 +11,7 @@ import pytest
 from pass_ops.shards import PROMPTS, DatasetSpec
 from pipelines.signals import SignalInputError, SignalOptionError, build_signal
 
-LIMIT_S = 1.5
+LIMIT_S = 2.0
 
 FUNCTIONS = """
 import os, time
