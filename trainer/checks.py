@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pass_ops.shards import CompleteDataset
-from trainer.errors import PolicyMismatchError, SamplingTreatmentError, StateMismatchError, TrainDataError
+from trainer.errors import (
+    LocalFolderError,
+    PolicyMismatchError,
+    SamplingTreatmentError,
+    StateMismatchError,
+    TrainDataError,
+)
 from trainer.options import TrainOptions
+
+
+def local_folder(url: str, *, name: str) -> Path:
+    """The path on this machine; raises LocalFolderError for a URL of another store."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return Path(url)
+    if scheme in ("file", "local"):
+        return Path(rest)
+    raise LocalFolderError(
+        f"{name} is {url}, but the trainer keeps its state and the exported model on a local disk. Give a local folder "
+        "and copy it to the store afterwards; the shaped datasets may stay there."
+    )
 
 
 def sampling_temperature(sources: Sequence[CompleteDataset], options: TrainOptions) -> float:

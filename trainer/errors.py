@@ -33,6 +33,14 @@ class PolicyMismatchError(TrainerError, ValueError):
     """The policy, the shaped data and the carried state do not belong together."""
 
 
+class LocalFolderError(TrainerError, ValueError):
+    """A folder the trainer writes to or resumes from is not on a local disk."""
+
+
+class ExportFolderError(TrainerError, FileExistsError):
+    """The folder for the exported policy holds something else."""
+
+
 class StateMismatchError(TrainerError, ValueError):
     """A training folder or state was made with other data, options or another model."""
 

@@ -127,7 +127,7 @@ class MetricsLog:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=updates + 1 if step else None)
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=updates + 1)
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Appends one step."""

@@ -34,9 +34,9 @@ from trainer.checkpoint import (
     weights_digest,
     write_json,
 )
-from trainer.checks import check_data_and_policy, check_same_run, sampling_temperature
+from trainer.checks import check_data_and_policy, check_same_run, local_folder, sampling_temperature
 from trainer.data import RowIndex, Selection, ShapedData, build_index, select
-from trainer.errors import NonFiniteTrainingError, StateMismatchError, StateNotFoundError
+from trainer.errors import ExportFolderError, NonFiniteTrainingError, StateMismatchError, StateNotFoundError
 from trainer.metrics import MetricsLog, StepMetrics, describe_step, read_metrics, summarize
 from trainer.options import TrainOptions
 from trainer.order import Step, all_steps
@@ -82,11 +82,11 @@ def train(
     sources = tuple(open_dataset(url) for url in shaped)
     check_data_and_policy(sources, options=options, policy_digest=policy_digest, vocabulary=vocabulary)
     temperature = sampling_temperature(sources, options)
-    folder = Path(out)
-    exported = Path(export) if export else folder / "policy"
+    folder = local_folder(out, name="out")
+    exported = local_folder(export, name="export") if export else folder / "policy"
     before = _carried(state, policy)
-    _claim(folder, _identity(sources, policy=policy, before=before, options=options))
-    if (folder / "_done.json").exists():
+    _claim(folder, exported, _identity(sources, policy=policy, before=before, options=options))
+    if (folder / "_done.json").exists() and exported.exists():
         return _result(folder, exported)
     with _determinism():
         run = _prepare(ShapedData(sources), policy=policy, options=options, temperature=temperature)
@@ -122,20 +122,23 @@ def _identity(
     }
 
 
-def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _claim(folder: Path, exported: Path, identity: Mapping[str, Any]) -> None:
     path = folder / "_train.json"
     if path.exists():
         check_same_run(json.loads(path.read_text(encoding="utf-8")), identity, folder=str(folder))
-    else:
-        write_json(path, identity)
+        return
+    if exported.exists() and any(exported.iterdir()):
+        raise ExportFolderError(f"{exported} is not empty; the policy is exported into a new folder. Give another one.")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, identity)
 
 
 def _carried(state: str | None, policy: str) -> Checkpoint | None:
     """The last checkpoint of the round before; refuses one whose export is not the policy given."""
     if state is None:
         return None
-    done = Path(state) / "_done.json"
+    folder = local_folder(state, name="state")
+    done = folder / "_done.json"
     if not done.exists():
         raise StateNotFoundError(f"{state} is not the train folder of a finished round (it has no _done.json).")
     if json.loads(done.read_text(encoding="utf-8"))["policy_weights"] != weights_digest(Path(policy)):
@@ -143,7 +146,7 @@ def _carried(state: str | None, policy: str) -> Checkpoint | None:
             f"The weights in {policy} are not those that {state} exported, so its optimizer state is another policy's. "
             "Give the policy of that round, or train without state."
         )
-    return newest_checkpoint(Path(state) / "state")
+    return newest_checkpoint(folder / "state")
 
 
 def _prepare(data: ShapedData, *, policy: str, options: TrainOptions, temperature: float) -> _Run:
