@@ -1,14 +1,13 @@
 """Make the demo's models: ``python -m pipelines.demo.make_assets --out DIR --seed S``.
 
 Policy and teacher learn traces of the arithmetic task from random weights, the PRM starts from the teacher. A model
-whose folder already holds the outcome of the same recipe is kept, so an interrupted run goes on with the next model.
+whose folder already holds the outcome of the same recipe is kept, and an interrupted training goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,6 +26,7 @@ from pipelines.demo.report import write_readme
 from pipelines.demo.tokenizer import build_prm_tokenizer, build_tokenizer
 from pipelines.demo.training import (
     FitOptions,
+    Progress,
     fit,
     language_loss,
     least_loss,
@@ -40,6 +40,8 @@ from pipelines.demo.training import (
 CONTEXT = 256
 HEAD_SIZE = 32
 VALIDATION_SEED = 7
+#: a training under way, within its model's folder
+STATE = "state.pt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +82,8 @@ def recipes(*, seed: int, steps: dict[str, int]) -> dict[str, Recipe]:
     }
 
 
-def make_language_model(recipe: Recipe, *, out: Path, effort: Effort) -> dict[str, Any]:
-    """Train, measure and save policy or teacher; returns what `made` records."""
+def make_language_model(recipe: Recipe, *, out: Path, effort: Effort) -> tuple[list[Progress], dict[str, Any]]:
+    """Train, measure and save policy or teacher; returns the log and the figures."""
     tokenizer = build_tokenizer()
     torch.manual_seed(recipe.seed)
     model = Qwen2ForCausalLM(
@@ -109,7 +111,7 @@ def make_language_model(recipe: Recipe, *, out: Path, effort: Effort) -> dict[st
         loss_of,
         validate=partial(mean_loss, model, loss_of, validation),
         options=recipe.fit,
-        log=out / "training.jsonl",
+        state=out / STATE,
     )
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id,
@@ -120,16 +122,11 @@ def make_language_model(recipe: Recipe, *, out: Path, effort: Effort) -> dict[st
     measures = measure(model, tokenizer, held_out, samples=effort.samples, seed=recipe.seed).rounded()
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    return {
-        "parameters": model.num_parameters(),
-        "validation_loss": log[-1].validation_loss,
-        "least_loss": round(least_loss(pairs), 5),
-        **measures,
-    }
+    return log, {"parameters": model.num_parameters(), "least_loss": round(least_loss(pairs), 5), **measures}
 
 
-def make_prm(recipe: Recipe, *, teacher: Path, out: Path, effort: Effort) -> dict[str, Any]:
-    """Train, measure and save the PRM, which starts as the teacher in ``teacher``."""
+def make_prm(recipe: Recipe, *, teacher: Path, out: Path, effort: Effort) -> tuple[list[Progress], dict[str, Any]]:
+    """Train, measure and save the PRM, which starts as the teacher in ``teacher``; returns the log and the figures."""
     tokenizer = build_prm_tokenizer()
     torch.manual_seed(recipe.seed)
     model = from_language_model(
@@ -147,15 +144,21 @@ def make_prm(recipe: Recipe, *, teacher: Path, out: Path, effort: Effort) -> dic
         loss_of,
         validate=partial(mean_loss, model, loss_of, validation),
         options=recipe.fit,
-        log=out / "training.jsonl",
+        state=out / STATE,
     )
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    return {
-        "parameters": model.num_parameters(),
-        "validation_loss": log[-1].validation_loss,
-        **separation(model, tokenizer, arithmetic.PUPIL, count=effort.prompts, seed=0),
-    }
+    scores = separation(model, tokenizer, arithmetic.PUPIL, count=effort.prompts, seed=0)
+    return log, {"parameters": model.num_parameters(), **scores}
+
+
+def record(out: Path, recipe: Recipe, log: Sequence[Progress], figures: dict[str, Any]) -> dict[str, Any]:
+    """Write the model's log and, last, ``made.json``, which says it is finished; returns the latter's outcome."""
+    outcome = {"validation_loss": log[-1].validation_loss, "seconds": log[-1].seconds, **figures}
+    (out / "training.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in log))
+    (out / "made.json").write_text(json.dumps({"recipe": asdict(recipe), "outcome": outcome}, indent=2) + "\n")
+    (out / STATE).unlink()
+    return outcome
 
 
 def made(out: Path, recipe: Recipe) -> bool:
@@ -170,9 +173,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for policy/, teacher/, prm/ and README.md")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=MODELS, action="append", help="make this model only (repeatable)")
-    parser.add_argument("--policy-steps", type=int, default=4000)
-    parser.add_argument("--teacher-steps", type=int, default=4000)
-    parser.add_argument("--prm-steps", type=int, default=700)
+    parser.add_argument("--policy-steps", type=int, default=2000)
+    parser.add_argument("--teacher-steps", type=int, default=2000)
+    parser.add_argument("--prm-steps", type=int, default=600)
     parser.add_argument("--prompts", type=int, default=300, help="held-out prompts a model is measured on")
     parser.add_argument("--samples", type=int, default=8, help="samples a prompt")
     parser.add_argument("--validation", type=int, default=512, help="traces a validation loss is taken on")
@@ -198,14 +201,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             continue
         out.mkdir(parents=True, exist_ok=True)
         (out / "made.json").unlink(missing_ok=True)
-        started = time.monotonic()
         if name == "prm":
-            outcome = make_prm(recipe, teacher=arguments.out / "teacher", out=out, effort=effort)
+            log, figures = make_prm(recipe, teacher=arguments.out / "teacher", out=out, effort=effort)
         else:
-            outcome = make_language_model(recipe, out=out, effort=effort)
-        outcome["seconds"] = round(time.monotonic() - started)
-        record = {"recipe": asdict(recipe), "outcome": outcome}
-        (out / "made.json").write_text(json.dumps(record, indent=2) + "\n")
+            log, figures = make_language_model(recipe, out=out, effort=effort)
+        outcome = record(out, recipe, log, figures)
         print(json.dumps({"model": name, **outcome}), flush=True)
     if all((arguments.out / name / "made.json").exists() for name in MODELS):
         write_readme(arguments.out, command=command_line(arguments))

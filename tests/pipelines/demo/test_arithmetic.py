@@ -141,8 +141,10 @@ def test_forgotten_carries_keep_the_old_tens() -> None:
     assert Operation("+", 9).forget_carry(57) == 56
     assert Operation("-", 8).forget_carry(3) == 5
     assert Operation("-", 8).forget_carry(61) == 63
-    assert Operation("+", 9).carries(57) and not Operation("+", 2).carries(57)
-    assert Operation("-", 8).carries(57) and not Operation("-", 7).carries(57)
+    assert Operation("+", 9).carries(57)
+    assert not Operation("+", 2).carries(57)
+    assert Operation("-", 8).carries(57)
+    assert not Operation("-", 7).carries(57)
 
 
 def test_a_writer_without_bad_habits_is_always_right_and_one_with_them_writes_them() -> None:
@@ -164,7 +166,8 @@ def test_a_traces_logprob_is_that_of_its_text() -> None:
     traces = [write_trace(PROMPT, habits, rng) for _ in range(2000)]
     found = [trace.logprob for trace in traces if trace.text == target]
     # a .75 * b .5 * c .75 * d .5 * e .8 * f .75 * no padding .9 ** 7
-    assert found and found == pytest.approx([-3.2100] * len(found), abs=1e-4)
+    assert found
+    assert found == pytest.approx([-3.2100] * len(found), abs=1e-4)
     share = len(found) / len(traces)
     assert share == pytest.approx(0.0404, abs=0.015)
 

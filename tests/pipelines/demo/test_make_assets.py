@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import random
 from collections.abc import Iterator
@@ -24,7 +26,17 @@ from pipelines.demo.prm import (
     step_scores,
 )
 from pipelines.demo.tokenizer import STEP_TAG, build_prm_tokenizer, build_tokenizer
-from pipelines.demo.training import IGNORED, Batch, FitOptions, fit, learning_rate_at, least_loss, trace_batch
+from pipelines.demo.training import (
+    IGNORED,
+    Batch,
+    FitOptions,
+    Progress,
+    fit,
+    language_loss,
+    learning_rate_at,
+    least_loss,
+    trace_batch,
+)
 
 PROMPT = "57a+9b-8c+4d-9e+1f+8?"
 STEPS = ["a+9=66", "=66", "b-8=68"]
@@ -130,23 +142,52 @@ def test_only_the_completion_and_the_end_of_text_are_learned() -> None:
     assert least_loss([("", Trace("A66", -0.5)), ("", Trace("A5", -0.1))]) == pytest.approx(0.6 / 7)
 
 
+class Lesson:
+    """A tiny model learning one trace again and again."""
+
+    def __init__(self) -> None:
+        self.model = tiny_language_model()
+        self.drawn = 0
+
+    def batches(self) -> Iterator[Batch]:
+        texts = itertools.cycle(["a+9=66\nA66", "=57\na+9=66\nA66", "a+9=56\nA56"])
+        for text in texts:
+            self.drawn += 1
+            yield trace_batch([(PROMPT, Trace(text, -1.0))], build_tokenizer())
+
+    def learn(self, state: Path, options: FitOptions, *, killed_at: int | None = None) -> list[Progress]:
+        def loss_of(batch: Batch) -> torch.Tensor:
+            if self.drawn == killed_at:
+                raise KeyboardInterrupt
+            return language_loss(self.model, batch)
+
+        return fit(self.model, self.batches(), loss_of, validate=lambda: 0.5, options=options, state=state)
+
+
+LESSON = FitOptions(steps=30, learning_rate=1e-2, warmup_steps=3, validate_every=10)
+
+
 def test_fitting_lowers_the_loss_and_logs_what_it_does(tmp_path: Path) -> None:
-    model = tiny_language_model()
-    batch = trace_batch([(PROMPT, Trace("a+9=66\nA66", -1.0))], build_tokenizer())
-
-    def batches() -> Iterator[Batch]:
-        while True:
-            yield batch
-
-    def loss_of(batch: Batch) -> torch.Tensor:
-        logits = model(input_ids=batch.input_ids).logits[:, :-1]
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets[:, 1:].flatten())
-
-    options = FitOptions(steps=30, learning_rate=1e-2, warmup_steps=3, validate_every=10)
-    lines = fit(model, batches(), loss_of, validate=lambda: 0.0, options=options, log=tmp_path / "log.jsonl")
-    assert [line.step for line in lines] == [10, 20, 30]
+    lines = Lesson().learn(tmp_path / "state.pt", LESSON)
+    assert [(line.step, line.validation_loss) for line in lines] == [(10, 0.5), (20, 0.5), (30, 0.5)]
     assert lines[-1].train_loss < 0.5 * lines[0].train_loss
-    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, first, second = Lesson(), Lesson(), Lesson()
+    expected = whole.learn(tmp_path / "whole.pt", LESSON)
+    with pytest.raises(KeyboardInterrupt):
+        first.learn(tmp_path / "state.pt", LESSON, killed_at=17)
+    found = second.learn(tmp_path / "state.pt", LESSON)
+    assert [(line.step, line.train_loss) for line in found] == [(line.step, line.train_loss) for line in expected]
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(second.model.state_dict()[name], tensor), name
+
+
+def test_a_state_of_other_options_is_refused(tmp_path: Path) -> None:
+    Lesson().learn(tmp_path / "state.pt", LESSON)
+    with pytest.raises(ValueError, match="would make a model of no recipe"):
+        Lesson().learn(tmp_path / "state.pt", dataclasses.replace(LESSON, steps=40))
 
 
 def test_the_learning_rate_warms_up_stays_and_falls_to_nothing() -> None:
