@@ -188,10 +188,9 @@ def _conform_column(column: pa.ChunkedArray, wanted: pa.Field, stage: str) -> pa
         raise PartError(f"{where} is {column.type}, not {wanted.type}; cast it. Nothing was committed")
     for chunk in column.chunks:
         values = chunk.flatten()
-        if values.null_count:
-            raise PartError(
-                f"{where} has {values.null_count} nulls inside its lists; it may have none. Nothing was committed"
-            )
+        inside = [values, *values.flatten()] if pa.types.is_struct(values.type) else [values]
+        if nulls := sum(array.null_count for array in inside):
+            raise PartError(f"{where} has {nulls} nulls inside its lists; it may have none. Nothing was committed")
     return column.cast(wanted.type)
 
 

@@ -44,12 +44,12 @@ from pass_ops.shards import (
     create_dataset,
     fail_part,
     finalize,
+    names,
     open_dataset,
     pending_parts,
     sha256_bytes,
     verify,
 )
-from pass_ops.shards import names
 from pass_ops.shards.dataset import read_dataset_json
 from pass_ops.shards.records import read_marker
 

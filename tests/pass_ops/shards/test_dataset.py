@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+import pickle
+
+import pytest
+
+from pass_ops.errors import (
+    FingerprintMismatchError,
+    IncompleteDatasetError,
+    NotADatasetError,
+    NotFinalized,
+    ReplacedFingerprintError,
+)
+from pass_ops.shards import (
+    DatasetSpec,
+    InputRef,
+    Store,
+    begin_attempt,
+    commit_part,
+    create_dataset,
+    fail_part,
+    finalize,
+    load_dataset,
+    open_dataset,
+    pending_parts,
+    relative_folder,
+    resolve_folder,
+    verify,
+)
+
+
+def test_dataset_json_says_what_the_dataset_is(root, generate_spec):
+    spec = generate_spec(inputs={"prompts": InputRef("../prompts", "a" * 64)})
+    create_dataset(root, spec)
+    document = json.loads(Store(root).read("_dataset.json"))
+    assert list(document) == [
+        "format_version",
+        "stage",
+        "fingerprint",
+        "stage_version",
+        "options",
+        "parts",
+        "inputs",
+        "models",
+        "seed",
+        "environment",
+        "sampling",
+        "round",
+        "replaced",
+    ]
+    assert document["fingerprint"] == spec.fingerprint
+    assert document["inputs"] == {"prompts": {"folder": "../prompts", "content_digest": "a" * 64}}
+
+
+def test_the_same_fingerprint_goes_on_and_changes_nothing(root, generate_spec, rollouts):
+    commit_part(create_dataset(root, generate_spec()), 0, rollouts("a"))
+    before = Store(root).read("_dataset.json")
+    again = create_dataset(root, generate_spec())
+    assert pending_parts(again).todo == (1,)
+    assert Store(root).read("_dataset.json") == before
+    assert pickle.loads(pickle.dumps(again)) == again == load_dataset(root)
+
+
+def test_other_options_in_the_folder_are_refused_and_named(root, generate_spec):
+    create_dataset(root, generate_spec())
+    before = Store(root).read("_dataset.json")
+    with pytest.raises(FingerprintMismatchError, match=r"seed: 7 there, 8 asked(.|\n)*--overwrite"):
+        create_dataset(root, generate_spec(seed=8))
+    assert Store(root).read("_dataset.json") == before
+
+
+def test_a_folder_without_a_dataset_is_said_to_be_one(root):
+    for opening in (load_dataset, open_dataset, verify):
+        with pytest.raises(NotADatasetError, match=r"no .*_dataset\.json"):
+            opening(root)
+
+
+def test_overwriting_with_the_same_fingerprint_changes_nothing_and_says_so(root, make_dataset, rollouts, generate_spec):
+    complete = make_dataset(root, rollouts("a"))
+    ds = create_dataset(root, complete.spec, overwrite=True)
+    assert "overwrite changed nothing" in ds.notes[0]
+    assert open_dataset(root) == complete
+
+
+def test_overwriting_replaces_the_dataset_and_removes_every_file_of_the_old_one(
+    root, make_dataset, rollouts, generate_spec
+):
+    old = make_dataset(root, rollouts("a"), rollouts("b"))
+    begin_attempt(load_dataset(root), 0)
+    fail_part(load_dataset(root), 1, cause="x", traceback="")
+    ds = create_dataset(root, generate_spec(seed=8), overwrite=True)
+    assert "was replaced" in ds.notes[0]
+    store = Store(root)
+    left = [
+        entry.name for folder in ("", "_done", "_rejected", "_attempts", "_failed") for entry in store.entries(folder)
+    ]
+    assert left == ["_dataset.json", "_run.json"]
+    assert json.loads(store.read("_dataset.json"))["replaced"] == [old.spec.fingerprint]
+    with pytest.raises(IncompleteDatasetError):
+        open_dataset(root)
+
+
+def test_a_replaced_fingerprint_is_refused_in_that_folder(root, generate_spec):
+    create_dataset(root, generate_spec())
+    create_dataset(root, generate_spec(seed=8), overwrite=True)
+    create_dataset(root, generate_spec(seed=9), overwrite=True)
+    for seed in (7, 8):
+        with pytest.raises(ReplacedFingerprintError, match="another folder"):
+            create_dataset(root, generate_spec(seed=seed), overwrite=True)
+    assert load_dataset(root).spec == generate_spec(seed=9)
+
+
+def test_a_late_writer_of_the_replaced_fingerprint_harms_nothing(root, generate_spec, rollouts):
+    late = create_dataset(root, generate_spec())
+    commit_part(late, 0, rollouts("a"))
+    new = create_dataset(root, generate_spec(seed=8), overwrite=True)
+    commit_part(new, 0, rollouts("a"))
+    commit_part(late, 0, rollouts("a", text=["late", "late"]))
+    commit_part(late, 1, rollouts("b"))
+    with pytest.raises(NotFinalized, match="the folder was overwritten"):
+        finalize(late)
+    assert pending_parts(new).todo == (1,)
+    commit_part(new, 1, rollouts("b"))
+    finalize(new)
+    assert open_dataset(root).read_part(0)["text"].to_pylist() == ["answer of a"] * 2
+    assert {finding.code for finding in verify(root)} == {"orphan"}
+    assert {finding.severity for finding in verify(root)} == {"info"}
+
+
+def test_the_next_opening_finishes_an_overwrite_that_was_interrupted(root, make_dataset, rollouts, generate_spec):
+    make_dataset(root, rollouts("a"))
+
+    class Stopped(Exception):
+        pass
+
+    def stop_at_the_first_removal(operation, name):
+        if operation == "remove":
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        create_dataset(root, generate_spec(seed=8), overwrite=True, store=Store(root, stop_at_the_first_removal))
+    with pytest.raises(IncompleteDatasetError):
+        open_dataset(root)
+    create_dataset(root, generate_spec(seed=8))
+    assert [entry.name for entry in Store(root).entries()] == ["_dataset.json", "_run.json"]
+    assert Store(root).entries("_done") == []
+
+
+def test_overwriting_lists_what_was_made_from_the_old_dataset(root, make_dataset, rollouts, generate_spec):
+    made = make_dataset(f"{root}/round-000/rollouts", rollouts("a"))
+    signal_url, shaped_url = f"{root}/round-000/signals/outcome", f"{root}/round-000/shaped"
+    signal = DatasetSpec(stage="score", stage_version=1, options={}, parts=1, inputs={"rollouts": made.ref(signal_url)})
+    create_dataset(signal_url, signal)
+    through = InputRef(relative_folder(shaped_url, signal_url), "b" * 64)
+    create_dataset(
+        shaped_url, DatasetSpec(stage="shape", stage_version=1, options={}, parts=1, inputs={"outcome": through})
+    )
+    create_dataset(f"{root}/round-001/rollouts", generate_spec())
+    ds = create_dataset(made.url, generate_spec(seed=8), overwrite=True)
+    assert ds.stale == (signal_url, shaped_url)
+    assert sum("is stale" in note for note in ds.notes) == 2
+
+
+@pytest.mark.parametrize(
+    ("dataset", "target", "folder"),
+    [
+        ("/run/round-000/signals/prm", "/run/round-000/rollouts", "../../rollouts"),
+        ("s3://b/run/shaped", "s3://b/run/rollouts", "../rollouts"),
+        ("s3://b/run/shaped", "s3://other/rollouts", "s3://other/rollouts"),
+        ("memory://run/shaped", "memory://run/rollouts", "../rollouts"),
+        ("/run/shaped", "gs://b/rollouts", "gs://b/rollouts"),
+    ],
+)
+def test_an_input_in_the_same_store_is_named_relative_to_the_dataset(dataset, target, folder):
+    assert relative_folder(dataset, target) == folder
+    assert resolve_folder(dataset, folder) == target
+
+
+def test_a_run_folder_can_be_moved_as_a_whole(tmp_path, make_dataset, rollouts, outcomes):
+    made = make_dataset(str(tmp_path / "run" / "rollouts"), rollouts("a"))
+    url = str(tmp_path / "run" / "outcome")
+    ds = create_dataset(
+        url, DatasetSpec(stage="score", stage_version=1, options={}, parts=1, inputs={"rollouts": made.ref(url)})
+    )
+    commit_part(ds, 0, outcomes(rollouts("a")))
+    finalize(ds)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    open_dataset(str(tmp_path / "moved" / "outcome")).check_inputs()
+    assert verify(str(tmp_path / "moved")) == []

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pass_ops.errors import NotFinalized
+from pass_ops.shards import (
+    Rejection,
+    Store,
+    commit_part,
+    create_dataset,
+    fail_part,
+    finalize,
+    open_dataset,
+    record_run,
+)
+from pass_ops.shards.fingerprint import content_digest
+from pass_ops.shards.tables import open_parquet
+
+
+def test_the_manifest_counts_what_the_markers_say(root, generate_spec, rollouts):
+    ds = create_dataset(root, generate_spec())
+    rejected = [
+        Rejection(prompt_id="x", sample_index=0, reason="aborted"),
+        Rejection(prompt_id="y", sample_index=1, reason="aborted"),
+    ]
+    first = commit_part(ds, 0, rollouts("a", "b"), rejected=rejected)
+    second = commit_part(ds, 1, rollouts("c").slice(0, 1))
+    manifest = finalize(ds, max_reject_rate=0.5)
+    assert manifest.content_digest == content_digest(ds.fingerprint, [first.sha256, second.sha256])
+    assert manifest.totals == {
+        "parts": 2,
+        "rows": 5,
+        "groups": 3,
+        "tokens": 13,
+        "bytes": first.bytes + second.bytes,
+        "rejected_rollouts": 2,
+    }
+    assert manifest.rejected == {"aborted": 2}
+    assert manifest.groups_by_size == {"1": 1, "2": 2}
+    document = json.loads(ds.store.read(f"_manifest-{ds.fp8}.json"))
+    assert document["content_digest"] == manifest.content_digest
+    table = open_parquet(ds.store.read(f"_parts-{ds.fp8}.parquet")).read()
+    assert table["data"].to_pylist() == [first.data, second.data]
+    assert table["rejected"].to_pylist() == [first.rejected, None]
+
+
+def test_finalizing_again_changes_nothing(root, make_dataset, rollouts):
+    complete = make_dataset(root, rollouts("a"))
+    contents = {entry.name: complete.store.read(entry.name) for entry in complete.store.entries()}
+    assert finalize(create_dataset(root, complete.spec)) == complete.manifest
+    assert contents == {entry.name: complete.store.read(entry.name) for entry in complete.store.entries()}
+
+
+def test_missing_and_failed_parts_are_the_reasons_and_stand_in_the_run_record(root, generate_spec, rollouts):
+    ds = create_dataset(root, generate_spec(parts=4))
+    commit_part(ds, 0, rollouts("a"))
+    fail_part(ds, 2, cause="CUDA out of memory", traceback="...")
+    with pytest.raises(NotFinalized) as raised:
+        finalize(ds)
+    reasons = (
+        "2 of 4 parts are not done: 1, 3",
+        f"part 2 failed: CUDA out of memory (see _failed/000002-{ds.fp8}.json)",
+    )
+    assert raised.value.reasons == reasons
+    assert json.loads(ds.store.read("_run.json")) == {"finalized": False, "not_finalized": list(reasons)}
+
+
+def test_the_run_record_is_merged_by_key(root, generate_spec, rollouts):
+    ds = create_dataset(root, generate_spec(parts=1))
+    record_run(ds, {"job": "one", "host": "here"})
+    record_run(ds, {"job": "two"})
+    commit_part(ds, 0, rollouts("a"))
+    finalize(ds)
+    assert json.loads(ds.store.read("_run.json")) == {
+        "job": "two",
+        "host": "here",
+        "finalized": True,
+        "not_finalized": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("rejected", "rate"),
+    [
+        ([Rejection(prompt_id="x", sample_index=0, reason="aborted")], 1 / 5),
+        ([Rejection(prompt_id="x", reason="too_long")], 2 / 6),
+    ],
+)
+def test_too_many_rejections_refuse_the_dataset_exactly_above_the_limit(root, generate_spec, rollouts, rejected, rate):
+    ds = create_dataset(root, generate_spec(parts=1))
+    commit_part(ds, 0, rollouts("a", "b"), rejected=rejected)
+    with pytest.raises(
+        NotFinalized, match=f"{rate:.2%} of the rollouts were rejected .{rejected[0].reason} 1.*max_reject_rate"
+    ):
+        finalize(ds, max_reject_rate=rate - 0.001)
+    finalize(ds, max_reject_rate=rate)
+
+
+def test_a_part_whose_file_is_gone_refuses_the_dataset_and_stays_for_the_next_run(root, generate_spec, rollouts):
+    ds = create_dataset(root, generate_spec(parts=1))
+    record = commit_part(ds, 0, rollouts("a"))
+    ds.store.remove(record.data)
+    for _ in range(2):
+        with pytest.raises(NotFinalized, match="files of parts 0 are gone"):
+            finalize(ds)
+    assert ds.store.exists(f"_done/000000-{ds.fp8}.json")
+
+
+def test_finalize_removes_only_own_files_that_a_marker_outvotes(root, generate_spec, rollouts):
+    ds = create_dataset(root, generate_spec())
+    named = commit_part(ds, 0, rollouts("a"), rejected=[Rejection(prompt_id="x", sample_index=0, reason="r")])
+    outvoted = [f"part-000000-{ds.fp8}-00000000.parquet", f"_rejected/000000-{ds.fp8}-00000000.parquet"]
+    others = [
+        "part-000000-ffffffff-00000000.parquet",
+        "notes.txt",
+        f".part-000000-{ds.fp8}-00000000.parquet.0123456789ab.tmp",
+    ]
+    for name in [*outvoted, *others]:
+        ds.store.create(name, b"left behind")
+    with pytest.raises(NotFinalized):
+        finalize(ds, max_reject_rate=1.0)
+    assert all(ds.store.exists(name) for name in outvoted)
+    commit_part(ds, 1, rollouts("b"))
+    finalize(ds, max_reject_rate=1.0)
+    assert [name for name in [*outvoted, *others, *named.files] if ds.store.exists(name)] == [*others, *named.files]
+
+
+def test_a_list_of_parts_left_without_a_manifest_is_replaced(root, generate_spec, rollouts):
+    ds = create_dataset(root, generate_spec(parts=1))
+    ds.store.create(f"_parts-{ds.fp8}.parquet", b"from markers that are void now")
+    commit_part(ds, 0, rollouts("a"))
+    finalize(ds)
+    assert open_dataset(root).parts[0].rows == 2
+
+
+def test_two_finalizers_write_the_same_bytes(tmp_path, generate_spec, rollouts):
+    for name in ("one", "two"):
+        ds = create_dataset(str(tmp_path / name), generate_spec())
+        for part in (0, 1) if name == "one" else (1, 0):
+            commit_part(ds, part, rollouts(f"g{part}"))
+        finalize(ds)
+    fp8 = generate_spec().fingerprint[:8]
+    for name in (f"_parts-{fp8}.parquet", f"_manifest-{fp8}.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_reasons_survive_pickling():
+    import pickle
+
+    error = pickle.loads(pickle.dumps(NotFinalized(["one", "two"], "memory://x")))
+    assert error.reasons == ("one", "two")
+    assert str(error) == "memory://x is not finalized: one; two"
+
+
+def test_finalize_reads_every_marker_once_and_lists_each_folder_once(root, generate_spec, rollouts):
+    operations: list[tuple[str, str]] = []
+    ds = create_dataset(root, generate_spec(parts=3), store=Store(root, lambda *what: operations.append(what)))
+    for part in range(3):
+        commit_part(ds, part, rollouts(f"g{part}"))
+    operations.clear()
+    finalize(ds)
+    assert sum(operation == "list" for operation, _ in operations) == 3
+    assert sum(operation == "read" and name.startswith("_done") for operation, name in operations) <= 3

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import importlib
+import os
+
+import pytest
+
+from pass_ops.errors import NotADatasetError
+from pass_ops.shards import Rejection, begin_attempt, commit_part, create_dataset, fail_part, status
+
+
+def test_status_counts_done_failed_and_missing_parts_rows_tokens_and_rejections(root, generate_spec, rollouts):
+    ds = create_dataset(f"{root}/round-000/rollouts", generate_spec(parts=5))
+    commit_part(ds, 0, rollouts("a", "b"), rejected=[Rejection(prompt_id="x", sample_index=0, reason="r")])
+    commit_part(ds, 1, rollouts("c"))
+    begin_attempt(ds, 2)
+    fail_part(ds, 2, cause="boom", traceback="")
+    fail_part(ds, 1, cause="before it was committed", traceback="")
+    [found] = status(root).datasets
+    assert (found.stage, found.parts, found.done, found.failed, found.missing) == ("generate", 5, 2, 1, 2)
+    assert (found.rows, found.groups, found.tokens, found.exact, found.complete) == (6, 3, 15, True, False)
+    assert found.reject_rate == pytest.approx(1 / 7)
+
+
+def test_the_rate_and_the_time_left_come_from_the_markers_times(tmp_path, generate_spec, rollouts):
+    ds = create_dataset(str(tmp_path), generate_spec(parts=10))
+    for part in range(4):
+        commit_part(ds, part, rollouts(f"g{part}"))
+        os.utime(tmp_path / "_done" / f"{part:06d}-{ds.fp8}.json", (0, 1000.0 + 2 * part))
+    [found] = status(str(tmp_path)).datasets
+    assert found.parts_per_second == pytest.approx(0.5)
+    assert found.tokens_per_second == pytest.approx(0.5 * 5)
+    assert found.eta_seconds == pytest.approx(6 / 0.5)
+
+
+def test_a_complete_dataset_is_told_from_its_manifest(root, make_dataset, rollouts):
+    make_dataset(root, rollouts("a"), rollouts("b"))
+    [found] = status(root).datasets
+    assert (found.complete, found.done, found.missing, found.rows, found.tokens, found.eta_seconds) == (
+        True,
+        2,
+        0,
+        4,
+        10,
+        0.0,
+    )
+
+
+def test_nothing_done_yet_has_no_rate(root, generate_spec):
+    create_dataset(root, generate_spec())
+    [found] = status(root).datasets
+    assert (found.done, found.missing, found.parts_per_second, found.eta_seconds) == (0, 2, None, None)
+    assert (found.rows, found.reject_rate) == (0, 0.0)
+
+
+def test_every_dataset_of_a_run_is_told(root, make_dataset, rollouts, generate_spec):
+    for number in range(2):
+        make_dataset(f"{root}/round-00{number}/rollouts", rollouts("a"), spec=generate_spec(parts=1, seed=number))
+    assert [found.url.rsplit("/", 2)[1] for found in status(root).datasets] == ["round-000", "round-001"]
+    with pytest.raises(NotADatasetError):
+        status(f"{root}/round-002")
+
+
+def test_many_markers_are_sampled_evenly_and_the_counts_scaled(tmp_path, generate_spec, rollouts, monkeypatch):
+    # by name: the package's attribute of that name is the function
+    monkeypatch.setattr(importlib.import_module("pass_ops.shards.status"), "_READ_AT_MOST", 3)
+    ds = create_dataset(str(tmp_path), generate_spec(parts=8))
+    for part in range(6):
+        commit_part(ds, part, rollouts(f"g{part}"))
+    [found] = status(str(tmp_path)).datasets
+    assert (found.rows, found.tokens, found.exact) == (12, 30, False)
