@@ -106,7 +106,7 @@ class Moments:
 
 
 def centred(x_R: NDArray[Any], group_R: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Values minus their group's mean: what is left compares rollouts of one prompt only. group_R: group numbers from 0."""
+    """Values minus their group's mean: what is left compares rollouts of one prompt. group_R: group numbers from 0."""
     counts_G = np.bincount(group_R)
     sums_G = np.bincount(group_R, weights=np.asarray(x_R, np.float64))
     out_R: NDArray[np.float64] = x_R - (sums_G / np.maximum(counts_G, 1))[group_R]
