@@ -9,6 +9,8 @@ from __future__ import annotations
 import gc
 import math
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -55,6 +57,19 @@ def processed_logits(logits_V: torch.Tensor, sampling: Sampling) -> torch.Tensor
         cut_V = probabilities_V.cumsum(-1) - probabilities_V >= sampling.top_p  # the likeliest always stays
         logits_V = logits_V.masked_fill(torch.zeros_like(cut_V).scatter_(0, order_V, cut_V), -torch.inf)
     return logits_V
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 class _Row:
@@ -112,7 +127,8 @@ class TransformersBackend:
         """Load the folder's model anew."""
         from transformers import AutoModelForCausalLM
 
-        loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=self._dtype, local_files_only=True)
+        with _no_progress_bar():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=self._dtype, local_files_only=True)
         self._model = loaded.to(self._device).eval()
         ends = loaded.generation_config.eos_token_id
         self._end_ids = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
