@@ -201,8 +201,10 @@ def export_policy(policy: Policy, folder: Path, *, dtype: str) -> None:
     config = json.loads((Path(policy.folder) / "config.json").read_text(encoding="utf-8"))
     key = "torch_dtype" if "torch_dtype" in config else "dtype"
     chosen = (config.get(key) or "float32") if dtype == "auto" else dtype
+    converted: dict[int, Tensor] = {}  # by address: tied weights stay one tensor, which is then stored once
     weights = {
-        name: tensor.detach().to("cpu", getattr(torch, chosen)) for name, tensor in policy.model.state_dict().items()
+        name: converted.setdefault(tensor.data_ptr(), tensor.detach().to("cpu", getattr(torch, chosen)))
+        for name, tensor in policy.model.state_dict().items()
     }
     policy.model.save_pretrained(folder, state_dict=weights)
     if config.get(key) != chosen and (dtype != "auto" or key in config):

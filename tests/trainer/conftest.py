@@ -16,12 +16,22 @@ from trainer.options import TrainOptions
 @pytest.fixture(scope="session")
 def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A random Llama: 2 layers, 64 wide, 32 tokens, context 64; its weights are far from uniform."""
+    return random_llama(tmp_path_factory.mktemp("policy"), tied=False)
+
+
+@pytest.fixture(scope="session")
+def tied_policy_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same with one tensor for the embedding of inputs and outputs."""
+    return random_llama(tmp_path_factory.mktemp("tied"), tied=True)
+
+
+def random_llama(folder: Path, *, tied: bool) -> str:
+    """Writes a random Llama into a folder."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    folder = tmp_path_factory.mktemp("policy")
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=False, initializer_range=0.15,
+        num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=tied, initializer_range=0.15,
     )  # fmt: skip
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)

@@ -68,6 +68,14 @@ def test_the_export_can_be_rounded_and_the_master_weights_are_not(policy, tmp_pa
     assert torch.equal(policy.model.get_output_embeddings().weight, before)
 
 
+def test_tied_weights_are_exported_once(tied_policy_folder, tmp_path):
+    from safetensors.torch import load_file
+
+    export_policy(load_policy(tied_policy_folder, OPTIONS), tmp_path, dtype="bfloat16")
+    names = [set(load_file(Path(folder) / "model.safetensors")) for folder in (tied_policy_folder, tmp_path)]
+    assert names[0] == names[1]
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(PolicyNotFoundError, match=r"config\.json"):
         load_policy(str(tmp_path), OPTIONS)

@@ -147,6 +147,18 @@ def test_a_checkpoint_without_its_marker_is_never_picked(run, tmp_path, monkeypa
     assert weights_digest(Path(run("out").policy_dir)) == weights_digest(Path(run("whole").policy_dir))
 
 
+def test_tied_weights_are_resumed_too(run, tied_policy_folder, tmp_path):
+    whole = run("whole", policy=tied_policy_folder)
+    run("half", policy=tied_policy_folder)
+    state = tmp_path / "half" / "state"
+    (state / "step-00000006.json").unlink()
+    (tmp_path / "half" / "_done.json").unlink()
+    assert [checkpoint.step for checkpoint in complete_checkpoints(state)] == [4]
+    assert weights_digest(Path(run("half", policy=tied_policy_folder).policy_dir)) == weights_digest(
+        Path(whole.policy_dir)
+    )
+
+
 def test_only_the_newest_checkpoints_stay(run, tmp_path):
     run("out")
     assert [checkpoint.step for checkpoint in complete_checkpoints(tmp_path / "out" / "state")] == [4, 6]
