@@ -181,8 +181,8 @@ def _swap(
     if spec.fingerprint[:8] in {fingerprint[:8] for fingerprint in (*replaced, there.fingerprint)}:
         raise ReplacedFingerprintError(
             f"fingerprint {spec.fingerprint[:8]} was replaced in {url} before: a writer of it may still be alive "
-            "and its files are being removed, so it is refused there. Nothing was changed. Make this dataset in another "
-            "folder"
+            "and its files are being removed, so it is refused there. Nothing was changed. "
+            "Make this dataset in another folder"
         )
     replaced = (*replaced, there.fingerprint)
     store.put(names.DATASET, spec.to_json(replaced=replaced))

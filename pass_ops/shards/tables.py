@@ -1,8 +1,9 @@
 """Tables as Parquet bytes, the same bytes however the table was chunked or sliced, and back.
 
-Tensor columns (numbers in lists) are stored byte-stream split, or delta packed where they are positions, without
-dictionaries and statistics, which would cost bytes and tell nothing. Row groups hold about 1,024 rows and are cut
-where a group of rollouts begins, from group_id or from the group in rollout_id: so signals get the row groups of
+Floats in lists are stored byte-stream split, positions delta packed, both without dictionaries and statistics, which
+would cost bytes and tell nothing. Token ids have dictionaries: text repeats itself, so dictionary and zstd take 0.8
+bytes a token where byte-stream split takes 1.3 (GSM8K answers, 150,000 ids). Row groups hold about 1,024 rows and are
+cut where a group of rollouts begins, from group_id or from the group in rollout_id: so signals get the row groups of
 their rollouts.
 """
 
@@ -23,7 +24,9 @@ from pass_ops.shards.spec import FORMAT_VERSION
 
 ROWS_PER_ROW_GROUP = 1024
 _POSITIONS = ("chunk_ends", "process_ends")
+_TOKEN_IDS = ("token_ids",)
 _UNIQUE_TEXTS = ("text", "prompt", "rollout_id", "extra")
+_LANGUAGE_LEVEL = 3  # of zstd, for text and token ids: a tenth smaller than level 1, and they are little of the work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,20 +88,20 @@ def open_parquet(source: Any) -> pq.ParquetFile:
 
 
 def _parquet(table: pa.Table, row_groups: Sequence[tuple[int, int]]) -> bytes:
-    tensors = [field.name for field in table.schema if _is_tensor(field.type)]
-    encodings = {f"{name}.list.element": _encoding(table.schema.field(name)) for name in tensors}
-    plain = {field.name for field in table.schema if pa.types.is_nested(field.type)} | set(_UNIQUE_TEXTS)
-    scalars = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
+    columns = list(table.schema)
+    tensors = [field for field in columns if _is_tensor(field.type)]
+    encodings = {_leaf(field): _encoding(field) for field in tensors}
+    scalars = [field for field in columns if not pa.types.is_nested(field.type)]
+    words = [field.name for field in scalars if pa.types.is_string(field.type) and field.name not in _UNIQUE_TEXTS]
+    ids = [_leaf(field) for field in tensors if field.name in _TOKEN_IDS]
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
         sink,
         table.schema,
         compression="zstd",
-        compression_level=1,
-        use_dictionary=[
-            name for name in scalars if name not in plain and pa.types.is_string(table.schema.field(name).type)
-        ],
-        write_statistics=[name for name in scalars if name != "text"],
+        compression_level=dict.fromkeys([*ids, "text"], _LANGUAGE_LEVEL),
+        use_dictionary=words + ids,
+        write_statistics=[field.name for field in scalars if field.name != "text"],
         column_encoding={path: encoding for path, encoding in encodings.items() if encoding},
         version="2.6",
     ) as writer:
@@ -112,10 +115,14 @@ def _is_tensor(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) and pa.types.is_primitive(kind.value_type))
 
 
+def _leaf(field: pa.Field) -> str:
+    return f"{field.name}.list.element"
+
+
 def _encoding(field: pa.Field) -> str | None:
     if field.name in _POSITIONS:
         return "DELTA_BINARY_PACKED"
-    return None if pa.types.is_boolean(field.type.value_type) else "BYTE_STREAM_SPLIT"
+    return None if field.name in _TOKEN_IDS or pa.types.is_boolean(field.type.value_type) else "BYTE_STREAM_SPLIT"
 
 
 def count_table(table: pa.Table) -> dict[str, Any]:

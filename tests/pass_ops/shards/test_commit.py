@@ -279,7 +279,7 @@ def test_a_disk_full_at_any_operation_leaves_nothing_taken_for_whole(tmp_path, g
         folder = tmp_path / f"full-{at}"
         with pytest.raises(OSError, match="No space left on device"):
             _job(Store(str(folder), _Countdown(at, full)), spec, rollouts)
-        assert [path for path in folder.rglob("*.tmp")] == []
+        assert list(folder.rglob("*.tmp")) == []
         _job(Store(str(folder)), spec, rollouts)
         assert _contents(folder) == whole, at
 

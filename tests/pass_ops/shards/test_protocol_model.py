@@ -1,8 +1,10 @@
-"""The protocol under every interleaving Hypothesis finds: two writers on one folder, each stopped before every store operation,
-continued, or killed there; overwrites with the writers of the old fingerprint still alive; finalize by whoever gets there.
+"""The protocol under every interleaving Hypothesis finds.
 
-Promises: a marker's files are there and have its sha256; no row of a readable dataset is lost or doubled; what is finalized stays;
-a run without interference always completes.
+Two writers on one folder, each stopped before every store operation, continued, or killed there; overwrites with the
+writers of the old fingerprint still alive; finalize by whoever gets there; committed files lost in between.
+
+Promises: a marker's files are there and have its sha256; no row of a readable dataset is lost or doubled; what is
+finalized stays; a run without interference always completes.
 """
 
 from __future__ import annotations
@@ -99,7 +101,7 @@ class Writer:
             self._job(self._store)
         except Killed:
             pass
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (handed to the test, which raises it)
             self.error = error
         self.finished = True
         self._parked.release()
@@ -110,7 +112,10 @@ def rows_of(part: int) -> list[str]:
 
 
 def table_of(part: int, flavour: int) -> pa.Table:
-    """The part's rows. Another flavour has the same rows in other bytes, as an engine that is not deterministic gives."""
+    """The part's rows.
+
+    Another flavour has the same rows in other bytes, as an engine that is not deterministic gives.
+    """
     rows = [{"prompt_id": name, "prompt": f"flavour {flavour}", "source": "test"} for name in rows_of(part)]
     return pa.Table.from_pylist(rows, schema=PROMPTS)
 

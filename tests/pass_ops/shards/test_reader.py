@@ -35,7 +35,7 @@ def test_rejections_are_read_by_part(root, make_dataset, rollouts):
 
 def test_an_incomplete_dataset_is_refused(root, generate_spec, rollouts):
     commit_part(create_dataset(root, generate_spec()), 0, rollouts("a"))
-    with pytest.raises(IncompleteDatasetError, match="not finalized.*passrl status"):
+    with pytest.raises(IncompleteDatasetError, match=r"not finalized.*passrl status"):
         open_dataset(root)
 
 
@@ -85,7 +85,7 @@ def test_an_input_made_anew_makes_the_dataset_stale(root, make_dataset, rollouts
         signal.check_inputs()
     commit_part(ds, 0, rollouts("a"))
     finalize(ds)
-    with pytest.raises(StaleInputError, match="has content digest .* when this was made"):
+    with pytest.raises(StaleInputError, match=r"has content digest .* when this was made"):
         signal.check_inputs()
 
 

@@ -86,7 +86,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_file_publishes_nothing(tmp_path
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        with pytest.raises(StoreError, match="nothing half-written was published.*free space") as raised:
+        with pytest.raises(StoreError, match=r"nothing half-written was published.*free space") as raised:
             Store(str(tmp_path)).create("part", b"x" * 10_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -100,7 +100,7 @@ def test_a_file_system_without_hard_links_is_refused_with_the_way_out(tmp_path, 
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", no_links)
-    with pytest.raises(StoreError, match="no hard links.*s3://"):
+    with pytest.raises(StoreError, match=r"no hard links.*s3://"):
         Store(str(tmp_path)).create("a", b"x")
     assert os.listdir(tmp_path) == []
 
