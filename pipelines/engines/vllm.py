@@ -12,10 +12,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import gc
+import logging
 import math
 import os
 import random
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -133,9 +135,7 @@ class VllmBackend:
                 f"vLLM cannot start on {model}: this process already runs a vLLM engine. Close that first (`release`), "
                 "or use `acquire`, which keeps one."
             )
-        os.environ.update(_FORCED_ENVIRONMENT)
-        for name, value in _DEFAULT_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+        _set_environment()
         try:
             with _side_effects_undone():
                 self._engine, self.max_model_len = _start_engine(model, options)
@@ -218,6 +218,16 @@ class VllmBackend:
         return _finite(sample, logprobs, allow_zero_probability=False)
 
 
+def _set_environment() -> None:
+    """The variables vLLM reads, before it is imported; its log level also before it configures its logging itself."""
+    os.environ.update(_FORCED_ENVIRONMENT)
+    for name, value in _DEFAULT_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logger = logging.getLogger("vllm")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
+
+
 def _start_engine(model: str, options: EngineOptions) -> tuple[Any, int]:
     try:
         from vllm import EngineArgs
@@ -232,7 +242,9 @@ def _start_engine(model: str, options: EngineOptions) -> tuple[Any, int]:
         limit = EngineArgs(model=model, dtype=dtype).create_model_config().max_model_len
         length = _context_length(options.max_model_len, limit=limit, model=model)
         arguments = engine_arguments(model, options, device=device_kind(), dtype=dtype, context_length=length)
-        return LLMEngine.from_engine_args(EngineArgs(**arguments)), length
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of torch to vLLM
+            return LLMEngine.from_engine_args(EngineArgs(**arguments)), length
     except EngineOptionError:
         raise
     except Exception as e:
