@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from pipelines.signals.steps import Steps, cut_steps, token_text_ends, tokenizer_decode
+from pipelines.signals.steps import MAX_OPEN_TOKENS, Steps, cut_steps, token_text_ends, tokenizer_decode
 
 END = "<end>"
 
@@ -100,6 +100,17 @@ def test_a_character_left_unfinished_at_the_end_hides_no_separator(cut) -> None:
 
 def test_many_broken_bytes_in_a_row_do_not_move_later_ends(cut) -> None:
     assert cut(*["é1"] * 30, "\n\n", "b").ends == [31, 32]
+
+
+def test_the_cost_stays_linear_over_broken_bytes(tokenizer_folder: str, ids) -> None:
+    decode, windows = tokenizer_decode(tokenizer_folder), []
+
+    def watched(token_ids: tuple[int, ...]) -> str:
+        windows.append(len(token_ids))
+        return decode(token_ids)
+
+    token_text_ends(ids(*["é1"] * 200), watched)
+    assert max(windows) <= 2 * MAX_OPEN_TOKENS
 
 
 def test_another_separator_cuts_elsewhere(cut) -> None:

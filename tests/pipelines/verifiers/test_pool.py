@@ -29,6 +29,7 @@ def act(what):
     if what == "print": print("to standard output")
     if what == "late": threading.Timer(0.2, os._exit, [7]).start()
     if what == "nap": time.sleep(0.5)
+    if what == "long nap": time.sleep(2)
     if what == "lock": return threading.Lock()
     return what.upper()
 
@@ -105,6 +106,11 @@ def test_a_process_brought_down_later_by_an_earlier_call_costs_the_later_call_no
 
 def test_the_limit_is_of_each_call_and_not_of_all(make_pool) -> None:
     assert outcomes(make_pool(), ["nap"] * 4) == [("ok", "NAP")] * 4
+
+
+def test_a_call_that_would_end_after_its_limit_is_not_waited_for(make_pool) -> None:
+    (result,) = make_pool().map([("long nap",)], options={}, timeout_s=0.7)
+    assert result.status == "timeout"
 
 
 def test_results_keep_the_order_of_many_calls_over_several_processes(make_pool) -> None:

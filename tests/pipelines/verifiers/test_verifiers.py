@@ -93,7 +93,7 @@ def test_plain_verdicts() -> None:
     assert plain_verdict(Verdict(correct=False, unparseable=True)) == (0.0, "unparseable", None)
     with pytest.raises(TypeError, match="returned float"):
         plain_verdict(0.5)
-    with pytest.raises(ValueError, match="must be finite"):
+    with pytest.raises(ValueError, match="must be a finite float32 number"):
         plain_verdict(Verdict(correct=True, reward=float("nan")))
 
 
