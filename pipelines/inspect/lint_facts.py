@@ -1,0 +1,241 @@
+"""What lint looks at: counts and moments of one dataset, gathered part by part in bounded memory.
+
+Axes: rollouts of a part (R), groups (G), completion tokens (N).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pass_ops import ShapingConfig, Standardizers, Weights, shape
+from pass_ops.config import Operator
+from pass_ops.shards import CompleteDataset
+from pass_ops.shards.schemas import group_bounds
+from pass_ops.shards.tables import group_keys
+from pipelines.inspect.moments import Moments, Pairs, centred
+from pipelines.inspect.stored import flat, list_lengths, rightness, shaping_config
+
+STREAMS = ("process", "outcome", "format")
+_COLUMNS = (
+    "group_id", "rollout_id", "behavior_logprobs", "loss_mask", "finish_reason", "status", "verify_status",
+    "process_scores", "process_ends", "outcome_reward", "format_reward", "format_ok",
+    "chunk_ends", "chunk_credits", "chunk_advantages", "path_score", "trainable",
+)  # fmt: skip
+_SHOWN = 3
+# A float32 log-softmax may come out a little above 0 where the probability is 1.
+LOGPROB_ROUNDING = 1e-4
+
+
+@dataclass
+class Facts:
+    """One dataset in numbers. A count or moment stays empty where the dataset has no such column.
+
+    examples: fact -> the first rollouts (or groups) it holds for. finish, verify, statuses: value -> rollouts, the
+    last per signal. scored_groups: groups with two or more outcomes; constant_groups: of them, those with all equal.
+    spread: stream -> its contribution to the fused advantage, over chunks. process_outcome: mean process score and
+    outcome reward within groups. pay: side -> length and first advantage within groups.
+    counting: tokens that count; of them zero_logprobs, wrong_logprobs (above 0 or not finite) and uncertain_logprobs
+    (not 0, beyond rounding).
+    """
+
+    config: ShapingConfig | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    outcome_signal: str | None = None
+    rollouts: int = 0
+    groups: int = 0
+    partial_groups: int = 0
+    singletons: int = 0
+    scored_groups: int = 0
+    constant_groups: int = 0
+    finish: Counter[str] = field(default_factory=Counter)
+    verify: Counter[str] = field(default_factory=Counter)
+    statuses: dict[str, Counter[str]] = field(default_factory=dict)
+    trainable: int | None = None
+    zero_advantage: int = 0
+    chunks: int = 0
+    chunked_tokens: int = 0
+    spread: dict[str, Moments] = field(default_factory=dict)
+    process_outcome: Pairs = field(default_factory=Pairs)
+    pay: dict[str, Pairs] = field(default_factory=dict)
+    binary: dict[str, bool] = field(default_factory=dict)
+    counting: int = 0
+    zero_logprobs: int = 0
+    wrong_logprobs: int = 0
+    uncertain_logprobs: int = 0
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def note(self, fact: str, ids: pa.ChunkedArray, which: NDArray[np.bool_]) -> int:
+        """Remember the first ids for which `which` holds; returns how many there are."""
+        known = self.examples.setdefault(fact, [])
+        for row in np.flatnonzero(which)[: _SHOWN - len(known)].tolist():
+            known.append(ids[row].as_py())
+        return int(which.sum())
+
+
+def gather(dataset: CompleteDataset, progress: Any = None) -> Facts:
+    """Read every part's light columns once. progress(parts done, parts)."""
+    carried = dataset.spec.carried
+    facts = Facts(
+        config=shaping_config(dataset.spec) if dataset.spec.stage == "shape" else None,
+        sampling=carried.get("sampling") or {},
+        outcome_signal=(carried.get("signals") or {}).get("outcome"),
+    )
+    for part in range(len(dataset.parts)):
+        with dataset.open_part(part) as file:
+            names = file.schema_arrow.names
+            wanted = [name for name in names if name in _COLUMNS or name.startswith("status_")]
+            table = file.read(columns=wanted)
+        add_part(facts, table)
+        if progress:
+            progress(part + 1, len(dataset.parts))
+    return facts
+
+
+def add_part(facts: Facts, table: pa.Table) -> None:
+    """Add one part's rows."""
+    names = set(table.column_names)
+    keys = group_keys(table)
+    bounds_G1 = group_bounds(keys)
+    group_R = np.repeat(np.arange(len(bounds_G1) - 1), np.diff(bounds_G1))
+    facts.rollouts += len(table)
+    facts.groups += len(bounds_G1) - 1
+    _count_statuses(facts, table, names)
+    _count_groups(facts, table, keys, bounds_G1, group_R)
+    for name in ("outcome_reward", "format_reward"):
+        if name in names:
+            values = table[name].drop_null().to_numpy()
+            facts.binary[name] = facts.binary.get(name, True) and bool(np.isin(values, (0.0, 1.0)).all())
+    if "format_ok" in names and "format_reward" not in names:
+        facts.binary["format_reward"] = True  # the indicator stands in for it
+    if "behavior_logprobs" in names:
+        _count_logprobs(facts, table)
+    if {"process_scores", "outcome_reward"} <= names:
+        _compare_process(facts, table, group_R)
+    if "trainable" in names:
+        _count_shaped(facts, table, group_R)
+
+
+def _count_statuses(facts: Facts, table: pa.Table, names: set[str]) -> None:
+    for column, counter in (("finish_reason", facts.finish), ("verify_status", facts.verify)):
+        if column in names:
+            counter.update(table[column].to_pylist())
+            for bad in ("length", "error", "timeout", "unparseable"):
+                facts.note(f"{column} {bad}", table["rollout_id"], table[column].to_numpy() == bad)
+    for column in sorted(name for name in names if name == "status" or name.startswith("status_")):
+        name = column.removeprefix("status").removeprefix("_")
+        facts.statuses.setdefault(name, Counter()).update(table[column].to_pylist())
+        facts.note(f"status {name}", table["rollout_id"], table[column].to_numpy() != "ok")
+
+
+def _count_groups(
+    facts: Facts, table: pa.Table, keys: pa.ChunkedArray, bounds_G1: NDArray[np.int64], group_R: NDArray[np.int64]
+) -> None:
+    first_G = keys.take(pa.array(bounds_G1[:-1]))
+    sizes_G = np.diff(bounds_G1)
+    left_G = sizes_G
+    if "trainable" in table.column_names:
+        left_G = np.bincount(group_R, weights=table["trainable"].to_numpy(), minlength=len(sizes_G)).astype(np.int64)
+    wanted = facts.sampling.get("group_size")
+    if wanted:
+        facts.partial_groups += facts.note("partial", first_G, left_G < int(wanted))
+    if not wanted or int(wanted) > 1:  # groups of one by choice are no accident
+        facts.singletons += facts.note("singleton", first_G, left_G == 1)
+    if "outcome_reward" in table.column_names and len(sizes_G):
+        reward_R = table["outcome_reward"].to_numpy().astype(np.float64)
+        low_G = np.fmin.reduceat(reward_R, bounds_G1[:-1])
+        high_G = np.fmax.reduceat(reward_R, bounds_G1[:-1])
+        scored_G = np.add.reduceat((~np.isnan(reward_R)).astype(np.int64), bounds_G1[:-1]) > 1
+        facts.scored_groups += int(scored_G.sum())
+        facts.constant_groups += facts.note("constant", first_G, scored_G & (low_G == high_G))
+
+
+def _count_logprobs(facts: Facts, table: pa.Table) -> None:
+    mask_N = flat(table["loss_mask"]).astype(bool)
+    value_N = flat(table["behavior_logprobs"])
+    row_N = np.repeat(np.arange(len(table)), list_lengths(table["loss_mask"]))
+    wrong_N = mask_N & (~(value_N <= LOGPROB_ROUNDING) | np.isneginf(value_N))
+    uncertain_N = mask_N & (np.abs(value_N) > LOGPROB_ROUNDING)
+    facts.counting += int(mask_N.sum())
+    facts.zero_logprobs += int((mask_N & (value_N == 0.0)).sum())
+    facts.wrong_logprobs += int(wrong_N.sum())
+    facts.uncertain_logprobs += int(uncertain_N.sum())
+    for fact, which_N in (("wrong logprobs", wrong_N), ("uncertain", uncertain_N)):
+        facts.note(fact, table["rollout_id"], np.bincount(row_N, weights=which_N, minlength=len(table)) > 0)
+
+
+def _compare_process(facts: Facts, table: pa.Table, group_R: NDArray[np.int64]) -> None:
+    scores = table["process_scores"]
+    row_N = np.repeat(np.arange(len(table)), list_lengths(scores))
+    sums_R = np.bincount(row_N, weights=flat(scores), minlength=len(table))
+    counts_R = list_lengths(scores)
+    if "process_ends" not in table.column_names and "loss_mask" in table.column_names:
+        counts_R = _counting(table)  # a masked token's score is stored as 0.0
+    reward_R = table["outcome_reward"].to_numpy().astype(np.float64)
+    use_R = scores.is_valid().to_numpy() & (counts_R > 0) & ~np.isnan(reward_R)
+    mean_R = sums_R[use_R] / counts_R[use_R]
+    group = group_R[use_R]
+    facts.process_outcome += Pairs.of(centred(mean_R, group), centred(reward_R[use_R], group))
+
+
+def _count_shaped(facts: Facts, table: pa.Table, group_R: NDArray[np.int64]) -> None:
+    trainable_R = table["trainable"].to_numpy().astype(bool)
+    lists = table["chunk_advantages"]
+    counts_R = list_lengths(lists)
+    row_K = np.repeat(np.arange(len(table)), counts_R)
+    advantage_K = flat(lists)
+    moved_R = np.bincount(row_K, weights=advantage_K != 0.0, minlength=len(table)) > 0
+    facts.trainable = (facts.trainable or 0) + int(trainable_R.sum())
+    facts.zero_advantage += facts.note("zero advantage", table["rollout_id"], trainable_R & ~moved_R)
+    facts.note("untrainable", table["rollout_id"], ~trainable_R)
+    facts.chunks += int(counts_R[trainable_R].sum())
+    tokens_R = _counting(table)
+    facts.chunked_tokens += int(tokens_R[trainable_R].sum())
+    filled_R = counts_R > 0
+    first_R = np.zeros(len(table))
+    first_R[filled_R] = advantage_K[(np.cumsum(counts_R) - counts_R)[filled_R]]
+    right_R = rightness(table)
+    for side, sign in (("right", 1), ("wrong", 0)):
+        rows_R = trainable_R & (right_R == sign)
+        group = group_R[rows_R]
+        pairs = Pairs.of(centred(tokens_R[rows_R], group), centred(first_R[rows_R], group))
+        facts.pay[side] = facts.pay.get(side, Pairs()) + pairs
+    if facts.config is not None:
+        for stream, spread in stream_spread(table.filter(pa.array(trainable_R)), facts.config).items():
+            facts.spread[stream] = facts.spread.get(stream, Moments()) + spread
+
+
+def stream_spread(table: pa.Table, config: ShapingConfig) -> dict[str, Moments]:
+    """What each stream alone contributes to the fused advantage, over the chunks of trainable rows; no format gate.
+
+    `reward_shaping` standardizes the streams' sum, so there the contributions are the centred weighted raw streams.
+    Empty for the other estimators, and where fewer than two streams count.
+    """
+    counted = [stream for stream in STREAMS if getattr(config.weights, stream) != 0.0]
+    if config.estimator not in ("pass", "reward_shaping") or len(counted) < 2 or len(table) == 0:
+        return {}
+    standardize: Standardizers | Operator = config.standardizers if config.estimator == "pass" else "mean_only"
+    if "format_ok" in table.column_names:
+        if "format_reward" not in table.column_names:
+            table = table.append_column("format_reward", pc.cast(table["format_ok"], pa.float32()))
+        table = table.drop_columns(["format_ok"])
+    found = {}
+    for stream in counted:
+        alone = Weights(**{name: getattr(config.weights, name) if name == stream else 0.0 for name in STREAMS})
+        only = replace(config, estimator="pass", standardize=standardize, weights=alone)
+        found[stream] = Moments.of(flat(shape(table, only)["chunk_credits"]))
+    return found
+
+
+def _counting(table: pa.Table) -> NDArray[np.int64]:
+    """Tokens that count of each rollout."""
+    lists = table["loss_mask"]
+    row_N = np.repeat(np.arange(len(table)), list_lengths(lists))
+    return np.bincount(row_N[flat(lists).astype(bool)], minlength=len(table)).astype(np.int64)

@@ -1,0 +1,250 @@
+"""One planted defect a finding; the same dataset without it gives none."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+
+import pytest
+
+from pass_ops import Standardizers, Weights
+from pipelines.cli import main
+from pipelines.config import ConfigError, build
+from pipelines.inspect.lint import LintOptions, lint
+from pipelines.stages.shape import ShapeOptions
+
+STEPS = ShapeOptions(process="steps", outcome="verifier", format="format")
+GROUPS = 30
+
+
+@pytest.fixture
+def healthy(row):
+    """healthy(change): 30 groups of 4, half right, noisy process scores that point the right way, formats that vary.
+
+    change(row) may spoil rows, or return None to drop one.
+    """
+
+    def make(change=lambda row: row):
+        chance = random.Random(5)
+        rows = []
+        for group in range(GROUPS):
+            for index in range(4):
+                steps = chance.choice([2, 3, 4])
+                right = index % 2 == 0
+                well_formed = index != group % 4
+                rows.append(
+                    row(
+                        f"g{group}/{index}",
+                        2 * steps,
+                        process_scores=[chance.gauss(0.8 if right else 0.2, 0.4) for _ in range(steps)],
+                        process_ends=list(range(2, 2 * steps + 1, 2)),
+                        outcome_reward=float(right),
+                        format_reward=1.0 if well_formed else 0.5,
+                        behavior_logprobs=[-chance.random() for _ in range(2 * steps)],
+                    )
+                )
+        return [spoiled for spoiled in map(change, rows) if spoiled is not None]
+
+    return make
+
+
+def codes(findings):
+    return {finding.code: finding.severity for finding in findings}
+
+
+def share(row, part: float) -> bool:
+    """Whether a row's group is among the first `part` of the groups."""
+    return int(row["group_id"][1:]) < part * GROUPS
+
+
+def where(condition, **values):
+    """A change that sets columns of the rows that meet the condition."""
+    return lambda row: row | values if condition(row) else row
+
+
+def test_a_healthy_dataset_gives_no_finding(store_run, healthy):
+    assert lint(store_run(healthy()).shaped.url) == []
+
+
+def test_parts_are_summed_up(store_run, healthy):
+    rows = healthy()
+    halved = store_run(rows[:60], rows[60:])
+    assert lint(halved.shaped.url) == []
+
+
+NULL_OUTCOME = {"outcome_reward": None}
+DEFECTS = {
+    "zero_variance_groups": (where(lambda r: share(r, 0.6), outcome_reward=1.0, verify_status="ok"), "warning"),
+    "partial_groups": (lambda r: None if share(r, 0.2) and r["sample_index"] == 3 else r, "warning"),
+    "singletons": (lambda r: None if share(r, 0.05) and r["sample_index"] > 0 else r, "warning"),
+    "verifier_errors": (where(lambda r: share(r, 0.05), **NULL_OUTCOME, verify_status="error"), "warning"),
+    "verifier_timeouts": (where(lambda r: share(r, 0.05), **NULL_OUTCOME, verify_status="timeout"), "warning"),
+    "unparseable_answers": (
+        where(lambda r: r["outcome_reward"] == 0.0 and share(r, 0.6), verify_status="unparseable"),
+        "warning",
+    ),
+    "missing_signal": (where(lambda r: share(r, 0.05), process_scores=None, process_ends=None), "warning"),
+    "truncation": (where(lambda r: share(r, 0.2), finish_reason="length"), "warning"),
+    "untrainable": (
+        lambda r: (
+            r | {"loss_mask": [False] * len(r["loss_mask"]), "behavior_logprobs": [0.0] * len(r["loss_mask"])}
+            if share(r, 0.2)
+            else r
+        ),
+        "warning",
+    ),
+    "process_against_outcome": (lambda r: r | {"process_scores": [-x for x in r["process_scores"]]}, "warning"),
+    "impossible_logprobs": (
+        lambda r: r | {"behavior_logprobs": [0.5] * len(r["token_ids"])} if r["rollout_id"] == "g3/1" else r,
+        "error",
+    ),
+    "logprobs_all_zero": (lambda r: r | {"behavior_logprobs": [0.0] * len(r["token_ids"])}, "error"),
+}
+
+
+@pytest.mark.parametrize("code", DEFECTS)
+def test_a_planted_defect_is_found(store_run, healthy, code):
+    change, severity = DEFECTS[code]
+    assert codes(lint(store_run(healthy(change)).shaped.url)).get(code) == severity
+
+
+ERRORS = {
+    "verifier_errors": where(lambda r: share(r, 0.2), **NULL_OUTCOME, verify_status="error"),
+    "missing_signal": where(lambda r: share(r, 0.3), process_scores=None, process_ends=None),
+    "truncation": where(lambda r: share(r, 0.6), finish_reason="length"),
+    "untrainable": where(lambda r: share(r, 0.6), process_scores=None, process_ends=None),
+    "singletons": lambda r: r if r["sample_index"] == 0 else None,
+    "nothing_to_learn": where(lambda r: True, process_scores=None, process_ends=None),
+}
+
+
+@pytest.mark.parametrize("code", ERRORS)
+def test_a_grave_defect_is_an_error(store_run, healthy, code):
+    assert codes(lint(store_run(healthy(ERRORS[code])).shaped.url)).get(code) == "error"
+
+
+def test_a_process_signal_that_knows_nothing_of_the_outcome_is_found(store_run, healthy):
+    """Scores 1, 1, 0, 0 beside outcomes 1, 0, 1, 0."""
+    blind = healthy(lambda r: r | {"process_scores": [1.0 - r["sample_index"] // 2] * len(r["process_scores"])})
+    assert codes(lint(store_run(blind).shaped.url))["process_uncorrelated"] == "warning"
+
+
+def test_rollouts_of_advantage_zero_are_found(store_run, healthy):
+    constant = where(lambda r: share(r, 0.6), outcome_reward=1.0, verify_status="ok", format_reward=1.0)
+    options = replace(STEPS, estimator="grpo_outcome")
+    found = codes(lint(store_run(healthy(constant), options=options).shaped.url))
+    assert found["zero_advantage"] == "warning"
+
+
+def test_a_stream_that_dominates_is_found(store_run, healthy):
+    options = replace(STEPS, weights=Weights(process=10.0))
+    (finding,) = [f for f in lint(store_run(healthy(), options=options).shaped.url) if f.code == "dominant_stream"]
+    assert finding.severity == "warning"
+    assert finding.message.startswith("the process stream makes up 9")
+
+
+def test_a_raw_stream_dominates_reward_shaping_by_its_scale(store_run, healthy):
+    larger = healthy(lambda r: r | {"process_scores": [100 * x for x in r["process_scores"]]})
+    options = replace(STEPS, estimator="reward_shaping")
+    assert "dominant_stream" in codes(lint(store_run(larger, options=options).shaped.url))
+
+
+def test_abs_max_on_binary_rewards_is_found(store_run, healthy):
+    options = replace(STEPS, standardize=Standardizers(outcome="abs_max"))
+    assert codes(lint(store_run(healthy(), options=options).shaped.url)) == {"abs_max_on_binary_rewards": "warning"}
+
+
+def test_abs_max_on_a_kl_signal_is_as_it_should_be(store_run, healthy):
+    options = replace(STEPS, standardize=Standardizers(process="abs_max"))
+    assert "abs_max_on_binary_rewards" not in codes(lint(store_run(healthy(), options=options).shaped.url))
+
+
+@pytest.mark.parametrize(("side", "severity"), [("wrong", "warning"), ("right", "info")])
+def test_length_that_is_paid_for_is_found(store_run, healthy, side, severity):
+    def longer_is_better(row):
+        if (row["outcome_reward"] == 1.0) != (side == "right"):
+            return row
+        return row | {"process_scores": [len(row["token_ids"]) / 4 - 1] * len(row["process_scores"])}
+
+    options = replace(STEPS, weights=Weights(outcome=0.0, format=0.0))
+    found = codes(lint(store_run(healthy(longer_is_better), options=options).shaped.url))
+    assert found[f"length_slope_{side}"] == severity
+
+
+def test_chunks_that_are_tokens_are_found(store_run, healthy):
+    chance = random.Random(2)
+    options = replace(STEPS, signal="kl")
+    per_token = healthy(
+        lambda r: r | {"process_scores": [chance.gauss(r["outcome_reward"], 0.5) for _ in r["token_ids"]]}
+    )
+    assert codes(lint(store_run(per_token, options=options).shaped.url))["chunks_are_tokens"] == "info"
+
+
+SAMPLING_DEFECTS = {
+    "greedy_sampling": ({"temperature": 0.0}, "error"),
+    "raw_logprobs_at_temperature": ({"temperature": 0.7}, "error"),
+    "truncated_sampling": ({"top_p": 0.9}, "warning"),
+    "logprobs_not_of_sampling": ({"top_k": 1, "logprobs_mode": "processed_logprobs"}, "error"),
+}
+
+
+@pytest.mark.parametrize("code", SAMPLING_DEFECTS)
+def test_sampling_that_the_logprobs_cannot_come_from_is_found(store_run, healthy, code):
+    sampling, severity = SAMPLING_DEFECTS[code]
+    assert codes(lint(store_run(healthy(), sampling=sampling).shaped.url)).get(code) == severity
+
+
+def test_greedy_choices_may_have_probability_one(store_run, healthy):
+    certain = healthy(lambda r: r | {"behavior_logprobs": [0.0] * len(r["token_ids"])})
+    run = store_run(certain, sampling={"top_k": 1, "logprobs_mode": "processed_logprobs"})
+    found = codes(lint(run.shaped.url))
+    assert "logprobs_not_of_sampling" not in found
+    assert "logprobs_all_zero" not in found
+
+
+def test_examples_are_named(store_run, healthy):
+    (finding,) = lint(store_run(healthy(DEFECTS["truncation"][0])).shaped.url)
+    assert finding.examples == ("g0/0", "g0/1", "g0/2")
+    assert finding.message.startswith("20.0 %")
+
+
+def test_rollouts_and_signals_are_looked_at_by_what_they_have(store_run, healthy):
+    def spoil(row):
+        return where(lambda r: share(r, 0.2), finish_reason="length", outcome_reward=None, verify_status="error")(row)
+
+    run = store_run(healthy(spoil))
+    assert codes(lint(run.rollouts)) == {"truncation": "warning"}
+    assert codes(lint(f"{run.signals}/verifier")) == {"verifier_errors": "error"}
+    assert lint(f"{run.signals}/steps") == []
+
+
+def test_a_threshold_may_be_moved(store_run, healthy):
+    url = store_run(healthy(DEFECTS["truncation"][0])).shaped.url
+    assert lint(url, LintOptions(truncation=0.25)) == []
+
+
+def test_an_unknown_threshold_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean truncation"):
+        build(LintOptions, {"truncatoin": 0.1}, where="thresholds")
+
+
+# -- the command ---------------------------------------------------------------------------------------------------
+
+
+def test_the_command_exits_with_1_where_an_error_is_found(store_run, healthy, capsys):
+    url = store_run(healthy(ERRORS["truncation"])).shaped.url
+    assert main(["lint", url]) == 1
+    assert "error truncation: 60.0 %" in capsys.readouterr().out
+    assert main(["lint", url, "--set", "truncation_error=0.9", "--json"]) == 0
+    assert [finding["severity"] for finding in json.loads(capsys.readouterr().out)] == ["warning"]
+
+
+def test_the_command_says_that_it_found_nothing(store_run, healthy, capsys):
+    assert main(["lint", store_run(healthy()).shaped.url]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("nothing found")
+
+
+def test_a_folder_that_is_no_dataset_is_wrong_input(tmp_path, capsys):
+    assert main(["lint", str(tmp_path)]) == 2
+    assert "_dataset.json" in capsys.readouterr().err
