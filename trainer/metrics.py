@@ -7,7 +7,7 @@ metrics.jsonl holds one object a step:
 | step, update, epoch | steps of this call done, optimizer steps over all rounds, epoch (from 0) |
 | loss, policy_loss | what was minimized; its surrogate part |
 | kl | the KL term before its weight, aggregated as the loss; null without a KL term |
-| clip_low, clip_high | share of tokens whose gradient the clip cut off, below and above |
+| clip_low, clip_high | share of tokens beyond the clip in the direction of their advantage, below and above |
 | ratio_mean, ratio_min, ratio_p01, ratio_p50, ratio_p99, ratio_max | of exp(logprob - behaviour logprob), over tokens |
 | behavior_kl | mean over tokens of r - 1 - log r: how far the policy moved from the sampler (k3) |
 | entropy | mean over tokens, at the sampling temperature, nats |

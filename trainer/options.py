@@ -14,12 +14,20 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "off_policy": ("refuse", "accept"),
     "truncated_sampling": ("refuse", "accept"),
     "layout": ("auto", "pad", "pack"),
+    "loss": ("clip", "gspo", "cispo", "policy_gradient"),
+    "kl_estimator": ("k1", "k2", "k3", "abs"),
     "aggregation": ("rollout_mean", "token_mean", "constant"),
     "compute_dtype": ("float32", "bfloat16"),
     "export_dtype": ("auto", "float32", "bfloat16", "float16"),
 }
 # These change the speed or the storage of a run, never what it computes; a run may be resumed with others.
 OPERATIONAL = frozenset({"prefetch_steps", "decode_threads", "save_every", "keep_checkpoints", "tensorboard"})
+LEAST = {
+    **dict.fromkeys(("epochs", "shuffle_tokens", "micro_batch_tokens", "logits_elements"), 1),
+    **dict.fromkeys(("prefetch_steps", "decode_threads", "keep_checkpoints"), 1),
+    **dict.fromkeys(("seed", "clip_low", "clip_high", "kl_coef", "entropy_coef"), 0),
+    **dict.fromkeys(("weight_decay", "warmup_steps", "grad_clip", "save_every"), 0),
+}
 DEFAULT_BATCH_SIZE = 128
 
 
@@ -35,8 +43,10 @@ class TrainOptions:
     completion tokens (default: the model's context); what is longer is kept (refused where it is beyond the context),
     masked (stays in its step and the denominators, adds nothing) or dropped. min_round: older rollouts are dropped.
 
-    Loss. clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high]. kl_coef: weight beta of the k3
-    penalty; 0 needs no reference. aggregation: rollout_mean (mean over a rollout's unmasked tokens, then over rollouts;
+    Loss (`trainer.losses`). loss: clip (the paper's), gspo, cispo, policy_gradient. clip_low, clip_high: the ratio is
+    clipped to [1 - clip_low, 1 + clip_high]; dual_clip c bounds the loss of a bad token by -c A (clip only). kl_coef:
+    weight beta of the KL penalty by kl_estimator; 0 needs no reference. entropy_coef: weight of the entropy bonus.
+    aggregation: rollout_mean (mean over a rollout's unmasked tokens, then over rollouts;
     the paper's), token_mean, or constant (sum over tokens / (rollouts * aggregation_constant)). truncated_sampling:
     accept = train on rollouts sampled with top_p, top_k or min_p as if they had been drawn from the full vocabulary.
     off_policy: accept = rollouts of another policy than the one trained.
@@ -67,9 +77,13 @@ class TrainOptions:
     min_round: int | None = None
     off_policy: str = "refuse"
 
+    loss: str = "clip"
     clip_low: float = 0.2
     clip_high: float = 0.2
+    dual_clip: float | None = None
     kl_coef: float = 0.0
+    kl_estimator: str = "k3"
+    entropy_coef: float = 0.0
     aggregation: str = "rollout_mean"
     aggregation_constant: float | None = None
     truncated_sampling: str = "refuse"
@@ -101,20 +115,8 @@ class TrainOptions:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise TrainOptionError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
-        for name in ("epochs", "shuffle_tokens", "micro_batch_tokens", "logits_elements", "prefetch_steps",
-                     "decode_threads", "keep_checkpoints"):  # fmt: skip
-            self._at_least(name, 1)
-        for name in (
-            "seed",
-            "kl_coef",
-            "clip_low",
-            "clip_high",
-            "weight_decay",
-            "warmup_steps",
-            "grad_clip",
-            "save_every",
-        ):
-            self._at_least(name, 0)
+        for name, least in LEAST.items():
+            self._at_least(name, least)
         for name in ("batch_size", "updates", "max_length"):
             if getattr(self, name) is not None:
                 self._at_least(name, 1)
@@ -136,6 +138,8 @@ class TrainOptions:
             raise TrainOptionError(
                 f"batch_size {self.batch_size} and updates {self.updates} both say how many steps there are; set one."
             )
+        if self.dual_clip is not None and not (self.loss == "clip" and self.dual_clip > 1):
+            raise TrainOptionError(f"dual_clip is {self.dual_clip}; it goes with loss = 'clip' and must be above 1.")
         if self.updates is not None and self.updates < self.epochs:
             raise TrainOptionError(
                 f"updates {self.updates} is below epochs {self.epochs}; an epoch has at least one step."

@@ -29,7 +29,7 @@ HEAD_TOLERANCE = 1e-4  # absolute, on logits of a probe: another head than ours 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenOutputs:
-    """Per token with a loss, float32: log-probabilities at the sampling temperature and at 1, entropy (no gradient)."""
+    """Per token with a loss, float32: log-probabilities at the sampling temperature and at 1; entropy at the former."""
 
     logprobs_N: Tensor
     logprobs_t1_N: Tensor
@@ -46,6 +46,7 @@ class Policy:
     pack: bool
     compute_dtype: torch.dtype
     logits_elements: int
+    entropy_gradient: bool  # only an entropy bonus needs it, and it costs a [N, V] tensor
 
     @property
     def vocabulary_size(self) -> int:
@@ -86,7 +87,7 @@ class Policy:
         at_one_N = _gather_logprobs(logits_NV, targets_N)
         scaled_NV = logits_NV if temperature == 1.0 else logits_NV / temperature
         at_temperature_N = at_one_N if temperature == 1.0 else _gather_logprobs(scaled_NV, targets_N)
-        with torch.no_grad():
+        with nullcontext() if self.entropy_gradient else torch.no_grad():
             total_N = torch.logsumexp(scaled_NV, dim=-1)
             entropy_N = total_N - (torch.exp(scaled_NV - total_N.unsqueeze(-1)) * scaled_NV).sum(-1)
         return at_temperature_N, at_one_N, entropy_N
@@ -142,6 +143,7 @@ def load_policy(folder: str, options: TrainOptions) -> Policy:
         pack=pack,
         compute_dtype=getattr(torch, options.compute_dtype),
         logits_elements=options.logits_elements,
+        entropy_gradient=options.entropy_coef > 0,
     )
 
 

@@ -52,7 +52,7 @@ def backward(policy: Policy, batch: MicroBatch, *, options: TrainOptions, temper
         rows = [r for r in range(len(batch.rollout_ids)) if not _loss(outputs, batch, options, r)[0].isfinite()]
         raise _stop("the loss", tuple(batch.rollout_ids[r] for r in rows), hint="The ratio to the sampler exploded.")
     loss.backward()
-    return metrics | {"entropy": outputs.entropy_N.sum()}
+    return metrics | {"entropy": outputs.entropy_N.detach().sum()}
 
 
 def apply_gradients(
@@ -92,10 +92,12 @@ def _loss(
     return policy_loss(
         outputs.logprobs_N[tokens],
         outputs.logprobs_t1_N[tokens],
+        outputs.entropy_N[tokens],
         behavior_N=batch.behavior_N[tokens],
         advantages_N=batch.advantages_N[tokens],
         reference_N=None if batch.reference_N is None else batch.reference_N[tokens],
         weights_N=batch.weights_N[tokens],
+        rows_N=batch.rows_N[tokens],
         options=options,
     )
 

@@ -21,40 +21,76 @@ def policy(policy_folder) -> Policy:
 
 
 def plain_gradient(folder: str, rows, options: TrainOptions, *, temperature: float) -> dict[str, torch.Tensor]:
-    """pass.md section 6 word for word: one rollout, one token at a time, in float64."""
+    """pass.md section 6 word for word: one rollout, one token at a time, in float64. The other losses likewise."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
     total = torch.zeros((), dtype=torch.float64)
     for row in rows:
         rollout = as_rollout(row)
-        ids = torch.tensor([[*row.prompt, *row.tokens]])
-        logits = model(ids, use_cache=False).logits[0]
+        logits = model(torch.tensor([[*row.prompt, *row.tokens]]), use_cache=False).logits[0]
+        counted = [t for t in range(len(row.tokens)) if row.mask[t]]
+        before = {t: logits[len(row.prompt) + t - 1] for t in counted}
+        new = {t: torch.log(torch.softmax(before[t] / temperature, -1)[row.tokens[t]]) for t in counted}
+        ratios = {t: torch.exp(new[t] - float(rollout.behavior_T[t])) for t in counted}
+        sequence = torch.exp(sum(torch.log(ratios[t]) for t in counted) / len(counted)).detach()
         terms = []
-        for t, token in enumerate(row.tokens):
-            if not row.mask[t]:
-                continue
-            before = logits[len(row.prompt) + t - 1]
-            new = torch.log(torch.softmax(before / temperature, -1)[token])
-            new_t1 = torch.log(torch.softmax(before, -1)[token])
-            ratio = torch.exp(new - float(rollout.behavior_T[t]))
-            advantage = float(rollout.advantages_T[t])
-            clipped = torch.clamp(ratio, 1 - options.clip_low, 1 + options.clip_high)
-            d = float(rollout.reference_T[t]) - new_t1
-            k3 = torch.exp(d) - d - 1
-            terms.append(-torch.min(ratio * advantage, clipped * advantage) + options.kl_coef * k3)
+        for t in counted:
+            p = torch.softmax(before[t] / temperature, -1)
+            entropy = -(p * torch.log(p)).sum()
+            d = float(rollout.reference_T[t]) - torch.log(torch.softmax(before[t], -1)[row.tokens[t]])
+            kl = {"k1": -d, "k2": d * d / 2, "k3": torch.exp(d) - d - 1, "abs": abs(d)}[options.kl_estimator]
+            surrogate = plain_surrogate(
+                new[t], ratios[t], sequence, advantage=float(rollout.advantages_T[t]), options=options
+            )
+            terms.append(-surrogate + options.kl_coef * kl - options.entropy_coef * entropy)
         total = total + sum(terms) / len(terms)
     loss = total / len(rows)
     loss.backward()
     return {name: p.grad for name, p in model.named_parameters()} | {"loss": loss.detach()}
 
 
+def plain_surrogate(logprob, ratio, sequence, *, advantage: float, options: TrainOptions):
+    """What is maximized at one token, written with Python's own min, max and if."""
+    low, high = 1 - options.clip_low, 1 + options.clip_high
+    if options.loss == "policy_gradient":
+        return advantage * logprob
+    if options.loss == "cispo":
+        return min(max(ratio.item(), low), high) * advantage * logprob
+    if options.loss == "gspo":
+        ratio = sequence * torch.exp(logprob - logprob.detach())
+    value = min(ratio * advantage, min(max(ratio, torch.tensor(low)), torch.tensor(high)) * advantage)
+    if options.dual_clip and advantage < 0:
+        value = max(value, torch.tensor(options.dual_clip * advantage, dtype=torch.float64))
+    return value
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_the_gradient_is_that_of_a_plain_float64_implementation(policy, policy_folder, temperature):
-    found = gradient_of(policy, step_of(ROWS, budget=60), OPTIONS, temperature=temperature)
-    expected = plain_gradient(policy_folder, ROWS, OPTIONS, temperature=temperature)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"loss": "gspo", "clip_low": 0.1, "clip_high": 0.1},
+        {"loss": "cispo"},
+        {"loss": "policy_gradient"},
+        {"dual_clip": 1.5},
+        {"entropy_coef": 0.3},
+        {"kl_estimator": "k1"},
+        {"kl_estimator": "k2"},
+        {"kl_estimator": "abs"},
+    ],
+    ids=lambda changes: " ".join(f"{k}={v}" for k, v in changes.items()) or "default",
+)
+def test_the_gradient_is_that_of_a_plain_float64_implementation(policy_folder, temperature, changes):
+    options = replace(OPTIONS, **changes)
+    policy = load_policy(policy_folder, options)
+    found = gradient_of(policy, step_of(ROWS, budget=60), options, temperature=temperature)
+    expected = plain_gradient(policy_folder, ROWS, options, temperature=temperature)
     assert float(found["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)
     assert largest_difference(found, expected) < 1e-5
+    if changes:
+        usual = plain_gradient(policy_folder, ROWS, OPTIONS, temperature=temperature)
+        assert largest_difference(expected, usual) > 1e-3
 
 
 def test_temperature_changes_the_gradient(policy):

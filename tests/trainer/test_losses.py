@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trainer.batching import loss_weights
-from trainer.losses import clipped_surrogate, k3_penalty, policy_loss
+from trainer.losses import cispo, clipped_surrogate, gspo, kl_penalty, policy_gradient, policy_loss
 from trainer.options import TrainOptions
 
 
@@ -51,28 +51,95 @@ def test_k3_golden():
     # d = ln 2: 2 - ln 2 - 1 = 0.306853; d = -ln 2: 0.5 + ln 2 - 1 = 0.193147; weights 0.5 each: 0.25
     logprobs = torch.tensor([-2.0, -1.0])
     reference = logprobs + torch.tensor([math.log(2), -math.log(2)])
-    penalty, metrics = k3_penalty(logprobs, reference_N=reference, weights_N=torch.full((2,), 0.5))
+    penalty, metrics = kl_penalty(logprobs, reference_N=reference, weights_N=torch.full((2,), 0.5))
     assert float(penalty) == pytest.approx(0.25, abs=1e-6)
     assert float(metrics["kl"]) == pytest.approx(0.25, abs=1e-6)
 
 
 def test_k3_pulls_towards_the_reference():
     logprobs = torch.tensor([-2.0, -1.0], requires_grad=True)
-    penalty, _ = k3_penalty(logprobs, reference_N=torch.tensor([-1.0, -2.0]), weights_N=torch.ones(2))
+    penalty, _ = kl_penalty(logprobs, reference_N=torch.tensor([-1.0, -2.0]), weights_N=torch.ones(2))
     penalty.backward()
     assert logprobs.grad[0] < 0 < logprobs.grad[1]  # descent raises the first and lowers the second
 
 
-def test_the_penalty_reads_temperature_one_and_the_surrogate_the_sampling_temperature():
-    at_temperature, at_one = torch.tensor([-1.0], requires_grad=True), torch.tensor([-3.0], requires_grad=True)
-    loss, metrics = policy_loss(
-        at_temperature, at_one, behavior_N=torch.tensor([-1.0]), advantages_N=torch.tensor([2.0]),
-        reference_N=torch.tensor([-3.0 + math.log(2)]), weights_N=torch.ones(1), options=TrainOptions(kl_coef=0.1),
+@pytest.mark.parametrize(("estimator", "value"), [("k1", -0.5), ("k2", 0.125), ("k3", 0.148721), ("abs", 0.5)])
+def test_each_estimator_of_the_kl_golden(estimator, value):
+    # d = 0.5: e^0.5 - 0.5 - 1 = 0.148721
+    arguments = {"reference_N": torch.tensor([-1.5]), "weights_N": torch.ones(1), "estimator": estimator}
+    assert float(kl_penalty(torch.tensor([-2.0]), **arguments)[0]) == pytest.approx(value, abs=1e-6)
+
+
+def test_dual_clip_bounds_what_a_bad_token_that_rose_can_cost():
+    logprobs = torch.tensor([0.0, -1.0], requires_grad=True)  # r = e^3 = 20 and e^2 = 7.4
+    behavior, advantages = torch.full((2,), -3.0), torch.tensor([-1.0, 1.0])
+    given = {"behavior_N": behavior, "advantages_N": advantages, "weights_N": torch.ones(2)}
+    plain, _ = clipped_surrogate(logprobs, **given, clip_low=0.2, clip_high=0.2)
+    bounded, _ = clipped_surrogate(logprobs, **given, clip_low=0.2, clip_high=0.2, dual_clip=3.0)
+    assert float(plain.detach()) == pytest.approx(math.exp(3) - 1.2, rel=1e-6)
+    assert float(bounded.detach()) == pytest.approx(3.0 - 1.2, rel=1e-6)
+    bounded.backward()
+    assert logprobs.grad.tolist() == [0.0, 0.0]
+
+
+def test_gspo_clips_by_the_mean_log_ratio_of_the_rollout():
+    # Rollout 0: log r = 0.4 and 0, mean 0.2, s = 1.221403 > 1.2: clipped. Rollout 1: log r = 0.1, s = 1.105171: not.
+    logprobs = torch.tensor([-0.6, -1.0, -0.9], requires_grad=True)
+    loss, metrics = gspo(
+        logprobs, behavior_N=torch.full((3,), -1.0), advantages_N=torch.ones(3),
+        weights_N=torch.tensor([0.25, 0.25, 0.5]), rows_N=torch.tensor([0, 0, 1]), clip_low=0.2, clip_high=0.2,
     )  # fmt: skip
     loss.backward()
-    assert float(loss.detach()) == pytest.approx(-2.0 + 0.1 * (1 - math.log(2)), abs=1e-6)
+    assert float(loss.detach()) == pytest.approx(-(0.5 * 1.2 + 0.5 * 1.105171), abs=1e-6)
+    assert logprobs.grad.tolist() == pytest.approx([0.0, 0.0, -0.5 * 1.105171], abs=1e-6)
+    assert int(metrics["clipped_high"]) == 2
+
+
+def test_doubling_a_rollout_leaves_gspos_ratio_as_it_is():
+    once = torch.tensor([-0.7, -1.1])
+    twice = once.repeat(2)
+    losses = [
+        gspo(
+            values, behavior_N=torch.full_like(values, -1.0), advantages_N=torch.ones_like(values),
+            weights_N=torch.full_like(values, 1 / len(values)), rows_N=torch.zeros(len(values), dtype=torch.long),
+            clip_low=0.2, clip_high=0.2,
+        )[0]
+        for values in (once, twice)
+    ]  # fmt: skip
+    assert float(losses[0]) == pytest.approx(float(losses[1]))
+
+
+def test_cispo_weighs_by_the_clipped_ratio_and_keeps_every_gradient():
+    logprobs = torch.tensor([-1.0], requires_grad=True)  # r = e = 2.718 -> 1.2
+    loss, _ = cispo(
+        logprobs, behavior_N=torch.tensor([-2.0]), advantages_N=torch.tensor([2.0]), weights_N=torch.ones(1),
+        clip_low=0.2, clip_high=0.2,
+    )  # fmt: skip
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(2.4)
+    assert float(logprobs.grad) == pytest.approx(-2.4)
+
+
+def test_the_plain_policy_gradient_reads_no_ratio():
+    logprobs = torch.tensor([-1.0], requires_grad=True)
+    given = {"advantages_N": torch.tensor([2.0]), "weights_N": torch.ones(1)}
+    loss, _ = policy_gradient(logprobs, behavior_N=torch.tensor([-9.0]), **given)
+    loss.backward()
+    assert (float(loss.detach()), float(logprobs.grad)) == (2.0, -2.0)
+
+
+def test_the_penalty_reads_temperature_one_and_the_surrogate_the_sampling_temperature():
+    at_temperature, at_one, entropy = (torch.tensor([value], requires_grad=True) for value in (-1.0, -3.0, 0.5))
+    loss, metrics = policy_loss(
+        at_temperature, at_one, entropy, behavior_N=torch.tensor([-1.0]), advantages_N=torch.tensor([2.0]),
+        reference_N=torch.tensor([-3.0 + math.log(2)]), weights_N=torch.ones(1),
+        rows_N=torch.zeros(1, dtype=torch.long), options=TrainOptions(kl_coef=0.1, entropy_coef=0.01),
+    )  # fmt: skip
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(-2.0 + 0.1 * (1 - math.log(2)) - 0.01 * 0.5, abs=1e-6)
     assert float(at_temperature.grad) == pytest.approx(-2.0)
     assert float(at_one.grad) == pytest.approx(0.1 * (1 - 2.0), abs=1e-6)  # beta * (1 - exp(d))
+    assert float(entropy.grad) == pytest.approx(-0.01)
     assert float(metrics["policy_loss"]) == pytest.approx(-2.0)
 
 

@@ -77,6 +77,8 @@ def test_updates_are_dealt_to_the_epochs():
         ({"lr": float("nan")}, "lr is nan"),
         ({"betas": (0.9,)}, "betas"),
         ({"clip_low": 1.5}, "clip_low"),
+        ({"dual_clip": 0.5}, "dual_clip"),
+        ({"dual_clip": 3.0, "loss": "gspo"}, "dual_clip"),
         ({"aggregation": "constant"}, "aggregation_constant"),
         ({"micro_batch_tokens": 0}, "micro_batch_tokens"),
     ],
