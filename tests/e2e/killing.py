@@ -1,0 +1,84 @@
+"""Runs `passrl` in a process of its own that is killed with SIGKILL, at a named store operation or by the clock.
+
+The processes are forked from a server that has imported what a run needs, so that a kill costs seconds, not start-up. The
+kill sits in `Store._hook`, patched in the child alone: nothing in the project knows of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+
+PRELOAD = ["apache_beam", "torch", "transformers", "numba", "polars", "pipelines.rounds", "pipelines.stages.parts",
+           "pipelines.commands", "trainer.run", "pipelines.engines.vllm", "vllm.v1.engine.llm_engine",
+           "tests.e2e.killing"]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """Die right before the count-th store operation (from 1) whose "OPERATION FOLDER/NAME" the pattern is found in."""
+
+    pattern: str
+    count: int = 1
+
+
+def passrl(arguments: Sequence[str], log: str, point: Point | None = None) -> BaseProcess:
+    """Start a command; its output goes to the file `log`."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    process = context.Process(target=_run, args=(list(arguments), log, point))
+    process.start()
+    return process
+
+
+def finished(arguments: Sequence[str], log: str) -> int:
+    """Run a command to its end; its exit code."""
+    process = passrl(arguments, log)
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def killed_at(point: Point, arguments: Sequence[str], log: str) -> None:
+    """Run a command until it kills itself at the point; fails if it never came there."""
+    process = passrl(arguments, log, point)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, f"{point} was not reached: exit code {process.exitcode}, see {log}"
+
+
+def killed_after(seconds: float, arguments: Sequence[str], log: str) -> bool:
+    """Run a command and kill it after some seconds; False if it was done before."""
+    process = passrl(arguments, log)
+    process.join(seconds)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    return process.exitcode == -signal.SIGKILL
+
+
+def _run(arguments: list[str], log: str, point: Point | None) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    from pass_ops.shards.store import Store
+    from pipelines.cli import main
+
+    if point is not None:
+        left = point.count
+
+        def hook(self: Store, operation: str, name: str) -> None:
+            nonlocal left
+            if re.search(point.pattern, f"{operation} {self.root}/{name}"):
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        Store._hook = hook
+    sys.exit(main(arguments))
