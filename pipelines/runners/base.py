@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pass_ops.errors import PassError
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 RUNNERS = {"direct": "pipelines.runners.direct"}
 
 
+RESOURCE_HINTS = ("accelerator", "cpu_count", "min_ram")
+
+
 class RunnerFlagError(PassError, ValueError):
-    """A runner's name, or a flag meant for it, is unknown."""
+    """A runner's name, or a flag or resource hint meant for it, is unknown."""
 
 
 class JobFailed(PassError, RuntimeError):
@@ -39,15 +42,20 @@ class RunnerOptions:
     """Where Beam jobs run. Nothing here changes a byte of what they make.
 
     name: one of RUNNERS; `direct` is Beam's FnApiRunner in this process. flags: handed to the Beam runner as they are,
-    for example --direct_running_mode=multi_processing --direct_num_workers=4.
+    for example --direct_running_mode=multi_processing --direct_num_workers=4. resources: Beam
+    resource hints for workers of stages that run a model, as accelerator = "type:nvidia-l4;count:1", min_ram = "24GB".
     """
 
     name: str = "direct"
     flags: tuple[str, ...] = ()
+    resources: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.name not in RUNNERS:
             raise RunnerFlagError(f"Runner {self.name!r} is unknown; choose one of {', '.join(sorted(RUNNERS))}.")
+        for hint in self.resources:
+            if hint not in RESOURCE_HINTS:
+                raise RunnerFlagError(f"Resource hint {hint!r} is unknown; Beam has {', '.join(RESOURCE_HINTS)}.")
         object.__setattr__(self, "flags", tuple(self.flags))
 
 

@@ -88,7 +88,6 @@ def generate(
     parts_in_flight: int = 2,
     max_attempts: int = 3,
     max_reject_rate: float = 0.05,
-    resources: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Make the dataset `out` of rollouts from the dataset `prompts`; part i from part i. Committed parts are kept.
@@ -104,14 +103,15 @@ def generate(
     spec = generate_spec(source, out=out, model=model, engine=engine, options=options, seed=seed, round=round)
     dataset = shards.create_dataset(out, spec, overwrite=overwrite)
     work = GenerateWork(prompts=prompts, model=model, engine=engine, options=options, seed=seed, round=round)
+    runner = runner or RunnerOptions()
     return run_stage(
         dataset,
         work,
-        runner=runner or RunnerOptions(),
+        runner=runner,
         parts_in_flight=parts_in_flight,
         max_attempts=max_attempts,
         max_reject_rate=max_reject_rate,
-        resources=resources,
+        resources=runner.resources,
         progress=progress,
     )
 

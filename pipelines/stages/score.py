@@ -40,7 +40,6 @@ def score(
     parts_in_flight: int = 2,
     max_attempts: int = 3,
     max_reject_rate: float = 0.05,
-    resources: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Make the dataset `out`: `signal` over the dataset `rollouts`. Committed parts are kept.
@@ -69,14 +68,15 @@ def score(
     spec = score_spec(signal, source, inputs, out=out)
     dataset = shards.create_dataset(out, spec, overwrite=overwrite)
     work = ScoreWork(signal=signal, spec=spec, rollouts=rollouts, inputs=urls, tokenizer=tokenizer)
+    runner = runner or RunnerOptions()
     return run_stage(
         dataset,
         work,
-        runner=runner or RunnerOptions(),
+        runner=runner,
         parts_in_flight=parts_in_flight,
         max_attempts=max_attempts,
         max_reject_rate=max_reject_rate,
-        resources=resources,
+        resources=runner.resources if signal.models() else None,
         progress=progress,
     )
 

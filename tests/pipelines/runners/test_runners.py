@@ -15,6 +15,11 @@ def test_an_unknown_runner_lists_the_known_ones() -> None:
         RunnerOptions(name="spark")
 
 
+def test_an_unknown_resource_hint_is_refused() -> None:
+    with pytest.raises(RunnerFlagError, match="'gpu' is unknown; Beam has accelerator, cpu_count, min_ram"):
+        RunnerOptions(resources={"gpu": "1"})
+
+
 def test_direct_is_beams_fn_api_runner_and_nothing_is_downloaded() -> None:
     from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 

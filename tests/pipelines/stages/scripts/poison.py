@@ -39,7 +39,7 @@ def main(out: str, parts: int, poison: int) -> None:
 
     spec = shards.DatasetSpec(stage="prompts", stage_version=1, options={}, parts=parts)
     dataset = shards.create_dataset(out, spec)
-    flags = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+    flags = ("--direct_running_mode=multi_processing", "--direct_num_workers=1")
     try:
         run_stage(
             dataset,
