@@ -104,6 +104,16 @@ def test_a_failing_backend_answers_every_future_and_closes(engine: DrivenEngine,
     assert echo.closed_on == ["engine-echo"]
 
 
+def test_what_arrives_during_the_fatal_step_is_answered_too(engine: DrivenEngine, echo: Echo) -> None:
+    echo.gate.clear()
+    fatal = engine.submit(ask(666))
+    assert echo.entered.wait(10)
+    behind = engine.submit(ask(1))
+    echo.gate.set()
+    assert isinstance(fatal.exception(timeout=10), EngineDead)
+    assert isinstance(behind.exception(timeout=10), EngineDead)
+
+
 def test_closing_answers_what_is_in_flight_and_what_waits(engine: DrivenEngine, echo: Echo) -> None:
     echo.gate.clear()
     futures = [engine.submit(ask(seed)) for seed in range(5)]
