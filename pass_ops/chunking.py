@@ -1,9 +1,9 @@
 """Chunk-by-Value, CV (paper Eq. 6, Alg. 2): where a completion is cut into runs of tokens that share one credit.
 
 A boundary only ever falls right before an unmasked token; masked tokens stay with the chunk before them, leading ones
-with the first chunk. Each kernel writes, for the rows of its groups, the exclusive ends of the chunks (`ends_K`) and the
-raw process score at each chunk's last unmasked token (`scores_K`), from `cursor` on, and the number of chunks of each
-row (`counts_R`); it returns the cursor behind them. A row that is not trainable gets one chunk over its length.
+with the first chunk. Each kernel writes, for the rows of a block of groups, the exclusive ends of the chunks (`ends_K`),
+the raw process score at each chunk's last unmasked token (`scores_K`) and the number of chunks of each row (`counts_R`);
+it returns the number of chunks. A row that is not trainable gets one chunk over its length.
 """
 
 from __future__ import annotations
@@ -23,6 +23,27 @@ def count_unmasked(first_R: int, last_R: int, tokens: Tokens) -> None:
         for t in range(len(mask)):
             count += mask[t]
         tokens.unmasked_R[r] = count
+
+
+@kernel
+def steps_rise(first_R: int, last_R: int, tokens: Tokens, ends: np.ndarray, end_starts_R1: np.ndarray) -> bool:
+    """Whether the ends of every row increase strictly up to its length; all rows must have steps, one after the other."""
+    for r in range(first_R, last_R):
+        if end_starts_R1[r] == end_starts_R1[r + 1]:
+            return False
+    block = ends[end_starts_R1[first_R] : end_starts_R1[last_R]]
+    before, after = block[:-1], block[1:]
+    rises = 0
+    for n in range(len(before)):
+        rises += after[n] > before[n]
+    expected = len(before)
+    fine = True
+    for r in range(first_R, last_R):
+        start, stop = end_starts_R1[r], end_starts_R1[r + 1]
+        fine &= ends[start] > 0 and ends[stop - 1] == tokens.starts_R1[r + 1] - tokens.starts_R1[r]
+        if r > first_R:  # between two rows, ends may rise or fall
+            expected -= ends[start] <= ends[start - 1]
+    return fine and rises == expected
 
 
 @kernel
@@ -81,9 +102,9 @@ def chunk_by_step(
     ends_K: np.ndarray,
     scores_K: np.ndarray,
     counts_R: np.ndarray,
-    cursor: int,
 ) -> int:
     """`prm`: a chunk is a step with an unmasked token (steps always split, even between equal scores)."""
+    cursor = 0
     for r in range(first_R, last_R):
         length = tokens.starts_R1[r + 1] - tokens.starts_R1[r]
         if not trainable_R[r]:
@@ -127,9 +148,9 @@ def chunk_by_token(
     ends_K: np.ndarray,
     scores_K: np.ndarray,
     counts_R: np.ndarray,
-    cursor: int,
 ) -> int:
     """ "PASS without CV" (paper Table 2): every unmasked token is a chunk. With `ends` empty, elements are tokens."""
+    cursor = 0
     per_token = len(ends) == 0
     for r in range(first_R, last_R):
         length = tokens.starts_R1[r + 1] - tokens.starts_R1[r]
@@ -172,13 +193,13 @@ def chunk_by_trace(
     ends_K: np.ndarray,
     scores_K: np.ndarray,
     counts_R: np.ndarray,
-    cursor: int,
 ) -> int:
     """`kl`: cut where the group's trace u_t = (1/G) sum_i s~(i, t) moves by more than eta from the chunk's first value.
 
     A rollout with no token, or a masked one, at t adds 0 to the sum. Rollouts without masked tokens all have the same
     boundaries, found once a group. trace_T and shared_T are working memory for the longest completion.
     """
+    cursor = 0
     for g in range(first_G, last_G):
         longest = _fill_trace(g, starts_G1, used_R, tokens, elements, center_G[g], scale_G[g], trace_T)
         boundaries = -1
@@ -192,13 +213,9 @@ def chunk_by_trace(
             if tokens.unmasked_R[r] == length:
                 if boundaries < 0:
                     boundaries = _boundaries(trace_T, longest, eta, shared_T)
-                for j in range(boundaries):
-                    end = shared_T[j]
-                    if end >= length:
-                        break
-                    ends_K[cursor] = end
-                    scores_K[cursor] = values[end - 1]
-                    cursor += 1
+                inner = np.searchsorted(shared_T[:boundaries], length)
+                _copy_cuts(shared_T[:inner], values, ends_K[cursor:], scores_K[cursor:])
+                cursor += inner
                 scores_K[cursor] = values[length - 1]
             else:
                 mask = tokens.mask_N[tokens.starts_R1[r] - tokens.base : tokens.starts_R1[r + 1] - tokens.base]
@@ -248,7 +265,8 @@ def _fill_trace(g, starts_G1, used_R, tokens, elements, center, scale, trace_T):
         else:
             mask = tokens.mask_N[tokens.starts_R1[r] - tokens.base : tokens.starts_R1[r + 1] - tokens.base]
             for t in range(length):
-                trace_T[t] += values[t] - center if mask[t] != 0 else 0.0
+                d = values[t] - center
+                trace_T[t] += d if mask[t] != 0 else 0.0
     divisor = scale * rollouts
     for t in range(longest):
         trace_T[t] /= divisor
@@ -265,6 +283,18 @@ def _boundaries(trace_T, longest, eta, shared_T):  # type: ignore[no-untyped-def
             found += 1
             value = trace_T[t]
     return found
+
+
+@kernel
+def _copy_cuts(cuts, values, ends, scores):  # type: ignore[no-untyped-def]
+    for j in range(len(cuts)):
+        ends[j] = cuts[j]
+    if len(cuts) == len(values) - 1:  # every token is a chunk
+        for j in range(len(cuts)):
+            scores[j] = values[j]
+    else:
+        for j in range(len(cuts)):
+            scores[j] = values[cuts[j] - 1]
 
 
 @kernel

@@ -13,16 +13,13 @@ import numpy as np
 from pass_ops.fusion import Fusion
 from pass_ops.jit import kernel
 
-POWERS = 65536
 # The least double that float32 rounds to infinity: halfway from its largest value to the next power of two.
 BEYOND_FLOAT32 = 3.4028235677973366e38
 
 
 def inverse_powers(k: float, *, longest: int) -> np.ndarray:
-    """1 / n^k for n = 0..min(longest, POWERS), float64; entry 0 is never used."""
-    n = np.arange(min(longest, POWERS) + 1, dtype=np.float64)
-    n[0] = 1.0
-    return n**-k
+    """1 / n^k for n = longest, ..., 2, 1 (float64): a row of K chunks reads the last K values."""
+    return np.arange(longest, 0, -1, dtype=np.float64) ** -k
 
 
 @kernel
@@ -34,23 +31,27 @@ def divide_length(
     fusion: Fusion,
     center_G: np.ndarray,
     scale_G: np.ndarray,
-    k: float,
     powers: np.ndarray,
     counts_R: np.ndarray,
-    cursor: int,
+    working: np.ndarray,
+    scores_K: np.ndarray,
     credits_K: np.ndarray,
     advantages_K: np.ndarray,
     path_R: np.ndarray,
 ) -> int:
-    """Turn the raw scores in credits_K into credits, in place, and fill advantages_K and path_R.
+    """Fill credits_K, advantages_K and path_R from the raw scores of the chunks of a block of groups.
+
+    `powers` are `inverse_powers`; `working` is room for one row.
 
     Returns:
         -1, or the first row with a value beyond float32.
     """
+    cursor = 0
     for g in range(first_G, last_G):
         inverse_scale = 1.0 / scale_G[g]
         for r in range(starts_G1[g], starts_G1[g + 1]):
             count = counts_R[r]
+            scores = scores_K[cursor : cursor + count]
             credits = credits_K[cursor : cursor + count]
             advantages = advantages_K[cursor : cursor + count]
             cursor += count
@@ -58,22 +59,38 @@ def divide_length(
                 credits[:] = 0.0
                 advantages[:] = 0.0
                 continue
-            add, slope, base = fusion.add_R[r], fusion.slope_R[r] * inverse_scale, fusion.base_R[r]
-            total = path = 0.0
-            fits = True
-            for j in range(count):
-                last = count - 1 - j
-                credit = slope * (fusion.weight * credits[last] + add - center_G[g]) + base
-                total += credit
-                inverse = powers[j + 1] if j + 1 < len(powers) else (j + 1.0) ** -k
-                path = total * inverse
-                fits &= abs(credit) < BEYOND_FLOAT32 and abs(path) < BEYOND_FLOAT32
-                credits[last] = credit
-                advantages[last] = path
-            if not fits:
+            slope = fusion.slope_R[r] * inverse_scale
+            beyond = _credit(scores, fusion.weight, fusion.add_R[r], center_G[g], slope, fusion.base_R[r], working, credits)
+            beyond |= _divide(working, powers[len(powers) - count :], advantages)
+            if beyond:
                 return r
-            path_R[r] = path
+            path_R[r] = advantages[0]
     return -1
+
+
+@kernel
+def _credit(scores, weight, add, center, slope, base, working, credits):  # type: ignore[no-untyped-def]
+    beyond = False
+    for j in range(len(scores)):
+        credit = slope * (weight * scores[j] + add - center) + base
+        working[j] = credit
+        credits[j] = credit
+        beyond |= not abs(credit) < BEYOND_FLOAT32
+    return beyond
+
+
+@kernel
+def _divide(working, powers, advantages):  # type: ignore[no-untyped-def]
+    beyond = False
+    total = 0.0
+    for j in range(len(advantages) - 1, -1, -1):
+        total += working[j]
+        working[j] = total
+    for j in range(len(advantages)):
+        advantage = working[j] * powers[j]
+        advantages[j] = advantage
+        beyond |= not abs(advantage) < BEYOND_FLOAT32
+    return beyond
 
 
 @kernel
@@ -88,21 +105,21 @@ def return_to_go(
     center_G: np.ndarray,
     scale_G: np.ndarray,
     counts_R: np.ndarray,
-    cursor: int,
     working: np.ndarray,
+    scores_K: np.ndarray,
     ends_K: np.ndarray,
     credits_K: np.ndarray,
     advantages_K: np.ndarray,
 ) -> tuple[int, int]:
     """`grpo_process`: A = what lies at or after a token. tail_R (shape [streams, R]: outcome, format) lies at the last.
 
-    Takes one chunk per live element, raw scores in credits_K, and merges neighbours of equal advantage; ends_K,
-    credits_K and counts_R shrink in place. `working` holds the float64 advantages of one row.
+    Takes one chunk per live element, with its raw score, and merges neighbours of equal advantage: ends_K and counts_R
+    shrink in place. `working` is room for one row.
 
     Returns:
-        (cursor behind the merged chunks, -1 or the first row with a value beyond float32).
+        (number of merged chunks, -1 or the first row with a value beyond float32).
     """
-    written = cursor
+    cursor = written = 0
     for g in range(first_G, last_G):
         for r in range(starts_G1[g], starts_G1[g + 1]):
             count = counts_R[r]
@@ -111,7 +128,7 @@ def return_to_go(
                 for stream in range(len(tail_weights)):
                     total += tail_weights[stream] * ((tail_R[stream, r] - center_G[g]) / scale_G[g])
                 for j in range(count - 1, -1, -1):
-                    total += weight * ((credits_K[cursor + j] - center_G[g]) / scale_G[g])
+                    total += weight * ((scores_K[cursor + j] - center_G[g]) / scale_G[g])
                     working[j] = total
                     if not abs(total) < BEYOND_FLOAT32:
                         return written, r

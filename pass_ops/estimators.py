@@ -14,6 +14,7 @@ from pass_ops import blocks, chunking, divide_length
 from pass_ops.blocks import Block, Chunks, Output, Statistics
 from pass_ops.config import Estimator, ShapingConfig
 from pass_ops.fusion import Fusion, fuse, shape_rewards
+from pass_ops.ragged import frozen
 from pass_ops.rollouts import Rollouts
 
 
@@ -47,19 +48,19 @@ def grpo_process(rollouts: Rollouts, config: ShapingConfig) -> Chunks:
     tail_R = np.array([x_R for _, x_R in tail], dtype=np.float64).reshape(len(tail), len(rollouts))
     output = Output(rollouts, chunks=blocks.most_chunks(rollouts, per_token=False))
     statistics = Statistics.empty(rollouts)
-    working = np.empty(max(1, rollouts.longest))
+    working = np.empty(rollouts.longest)
     for block in blocks.split(rollouts, output):
         blocks.pool(
             rollouts, config, block, statistics,
             operator=config.standardizers.process, pooled=weights.process != 0.0, joined_R=tail_R,
         )  # fmt: skip
-        start = output.cursor
         _chunk_elements(rollouts, block, output)
-        output.cursor, wrong = divide_length.return_to_go(
+        chunks, wrong = divide_length.return_to_go(
             block.first_G, block.last_G, rollouts.starts_G1, output.trainable_R, weights.process, tail_weights, tail_R,
-            *statistics, output.counts_R, start, working, output.ends_K, output.credits_K, output.advantages_K,
+            *statistics, output.counts_R, working, frozen(output.scores_K), *output.open(),
         )  # fmt: skip
         blocks.check_output(rollouts, wrong)
+        output.cursor += chunks
     return output.chunks()
 
 
@@ -97,52 +98,63 @@ ESTIMATORS: dict[Estimator, Callable[[Rollouts, ShapingConfig], Chunks]] = {
 def _fuse_chunk_divide(rollouts: Rollouts, config: ShapingConfig, fusion: Fusion) -> Chunks:
     """Standardize the pools of `fusion`, cut by CV, credit by the fused advantage, divide by DL."""
     operator = config.standardizers.process
+    steps_are_chunks = config.chunk and rollouts.every_step_is_live
     output = Output(rollouts, chunks=blocks.most_chunks(rollouts, per_token=not config.chunk))
     statistics = Statistics.empty(rollouts)
     by_trace = config.chunk and config.signal == "kl"
     # The trace is that of PASS, over the process signal alone, also where the pool is another one.
     trace = Statistics.empty(rollouts) if by_trace and config.estimator != "pass" else statistics
     powers = divide_length.inverse_powers(config.k, longest=rollouts.longest)
+    working = np.empty(rollouts.longest)
     for block in blocks.split(rollouts, output):
         blocks.pool(rollouts, config, block, statistics, operator=operator, weight=fusion.weight, add_R=fusion.add_R)
         if trace is not statistics:
             blocks.pool(rollouts, config, block, trace, operator=operator)
-        start = output.cursor
-        if by_trace:
-            _chunk_trace(rollouts, config, block, trace, output)
+        if steps_are_chunks:
+            scores_K, chunks = blocks.given_steps(rollouts, block, output)
+        elif by_trace:
+            scores_K, chunks = _chunk_trace(rollouts, config, block, trace, output)
         elif config.chunk:
-            _chunk_elements(rollouts, block, output)
+            scores_K, chunks = _chunk_elements(rollouts, block, output)
         else:
-            _chunk_tokens(rollouts, block, output)
+            scores_K, chunks = _chunk_tokens(rollouts, block, output)
+        _, credits_K, advantages_K = output.open()
         wrong = divide_length.divide_length(
-            block.first_G, block.last_G, rollouts.starts_G1, output.trainable_R, fusion, *statistics, config.k, powers,
-            output.counts_R, start, output.credits_K, output.advantages_K, output.path_R,
+            block.first_G, block.last_G, rollouts.starts_G1, output.trainable_R, fusion, *statistics, powers,
+            output.counts_R, working, scores_K, credits_K, advantages_K, output.path_R,
         )  # fmt: skip
         blocks.check_output(rollouts, wrong)
-    return output.chunks()
+        output.cursor += chunks
+    return output.chunks(ends_K=blocks.given_ends(rollouts) if steps_are_chunks else None)
 
 
-def _chunk_elements(rollouts: Rollouts, block: Block, output: Output) -> None:
+def _chunk_elements(rollouts: Rollouts, block: Block, output: Output) -> tuple[np.ndarray, int]:
     if rollouts.ends is None:
-        _chunk_tokens(rollouts, block, output)
-        return
-    output.cursor = chunking.chunk_by_step(
+        return _chunk_tokens(rollouts, block, output)
+    ends_K, _, _ = output.open()
+    chunks = chunking.chunk_by_step(
         block.first_R, block.last_R, output.trainable_R, block.tokens, rollouts.ends.values, rollouts.ends.starts_R1,
-        block.elements, output.ends_K, output.credits_K, output.counts_R, output.cursor,
+        block.elements, ends_K, output.scores_K, output.counts_R,
     )  # fmt: skip
+    return frozen(output.scores_K), chunks
 
 
-def _chunk_tokens(rollouts: Rollouts, block: Block, output: Output) -> None:
+def _chunk_tokens(rollouts: Rollouts, block: Block, output: Output) -> tuple[np.ndarray, int]:
     ends, starts_R1 = (rollouts.ends.values, rollouts.ends.starts_R1) if rollouts.ends else blocks.NO_ENDS
-    output.cursor = chunking.chunk_by_token(
+    ends_K, _, _ = output.open()
+    chunks = chunking.chunk_by_token(
         block.first_R, block.last_R, output.trainable_R, block.tokens, ends, starts_R1,
-        block.elements, output.ends_K, output.credits_K, output.counts_R, output.cursor,
+        block.elements, ends_K, output.scores_K, output.counts_R,
     )  # fmt: skip
+    return frozen(output.scores_K), chunks
 
 
-def _chunk_trace(rollouts: Rollouts, config: ShapingConfig, block: Block, trace: Statistics, output: Output) -> None:
-    output.cursor = chunking.chunk_by_trace(
+def _chunk_trace(
+    rollouts: Rollouts, config: ShapingConfig, block: Block, trace: Statistics, output: Output
+) -> tuple[np.ndarray, int]:
+    ends_K, _, _ = output.open()
+    chunks = chunking.chunk_by_trace(
         block.first_G, block.last_G, rollouts.starts_G1, rollouts.used_R, block.tokens, block.elements,
-        *trace, config.eta, output.trace_T, output.shared_T,
-        output.ends_K, output.credits_K, output.counts_R, output.cursor,
+        *trace, config.eta, output.trace_T, output.shared_T, ends_K, output.scores_K, output.counts_R,
     )  # fmt: skip
+    return frozen(output.scores_K), chunks

@@ -65,16 +65,22 @@ class RaggedBits:
         return np.diff(self.starts_R1)
 
     def all_true(self, start: int, stop: int) -> bool:
-        return bool(self.bits.slice(start, stop - start).true_count == stop - start)
+        first, last = self.bits.offset + start, self.bits.offset + stop
+        head, tail = -(-first // 8), last // 8  # whole bytes
+        if head >= tail:
+            return bool(self.unpacked(start, stop).all())
+        edges = self.unpacked(start, start + head * 8 - first), self.unpacked(stop - last % 8, stop)
+        return bool((self._packed()[head:tail] == 0xFF).all() and edges[0].all() and edges[1].all())
 
     def unpacked(self, start: int, stop: int) -> np.ndarray:
         """uint8, one value per bool from `start` to `stop`."""
-        packed = np.frombuffer(self.bits.buffers()[1], dtype=np.uint8)
-        first = self.bits.offset + start
-        last = self.bits.offset + stop
-        return np.unpackbits(packed[first // 8 : -(-last // 8)], bitorder="little")[
-            first % 8 : first % 8 + stop - start
-        ]
+        first, last = self.bits.offset + start, self.bits.offset + stop
+        bytes_ = self._packed()[first // 8 : -(-last // 8)]
+        return np.unpackbits(bytes_, bitorder="little")[first % 8 : first % 8 + stop - start]
+
+    def _packed(self) -> np.ndarray:
+        buffer = self.bits.buffers()[1]
+        return np.empty(0, np.uint8) if buffer is None else np.frombuffer(buffer, np.uint8)
 
 
 def ragged(array: pa.ListArray) -> Ragged:
@@ -86,7 +92,7 @@ def ragged(array: pa.ListArray) -> Ragged:
     return Ragged(
         starts_R1=_offsets(array),
         values=frozen(flat[values.offset : values.offset + len(values)]),
-        valid_R=array.is_valid().to_numpy(zero_copy_only=False),
+        valid_R=array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else np.ones(len(array), np.bool_),
     )
 
 

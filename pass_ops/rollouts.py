@@ -7,6 +7,7 @@ counted in G. What is wrong rather than missing raises, and names the rollout.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -67,7 +68,17 @@ class Rollouts:
     def __len__(self) -> int:
         return len(self.used_R)
 
-    @property
+    @cached_property
+    def full(self) -> bool:
+        """No token is masked."""
+        return self.mask.all_true(int(self.mask.starts_R1[0]), int(self.mask.starts_R1[-1]))
+
+    @cached_property
+    def every_step_is_live(self) -> bool:
+        """`prm`, no value is missing, no token masked and no completion empty: all steps are live, one after the other."""
+        return bool(self.ends is not None and self.used_R.all() and self.full and self.mask.lengths_R.all())
+
+    @cached_property
     def longest(self) -> int:
         """Tokens of the longest completion."""
         return int(self.mask.lengths_R.max(initial=0))
@@ -191,10 +202,10 @@ class _Reader:
     def scalars(self, name: str, target: pa.DataType) -> tuple[np.ndarray, np.ndarray]:
         """Values (0 or False where null) and which are not null."""
         array = self.array(name, target)
-        valid_R = array.is_valid().to_numpy(zero_copy_only=False)
-        return pc.fill_null(array, pa.scalar(0, target) if target != pa.bool_() else False).to_numpy(
-            zero_copy_only=False
-        ), valid_R
+        if array.null_count == 0:
+            return array.to_numpy(zero_copy_only=False), np.ones(len(array), dtype=np.bool_)
+        values_R = pc.fill_null(array, False if target == pa.bool_() else pa.scalar(0, target))
+        return values_R.to_numpy(zero_copy_only=False), array.is_valid().to_numpy(zero_copy_only=False)
 
     def rewards(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         values_R, valid_R = self.scalars(name, pa.float32())

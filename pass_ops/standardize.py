@@ -6,8 +6,9 @@
     none          x
 
 Every operator is (x - center) / scale, so a pool is reduced to (center, scale); an infinite scale says "the result
-is 0". Sums run in float64 around the pool's first value, in row order, in eight fixed lanes: a value's place in its
-row decides its lane, so the result does not depend on where the row lies in memory.
+is 0". Sums run in float64 around the pool's first value. Value n of a pool is added to lane n % LANES, and the lanes
+are added up once a group: the compiler can work on many lanes at a time, and the order of additions is fixed by the
+group alone, wherever it lies in memory.
 """
 
 from __future__ import annotations
@@ -27,26 +28,9 @@ OPERATOR_CODES: dict[Operator, int] = {
     "masked_norm": MASKED_NORM,
     "abs_max": ABS_MAX,
 }
+LANES = 128
+SUM, SQUARES, LARGEST = range(3)  # what a lane holds: sum(d), sum(d * d), max(abs(x)), d = x - the pool's first value
 FINE = -1  # what a kernel returns where it found nothing wrong
-
-
-@kernel
-def center_and_scale(
-    operator: int, count: int, shift: float, moments: tuple[float, float, float], ddof: int, eps: float
-):  # type: ignore[no-untyped-def]
-    """(center, scale) of a pool of `count` values with moments (sum(d), sum(d * d), max(abs(x))), d = x - shift."""
-    total, squares, largest = moments
-    if count == 0 or operator == NONE:
-        return 0.0, 1.0
-    mean = total / count
-    if operator == MEAN_ONLY:
-        return shift + mean, 1.0
-    if operator == ABS_MAX:
-        return 0.0, largest if largest > 0.0 else math.inf
-    if count == 1 or squares == 0.0:
-        return shift + mean, math.inf
-    variance = (squares - total * mean) / (count - ddof)
-    return shift + mean, math.sqrt(max(variance, 0.0)) + eps
 
 
 @kernel
@@ -73,35 +57,44 @@ def group_statistics(
     Rows with read_R but not used_R, and all where `pooled` is False, are only searched for NaN and infinity.
 
     Returns:
-        FINE, or the row that has a value or sum that is not finite.
+        FINE, or a group that has a value or a sum that is not finite.
     """
+    lanes = np.zeros((3, LANES + 1))
     for g in range(first_G, last_G):
-        count = 0
-        shift, total, squares, largest = 0.0, 0.0, 0.0, 0.0
+        count = position = start = stop = 0  # start..stop: values in memory that are still to be added
+        shift = checked = add = 0.0
         for r in range(starts_G1[g], starts_G1[g + 1]):
             if read_R[r] and elements.count_R[r] > 0:
-                add = add_R[r]
-                row_shift = shift if count > 0 else weight * _first_live(elements, r) + add
-                moments = _row_moments(elements, r, weight, add, row_shift, operator)
-                if not (math.isfinite(moments[0]) and math.isfinite(moments[1])):
-                    return r
-                if pooled and used_R[r]:
-                    shift = row_shift
-                    count += elements.count_R[r]
-                    total += moments[0]
-                    squares += moments[1]
-                    largest = max(largest, moments[2])
-            if used_R[r]:
-                for stream in range(joined_R.shape[0]):
-                    value = joined_R[stream, r]
-                    shift = shift if count > 0 else value
-                    count += 1
-                    total += value - shift
-                    squares += (value - shift) * (value - shift)
-                    largest = max(largest, abs(value))
-        if not (math.isfinite(total) and math.isfinite(squares)):
-            return starts_G1[g]
-        center_G[g], scale_G[g] = center_and_scale(operator, count, shift, (total, squares, largest), ddof, eps)
+                if not (pooled and used_R[r]):
+                    checked += _sum_of_row(elements, r)
+                    continue
+                if count == 0:
+                    shift = weight * _first_live(elements, r) + add_R[r]
+                count += elements.count_R[r]
+                first = elements.starts_R1[r]
+                length = elements.live_starts_R1[r + 1] - elements.live_starts_R1[r]
+                full = elements.count_R[r] == length
+                if not (full and first == stop and add_R[r] == add):
+                    _add_values(elements.values[start:stop], weight, add, shift, operator, position, lanes)
+                    position += stop - start
+                    start, add = first, add_R[r]
+                    stop = first + length if full else first
+                    if not full:
+                        _add_live(elements, r, weight, add, shift, operator, position, lanes)
+                        position += length
+                else:
+                    stop += length
+        for r in range(starts_G1[g], starts_G1[g + 1]):
+            for stream in range(joined_R.shape[0] if used_R[r] else 0):
+                value = joined_R[stream, r]
+                shift = shift if count > 0 else value
+                count += 1
+                _add(lanes, value, shift)
+        _add_values(elements.values[start:stop], weight, add, shift, operator, position, lanes)
+        moments = _drain(lanes, min(position + stop - start, LANES))
+        if not (math.isfinite(moments[0]) and math.isfinite(moments[1]) and math.isfinite(checked)):
+            return g
+        center_G[g], scale_G[g] = _center_and_scale(operator, count, shift, moments, ddof, eps)
     return FINE
 
 
@@ -112,25 +105,63 @@ def standardize_rows(
     """out_R = N(x_R; x of the used rows of the same group); other rows are left alone.
 
     Returns:
-        FINE, or a row of a group whose sums are not finite.
+        FINE, or a group whose sums are not finite.
     """
+    lanes = np.zeros((3, LANES + 1))
     for g in range(len(starts_G1) - 1):
         count = 0
-        shift, total, squares, largest = 0.0, 0.0, 0.0, 0.0
+        shift = 0.0
         for r in range(starts_G1[g], starts_G1[g + 1]):
             if used_R[r]:
                 shift = shift if count > 0 else x_R[r]
                 count += 1
-                total += x_R[r] - shift
-                squares += (x_R[r] - shift) * (x_R[r] - shift)
-                largest = max(largest, abs(x_R[r]))
-        if not (math.isfinite(total) and math.isfinite(squares)):
-            return starts_G1[g]
-        center, scale = center_and_scale(operator, count, shift, (total, squares, largest), ddof, eps)
+                _add(lanes, x_R[r], shift)
+        moments = _drain(lanes, 0)
+        if not (math.isfinite(moments[0]) and math.isfinite(moments[1])):
+            return g
+        center, scale = _center_and_scale(operator, count, shift, moments, ddof, eps)
         for r in range(starts_G1[g], starts_G1[g + 1]):
             if used_R[r]:
                 out_R[r] = (x_R[r] - center) / scale + 0.0
     return FINE
+
+
+@kernel
+def _center_and_scale(operator, count, shift, moments, ddof, eps):  # type: ignore[no-untyped-def]
+    """(center, scale) of a pool of `count` values with these moments around `shift`, one of the values."""
+    total, squares, largest = moments
+    if count == 0 or operator == NONE:
+        return 0.0, 1.0
+    mean = total / count
+    if operator == MEAN_ONLY:
+        return shift + mean, 1.0
+    if operator == ABS_MAX:
+        return 0.0, largest if largest > 0.0 else math.inf
+    if count == 1 or squares == 0.0:
+        return shift + mean, math.inf
+    variance = (squares - total * mean) / (count - ddof)
+    return shift + mean, math.sqrt(max(variance, 0.0)) + eps
+
+
+@kernel
+def _add(lanes, value, shift):  # type: ignore[no-untyped-def]
+    """Add one value to the lane that is left free for single ones."""
+    lanes[SUM, LANES] += value - shift
+    lanes[SQUARES, LANES] += (value - shift) * (value - shift)
+    lanes[LARGEST, LANES] = max(lanes[LARGEST, LANES], abs(value))
+
+
+@kernel
+def _drain(lanes, width):  # type: ignore[no-untyped-def]
+    """Add up the first `width` lanes and the one of single values, and clear them."""
+    total, squares, largest = lanes[SUM, LANES], lanes[SQUARES, LANES], lanes[LARGEST, LANES]
+    lanes[:, LANES] = 0.0
+    for lane in range(width):
+        total += lanes[SUM, lane]
+        squares += lanes[SQUARES, lane]
+        largest = max(largest, lanes[LARGEST, lane])
+    lanes[:, :width] = 0.0
+    return total, squares, largest
 
 
 @kernel
@@ -147,72 +178,62 @@ def _first_live(elements, r):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _row_moments(elements, r, weight, add, shift, operator):  # type: ignore[no-untyped-def]
+def _sum_of_row(elements, r):  # type: ignore[no-untyped-def]
     start = elements.starts_R1[r]
     length = elements.live_starts_R1[r + 1] - elements.live_starts_R1[r]
-    values = elements.values[start : start + length]
-    if elements.count_R[r] == length:
-        if operator == MASKED_NORM or operator == MEAN_ONLY:
-            return _moments(values, weight, add, shift)
-        return _extremes(values, weight, add)
     live_start = elements.live_starts_R1[r] - elements.live_base
-    live = elements.live_E[live_start : live_start + length]
-    if operator == MASKED_NORM or operator == MEAN_ONLY:
-        return _masked_moments(values, live, weight, add, shift)
-    return _masked_extremes(values, live, weight, add)
+    full = elements.count_R[r] == length
+    total = 0.0
+    for e in range(length):
+        if full or elements.live_E[live_start + e] != 0:
+            total += elements.values[start + e]
+    return total
 
 
 @kernel
-def _moments(values, weight, add, shift):  # type: ignore[no-untyped-def]
-    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
-    q0 = q1 = q2 = q3 = q4 = q5 = q6 = q7 = 0.0
-    whole = len(values) // 8
-    for i in range(whole):
-        v = values[8 * i : 8 * i + 8]
-        d0, d1 = weight * v[0] + add - shift, weight * v[1] + add - shift
-        d2, d3 = weight * v[2] + add - shift, weight * v[3] + add - shift
-        d4, d5 = weight * v[4] + add - shift, weight * v[5] + add - shift
-        d6, d7 = weight * v[6] + add - shift, weight * v[7] + add - shift
-        s0, s1, s2, s3 = s0 + d0, s1 + d1, s2 + d2, s3 + d3
-        s4, s5, s6, s7 = s4 + d4, s5 + d5, s6 + d6, s7 + d7
-        q0, q1, q2, q3 = q0 + d0 * d0, q1 + d1 * d1, q2 + d2 * d2, q3 + d3 * d3
-        q4, q5, q6, q7 = q4 + d4 * d4, q5 + d5 * d5, q6 + d6 * d6, q7 + d7 * d7
-    total = ((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7))
-    squares = ((q0 + q4) + (q2 + q6)) + ((q1 + q5) + (q3 + q7))
-    for i in range(8 * whole, len(values)):
-        d = weight * values[i] + add - shift
-        total += d
-        squares += d * d
-    return total, squares, 0.0
+def _add_values(values, weight, add, shift, operator, position, lanes):  # type: ignore[no-untyped-def]
+    """Add values number position, position + 1, ... of the pool to their lanes."""
+    done = 0
+    while done < len(values):
+        lane = (position + done) % LANES
+        width = min(LANES - lane, len(values) - done)
+        x = values[done : done + width]
+        sums, squares = lanes[SUM, lane : lane + width], lanes[SQUARES, lane : lane + width]
+        if operator == ABS_MAX:
+            largest = lanes[LARGEST, lane : lane + width]
+            for n in range(width):
+                y = weight * x[n] + add
+                sums[n] += y - shift
+                largest[n] = max(largest[n], abs(y))
+        else:
+            for n in range(width):
+                d = weight * x[n] + add - shift
+                sums[n] += d
+                squares[n] += d * d
+        done += width
 
 
 @kernel
-def _masked_moments(values, live, weight, add, shift):  # type: ignore[no-untyped-def]
-    total = squares = 0.0
-    for i in range(len(values)):
-        if live[i] != 0:
-            d = weight * values[i] + add - shift
-            total += d
-            squares += d * d
-    return total, squares, 0.0
-
-
-@kernel
-def _extremes(values, weight, add):  # type: ignore[no-untyped-def]
-    total = largest = 0.0
-    for i in range(len(values)):
-        x = weight * values[i] + add
-        total += x
-        largest = max(largest, abs(x))
-    return total, 0.0, largest
-
-
-@kernel
-def _masked_extremes(values, live, weight, add):  # type: ignore[no-untyped-def]
-    total = largest = 0.0
-    for i in range(len(values)):
-        if live[i] != 0:
-            x = weight * values[i] + add
-            total += x
-            largest = max(largest, abs(x))
-    return total, 0.0, largest
+def _add_live(elements, r, weight, add, shift, operator, position, lanes):  # type: ignore[no-untyped-def]
+    """The same for the live ones of row r; the others add nothing to their lane."""
+    start = elements.starts_R1[r]
+    length = elements.live_starts_R1[r + 1] - elements.live_starts_R1[r]
+    live_start = elements.live_starts_R1[r] - elements.live_base
+    done = 0
+    while done < length:
+        lane = (position + done) % LANES
+        width = min(LANES - lane, length - done)
+        x = elements.values[start + done : start + done + width]
+        live = elements.live_E[live_start + done : live_start + done + width]
+        sums, squares = lanes[SUM, lane : lane + width], lanes[SQUARES, lane : lane + width]
+        for n in range(width):
+            y = weight * x[n] + add
+            d = y - shift if live[n] != 0 else 0.0
+            sums[n] += d
+            squares[n] += d * d
+        if operator == ABS_MAX:
+            largest = lanes[LARGEST, lane : lane + width]
+            for n in range(width):
+                y = abs(weight * x[n] + add)
+                largest[n] = y if live[n] != 0 and y > largest[n] else largest[n]
+        done += width

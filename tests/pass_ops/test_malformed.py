@@ -501,7 +501,7 @@ BAD = {
         lambda: STEPS,
         {"estimator": "reward_shaping", "weights": Weights(outcome=1e200)},
         errors.OutputOverflowError,
-        "rollout 'q1/1': a credit, advantage or path score is beyond float32, so it cannot be stored; scale "
+        "rollout 'q1/0': a credit, advantage or path score is beyond float32, so it cannot be stored; scale "
         "the rewards or the weights down",
     ),
     "reward weights whose squares overflow": (
