@@ -1,7 +1,8 @@
 """Step checker `equations`: every equation that a step states is computed. For `signals.NAME.checker`.
 
-A stated equation is an arithmetic expression, "=" and a number: `48 / 2 = 24`, `$1.50 x 4 = $6`. It is right where both
-sides agree within the rounding of the number as written. Expressions are evaluated by simpleeval, never by Python itself.
+A stated equation is an arithmetic expression, "=" and a number: `48 / 2 = 24`, `$1.50 x 4 = $6`. It is right where
+both sides agree within the rounding of the number as written. Expressions are evaluated by simpleeval, never by
+Python itself.
 """
 
 from __future__ import annotations
