@@ -80,13 +80,16 @@ def run(shaped, policy_folder, tmp_path):
     return call
 
 
-def test_tokens_of_positive_advantage_become_likelier_and_negative_ones_rarer(make_shaped, policy_folder, tmp_path):
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_tokens_of_positive_advantage_become_likelier_and_negative_ones_rarer(
+    make_shaped, policy_folder, tmp_path, temperature
+):
     rows = [replace(row, advantages=(1.0, -1.0)) for row in ROWS]
 
     def logprobs(folder):
         with torch.no_grad():
             (batch,) = step_of(rows, reference=False).micro_batches
-            return batch, load_policy(folder, OPTIONS).token_outputs(batch, temperature=1.0).logprobs_N
+            return batch, load_policy(folder, OPTIONS).token_outputs(batch, temperature=temperature).logprobs_N
 
     batch, before = logprobs(policy_folder)
     sampled, at = [], 0
@@ -95,7 +98,8 @@ def test_tokens_of_positive_advantage_become_likelier_and_negative_ones_rarer(ma
         values = [float(before[at + sum(row.mask[:t])]) if row.mask[t] else 0.0 for t in range(len(row.tokens))]
         at += sum(row.mask)
         sampled.append(replace(row, behavior=tuple(values)))
-    data = make_shaped([sorted(sampled, key=lambda row: row.rollout_id)])
+    sampling = {"temperature": temperature, "logprobs_mode": "processed_logprobs"}
+    data = make_shaped([sorted(sampled, key=lambda row: row.rollout_id)], sampling=sampling)
     options = replace(OPTIONS, epochs=4, kl_coef=0.0)
     result = train([data], policy=policy_folder, out=str(tmp_path / "out"), options=options)
     _, after = logprobs(result.policy_dir)
@@ -113,7 +117,7 @@ def test_a_run_killed_at_any_step_ends_as_if_it_had_not_been(run, shaped, policy
         "shaped": shaped, "policy": policy_folder, "out": str(tmp_path / "killed"), "kill_after": kill_after,
         "options": OPTIONS.semantic() | {"save_every": 2, "tensorboard": False},
     }  # fmt: skip
-    child = subprocess.run([sys.executable, "-c", CHILD, json.dumps(arguments)], check=False, timeout=200)
+    child = subprocess.run([sys.executable, "-c", CHILD, json.dumps(arguments)], check=False, timeout=500)
     assert child.returncode == -signal.SIGKILL
     assert len(read_metrics(tmp_path / "killed")) == kill_after
     assert not (tmp_path / "killed" / "policy").exists()
