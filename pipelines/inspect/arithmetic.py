@@ -21,9 +21,10 @@ from pipelines.inspect.pools import Columns, Number, Pool, StoredRow
 class Chunk:
     """One chunk. Tokens start..end (exclusive); the credit is read at `token`, its last one that counts.
 
-    why: what starts it. score and standardized: the process score there (None where the estimator reads none).
-    credit a_j = process + constant; rest = a_j + ... + a_K; advantage = rest / remaining^k. For `grpo_process`, process
-    and constant are what lies in this chunk, and credit and advantage both are `rest`.
+    why: what starts it (moved: the group's mean N(score), from the chunk before). score and standardized: the process
+    score there (None where the estimator reads none). credit a_j = process + constant; rest = a_j + ... + a_K;
+    advantage = rest / remaining^k. For `grpo_process`, process and constant are what lies in this chunk, and credit
+    and advantage both are `rest`.
     """
 
     start: int
@@ -260,7 +261,7 @@ def _starts(
         moved = abs(here.value - value.value)
         undecided = abs(moved - config.eta) <= here.rounding + value.rounding
         if t in stored if undecided else moved > config.eta:
-            found.append((t, f"the group's mean moves by {moved:.3g} from {value.value:.3g}"))
+            found.append((t, f"moved {moved:.3g}"))
             value = here
     return found
 

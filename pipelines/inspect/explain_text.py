@@ -65,8 +65,8 @@ def _options(found: Explanation) -> str:
     parts = [f"signal {options['signal']}", f"weights: {weights}"]
     if options["estimator"] in ("pass", "reward_shaping"):
         parts.append(f"k = {options['k']:g}")
-        if options["signal"] == "kl":
-            parts.append(f"eta = {options['eta']:g}")
+        if options["signal"] == "kl" and options["chunk"]:
+            parts.append(f"a chunk starts where the group's mean N(score) moved by more than eta = {options['eta']:g}")
         if not options["chunk"]:
             parts.append("chunk = false: every token that counts is a chunk")
     return "; ".join(parts)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
@@ -26,18 +27,16 @@ BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#888888"
 
 def sweep_view(results: Sequence[SettingResult]) -> Group:
     """For the terminal: the advantages of each setting, and what each pays for length."""
-    advantages = Table(
-        "setting", "A > 0", "A < 0", "zero", "chunks", "corr.", "flips", title="Advantages", title_justify="left",
-        caption="A > 0, A < 0: share of tokens, mean, std. zero: share of rollouts whose every advantage is 0. "
-        "chunks: per rollout. corr., flips: correlation and opposite signs of token advantages against the reference.",
-        caption_justify="left",
-    )  # fmt: skip
-    lengths = Table(
-        "setting", "path, right", "path, wrong", "mass, right", "mass, wrong", title="Pay for one more token",
-        caption="Slope of the path score and of a rollout's summed advantage (mass) against its length, among right "
-        "and among wrong rollouts of one prompt. Above 0, length is paid for.",
-        title_justify="left", caption_justify="left",
-    )  # fmt: skip
+    advantages = _table("Advantages", "A > 0", "A < 0", "zero", "chunks", "corr.", "flips")
+    advantages.caption = (
+        "A > 0, A < 0: share of tokens, mean, std. zero: share of rollouts whose every advantage is 0. chunks: per "
+        "rollout. corr., flips: correlation and opposite signs of token advantages against the reference."
+    )
+    lengths = _table("Pay for one more token", "path, right", "path, wrong", "mass, right", "mass, wrong")
+    lengths.caption = (
+        "Slope of the path score and of a rollout's summed advantage (mass) against its length, among right and among "
+        "wrong rollouts of one prompt. Above 0, length is paid for."
+    )
     for result in results:
         advantages.add_row(
             result.name,
@@ -51,6 +50,15 @@ def sweep_view(results: Sequence[SettingResult]) -> Group:
         slopes = [group[side].within_groups for group in (result.path, result.mass) for side in ("right", "wrong")]
         lengths.add_row(result.name, *(_number(slope) for slope in slopes))
     return Group(advantages, lengths)
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A narrow table: settings wrap, numbers do not."""
+    table = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("setting", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
 
 
 def sweep_records(results: Sequence[SettingResult]) -> pa.Table:
@@ -139,7 +147,8 @@ def _record(result: SettingResult) -> dict[str, Any]:
 
 
 def _signed(share: float, mean: float | None, std: float | None) -> str:
-    return _percent(share) if mean is None or std is None else f"{_percent(share)} {mean:+.2f} {std:.2f}"
+    part = f"{100 * share:.0f} %"
+    return part if mean is None or std is None else f"{part} {mean:+.2f} {std:.2f}"
 
 
 def _percent(share: float) -> str:

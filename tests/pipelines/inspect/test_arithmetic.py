@@ -87,7 +87,7 @@ def test_the_trace_of_a_kl_signal_cuts_where_the_groups_mean_moves():
     rows = [tokens(1.0, 1.0, 6.0), tokens(3.0, 3.0)]
     found = by_hand(rows, ShapingConfig(signal="kl", weights=PROCESS_ONLY, eta=0.5, **RAW))
     assert [(chunk.start, chunk.end) for chunk in found.chunks] == [(0, 2), (2, 3)]
-    assert found.chunks[1].why == "the group's mean moves by 1 from 2"
+    assert found.chunks[1].why == "moved 1"
 
 
 def test_reward_shaping_standardizes_the_sum_once():
