@@ -1,4 +1,4 @@
-"""A small project folder, as a user would have it: a model, prompts, a configuration. Recorded engine: no model runs."""
+"""A small project folder, as a user would have it: model, prompts, configuration. Recorded engine: no model runs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Runs `passrl` in a process of its own that is killed with SIGKILL, at a named store operation or by the clock.
 
-The processes are forked from a server that has imported what a run needs, so that a kill costs seconds, not start-up. The
-kill sits in `Store._hook`, patched in the child alone: nothing in the project knows of it.
+The processes are forked from a server that has imported what a run needs, so that a kill costs seconds, not start-up.
+The kill sits in `Store._hook`, patched in the child alone: nothing in the project knows of it.
 """
 
 from __future__ import annotations

@@ -38,10 +38,11 @@ class Undisturbed:
 
 
 def made_by(out: str) -> dict[str, object]:
-    """Content digests of every dataset, and the bytes of the policy and of the metrics that do not depend on the clock."""
+    """Content digests of every dataset, the bytes of the policy, and what of the metrics does not depend on the clock."""
     lineage = json.loads((Path(out) / "lineage.json").read_text())["rounds"][0]
     policy = (Path(out) / "round-000" / "policy" / "model.safetensors").read_bytes()
-    losses = [json.loads(line)["loss"] for line in (Path(out) / "round-000" / "train" / "metrics.jsonl").open()]
+    metrics = (Path(out) / "round-000" / "train" / "metrics.jsonl").read_text()
+    losses = [json.loads(line)["loss"] for line in metrics.splitlines()]
     return {"datasets": lineage["datasets"], "policy": policy, "losses": losses, "eval": lineage["metrics"]["eval"]}
 
 
@@ -79,5 +80,6 @@ def test_killed_ten_times_in_a_row_the_run_completes_in_the_end(undisturbed, tmp
     out = str(tmp_path / "run")
     chances = random.Random(99)
     for _ in range(10):
-        killed_after(chances.uniform(0.1, 0.7) * undisturbed.seconds, ["run", undisturbed.config, "--out", out], out + ".log")
+        seconds = chances.uniform(0.1, 0.7) * undisturbed.seconds
+        killed_after(seconds, ["run", undisturbed.config, "--out", out], out + ".log")
     check_rerun(undisturbed, out, capsys)

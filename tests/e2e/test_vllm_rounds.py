@@ -39,28 +39,30 @@ def share_identical(a: pa.Table, b: pa.Table) -> float:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_model):
-    """Two rounds on vLLM, undisturbed: (project, run folder, seconds the first stage of it took at most)."""
+    """Two rounds on vLLM, undisturbed: (project, run folder, seconds)."""
     project = make_project(tmp_path_factory.mktemp("vllm"), tiny_model)
     out = project.out
     started = time.monotonic()
-    assert finished(["rounds", project.config, "--out", out, *VLLM], out + ".log") == 0, Path(out + ".log").read_text()
+    log = out + ".log"
+    assert finished(["rounds", project.config, "--out", out, *VLLM], log) == 0, Path(log).read_text()
     return project, out, time.monotonic() - started
 
 
 def test_two_rounds_on_one_engine_that_takes_over_the_new_weights(run, capsys):
-    project, out, _ = run
+    _, out, _ = run
     assert main(["verify", out]) == 0
     specs = [open_dataset(f"{out}/round-{index:03d}/rollouts").spec for index in range(2)]
     assert [spec.environment["engine"] for spec in specs] == ["vllm", "vllm"]
     assert specs[0].carried["policy_digest"] != specs[1].carried["policy_digest"]
-    metrics = [json.loads(line) for line in Path(out, "round-001", "train", "metrics.jsonl").open()]
+    metrics = [json.loads(line) for line in Path(out, "round-001", "train", "metrics.jsonl").read_text().splitlines()]
     # A fresh ratio of 1 says that round 1's engine sampled with the weights that round 1's trainer starts from.
     assert metrics[0]["ratio_min"] == pytest.approx(1.0, abs=1e-4)
     assert metrics[0]["ratio_max"] == pytest.approx(1.0, abs=1e-4)
 
 
 def check_rerun(project, out: str, undisturbed: str, capsys) -> None:
-    assert finished(["generate", project.config, "--out", out, *VLLM], out + ".log") == 0, Path(out + ".log").read_text()
+    log = out + ".log"
+    assert finished(["generate", project.config, "--out", out, *VLLM], log) == 0, Path(log).read_text()
     assert main(["verify", out]) == 0
     share = share_identical(rollouts_of(out), rollouts_of(undisturbed))
     with capsys.disabled():
@@ -82,5 +84,6 @@ def test_vllm_killed_at_a_named_point(run, point, tmp_path, capsys):
 def test_vllm_killed_at_a_random_time(run, draw, tmp_path, capsys):
     project, undisturbed, seconds = run
     out = str(tmp_path / "run")
-    killed_after(random.Random(draw).uniform(0.05, 0.5) * seconds, ["generate", project.config, "--out", out, *VLLM], out + ".killed.log")
+    delay = random.Random(draw).uniform(0.05, 0.5) * seconds
+    killed_after(delay, ["generate", project.config, "--out", out, *VLLM], out + ".killed.log")
     check_rerun(project, out, undisturbed, capsys)
