@@ -3,7 +3,7 @@ section 2).
 """
 
 from pass_ops.shards.commit import PendingParts, begin_attempt, commit_part, committed, fail_part, pending_parts
-from pass_ops.shards.dataset import Dataset, create_dataset, find_datasets, load_dataset
+from pass_ops.shards.dataset import Dataset, create_dataset, load_dataset
 from pass_ops.shards.finalize import finalize, record_run
 from pass_ops.shards.fingerprint import canonical_json, folder_digest, sha256_bytes
 from pass_ops.shards.paths import relative_folder, resolve_folder
@@ -40,7 +40,6 @@ __all__ = [
     "create_dataset",
     "fail_part",
     "finalize",
-    "find_datasets",
     "folder_digest",
     "load_dataset",
     "open_dataset",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from pass_ops.errors import (
@@ -127,24 +128,27 @@ def remove_replaced(store: Store, old_fp8s: set[str]) -> None:
 
 
 def datasets_made_from(url: str, *, store: Store | None = None) -> tuple[str, ...]:
-    """Folders of the datasets in the same RUN folder that have `url` among their inputs, directly or through others."""
-    found = {folder: spec for folder, spec in find_datasets(run_folder(url), store=store) if not _same(folder, url)}
+    """Folders of the datasets beside `url` that have it among their inputs, directly or through others.
+
+    Beside means: in the RUN folder if it lies in one (RUN/round-000/[signals/]NAME), else in the folder above it. A
+    dataset that cannot be read is passed over; verify tells about it.
+    """
+    found: dict[str, DatasetSpec] = {}
+    if _common_folder(url).endswith("://"):
+        return ()  # a bucket of its own: nothing lies beside it
+    for folder in _beside((store or Store(url)).at(_common_folder(url))):
+        with suppress(NotADatasetError, CorruptDatasetError):
+            found[folder.root] = read_dataset_json(folder)[0]
     stale: dict[str, None] = {}
     frontier = [url]
     while frontier:
-        source = frontier.pop()
-        for folder, spec in found.items():
-            sources = (resolve_folder(folder, ref.folder) for ref in spec.inputs.values())
-            if folder not in stale and any(_same(source, input_folder) for input_folder in sources):
-                stale[folder] = None
-                frontier.append(folder)
+        source = Store(frontier.pop()).path("")
+        for folder_url, spec in found.items():
+            sources = {Store(resolve_folder(folder_url, ref.folder)).path("") for ref in spec.inputs.values()}
+            if source in sources and folder_url not in stale:
+                stale[folder_url] = None
+                frontier.append(folder_url)
     return tuple(stale)
-
-
-def find_datasets(url: str, *, store: Store | None = None) -> Iterator[tuple[str, DatasetSpec]]:
-    """Folder and spec of every dataset at or below a folder (four levels)."""
-    for folder in dataset_folders((store or Store(url)).at(url)):
-        yield folder.root, read_dataset_json(folder)[0]
 
 
 def dataset_folders(top: Store) -> Iterator[Store]:
@@ -155,23 +159,35 @@ def dataset_folders(top: Store) -> Iterator[Store]:
         if any(entry.name == names.DATASET for entry in here.entries()):
             yield here
         elif depth < _SEARCH_DEPTH:
-            below = [here.at(f"{here.root.rstrip('/')}/{name}") for name in here.folders() if not name.startswith(".")]
-            pending.extend((folder, depth + 1) for folder in below)
+            pending.extend((here.at(folder), depth + 1) for folder in _below(here))
 
 
-def run_folder(url: str) -> str:
-    """The RUN folder a dataset lies in, by the layout RUN/round-000/[signals/]NAME; else the folder above it."""
-    above = url.rstrip("/")
-    for _ in range(3):
-        above = above.rpartition("/")[0] or "."
-        if _ROUND.fullmatch(posixpath.basename(above)):
-            return above.rpartition("/")[0] or "."
-    above = url.rstrip("/").rpartition("/")[0] or "."
-    return (above.rpartition("/")[0] or ".") if posixpath.basename(above) == "signals" else above
+def _beside(top: Store) -> Iterator[Store]:
+    """Folders that may be datasets of one RUN: those in `top`, in its rounds, and in `signals` of either."""
+    for folder in _below(top):
+        name = posixpath.basename(folder)
+        if name == "signals" or _ROUND.fullmatch(name):
+            yield from _beside(top.at(folder))
+        else:
+            yield top.at(folder)
 
 
-def _same(one: str, other: str) -> bool:
-    return Store(one).path("") == Store(other).path("")
+def _below(store: Store) -> list[str]:
+    """URLs of the folders in a folder, hidden ones apart."""
+    return [f"{store.root.rstrip('/')}/{name}" for name in store.folders() if not name.startswith(".")]
+
+
+def _common_folder(url: str) -> str:
+    """RUN of RUN/round-000/[signals/]NAME; without a round, the folder above the dataset (or above `signals`)."""
+    above = _parent(url)
+    if posixpath.basename(above) == "signals":
+        above = _parent(above)
+    return _parent(above) if _ROUND.fullmatch(posixpath.basename(above)) else above
+
+
+def _parent(url: str) -> str:
+    scheme, separator, path = url.rstrip("/").rpartition("://")
+    return f"{scheme}{separator}{posixpath.dirname(path) or ('' if separator else '.')}"
 
 
 def _swap(

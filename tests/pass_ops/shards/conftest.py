@@ -42,14 +42,24 @@ def s3_bucket() -> Iterator[str]:
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
 
 
+def _empty_folder(kind: str, request: pytest.FixtureRequest, tmp_path) -> str:
+    if kind == "local":
+        return str(tmp_path)
+    if kind == "memory":
+        return f"memory://test-{next(_NUMBERS)}"
+    return f"{request.getfixturevalue('s3_bucket')}/test-{next(_NUMBERS)}"
+
+
 @pytest.fixture(params=["local", "memory", "s3"])
 def root(request: pytest.FixtureRequest, tmp_path) -> str:
     """An empty folder on each kind of store."""
-    if request.param == "local":
-        return str(tmp_path)
-    if request.param == "memory":
-        return f"memory://test-{next(_NUMBERS)}"
-    return f"{request.getfixturevalue('s3_bucket')}/test-{next(_NUMBERS)}"
+    return _empty_folder(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=["local", "memory"])
+def near_root(request: pytest.FixtureRequest, tmp_path) -> str:
+    """An empty folder on the stores that answer at once, for what no store does in a way of its own."""
+    return _empty_folder(request.param, request, tmp_path)
 
 
 @pytest.fixture

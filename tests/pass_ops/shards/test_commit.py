@@ -26,8 +26,8 @@ from pass_ops.shards import (
 from pass_ops.shards.tables import open_parquet
 
 
-def test_a_commit_is_a_content_named_file_and_a_marker_that_names_it(root, generate_spec, rollouts):
-    ds = create_dataset(root, generate_spec())
+def test_a_commit_is_a_content_named_file_and_a_marker_that_names_it(near_root, generate_spec, rollouts):
+    ds = create_dataset(near_root, generate_spec())
     record = commit_part(ds, 1, rollouts("a", "b"))
     content = ds.store.read(record.data)
     assert record.data == f"part-000001-{ds.fp8}-{sha256_bytes(content)[:8]}.parquet"
@@ -49,8 +49,8 @@ def test_a_commit_is_a_content_named_file_and_a_marker_that_names_it(root, gener
     assert committed(ds, 0) is None
 
 
-def test_rejections_are_kept_with_their_reasons_and_a_prompt_counts_as_a_group(root, generate_spec, rollouts):
-    ds = create_dataset(root, generate_spec())
+def test_rejections_are_kept_with_their_reasons_and_a_prompt_counts_as_a_group(near_root, generate_spec, rollouts):
+    ds = create_dataset(near_root, generate_spec())
     rejected = [
         Rejection(prompt_id="long", reason="too_long", detail="9000 tokens", payload={"tokens": 9000}),
         Rejection(prompt_id="a", sample_index=1, reason="aborted", transient=True, attempts=3),
@@ -102,8 +102,8 @@ def test_a_loser_with_equal_bytes_leaves_the_winners_file(root, generate_spec, r
     assert ds.store.exists(first.data)
 
 
-def test_a_damaged_file_under_the_content_name_is_made_anew(root, generate_spec, rollouts):
-    ds = create_dataset(root, generate_spec())
+def test_a_damaged_file_under_the_content_name_is_made_anew(near_root, generate_spec, rollouts):
+    ds = create_dataset(near_root, generate_spec())
     record = commit_part(ds, 0, rollouts("a"))
     good = ds.store.read(record.data)
     ds.store.put(record.data, good[:-1])
@@ -126,8 +126,8 @@ def test_what_is_pending_comes_from_listings_alone(root, generate_spec, rollouts
     assert operations == ["list"] * 4
 
 
-def test_a_marker_outranks_an_earlier_failure(root, generate_spec, rollouts):
-    ds = create_dataset(root, generate_spec())
+def test_a_marker_outranks_an_earlier_failure(near_root, generate_spec, rollouts):
+    ds = create_dataset(near_root, generate_spec())
     fail_part(ds, 0, cause="boom", traceback="")
     commit_part(ds, 0, rollouts("a"))
     assert pending_parts(ds) == PendingParts(todo=(1,), suspects=(), failed=())
@@ -142,8 +142,8 @@ def test_attempts_count_from_one_in_every_run_and_stay_on_record(root, generate_
     assert on_record == [f"000000-{ds.fp8}-{number}.json" for number in (1, 2, 3, 4)] + [f"000001-{ds.fp8}-1.json"]
 
 
-def test_a_failure_says_why_and_a_later_one_replaces_it(root, generate_spec):
-    ds = create_dataset(root, generate_spec())
+def test_a_failure_says_why_and_a_later_one_replaces_it(near_root, generate_spec):
+    ds = create_dataset(near_root, generate_spec())
     fail_part(ds, 0, cause="first", traceback="a")
     fail_part(ds, 0, cause="second", traceback="b")
     record = json.loads(ds.store.read(f"_failed/000000-{ds.fp8}.json"))
@@ -165,17 +165,19 @@ def test_a_marker_whose_file_is_gone_is_void_and_the_part_is_redone(root, genera
     assert verify(root) == []
 
 
-def test_a_void_marker_is_seen_though_another_file_of_the_part_lies_there(root, generate_spec, rollouts):
-    ds = create_dataset(root, generate_spec(parts=1))
-    other = commit_part(create_dataset(f"{root}/other", generate_spec(parts=1)), 0, rollouts("a", text=["orphan"] * 2))
-    ds.store.create(other.data, Store(f"{root}/other").read(other.data))
+def test_a_void_marker_is_seen_though_another_file_of_the_part_lies_there(near_root, generate_spec, rollouts):
+    ds = create_dataset(near_root, generate_spec(parts=1))
+    other = commit_part(
+        create_dataset(f"{near_root}/other", generate_spec(parts=1)), 0, rollouts("a", text=["orphan"] * 2)
+    )
+    ds.store.create(other.data, Store(f"{near_root}/other").read(other.data))
     record = commit_part(ds, 0, rollouts("a"))
     ds.store.remove(record.data)
     assert pending_parts(ds).todo == (0,)
 
 
-def test_a_marker_whose_rejected_file_is_gone_is_void_too(root, generate_spec, rollouts):
-    ds = create_dataset(root, generate_spec(parts=1))
+def test_a_marker_whose_rejected_file_is_gone_is_void_too(near_root, generate_spec, rollouts):
+    ds = create_dataset(near_root, generate_spec(parts=1))
     record = commit_part(ds, 0, rollouts("a"), rejected=[Rejection(prompt_id="a", sample_index=5, reason="r")])
     ds.store.remove(record.rejected)
     assert pending_parts(ds).todo == (0,)
@@ -190,8 +192,8 @@ def test_a_writer_that_finds_a_void_marker_takes_its_place(root, generate_spec, 
     assert committed(ds, 0) == second
 
 
-def test_a_table_that_breaks_a_rule_is_refused_before_anything_is_written(root, generate_spec, rollouts):
-    ds = create_dataset(root, generate_spec())
+def test_a_table_that_breaks_a_rule_is_refused_before_anything_is_written(near_root, generate_spec, rollouts):
+    ds = create_dataset(near_root, generate_spec())
     with pytest.raises(PartError, match=r"part 0 of .*behavior_logprobs and token_ids have different lengths: a/1"):
         commit_part(ds, 0, rollouts("a", behavior_logprobs=[[-1.0, 0.0, -1.0], [-1.0]]))
     with pytest.raises(PartError, match="lacks token_ids"):
@@ -201,13 +203,13 @@ def test_a_table_that_breaks_a_rule_is_refused_before_anything_is_written(root, 
     assert [entry.name for entry in ds.store.entries()] == ["_dataset.json"]
 
 
-def test_an_empty_part_can_be_committed_and_read(root, generate_spec, rollouts):
-    ds = create_dataset(root, generate_spec(parts=1))
+def test_an_empty_part_can_be_committed_and_read(near_root, generate_spec, rollouts):
+    ds = create_dataset(near_root, generate_spec(parts=1))
     rejected = [Rejection(prompt_id="a", reason="too_long")]
     assert commit_part(ds, 0, rollouts().slice(0, 0), rejected=rejected).rows == 0
     finalize(ds, max_reject_rate=1.0)
-    assert open_dataset(root).read_part(0).num_rows == 0
-    assert verify(root) == []
+    assert open_dataset(near_root).read_part(0).num_rows == 0
+    assert verify(near_root) == []
 
 
 def _job(store: Store, spec, rollouts) -> None:
@@ -221,7 +223,7 @@ def _job(store: Store, spec, rollouts) -> None:
 
 
 def _contents(folder) -> dict[str, bytes]:
-    """Every file but records of attempts and of the run, which hold times, and what a killed process left unfinished."""
+    """Every file but records of attempts and of the run, which hold times, and temporary files of the killed."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -295,9 +297,9 @@ def test_a_full_disk_says_where_and_what_to_do(tmp_path, generate_spec, rollouts
     assert pending_parts(ds).todo == (0, 1)
 
 
-def test_extra_columns_are_kept(root, generate_spec, rollouts):
-    ds = create_dataset(root, generate_spec(parts=1))
+def test_extra_columns_are_kept(near_root, generate_spec, rollouts):
+    ds = create_dataset(near_root, generate_spec(parts=1))
     commit_part(ds, 0, rollouts("a").append_column("entropy", pa.array([0.5, 0.25])))
     finalize(ds)
-    assert open_dataset(root).read_part(0, ["entropy"])["entropy"].to_pylist() == [0.5, 0.25]
-    assert verify(root) == []
+    assert open_dataset(near_root).read_part(0, ["entropy"])["entropy"].to_pylist() == [0.5, 0.25]
+    assert verify(near_root) == []

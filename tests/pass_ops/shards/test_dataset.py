@@ -28,12 +28,13 @@ from pass_ops.shards import (
     resolve_folder,
     verify,
 )
+from pass_ops.shards.dataset import _common_folder
 
 
-def test_dataset_json_says_what_the_dataset_is(root, generate_spec):
+def test_dataset_json_says_what_the_dataset_is(near_root, generate_spec):
     spec = generate_spec(inputs={"prompts": InputRef("../prompts", "a" * 64)})
-    create_dataset(root, spec)
-    document = json.loads(Store(root).read("_dataset.json"))
+    create_dataset(near_root, spec)
+    document = json.loads(Store(near_root).read("_dataset.json"))
     assert list(document) == [
         "format_version",
         "stage",
@@ -62,25 +63,27 @@ def test_the_same_fingerprint_goes_on_and_changes_nothing(root, generate_spec, r
     assert pickle.loads(pickle.dumps(again)) == again == load_dataset(root)
 
 
-def test_other_options_in_the_folder_are_refused_and_named(root, generate_spec):
-    create_dataset(root, generate_spec())
-    before = Store(root).read("_dataset.json")
+def test_other_options_in_the_folder_are_refused_and_named(near_root, generate_spec):
+    create_dataset(near_root, generate_spec())
+    before = Store(near_root).read("_dataset.json")
     with pytest.raises(FingerprintMismatchError, match=r"seed: 7 there, 8 asked(.|\n)*--overwrite"):
-        create_dataset(root, generate_spec(seed=8))
-    assert Store(root).read("_dataset.json") == before
+        create_dataset(near_root, generate_spec(seed=8))
+    assert Store(near_root).read("_dataset.json") == before
 
 
-def test_a_folder_without_a_dataset_is_said_to_be_one(root):
+def test_a_folder_without_a_dataset_is_said_to_be_one(near_root):
     for opening in (load_dataset, open_dataset, verify):
         with pytest.raises(NotADatasetError, match=r"no .*_dataset\.json"):
-            opening(root)
+            opening(near_root)
 
 
-def test_overwriting_with_the_same_fingerprint_changes_nothing_and_says_so(root, make_dataset, rollouts, generate_spec):
-    complete = make_dataset(root, rollouts("a"))
-    ds = create_dataset(root, complete.spec, overwrite=True)
+def test_overwriting_with_the_same_fingerprint_changes_nothing_and_says_so(
+    near_root, make_dataset, rollouts, generate_spec
+):
+    complete = make_dataset(near_root, rollouts("a"))
+    ds = create_dataset(near_root, complete.spec, overwrite=True)
     assert "overwrite changed nothing" in ds.notes[0]
-    assert open_dataset(root) == complete
+    assert open_dataset(near_root) == complete
 
 
 def test_overwriting_replaces_the_dataset_and_removes_every_file_of_the_old_one(
@@ -101,14 +104,14 @@ def test_overwriting_replaces_the_dataset_and_removes_every_file_of_the_old_one(
         open_dataset(root)
 
 
-def test_a_replaced_fingerprint_is_refused_in_that_folder(root, generate_spec):
-    create_dataset(root, generate_spec())
-    create_dataset(root, generate_spec(seed=8), overwrite=True)
-    create_dataset(root, generate_spec(seed=9), overwrite=True)
+def test_a_replaced_fingerprint_is_refused_in_that_folder(near_root, generate_spec):
+    create_dataset(near_root, generate_spec())
+    create_dataset(near_root, generate_spec(seed=8), overwrite=True)
+    create_dataset(near_root, generate_spec(seed=9), overwrite=True)
     for seed in (7, 8):
         with pytest.raises(ReplacedFingerprintError, match="another folder"):
-            create_dataset(root, generate_spec(seed=seed), overwrite=True)
-    assert load_dataset(root).spec == generate_spec(seed=9)
+            create_dataset(near_root, generate_spec(seed=seed), overwrite=True)
+    assert load_dataset(near_root).spec == generate_spec(seed=9)
 
 
 def test_a_late_writer_of_the_replaced_fingerprint_harms_nothing(root, generate_spec, rollouts):
@@ -157,9 +160,25 @@ def test_overwriting_lists_what_was_made_from_the_old_dataset(root, make_dataset
         shaped_url, DatasetSpec(stage="shape", stage_version=1, options={}, parts=1, inputs={"outcome": through})
     )
     create_dataset(f"{root}/round-001/rollouts", generate_spec())
+    Store(f"{root}/round-000/unreadable").create("_dataset.json", b"{")
     ds = create_dataset(made.url, generate_spec(seed=8), overwrite=True)
     assert ds.stale == (signal_url, shaped_url)
     assert sum("is stale" in note for note in ds.notes) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "searched"),
+    [
+        ("run/round-000/rollouts", "run"),
+        ("s3://bucket/run/round-012/signals/prm", "s3://bucket/run"),
+        ("/data/signals/prm", "/data"),
+        ("/data/rollouts", "/data"),
+        ("rollouts", "."),
+        ("gs://bucket", "gs://"),
+    ],
+)
+def test_what_was_made_from_a_dataset_is_searched_in_its_run_or_beside_it(url, searched):
+    assert _common_folder(url) == searched
 
 
 @pytest.mark.parametrize(

@@ -53,8 +53,8 @@ def test_finalizing_again_changes_nothing(root, make_dataset, rollouts):
     assert contents == {entry.name: complete.store.read(entry.name) for entry in complete.store.entries()}
 
 
-def test_missing_and_failed_parts_are_the_reasons_and_stand_in_the_run_record(root, generate_spec, rollouts):
-    ds = create_dataset(root, generate_spec(parts=4))
+def test_missing_and_failed_parts_are_the_reasons_and_stand_in_the_run_record(near_root, generate_spec, rollouts):
+    ds = create_dataset(near_root, generate_spec(parts=4))
     commit_part(ds, 0, rollouts("a"))
     fail_part(ds, 2, cause="CUDA out of memory", traceback="...")
     with pytest.raises(NotFinalized) as raised:
@@ -67,8 +67,8 @@ def test_missing_and_failed_parts_are_the_reasons_and_stand_in_the_run_record(ro
     assert json.loads(ds.store.read("_run.json")) == {"finalized": False, "not_finalized": list(reasons)}
 
 
-def test_the_run_record_is_merged_by_key(root, generate_spec, rollouts):
-    ds = create_dataset(root, generate_spec(parts=1))
+def test_the_run_record_is_merged_by_key(near_root, generate_spec, rollouts):
+    ds = create_dataset(near_root, generate_spec(parts=1))
     record_run(ds, {"job": "one", "host": "here"})
     record_run(ds, {"job": "two"})
     commit_part(ds, 0, rollouts("a"))
@@ -88,8 +88,10 @@ def test_the_run_record_is_merged_by_key(root, generate_spec, rollouts):
         ([Rejection(prompt_id="x", reason="too_long")], 2 / 6),
     ],
 )
-def test_too_many_rejections_refuse_the_dataset_exactly_above_the_limit(root, generate_spec, rollouts, rejected, rate):
-    ds = create_dataset(root, generate_spec(parts=1))
+def test_too_many_rejections_refuse_the_dataset_exactly_above_the_limit(
+    near_root, generate_spec, rollouts, rejected, rate
+):
+    ds = create_dataset(near_root, generate_spec(parts=1))
     commit_part(ds, 0, rollouts("a", "b"), rejected=rejected)
     with pytest.raises(
         NotFinalized, match=f"{rate:.2%} of the rollouts were rejected .{rejected[0].reason} 1.*max_reject_rate"
@@ -98,8 +100,8 @@ def test_too_many_rejections_refuse_the_dataset_exactly_above_the_limit(root, ge
     finalize(ds, max_reject_rate=rate)
 
 
-def test_a_part_whose_file_is_gone_refuses_the_dataset_and_stays_for_the_next_run(root, generate_spec, rollouts):
-    ds = create_dataset(root, generate_spec(parts=1))
+def test_a_part_whose_file_is_gone_refuses_the_dataset_and_stays_for_the_next_run(near_root, generate_spec, rollouts):
+    ds = create_dataset(near_root, generate_spec(parts=1))
     record = commit_part(ds, 0, rollouts("a"))
     ds.store.remove(record.data)
     for _ in range(2):
@@ -127,12 +129,12 @@ def test_finalize_removes_only_own_files_that_a_marker_outvotes(root, generate_s
     assert [name for name in [*outvoted, *others, *named.files] if ds.store.exists(name)] == [*others, *named.files]
 
 
-def test_a_list_of_parts_left_without_a_manifest_is_replaced(root, generate_spec, rollouts):
-    ds = create_dataset(root, generate_spec(parts=1))
+def test_a_list_of_parts_left_without_a_manifest_is_replaced(near_root, generate_spec, rollouts):
+    ds = create_dataset(near_root, generate_spec(parts=1))
     ds.store.create(f"_parts-{ds.fp8}.parquet", b"from markers that are void now")
     commit_part(ds, 0, rollouts("a"))
     finalize(ds)
-    assert open_dataset(root).parts[0].rows == 2
+    assert open_dataset(near_root).parts[0].rows == 2
 
 
 def test_two_finalizers_write_the_same_bytes(tmp_path, generate_spec, rollouts):

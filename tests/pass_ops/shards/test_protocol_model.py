@@ -114,7 +114,7 @@ def rows_of(part: int) -> list[str]:
 def table_of(part: int, flavour: int) -> pa.Table:
     """The part's rows.
 
-    Another flavour has the same rows in other bytes, as an engine that is not deterministic gives.
+    Another flavour: the same rows in other bytes, as an engine that is not deterministic gives.
     """
     rows = [{"prompt_id": name, "prompt": f"flavour {flavour}", "source": "test"} for name in rows_of(part)]
     return pa.Table.from_pylist(rows, schema=PROMPTS)
@@ -271,7 +271,7 @@ def test_no_interleaving_of_two_writers_breaks_a_promise_on_local_files(tmp_path
 
 
 def test_no_interleaving_of_two_writers_breaks_a_promise_on_s3(s3_bucket) -> None:
-    run(s3_bucket, examples=15, steps=25)
+    run(s3_bucket, examples=10, steps=25)
 
 
 @pytest.mark.deep

@@ -27,27 +27,29 @@ def test_what_was_committed_is_read_back(root, make_dataset, rollouts):
     assert pickle.loads(pickle.dumps(complete)).read_part(0).num_rows == 2
 
 
-def test_rejections_are_read_by_part(root, make_dataset, rollouts):
-    complete = make_dataset(root, rollouts("a"), rollouts("b"), rejected=[Rejection(prompt_id="x", reason="too_long")])
+def test_rejections_are_read_by_part(near_root, make_dataset, rollouts):
+    complete = make_dataset(
+        near_root, rollouts("a"), rollouts("b"), rejected=[Rejection(prompt_id="x", reason="too_long")]
+    )
     assert complete.read_rejected(0)["prompt_id"].to_pylist() == ["x"]
     assert complete.read_rejected(1) is None
 
 
-def test_an_incomplete_dataset_is_refused(root, generate_spec, rollouts):
-    commit_part(create_dataset(root, generate_spec()), 0, rollouts("a"))
+def test_an_incomplete_dataset_is_refused(near_root, generate_spec, rollouts):
+    commit_part(create_dataset(near_root, generate_spec()), 0, rollouts("a"))
     with pytest.raises(IncompleteDatasetError, match=r"not finalized.*passrl status"):
-        open_dataset(root)
+        open_dataset(near_root)
 
 
-def test_files_of_another_fingerprint_do_not_exist_for_a_reader(root, make_dataset, rollouts):
-    complete = make_dataset(root, rollouts("a"))
+def test_files_of_another_fingerprint_do_not_exist_for_a_reader(near_root, make_dataset, rollouts):
+    complete = make_dataset(near_root, rollouts("a"))
     complete.store.create("part-000001-00000000-00000000.parquet", b"somebody else's")
     complete.store.create("_manifest-00000000.json", b"{}")
-    assert len(open_dataset(root).parts) == 1
+    assert len(open_dataset(near_root).parts) == 1
 
 
-def test_a_part_that_is_gone_or_no_parquet_is_said_to_be(root, make_dataset, rollouts):
-    complete = make_dataset(root, rollouts("a"), rollouts("b"))
+def test_a_part_that_is_gone_or_no_parquet_is_said_to_be(near_root, make_dataset, rollouts):
+    complete = make_dataset(near_root, rollouts("a"), rollouts("b"))
     complete.store.remove(complete.parts[0].data)
     complete.store.put(complete.parts[1].data, b"no parquet at all")
     with pytest.raises(CorruptDatasetError, match="is gone"):
@@ -58,13 +60,13 @@ def test_a_part_that_is_gone_or_no_parquet_is_said_to_be(root, make_dataset, rol
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: b""])
 @pytest.mark.parametrize("file", ["_manifest-{}.json", "_parts-{}.parquet", "_dataset.json"])
-def test_a_damaged_small_file_is_refused(root, make_dataset, rollouts, file, damage):
-    complete = make_dataset(root, rollouts("a"))
+def test_a_damaged_small_file_is_refused(near_root, make_dataset, rollouts, file, damage):
+    complete = make_dataset(near_root, rollouts("a"))
     name = file.format(complete.spec.fingerprint[:8])
     content = complete.store.read(name)
     complete.store.put(name, damage(content.rstrip()))
     with pytest.raises(CorruptDatasetError, match=name):
-        open_dataset(root)
+        open_dataset(near_root)
 
 
 def _signal_of(made, url, outcomes, rollouts):

@@ -33,9 +33,9 @@ def test_the_rate_and_the_time_left_come_from_the_markers_times(tmp_path, genera
     assert found.eta_seconds == pytest.approx(6 / 0.5)
 
 
-def test_a_complete_dataset_is_told_from_its_manifest(root, make_dataset, rollouts):
-    make_dataset(root, rollouts("a"), rollouts("b"))
-    [found] = status(root).datasets
+def test_a_complete_dataset_is_told_from_its_manifest(near_root, make_dataset, rollouts):
+    make_dataset(near_root, rollouts("a"), rollouts("b"))
+    [found] = status(near_root).datasets
     assert (found.complete, found.done, found.missing, found.rows, found.tokens, found.eta_seconds) == (
         True,
         2,
@@ -46,19 +46,19 @@ def test_a_complete_dataset_is_told_from_its_manifest(root, make_dataset, rollou
     )
 
 
-def test_nothing_done_yet_has_no_rate(root, generate_spec):
-    create_dataset(root, generate_spec())
-    [found] = status(root).datasets
+def test_nothing_done_yet_has_no_rate(near_root, generate_spec):
+    create_dataset(near_root, generate_spec())
+    [found] = status(near_root).datasets
     assert (found.done, found.missing, found.parts_per_second, found.eta_seconds) == (0, 2, None, None)
     assert (found.rows, found.reject_rate) == (0, 0.0)
 
 
-def test_every_dataset_of_a_run_is_told(root, make_dataset, rollouts, generate_spec):
+def test_every_dataset_of_a_run_is_told(near_root, make_dataset, rollouts, generate_spec):
     for number in range(2):
-        make_dataset(f"{root}/round-00{number}/rollouts", rollouts("a"), spec=generate_spec(parts=1, seed=number))
-    assert [found.url.rsplit("/", 2)[1] for found in status(root).datasets] == ["round-000", "round-001"]
+        make_dataset(f"{near_root}/round-00{number}/rollouts", rollouts("a"), spec=generate_spec(parts=1, seed=number))
+    assert [found.url.rsplit("/", 2)[1] for found in status(near_root).datasets] == ["round-000", "round-001"]
     with pytest.raises(NotADatasetError):
-        status(f"{root}/round-002")
+        status(f"{near_root}/round-002")
 
 
 def test_many_markers_are_sampled_evenly_and_the_counts_scaled(tmp_path, generate_spec, rollouts, monkeypatch):

@@ -34,11 +34,11 @@ def _codes(url: str) -> set[str]:
 
 
 @pytest.fixture
-def run(root, make_dataset, rollouts, outcomes):
+def run(near_root, make_dataset, rollouts, outcomes):
     """A RUN folder with rollouts of two parts and a signal made from them; its URL."""
-    made = make_dataset(f"{root}/round-000/rollouts", rollouts("a"), rollouts("b", "c"))
-    _signal(f"{root}/round-000/signals/outcome", made, [outcomes(made.read_part(part)) for part in range(2)])
-    return root
+    made = make_dataset(f"{near_root}/round-000/rollouts", rollouts("a"), rollouts("b", "c"))
+    _signal(f"{near_root}/round-000/signals/outcome", made, [outcomes(made.read_part(part)) for part in range(2)])
+    return near_root
 
 
 def _signal(url, made, tables):
@@ -52,11 +52,11 @@ def _signal(url, made, tables):
     return open_dataset(url)
 
 
-def _smuggle(url: str, part: int, content: bytes) -> None:
-    """Replace a part of a finalized dataset by other bytes, with marker, parts and manifest rewritten to vouch for them."""
+def _smuggle(url: str, part: int, content: bytes, *, sha8: str | None = None) -> None:
+    """Replace a part of a finalized dataset by other bytes, with all records rewritten to vouch for them."""
     complete = open_dataset(url)
     store, spec, fp8 = complete.store, complete.spec, complete.spec.fingerprint[:8]
-    name = f"part-{part:06d}-{fp8}-{sha256_bytes(content)[:8]}.parquet"
+    name = f"part-{part:06d}-{fp8}-{sha8 or sha256_bytes(content)[:8]}.parquet"
     store.put(name, content)
     marker = store.read(f"_done/{part:06d}-{fp8}.json").replace(complete.parts[part].data.encode(), name.encode())
     marker = marker.replace(complete.parts[part].sha256.encode(), sha256_bytes(content).encode())
@@ -74,10 +74,17 @@ def test_sound_data_gives_no_findings(run):
     assert verify(f"{run}/round-000/rollouts") == []
 
 
-def test_a_folder_without_datasets_is_said_to_be_one(root):
-    Store(root).create("notes.txt", b"x")
+def test_sound_data_on_s3_gives_no_findings_and_a_changed_file_does(s3_bucket, make_dataset, rollouts):
+    complete = make_dataset(f"{s3_bucket}/verified/rollouts", rollouts("a"))
+    assert verify(f"{s3_bucket}/verified") == []
+    complete.store.put(complete.parts[0].data, b"no parquet")
+    assert _codes(f"{s3_bucket}/verified") == {"sha256", "unreadable"}
+
+
+def test_a_folder_without_datasets_is_said_to_be_one(near_root):
+    Store(near_root).create("notes.txt", b"x")
     with pytest.raises(NotADatasetError, match="no dataset at or below"):
-        verify(root)
+        verify(near_root)
 
 
 def test_a_flipped_byte_is_found(run):
@@ -95,9 +102,9 @@ def test_a_missing_file_is_found(run):
     assert _codes(complete.url) == {"missing_file"}
 
 
-def test_an_unfinished_dataset_is_found_with_what_is_missing(root, generate_spec, rollouts):
-    commit_part(create_dataset(root, generate_spec()), 0, rollouts("a"))
-    assert _errors(root) == [
+def test_an_unfinished_dataset_is_found_with_what_is_missing(near_root, generate_spec, rollouts):
+    commit_part(create_dataset(near_root, generate_spec()), 0, rollouts("a"))
+    assert _errors(near_root) == [
         ("incomplete", "the dataset is not finalized; 1 of 2 parts have no marker: run its stage again")
     ]
 
@@ -149,6 +156,12 @@ def test_rollouts_that_break_a_rule_are_found_and_named(tmp_path, make_dataset, 
 def _set(table: pa.Table, name: str, values: list) -> pa.Table:
     field = table.schema.field(name)
     return table.set_column(table.column_names.index(name), field, pa.array(values, field.type))
+
+
+def test_a_file_that_is_not_named_by_its_content_is_found(tmp_path, make_dataset, rollouts):
+    url = make_dataset(str(tmp_path), rollouts("a")).url
+    _smuggle(url, 0, part_bytes(rollouts("a"), "generate"), sha8="0" * 8)
+    assert _codes(url) == {"file_name"}
 
 
 def test_a_group_in_two_parts_is_found(tmp_path, make_dataset, rollouts):
