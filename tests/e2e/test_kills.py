@@ -38,7 +38,7 @@ class Undisturbed:
 
 
 def made_by(out: str) -> dict[str, object]:
-    """Content digests of every dataset, the bytes of the policy, and what of the metrics does not depend on the clock."""
+    """Content digests of every dataset, the policy's bytes, and what of the metrics does not depend on the clock."""
     lineage = json.loads((Path(out) / "lineage.json").read_text())["rounds"][0]
     policy = (Path(out) / "round-000" / "policy" / "model.safetensors").read_bytes()
     metrics = (Path(out) / "round-000" / "train" / "metrics.jsonl").read_text()

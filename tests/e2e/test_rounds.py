@@ -115,8 +115,10 @@ def test_status_and_inspect_read_the_store_alone(project, capsys):
     assert "its parts are 0 to 2" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["run", "rounds", "generate", "score", "shape", "train", "eval", "inspect", "status",
-                                     "verify", "finalize", "demo"])  # fmt: skip
+COMMANDS = "run rounds generate score shape train eval inspect status verify finalize demo sweep explain lint"
+
+
+@pytest.mark.parametrize("command", COMMANDS.split())
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

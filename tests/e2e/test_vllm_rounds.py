@@ -18,8 +18,8 @@ from tests.e2e.killing import Point, finished, killed_after, killed_at
 
 VLLM = ["--set", "engine.kind=vllm", "--set", "engine.dtype=float32", "--set", "engine.max_num_seqs=16"]
 NAMED = [
-    Point(pattern=r"^create .*/rollouts/part-", count=2),
     Point(pattern=r"^create .*/rollouts/_done/", count=2),
+    Point(pattern=r"^create .*/rollouts/part-", count=2),
     Point(pattern=r"^create .*/rollouts/_attempts/", count=3),
     Point(pattern=r"^create .*/rollouts/_manifest-", count=1),
 ]
@@ -70,9 +70,7 @@ def check_rerun(project, out: str, undisturbed: str, capsys) -> None:
     assert share >= 0.9
 
 
-@pytest.mark.parametrize("point", [NAMED[1], pytest.param(NAMED[0], marks=pytest.mark.deep),
-                                   pytest.param(NAMED[2], marks=pytest.mark.deep),
-                                   pytest.param(NAMED[3], marks=pytest.mark.deep)], ids=lambda point: point.pattern)  # fmt: skip
+@pytest.mark.parametrize("point", [NAMED[0], *(pytest.param(point, marks=pytest.mark.deep) for point in NAMED[1:])])
 def test_vllm_killed_at_a_named_point(run, point, tmp_path, capsys):
     project, undisturbed, _ = run
     out = str(tmp_path / "run")
