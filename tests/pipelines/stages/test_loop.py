@@ -198,6 +198,26 @@ def test_the_next_command_counts_attempts_anew(dataset: shards.Dataset) -> None:
     assert done(reopened) == [0]
 
 
+def test_the_order_of_suspects_counts_the_attempts_of_earlier_commands(dataset: shards.Dataset) -> None:
+    for part, attempts in ((0, 2), (1, 1)):
+        for _ in range(attempts):
+            shards.begin_attempt(dataset, part)
+    work = ScriptedWork({})
+    driver = loop(shards.create_dataset(dataset.url, dataset.spec), work)
+    driver.defer([0, 1])
+    driver.drain()
+    assert work.begun == [1, 0]
+
+
+def test_a_machine_that_gives_out_is_recognized_behind_another_error(dataset: shards.Dataset) -> None:
+    wrapped = RuntimeError("the signal could not be made")
+    wrapped.__cause__ = MemoryError("1 GiB")
+    driver = loop(dataset, ScriptedWork({0: [wrapped]}))
+    driver.offer(0)
+    with pytest.raises(StageAborted, match="1 GiB"):
+        driver.drain()
+
+
 @pytest.mark.parametrize("error", [MemoryError("1 GiB"), OSError(errno.ENOSPC, "No space left on device")])
 def test_a_machine_that_gives_out_stops_the_job_and_no_part_is_blamed(
     dataset: shards.Dataset, error: Exception
