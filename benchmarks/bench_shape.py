@@ -2,9 +2,10 @@
 
     python benchmarks/bench_shape.py [--tokens 1000000 50000000] [--threads 1 2] [--repeats 7] [--memory]
 
-Each line: {"metric", "value", "unit", "against", "ratio"} and the sizes. `value` is the shortest of the repeats; shaping and copying take
-turns, so that both see the same load. The copy is np.copyto between buffers allocated and touched before, of as many
-bytes as shaping reads (the columns it needs) and writes (its five columns), cut into one slice for each thread.
+Each line: {"metric", "value", "unit", "against", "ratio"} and the sizes. `value` is the shortest of the repeats;
+shaping and copying take turns, so that both see the same load. The copy is np.copyto between buffers allocated and
+touched before, of as many bytes as shaping reads (the columns it needs) and writes (its five columns), cut into one
+slice for each thread. With --cpu, processor time of one thread is measured instead: for a machine that is busy.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
-from pass_ops import ShapingConfig, Weights, shape
+from pass_ops import ShapingConfig, shape
 
 GROUP = 16
 STEP = 19  # mean tokens of a step
@@ -60,7 +61,9 @@ def make_table(case: str, tokens: int, seed: int = 0) -> tuple[pa.Table, Shaping
     ends = np.minimum((within + 1) * STEP, np.repeat(lengths, steps)).astype(np.int32)
     scores = rng.standard_normal(len(ends), dtype=np.float32)
     return (
-        pa.table({**columns, "process_scores": _lists(step_offsets, scores), "process_ends": _lists(step_offsets, ends)}),
+        pa.table(
+            {**columns, "process_scores": _lists(step_offsets, scores), "process_ends": _lists(step_offsets, ends)}
+        ),
         PRM,
     )
 
@@ -95,17 +98,19 @@ def copier(size: int, threads: int) -> Callable[[], None]:
     return lambda: list(pool.map(copy, range(threads))) and None
 
 
-def shortest(repeats: int, *functions: Callable[[], object]) -> list[float]:
+def shortest(repeats: int, clock: Callable[[], float], *functions: Callable[[], object]) -> list[float]:
     best = [float("inf")] * len(functions)
     for _ in range(repeats):
         for i, function in enumerate(functions):
-            start = time.perf_counter()
+            start = clock()
             function()
-            best[i] = min(best[i], time.perf_counter() - start)
+            best[i] = min(best[i], clock() - start)
     return best
 
 
-def speeds(tokens: list[int], threads: list[int], repeats: int, cases: list[str]) -> Iterator[dict]:
+def speeds(
+    tokens: list[int], threads: list[int], repeats: int, cases: list[str], clock: Callable[[], float]
+) -> Iterator[dict]:
     per_token: dict[tuple[str, int], tuple[int, float]] = {}
     for case in cases:
         for size in tokens:
@@ -114,7 +119,7 @@ def speeds(tokens: list[int], threads: list[int], repeats: int, cases: list[str]
             moved = bytes_moved(table, shape(table, config))
             for n in threads:
                 copy = copier(moved, n)
-                seconds, base = shortest(repeats, lambda n=n: shape(table, config, threads=n), copy)
+                seconds, base = shortest(repeats, clock, partial(shape, table, config, threads=n), copy)
                 yield {
                     "metric": f"shape_{case}",
                     "value": round(seconds / count * 1e9, 4),
@@ -142,7 +147,8 @@ def speeds(tokens: list[int], threads: list[int], repeats: int, cases: list[str]
 def first_call(cases: tuple[str, ...] = ("kl_random", "prm")) -> Iterator[dict]:
     """Seconds of the first `shape` of a process, with an empty and with a filled cache of compiled kernels."""
     program = (
-        "import sys, time; sys.path.insert(0, 'benchmarks'); from bench_shape import make_table; from pass_ops import shape; "
+        "import sys, time; sys.path.insert(0, 'benchmarks'); from bench_shape import make_table; "
+        "from pass_ops import shape; "
         "table, config = make_table(sys.argv[1], 10_000); start = time.perf_counter(); shape(table, config); "
         "print(time.perf_counter() - start)"
     )
@@ -173,7 +179,10 @@ def memory(tokens: int, cases: list[str]) -> Iterator[dict]:
     """Peak of resident memory while shaping, beyond inputs and outputs, in a process of its own."""
     for case in cases:
         run = subprocess.run(
-            [sys.executable, __file__, "--peak", case, "--tokens", str(tokens)], capture_output=True, text=True, check=True
+            [sys.executable, __file__, "--peak", case, "--tokens", str(tokens)],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         yield json.loads(run.stdout)
 
@@ -208,7 +217,7 @@ def _resident() -> int:
 
 
 def _peak_resident() -> int:
-    return max(_status("VmHWM"), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 0)
+    return _status("VmHWM")
 
 
 def _reset_peak() -> None:
@@ -222,6 +231,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, len(os.sched_getaffinity(0))}))
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
+    parser.add_argument("--cpu", action="store_true", help="processor time, one thread")
     parser.add_argument("--only", choices=("speed", "first-call", "memory"))
     parser.add_argument("--peak", choices=CASES, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -229,7 +239,8 @@ def main() -> None:
         print(json.dumps(peak(options.peak, options.tokens[0])))
         return
     if options.only in (None, "speed"):
-        for line in speeds(options.tokens, options.threads, options.repeats, options.cases):
+        clock, threads = (time.process_time, [1]) if options.cpu else (time.perf_counter, options.threads)
+        for line in speeds(options.tokens, threads, options.repeats, options.cases, clock):
             print(json.dumps(line), flush=True)
     if options.only in (None, "first-call"):
         for line in first_call():

@@ -20,6 +20,7 @@ from pass_ops.rollouts import Rollouts
 
 BLOCK_TOKENS = 1 << 18
 NO_MASK = np.empty(0, dtype=np.uint8)
+NO_SCORES = frozen(np.empty(0, dtype=np.float32))
 NO_ENDS = frozen(np.empty(0, dtype=np.int32)), frozen(np.empty(0, dtype=np.int32))
 
 
@@ -43,7 +44,7 @@ class Block(NamedTuple):
     first_R: int
     last_R: int
     tokens: Tokens
-    elements: Elements | None
+    elements: Elements
 
 
 class Statistics(NamedTuple):
@@ -201,10 +202,10 @@ def _tokens(rollouts: Rollouts, output: Output, first_R: int, last_R: int) -> To
     return tokens
 
 
-def _elements(rollouts: Rollouts, output: Output, first_R: int, last_R: int, tokens: Tokens) -> Elements | None:
+def _elements(rollouts: Rollouts, output: Output, first_R: int, last_R: int, tokens: Tokens) -> Elements:
     process, ends = rollouts.process, rollouts.ends
     if process is None:
-        return None
+        return Elements(NO_SCORES, tokens.starts_R1, NO_MASK, tokens.starts_R1, 0, output.live_R)  # none is live
     if ends is None:
         return Elements(
             process.values, process.starts_R1, tokens.mask_N, tokens.starts_R1, tokens.base, output.unmasked_R
@@ -238,8 +239,8 @@ def _raise_not_finite(rollouts: Rollouts, block: Block, group: int) -> None:
     raise OutputOverflowError(_too_large(rollouts.name(first)))
 
 
-def _first_not_finite(elements: Elements | None, row: int) -> tuple[int, float] | None:
-    if elements is None or elements.count_R[row] == 0:
+def _first_not_finite(elements: Elements, row: int) -> tuple[int, float] | None:
+    if elements.count_R[row] == 0:
         return None
     count = int(elements.live_starts_R1[row + 1] - elements.live_starts_R1[row])
     start, live_start = int(elements.starts_R1[row]), int(elements.live_starts_R1[row]) - elements.live_base

@@ -1,8 +1,8 @@
 """Chunk-by-Value, CV (paper Eq. 6, Alg. 2): where a completion is cut into runs of tokens that share one credit.
 
 A boundary only ever falls right before an unmasked token; masked tokens stay with the chunk before them, leading ones
-with the first chunk. Each kernel writes, for the rows of a block of groups, the exclusive ends of the chunks (`ends_K`),
-the raw process score at each chunk's last unmasked token (`scores_K`) and the number of chunks of each row (`counts_R`);
+with the first chunk. Each kernel writes, for the rows of a block of groups, the exclusive ends of the chunks (ends_K),
+the raw process score at each chunk's last unmasked token (scores_K) and the number of chunks of each row (counts_R);
 it returns the number of chunks. A row that is not trainable gets one chunk over its length.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from pass_ops.jit import kernel
-from pass_ops.ragged import Elements, Tokens
+from pass_ops.ragged import Array, Elements, Tokens
 
 
 @kernel
@@ -26,8 +26,8 @@ def count_unmasked(first_R: int, last_R: int, tokens: Tokens) -> None:
 
 
 @kernel
-def steps_rise(first_R: int, last_R: int, tokens: Tokens, ends: np.ndarray, end_starts_R1: np.ndarray) -> bool:
-    """Whether the ends of every row increase strictly up to its length; all rows must have steps, one after the other."""
+def steps_rise(first_R: int, last_R: int, tokens: Tokens, ends: Array, end_starts_R1: Array) -> bool:
+    """Whether the ends of every row increase strictly up to its length; the rows must lie one after the other."""
     for r in range(first_R, last_R):
         if end_starts_R1[r] == end_starts_R1[r + 1]:
             return False
@@ -50,10 +50,10 @@ def steps_rise(first_R: int, last_R: int, tokens: Tokens, ends: np.ndarray, end_
 def mark_live_steps(
     first_R: int,
     last_R: int,
-    read_R: np.ndarray,
+    read_R: Array,
     tokens: Tokens,
-    ends: np.ndarray,
-    end_starts_R1: np.ndarray,
+    ends: Array,
+    end_starts_R1: Array,
     steps: Elements,
 ) -> int:
     """Find the steps that have an unmasked token; check that ends increase strictly up to the length.
@@ -94,14 +94,14 @@ def mark_live_steps(
 def chunk_by_step(
     first_R: int,
     last_R: int,
-    trainable_R: np.ndarray,
+    trainable_R: Array,
     tokens: Tokens,
-    ends: np.ndarray,
-    end_starts_R1: np.ndarray,
+    ends: Array,
+    end_starts_R1: Array,
     steps: Elements,
-    ends_K: np.ndarray,
-    scores_K: np.ndarray,
-    counts_R: np.ndarray,
+    ends_K: Array,
+    scores_K: Array,
+    counts_R: Array,
 ) -> int:
     """`prm`: a chunk is a step with an unmasked token (steps always split, even between equal scores)."""
     cursor = 0
@@ -140,16 +140,16 @@ def chunk_by_step(
 def chunk_by_token(
     first_R: int,
     last_R: int,
-    trainable_R: np.ndarray,
+    trainable_R: Array,
     tokens: Tokens,
-    ends: np.ndarray,
-    end_starts_R1: np.ndarray,
+    ends: Array,
+    end_starts_R1: Array,
     elements: Elements,
-    ends_K: np.ndarray,
-    scores_K: np.ndarray,
-    counts_R: np.ndarray,
+    ends_K: Array,
+    scores_K: Array,
+    counts_R: Array,
 ) -> int:
-    """ "PASS without CV" (paper Table 2): every unmasked token is a chunk. With `ends` empty, elements are tokens."""
+    """Every unmasked token is a chunk, "PASS without CV" (paper Table 2). With `ends` empty, elements are tokens."""
     cursor = 0
     per_token = len(ends) == 0
     for r in range(first_R, last_R):
@@ -181,18 +181,18 @@ def chunk_by_token(
 def chunk_by_trace(
     first_G: int,
     last_G: int,
-    starts_G1: np.ndarray,
-    used_R: np.ndarray,
+    starts_G1: Array,
+    used_R: Array,
     tokens: Tokens,
     elements: Elements,
-    center_G: np.ndarray,
-    scale_G: np.ndarray,
+    center_G: Array,
+    scale_G: Array,
     eta: float,
-    trace_T: np.ndarray,
-    shared_T: np.ndarray,
-    ends_K: np.ndarray,
-    scores_K: np.ndarray,
-    counts_R: np.ndarray,
+    trace_T: Array,
+    shared_T: Array,
+    ends_K: Array,
+    scores_K: Array,
+    counts_R: Array,
 ) -> int:
     """`kl`: cut where the group's trace u_t = (1/G) sum_i s~(i, t) moves by more than eta from the chunk's first value.
 
@@ -227,7 +227,7 @@ def chunk_by_trace(
 
 
 @kernel
-def _one_chunk(r, length, ends_K, scores_K, counts_R, cursor):  # type: ignore[no-untyped-def]
+def _one_chunk(r: int, length: int, ends_K: Array, scores_K: Array, counts_R: Array, cursor: int) -> int:
     counts_R[r] = 0
     if length > 0:
         counts_R[r] = 1
@@ -238,7 +238,7 @@ def _one_chunk(r, length, ends_K, scores_K, counts_R, cursor):  # type: ignore[n
 
 
 @kernel
-def _next_unmasked(mask, start, stop):  # type: ignore[no-untyped-def]
+def _next_unmasked(mask: Array, start: int, stop: int) -> int:
     t = start
     while t < stop and mask[t] == 0:
         t += 1
@@ -246,7 +246,16 @@ def _next_unmasked(mask, start, stop):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _fill_trace(g, starts_G1, used_R, tokens, elements, center, scale, trace_T):  # type: ignore[no-untyped-def]
+def _fill_trace(
+    g: int,
+    starts_G1: Array,
+    used_R: Array,
+    tokens: Tokens,
+    elements: Elements,
+    center: float,
+    scale: float,
+    trace_T: Array,
+) -> int:
     longest = rollouts = 0
     for r in range(starts_G1[g], starts_G1[g + 1]):
         if used_R[r]:
@@ -274,7 +283,7 @@ def _fill_trace(g, starts_G1, used_R, tokens, elements, center, scale, trace_T):
 
 
 @kernel
-def _boundaries(trace_T, longest, eta, shared_T):  # type: ignore[no-untyped-def]
+def _boundaries(trace_T: Array, longest: int, eta: float, shared_T: Array) -> int:
     found = 0
     value = trace_T[0]
     for t in range(1, longest):
@@ -286,7 +295,7 @@ def _boundaries(trace_T, longest, eta, shared_T):  # type: ignore[no-untyped-def
 
 
 @kernel
-def _copy_cuts(cuts, values, ends, scores):  # type: ignore[no-untyped-def]
+def _copy_cuts(cuts: Array, values: Array, ends: Array, scores: Array) -> None:
     for j in range(len(cuts)):
         ends[j] = cuts[j]
     if len(cuts) == len(values) - 1:  # every token is a chunk
@@ -298,7 +307,9 @@ def _copy_cuts(cuts, values, ends, scores):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _cut_masked(trace_T, values, mask, eta, ends_K, scores_K, cursor):  # type: ignore[no-untyped-def]
+def _cut_masked(
+    trace_T: Array, values: Array, mask: Array, eta: float, ends_K: Array, scores_K: Array, cursor: int
+) -> int:
     opened = False
     value = 0.0
     for t in range(len(mask)):

@@ -66,9 +66,8 @@ def to_type(
     changed = _first_difference(before, after.cast(before.type))
     if changed is not None:
         row = pc.list_parent_indices(array)[changed].as_py() if _is_list(array.type) else changed
-        raise ColumnTypeError(
-            f"{row_name(row)}: {expected}, and {before[changed].as_py()!r} would become {after[changed].as_py()!r}; {remedy}"
-        )
+        was, becomes = before[changed].as_py(), after[changed].as_py()
+        raise ColumnTypeError(f"{row_name(row)}: {expected}, and {was!r} would become {becomes!r}; {remedy}")
     return cast
 
 
@@ -135,8 +134,8 @@ def _strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _same_type(actual: pa.DataType, target: pa.DataType) -> bool:
     if pa.types.is_list(target):
-        return pa.types.is_list(actual) and actual.value_type == target.value_type
-    return actual == target
+        return bool(pa.types.is_list(actual) and actual.value_type == target.value_type)
+    return bool(actual == target)
 
 
 def _is_list(kind: pa.DataType) -> bool:

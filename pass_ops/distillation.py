@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -28,15 +29,16 @@ from pass_ops.errors import (
 )
 from pass_ops.ragged import list_array, one_chunk, ragged
 
-Lists = pa.ListArray | pa.ChunkedArray
+Lists: TypeAlias = "pa.ListArray | pa.ChunkedArray"
 
 
 def opd_scores(*, policy: Lists, teacher: Lists) -> pa.ListArray:
     """OPD: l_teacher - l_policy for each token.
 
     Args:
-        policy, teacher: list<float32>, one list per rollout, one log-probability per completion token, 0.0 where
-            masked; a null list where they could not be computed.
+        policy: list<float32>, one list per rollout, one log-probability per completion token, 0.0 where masked; a null
+            list where they could not be computed.
+        teacher: the same of the teacher.
 
     Returns:
         list<float32> of the same lengths; null where one of the inputs is null. Arithmetic is float64.
@@ -55,7 +57,9 @@ def g_opd_scores(*, policy: Lists, base: Lists, teacher: Lists, lam: float = 1.2
     bits of `opd_scores`.
 
     Args:
-        policy, base, teacher: as in `opd_scores`.
+        policy: as in `opd_scores`.
+        base: the same of the actor's initial weights.
+        teacher: as in `opd_scores`.
         lam: the extrapolation lambda, any finite number; 1.25 in the paper.
 
     Returns:
@@ -80,7 +84,8 @@ class _Aligned:
     counts_R: np.ndarray
 
     def flat(self, name: str) -> np.ndarray:
-        return self.arrays[name].flatten().to_numpy().astype(np.float64)
+        values_N: np.ndarray = self.arrays[name].flatten().to_numpy()
+        return values_N.astype(np.float64)
 
     def lists(self, scores_N: np.ndarray) -> pa.ListArray:
         with np.errstate(over="ignore"):

@@ -12,12 +12,13 @@ import numpy as np
 
 from pass_ops.fusion import Fusion
 from pass_ops.jit import kernel
+from pass_ops.ragged import Array
 
 # The least double that float32 rounds to infinity: halfway from its largest value to the next power of two.
 BEYOND_FLOAT32 = 3.4028235677973366e38
 
 
-def inverse_powers(k: float, *, longest: int) -> np.ndarray:
+def inverse_powers(k: float, *, longest: int) -> Array:
     """1 / n^k for n = longest, ..., 2, 1 (float64): a row of K chunks reads the last K values."""
     return np.arange(longest, 0, -1, dtype=np.float64) ** -k
 
@@ -26,18 +27,18 @@ def inverse_powers(k: float, *, longest: int) -> np.ndarray:
 def divide_length(
     first_G: int,
     last_G: int,
-    starts_G1: np.ndarray,
-    trainable_R: np.ndarray,
+    starts_G1: Array,
+    trainable_R: Array,
     fusion: Fusion,
-    center_G: np.ndarray,
-    scale_G: np.ndarray,
-    powers: np.ndarray,
-    counts_R: np.ndarray,
-    working: np.ndarray,
-    scores_K: np.ndarray,
-    credits_K: np.ndarray,
-    advantages_K: np.ndarray,
-    path_R: np.ndarray,
+    center_G: Array,
+    scale_G: Array,
+    powers: Array,
+    counts_R: Array,
+    working: Array,
+    scores_K: Array,
+    credits_K: Array,
+    advantages_K: Array,
+    path_R: Array,
 ) -> int:
     """Fill credits_K, advantages_K and path_R from the raw scores of the chunks of a block of groups.
 
@@ -60,7 +61,9 @@ def divide_length(
                 advantages[:] = 0.0
                 continue
             slope = fusion.slope_R[r] * inverse_scale
-            beyond = _credit(scores, fusion.weight, fusion.add_R[r], center_G[g], slope, fusion.base_R[r], working, credits)
+            beyond = _credit(
+                scores, fusion.weight, fusion.add_R[r], center_G[g], slope, fusion.base_R[r], working, credits
+            )
             beyond |= _divide(working, powers[len(powers) - count :], advantages)
             if beyond:
                 return r
@@ -69,7 +72,9 @@ def divide_length(
 
 
 @kernel
-def _credit(scores, weight, add, center, slope, base, working, credits):  # type: ignore[no-untyped-def]
+def _credit(
+    scores: Array, weight: float, add: float, center: float, slope: float, base: float, working: Array, credits: Array
+) -> bool:
     beyond = False
     for j in range(len(scores)):
         credit = slope * (weight * scores[j] + add - center) + base
@@ -80,7 +85,7 @@ def _credit(scores, weight, add, center, slope, base, working, credits):  # type
 
 
 @kernel
-def _divide(working, powers, advantages):  # type: ignore[no-untyped-def]
+def _divide(working: Array, powers: Array, advantages: Array) -> bool:
     beyond = False
     total = 0.0
     for j in range(len(advantages) - 1, -1, -1):
@@ -97,19 +102,19 @@ def _divide(working, powers, advantages):  # type: ignore[no-untyped-def]
 def return_to_go(
     first_G: int,
     last_G: int,
-    starts_G1: np.ndarray,
-    trainable_R: np.ndarray,
+    starts_G1: Array,
+    trainable_R: Array,
     weight: float,
-    tail_weights: np.ndarray,
-    tail_R: np.ndarray,
-    center_G: np.ndarray,
-    scale_G: np.ndarray,
-    counts_R: np.ndarray,
-    working: np.ndarray,
-    scores_K: np.ndarray,
-    ends_K: np.ndarray,
-    credits_K: np.ndarray,
-    advantages_K: np.ndarray,
+    tail_weights: Array,
+    tail_R: Array,
+    center_G: Array,
+    scale_G: Array,
+    counts_R: Array,
+    working: Array,
+    scores_K: Array,
+    ends_K: Array,
+    credits_K: Array,
+    advantages_K: Array,
 ) -> tuple[int, int]:
     """`grpo_process`: A = what lies at or after a token. tail_R (shape [streams, R]: outcome, format) lies at the last.
 

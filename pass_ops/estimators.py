@@ -1,7 +1,7 @@
 """Which operations form the advantages, in which order (pass.md section 5; paper Alg. 4, Tables 2 and 3).
 
-An estimator is a function from rollouts (whole groups) to chunks. It works through them in blocks of groups, small enough
-to stay in the processor's cache from one operation to the next. Legend of dimensions: see `pass_ops.ragged`.
+An estimator is a function from rollouts (whole groups) to chunks. It works through them in blocks of groups, small
+enough to stay in the processor's cache from one operation to the next. Legend of dimensions: see `pass_ops.ragged`.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ def fuse(weights: Weights, *, outcome_R: np.ndarray, format_R: np.ndarray, passe
     """AF over standardized streams: the process score is standardized by itself, the others are added, gated.
 
     Args:
+        weights: w_prc, w_out, w_fmt.
         outcome_R: standardized outcome reward, 0 where the stream is not used. float64.
         format_R: standardized format reward, 0 where the stream is not used. float64.
         passed_R: the indicator I_fmt; True everywhere where nothing is gated.

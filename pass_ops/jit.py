@@ -1,8 +1,8 @@
-"""How the loops are compiled: once, kept on disk, without holding the interpreter's lock, with IEEE arithmetic as written.
+"""How the loops are compiled: once, kept on disk, without the interpreter's lock, with IEEE arithmetic as written.
 
-No fast-math: a sum's order is part of the result, so that it does not depend on the machine, on how a table was cut into
-parts, or on the number of threads. Numba keys its cache by the file of the outermost function, so a kernel only calls
-functions of its own file.
+No fast-math: a sum's order is part of the result, so that it does not depend on the machine, on how a table was cut
+into parts, or on the number of threads. Numba keys its cache by the file of the outermost function, so a kernel only
+calls functions of its own file.
 """
 
 from __future__ import annotations

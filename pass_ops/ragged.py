@@ -7,10 +7,12 @@ _E elements of the process signal (steps under `prm`, tokens under `kl`), _K chu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+
+Array = np.ndarray[Any, Any]  # one-dimensional where nothing else is said
 
 
 class Elements(NamedTuple):
@@ -20,12 +22,12 @@ class Elements(NamedTuple):
     neither none nor all of them, live_E[live_starts_R1[r] - live_base + e] says which.
     """
 
-    values: np.ndarray  # float32
-    starts_R1: np.ndarray  # int32
-    live_E: np.ndarray  # uint8
-    live_starts_R1: np.ndarray  # int32
+    values: Array  # float32
+    starts_R1: Array  # int32
+    live_E: Array  # uint8
+    live_starts_R1: Array  # int32
     live_base: int
-    count_R: np.ndarray  # int32
+    count_R: Array  # int32
 
 
 class Tokens(NamedTuple):
@@ -34,22 +36,22 @@ class Tokens(NamedTuple):
     mask_N is only to be read in rows where unmasked_R[r] is neither 0 nor the length.
     """
 
-    starts_R1: np.ndarray  # int32
-    mask_N: np.ndarray  # uint8
+    starts_R1: Array  # int32
+    mask_N: Array  # uint8
     base: int
-    unmasked_R: np.ndarray  # int32
+    unmasked_R: Array  # int32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ragged:
     """A list column: row r has values[starts_R1[r]:starts_R1[r + 1]], to be read only where valid_R[r]."""
 
-    starts_R1: np.ndarray
-    values: np.ndarray
-    valid_R: np.ndarray
+    starts_R1: Array
+    values: Array
+    valid_R: Array
 
     @property
-    def lengths_R(self) -> np.ndarray:
+    def lengths_R(self) -> Array:
         return np.diff(self.starts_R1)
 
 
@@ -57,11 +59,11 @@ class Ragged:
 class RaggedBits:
     """A list column of bools, still packed as Arrow packs them."""
 
-    starts_R1: np.ndarray
+    starts_R1: Array
     bits: pa.BooleanArray
 
     @property
-    def lengths_R(self) -> np.ndarray:
+    def lengths_R(self) -> Array:
         return np.diff(self.starts_R1)
 
     def all_true(self, start: int, stop: int) -> bool:
@@ -72,13 +74,13 @@ class RaggedBits:
         edges = self.unpacked(start, start + head * 8 - first), self.unpacked(stop - last % 8, stop)
         return bool((self._packed()[head:tail] == 0xFF).all() and edges[0].all() and edges[1].all())
 
-    def unpacked(self, start: int, stop: int) -> np.ndarray:
+    def unpacked(self, start: int, stop: int) -> Array:
         """uint8, one value per bool from `start` to `stop`."""
         first, last = self.bits.offset + start, self.bits.offset + stop
         bytes_ = self._packed()[first // 8 : -(-last // 8)]
         return np.unpackbits(bytes_, bitorder="little")[first % 8 : first % 8 + stop - start]
 
-    def _packed(self) -> np.ndarray:
+    def _packed(self) -> Array:
         buffer = self.bits.buffers()[1]
         return np.empty(0, np.uint8) if buffer is None else np.frombuffer(buffer, np.uint8)
 
@@ -101,7 +103,7 @@ def ragged_bits(array: pa.ListArray) -> RaggedBits:
     return RaggedBits(starts_R1=_offsets(array), bits=array.values)
 
 
-def frozen(array: np.ndarray) -> np.ndarray:
+def frozen(array: Array) -> Array:
     """`array` read-only: numba compiles a kernel anew for every mix of writable and read-only arguments."""
     view = array.view()
     view.flags.writeable = False
@@ -115,9 +117,7 @@ def one_chunk(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=column.type)
 
 
-def list_array(
-    counts_R: np.ndarray, values: np.ndarray, kind: pa.DataType, *, valid_R: np.ndarray | None = None
-) -> pa.ListArray:
+def list_array(counts_R: Array, values: Array, kind: pa.DataType, *, valid_R: Array | None = None) -> pa.ListArray:
     """A list array of rows with `counts_R` values each, over `values` without a copy; null where not valid_R."""
     offsets = np.zeros(len(counts_R) + 1, dtype=np.int32)
     np.cumsum(counts_R, out=offsets[1:])
@@ -126,5 +126,5 @@ def list_array(
     return pa.ListArray.from_arrays(pa.array(offsets), flat, mask=mask)
 
 
-def _offsets(array: pa.ListArray) -> np.ndarray:
+def _offsets(array: pa.ListArray) -> Array:
     return frozen(np.asarray(array.offsets)) if len(array) else frozen(np.zeros(1, np.int32))

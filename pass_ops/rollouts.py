@@ -75,7 +75,7 @@ class Rollouts:
 
     @cached_property
     def every_step_is_live(self) -> bool:
-        """`prm`, no value is missing, no token masked and no completion empty: all steps are live, one after the other."""
+        """`prm` without nulls, masked tokens or empty completions: all steps are live, one after the other."""
         return bool(self.ends is not None and self.used_R.all() and self.full and self.mask.lengths_R.all())
 
     @cached_property
@@ -126,7 +126,7 @@ def choose_streams(table: pa.Table, config: ShapingConfig) -> Streams:
 
 
 def read_rollouts(table: pa.Table, first_row: int, starts_G1: np.ndarray, streams: Streams) -> Rollouts:
-    """Read the groups whose first rows are starts_G1[:-1] (relative to first_row), zero-copy where one chunk holds them.
+    """Read the groups that start at rows starts_G1[:-1] after first_row; copies only what several chunks hold.
 
     Raises:
         ColumnTypeError, NullValueError, LengthMismatchError, NonFiniteError: see `pass_ops.errors`.
@@ -191,12 +191,10 @@ class _Reader:
         array = self.array(name, target)
         row = columns.first_null_in_lists(array)
         if row is not None:
-            raise NullValueError(
-                f"{self.name(row)}: {name} holds a null inside its list; "
-                "store 0.0 at masked tokens, or make the whole list null where the value could not be computed"
-                if name != "loss_mask"
-                else f"{self.name(row)}: loss_mask holds a null inside its list; every token counts (True) or not (False)"
-            )
+            remedy = "store 0.0 at masked tokens, or make the whole list null where the value could not be computed"
+            if name == "loss_mask":
+                remedy = "every token counts (True) or not (False)"
+            raise NullValueError(f"{self.name(row)}: {name} holds a null inside its list; {remedy}")
         return array
 
     def scalars(self, name: str, target: pa.DataType) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from pass_ops.config import Operator
 from pass_ops.jit import kernel
-from pass_ops.ragged import Elements
+from pass_ops.ragged import Array, Elements
 
 NONE, MEAN_ONLY, MASKED_NORM, ABS_MAX = range(4)
 OPERATOR_CODES: dict[Operator, int] = {
@@ -37,19 +37,19 @@ FINE = -1  # what a kernel returns where it found nothing wrong
 def group_statistics(
     first_G: int,
     last_G: int,
-    starts_G1: np.ndarray,
-    used_R: np.ndarray,
-    read_R: np.ndarray,
+    starts_G1: Array,
+    used_R: Array,
+    read_R: Array,
     pooled: bool,
     elements: Elements,
     weight: float,
-    add_R: np.ndarray,
-    joined_R: np.ndarray,
+    add_R: Array,
+    joined_R: Array,
     operator: int,
     ddof: int,
     eps: float,
-    center_G: np.ndarray,
-    scale_G: np.ndarray,
+    center_G: Array,
+    scale_G: Array,
 ) -> int:
     """Fill center_G and scale_G for the pools { weight * s + add_R[r] : s a live element of a used row r of g }.
 
@@ -100,7 +100,7 @@ def group_statistics(
 
 @kernel
 def standardize_rows(
-    starts_G1: np.ndarray, used_R: np.ndarray, x_R: np.ndarray, operator: int, ddof: int, eps: float, out_R: np.ndarray
+    starts_G1: Array, used_R: Array, x_R: Array, operator: int, ddof: int, eps: float, out_R: Array
 ) -> int:
     """out_R = N(x_R; x of the used rows of the same group); other rows are left alone.
 
@@ -127,7 +127,9 @@ def standardize_rows(
 
 
 @kernel
-def _center_and_scale(operator, count, shift, moments, ddof, eps):  # type: ignore[no-untyped-def]
+def _center_and_scale(
+    operator: int, count: int, shift: float, moments: tuple[float, float, float], ddof: int, eps: float
+) -> tuple[float, float]:
     """(center, scale) of a pool of `count` values with these moments around `shift`, one of the values."""
     total, squares, largest = moments
     if count == 0 or operator == NONE:
@@ -144,7 +146,7 @@ def _center_and_scale(operator, count, shift, moments, ddof, eps):  # type: igno
 
 
 @kernel
-def _add(lanes, value, shift):  # type: ignore[no-untyped-def]
+def _add(lanes: Array, value: float, shift: float) -> None:
     """Add one value to the lane that is left free for single ones."""
     lanes[SUM, LANES] += value - shift
     lanes[SQUARES, LANES] += (value - shift) * (value - shift)
@@ -152,7 +154,7 @@ def _add(lanes, value, shift):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _drain(lanes, width):  # type: ignore[no-untyped-def]
+def _drain(lanes: Array, width: int) -> tuple[float, float, float]:
     """Add up the first `width` lanes and the one of single values, and clear them."""
     total, squares, largest = lanes[SUM, LANES], lanes[SQUARES, LANES], lanes[LARGEST, LANES]
     lanes[:, LANES] = 0.0
@@ -165,7 +167,7 @@ def _drain(lanes, width):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _first_live(elements, r):  # type: ignore[no-untyped-def]
+def _first_live(elements: Elements, r: int) -> float:
     start = elements.starts_R1[r]
     length = elements.live_starts_R1[r + 1] - elements.live_starts_R1[r]
     if elements.count_R[r] == length:
@@ -178,7 +180,7 @@ def _first_live(elements, r):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _sum_of_row(elements, r):  # type: ignore[no-untyped-def]
+def _sum_of_row(elements: Elements, r: int) -> float:
     start = elements.starts_R1[r]
     length = elements.live_starts_R1[r + 1] - elements.live_starts_R1[r]
     live_start = elements.live_starts_R1[r] - elements.live_base
@@ -191,7 +193,9 @@ def _sum_of_row(elements, r):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _add_values(values, weight, add, shift, operator, position, lanes):  # type: ignore[no-untyped-def]
+def _add_values(
+    values: Array, weight: float, add: float, shift: float, operator: int, position: int, lanes: Array
+) -> None:
     """Add values number position, position + 1, ... of the pool to their lanes."""
     done = 0
     while done < len(values):
@@ -214,7 +218,9 @@ def _add_values(values, weight, add, shift, operator, position, lanes):  # type:
 
 
 @kernel
-def _add_live(elements, r, weight, add, shift, operator, position, lanes):  # type: ignore[no-untyped-def]
+def _add_live(
+    elements: Elements, r: int, weight: float, add: float, shift: float, operator: int, position: int, lanes: Array
+) -> None:
     """The same for the live ones of row r; the others add nothing to their lane."""
     start = elements.starts_R1[r]
     length = elements.live_starts_R1[r + 1] - elements.live_starts_R1[r]

@@ -1,7 +1,8 @@
-"""The method once more: slow, plain Python in float64, written from the paper's description and from nothing in pass_ops.
+"""The method once more: slow, plain Python in float64, written from its description and from nothing in pass_ops.
 
-A rollout is a dict: mask (list of bool), scores, ends (prm only), outcome, format, ok (format indicator); a missing value is None, and a
-table without a column has no key of that name in any rollout. `shape_group` takes the rollouts of one group and returns one Shaped each.
+A rollout is a dict: mask (list of bool), scores, ends (prm only), outcome, format, ok (format indicator); a missing
+value is None, and a table without a column has no key of that name in any rollout. `shape_group` takes the rollouts of
+one group and returns one Shaped each.
 """
 
 from __future__ import annotations

@@ -104,8 +104,8 @@ BAD = {
     "minus infinity": (
         {"policy": lists([[-1.0], [-1.0, -2.0]]), "teacher": lists([[-1.0], [-1.0, float("-inf")]])},
         errors.NonFiniteError,
-        "row 1: teacher is not finite (-inf) at token 1; store 0.0 at masked tokens, and make the whole list null where "
-        "a log-probability could not be computed",
+        "row 1: teacher is not finite (-inf) at token 1; store 0.0 at masked tokens, and make the whole list null "
+        "where a log-probability could not be computed",
     ),
     "nan after a null row": (
         {"policy": lists([None, [float("nan")]]), "teacher": lists([[-1.0], [-1.0]])},

@@ -1,11 +1,12 @@
 """Every line of the method, worked by hand: small groups, the arithmetic in the comments.
 
-Most cases use k = 0 (advantages are return-to-go) and weight 1 for one stream only, so that a number stands for one rule.
+Most cases look at credits, with weight 1 for one stream only, so that a number stands for one rule.
 """
 
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import pyarrow as pa
 import pytest
@@ -197,7 +198,7 @@ class TestChunkByStep:
 class TestChunkByTrace:
     """Section 3 under `kl`; the operator is `none`, so that the trace is the mean of the scores."""
 
-    OPTIONS = {"signal": "kl", "weights": PROCESS_ONLY, "standardize": "none", "k": 0.0}
+    OPTIONS: ClassVar = {"signal": "kl", "weights": PROCESS_ONLY, "standardize": "none"}
 
     def test_the_trace_is_the_mean_over_the_group(self):
         # sums 0, 0, 4, 4: a cut before token 2 in both, though the first rollout moves at token 1 and the second too
@@ -221,10 +222,10 @@ class TestChunkByTrace:
         assert ends((tokens([0.0, 0.5e-8]),), **self.OPTIONS) == [[2]]
 
     def test_a_shorter_rollout_adds_0_and_the_divisor_stays(self):
-        # trace: (1 + 1)/2, (1 + 1)/2, 1/2: the cut before token 2 is there although the long rollout's score is constant
+        # trace: (1 + 1)/2, (1 + 1)/2, 1/2: a cut before token 2 although the long rollout's score is constant
         group = (tokens([1.0, 1.0, 1.0]), tokens([1.0, 1.0]))
         assert ends(group, **self.OPTIONS) == [[2, 3], [2]]
-        # with eta 0.6 a move of 1 - 1/2 does not cut; a divisor of 1 at the last token would keep the trace constant anyway
+        # a move of 1 - 1/2 does not reach eta 0.6
         assert ends(group, **self.OPTIONS, eta=0.6) == [[3], [2]]
 
     def test_a_masked_token_adds_0_to_the_trace_and_is_not_compared(self):
@@ -439,7 +440,7 @@ class TestRewardShaping:
 class TestGrpoProcess:
     """Section 5, Eq. 1-3."""
 
-    OPTIONS = {"estimator": "grpo_process", "standardize": "mean_only"}
+    OPTIONS: ClassVar = {"estimator": "grpo_process", "standardize": "mean_only"}
 
     def test_one_pool_of_all_streams_and_the_sum_of_what_lies_ahead(self):
         # pool {1, 2, 6} + outcome {3, 0} + format {3, 3}: mean 18 / 7; take it off each

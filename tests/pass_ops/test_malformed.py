@@ -32,19 +32,19 @@ F32, I32, BOOL = pa.list_(pa.float32()), pa.list_(pa.int32()), pa.list_(pa.bool_
 
 def put(name, values, kind=None, table=STEPS):
     column = values if isinstance(values, (pa.Array, pa.ChunkedArray)) else pa.array(values, kind)
-    return lambda: table.set_column(table.schema.get_field_index(name), name, column)
+    return table.set_column(table.schema.get_field_index(name), name, column)
 
 
 def drop(*names, table=STEPS):
-    return lambda: table.drop_columns(list(names))
+    return table.drop_columns(list(names))
 
 
 def add(name, values, kind=None):
-    return lambda: STEPS.append_column(name, pa.array(values, kind))
+    return STEPS.append_column(name, pa.array(values, kind))
 
 
 def rename(**names):
-    return lambda: STEPS.rename_columns([names.get(n, n) for n in STEPS.column_names])
+    return STEPS.rename_columns([names.get(n, n) for n in STEPS.column_names])
 
 
 BAD = {
@@ -105,14 +105,14 @@ BAD = {
         "column 'outcome_reward' appears 2 times; keep the one that weights.outcome=1 (0 leaves it out) shall use",
     ),
     "no columns": (
-        lambda: pa.table({}),
+        pa.table({}),
         {"estimator": "grpo_outcome", "weights": Weights(outcome=0.0, format=0.0)},
         errors.MissingColumnError,
         "column 'loss_mask' is missing: shaping needs it; add it to the columns (the table has none)",
     ),
     # types
     "not a table": (
-        lambda: {"group_id": ["a"]},
+        {"group_id": ["a"]},
         {},
         errors.ShapingError,
         "expected a pyarrow.Table, got builtins.dict; convert it first (polars: frame.to_arrow(), Hugging "
@@ -255,7 +255,7 @@ BAD = {
         "token end for each step",
     ),
     "scores of steps under kl": (
-        lambda: STEPS,
+        STEPS,
         KL,
         errors.LengthMismatchError,
         "rollout 'q1/0': process_scores has 2 values and loss_mask 3; signal 'kl' takes one score for each "
@@ -318,14 +318,14 @@ BAD = {
         "increase strictly from above 0, the last one equal to that length",
     ),
     "no step for some tokens": (
-        lambda: put("process_ends", [[1, 3], [], [1]], I32, put("process_scores", [[0.5, 1.0], [], [1.0]], F32)())(),
+        put("process_ends", [[1, 3], [], [1]], I32, put("process_scores", [[0.5, 1.0], [], [1.0]], F32)),
         {},
         errors.StepEndsError,
         "rollout 'q1/1': process_ends is [] for a completion of 2 tokens; give exclusive token ends that "
         "increase strictly from above 0, the last one equal to that length",
     ),
     "a long list of wrong ends": (
-        lambda: pa.table(
+        pa.table(
             {
                 "group_id": ["a"],
                 "loss_mask": [[True] * 20],
@@ -339,7 +339,7 @@ BAD = {
         "token ends that increase strictly from above 0, the last one equal to that length",
     ),
     "wrong ends in a row with a null reward": (
-        lambda: put("outcome_reward", [1.0, None, 1.0], pa.float32(), put("process_ends", [[1, 3], [9], [1]], I32)())(),
+        put("outcome_reward", [1.0, None, 1.0], pa.float32(), put("process_ends", [[1, 3], [9], [1]], I32)),
         {},
         errors.StepEndsError,
         "rollout 'q1/1': process_ends is [9] for a completion of 2 tokens; give exclusive token ends that "
@@ -422,9 +422,7 @@ BAD = {
         "whole list null where the signal could not be computed",
     ),
     "NaN in a row with a null reward": (
-        lambda: put(
-            "outcome_reward", [1.0, None, 1.0], pa.float32(), put("process_scores", [[0.5, 1.0], [NAN], [1.0]], F32)()
-        )(),
+        put("outcome_reward", [1.0, None, 1.0], pa.float32(), put("process_scores", [[0.5, 1.0], [NAN], [1.0]], F32)),
         {"estimator": "grpo_process"},
         errors.NonFiniteError,
         "rollout 'q1/1': process_scores is nan at unmasked step 0; it would spoil its whole group; make the "
@@ -453,16 +451,14 @@ BAD = {
         "split; sort the table by group_id first",
     ),
     "a group that comes back without rollout ids": (
-        lambda: put("group_id", ["q1", "q2", "q1"])().drop_columns(["rollout_id"]),
+        put("group_id", ["q1", "q2", "q1"]).drop_columns(["rollout_id"]),
         {},
         errors.GroupOrderError,
         "row 2: group 'q1' began at row 0, ended, and goes on at row 2; its statistics would be split; sort "
         "the table by group_id first",
     ),
     "a null rollout_id": (
-        lambda: put(
-            "rollout_id", ["q1/0", None, "q2/0"], pa.string(), put("outcome_reward", [1.0, NAN, 1.0], pa.float32())()
-        )(),
+        put("rollout_id", ["q1/0", None, "q2/0"], pa.string(), put("outcome_reward", [1.0, NAN, 1.0], pa.float32())),
         {},
         errors.NonFiniteError,
         "row 1: outcome_reward is nan; it would spoil its whole group; store null where the reward could not "
@@ -491,21 +487,21 @@ BAD = {
         "the rewards or the weights down",
     ),
     "an outcome beyond float32": (
-        lambda: STEPS,
+        STEPS,
         {"standardize": "none", "estimator": "grpo_outcome", "weights": Weights(outcome=1e39)},
         errors.OutputOverflowError,
         "rollout 'q1/0': a credit, advantage or path score is beyond float32, so it cannot be stored; scale "
         "the rewards or the weights down",
     ),
     "weights whose squares overflow": (
-        lambda: STEPS,
+        STEPS,
         {"estimator": "reward_shaping", "weights": Weights(outcome=1e200)},
         errors.OutputOverflowError,
         "rollout 'q1/0': a credit, advantage or path score is beyond float32, so it cannot be stored; scale "
         "the rewards or the weights down",
     ),
     "reward weights whose squares overflow": (
-        lambda: STEPS,
+        STEPS,
         {"estimator": "grpo_outcome", "weights": Weights(outcome=1e200)},
         errors.OutputOverflowError,
         "rollout 'q1/0': a credit, advantage or path score is beyond float32, so it cannot be stored; scale "
@@ -516,8 +512,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_a_malformed_table_is_refused_with_its_message(case):
-    make, options, error, message = BAD[case]
-    table = make()
+    table, options, error, message = BAD[case]
     with pytest.raises(error, match=f"^{re.escape(message)}$") as caught:
         shape(table, ShapingConfig(**options))
     assert type(caught.value) is error
@@ -552,8 +547,8 @@ OPTIONS = {
     ),
     "standardize": (
         {"standardize": "maskednorm"},
-        "option standardize: unknown value 'maskednorm'; the choices are 'masked_norm', 'abs_max', 'mean_only', 'none'; "
-        "did you mean 'masked_norm'?",
+        "option standardize: unknown value 'maskednorm'; the choices are 'masked_norm', 'abs_max', 'mean_only', "
+        "'none'; did you mean 'masked_norm'?",
     ),
     "standardize is None": (
         {"standardize": None},
