@@ -246,7 +246,7 @@ def _starts(
     """Chunk-by-Value: the token each chunk starts at, and why (pass.md section 3)."""
     config = reads.config
     if config.estimator == "grpo_outcome":
-        return [(0, "the whole completion")]
+        return [(0, "start")]
     counting = [t for t, counts in enumerate(row.mask) if counts]
     if not config.chunk:
         return [(0, f"token {counting[0]}"), *((t, f"token {t}") for t in counting[1:])]
@@ -254,7 +254,7 @@ def _starts(
         first, *others = reads.elements(row)
         return [(0, first.name), *((element.first, element.name) for element in others)]
     trace = partial(_trace, used, pools["process"])
-    found = [(0, "the first token")]
+    found = [(0, "start")]
     value = trace(counting[0])
     for t in counting[1:]:
         here = trace(t)
@@ -332,7 +332,7 @@ def _return_to_go(
                 start=first,
                 end=end,
                 token=last,
-                why="the first token" if j == 0 else f"{elements[j].name}: other sum",
+                why="start" if j == 0 else elements[j].name,
                 score=shares[j].score,
                 standardized=shares[j].standardized,
                 process=process,

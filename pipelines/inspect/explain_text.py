@@ -113,8 +113,10 @@ def _rewards(found: Explanation) -> Iterator[str]:
 def _chunk_table(found: Explanation, every_chunk: bool) -> Table:
     chunks, k = found.arithmetic.chunks, found.options["k"]
     divides = found.options["estimator"] in ("pass", "reward_shaping")
-    table = Table("#", "tokens", "from", title="Chunks", title_justify="left", box=SIMPLE_HEAD, padding=0)
-    for name in ("score", "process", "rewards", "credit", "to end", *([f"left^{k:g}"] if divides else []), "advantage"):
+    table = Table(title="Chunks", title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    for name in ("#", "tokens", "from"):
+        table.add_column(name, no_wrap=True)
+    for name in ("score", "process", "rewards", "credit", "to end", *(["left^k"] if divides else []), "A"):
         table.add_column(name, justify="right", no_wrap=True)
     cut = not every_chunk and len(chunks) > SHOWN_CHUNKS
     half = SHOWN_CHUNKS // 2
@@ -132,7 +134,7 @@ def _chunk_row(j: int, chunk: Chunk, k: float | None) -> list[str]:
         numbers.append(chunk.remaining**k)
     numbers.append(chunk.advantage.value)
     tokens = f"{chunk.start}-{chunk.end - 1}" if chunk.end - chunk.start > 1 else str(chunk.start)
-    return [str(j + 1), tokens, chunk.why, *("" if x is None else f"{x:.5g}" for x in numbers)]
+    return [str(j + 1), tokens, chunk.why, *("" if x is None else f"{x:.4g}" for x in numbers)]
 
 
 def _verdict(found: Explanation) -> Text:

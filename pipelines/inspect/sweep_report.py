@@ -54,7 +54,7 @@ def sweep_view(results: Sequence[SettingResult]) -> Group:
 
 def _table(title: str, *columns: str) -> Table:
     """A narrow table: settings wrap, numbers do not."""
-    table = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, padding=0)
     table.add_column("setting", overflow="fold")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
@@ -148,7 +148,7 @@ def _record(result: SettingResult) -> dict[str, Any]:
 
 def _signed(share: float, mean: float | None, std: float | None) -> str:
     part = f"{100 * share:.0f} %"
-    return part if mean is None or std is None else f"{part} {mean:+.2f} {std:.2f}"
+    return part if mean is None or std is None else f"{part} {mean:+.3g} {std:.3g}"
 
 
 def _percent(share: float) -> str:
