@@ -19,7 +19,8 @@ class Reporter:
     """Where stages tell how far they are. `quiet` (for --json) keeps standard output for the result alone."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(file=sys.stderr if quiet else sys.stdout, highlight=False)
+        file = sys.stderr if quiet else sys.stdout
+        self.console = Console(file=file, highlight=False, width=None if file.isatty() else WIDTH_ELSEWHERE)
         self.quiet = quiet
 
     def line(self, text: str) -> None:
@@ -28,14 +29,14 @@ class Reporter:
             self.console.print(text, soft_wrap=True)
 
     def print(self, table: RenderableType) -> None:
-        """A table; where the output is no terminal, as wide as it needs to be."""
+        """A table."""
         if not self.quiet:
-            width = None if self.console.is_terminal else WIDTH_ELSEWHERE
-            self.console.print(table, width=width, crop=False)
+            self.console.print(table)
 
     @contextmanager
     def step(self, title: str) -> Iterator[Report]:
         """A named piece of work; the yielded function takes (done, in all), 0 in all where that is not known."""
+        started = time.monotonic()
         if self.quiet:
             yield _silent
         elif self.console.is_terminal:
@@ -44,6 +45,7 @@ class Reporter:
                 yield lambda done, total: bars.update(task, completed=done, total=total or None)
         else:
             yield self._plain(title)
+        self.line(f"  {title}: {time.monotonic() - started:.1f} s")
 
     def _bars(self) -> Progress:
         columns = (

@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import random
+import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -244,6 +245,7 @@ def _start_engine(model: str, options: EngineOptions) -> tuple[Any, int]:
         arguments = engine_arguments(model, options, device=device_kind(), dtype=dtype, context_length=length)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of torch to vLLM
+            _let_modules_be_scanned()
             return LLMEngine.from_engine_args(EngineArgs(**arguments)), length
     except EngineOptionError:
         raise
@@ -252,6 +254,18 @@ def _start_engine(model: str, options: EngineOptions) -> tuple[Any, int]:
             f"vLLM could not start on {model} (architecture {read_config(model).get('architectures')}, dtype {dtype}): "
             f"{type(e).__name__}: {e}"
         ) from e
+
+
+def _let_modules_be_scanned() -> None:
+    """Let vLLM start where numba is loaded: llvmlite's library object answers a look-up of `__dict__` with a dict.
+
+    On a CPU without Triton, vLLM 0.32 reads `__dict__` of every global of every module; llvmlite 0.47's object takes that
+    for the name of a C function and answers with one. Can go once vLLM's scan looks at the type, or llvmlite refuses
+    such names.
+    """
+    ffi = sys.modules.get("llvmlite.binding.ffi")
+    if ffi is not None:
+        ffi.lib._fntab["__dict__"] = {}
 
 
 def _context_length(wanted: int | None, *, limit: int, model: str) -> int:
