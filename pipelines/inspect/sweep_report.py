@@ -93,16 +93,16 @@ def sweep_svg(results: Sequence[SettingResult]) -> bytes:
             ("A > 0", BLUE, lambda r: r.positive_mean), ("A < 0", ORANGE, lambda r: r.negative_mean),
         ]),
         ("share", [
-            ("rollouts of advantage 0", GREY, lambda r: r.zero_advantage),
-            ("tokens of flipped sign", ORANGE, lambda r: r.sign_flips),
+            ("rollouts all 0", GREY, lambda r: r.zero_advantage),
+            ("flipped signs", ORANGE, lambda r: r.sign_flips),
         ]),
         ("correlation with the reference", [("token advantages", BLUE, lambda r: r.correlation)]),
         ("chunks per rollout", [("chunks", BLUE, lambda r: r.chunks_per_rollout)]),
-        ("path score per token of length", [
+        ("path score for one more token", [
             ("right", BLUE, lambda r: r.path["right"].within_groups),
             ("wrong", ORANGE, lambda r: r.path["wrong"].within_groups),
         ]),
-        ("advantage mass per token of length", [
+        ("mass for one more token", [
             ("right", BLUE, lambda r: r.mass["right"].within_groups),
             ("wrong", ORANGE, lambda r: r.mass["wrong"].within_groups),
         ]),
