@@ -1,4 +1,5 @@
-"""The promises of the packaging: light imports, a wheel that runs, lists without addresses, targets that do nothing twice."""
+"""The promises of the packaging: light imports, a wheel that runs, lists without addresses, targets that do nothing
+twice."""
 
 from __future__ import annotations
 
@@ -52,21 +53,34 @@ def test_requirement_lists_pin_every_version_and_hold_no_url(name):
 def test_the_lists_agree_with_the_direct_dependencies():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = {re.split(r"[=\[]", line)[0] for line in (ROOT / "requirements/cpu.txt").read_text().splitlines()}
-    wanted = [*project["dependencies"], *(d for e in ("cpu", "models", "dev", "s3") for d in project["optional-dependencies"][e])]
+    wanted = [
+        *project["dependencies"],
+        *(d for e in ("cpu", "models", "dev", "s3") for d in project["optional-dependencies"][e]),
+    ]
     names = {re.split(r"[=<>\[; ]", requirement)[0] for requirement in wanted} - {"passrl"}
     assert names <= pinned
 
 
 def test_a_wheel_builds_and_its_command_runs_elsewhere(tmp_path):
-    built = run("uv", "build", "--wheel", "--out-dir", str(tmp_path), env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"})
+    built = run(
+        "uv",
+        "build",
+        "--wheel",
+        "--out-dir",
+        str(tmp_path),
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     (entry,) = (tmp_path / "site").glob("*.dist-info/entry_points.txt")
     assert "passrl = pipelines.cli:main" in entry.read_text()
     helped = run(
-        sys.executable, "-c", "import sys, pipelines; print(pipelines.__file__); from pipelines.cli import main; main(['--help'])",
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        sys.executable,
+        "-c",
+        "import sys, pipelines; print(pipelines.__file__); from pipelines.cli import main; main(['--help'])",
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
     )
     assert str(tmp_path / "site") in helped.stdout
     assert helped.returncode == 0

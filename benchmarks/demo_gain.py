@@ -1,0 +1,115 @@
+"""Does PASS learn? Three rounds of the demo for several seeds, on each signal, beside GRPO(outcome) and greedy.
+
+    python benchmarks/demo_gain.py --out runs/demo-gain --seeds 0 1 2
+
+Prints one JSON object a run and writes OUT/table.md: what docs/demo.md holds. A finished run is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import RunConfig
+from pipelines.demo.run import BENCHMARK, demo_config, teacher_config
+from pipelines.engines.base import Sampling
+from pipelines.evaluate import EvalOptions, EvalResult, paired_gain
+from pipelines.progress import Reporter
+from pipelines.rounds import Run, evaluate, evaluate_round, evaluate_start, run_round
+
+ROUNDS = 3
+
+
+def grpo_config(config: RunConfig) -> RunConfig:
+    """GRPO(outcome): one advantage a rollout from outcome and format, on the same prompts."""
+    signals = {name: table for name, table in config.signals.items() if name != "execution"}
+    return replace(config, signals=signals, shape=replace(config.shape, estimator="grpo_outcome", process=None))
+
+
+ARMS: dict[str, Callable[[RunConfig], RunConfig]] = {
+    "PASS, execution": lambda config: config,
+    "PASS, teacher KL": teacher_config,
+    "GRPO(outcome)": grpo_config,
+}
+
+
+def measure(arm: str, seed: int, out: Path) -> dict[str, Any]:
+    """Three rounds of one arm; pass@1 before and after, and the paired gain."""
+    url = str(out / f"{arm.lower().replace(' ', '-').translate(str.maketrans('', '', ',()'))}-{seed}")
+    config = ARMS[arm](demo_config(url, seed=seed))
+    run = Run(config=config, url=url, reporter=Reporter())
+    before = evaluate_start(run)[BENCHMARK]
+    for index in range(ROUNDS):
+        run_round(run, index, is_last=index == ROUNDS - 1)
+    after = evaluate_round(run, ROUNDS - 1)[BENCHMARK]
+    gain = paired_gain(before, after)
+    return {
+        "arm": arm,
+        "seed": seed,
+        "before": asdict(before.pass_at[1]),
+        "after": asdict(after.pass_at[1]),
+        "pass@8": after.pass_at[8].value,
+        "gain": asdict(gain),
+        "standard_errors": gain.value / gain.standard_error,
+        "mean_length": after.mean_length,
+        "greedy": {
+            "before": greedy(run, run.config.policy.model),
+            "after": greedy(run, run.folder(ROUNDS - 1, "policy")),
+        },
+    }
+
+
+def greedy(run: Run, policy: str) -> float:
+    """Accuracy of one greedy completion a prompt on the same held-out prompts."""
+    options = run.config.eval
+    assert options is not None
+    greedily = Sampling(temperature=0.0, max_tokens=run.config.generate.sampling.max_tokens)
+    once = EvalOptions(benchmarks=options.benchmarks, samples=1, k=(1,), sampling=greedily, seed=options.seed)
+    result: EvalResult = evaluate(replace(run, config=replace(run.config, eval=once)), policy=policy)[BENCHMARK]
+    return result.pass_at[1].value
+
+
+def table(results: list[dict[str, Any]]) -> Iterator[str]:
+    """The results as a Markdown table."""
+    names = ("arm", "seed", "pass@1 before", "after", "gain", "in standard errors", "pass@8 after", "greedy before",
+             "greedy after", "length after")  # fmt: skip
+    yield f"| {' | '.join(names)} |"
+    yield f"|{' --- |' * len(names)}"
+    for r in results:
+        cells = [
+            r["arm"],
+            str(r["seed"]),
+            f"{r['before']['value']:.3f}",
+            f"{r['after']['value']:.3f}",
+            f"{r['gain']['value']:+.3f}",
+            f"{r['standard_errors']:.1f}",
+            f"{r['pass@8']:.3f}",
+            f"{r['greedy']['before']:.3f}",
+            f"{r['greedy']['after']:.3f}",
+            f"{r['mean_length']:.1f}",
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Measure every arm for every seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/demo-gain"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    results = []
+    for seed in arguments.seeds:
+        for arm in ARMS:
+            results.append(measure(arm, seed, arguments.out))
+            print(json.dumps(results[-1]), flush=True)
+    (arguments.out / "table.md").write_text(
+        "\n".join(table(sorted(results, key=lambda r: (r["arm"], r["seed"])))) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
