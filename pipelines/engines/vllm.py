@@ -260,8 +260,8 @@ def _let_modules_be_scanned() -> None:
     """Let vLLM start where numba is loaded: llvmlite's library object answers a look-up of `__dict__` with a dict.
 
     On a CPU without Triton, vLLM 0.32 reads `__dict__` of every global of every module; llvmlite 0.47's object takes
-    that for the name of a C function and answers with one. Can go once vLLM's scan looks at the type, or llvmlite refuses
-    such names.
+    that for the name of a C function and answers with one. Can go once vLLM's scan looks at the type, or llvmlite
+    refuses such names.
     """
     ffi = sys.modules.get("llvmlite.binding.ffi")
     if ffi is not None:
