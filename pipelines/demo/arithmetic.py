@@ -229,37 +229,39 @@ def split_steps(completion: str) -> list[str]:
     return [line for line in completion.split(STEP_SEPARATOR) if line]
 
 
-def check_step(prompt: str, steps: Sequence[str], index: int, *, padding: float = 0.5) -> float:
-    """Score step ``index`` by computing it: 1.0 right, 0.0 wrong or not parseable, ``padding`` for a true padding line.
+def right_lines(prompt: str, written: Sequence[str]) -> tuple[str | None, str | None]:
+    """The two lines that are right after the lines ``written``: the one that goes on, and the padding line.
 
-    Truth is local: a line is right where it applies the next operation of the prompt to the value carried so far (the
-    last value written, right or not); the answer line is right where every operation has been written and it repeats
-    that value. An operation once written is done, so writing it again is wrong, and so is every line after an answer.
-    An operation that was skipped costs the line that skips it and the answer; the lines between go on from there.
-
-    ``padding`` is what a line that is true and useless is worth. Below the mean score of a group's steps it is
-    discouraged, above it padding pays.
+    Truth is local: it builds on the value carried so far, the last value written, right or not. The line that goes on
+    applies the next operation; once every operation has been written it is the answer, and after an answer nothing is
+    right (None, None). Operations come in order and once. Where one was skipped the lines go on from there, but no
+    answer is right any more: (None, padding line) after the last operation.
     """
     chain = parse_prompt(prompt)
-    value, written = chain.start, ""
-    for step in steps[:index]:
-        if _ANSWER_LINE.fullmatch(step):
-            return 0.0
-        if match := _LINE.fullmatch(step):
-            value, written = int(match[4]), written + (match[1] or "")
-    if match := _ANSWER_LINE.fullmatch(steps[index]):
-        return float(set(written) >= set(LETTERS[: len(chain.operations)]) and int(match[1]) == value)
-    match = _LINE.fullmatch(steps[index])
-    if match is None:
-        return 0.0
-    if match[1] is None:
-        return padding if int(match[4]) == value else 0.0
-    due = max((LETTERS.index(letter) + 1 for letter in written), default=0)
-    if due >= len(chain.operations):
-        return 0.0
-    expected = chain.operations[due]
-    as_asked = match[1] == LETTERS[due] and Operation(match[2], int(match[3])) == expected
-    return float(as_asked and int(match[4]) == expected.apply(value))
+    value, letters = chain.start, ""
+    for line in written:
+        if _ANSWER_LINE.fullmatch(line):
+            return None, None
+        if match := _LINE.fullmatch(line):
+            value, letters = int(match[4]), letters + (match[1] or "")
+    padding = f"={value:02d}"
+    due = max((LETTERS.index(letter) + 1 for letter in letters), default=0)
+    if due < len(chain.operations):
+        operation = chain.operations[due]
+        return f"{LETTERS[due]}{operation.sign}{operation.digit}={operation.apply(value):02d}", padding
+    complete = set(letters) >= set(LETTERS[: len(chain.operations)])
+    return (f"A{value:02d}" if complete else None), padding
+
+
+def check_step(prompt: str, steps: Sequence[str], index: int, *, padding: float = 0.5) -> float:
+    """Score step ``index`` by computing it: 1.0 right, ``padding`` for a true padding line, 0.0 for any other line.
+
+    What is right is what `right_lines` says after the steps before. A forgotten carry thus costs its own line only,
+    a skipped operation the line that skips it and the answer. ``padding`` is what a line that is true and useless is
+    worth: below the mean score of a group's steps it is discouraged, above it padding pays.
+    """
+    forward, pad = right_lines(prompt, steps[:index])
+    return 1.0 if steps[index] == forward else padding if steps[index] == pad else 0.0
 
 
 def check_steps(prompt: str, steps: Sequence[str], *, padding: float = 0.5) -> list[float]:

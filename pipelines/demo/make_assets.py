@@ -73,7 +73,7 @@ def recipes(*, seed: int, steps: dict[str, int]) -> dict[str, Recipe]:
     fits = {
         "policy": FitOptions(steps=steps["policy"], learning_rate=3e-3),
         "teacher": FitOptions(steps=steps["teacher"], learning_rate=3e-3),
-        "prm": FitOptions(steps=steps["prm"], learning_rate=1e-3),
+        "prm": FitOptions(steps=steps["prm"], learning_rate=1e-3, validate_every=100),
     }
     shapes: dict[str, dict[str, Any]] = {"policy": policy, "teacher": teacher, "prm": graded}
     return {
@@ -134,13 +134,13 @@ def make_prm(recipe: Recipe, *, teacher: Path, out: Path, effort: Effort) -> tup
         teacher_vocabulary=build_tokenizer().get_vocab(),
         vocabulary=tokenizer.get_vocab(),
     )
-    validation = [
-        next(graded_batches(tokenizer, batch_size=effort.validation, seed=VALIDATION_SEED, split=Split.HELD_OUT))
-    ]
+    draw = partial(graded_batches, tokenizer)
+    held_out = draw(batch_size=effort.validation, seed=VALIDATION_SEED, split=Split.HELD_OUT, within_steps=False)
+    validation = [next(held_out)]
     loss_of = partial(prm_loss, model)
     log = fit(
         model,
-        graded_batches(tokenizer, batch_size=recipe.fit.batch_size, seed=recipe.seed, split=Split.ASSETS),
+        draw(batch_size=recipe.fit.batch_size, seed=recipe.seed, split=Split.ASSETS, within_steps=True),
         loss_of,
         validate=partial(mean_loss, model, loss_of, validation),
         options=recipe.fit,

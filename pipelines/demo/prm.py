@@ -21,6 +21,7 @@ from pipelines.demo.arithmetic import (
     check_steps,
     make_prompts,
     random_prompt,
+    right_lines,
     split_steps,
     write_trace,
 )
@@ -75,7 +76,9 @@ def prm_input(prompt: str, steps: Sequence[str]) -> str:
     return prompt + "".join(step + STEP_TAG for step in steps)
 
 
-def graded_batches(tokenizer: PreTrainedTokenizerFast, *, batch_size: int, seed: int, split: Split) -> Iterator[Batch]:
+def graded_batches(
+    tokenizer: PreTrainedTokenizerFast, *, batch_size: int, seed: int, split: Split, within_steps: bool
+) -> Iterator[Batch]:
     """Endless batches of faulty traces of prompts of ``split``, labelled by computing every step (`graded_batch`)."""
     rng = random.Random(f"graded/{split}/{seed}")
     while True:
@@ -83,7 +86,7 @@ def graded_batches(tokenizer: PreTrainedTokenizerFast, *, batch_size: int, seed:
         for _ in range(batch_size):
             prompt = random_prompt(rng, split)
             rows.append((prompt, spoil(split_steps(write_trace(prompt, GRADED, rng).text), rng)))
-        yield graded_batch(rows, tokenizer)
+        yield graded_batch(rows, tokenizer, within_steps=within_steps)
 
 
 def spoil(steps: list[str], rng: random.Random) -> list[str]:
@@ -100,23 +103,37 @@ def spoil(steps: list[str], rng: random.Random) -> list[str]:
     return steps
 
 
-def graded_batch(rows: Sequence[tuple[str, list[str]]], tokenizer: PreTrainedTokenizerFast) -> Batch:
-    """Prompts and steps as a batch; targets are 1 (right), 0 (wrong), 0.5 (padding) at step tags, else ignored."""
-    tag = tokenizer.convert_tokens_to_ids(STEP_TAG)
+def graded_batch(
+    rows: Sequence[tuple[str, list[str]]], tokenizer: PreTrainedTokenizerFast, *, within_steps: bool = False
+) -> Batch:
+    """Prompts and steps as a batch; targets are 1 (right), 0 (wrong), 0.5 (padding) at step tags, else ignored.
+
+    ``within_steps`` also gives each character of a step a target: 1 while the step so far begins a right line, then 0.
+    Training needs it: from the tags alone the model does not find out, for hundreds of batches, what they depend on.
+    """
     ids, targets = [], []
     for prompt, steps in rows:
-        row = tokenizer(prm_input(prompt, steps)).input_ids
-        scores = iter(check_steps(prompt, steps))
-        ids.append(row)
-        targets.append([next(scores) if token == tag else float(IGNORED) for token in row])
+        row = [float(IGNORED)] * len(prompt)
+        for index, (step, score) in enumerate(zip(steps, check_steps(prompt, steps), strict=True)):
+            row += prefix_targets(prompt, steps, index) if within_steps else [float(IGNORED)] * len(step)
+            row.append(score)
+        ids.append(tokenizer(prm_input(prompt, steps)).input_ids)
+        targets.append(row)
     return Batch(pad_rows(ids, tokenizer.pad_token_id), pad_rows(targets, float(IGNORED)))
 
 
+def prefix_targets(prompt: str, steps: Sequence[str], index: int) -> list[float]:
+    """For each character of step ``index``: whether the step up to it begins a line that is right there."""
+    right = [line for line in right_lines(prompt, steps[:index]) if line is not None]
+    step = steps[index]
+    return [float(any(line.startswith(step[:end]) for line in right)) for end in range(1, len(step) + 1)]
+
+
 def prm_loss(model: Qwen2ForProcessRewardModel, batch: Batch) -> torch.Tensor:
-    """Cross-entropy between the two classes and the targets as probability of "right", mean over step tags."""
-    at_tags = batch.targets != IGNORED
-    right = batch.targets[at_tags]
-    return torch.nn.functional.cross_entropy(model(batch.input_ids)[at_tags], torch.stack([1 - right, right], dim=-1))
+    """Cross-entropy between the two classes and the targets as probability of "right", mean over all targets."""
+    judged = batch.targets != IGNORED
+    right = batch.targets[judged]
+    return torch.nn.functional.cross_entropy(model(batch.input_ids)[judged], torch.stack([1 - right, right], dim=-1))
 
 
 def step_scores(

@@ -230,6 +230,14 @@ def test_a_prm_reads_the_prompt_and_every_step_with_its_tag() -> None:
     assert batch.input_ids[batch.targets != IGNORED].unique().tolist() == [tokenizer.convert_tokens_to_ids(STEP_TAG)]
 
 
+def test_within_steps_a_prm_learns_where_a_line_goes_wrong() -> None:
+    """66 - 8 = 58, the step says 68: right up to the tens. A padding line of another value is wrong from there on."""
+    steps = ["a+9=66", "b-8=68", "=69"]
+    batch = graded_batch([(PROMPT, steps)], build_prm_tokenizer(), within_steps=True)
+    assert batch.targets[0, : len(PROMPT)].unique().tolist() == [IGNORED]
+    assert batch.targets[0, len(PROMPT) :].tolist() == [*[1.0] * 6, 1.0, 1, 1, 1, 1, 0, 0, 0.0, 1, 1, 0, 0.0]
+
+
 def test_a_fresh_prm_reads_as_its_teacher_does() -> None:
     """Same text, other ids: the hidden states agree, the tag being read as the line break."""
     teacher = tiny_language_model()
