@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```pycon\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if BLOCK.search(path.read_text(encoding="utf-8")))
+WRITTEN = (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
+PAGES = sorted(path for path in WRITTEN if BLOCK.search(path.read_text(encoding="utf-8")))
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -24,8 +25,8 @@ def examples(page: Path) -> doctest.DocTest:
     return doctest.DocTestParser().get_doctest(session, {"__name__": "page"}, page.name, str(page), 0)
 
 
-def test_the_page_about_the_library_has_blocks_to_run():
-    assert ROOT / "docs" / "library.md" in PAGES
+def test_the_readme_and_the_page_about_the_library_have_blocks_to_run():
+    assert {ROOT / "docs" / "library.md", ROOT / "README.md"} <= set(PAGES)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
