@@ -255,6 +255,9 @@ def _dry_run(config: RunConfig, tokens_per_second: float) -> None:
     """The resolved configuration and what a round would cost, as JSON."""
     from pipelines.config import as_dict
     from pipelines.estimate import estimate_round
+    from pipelines.rounds import configured_signals
+
+    configured_signals(config)
 
     estimate = estimate_round(config, tokens_per_second=tokens_per_second)
     print(json.dumps({"config": as_dict(config), "estimate": asdict(estimate)}, indent=1))

@@ -34,6 +34,8 @@ from trainer import TrainOptions
 PATH_KEYS = frozenset({"model", "recording", "source", "tokenizer"})
 # Values under keys that end so are secrets: given as env:NAME, resolved late, never printed or stored.
 SECRET_SUFFIXES = ("api_key", "token", "password", "secret")
+# In tables without a fixed set of keys (a signal's options) a "step_token" is a token of text.
+FREE_SECRET_SUFFIXES = ("api_key", "access_token", "auth_token", "api_token", "password", "secret")
 
 T = TypeVar("T")
 
@@ -208,8 +210,20 @@ def _unknown_keys(cls: Any, data: Any, path: tuple[str, ...]) -> Iterator[str]:
             yield f"{place}: unknown key; {advice}"
         elif key.endswith(SECRET_SUFFIXES) and isinstance(value, str) and not value.startswith("env:"):
             yield f"{place}: secrets are given as env:NAME only"
+        elif typing.get_origin(hints[key]) in (dict, Mapping):
+            yield from _literal_secrets(value, (*path, key))
         elif (nested := _dataclass_in(hints[key])) is not None:
             yield from _unknown_keys(nested, value, (*path, key))
+
+
+def _literal_secrets(data: Any, path: tuple[str, ...]) -> Iterator[str]:
+    """Secrets in a table without a fixed set of keys, however deep."""
+    if not isinstance(data, Mapping):
+        return
+    for key, value in data.items():
+        if isinstance(value, str) and key.endswith(FREE_SECRET_SUFFIXES) and not value.startswith("env:"):
+            yield f"{'.'.join((*path, key))}: secrets are given as env:NAME only"
+        yield from _literal_secrets(value, (*path, key))
 
 
 def _dataclass_in(hint: Any) -> Any:

@@ -30,7 +30,7 @@ from pipelines.signals.base import Signal, signal_from_table
 from pipelines.sources import PromptSource, write_prompts
 from pipelines.stages.generate import generate
 from pipelines.stages.score import score
-from pipelines.stages.shape import shape_dataset
+from pipelines.stages.shape import check_streams, shape_dataset
 
 RESULTS = "results.json"
 
@@ -71,6 +71,8 @@ class Run:
 
 def run_round(run: Run, round_index: int, *, is_last: bool = True) -> ShapedSummary:
     """One whole round; afterwards its `policy/` is the next one's start. Returns what was shaped, summed up."""
+    configured_signals(run.config)  # a wrong option is found before the first rollout is paid for
+    check_streams(run.config.shape)
     policy = run.starting_policy(round_index)
     facts = {"policy": policy, "policy_digest": model_digest(policy), "config": as_dict(run.config)}
     record_round(run.url, round_index, facts)
@@ -118,13 +120,13 @@ def make_rollouts(run: Run, round_index: int) -> Manifest:
 
 def score_rollouts(run: Run, round_index: int, names: Iterable[str] = ()) -> dict[str, Manifest]:
     """The configured signals of a round (or the named ones), each after those it reads. Returns name -> manifest."""
-    signals = {name: signal_from_table(table) for name, table in run.config.signals.items()}
+    signals = configured_signals(run.config)
     wanted = set(names) or set(signals)
     if unknown := wanted - set(signals):
         raise SignalOrderError(
             f"signal {min(unknown)!r} is not configured; [signals] has: {', '.join(signals) or 'none'}"
         )
-    return {name: _score(run, round_index, name, signals[name]) for name in signal_order(signals) if name in wanted}
+    return {name: _score(run, round_index, name, signals[name]) for name in signals if name in wanted}
 
 
 def shape_rollouts(run: Run, round_index: int, name: str = "shaped") -> Manifest:
@@ -241,6 +243,12 @@ def round_prompts(config: RunConfig, round_index: int) -> PromptSource:
         return config.prompts
     seed = config.run.seed if config.prompts.shuffle_seed is None else config.prompts.shuffle_seed
     return replace(config.prompts, shuffle_seed=seed, offset=config.prompts.offset + round_index * count, limit=count)
+
+
+def configured_signals(config: RunConfig) -> dict[str, Signal]:
+    """Every signal of the configuration, each after those it reads. Raises SignalOptionError, SignalOrderError."""
+    signals = {name: signal_from_table(table) for name, table in config.signals.items()}
+    return {name: signals[name] for name in signal_order(signals)}
 
 
 def signal_order(signals: Mapping[str, Signal]) -> list[str]:

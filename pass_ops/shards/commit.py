@@ -85,7 +85,7 @@ def committed(ds: Dataset, part: int) -> PartRecord | None:
 
 def pending_parts(ds: Dataset) -> PendingParts:
     """What is left to do, by one listing of the folder and its records. Removes void markers (whose data file is
-    gone).
+    gone), and the attempts that led to them: they succeeded, and count for nothing when the part is redone.
     """
     done = parts_in(ds, names.DONE)
     data = {entry.name for entry in ds.store.entries()}
@@ -94,6 +94,7 @@ def pending_parts(ds: Dataset) -> PendingParts:
         ds.store.remove(names.manifest(ds.fp8))
     for part in void:
         ds.store.remove(names.done(part, ds.fp8))
+    _forget_attempts(ds, void)
     todo = [part for part in range(ds.spec.parts) if part not in done or part in void]
     failed = parts_in(ds, names.FAILED)
     tried = parts_in(ds, names.ATTEMPTS) | failed
@@ -195,6 +196,13 @@ def _void_parts(ds: Dataset, done: set[int], data: set[str]) -> set[int]:
         if record is None or not all(file in data or ds.store.exists(file) for file in record.files):
             void.add(part)
     return void
+
+
+def _forget_attempts(ds: Dataset, parts: set[int]) -> None:
+    for entry in ds.store.entries(names.ATTEMPTS) if parts else ():
+        found = names.parse(names.ATTEMPTS, entry.name)
+        if found is not None and found.fp8 == ds.fp8 and found.part in parts:
+            ds.store.remove(f"{names.ATTEMPTS}/{entry.name}")
 
 
 def _whereabouts() -> dict[str, Any]:

@@ -8,6 +8,7 @@ exist for no reader, are removed. A crash in between leaves such files behind; t
 
 from __future__ import annotations
 
+import logging
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ from pass_ops.shards.store import Store
 
 _ROUND = re.compile(r"round-\d+")
 _SEARCH_DEPTH = 4
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Dataset:
 
     attempts_before: part -> number of attempts on record when this run opened the dataset; this run's count starts
     after them.
-    notes: what opening it did beyond the ordinary, for people (an overwrite that changed nothing, what became stale).
+    notes: what opening it did beyond the ordinary, for people (an overwrite that changed nothing, what became stale);
+    logged as warnings too.
     stale: folders of the datasets made from what an overwrite replaced.
     """
 
@@ -88,6 +91,8 @@ def create_dataset(url: str, spec: DatasetSpec, *, overwrite: bool = False, stor
         stale = datasets_made_from(url, store=store)
         notes = (f"{url}: fingerprint {there.fingerprint[:8]} was replaced by {spec.fingerprint[:8]}",)
         notes += tuple(f"{folder} was made from the replaced dataset and is stale" for folder in stale)
+    for note in notes:
+        _LOG.warning("%s", note)
     if replaced:
         remove_replaced(store, {fingerprint[:8] for fingerprint in replaced})
     return Dataset(url, spec, store, _attempts_on_record(store, spec.fingerprint[:8]), notes, stale)

@@ -72,6 +72,14 @@ def test_an_unknown_signal_is_answered_with_the_nearest(project, capsys):
     assert "'outcome'" in shown
 
 
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_an_unknown_option_of_a_signal_is_found_before_anything_is_made(project, capsys, dry):
+    wrong = ("--set", "signals.typo={signal='format', patern='x'}")
+    shown = refused(capsys, "run", project.config, "--out", project.out, *wrong, *dry)
+    assert "did you mean 'pattern'?" in shown
+    assert not Path(project.out).exists()
+
+
 def test_signals_that_read_each_other_are_refused(project, capsys):
     options = ["--set", "signals.a.signal=opd", "--set", "signals.a.teacher=a"]
     assert "circle" in refused(capsys, "score", project.config, "--out", project.out, *options)

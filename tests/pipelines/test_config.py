@@ -126,6 +126,16 @@ def test_a_literal_secret_is_refused_and_not_repeated():
     assert "sk-123" not in str(error.value)
 
 
+def test_a_literal_secret_among_a_signals_options_is_refused_and_not_repeated(write):
+    text = MINIMAL + '[signals.judge]\nsignal = "my:Judge"\nstep_token = "<extra_0>"\nserver = {api_key = "sk-123"}\n'
+    with pytest.raises(ConfigError) as error:
+        load_config(write(text))
+    assert "signals.judge.server.api_key: secrets are given as env:NAME only" in str(error.value)
+    assert "sk-123" not in str(error.value)
+    assert "step_token" not in str(error.value)
+    assert load_config(write(text.replace("sk-123", "env:MY_KEY"))).signals["judge"]["step_token"] == "<extra_0>"
+
+
 def test_a_secret_is_resolved_from_the_environment(monkeypatch):
     monkeypatch.setenv("MY_KEY", "sk-456")
     assert secret("env:MY_KEY", key="judge.api_key") == "sk-456"

@@ -176,6 +176,15 @@ def test_a_void_marker_is_seen_though_another_file_of_the_part_lies_there(near_r
     assert pending_parts(ds).todo == (0,)
 
 
+def test_attempts_that_led_to_a_void_marker_do_not_count_when_the_part_is_redone(near_root, generate_spec, rollouts):
+    ds = create_dataset(near_root, generate_spec(parts=1))
+    assert [begin_attempt(ds, 0) for _ in range(3)] == [1, 2, 3]
+    ds.store.remove(commit_part(ds, 0, rollouts("a")).data)
+    again = create_dataset(near_root, generate_spec(parts=1))
+    assert pending_parts(again) == PendingParts(todo=(0,), suspects=(), failed=())
+    assert begin_attempt(again, 0) == 1
+
+
 def test_a_marker_whose_rejected_file_is_gone_is_void_too(near_root, generate_spec, rollouts):
     ds = create_dataset(near_root, generate_spec(parts=1))
     record = commit_part(ds, 0, rollouts("a"), rejected=[Rejection(prompt_id="a", sample_index=5, reason="r")])

@@ -78,11 +78,12 @@ def test_a_folder_without_a_dataset_is_said_to_be_one(near_root):
 
 
 def test_overwriting_with_the_same_fingerprint_changes_nothing_and_says_so(
-    near_root, make_dataset, rollouts, generate_spec
+    near_root, make_dataset, rollouts, generate_spec, caplog
 ):
     complete = make_dataset(near_root, rollouts("a"))
     ds = create_dataset(near_root, complete.spec, overwrite=True)
     assert "overwrite changed nothing" in ds.notes[0]
+    assert ds.notes[0] in caplog.messages
     assert open_dataset(near_root) == complete
 
 
