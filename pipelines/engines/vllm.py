@@ -16,11 +16,11 @@ import logging
 import math
 import os
 import random
-import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -257,15 +257,23 @@ def _start_engine(model: str, options: EngineOptions) -> tuple[Any, int]:
 
 
 def _let_modules_be_scanned() -> None:
-    """Let vLLM start where numba is loaded: llvmlite's library object answers a look-up of `__dict__` with a dict.
+    """Let vLLM start beside libraries whose globals are proxies (numba's llvmlite, flask).
 
-    On a CPU without Triton, vLLM 0.32 reads `__dict__` of every global of every module; llvmlite 0.47's object takes
-    that for the name of a C function and answers with one. Can go once vLLM's scan looks at the type, or llvmlite
-    refuses such names.
+    On a CPU without Triton, vLLM 0.32 looks into `__dict__` of every global of every module: llvmlite's library object
+    takes that for the name of a C function, flask's proxies raise. Its scan then skips what has no dictionary of its
+    own. Can go once vLLM's scan does so by itself.
     """
-    ffi = sys.modules.get("llvmlite.binding.ffi")
-    if ffi is not None:
-        ffi.lib._fntab["__dict__"] = {}
+    from vllm.triton_utils import dispatcher
+
+    def has(value: object, name: str) -> bool:
+        if name != "__dict__":
+            return hasattr(value, name)
+        try:
+            return isinstance(value.__dict__, (dict, MappingProxyType))
+        except Exception:  # noqa: BLE001 - a proxy may raise anything; such an object is no kernel
+            return False
+
+    dispatcher.hasattr = has
 
 
 def _context_length(wanted: int | None, *, limit: int, model: str) -> int:

@@ -38,7 +38,9 @@ PROMPTS = ("1+2=?", "a", "7+7+7=?\n", "what is the sum of 12 and 30?", "z.z.z")
 
 @pytest.fixture
 def engine(tiny_model: str) -> Engine:
-    import pass_ops.estimators  # noqa: F401 - numba beside vLLM, as in a round: its start must bear that
+    import flask  # noqa: F401 - both have globals that break a careless look at every module's
+
+    import pass_ops.estimators  # noqa: F401
 
     return acquire(tiny_model, RAW)
 
