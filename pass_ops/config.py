@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
 
 from pass_ops.errors import OptionError
 
@@ -49,8 +49,21 @@ def _number(value: Any, *, option: str, low: float = -math.inf, high: float = ma
     return number
 
 
+class _Options:
+    """Refuses an unknown option by name, as an unknown value is refused, rather than by a TypeError."""
+
+    def __new__(cls, *_args: Any, **options: Any) -> Self:
+        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        for name in options:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
+                raise OptionError(f"{cls.__name__}: unknown option {name!r}; the options are {_listed(known)}; {hint}")
+        return super().__new__(cls)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Weights:
+class Weights(_Options):
     """Weights w_prc, w_out, w_fmt of the three reward streams (paper Eq. 4). A stream of weight 0 is left out.
 
     Raises:
@@ -72,7 +85,7 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standardizers:
+class Standardizers(_Options):
     """One standardization operator for each stream, for estimator `pass`.
 
     abs_max is meant for KL-style process signals: on 0/1 rewards it gives no negative advantage.
@@ -91,7 +104,7 @@ class Standardizers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapingConfig:
+class ShapingConfig(_Options):
     """Which estimator forms the advantages, and its options.
 
     Attributes:

@@ -77,8 +77,12 @@ def score(options: Namespace, work: Run) -> None:
     """Signals of a round."""
     from pipelines.rounds import score_rollouts
 
-    for name, manifest in score_rollouts(work, options.round, options.signal).items():
-        _show_manifest(options, work.folder(options.round, "signals", name), manifest)
+    manifests = score_rollouts(work, options.round, options.signal)
+    if options.json:
+        print(json.dumps({name: asdict(manifest) for name, manifest in manifests.items()}, indent=1))
+    else:
+        for name, manifest in manifests.items():
+            _show_manifest(options, work.folder(options.round, "signals", name), manifest)
 
 
 @configured
@@ -270,6 +274,5 @@ def _show(options: Namespace, text: str, result: Any) -> None:
 
 def _show_manifest(options: Namespace, folder: str, manifest: shards.Manifest) -> None:
     totals = manifest.totals
-    lines = [f"{folder}: {totals['rows']:,} rows, {totals['tokens']:,} tokens in {totals['parts']} parts"]
-    lines += [f"  rejected: {count} x {reason} (see {folder}/_rejected)" for reason, count in manifest.rejected.items()]
-    _show(options, "\n".join(lines), {"folder": folder} | asdict(manifest))
+    text = f"{folder}: {totals['rows']:,} rows, {totals['tokens']:,} tokens in {totals['parts']} parts"
+    _show(options, text, {"folder": folder} | asdict(manifest))

@@ -310,8 +310,10 @@ def _write_prompts(run: Run, source: PromptSource, out: str, report: Report) -> 
 
 
 def _recorded(run: Run, round_index: int, name: str, stage: Callable[[Report], Manifest]) -> Manifest:
-    """Run one stage under a progress bar and write its dataset into the lineage."""
+    """Run one stage under a progress bar, tell what it rejected, write its dataset into the lineage."""
     with run.reporter.step(f"round {round_index}: {name}") as report:
         manifest = stage(report)
+    for reason, count in manifest.rejected.items():
+        run.reporter.line(f"    rejected: {count} x {reason} (see {run.folder(round_index, name)}/_rejected)")
     record_round(run.url, round_index, {"datasets": {name: manifest.content_digest}})
     return manifest

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ import pyarrow as pa
 from pass_ops import shards
 from pass_ops.errors import PassError
 from pass_ops.shards import DatasetSpec, InputRef, Manifest, Rejection
+from pipelines.job_record import job_record
 from pipelines.source_files import (
     FORMATS,
     Record,
@@ -113,6 +115,7 @@ def write_prompts(
     Raises SourceNotFoundError, SourceFormatError, SourceColumnError, PromptTypeError, DuplicatePromptError before
     anything is written, and NotFinalized where too many rows could not be used.
     """
+    started = time.time()
     content = read_source(source.source, file_format=source.format, split=source.split)
     rows = prompt_rows(content, source)
     parts = [rows[start : start + source.prompts_per_part] for start in range(0, len(rows), source.prompts_per_part)]
@@ -124,12 +127,15 @@ def write_prompts(
         inputs={file.name: InputRef(folder=file.url, content_digest=file.sha256) for file in content.files},
     )
     dataset = shards.create_dataset(out, spec, overwrite=overwrite)
-    for part in sorted(shards.pending_parts(dataset).todo):
+    todo = sorted(shards.pending_parts(dataset).todo)
+    for part in todo:
         kept = [row for row in parts[part] if isinstance(row, dict)]
         rejected = tuple(row for row in parts[part] if isinstance(row, Rejection))
         shards.commit_part(dataset, part, pa.Table.from_pylist(kept, schema=shards.PROMPTS), rejected=rejected)
         if progress is not None:
             progress(part + 1, len(parts))
+    if todo:
+        shards.record_run(dataset, job_record(started))
     return shards.finalize(dataset, max_reject_rate=max_reject_rate)
 
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from typing import Any
 
 from pass_ops import shards
 from pass_ops.errors import PassError
 from pass_ops.shards import Dataset, Manifest, PendingParts, names
 from pass_ops.shards.commit import parts_in
+from pipelines.job_record import job_record
 from pipelines.runners import JobFailed, RunnerOptions, run_job
 from pipelines.runners.quiet import beam
 from pipelines.stages.attempts import attempts_made
@@ -110,7 +108,9 @@ class Finalize(beam.DoFn):
         try:
             shards.finalize(self._dataset, max_reject_rate=self._max_reject_rate)
         except (PassError, OSError) as error:
-            shards.record_run(self._dataset, {"not_finalized": str(error)})
+            reasons = list(getattr(error, "reasons", [str(error)]))
+            with suppress(PassError, OSError):
+                shards.record_run(self._dataset, {"finalized": False, "not_finalized": reasons})
 
 
 def run_stage(
@@ -143,6 +143,8 @@ def run_stage(
             )
             try:
                 _run_job(driver, pending, runner, max_reject_rate, resources)
+                job = job_record(started, runner=runner.name, runner_flags=list(runner.flags))
+                shards.record_run(dataset, job)
                 break
             except JobFailed as failed:
                 restarts += 1
@@ -150,7 +152,6 @@ def run_stage(
                 lost = _attempts(dataset, shards.pending_parts(dataset)) != before
                 if not lost or restarts > MAX_RESTARTS:
                     raise _reported(failed, dataset) from failed
-    shards.record_run(dataset, _run_info(started, runner))
     return shards.finalize(dataset, max_reject_rate=max_reject_rate)
 
 
@@ -186,16 +187,6 @@ def _reported(failed: JobFailed, dataset: Dataset) -> StageAborted:
     told = re.search(f"{_MARK}(.+?){_MARK}", failed.log)
     cause = json.loads(told.group(1)) if told else f"{dataset.spec.stage} of {dataset.url} stopped: {failed}"
     return StageAborted(f"{cause.rstrip('.')}. Committed parts are kept; the same command goes on from there.")
-
-
-def _run_info(started: float, runner: RunnerOptions) -> dict[str, Any]:
-    return {
-        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.time() - started, 1),
-        "host": socket.gethostname(),
-        "runner": runner.name,
-        "runner_flags": list(runner.flags),
-    }
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import pickle
 import re
 
 import pyarrow as pa
@@ -653,3 +655,22 @@ def test_token_advantages_refuses_what_shape_did_not_make(case):
     table, error, message = SPREAD[case]
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         token_advantages(table)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (lambda: ShapingConfig(kk=1), "ShapingConfig: unknown option 'kk'; .*; did you mean 'k'?"),
+        (lambda: Weights(proces=1.0), "Weights: unknown option 'proces'; .*; did you mean 'process'?"),
+        (lambda: Standardizers(sound="none"), "Standardizers: unknown option 'sound'; .*; choose one of them"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_nearest(options, message):
+    with pytest.raises(errors.OptionError, match=message.replace("?", r"\?")):
+        options()
+
+
+def test_options_survive_pickling_and_replacing():
+    config = ShapingConfig(k=0.5, weights=Weights(format=0.0))
+    assert pickle.loads(pickle.dumps(config)) == config
+    assert dataclasses.replace(config, k=0.25).k == 0.25
