@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, beam_args = _split(arguments)
     options = build_parser().parse_args(arguments)
     options.beam_args = beam_args
+    logging.basicConfig(format="%(message)s")
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars, which would run into ours
     command = getattr(importlib.import_module("pipelines.commands"), options.command.replace("-", "_"))
     try:
