@@ -246,8 +246,19 @@ def round_prompts(config: RunConfig, round_index: int) -> PromptSource:
 
 
 def configured_signals(config: RunConfig) -> dict[str, Signal]:
-    """Every signal of the configuration, each after those it reads. Raises SignalOptionError, SignalOrderError."""
+    """Every signal of the configuration, each after those it reads.
+
+    Raises SignalOptionError, and SignalOrderError also where [shape] or [eval] names a signal that is not there.
+    """
     signals = {name: signal_from_table(table) for name, table in config.signals.items()}
+    shape = config.shape
+    named = [(f"shape.{role}", getattr(shape, role)) for role in ("process", "outcome", "format", "reference")]
+    named += [("shape.logprobs", name) for name in shape.logprobs]
+    if config.eval is not None and config.eval.benchmarks:
+        named.append(("eval.outcome", config.eval.outcome))
+    for option, name in named:
+        if name is not None and name not in signals:
+            raise SignalOrderError(f"{option} is {name!r}, but [signals] has {', '.join(signals) or 'none'}")
     return {name: signals[name] for name in signal_order(signals)}
 
 

@@ -85,6 +85,13 @@ def test_signals_that_read_each_other_are_refused(project, capsys):
     assert "circle" in refused(capsys, "score", project.config, "--out", project.out, *options)
 
 
+@pytest.mark.parametrize("option", ["shape.process", "eval.outcome"])
+def test_a_name_that_is_no_signal_is_found_before_anything_runs(project, capsys, option):
+    shown = refused(capsys, "run", project.config, "--out", project.out, "--set", f"{option}=stepz")
+    assert f"{option} is 'stepz', but [signals] has outcome, format, steps" in shown
+    assert not Path(project.out).exists()
+
+
 def test_an_unknown_runner_flag(project, capsys):
     shown = refused(capsys, "generate", project.config, "--out", project.out, "--", "--no_such_flag=1")
     assert "no_such_flag" in shown
