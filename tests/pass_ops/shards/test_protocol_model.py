@@ -72,7 +72,7 @@ class Writer:
 
     def __init__(self, url: str, job: Callable[[Store], None]) -> None:
         self.error: Exception | None = None
-        self.finished = False
+        self.finished = self.completed = False
         self._killed = False
         self._go, self._parked = threading.Semaphore(0), threading.Semaphore(0)
         self._job, self._store = job, Store(url, before=self._gate)
@@ -99,6 +99,7 @@ class Writer:
     def _run(self) -> None:
         try:
             self._job(self._store)
+            self.completed = True
         except Killed:
             pass
         except Exception as error:  # noqa: BLE001 (handed to the test, which raises it)
@@ -145,7 +146,7 @@ class Protocol(RuleBasedStateMachine):
         self.writers: dict[int, Writer] = {}
         self.overwriting: int | None = None
         self.digests: dict[str, str] = {}
-        self.tampered = False
+        self.lost: set[str] = set()
 
     @rule(
         who=st.integers(0, 1),
@@ -155,7 +156,7 @@ class Protocol(RuleBasedStateMachine):
         fails=st.sampled_from([None, None, None, 0, 1]),
     )
     def start(self, who: int, which: int, flavour: int, overwrite: bool, fails: int | None) -> None:
-        if who in self.writers:
+        if who in self.writers or (self.lost and self.writers):  # void markers are redone by one writer at a time
             return
         overwrite = overwrite and self.overwriting is None  # one overwrite at a time is the protocol's condition
         if overwrite:
@@ -188,27 +189,29 @@ class Protocol(RuleBasedStateMachine):
         if record is not None:
             self.store.remove(record.data)
             self.digests.pop(fingerprint, None)
-            self.tampered = True
+            self.lost.add(record.data)
 
     @invariant()
     def committed_parts_are_as_their_markers_say(self) -> None:
         fingerprint = self._current() if hasattr(self, "url") else None
-        if fingerprint is None or self.tampered:
+        if fingerprint is None:
             return
         for part in range(PARTS):
             record = read_marker(self.store, names.done(part, fingerprint[:8]))
-            if record is not None:
+            if record is not None and not self._is_lost(record.data):
                 assert sha256_bytes(self.store.read(record.data)) == record.sha256
                 if record.rejected:
                     assert sha256_bytes(self.store.read(record.rejected)) == record.rejected_sha256
 
     @invariant()
     def a_readable_dataset_is_whole_and_stays(self) -> None:
-        if not hasattr(self, "url") or self.tampered:
+        if not hasattr(self, "url"):
             return
         try:
             complete = open_dataset(self.url)
         except (NotADatasetError, IncompleteDatasetError):
+            return
+        if any(self._is_lost(record.data) for record in complete.parts):
             return
         self._check_rows(complete)
         digest = self.digests.setdefault(complete.spec.fingerprint, complete.content_digest)
@@ -232,6 +235,9 @@ class Protocol(RuleBasedStateMachine):
         found = [name for part in range(PARTS) for name in complete.read_part(part)["prompt_id"].to_pylist()]
         assert found == [name for part in range(PARTS) for name in rows_of(part)]
 
+    def _is_lost(self, name: str) -> bool:
+        return name in self.lost and not self.store.exists(name)
+
     def _current(self) -> str | None:
         try:
             return read_dataset_json(self.store)[0].fingerprint
@@ -247,8 +253,8 @@ class Protocol(RuleBasedStateMachine):
             self.overwriting = None
         if writer.error is not None and not isinstance(writer.error, OUTCOMES_OF_A_CONTEST):
             raise writer.error
-        if writer.error is None:
-            self.tampered = False
+        if writer.completed:
+            self.lost.clear()
 
 
 def run(base: str, *, examples: int, steps: int) -> None:
