@@ -69,11 +69,11 @@ def recipes(*, seed: int, steps: dict[str, int]) -> dict[str, Recipe]:
     """The shipped models' recipes. Seeds of two models never coincide."""
     policy = {"hidden_size": 128, "layers": 4, "intermediate_size": 320, "habits": arithmetic.PUPIL}
     teacher = {"hidden_size": 160, "layers": 4, "intermediate_size": 320, "habits": arithmetic.TEACHER}
-    graded = {**teacher, "habits": arithmetic.GRADED}
+    graded = {**teacher, "layers": 6, "habits": arithmetic.GRADED}
     fits = {
         "policy": FitOptions(steps=steps["policy"], learning_rate=3e-3),
         "teacher": FitOptions(steps=steps["teacher"], learning_rate=3e-3),
-        "prm": FitOptions(steps=steps["prm"], learning_rate=1e-3, validate_every=100),
+        "prm": FitOptions(steps=steps["prm"], learning_rate=3e-3, validate_every=100),
     }
     shapes: dict[str, dict[str, Any]] = {"policy": policy, "teacher": teacher, "prm": graded}
     return {
@@ -131,6 +131,7 @@ def make_prm(recipe: Recipe, *, teacher: Path, out: Path, effort: Effort) -> tup
     torch.manual_seed(recipe.seed)
     model = from_language_model(
         Qwen2ForCausalLM.from_pretrained(teacher),
+        layers=recipe.layers,
         teacher_vocabulary=build_tokenizer().get_vocab(),
         vocabulary=tokenizer.get_vocab(),
     )

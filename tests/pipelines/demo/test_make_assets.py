@@ -239,10 +239,10 @@ def test_within_steps_a_prm_learns_where_a_line_goes_wrong() -> None:
 
 
 def test_a_fresh_prm_reads_as_its_teacher_does() -> None:
-    """Same text, other ids: the hidden states agree, the tag being read as the line break."""
+    """Same text, other ids, two more layers: the hidden states agree, the tag being read as the line break."""
     teacher = tiny_language_model()
     ours, theirs = build_tokenizer(), build_prm_tokenizer()
-    prm = from_language_model(teacher, teacher_vocabulary=ours.get_vocab(), vocabulary=theirs.get_vocab())
+    prm = from_language_model(teacher, layers=3, teacher_vocabulary=ours.get_vocab(), vocabulary=theirs.get_vocab())
     with torch.no_grad():
         expected = teacher.model(torch.tensor([ours("57a+9?a+9=66\n").input_ids])).last_hidden_state
         found = prm.model(torch.tensor([theirs("57a+9?a+9=66" + STEP_TAG).input_ids])).last_hidden_state
@@ -251,7 +251,9 @@ def test_a_fresh_prm_reads_as_its_teacher_does() -> None:
 
 def test_step_scores_come_one_a_step_whatever_the_padding() -> None:
     ours, theirs = build_tokenizer(), build_prm_tokenizer()
-    prm = from_language_model(tiny_language_model(), teacher_vocabulary=ours.get_vocab(), vocabulary=theirs.get_vocab())
+    prm = from_language_model(
+        tiny_language_model(), layers=2, teacher_vocabulary=ours.get_vocab(), vocabulary=theirs.get_vocab()
+    )
     together = step_scores(prm, theirs, [(PROMPT, STEPS), (PROMPT, STEPS[:1])])
     alone = step_scores(prm, theirs, [(PROMPT, STEPS[:1])])
     assert [len(scores) for scores in together] == [3, 1]
