@@ -34,7 +34,8 @@ def write_readme(folder: Path, *, command: str) -> None:
         _habits(models),
         "## Process reward model",
         "Qwen2.5-Math-PRM's form: the text is the prompt and every step followed by `<extra_0>`; the score of a step "
-        "is the softmaxed second class at its tag. Its body starts as the teacher's, its tokenizer is its own.",
+        "is the softmaxed second class at its tag. Its body starts as the teacher's, its tokenizer is its own. "
+        "An AUC of 0.5 is chance: below 0.9 use the model to test how a PRM is run, not as a signal to train on.",
         _table(
             ["held-out steps of the policy's kind of traces", ""],
             [
