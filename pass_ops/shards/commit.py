@@ -71,9 +71,9 @@ def commit_part(ds: Dataset, part: int, table: pa.Table, *, rejected: Sequence[R
     content = part_bytes(table, ds.spec.stage)
     refused = rejected_bytes(ds.spec.stage, rejected) if rejected else None
     record = _record(ds, part, table, content, rejected=rejected, refused=refused)
-    _create_named(ds.store, record.data, content)
+    create_whole(ds.store, record.data, content)
     if record.rejected and refused is not None:
-        _create_named(ds.store, record.rejected, refused)
+        create_whole(ds.store, record.rejected, refused)
     return _create_marker(ds, record)
 
 
@@ -136,20 +136,21 @@ def _record(
     )
 
 
-def _create_named(store: Store, name: str, content: bytes) -> None:
-    """Create a content-named file; one that exists has the same content, or is damaged and is made anew."""
-    if store.create(name, content):
-        return
-    try:
-        if store.read(name) == content:
+def create_whole(store: Store, name: str, content: bytes) -> None:
+    """Create a file whose name decides its content; one that exists has it, or is damaged and is made anew."""
+    for _ in range(_CONTESTED):
+        if store.create(name, content):
             return
+        try:
+            if store.read(name) == content:
+                return
+        except FileNotFoundError:
+            continue  # its writer lost and removed it meanwhile
         store.remove(name)
-    except FileNotFoundError:
-        pass  # its writer lost and removed it meanwhile
-    if not store.create(name, content) and store.read(name) != content:
-        raise StoreError(
-            f"{store.path(name)} holds other content than its name says and comes back when removed; run again"
-        )
+    raise StoreError(
+        f"{store.path(name)} was found with other content and removed {_CONTESTED} times in turn: somebody else writes "
+        "it; run again when they are done"
+    )
 
 
 def _create_marker(ds: Dataset, record: PartRecord) -> PartRecord:
@@ -179,8 +180,9 @@ def _void_parts(ds: Dataset, done: set[int], data: set[str]) -> set[int]:
     `_parts` once the dataset is finalized. Before that it stands in the markers: they are read for parts with several
     data files, and for all parts once nothing else is left to do (finalize reads them too).
     """
-    if names.manifest(ds.fp8) in data and names.parts(ds.fp8) in data:
-        records = parse_parts(ds.store.read(names.parts(ds.fp8)), ds.store.path(names.parts(ds.fp8)))
+    listed = ds.store.read_many([names.parts(ds.fp8)])[names.parts(ds.fp8)] if names.manifest(ds.fp8) in data else None
+    if listed is not None:
+        records = parse_parts(listed, ds.store.path(names.parts(ds.fp8)))
         here = data | rejected_files(ds) if any(record.rejected for record in records) else data
         return {record.part for record in records if not here.issuperset(record.files)} & done
     files = Counter(

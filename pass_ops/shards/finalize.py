@@ -8,7 +8,7 @@ from typing import Any
 
 from pass_ops.errors import CorruptDatasetError, NotADatasetError, NotFinalized
 from pass_ops.shards import names
-from pass_ops.shards.commit import parts_in, rejected_files
+from pass_ops.shards.commit import create_whole, parts_in, rejected_files
 from pass_ops.shards.dataset import Dataset, read_dataset_json
 from pass_ops.shards.fingerprint import json_file, sha256_bytes
 from pass_ops.shards.records import (
@@ -37,6 +37,9 @@ def finalize(ds: Dataset, *, max_reject_rate: float = 0.05) -> Manifest:
         manifest = _finalize(ds, max_reject_rate)
     except NotFinalized as error:
         record_run(ds, {"finalized": False, "not_finalized": list(error.reasons)})
+        raise
+    except (CorruptDatasetError, FileNotFoundError):
+        _check_current(ds)  # files vanish under a writer whose dataset is being overwritten
         raise
     record_run(ds, {"finalized": True, "not_finalized": []})
     return manifest
@@ -72,7 +75,7 @@ def _finalize(ds: Dataset, max_reject_rate: float) -> Manifest:
     records = _read_markers(ds, sorted(done))
     _refuse(ds, [*_missing(ds, missing), *_void(records, present), *_rejections(records, max_reject_rate)])
     content = parts_bytes(records, ds.spec.stage)
-    _create_parts(ds, content)
+    create_whole(ds.store, names.parts(ds.fp8), content)  # one left by a finalize that died, of other markers, goes
     _remove_others(ds, records, present)
     manifest = make_manifest(ds.spec, records, sha256_bytes(content))
     if not ds.store.create(names.manifest(ds.fp8), manifest.to_json()):
@@ -147,23 +150,6 @@ def _rejections(records: Sequence[PartRecord], limit: float) -> list[str]:
 def _refuse(ds: Dataset, reasons: Sequence[str]) -> None:
     if reasons:
         raise NotFinalized(list(reasons), ds.url)
-
-
-def _create_parts(ds: Dataset, content: bytes) -> None:
-    """Create `_parts`; one left by a finalize that never got to its manifest, from other markers, is replaced."""
-    name = names.parts(ds.fp8)
-    if ds.store.create(name, content):
-        return
-    try:
-        if ds.store.read(name) == content:
-            return
-        ds.store.remove(name)
-    except FileNotFoundError:
-        pass
-    if not ds.store.create(name, content) and ds.store.read(name) != content:
-        raise CorruptDatasetError(
-            f"{ds.store.path(name)} is being written by another finalize from other markers; run again"
-        )
 
 
 def _remove_others(ds: Dataset, records: Sequence[PartRecord], present: set[str]) -> None:

@@ -3,8 +3,8 @@
 Two writers on one folder, each stopped before every store operation, continued, or killed there; overwrites with the
 writers of the old fingerprint still alive; finalize by whoever gets there; committed files lost in between.
 
-Promises: a marker's files are there and have its sha256; no row of a readable dataset is lost or doubled; what is
-finalized stays; a run without interference always completes.
+Promises: a marker stays, its files are there and have its sha256; no row of a readable dataset is lost or doubled;
+what is finalized stays; a run without interference always completes.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ SPECS = [
     DatasetSpec(stage="prompts", stage_version=1, options={"variant": variant}, parts=PARTS) for variant in range(3)
 ]
 OUTCOMES_OF_A_CONTEST = (FingerprintMismatchError, ReplacedFingerprintError, NotFinalized)
+FLAVOUR = st.integers(0, 1)
 _FOLDERS = itertools.count()
 
 
@@ -135,51 +136,51 @@ def write(ds: Dataset, flavour: int, *, fails: int | None = None) -> None:
 class Protocol(RuleBasedStateMachine):
     base = "memory://"
 
-    @initialize()
-    def new_folder(self) -> None:
-        self.url = (
-            f"{self.base.rstrip('/')}/model-{next(_FOLDERS)}"
-            if self.base != "memory://"
-            else f"memory://model-{next(_FOLDERS)}"
-        )
+    @initialize(
+        beginning=st.sampled_from(["empty", "finished", "contest", "contest"]), flavours=st.tuples(FLAVOUR, FLAVOUR)
+    )
+    def new_folder(self, beginning: str, flavours: tuple[int, int]) -> None:
+        number = next(_FOLDERS)
+        self.url = f"memory://model-{number}" if self.base == "memory://" else f"{self.base}/model-{number}"
         self.store = Store(self.url)
         self.writers: dict[int, Writer] = {}
         self.overwriting: int | None = None
         self.digests: dict[str, str] = {}
+        self.markers: dict[tuple[str, int], object] = {}
         self.lost: set[str] = set()
+        if beginning == "finished":
+            write(create_dataset(self.url, SPECS[0]), flavours[0])
+        if beginning == "contest":
+            for who in (0, 1):
+                self._start(who, which=0, flavour=flavours[who], overwrite=False, fails=None)
 
+    @precondition(lambda self: len(self.writers) < (1 if self.lost else 2))  # void markers: one writer at a time
     @rule(
-        who=st.integers(0, 1),
-        which=st.integers(0, 2),
-        flavour=st.integers(0, 1),
+        which=st.sampled_from([0, 0, 1, 2]),
+        flavour=FLAVOUR,
         overwrite=st.booleans(),
         fails=st.sampled_from([None, None, None, 0, 1]),
     )
-    def start(self, who: int, which: int, flavour: int, overwrite: bool, fails: int | None) -> None:
-        if who in self.writers or (self.lost and self.writers):  # void markers are redone by one writer at a time
-            return
-        overwrite = overwrite and self.overwriting is None  # one overwrite at a time is the protocol's condition
-        if overwrite:
-            self.overwriting = who
+    def start(self, which: int, flavour: int, overwrite: bool, fails: int | None) -> None:
+        who = 1 if 0 in self.writers else 0
+        self._start(who, which=which, flavour=flavour, overwrite=overwrite, fails=fails)
 
-        def job(store: Store) -> None:
-            write(create_dataset(self.url, SPECS[which], overwrite=overwrite, store=store), flavour, fails=fails)
-
-        self.writers[who] = Writer(self.url, job)
-        self._reap(who)
-
-    @rule(who=st.integers(0, 1), operations=st.integers(1, 12))
+    @precondition(lambda self: self.writers)
+    @rule(who=st.integers(0, 1), operations=st.integers(1, 15))
     def let_go_on(self, who: int, operations: int) -> None:
+        who = who if who in self.writers else 1 - who
         for _ in range(operations):
             if who in self.writers:
                 self.writers[who].step()
                 self._reap(who)
+                self.committed_parts_are_as_their_markers_say()
 
+    @precondition(lambda self: self.writers)
     @rule(who=st.integers(0, 1))
     def kill(self, who: int) -> None:
-        if who in self.writers:
-            self.writers[who].kill()
-            self._reap(who)
+        who = who if who in self.writers else 1 - who
+        self.writers[who].kill()
+        self._reap(who)
 
     @precondition(lambda self: not self.writers)
     @rule(part=st.integers(0, PARTS - 1))
@@ -189,6 +190,7 @@ class Protocol(RuleBasedStateMachine):
         if record is not None:
             self.store.remove(record.data)
             self.digests.pop(fingerprint, None)
+            self.markers.pop((fingerprint, part), None)
             self.lost.add(record.data)
 
     @invariant()
@@ -198,10 +200,12 @@ class Protocol(RuleBasedStateMachine):
             return
         for part in range(PARTS):
             record = read_marker(self.store, names.done(part, fingerprint[:8]))
-            if record is not None and not self._is_lost(record.data):
-                assert sha256_bytes(self.store.read(record.data)) == record.sha256
-                if record.rejected:
-                    assert sha256_bytes(self.store.read(record.rejected)) == record.rejected_sha256
+            if record is None or self._is_lost(record.data):
+                continue
+            assert self.markers.setdefault((fingerprint, part), record) == record
+            assert sha256_bytes(self.store.read(record.data)) == record.sha256
+            if record.rejected:
+                assert sha256_bytes(self.store.read(record.rejected)) == record.rejected_sha256
 
     @invariant()
     def a_readable_dataset_is_whole_and_stays(self) -> None:
@@ -224,7 +228,11 @@ class Protocol(RuleBasedStateMachine):
             writer.kill()
         fingerprint = self._current()
         spec = next((spec for spec in SPECS if spec.fingerprint == fingerprint), SPECS[0])
-        write(create_dataset(self.url, spec), flavour=0)
+        try:
+            write(create_dataset(self.url, spec), flavour=0)
+        except NotFinalized:
+            assert self.lost  # a lost file beside an orphan of its part may only be seen at the end: "run again"
+            write(create_dataset(self.url, spec), flavour=0)
         self._check_rows(open_dataset(self.url))
         errors = [finding for finding in verify(self.url) if finding.severity == "error"]
         assert errors == []
@@ -234,6 +242,17 @@ class Protocol(RuleBasedStateMachine):
     def _check_rows(self, complete: CompleteDataset) -> None:
         found = [name for part in range(PARTS) for name in complete.read_part(part)["prompt_id"].to_pylist()]
         assert found == [name for part in range(PARTS) for name in rows_of(part)]
+
+    def _start(self, who: int, *, which: int, flavour: int, overwrite: bool, fails: int | None) -> None:
+        overwrite = overwrite and self.overwriting is None  # one overwrite at a time is the protocol's condition
+        if overwrite:
+            self.overwriting = who
+
+        def job(store: Store) -> None:
+            write(create_dataset(self.url, SPECS[which], overwrite=overwrite, store=store), flavour, fails=fails)
+
+        self.writers[who] = Writer(self.url, job)
+        self._reap(who)
 
     def _is_lost(self, name: str) -> bool:
         return name in self.lost and not self.store.exists(name)
@@ -269,11 +288,11 @@ def run(base: str, *, examples: int, steps: int) -> None:
 
 
 def test_no_interleaving_of_two_writers_breaks_a_promise_in_memory() -> None:
-    run("memory://", examples=120, steps=40)
+    run("memory://", examples=300, steps=40)
 
 
 def test_no_interleaving_of_two_writers_breaks_a_promise_on_local_files(tmp_path) -> None:
-    run(str(tmp_path), examples=50, steps=40)
+    run(str(tmp_path), examples=60, steps=40)
 
 
 def test_no_interleaving_of_two_writers_breaks_a_promise_on_s3(s3_bucket) -> None:
