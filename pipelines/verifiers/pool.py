@@ -141,9 +141,9 @@ class _Child:
         here, there = socket.socketpair()
         with there:
             handle = there.fileno()
-            command = [sys.executable, "-c", _BOOT, str(handle), json.dumps(sys.path), target, adapter]
+            command = [sys.executable, "-u", "-c", _BOOT, str(handle), json.dumps(sys.path), target, adapter]
             # A session of its own: a terminal's Ctrl-C does not reach it, and it is killed with what it started itself.
-            # What a verifier prints goes to standard error; standard output may be somebody's JSON.
+            # What a verifier prints goes to standard error, at once (-u); standard output may be somebody's JSON.
             self._process = subprocess.Popen(
                 command, pass_fds=(handle,), stdin=subprocess.DEVNULL, stdout=2, start_new_session=True
             )

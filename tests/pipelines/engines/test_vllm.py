@@ -319,6 +319,7 @@ def test_rollouts_do_not_change_when_the_cache_is_too_small_for_all(engine: Engi
 
 def test_starting_and_closing_leave_the_process_as_it_was(tiny_model: str) -> None:
     release()
+    children_before = set(children())
     acquire(tiny_model, RAW)  # whatever the import of vLLM leaves behind is not this test's subject
     release()
     random.seed(1)
@@ -339,7 +340,7 @@ def test_starting_and_closing_leave_the_process_as_it_was(tiny_model: str) -> No
     release()
     release()
     assert {t.name for t in set(threading.enumerate()) - threads} <= {"tqdm_monitor"}
-    assert children() == []
+    assert set(children()) <= children_before
 
 
 def children() -> list[str]:
