@@ -137,9 +137,11 @@ class Protocol(RuleBasedStateMachine):
     base = "memory://"
 
     @initialize(
-        beginning=st.sampled_from(["empty", "finished", "contest", "contest"]), flavours=st.tuples(FLAVOUR, FLAVOUR)
+        beginning=st.sampled_from(["empty", "finished", "contest", "contest"]),
+        flavours=st.tuples(FLAVOUR, FLAVOUR),
+        head_starts=st.tuples(st.integers(0, 20), st.integers(0, 20)),
     )
-    def new_folder(self, beginning: str, flavours: tuple[int, int]) -> None:
+    def new_folder(self, beginning: str, flavours: tuple[int, int], head_starts: tuple[int, int]) -> None:
         number = next(_FOLDERS)
         self.url = f"memory://model-{number}" if self.base == "memory://" else f"{self.base}/model-{number}"
         self.store = Store(self.url)
@@ -153,6 +155,8 @@ class Protocol(RuleBasedStateMachine):
         if beginning == "contest":
             for who in (0, 1):
                 self._start(who, which=0, flavour=flavours[who], overwrite=False, fails=None)
+            for who in (0, 1):  # both take up the same parts before either commits one
+                self.let_go_on(who, head_starts[who])
 
     @precondition(lambda self: len(self.writers) < (1 if self.lost else 2))  # void markers: one writer at a time
     @rule(
@@ -176,11 +180,14 @@ class Protocol(RuleBasedStateMachine):
                 self.committed_parts_are_as_their_markers_say()
 
     @precondition(lambda self: self.writers)
-    @rule(who=st.integers(0, 1))
-    def kill(self, who: int) -> None:
+    @rule(who=st.integers(0, 1), spared=st.sampled_from([True, True, False]))
+    def kill(self, who: int, spared: bool) -> None:
         who = who if who in self.writers else 1 - who
-        self.writers[who].kill()
-        self._reap(who)
+        if spared:  # so that most jobs live long enough to meet another's
+            self.let_go_on(who, 5)
+        else:
+            self.writers[who].kill()
+            self._reap(who)
 
     @precondition(lambda self: not self.writers)
     @rule(part=st.integers(0, PARTS - 1))
