@@ -295,15 +295,15 @@ def run(base: str, *, examples: int, steps: int) -> None:
 
 
 def test_no_interleaving_of_two_writers_breaks_a_promise_in_memory() -> None:
-    run("memory://", examples=300, steps=40)
+    run("memory://", examples=120, steps=30)
 
 
 def test_no_interleaving_of_two_writers_breaks_a_promise_on_local_files(tmp_path) -> None:
-    run(str(tmp_path), examples=60, steps=40)
+    run(str(tmp_path), examples=50, steps=30)
 
 
 def test_no_interleaving_of_two_writers_breaks_a_promise_on_s3(s3_bucket) -> None:
-    run(s3_bucket, examples=10, steps=25)
+    run(s3_bucket, examples=8, steps=20)
 
 
 @pytest.mark.deep
