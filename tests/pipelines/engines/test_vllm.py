@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -344,8 +345,11 @@ def test_starting_and_closing_leave_the_process_as_it_was(tiny_model: str) -> No
 
 
 def children() -> list[str]:
-    tasks = Path("/proc/self/task").iterdir()
-    return [pid for task in tasks for pid in (task / "children").read_text().split() if alive(pid)]
+    found: list[str] = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that has ended since it was listed
+            found += [pid for pid in (task / "children").read_text().split() if alive(pid)]
+    return found
 
 
 def alive(pid: str) -> bool:
