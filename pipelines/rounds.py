@@ -251,13 +251,11 @@ def configured_signals(config: RunConfig) -> dict[str, Signal]:
     Raises SignalOptionError, and SignalOrderError also where [shape] or [eval] names a signal that is not there.
     """
     signals = {name: signal_from_table(table) for name, table in config.signals.items()}
-    shape = config.shape
-    named = [(f"shape.{role}", getattr(shape, role)) for role in ("process", "outcome", "format", "reference")]
-    named += [("shape.logprobs", name) for name in shape.logprobs]
+    named = [(f"shape.{role}", name) for name, role in config.shape.roles.items()]
     if config.eval is not None and config.eval.benchmarks:
         named.append(("eval.outcome", config.eval.outcome))
     for option, name in named:
-        if name is not None and name not in signals:
+        if name not in signals:
             raise SignalOrderError(f"{option} is {name!r}, but [signals] has {', '.join(signals) or 'none'}")
     return {name: signals[name] for name in signal_order(signals)}
 
