@@ -27,6 +27,7 @@ from pipelines.evaluate import EvalOptions
 from pipelines.runners import RunnerOptions
 from pipelines.sources import PromptSource
 from pipelines.stages.generate import GenerateOptions
+from pipelines.stages.operations import Limits
 from pipelines.stages.shape import ShapeOptions
 from trainer import TrainOptions
 
@@ -66,23 +67,6 @@ class PolicySection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Operations:
-    """How the work is done; nothing here changes a byte of the result.
-
-    parts_in_flight: parts of one worker under way at once. max_attempts: a part that failed so often is given up.
-    max_reject_rate: above this share of rejected rollouts a dataset is not finalized.
-    """
-
-    parts_in_flight: int = 2
-    max_attempts: int = 3
-    max_reject_rate: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.parts_in_flight < 1 or self.max_attempts < 1 or not 0 <= self.max_reject_rate <= 1:
-            raise ConfigError("parts_in_flight and max_attempts must be at least 1, max_reject_rate between 0 and 1")
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One run, as `passrl run` reads it. Sections are TOML tables; `[signals.NAME]` holds one signal each."""
 
@@ -96,7 +80,7 @@ class RunConfig:
     train: TrainOptions = field(default_factory=TrainOptions)
     eval: EvalOptions | None = None
     runner: RunnerOptions = field(default_factory=RunnerOptions)
-    operations: Operations = field(default_factory=Operations)
+    operations: Limits = field(default_factory=Limits)
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> RunConfig:

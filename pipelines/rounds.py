@@ -29,6 +29,7 @@ from pipelines.progress import Report, Reporter
 from pipelines.signals.base import Signal, signal_from_table
 from pipelines.sources import PromptSource, write_prompts
 from pipelines.stages.generate import generate
+from pipelines.stages.operations import Operations
 from pipelines.stages.score import score
 from pipelines.stages.shape import check_streams, shape_dataset
 
@@ -56,17 +57,12 @@ class Run:
         """The model that a round samples from: the configured one, then the one before's result."""
         return self.config.policy.model if round_index == 0 else self.folder(round_index - 1, "policy")
 
-    @property
-    def stage_arguments(self) -> dict[str, Any]:
-        """The operational arguments that every Beam stage takes."""
-        operations = self.config.operations
-        return {
-            "runner": self.config.runner,
-            "overwrite": self.overwrite,
-            "parts_in_flight": operations.parts_in_flight,
-            "max_attempts": operations.max_attempts,
-            "max_reject_rate": operations.max_reject_rate,
-        }
+    def operations(self, progress: Report) -> Operations:
+        """How a stage of this run works, telling its progress to `progress`."""
+        config = self.config
+        return Operations(
+            runner=config.runner, overwrite=self.overwrite, progress=progress, **asdict(config.operations)
+        )
 
 
 def run_round(run: Run, round_index: int, *, is_last: bool = True) -> ShapedSummary:
@@ -112,8 +108,7 @@ def make_rollouts(run: Run, round_index: int) -> Manifest:
             options=run.config.generate,
             seed=run.config.run.seed,
             round=round_index,
-            progress=report,
-            **run.stage_arguments,
+            operations=run.operations(report),
         ),
     )
 
@@ -140,8 +135,7 @@ def shape_rollouts(run: Run, round_index: int, name: str = "shaped") -> Manifest
             signals=run.folder(round_index, "signals"),
             out=run.folder(round_index, name),
             options=run.config.shape,
-            progress=report,
-            **run.stage_arguments,
+            operations=run.operations(report),
         ),
     )
 
@@ -216,8 +210,7 @@ def evaluate_policy(run: Run, policy: str, folder: str, name: str, *, title: str
             engine=run.config.engine,
             options=replace(run.config.generate, sampling=sampling, group_size=options.samples),
             seed=options.seed,
-            progress=report,
-            **run.stage_arguments,
+            operations=run.operations(report),
         )
         signal = signal_from_table(run.config.signals[options.outcome])
         score(
@@ -226,8 +219,7 @@ def evaluate_policy(run: Run, policy: str, folder: str, name: str, *, title: str
             out=outcome,
             prompts=prompts,
             tokenizer=policy,
-            progress=report,
-            **run.stage_arguments,
+            operations=run.operations(report),
         )
     result = evaluate_rollouts(
         *(shards.open_dataset(place) for place in (prompts, rollouts, outcome)), benchmark=name, k=options.k
@@ -297,8 +289,7 @@ def _score(run: Run, round_index: int, name: str, signal: Signal) -> Manifest:
                 needed: run.folder(round_index, "signals", needed) for needed in signal.inputs if needed != "prompts"
             },
             tokenizer=run.starting_policy(round_index),
-            progress=report,
-            **run.stage_arguments,
+            operations=run.operations(report),
         ),
     )
 

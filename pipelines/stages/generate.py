@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,12 +22,9 @@ from pass_ops.errors import PassError
 from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest, ModelRef, Rejection
 from pipelines import models
 from pipelines.engines.base import Engine, EngineOptions, RequestRejected, Sample, SampleRequest, Sampling
-from pipelines.runners import RunnerOptions
 from pipelines.stages.environment import engine_environment
 from pipelines.stages.loop import PartOutput, in_background
-
-if TYPE_CHECKING:
-    from pipelines.stages.parts import Progress
+from pipelines.stages.operations import Operations
 
 STAGE_VERSION = 1
 # A request the engine may answer the second time (RequestRejected.transient) is made so often before it is rejected.
@@ -83,37 +80,22 @@ def generate(
     options: GenerateOptions,
     seed: int = 0,
     round: int = 0,  # noqa: A002 - the contract's word
-    runner: RunnerOptions | None = None,
-    overwrite: bool = False,
-    parts_in_flight: int = 2,
-    max_attempts: int = 3,
-    max_reject_rate: float = 0.05,
-    progress: Progress | None = None,
+    operations: Operations = Operations(),
 ) -> Manifest:
     """Make the dataset `out` of rollouts from the dataset `prompts`; part i from part i. Committed parts are kept.
 
     model: a Hugging Face folder. The engine's logprobs_mode is set to the behaviour's at this temperature.
-    The operational arguments are those of `run_stage`, whose errors it raises too; before anything runs also those of
-    opening the prompts, of the model folder, and FingerprintMismatchError where `out` holds other rollouts.
+    Raises what `run_stage` raises; before anything runs also the errors of opening the prompts and of the model folder,
+    and FingerprintMismatchError where `out` holds other rollouts.
     """
     from pipelines.stages.parts import run_stage
 
     source = shards.open_dataset(prompts)
     engine = replace(engine, logprobs_mode=options.sampling.logprobs_mode)
     spec = generate_spec(source, out=out, model=model, engine=engine, options=options, seed=seed, round=round)
-    dataset = shards.create_dataset(out, spec, overwrite=overwrite)
+    dataset = shards.create_dataset(out, spec, overwrite=operations.overwrite)
     work = GenerateWork(prompts=prompts, model=model, engine=engine, options=options, seed=seed, round=round)
-    runner = runner or RunnerOptions()
-    return run_stage(
-        dataset,
-        work,
-        runner=runner,
-        parts_in_flight=parts_in_flight,
-        max_attempts=max_attempts,
-        max_reject_rate=max_reject_rate,
-        resources=runner.resources,
-        progress=progress,
-    )
+    return run_stage(dataset, work, operations, runs_model=True)
 
 
 def generate_spec(

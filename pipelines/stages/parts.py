@@ -10,7 +10,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from pass_ops import shards
@@ -18,14 +18,13 @@ from pass_ops.errors import PassError
 from pass_ops.shards import Dataset, Manifest, PendingParts, names
 from pass_ops.shards.commit import parts_in
 from pipelines.job_record import job_record
-from pipelines.runners import JobFailed, RunnerOptions, run_job
+from pipelines.runners import JobFailed, run_job
 from pipelines.runners.quiet import beam
 from pipelines.stages.attempts import attempts_made
 from pipelines.stages.loop import PartLoop, PartOutput, PartWork, StageAborted, in_background
+from pipelines.stages.operations import Operations, Progress
 
 __all__ = ["PartDriver", "PartOutput", "PartWork", "StageAborted", "in_background", "run_stage"]
-
-Progress = Callable[[int, int], None]
 
 # The element that stands for all parts with an earlier attempt: one worker takes them, one after another, so that a
 # part that kills its worker is not held against an innocent one beside it.
@@ -116,33 +115,30 @@ class Finalize(beam.DoFn):
 def run_stage(
     dataset: Dataset,
     work: PartWork,
+    operations: Operations,
     *,
-    runner: RunnerOptions,
-    parts_in_flight: int,
-    max_reject_rate: float,
-    max_attempts: int = 3,
-    resources: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    runs_model: bool = False,
 ) -> Manifest:
-    """Do the parts that are not done yet, then finalize.
-
-    parts_in_flight: parts one worker has under way at once. max_attempts: a part that failed so often is given up
-    (`_failed`) and the others go on; a later run tries it again. resources: Beam resource hints for the workers
-    (accelerator, min_ram, cpu_count). progress: called with (parts done, parts in all) from a thread of its own.
+    """Do the parts that are not done yet, then finalize. runs_model: workers need what `runner.resources` asks for.
 
     Raises NotFinalized where parts failed or too much was rejected; StageAborted where the job had to stop (disk full,
     engine dead, workers lost again and again); and what `work.setup` raised.
     """
     started = time.time()
-    with _watching(dataset, progress):
+    with _watching(dataset, operations.progress):
         restarts = 0
         while (pending := shards.pending_parts(dataset)).todo:
             before = _attempts(dataset, pending)
             driver = PartDriver(
-                dataset, work, suspects=pending.suspects, parts_in_flight=parts_in_flight, max_attempts=max_attempts
+                dataset,
+                work,
+                suspects=pending.suspects,
+                parts_in_flight=operations.parts_in_flight,
+                max_attempts=operations.max_attempts,
             )
             try:
-                _run_job(driver, pending, runner, max_reject_rate, resources)
+                _run_job(driver, pending, operations, runs_model=runs_model)
+                runner = operations.runner
                 job = job_record(started, runner=runner.name, runner_flags=list(runner.flags))
                 shards.record_run(dataset, job)
                 break
@@ -152,17 +148,12 @@ def run_stage(
                 lost = _attempts(dataset, shards.pending_parts(dataset)) != before
                 if not lost or restarts > MAX_RESTARTS:
                     raise _reported(failed, dataset) from failed
-    return shards.finalize(dataset, max_reject_rate=max_reject_rate)
+    return shards.finalize(dataset, max_reject_rate=operations.max_reject_rate)
 
 
-def _run_job(
-    driver: PartDriver,
-    pending: PendingParts,
-    runner: RunnerOptions,
-    max_reject_rate: float,
-    resources: Mapping[str, str] | None,
-) -> None:
+def _run_job(driver: PartDriver, pending: PendingParts, operations: Operations, *, runs_model: bool) -> None:
     """The whole graph, once."""
+    hints = operations.runner.resources if runs_model else {}
     fresh = sorted(set(pending.todo).difference(pending.suspects))
 
     def construct(pipeline: beam.Pipeline) -> None:
@@ -170,12 +161,12 @@ def _run_job(
             pipeline
             | "parts" >> beam.Create([*fresh, SUSPECTS] if pending.suspects else fresh, reshuffle=False)
             | "spread" >> beam.Reshuffle()
-            | driver.dataset.spec.stage >> beam.ParDo(driver).with_resource_hints(**(resources or {}))
+            | driver.dataset.spec.stage >> beam.ParDo(driver).with_resource_hints(**hints)
             | "count" >> beam.combiners.Count.Globally()
-            | "finalize" >> beam.ParDo(Finalize(driver.dataset, max_reject_rate=max_reject_rate))
+            | "finalize" >> beam.ParDo(Finalize(driver.dataset, max_reject_rate=operations.max_reject_rate))
         )
 
-    run_job(construct, runner)
+    run_job(construct, operations.runner)
 
 
 def _attempts(dataset: Dataset, pending: PendingParts) -> dict[int, int]:

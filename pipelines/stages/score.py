@@ -9,20 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from pass_ops import shards
 from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest
 from pipelines.models import tokenizer_digest
-from pipelines.runners import RunnerOptions
 from pipelines.signals.base import SIGNALS, Signal, SignalInputError, SignalOptionError, SignalResultError
 from pipelines.stages.inputs import check_alignment, open_prompts, open_rollouts, open_signal, reopen
 from pipelines.stages.loop import PartOutput, in_background
-
-if TYPE_CHECKING:
-    from pipelines.stages.parts import Progress
+from pipelines.stages.operations import Operations
 
 STAGE_VERSION = 1
 
@@ -35,18 +31,12 @@ def score(
     prompts: str | None = None,
     signals: Mapping[str, str] | None = None,
     tokenizer: str | None = None,
-    runner: RunnerOptions | None = None,
-    overwrite: bool = False,
-    parts_in_flight: int = 2,
-    max_attempts: int = 3,
-    max_reject_rate: float = 0.05,
-    progress: Progress | None = None,
+    operations: Operations = Operations(),
 ) -> Manifest:
     """Make the dataset `out`: `signal` over the dataset `rollouts`. Committed parts are kept.
 
     prompts, signals (name -> dataset): what `signal.inputs` names. tokenizer: the folder of the policy that made the
-    rollouts, for signals that cut steps or score by the policy itself. The operational arguments are those of
-    `run_stage`.
+    rollouts, for signals that cut steps or score by the policy itself.
 
     Raises, before anything runs: IncompleteDatasetError, StaleInputError, WrongInputError for inputs that cannot be
     used; SignalOptionError, SignalInputError, VocabularyMismatchError by the signal's own checks;
@@ -66,19 +56,9 @@ def score(
     if signal.needs_tokenizer:
         _check_tokenizer(tokenizer, source)
     spec = score_spec(signal, source, inputs, out=out)
-    dataset = shards.create_dataset(out, spec, overwrite=overwrite)
+    dataset = shards.create_dataset(out, spec, overwrite=operations.overwrite)
     work = ScoreWork(signal=signal, spec=spec, rollouts=rollouts, inputs=urls, tokenizer=tokenizer)
-    runner = runner or RunnerOptions()
-    return run_stage(
-        dataset,
-        work,
-        runner=runner,
-        parts_in_flight=parts_in_flight,
-        max_attempts=max_attempts,
-        max_reject_rate=max_reject_rate,
-        resources=runner.resources if signal.models() else None,
-        progress=progress,
-    )
+    return run_stage(dataset, work, operations, runs_model=bool(signal.models()))
 
 
 def score_spec(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -20,12 +20,9 @@ from pass_ops import shards
 from pass_ops.config import ShapingConfig
 from pass_ops.errors import OptionError
 from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest
-from pipelines.runners import RunnerOptions
 from pipelines.stages.inputs import WrongInputError, check_alignment, kinds, open_rollouts, open_signal, reopen
 from pipelines.stages.loop import PartOutput, in_background
-
-if TYPE_CHECKING:
-    from pipelines.stages.parts import Progress
+from pipelines.stages.operations import Operations
 
 STAGE_VERSION = 1
 # What a shaped dataset copies from its rollouts, so that the trainer needs nothing else.
@@ -71,13 +68,7 @@ def shape_dataset(
     signals: str,
     out: str,
     options: ShapeOptions,
-    runner: RunnerOptions | None = None,
-    overwrite: bool = False,
-    parts_in_flight: int = 2,
-    max_attempts: int = 3,
-    max_reject_rate: float = 0.05,
-    resources: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    operations: Operations = Operations(),
 ) -> Manifest:
     """Make the dataset `out` from `rollouts` and the signals of `options`, each in the folder `signals`/NAME.
 
@@ -92,17 +83,9 @@ def shape_dataset(
     urls = {name: posixpath.join(signals, name) for name in options.roles}
     scored = {name: open_signal(url, name, source) for name, url in urls.items()}
     spec = shape_spec(source, scored, out=out, options=options)
-    dataset = shards.create_dataset(out, spec, overwrite=overwrite)
-    return run_stage(
-        dataset,
-        ShapeWork(spec=spec, rollouts=rollouts, signals=urls, options=options),
-        runner=runner or RunnerOptions(),
-        parts_in_flight=parts_in_flight,
-        max_attempts=max_attempts,
-        max_reject_rate=max_reject_rate,
-        resources=resources,
-        progress=progress,
-    )
+    dataset = shards.create_dataset(out, spec, overwrite=operations.overwrite)
+    work = ShapeWork(spec=spec, rollouts=rollouts, signals=urls, options=options)
+    return run_stage(dataset, work, operations)
 
 
 def check_streams(options: ShapeOptions) -> None:

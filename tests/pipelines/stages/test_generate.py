@@ -29,6 +29,7 @@ from pipelines.stages.generate import (
     generate,
     plan_part,
 )
+from pipelines.stages.operations import Operations
 
 OPTIONS = GenerateOptions(group_size=3, sampling=Sampling(max_tokens=12))
 
@@ -241,7 +242,7 @@ def test_two_runs_and_any_number_of_parts_in_flight_give_the_same_bytes(
     prompts = write_sums(10)
     slow = replace(recorded, extra={"latency": 0.02})
     for name, engine, parts_in_flight in (("a", recorded, 1), ("b", recorded, 4), ("c", slow, 3)):
-        run(prompts, tmp_path / name, tiny_model, engine, parts_in_flight=parts_in_flight)
+        run(prompts, tmp_path / name, tiny_model, engine, operations=Operations(parts_in_flight=parts_in_flight))
     assert part_bytes(str(tmp_path / "a")) == part_bytes(str(tmp_path / "b")) == part_bytes(str(tmp_path / "c"))
 
 
@@ -273,7 +274,8 @@ def test_a_prompt_that_does_not_fit_is_rejected_and_counts_as_its_group(
     engine = replace(recorded, max_model_len=40)
     with pytest.raises(NotFinalized, match=r"50\.00% of the rollouts were rejected \(prompt_too_long 1\)"):
         run(str(tmp_path / "prompts"), tmp_path / "rollouts", tiny_model, engine)
-    manifest = run(str(tmp_path / "prompts"), tmp_path / "rollouts", tiny_model, engine, max_reject_rate=0.5)
+    lenient = Operations(max_reject_rate=0.5)
+    manifest = run(str(tmp_path / "prompts"), tmp_path / "rollouts", tiny_model, engine, operations=lenient)
     assert manifest.totals["rejected_rollouts"] == 3
     assert [row["group_id"] for row in rollouts(str(tmp_path / "rollouts"))] == ["p-1"] * 3
 

@@ -14,6 +14,7 @@ from pass_ops import shards
 from pipelines.engines.base import EngineOptions, Sample, SampleRequest, Sampling
 from pipelines.models import load_tokenizer
 from pipelines.stages.generate import GenerateOptions, generate
+from pipelines.stages.operations import Operations
 
 # As the engine tests start it: in one process with them no further engine is started.
 ENGINE = EngineOptions(kind="vllm", dtype="float32", kv_cache_gib=0.25, max_num_seqs=32)
@@ -56,7 +57,7 @@ def test_the_second_part_is_submitted_before_the_first_ones_last_rollout_is_ther
         model=tiny_model,
         engine=ENGINE,
         options=OPTIONS,
-        parts_in_flight=2,
+        operations=Operations(parts_in_flight=2),
     )
     (engine,) = watched
     parts = {f"{i}+{i}=?": i // 4 for i in range(8)}

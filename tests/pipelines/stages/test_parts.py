@@ -17,6 +17,7 @@ from pipelines.engines.base import EngineDead, EngineOptions, EngineStartError, 
 from pipelines.runners import RunnerFlagError, RunnerOptions
 from pipelines.stages.generate import GenerateOptions, generate
 from pipelines.stages.loop import in_background
+from pipelines.stages.operations import Operations
 from pipelines.stages.parts import PartOutput, StageAborted, run_stage
 
 # What one worker of these tests did, by name of the test's own log; the direct runner works in this process.
@@ -65,9 +66,8 @@ def dataset(tmp_path: Path, parts: int = 5) -> shards.Dataset:
     return shards.create_dataset(str(tmp_path / "out"), spec)
 
 
-def stage(dataset: shards.Dataset, work: Numbers, **options: Any) -> shards.Manifest:
-    settings = {"runner": RunnerOptions(), "parts_in_flight": 2, "max_reject_rate": 0.05} | options
-    return run_stage(dataset, work, **settings)
+def stage(dataset: shards.Dataset, work: Numbers, *, runs_model: bool = False, **options: Any) -> shards.Manifest:
+    return run_stage(dataset, work, Operations(**options), runs_model=runs_model)
 
 
 def run_record(tmp_path: Path) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def test_an_unknown_flag_is_refused_with_the_nearest_one(tmp_path: Path, log: st
     assert LOGS[log] == []
 
 
-def test_resource_hints_reach_the_stages_environment_in_the_graph(
+def test_resource_hints_reach_the_environment_of_a_stage_that_runs_a_model(
     tmp_path: Path, log: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipelines.runners.quiet import beam
@@ -178,7 +178,8 @@ def test_resource_hints_reach_the_stages_environment_in_the_graph(
             shards.commit_part(dataset(tmp_path), part, one_row(part))
 
     monkeypatch.setattr(parts, "run_job", capture)
-    stage(dataset(tmp_path), Numbers(log), resources={"min_ram": "24GB", "accelerator": "type:nvidia-l4;count:1"})
+    runner = RunnerOptions(resources={"min_ram": "24GB", "accelerator": "type:nvidia-l4;count:1"})
+    stage(dataset(tmp_path), Numbers(log), runner=runner, runs_model=True)
     components = graphs[0].components
     (transform,) = [t for t in components.transforms.values() if t.unique_name == "prompts"]
     (inner,) = [components.transforms[name] for name in transform.subtransforms] or [transform]
@@ -201,7 +202,7 @@ def test_threads_and_processes_make_the_bytes_that_one_thread_makes(
             model=tiny_model,
             engine=recorded,
             options=options,
-            runner=RunnerOptions(flags=chosen),
+            operations=Operations(runner=RunnerOptions(flags=chosen)),
         ).content_digest
         for name, chosen in (("one", ()), ("many", flags))
     }

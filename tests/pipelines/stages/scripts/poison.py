@@ -12,6 +12,7 @@ import pyarrow as pa
 from pass_ops import shards
 from pass_ops.errors import NotFinalized
 from pipelines.runners import RunnerOptions
+from pipelines.stages.operations import Operations
 from pipelines.stages.parts import PartOutput, in_background, run_stage
 
 
@@ -41,14 +42,8 @@ def main(out: str, parts: int, poison: int) -> None:
     dataset = shards.create_dataset(out, spec)
     flags = ("--direct_running_mode=multi_processing", "--direct_num_workers=1")
     try:
-        run_stage(
-            dataset,
-            importable.Poisoned(poison),
-            runner=RunnerOptions(flags=flags),
-            parts_in_flight=2,
-            max_attempts=2,
-            max_reject_rate=0.05,
-        )
+        operations = Operations(runner=RunnerOptions(flags=flags), max_attempts=2)
+        run_stage(dataset, importable.Poisoned(poison), operations)
     except NotFinalized as error:
         print(error)
 
