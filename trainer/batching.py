@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.errors import TrainDataError
+from trainer.losses.aggregation import loss_weights
 from trainer.stream import Rollout
 
 PAD_ID = 0  # any id: padding is right of every real token, which causal attention therefore never shows it
@@ -31,6 +32,7 @@ class MicroBatch:
     targets_N: Tensor  # int64
     advantages_N: Tensor  # float32
     behavior_N: Tensor  # float32
+    old_N: Tensor | None  # float32
     reference_N: Tensor | None  # float32
     weights_N: Tensor  # float32: what a token's loss is multiplied with before the sum
     rows_N: Tensor  # int64: which of rollout_ids
@@ -53,21 +55,6 @@ class StepBatch:
     dropped_tokens: int  # of these, tokens with a stored log-probability that is not finite
     masked_rollouts: int  # of these, rollouts that are too long and add nothing
     rollout_ids: tuple[str, ...]
-
-
-def loss_weights(
-    unmasked_R: NDArray[np.int64], *, aggregation: str, constant: float | None = None
-) -> NDArray[np.float64]:
-    """The weight of every unmasked token of rollout r, so that the step's loss is a plain weighted sum.
-
-    R rollouts with u_r unmasked tokens each: rollout_mean 1 / (R u_r), token_mean 1 / sum(u), constant 1 / (R c).
-    """
-    rollouts = len(unmasked_R)
-    if aggregation == "rollout_mean":
-        return 1.0 / (rollouts * unmasked_R)
-    if aggregation == "token_mean":
-        return np.full(rollouts, 1.0 / unmasked_R.sum())
-    return np.full(rollouts, 1.0 / (rollouts * float(constant or 0)))
 
 
 def plan_micro_batches(lengths_R: NDArray[np.int64], *, budget: int, pack: bool) -> list[NDArray[np.int64]]:
@@ -119,11 +106,13 @@ def build_step(
     weights_R = loss_weights(unmasked_R, aggregation=aggregation, constant=constant)
     fed = [(rollout, w) for rollout, w, skip in zip(rollouts, weights_R, masked, strict=True) if not skip]
     for rollout, _ in fed:
-        _check_ids(rollout, vocabulary_size)
+        check_ids(rollout, vocabulary_size)
     lengths_R = np.array([len(rollout) for rollout, _ in fed], np.int64)
     kept_R = [kept_tokens(rollout) for rollout, _ in fed]
     batches = [
-        _build([fed[r][0] for r in chosen], [fed[r][1] for r in chosen], [kept_R[r] for r in chosen], pack=pack)
+        build_micro_batch(
+            [fed[r][0] for r in chosen], [fed[r][1] for r in chosen], [kept_R[r] for r in chosen], pack=pack
+        )
         for chosen in plan_micro_batches(lengths_R, budget=budget, pack=pack)
     ]
     fed_tokens = sum(int(rollout.mask_T.sum()) for rollout, _ in fed)
@@ -140,12 +129,14 @@ def build_step(
 def kept_tokens(rollout: Rollout) -> NDArray[np.int64]:
     """Unmasked completion positions whose stored log-probabilities are finite: the tokens of the numerator."""
     kept_T = rollout.mask_T & np.isfinite(rollout.behavior_T)
-    if rollout.reference_T is not None:
-        kept_T = kept_T & np.isfinite(rollout.reference_T)
+    for stored_T in (rollout.old_T, rollout.reference_T):
+        if stored_T is not None:
+            kept_T = kept_T & np.isfinite(stored_T)
     return np.flatnonzero(kept_T)
 
 
-def _check_ids(rollout: Rollout, vocabulary_size: int) -> None:
+def check_ids(rollout: Rollout, vocabulary_size: int) -> None:
+    """Raises TrainDataError for an empty prompt or an id the policy does not know."""
     if not len(rollout.prompt_ids):
         raise TrainDataError(
             f"Rollout {rollout.rollout_id} has an empty prompt: nothing predicts its first token. Generate with a "
@@ -159,9 +150,10 @@ def _check_ids(rollout: Rollout, vocabulary_size: int) -> None:
             )
 
 
-def _build(
+def build_micro_batch(
     rollouts: Sequence[Rollout], weights: Sequence[float], kept: Sequence[NDArray[np.int64]], *, pack: bool
 ) -> MicroBatch:
+    """One forward pass over these rollouts: a row each, or packed one after another. kept: `kept_tokens` of each."""
     lengths_R = np.array([len(rollout) for rollout in rollouts])
     width = int(lengths_R.sum()) if pack else int(lengths_R.max())
     starts_R = np.cumsum(lengths_R) - lengths_R if pack else np.arange(len(rollouts)) * width
@@ -173,6 +165,7 @@ def _build(
     # The hidden state one position earlier predicts a token.
     before_R = [start + len(rollout.prompt_ids) - 1 for rollout, start in zip(rollouts, starts_R, strict=True)]
     positions = np.concatenate([np.arange(length) for length in lengths_R]) if pack else None
+    old = [rollout.old_T for rollout in rollouts if rollout.old_T is not None]
     reference = [rollout.reference_T for rollout in rollouts if rollout.reference_T is not None]
     counts_R = [len(k) for k in kept]
     return MicroBatch(
@@ -182,6 +175,7 @@ def _build(
         targets_N=_gather([rollout.token_ids_T for rollout in rollouts], kept, np.int64),
         advantages_N=_gather([rollout.advantages_T for rollout in rollouts], kept, np.float32),
         behavior_N=_gather([rollout.behavior_T for rollout in rollouts], kept, np.float32),
+        old_N=_gather(old, kept, np.float32) if old else None,
         reference_N=_gather(reference, kept, np.float32) if reference else None,
         weights_N=torch.from_numpy(np.repeat(np.asarray(weights, np.float32), counts_R)),
         rows_N=torch.from_numpy(np.repeat(np.arange(len(rollouts)), counts_R)),

@@ -53,9 +53,21 @@ class CorruptStateError(TrainerError, ValueError):
     """A checkpoint's bytes disagree with its marker."""
 
 
-class NonFiniteTrainingError(TrainerError, FloatingPointError):
-    """NaN or infinity in a model output, the loss or a gradient; `rollout_ids` are the rollouts it came from."""
+class TrainingStoppedError(TrainerError, ArithmeticError):
+    """A run was stopped for what its numbers say, its state kept; `rollout_ids` are the rollouts it came from."""
 
     def __init__(self, message: str, *, rollout_ids: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.rollout_ids = rollout_ids
+
+
+class NonFiniteTrainingError(TrainingStoppedError, FloatingPointError):
+    """NaN or infinity in a model output, the loss or a gradient."""
+
+
+class ExplodedTrainingError(TrainingStoppedError):
+    """A ratio or a gradient norm beyond stop_ratio or stop_grad_norm."""
+
+
+class MismatchError(TrainingStoppedError):
+    """The recomputed log-probabilities differ from the sampler's by more than max_mismatch."""

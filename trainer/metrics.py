@@ -8,7 +8,10 @@ metrics.jsonl holds one object a step:
 | loss, policy_loss | what was minimized; its surrogate part |
 | kl | the KL term before its weight, aggregated as the loss; null without a KL term |
 | clip_low, clip_high | share of tokens beyond the clip in the direction of their advantage, below and above |
-| ratio_mean, ratio_min, ratio_p01, ratio_p50, ratio_p99, ratio_max | of exp(logprob - behaviour logprob), over tokens |
+| ratio_mean, ratio_min, ratio_p01, ratio_p50, ratio_p99, ratio_max | of exp(logprob - old logprob), over tokens |
+| mismatch | mean over tokens of exp(abs(old - behaviour logprob)), 1 = none; null where old is the behaviour |
+| importance_mean, importance_max | of the importance weights, over tokens; null without them |
+| rejected | share of tokens rejected by their ratio to the sampler |
 | behavior_kl | mean over tokens of r - 1 - log r: how far the policy moved from the sampler (k3) |
 | entropy | mean over tokens, at the sampling temperature, nats |
 | advantage_mean, and _min, _p05, _p50, _p95, _max | over tokens |
@@ -48,27 +51,28 @@ class StepMetrics:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._log_ratio: list[Tensor] = []
-        self._advantages: list[Tensor] = []
+        self._values: dict[str, list[Tensor]] = {}
         self._fed = 0
         self._real = 0
 
     def add(self, batch: MicroBatch, values: Mapping[str, Tensor]) -> None:
-        """One micro-batch: sums over its tokens, and log_ratio_N."""
-        for name, value in values.items():
-            if name == "log_ratio_N":
-                self._log_ratio.append(value)
+        """One micro-batch: sums over its tokens, and one value a token where a name ends in _N."""
+        for name, value in (*values.items(), ("advantages_N", batch.advantages_N)):
+            if name.endswith("_N"):
+                self._values.setdefault(name, []).append(value)
             else:
                 self._sums[name] = self._sums.get(name, torch.zeros((), device=value.device)) + value.detach()
-        self._advantages.append(batch.advantages_N)
         self._fed += batch.input_ids_BS.numel()
         self._real += batch.real_tokens
 
     def finish(self, batch: StepBatch, *, seconds: float, data_wait: float) -> dict[str, Any]:
         """The step's numbers under the keys of this module's table, except those of the optimizer."""
         sums = {name: float(value) for name, value in self._sums.items()}
-        log_ratio_N, advantages_N = _joined(self._log_ratio), _joined(self._advantages)
-        ratio_N = np.exp(log_ratio_N)
+        values = {name: torch.cat(parts).to("cpu", torch.float64).numpy() for name, parts in self._values.items()}
+        none_N = np.zeros(0)
+        ratio_N = np.exp(values.get("log_ratio_N", none_N))
+        log_behavior_N = values.get("log_behavior_N", none_N)
+        importance_N = values.get("importance_N", none_N)
         tokens = max(len(ratio_N), 1)
         return {
             "loss": sums.get("loss", 0.0),
@@ -77,9 +81,13 @@ class StepMetrics:
             "clip_low": sums.get("clipped_low", 0.0) / tokens,
             "clip_high": sums.get("clipped_high", 0.0) / tokens,
             **_quantiles("ratio", ratio_N, RATIO_QUANTILES),
-            "behavior_kl": float(np.mean(ratio_N - 1.0 - log_ratio_N)) if len(ratio_N) else None,
+            "mismatch": _mean(np.exp(np.abs(values.get("log_mismatch_N", none_N)))),
+            "importance_mean": _mean(importance_N),
+            "importance_max": float(importance_N.max()) if len(importance_N) else None,
+            "rejected": sums.get("rejected", 0.0) / tokens,
+            "behavior_kl": _mean(np.expm1(log_behavior_N) - log_behavior_N),
             "entropy": sums.get("entropy", 0.0) / tokens,
-            **_quantiles("advantage", advantages_N, ADVANTAGE_QUANTILES),
+            **_quantiles("advantage", values.get("advantages_N", none_N), ADVANTAGE_QUANTILES),
             "rollouts": batch.rollouts,
             "tokens": batch.tokens,
             "dropped_tokens": batch.dropped_tokens,
@@ -92,8 +100,8 @@ class StepMetrics:
         }
 
 
-def _joined(parts: list[Tensor]) -> NDArray[np.float64]:
-    return torch.cat(parts).to("cpu", torch.float64).numpy() if parts else np.zeros(0)
+def _mean(values_N: NDArray[np.float64]) -> float | None:
+    return float(values_N.mean()) if len(values_N) else None
 
 
 def _quantiles(name: str, values_N: NDArray[np.float64], wanted: Mapping[str, float]) -> dict[str, float | None]:

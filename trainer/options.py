@@ -16,6 +16,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "layout": ("auto", "pad", "pack"),
     "loss": ("clip", "gspo", "cispo", "policy_gradient"),
     "kl_estimator": ("k1", "k2", "k3", "abs"),
+    "old_policy": ("behavior", "recompute"),
+    "importance": ("none", "token", "sequence"),
+    "reject": ("none", "token", "sequence", "geometric", "veto"),
     "aggregation": ("rollout_mean", "token_mean", "constant"),
     "compute_dtype": ("float32", "bfloat16"),
     "export_dtype": ("auto", "float32", "bfloat16", "float16"),
@@ -51,8 +54,21 @@ class TrainOptions:
     accept = train on rollouts sampled with top_p, top_k or min_p as if they had been drawn from the full vocabulary.
     off_policy: accept = rollouts of another policy than the one trained.
 
+    Off-policy corrections (`trainer.losses.corrections`). old_policy: what the ratio is taken to; behavior = the stored
+    log-probabilities of the sampler (two policies: bypass), recompute = those of the policy before the first update of
+    this call, computed once by one pass over the data and kept in the run's folder (three policies: decoupled). That
+    pass measures the mismatch, mean over tokens of exp|log old - log behavior|; above max_mismatch the run stops before
+    its first update. importance: weights by the ratio to the sampler, per token or the rollout's product, truncated at
+    importance_cap (inf = plain); under old_policy behavior only with loss policy_gradient, the others hold that ratio
+    already. reject: tokens or rollouts whose ratio lies outside [reject_low, reject_high] add nothing and stay in the
+    denominators; token, sequence (product), geometric (exp of the mean), veto (any token). Published settings:
+    TIS importance token, cap 2; masked weights (MIS) importance token, cap inf, reject token [0, 2]; IcePop the same
+    with [0.5, 5]; sequence mask importance and reject sequence; geometric mask reject geometric [0.99, 1.01].
+
     Optimizer. AdamW, lr rising linearly over warmup_steps updates (counted over rounds), then constant; grad_clip: the
-    largest global gradient norm (0 = off).
+    largest global gradient norm (0 = off). A run stops, its state kept, before an update with a token ratio above
+    stop_ratio (and advantage other than 0) or a gradient norm before clipping above stop_grad_norm (inf = never); what
+    is NaN or infinite always stops it.
 
     Machine. layout: pad (length buckets), pack (one row, attention never crosses rollouts), auto = pack on an
     accelerator. micro_batch_tokens: tokens of one forward pass, padding included; a longer rollout goes alone.
@@ -88,12 +104,22 @@ class TrainOptions:
     aggregation_constant: float | None = None
     truncated_sampling: str = "refuse"
 
+    old_policy: str = "behavior"
+    max_mismatch: float | None = None
+    importance: str = "none"
+    importance_cap: float | None = None
+    reject: str = "none"
+    reject_low: float | None = None
+    reject_high: float | None = None
+
     lr: float = 1e-6
     betas: tuple[float, float] = (0.9, 0.999)
     adam_eps: float = 1e-8
     weight_decay: float = 0.0
     warmup_steps: int = 20
     grad_clip: float = 1.0
+    stop_ratio: float = 1e4
+    stop_grad_norm: float = 1e6
 
     layout: str = "auto"
     micro_batch_tokens: int = 8192
@@ -120,7 +146,7 @@ class TrainOptions:
         for name in ("batch_size", "updates", "max_length"):
             if getattr(self, name) is not None:
                 self._at_least(name, 1)
-        for name in ("lr", "adam_eps"):
+        for name in ("lr", "adam_eps", "stop_ratio", "stop_grad_norm"):
             if not getattr(self, name) > 0:
                 raise TrainOptionError(f"{name} is {getattr(self, name)!r}; it must be above 0.")
         self._check_pairs()
@@ -144,12 +170,36 @@ class TrainOptions:
             raise TrainOptionError(
                 f"updates {self.updates} is below epochs {self.epochs}; an epoch has at least one step."
             )
+        self._check_corrections()
         if (self.aggregation == "constant") != (self.aggregation_constant is not None):
             raise TrainOptionError(
                 "aggregation_constant goes with aggregation = 'constant', and only with it; set both."
             )
         if self.aggregation_constant is not None and not self.aggregation_constant > 0:
             raise TrainOptionError(f"aggregation_constant is {self.aggregation_constant!r}; it must be above 0.")
+
+    def _check_corrections(self) -> None:
+        if (self.importance != "none") != (self.importance_cap is not None):
+            raise TrainOptionError("importance and importance_cap go together (inf = no truncation); set both or none.")
+        if self.importance_cap is not None and not self.importance_cap > 0:
+            raise TrainOptionError(f"importance_cap is {self.importance_cap!r}; it must be above 0.")
+        low, high = self.reject_low, self.reject_high
+        if {self.reject == "none"} != {low is None, high is None}:
+            raise TrainOptionError("reject goes with reject_low and reject_high; set all three or none.")
+        if low is not None and high is not None and not 0 <= low < high:
+            raise TrainOptionError(
+                f"reject_low {low!r} and reject_high {high!r} are no range of ratios; give "
+                "0 <= reject_low < reject_high."
+            )
+        if self.importance != "none" and self.old_policy == "behavior" and self.loss != "policy_gradient":
+            raise TrainOptionError(
+                f"importance {self.importance!r} under old_policy 'behavior' would count the sampler's ratio twice: "
+                f"{self.loss!r} holds it. Set old_policy to 'recompute', loss to 'policy_gradient', or use reject."
+            )
+        if self.max_mismatch is not None and not (self.old_policy == "recompute" and self.max_mismatch > 1):
+            raise TrainOptionError(
+                f"max_mismatch is {self.max_mismatch!r}; it is measured by old_policy 'recompute'; 1 is no mismatch."
+            )
 
     def semantic(self) -> dict[str, Any]:
         """The options that decide the result, by name, as JSON values: what resume compares."""

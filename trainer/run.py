@@ -3,6 +3,7 @@
 OUT/
   _train.json        written first: what this run is; a rerun with anything else is refused
   metrics.jsonl      one object a step (`trainer.metrics`), tensorboard/ the same
+  old/               the old policy's log-probabilities while they are needed (`trainer.old`, old_policy "recompute")
   state/             resumable checkpoints (`trainer.checkpoint`); the last one is carried into the next round
   policy/            the exported Hugging Face folder (or where `export` says)
   _done.json         written last: steps, metrics, digest of the exported weights
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils import deterministic
 
@@ -36,8 +38,15 @@ from trainer.checkpoint import (
 )
 from trainer.checks import check_data_and_policy, check_same_run, local_folder, sampling_temperature
 from trainer.data import RowIndex, Selection, ShapedData, build_index, select
-from trainer.errors import ExportFolderError, NonFiniteTrainingError, StateMismatchError, StateNotFoundError
+from trainer.errors import (
+    CorruptStateError,
+    ExportFolderError,
+    StateMismatchError,
+    StateNotFoundError,
+    TrainingStoppedError,
+)
 from trainer.metrics import MetricsLog, StepMetrics, describe_step, read_metrics, summarize
+from trainer.old import AUDIT, recompute_old
 from trainer.options import TrainOptions
 from trainer.order import Step, all_steps
 from trainer.policy import Policy, export_policy, load_policy
@@ -77,7 +86,7 @@ def train(
     policy_digest, vocabulary: the policy's, as generate records them, to be compared with the data's. export: the
     exported policy's folder, default out/policy. progress: called with (steps done, steps in all).
 
-    Raises errors of trainer.errors and pass_ops.errors; NonFiniteTrainingError stops a run with its state kept.
+    Raises errors of trainer.errors and pass_ops.errors; TrainingStoppedError stops a run with its state kept.
     """
     sources = tuple(open_dataset(url) for url in shaped)
     check_data_and_policy(sources, options=options, policy_digest=policy_digest, vocabulary=vocabulary)
@@ -91,6 +100,8 @@ def train(
     with _determinism():
         run = _prepare(ShapedData(sources), policy=policy, options=options, temperature=temperature)
         _resume(run, folder / "state", before)
+        if options.old_policy == "recompute" and run.step < len(run.steps):
+            _recompute_old(run, folder / "old")
         _run_steps(run, folder, progress=progress)
         return _finish(run, folder, exported)
 
@@ -109,6 +120,7 @@ class _Run:
     temperature: float
     step: int = 0
     updates: int = 0
+    old: Path | None = None  # where the old policy's log-probabilities lie, if they are recomputed
 
 
 def _identity(
@@ -176,6 +188,23 @@ def _resume(run: _Run, state: Path, before: Checkpoint | None) -> None:
         run.step = start.step if own else 0
 
 
+def _recompute_old(run: _Run, folder: Path) -> None:
+    if run.step and not (folder / AUDIT).exists():
+        raise CorruptStateError(f"{folder} is lost, and the policy it was made with is trained on. Begin a new run.")
+    wanted_R = ~run.selection.masked_R
+    wanted_R &= np.isin(np.arange(len(run.index)), run.selection.units.rows_R)
+    recompute_old(
+        run.data,
+        run.index,
+        wanted_R,
+        policy=run.policy,
+        folder=folder,
+        temperature=run.temperature,
+        options=run.options,
+    )
+    run.old = folder
+
+
 def _run_steps(run: _Run, folder: Path, *, progress: Progress | None) -> None:
     writer = MetricsLog(folder, step=run.step, updates=run.updates, tensorboard=run.options.tensorboard)
     batches = ahead_of_use(_batches(run, run.steps[run.step :]), depth=run.options.prefetch_steps)
@@ -194,7 +223,7 @@ def _run_steps(run: _Run, folder: Path, *, progress: Progress | None) -> None:
                 progress(run.step, len(run.steps))
             if _is_due(run):
                 _save(run, folder)
-    except NonFiniteTrainingError:
+    except TrainingStoppedError:
         if run.step and not _is_due(run):
             _save(run, folder)  # the weights are still those of the last good step
         raise
@@ -212,6 +241,7 @@ def _batches(run: _Run, steps: Sequence[Step]) -> Iterator[StepBatch]:
         reference=options.kl_coef > 0,
         threads=options.decode_threads,
         ahead=options.prefetch_steps,
+        old=run.old,
     )
     for step, members in zip(steps, rollouts, strict=True):
         yield build_step(
@@ -269,6 +299,7 @@ def _finish(run: _Run, folder: Path, exported: Path) -> TrainResult:
         "metrics": summarize(read_metrics(folder)) | counts,
     }
     write_json(folder / "_done.json", done)
+    shutil.rmtree(folder / "old", ignore_errors=True)
     return _result(folder, exported)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -17,10 +18,11 @@ from numpy.typing import NDArray
 
 from pass_ops import token_advantages
 from trainer.data import REFERENCE_COLUMN, RowIndex, ShapedData, list_lengths, list_offsets, list_values
-from trainer.errors import TrainDataError
+from trainer.errors import CorruptStateError, TrainDataError
 from trainer.order import Step
 
 T = TypeVar("T")
+OLD_FIX = "The old policy's log-probabilities are lost and its weights are trained on: remove the run and begin anew."
 TRAIN_COLUMNS = (
     "rollout_id", "prompt_token_ids", "token_ids", "loss_mask", "behavior_logprobs", "chunk_ends", "chunk_advantages",
 )  # fmt: skip
@@ -28,7 +30,7 @@ TRAIN_COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """One rollout's arrays. reference_T is None where no KL term asks for it; NaN where none is stored."""
+    """One rollout's arrays. old_T and reference_T are None where nothing asks for them; NaN where none is stored."""
 
     rollout_id: str
     prompt_ids: NDArray[np.int32]
@@ -36,6 +38,7 @@ class Rollout:
     mask_T: NDArray[np.bool_]
     behavior_T: NDArray[np.float32]
     advantages_T: NDArray[np.float32]
+    old_T: NDArray[np.float32] | None = None
     reference_T: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
@@ -54,6 +57,7 @@ class PartData:
     mask_C: NDArray[np.bool_]
     behavior_C: NDArray[np.float32]
     advantages_C: NDArray[np.float32]
+    old_C: NDArray[np.float32] | None
     reference_C: NDArray[np.float32] | None
 
     def rollout(self, row: int) -> Rollout:
@@ -67,12 +71,16 @@ class PartData:
             mask_T=self.mask_C[tokens],
             behavior_T=self.behavior_C[tokens],
             advantages_T=self.advantages_C[tokens],
+            old_T=None if self.old_C is None else self.old_C[tokens],
             reference_T=None if self.reference_C is None else self.reference_C[tokens],
         )
 
 
-def decode_part(data: ShapedData, part: int, *, reference: bool) -> PartData:
-    """Reads one part and expands its chunks. Raises TrainDataError where a rollout's columns disagree in length."""
+def decode_part(data: ShapedData, part: int, *, reference: bool, old: Path | None = None) -> PartData:
+    """Reads one part and expands its chunks. old: folder of recomputed log-probabilities (`trainer.old`).
+
+    Raises TrainDataError where a rollout's columns disagree in length.
+    """
     table = data.read(part, (*TRAIN_COLUMNS, REFERENCE_COLUMN) if reference else TRAIN_COLUMNS)
     where = data.describe(part)
     length_R = list_lengths(table["token_ids"])
@@ -89,8 +97,28 @@ def decode_part(data: ShapedData, part: int, *, reference: bool) -> PartData:
         mask_C=list_values(table["loss_mask"]),
         behavior_C=list_values(table["behavior_logprobs"]),
         advantages_C=list_values(advantages),
+        old_C=None if old is None else read_old(old, part, tokens=int(length_R.sum())),
         reference_C=_reference(table, length_R, where=where) if reference else None,
     )
+
+
+def old_file(folder: Path, part: int) -> Path:
+    """Where the recomputed log-probabilities of a part lie: float32, one for each of its completion tokens."""
+    return folder / f"part-{part:06d}.npy"
+
+
+def read_old(folder: Path, part: int, *, tokens: int) -> NDArray[np.float32]:
+    """Raises CorruptStateError where the file is not of this part."""
+    path = old_file(folder, part)
+    try:
+        values_C: NDArray[np.float32] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise CorruptStateError(f"{path} cannot be read ({error}). {OLD_FIX}") from error
+    if values_C.dtype != np.float32 or values_C.shape != (tokens,):
+        raise CorruptStateError(
+            f"{path} holds {values_C.dtype} {values_C.shape}, its part has {tokens} tokens. {OLD_FIX}"
+        )
+    return values_C
 
 
 def _reference(table: pa.Table, length_R: NDArray[np.int64], *, where: str) -> NDArray[np.float32]:
@@ -117,7 +145,14 @@ def _check_lengths(
 
 
 def stream_steps(
-    data: ShapedData, index: RowIndex, steps: Sequence[Step], *, reference: bool, threads: int, ahead: int
+    data: ShapedData,
+    index: RowIndex,
+    steps: Sequence[Step],
+    *,
+    reference: bool,
+    threads: int,
+    ahead: int,
+    old: Path | None = None,
 ) -> Iterator[list[Rollout]]:
     """The rollouts of each step, in order; parts of the next `ahead` steps are decoded on threads meanwhile.
 
@@ -132,7 +167,7 @@ def stream_steps(
         for number, step in enumerate(steps):
             for key in (key for keys in needed[number : number + ahead + 1] for key in keys):
                 if key not in decoded:
-                    decoded[key] = pool.submit(decode_part, data, key[1], reference=reference)
+                    decoded[key] = pool.submit(decode_part, data, key[1], reference=reference, old=old)
             parts = {part: decoded[epoch, part].result() for epoch, part in needed[number]}
             places = zip(index.part_R[step.rows_R].tolist(), index.row_R[step.rows_R].tolist(), strict=True)
             yield [parts[part].rollout(row) for part, row in places]

@@ -32,6 +32,7 @@ class Row:
     behavior: tuple[float, ...]
     mask: tuple[bool, ...]
     reference: tuple[float, ...] | None = None
+    old: tuple[float, ...] | None = None  # what the trainer would recompute; not stored
     trainable: bool = True
     round: int = 0
 
@@ -144,6 +145,7 @@ def as_rollout(row: Row, *, reference: bool = True) -> Rollout:
         token_ids_T=np.array(row.tokens, np.int32),
         mask_T=np.array(row.mask),
         behavior_T=np.array(row.behavior, np.float32),
+        old_T=None if row.old is None else np.array(row.old, np.float32),
         advantages_T=np.repeat(np.array(row.advantages, np.float32), np.diff((0, *row.ends))),
         reference_T=np.array(row.reference, np.float32) if reference and row.reference is not None else None,
     )

@@ -113,9 +113,9 @@ def test_only_the_parts_of_the_next_steps_are_decoded(make_shaped, monkeypatch):
     steps = [Step(number=p, epoch=0, rows_R=np.flatnonzero(index.part_R == p)) for p in range(6)]
     decoded = []
 
-    def watched(data, part, *, reference):
+    def watched(data, part, **arguments):
         decoded.append(part)
-        return decode_part(data, part, reference=reference)
+        return decode_part(data, part, **arguments)
 
     monkeypatch.setattr("trainer.stream.decode_part", watched)
     stream = stream_steps(data, index, steps, reference=False, threads=1, ahead=1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,8 +34,10 @@ def plain_gradient(folder: str, rows, options: TrainOptions, *, temperature: flo
         counted = [t for t in range(len(row.tokens)) if row.mask[t]]
         before = {t: logits[len(row.prompt) + t - 1] for t in counted}
         new = {t: torch.log(torch.softmax(before[t] / temperature, -1)[row.tokens[t]]) for t in counted}
-        ratios = {t: torch.exp(new[t] - float(rollout.behavior_T[t])) for t in counted}
+        old_T = rollout.behavior_T if rollout.old_T is None else rollout.old_T
+        ratios = {t: torch.exp(new[t] - float(old_T[t])) for t in counted}
         sequence = torch.exp(sum(torch.log(ratios[t]) for t in counted) / len(counted)).detach()
+        corrections = plain_corrections(rollout, ratios, counted, options=options)
         terms = []
         for t in counted:
             p = torch.softmax(before[t] / temperature, -1)
@@ -43,11 +47,28 @@ def plain_gradient(folder: str, rows, options: TrainOptions, *, temperature: flo
             surrogate = plain_surrogate(
                 new[t], ratios[t], sequence, advantage=float(rollout.advantages_T[t]), options=options
             )
-            terms.append(-surrogate + options.kl_coef * kl - options.entropy_coef * entropy)
+            terms.append(-corrections[t] * surrogate + options.kl_coef * kl - options.entropy_coef * entropy)
         total = total + sum(terms) / len(terms)
     loss = total / len(rows)
     loss.backward()
     return {name: p.grad for name, p in model.named_parameters()} | {"loss": loss.detach()}
+
+
+def plain_corrections(rollout, ratios, counted, *, options: TrainOptions) -> dict[int, float]:
+    """Importance weight of each token, 0 where rejected, written with Python's own min, product and if."""
+    ratio = {t: ratios[t].item() for t in counted}
+    if rollout.old_T is not None:
+        ratio = {t: math.exp(float(rollout.old_T[t]) - float(rollout.behavior_T[t])) for t in counted}
+    product = math.prod(ratio.values())
+    worst = max(ratio.values(), key=lambda value: abs(math.log(value)))
+    weights = {}
+    for t in counted:
+        importance = {"none": 1.0, "token": ratio[t], "sequence": product}[options.importance]
+        seen = {"none": 1.0, "token": ratio[t], "sequence": product, "veto": worst,
+                "geometric": product ** (1 / len(counted))}[options.reject]  # fmt: skip
+        outside = options.reject != "none" and not options.reject_low <= seen <= options.reject_high
+        weights[t] = 0.0 if outside else min(importance, options.importance_cap or math.inf)
+    return weights
 
 
 def plain_surrogate(logprob, ratio, sequence, *, advantage: float, options: TrainOptions):
@@ -78,6 +99,12 @@ def plain_surrogate(logprob, ratio, sequence, *, advantage: float, options: Trai
         {"kl_estimator": "k1"},
         {"kl_estimator": "k2"},
         {"kl_estimator": "abs"},
+        {"loss": "policy_gradient", "importance": "token", "importance_cap": 1.3},
+        {"loss": "policy_gradient", "importance": "sequence", "importance_cap": 2.0},
+        {"reject": "token", "reject_low": 0.5, "reject_high": 2.0},
+        {"reject": "sequence", "reject_low": 0.2, "reject_high": 5.0},
+        {"reject": "geometric", "reject_low": 0.8, "reject_high": 1.25},
+        {"reject": "veto", "reject_low": 0.15, "reject_high": 6.0},
     ],
     ids=lambda changes: " ".join(f"{k}={v}" for k, v in changes.items()) or "default",
 )
@@ -91,6 +118,31 @@ def test_the_gradient_is_that_of_a_plain_float64_implementation(policy_folder, t
     if changes:
         usual = plain_gradient(policy_folder, ROWS, OPTIONS, temperature=temperature)
         assert largest_difference(expected, usual) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"loss": "gspo"},
+        {"importance": "token", "importance_cap": 1.3},
+        {"importance": "sequence", "importance_cap": 2.0, "loss": "cispo"},
+        {"importance": "token", "importance_cap": math.inf, "reject": "token", "reject_low": 0.8, "reject_high": 1.5},
+        {"reject": "geometric", "reject_low": 0.9, "reject_high": 1.1},
+        {"reject": "veto", "reject_low": 0.4, "reject_high": 2.5},
+    ],
+    ids=lambda changes: " ".join(f"{k}={v}" for k, v in changes.items()) or "plain",
+)
+def test_three_policies_give_the_gradient_of_the_plain_implementation(policy_folder, changes):
+    rng = np.random.default_rng(1)
+    rows = [replace(row, old=tuple(np.float32(x + rng.normal(0, 0.3)) for x in row.behavior)) for row in ROWS]
+    options = replace(OPTIONS, old_policy="recompute", **changes)
+    found = gradient_of(load_policy(policy_folder, options), step_of(rows, budget=60), options)
+    expected = plain_gradient(policy_folder, rows, options, temperature=1.0)
+    assert float(found["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)
+    assert largest_difference(found, expected) < 1e-5
+    two = plain_gradient(policy_folder, ROWS, replace(OPTIONS, loss=options.loss), temperature=1.0)
+    assert largest_difference(expected, two) > 1e-3
 
 
 def test_temperature_changes_the_gradient(policy):

@@ -7,8 +7,17 @@ import math
 import pytest
 import torch
 
-from trainer.batching import loss_weights
-from trainer.losses import cispo, clipped_surrogate, gspo, kl_penalty, policy_gradient, policy_loss
+from trainer.losses import (
+    cispo,
+    clipped_surrogate,
+    gspo,
+    importance_weights,
+    kept_by_ratio,
+    kl_penalty,
+    loss_weights,
+    policy_gradient,
+    policy_loss,
+)
 from trainer.options import TrainOptions
 
 
@@ -17,7 +26,7 @@ def surrogate_of_one_token(ratio: float, advantage: float) -> tuple[float, float
     logprobs = torch.tensor([-1.0 + math.log(ratio)], requires_grad=True)
     loss, metrics = clipped_surrogate(
         logprobs,
-        behavior_N=torch.tensor([-1.0]),
+        old_N=torch.tensor([-1.0]),
         advantages_N=torch.tensor([advantage]),
         weights_N=torch.ones(1),
         clip_low=0.2,
@@ -73,7 +82,7 @@ def test_each_estimator_of_the_kl_golden(estimator, value):
 def test_dual_clip_bounds_what_a_bad_token_that_rose_can_cost():
     logprobs = torch.tensor([0.0, -1.0], requires_grad=True)  # r = e^3 = 20 and e^2 = 7.4
     behavior, advantages = torch.full((2,), -3.0), torch.tensor([-1.0, 1.0])
-    given = {"behavior_N": behavior, "advantages_N": advantages, "weights_N": torch.ones(2)}
+    given = {"old_N": behavior, "advantages_N": advantages, "weights_N": torch.ones(2)}
     plain, _ = clipped_surrogate(logprobs, **given, clip_low=0.2, clip_high=0.2)
     bounded, _ = clipped_surrogate(logprobs, **given, clip_low=0.2, clip_high=0.2, dual_clip=3.0)
     assert float(plain.detach()) == pytest.approx(math.exp(3) - 1.2, rel=1e-6)
@@ -86,7 +95,7 @@ def test_gspo_clips_by_the_mean_log_ratio_of_the_rollout():
     # Rollout 0: log r = 0.4 and 0, mean 0.2, s = 1.221403 > 1.2: clipped. Rollout 1: log r = 0.1, s = 1.105171: not.
     logprobs = torch.tensor([-0.6, -1.0, -0.9], requires_grad=True)
     loss, metrics = gspo(
-        logprobs, behavior_N=torch.full((3,), -1.0), advantages_N=torch.ones(3),
+        logprobs, old_N=torch.full((3,), -1.0), advantages_N=torch.ones(3),
         weights_N=torch.tensor([0.25, 0.25, 0.5]), rows_N=torch.tensor([0, 0, 1]), clip_low=0.2, clip_high=0.2,
     )  # fmt: skip
     loss.backward()
@@ -100,7 +109,7 @@ def test_doubling_a_rollout_leaves_gspos_ratio_as_it_is():
     twice = once.repeat(2)
     losses = [
         gspo(
-            values, behavior_N=torch.full_like(values, -1.0), advantages_N=torch.ones_like(values),
+            values, old_N=torch.full_like(values, -1.0), advantages_N=torch.ones_like(values),
             weights_N=torch.full_like(values, 1 / len(values)), rows_N=torch.zeros(len(values), dtype=torch.long),
             clip_low=0.2, clip_high=0.2,
         )[0]
@@ -112,7 +121,7 @@ def test_doubling_a_rollout_leaves_gspos_ratio_as_it_is():
 def test_cispo_weighs_by_the_clipped_ratio_and_keeps_every_gradient():
     logprobs = torch.tensor([-1.0], requires_grad=True)  # r = e = 2.718 -> 1.2
     loss, _ = cispo(
-        logprobs, behavior_N=torch.tensor([-2.0]), advantages_N=torch.tensor([2.0]), weights_N=torch.ones(1),
+        logprobs, old_N=torch.tensor([-2.0]), advantages_N=torch.tensor([2.0]), weights_N=torch.ones(1),
         clip_low=0.2, clip_high=0.2,
     )  # fmt: skip
     loss.backward()
@@ -123,7 +132,7 @@ def test_cispo_weighs_by_the_clipped_ratio_and_keeps_every_gradient():
 def test_the_plain_policy_gradient_reads_no_ratio():
     logprobs = torch.tensor([-1.0], requires_grad=True)
     given = {"advantages_N": torch.tensor([2.0]), "weights_N": torch.ones(1)}
-    loss, _ = policy_gradient(logprobs, behavior_N=torch.tensor([-9.0]), **given)
+    loss, _ = policy_gradient(logprobs, old_N=torch.tensor([-9.0]), **given)
     loss.backward()
     assert (float(loss.detach()), float(logprobs.grad)) == (2.0, -2.0)
 
@@ -131,7 +140,7 @@ def test_the_plain_policy_gradient_reads_no_ratio():
 def test_the_penalty_reads_temperature_one_and_the_surrogate_the_sampling_temperature():
     at_temperature, at_one, entropy = (torch.tensor([value], requires_grad=True) for value in (-1.0, -3.0, 0.5))
     loss, metrics = policy_loss(
-        at_temperature, at_one, entropy, behavior_N=torch.tensor([-1.0]), advantages_N=torch.tensor([2.0]),
+        at_temperature, at_one, entropy, behavior_N=torch.tensor([-1.0]), old_N=None, advantages_N=torch.tensor([2.0]),
         reference_N=torch.tensor([-3.0 + math.log(2)]), weights_N=torch.ones(1),
         rows_N=torch.zeros(1, dtype=torch.long), options=TrainOptions(kl_coef=0.1, entropy_coef=0.01),
     )  # fmt: skip
@@ -150,3 +159,76 @@ def test_each_aggregation_weighs_tokens_as_its_formula_says():
     assert loss_weights(unmasked, aggregation="rollout_mean").tolist() == [1 / 2, 1 / 6]
     assert loss_weights(unmasked, aggregation="token_mean").tolist() == [1 / 4, 1 / 4]
     assert loss_weights(unmasked, aggregation="constant", constant=10).tolist() == [1 / 20, 1 / 20]
+
+
+ROWS_N = torch.tensor([0, 0, 1])
+LOG_RATIO = torch.log(torch.tensor([3.0, 0.5, 0.25]))  # products 1.5 and 0.25, geometric means 1.224745 and 0.25
+
+
+@pytest.mark.parametrize(
+    ("level", "cap", "expected"),
+    [
+        ("token", math.inf, [3.0, 0.5, 0.25]),
+        ("token", 2.0, [2.0, 0.5, 0.25]),
+        ("sequence", math.inf, [1.5, 1.5, 0.25]),
+        ("sequence", 1.25, [1.25, 1.25, 0.25]),
+    ],
+)
+def test_importance_weights_are_the_truncated_ratio_of_a_token_or_its_rollout(level, cap, expected):
+    found = importance_weights(LOG_RATIO, rows_N=ROWS_N, level=level, cap=cap)
+    assert found.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("level", "low", "high", "kept"),
+    [
+        ("token", 0.4, 4.0, [True, True, False]),
+        ("token", 0.4, 2.0, [False, True, False]),
+        ("sequence", 0.4, 2.0, [True, True, False]),
+        ("geometric", 0.4, 1.3, [True, True, False]),
+        ("geometric", 0.2, 1.2, [False, False, True]),
+        ("veto", 0.2, 2.0, [False, False, True]),
+        ("veto", 0.4, 4.0, [True, True, False]),
+    ],
+)
+def test_what_lies_outside_the_range_is_rejected(level, low, high, kept):
+    assert kept_by_ratio(LOG_RATIO, rows_N=ROWS_N, level=level, low=low, high=high).tolist() == kept
+
+
+def test_a_long_rollout_overflows_neither_its_weight_nor_its_ratio():
+    logs, rows = torch.full((500,), 0.5), torch.zeros(500, dtype=torch.long)  # the product is e^250
+    assert importance_weights(logs, rows_N=rows, level="sequence", cap=2.0).tolist() == [2.0] * 500
+    assert not kept_by_ratio(logs, rows_N=rows, level="sequence", low=0.0, high=2.0).any()
+    assert kept_by_ratio(logs, rows_N=rows, level="geometric", low=0.5, high=2.0).all()
+
+
+def test_a_correction_looks_at_the_old_policy_where_there_is_one_and_at_the_current_one_otherwise():
+    given = {
+        "behavior_N": torch.tensor([-2.0]), "advantages_N": torch.ones(1), "weights_N": torch.ones(1),
+        "rows_N": torch.zeros(1, dtype=torch.long), "reference_N": None,
+    }  # fmt: skip
+    logprobs, zero = torch.tensor([-2.0 + math.log(1.5)], requires_grad=True), torch.zeros(1)
+    decoupled = TrainOptions(old_policy="recompute", importance="token", importance_cap=math.inf, clip_high=9.0)
+    old = torch.tensor([-2.0 + math.log(3.0)])
+    loss, metrics = policy_loss(logprobs, logprobs, zero, old_N=old, options=decoupled, **given)
+    assert float(loss.detach()) == pytest.approx(-3.0 * 0.5, rel=1e-6)  # w = old / behavior = 3, r = pi / old = 0.5
+    assert float(metrics["log_mismatch_N"]) == pytest.approx(math.log(3.0), rel=1e-6)
+    bypass = TrainOptions(loss="policy_gradient", importance="token", importance_cap=1.25)
+    loss, metrics = policy_loss(logprobs, logprobs, zero, old_N=None, options=bypass, **given)
+    assert float(loss.detach()) == pytest.approx(1.25 * (2.0 - math.log(1.5)), rel=1e-6)
+    loss.backward()
+    assert float(logprobs.grad) == pytest.approx(-1.25)  # the weight carries no gradient
+    assert "log_mismatch_N" not in metrics
+
+
+def test_a_rejected_token_adds_nothing_and_its_kl_and_weight_stay():
+    logprobs = torch.tensor([-1.0, -1.0], requires_grad=True)
+    loss, metrics = policy_loss(
+        logprobs, logprobs, torch.zeros(2), behavior_N=torch.tensor([-1.0, -4.0]), old_N=None,
+        advantages_N=torch.ones(2), reference_N=torch.full((2,), -1.0 + math.log(2)), weights_N=torch.full((2,), 0.5),
+        rows_N=torch.tensor([0, 1]),
+        options=TrainOptions(kl_coef=1.0, reject="token", reject_low=0.5, reject_high=2.0),
+    )  # fmt: skip
+    assert int(metrics["rejected"]) == 1
+    assert float(metrics["policy_loss"]) == pytest.approx(-0.5)
+    assert float(loss.detach()) == pytest.approx(-0.5 + (1 - math.log(2)), abs=1e-6)

@@ -81,6 +81,16 @@ def test_updates_are_dealt_to_the_epochs():
         ({"dual_clip": 3.0, "loss": "gspo"}, "dual_clip"),
         ({"aggregation": "constant"}, "aggregation_constant"),
         ({"micro_batch_tokens": 0}, "micro_batch_tokens"),
+        ({"importance": "token"}, "importance_cap go together"),
+        ({"importance_cap": 2.0}, "importance_cap go together"),
+        ({"importance": "token", "importance_cap": 2.0}, "twice"),
+        ({"importance": "token", "importance_cap": 0.0, "loss": "policy_gradient"}, "importance_cap is 0.0"),
+        ({"reject": "token", "reject_high": 2.0}, "all three"),
+        ({"reject_low": 0.5}, "all three"),
+        ({"reject": "token", "reject_low": 2.0, "reject_high": 0.5}, "no range"),
+        ({"max_mismatch": 1.5}, "old_policy 'recompute'"),
+        ({"old_policy": "recompute", "max_mismatch": 0.5}, "1 is no mismatch"),
+        ({"stop_ratio": 0.0}, "stop_ratio"),
     ],
 )
 def test_an_option_out_of_range_is_refused_by_name(changes, named):

@@ -19,8 +19,10 @@ from trainer import TrainOptions, train
 from trainer.checkpoint import complete_checkpoints, load_checkpoint, weights_digest
 from trainer.errors import (
     CorruptStateError,
+    ExplodedTrainingError,
     ExportFolderError,
     LocalFolderError,
+    MismatchError,
     NonFiniteTrainingError,
     PolicyMismatchError,
     StateMismatchError,
@@ -111,18 +113,19 @@ def test_tokens_of_positive_advantage_become_likelier_and_negative_ones_rarer(
     assert (after - before)[~good].mean() < -0.05
 
 
-def test_a_run_killed_at_any_step_ends_as_if_it_had_not_been(run, shaped, policy_folder, tmp_path):
+@pytest.mark.parametrize("changes", [{}, {"old_policy": "recompute"}], ids=["two policies", "three policies"])
+def test_a_run_killed_at_any_step_ends_as_if_it_had_not_been(run, shaped, policy_folder, tmp_path, changes):
     kill_after = random.randint(1, 5)
     arguments = {
         "shaped": shaped, "policy": policy_folder, "out": str(tmp_path / "killed"), "kill_after": kill_after,
-        "options": OPTIONS.semantic() | {"save_every": 2, "tensorboard": False},
+        "options": OPTIONS.semantic() | {"save_every": 2, "tensorboard": False} | changes,
     }  # fmt: skip
     child = subprocess.run([sys.executable, "-c", CHILD, json.dumps(arguments)], check=False, timeout=500)
     assert child.returncode == -signal.SIGKILL
     assert len(read_metrics(tmp_path / "killed")) == kill_after
     assert not (tmp_path / "killed" / "policy").exists()
 
-    resumed, whole = run("killed"), run("whole")
+    resumed, whole = (run(name, options=replace(OPTIONS, **changes)) for name in ("killed", "whole"))
 
     assert resumed.steps == whole.steps == 6
     assert weights_digest(Path(resumed.policy_dir)) == weights_digest(Path(whole.policy_dir))
@@ -130,6 +133,44 @@ def test_a_run_killed_at_any_step_ends_as_if_it_had_not_been(run, shaped, policy
     states = [optimizer_state(tmp_path / name, policy_folder) for name in ("killed", "whole")]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_the_old_policy_is_recomputed_once_and_the_first_step_is_at_ratio_one(run, tmp_path):
+    run("three", options=replace(OPTIONS, old_policy="recompute"))
+    first, *_, last = read_metrics(tmp_path / "three")
+    assert (first["ratio_min"], first["ratio_max"]) == (pytest.approx(1.0, abs=1e-5), pytest.approx(1.0, abs=1e-5))
+    assert last["ratio_max"] > 1.01
+    assert first["mismatch"] > 1.1
+    assert not (tmp_path / "three" / "old").exists()
+    run("two")
+    assert read_metrics(tmp_path / "two")[0]["ratio_max"] > 1.1
+    assert read_metrics(tmp_path / "two")[0]["mismatch"] is None
+
+
+def test_a_mismatch_beyond_its_limit_stops_the_run_before_the_first_update(run, make_shaped, tmp_path):
+    behavior = tuple(-60.0 if m else 0.0 for m in ROWS[7].mask)
+    data = make_shaped([changed(ROWS, 7, behavior=behavior)], name="other")
+    options = replace(OPTIONS, old_policy="recompute", max_mismatch=1e9)
+    for _ in range(2):  # the audit is kept: a rerun stops at once
+        with pytest.raises(MismatchError, match="max_mismatch 1000000000") as stopped:
+            run("out", data=[data], options=options)
+        assert stopped.value.rollout_ids[0] == ROWS[7].rollout_id
+    assert not read_metrics(tmp_path / "out")
+    assert run("calm", options=options).steps == 6
+
+
+def test_lost_old_logprobs_are_no_reason_to_take_others(run, tmp_path, monkeypatch):
+    options = replace(OPTIONS, old_policy="recompute")
+
+    def stop(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run("out", options=options, progress=stop)
+    shutil.rmtree(tmp_path / "out" / "old")
+    with pytest.raises(CorruptStateError, match="old is lost"):
+        run("out", options=options)
 
 
 def test_a_checkpoint_without_its_marker_is_never_picked(run, tmp_path, monkeypatch):
@@ -315,6 +356,24 @@ def test_an_exploded_gradient_stops_the_run_and_names_the_rollout(run, make_shap
     with pytest.raises(NonFiniteTrainingError, match="gradient norm") as stopped:
         run("out", data=[data])
     assert stopped.value.rollout_ids == (ROWS[7].rollout_id,)
+
+
+def test_a_ratio_beyond_its_limit_stops_the_run_and_names_the_rollouts(run, make_shaped, tmp_path):
+    behavior = tuple(-14.0 if m else 0.0 for m in ROWS[7].mask)
+    data = make_shaped([changed(ROWS, 7, behavior=behavior)], name="other")
+    with pytest.raises(ExplodedTrainingError, match="stop_ratio 1000") as stopped:
+        run("out", data=[data], options=replace(OPTIONS, stop_ratio=1e3))
+    assert stopped.value.rollout_ids == (ROWS[7].rollout_id,)
+    steps = len(read_metrics(tmp_path / "out"))
+    assert [c.step for c in complete_checkpoints(tmp_path / "out" / "state")][-1:] == ([steps] if steps else [])
+    assert run("never", data=[data], options=replace(OPTIONS, stop_ratio=float("inf"))).steps == 6
+
+
+def test_a_gradient_beyond_its_limit_stops_the_run_with_the_largest_first(run, make_shaped, tmp_path):
+    data = make_shaped([changed(ROWS, 7, advantages=(1e5, 1e5))], name="other")
+    with pytest.raises(ExplodedTrainingError, match="stop_grad_norm 1000") as stopped:
+        run("out", data=[data], options=replace(OPTIONS, stop_grad_norm=1e3))
+    assert stopped.value.rollout_ids[0] == ROWS[7].rollout_id
 
 
 def test_events_hold_the_same_numbers(run, tmp_path):

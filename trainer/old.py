@@ -1,0 +1,147 @@
+"""The old policy's log-probabilities, recomputed once before the first update, and what they say about the sampler.
+
+    OUT/old/part-000000.npy     float32, one for each completion token of the part; NaN where no step will read it
+    OUT/old/audit.json          written last: tokens, mismatch, the worst rollouts
+
+Dimensions: _C completion tokens of a part, _N tokens with a loss, _R rollouts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trainer.batching import build_micro_batch, check_ids, kept_tokens, plan_micro_batches
+from trainer.checkpoint import write_json
+from trainer.data import RowIndex, ShapedData
+from trainer.errors import MismatchError, NonFiniteTrainingError
+from trainer.options import TrainOptions
+from trainer.policy import Policy
+from trainer.stream import PartData, Rollout, decode_part, old_file
+
+log = logging.getLogger(__name__)
+AUDIT = "audit.json"
+NOTABLE = 1.05  # what NeMo-RL calls worth a look (its token_mult_prob_error)
+WORST = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """mismatch: mean over tokens of exp(|log old - log behavior|), 1 = none; worst: rollouts by their own mean."""
+
+    tokens: int
+    mismatch: float
+    worst: dict[str, float]
+
+
+def recompute_old(
+    data: ShapedData,
+    index: RowIndex,
+    wanted_R: NDArray[np.bool_],
+    *,
+    policy: Policy,
+    folder: Path,
+    temperature: float,
+    options: TrainOptions,
+) -> Audit:
+    """One pass over the parts that steps will read (wanted_R, over the index); done before, it is read back.
+
+    Raises MismatchError above options.max_mismatch, NonFiniteTrainingError where the policy gives none.
+    """
+    path = folder / AUDIT
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        found = _measure(data, index, wanted_R, folder=folder, policy=policy, temperature=temperature, options=options)
+        write_json(path, asdict(found))
+    audit = Audit(**json.loads(path.read_text(encoding="utf-8")))
+    limit = options.max_mismatch or np.inf
+    shown = ", ".join(f"{rollout} ({value:.3f})" for rollout, value in audit.worst.items())
+    if audit.mismatch > limit:
+        raise MismatchError(
+            f"Training stopped before its first update: trainer and sampler disagree, mean exp|log old - log behavior| "
+            f"is {audit.mismatch:.4f}, max_mismatch {limit}. Worst: {shown}. Compare the engine's dtype, temperature "
+            "and weights with the policy's, or raise max_mismatch.",
+            rollout_ids=tuple(audit.worst),
+        )
+    log.log(
+        logging.WARNING if audit.mismatch > NOTABLE else logging.INFO,
+        "old policy recomputed for %d tokens: mismatch with the sampler %.4f", audit.tokens, audit.mismatch,
+    )  # fmt: skip
+    return audit
+
+
+def _measure(
+    data: ShapedData,
+    index: RowIndex,
+    wanted_R: NDArray[np.bool_],
+    *,
+    folder: Path,
+    policy: Policy,
+    temperature: float,
+    options: TrainOptions,
+) -> Audit:
+    total, tokens, means = 0.0, 0, dict[str, float]()
+    for part in np.unique(index.part_R[wanted_R]).tolist():
+        decoded = decode_part(data, part, reference=False)
+        rows = index.row_R[wanted_R & (index.part_R == part)].tolist()
+        old_C = _part_logprobs(decoded, rows, policy=policy, temperature=temperature, options=options)
+        _write(old_file(folder, part), old_C)
+        for row in rows:
+            rollout = decoded.rollout(row)
+            old_T = old_C[decoded.token_offsets_R[row] : decoded.token_offsets_R[row + 1]]
+            kept = kept_tokens(rollout)
+            errors = np.exp(np.abs(old_T[kept].astype(np.float64) - rollout.behavior_T[kept]))
+            total, tokens = total + float(errors.sum()), tokens + len(kept)
+            if len(kept):
+                means[rollout.rollout_id] = float(errors.mean())
+        means = dict(sorted(means.items(), key=lambda item: -item[1])[:WORST])
+    return Audit(tokens=tokens, mismatch=total / max(tokens, 1), worst=means)
+
+
+@torch.no_grad()
+def _part_logprobs(
+    decoded: PartData, rows: list[int], *, policy: Policy, temperature: float, options: TrainOptions
+) -> NDArray[np.float32]:
+    old_C = np.full(len(decoded.tokens_C), np.nan, np.float32)
+    rollouts = [decoded.rollout(row) for row in rows]
+    for rollout in rollouts:
+        check_ids(rollout, policy.vocabulary_size)
+    lengths_R = np.array([len(rollout) for rollout in rollouts], np.int64)
+    for chosen in plan_micro_batches(lengths_R, budget=options.micro_batch_tokens, pack=policy.pack):
+        members = [rollouts[r] for r in chosen]
+        kept = [kept_tokens(rollout) for rollout in members]
+        if not sum(map(len, kept)):
+            continue
+        batch = build_micro_batch(members, [0.0] * len(members), kept, pack=policy.pack).to(policy.device)
+        found_N = policy.token_outputs(batch, temperature=temperature).logprobs_N.float().cpu().numpy()
+        places_N = np.concatenate([decoded.token_offsets_R[rows[r]] + k for r, k in zip(chosen, kept, strict=True)])
+        _check_finite(found_N, batch.rows_N.cpu().numpy(), members)
+        old_C[places_N] = found_N
+    return old_C
+
+
+def _check_finite(found_N: NDArray[np.float32], rows_N: NDArray[np.int64], members: list[Rollout]) -> None:
+    bad = np.unique(rows_N[~np.isfinite(found_N)]).tolist()
+    if bad:
+        ids = tuple(members[row].rollout_id for row in bad)
+        raise NonFiniteTrainingError(
+            f"Training stopped before its first update: the policy's log-probabilities of rollouts "
+            f"{', '.join(ids[:WORST])} are NaN or infinite. Its weights or inputs are broken.",
+            rollout_ids=ids,
+        )
+
+
+def _write(path: Path, values_C: NDArray[np.float32]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as stream:
+        np.save(stream, values_C, allow_pickle=False)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
