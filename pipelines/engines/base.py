@@ -106,6 +106,8 @@ class EngineOptions:
     max_num_seqs: rollouts sampled at a time. seed: the engine's own; rollouts carry theirs.
     recording: for kind "recorded", a Parquet or JSONL file, or "synthetic:SEED". extra: further arguments of the engine
     underneath, by its own names (kind vllm: vLLM's EngineArgs; kind transformers: batch_size; kind recorded: latency).
+    pooling: None for a model that samples; else how one that classifies tokens (a process reward model) is pooled, by
+    the names of vLLM's PoolerConfig, as {"pooling_type": "STEP", "step_tag_id": 9}; {} = the model's own way.
     """
 
     kind: str = "vllm"
@@ -116,6 +118,7 @@ class EngineOptions:
     logprobs_mode: str = "raw_logprobs"
     seed: int = 0
     recording: str | None = None
+    pooling: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -128,6 +131,7 @@ class EngineOptions:
         _require(_is_int(self.max_num_seqs) and self.max_num_seqs >= 1, "max_num_seqs", self.max_num_seqs, "1 or more")
         _require(self.kv_cache_gib > 0, "kv_cache_gib", self.kv_cache_gib, "over 0")
         _require(_is_int(self.seed) and self.seed >= 0, "seed", self.seed, "an integer, 0 or more")
+        _require(self.pooling is None or self.kind == "vllm", "pooling", self.pooling, "None unless kind is vllm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +177,13 @@ class Engine(Protocol):
 
     def score(self, token_ids: Sequence[int], *, start: int) -> Future[NDArray[np.float32]]:
         """Logprobs of token_ids[start:] (start >= 1), each given all tokens before it: T = 1, full vocabulary."""
+
+    def pool(self, token_ids: Sequence[int]) -> Future[NDArray[np.float32]]:
+        """What an engine with `EngineOptions.pooling` says of given tokens: float32 [positions, labels].
+
+        Positions are all tokens, or those that the pooling picks (a step tag). Raises EngineOptionError on an engine
+        that samples, as `submit` and `score` do on one that pools.
+        """
 
     def load_weights(self, model: str) -> None:
         """Take over the weights of another folder; what was submitted before is finished with the old ones."""

@@ -21,7 +21,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.engines.base import EngineDead, RequestRejected, Sample, SampleRequest, WeightsMismatchError
+from pipelines.engines.base import (
+    EngineDead,
+    EngineOptionError,
+    RequestRejected,
+    Sample,
+    SampleRequest,
+    WeightsMismatchError,
+)
 from pipelines.models import architecture
 
 logger = logging.getLogger(__name__)
@@ -35,6 +42,14 @@ class ScoreRequest:
     start: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class PoolRequest:
+    """Given tokens to classify."""
+
+    token_ids: Sequence[int]
+
+
+Request = SampleRequest | ScoreRequest | PoolRequest
 Answer = Sample | NDArray[np.float32] | RequestRejected
 
 
@@ -44,8 +59,9 @@ class Backend(Protocol):
     tokenizer: Any
     max_model_len: int
     vocab_size: int
+    pools: bool  # answers PoolRequests, and only those; else samples and scores
 
-    def add(self, key: int, request: SampleRequest | ScoreRequest) -> None:
+    def add(self, key: int, request: Any) -> None:
         """Take a request in. Raises RequestRejected where it alone is at fault."""
 
     def step(self) -> Iterable[tuple[int, Answer]]:
@@ -60,7 +76,7 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class _Work:
-    request: SampleRequest | ScoreRequest
+    request: Request
     future: Future[Any]
 
 
@@ -100,6 +116,7 @@ class DrivenEngine:
         self.tokenizer: Any = backend.tokenizer
         self.max_model_len: int = backend.max_model_len
         self._vocab_size = backend.vocab_size
+        self._pools = backend.pools
         atexit.register(self.close)
 
     @property
@@ -109,17 +126,25 @@ class DrivenEngine:
 
     def submit(self, request: SampleRequest) -> Future[Sample]:
         """See `Engine.submit`. Rejects an empty or too long prompt and ids outside the vocabulary."""
+        self._check_purpose(pools=False)
         limit = self.max_model_len - 1  # one token at least is sampled
         rejection = self._check_ids(request.prompt_token_ids, limit=limit, reason="prompt_too_long")
         return self._enqueue(request, rejection)
 
     def score(self, token_ids: Sequence[int], *, start: int) -> Future[NDArray[np.float32]]:
         """See `Engine.score`. Rejects what `submit` rejects, and a start outside 1..len(token_ids)."""
+        self._check_purpose(pools=False)
         rejection = self._check_ids(token_ids, limit=self.max_model_len, reason="rollout_too_long")
         if rejection is None and not 1 <= start <= len(token_ids):
             detail = f"start is {start}; the first token has no logprob, so it must be 1 to {len(token_ids)}"
             rejection = RequestRejected("bad_start", detail)
         return self._enqueue(ScoreRequest(token_ids=token_ids, start=start), rejection)
+
+    def pool(self, token_ids: Sequence[int]) -> Future[NDArray[np.float32]]:
+        """See `Engine.pool`. Rejects what `score` rejects."""
+        self._check_purpose(pools=True)
+        rejection = self._check_ids(token_ids, limit=self.max_model_len, reason="rollout_too_long")
+        return self._enqueue(PoolRequest(token_ids=token_ids), rejection)
 
     def load_weights(self, model: str) -> None:
         """See `Engine.load_weights`. Raises WeightsMismatchError, or what is wrong with the folder; neither harms.
@@ -151,6 +176,14 @@ class DrivenEngine:
 
     # --- the caller's side ---------------------------------------------------------------------------------------
 
+    def _check_purpose(self, *, pools: bool) -> None:
+        if pools != self._pools:
+            raise EngineOptionError(
+                f"{self._model} runs {'pooled' if self._pools else 'to sample'}, so it cannot "
+                f"{'classify' if pools else 'sample or score'} tokens; {'set' if pools else 'leave out'} "
+                "EngineOptions.pooling."
+            )
+
     def _check_ids(self, token_ids: Sequence[int], *, limit: int, reason: str) -> RequestRejected | None:
         if len(token_ids) == 0:
             return RequestRejected("empty_prompt", "there are no tokens to start from")
@@ -163,7 +196,7 @@ class DrivenEngine:
             return RequestRejected("bad_token_ids", f"token id {wrong}; the model has 0 to {self._vocab_size - 1}")
         return None
 
-    def _enqueue(self, request: SampleRequest | ScoreRequest, rejection: RequestRejected | None) -> Future[Any]:
+    def _enqueue(self, request: Request, rejection: RequestRejected | None) -> Future[Any]:
         future: Future[Any] = Future()
         if rejection is not None:
             future.set_exception(rejection)

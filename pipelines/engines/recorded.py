@@ -71,6 +71,8 @@ def synthetic_scores(request: ScoreRequest, *, seed: int) -> NDArray[np.float32]
 class RecordedBackend:
     """A recording or a hash behind the driver's five calls; see `driver.Backend`."""
 
+    pools = False
+
     def __init__(self, model: str, options: EngineOptions) -> None:
         unknown = set(options.extra) - {"latency"}
         if unknown:

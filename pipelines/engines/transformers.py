@@ -102,6 +102,8 @@ class _Row:
 class TransformersBackend:
     """A causal language model of transformers behind the driver's five calls; see `driver.Backend`."""
 
+    pools = False
+
     def __init__(self, model: str, options: EngineOptions) -> None:
         unknown = set(options.extra) - {"batch_size"}
         if unknown:

@@ -35,7 +35,14 @@ from pipelines.engines.base import (
     SampleRequest,
 )
 from pipelines.engines.device import device_kind, resolve_dtype
-from pipelines.engines.driver import Answer, DrivenEngine, ScoreRequest
+from pipelines.engines.driver import Answer, DrivenEngine, PoolRequest, Request, ScoreRequest
+from pipelines.engines.vllm_arguments import (
+    engine_arguments,
+    pooling_params,
+    purpose,
+    sampling_params,
+    scoring_params,
+)
 from pipelines.models import load_tokenizer, read_config
 
 # In process: no child to leak. Lengths are checked here (see _context_length), so vLLM may be told one token more.
@@ -44,11 +51,12 @@ _DEFAULT_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM
 # What vLLM sets for workers it would start; here they would reach verifiers' and trainers' processes.
 _CHILD_VARIABLES = ("LD_PRELOAD", "LD_LIBRARY_PATH", "LOCAL_WORLD_SIZE")
 # Set from the fields of EngineOptions, so not to be given in `extra`.
-_OWN_ARGUMENTS = frozenset({"model", "tokenizer", "dtype", "max_model_len", "max_num_seqs", "logprobs_mode", "seed"})
-# Scoring makes the logits of a whole batch of prompt tokens in float32 (2,048 tokens x 152,000 words = 1.2 GB), beyond
-# the memory vLLM plans with; a GPU cuts prompts into pieces of this many tokens.
-_GPU_BATCHED_TOKENS = 2048
-_CPU_BATCHED_TOKENS = 4096
+_OWN_ARGUMENTS = frozenset(
+    {
+        *("model", "tokenizer", "dtype", "max_model_len", "max_num_seqs", "logprobs_mode", "seed"),
+        *("runner", "pooler_config"),
+    }
+)
 
 
 def start(model: str, options: EngineOptions) -> DrivenEngine:
@@ -56,48 +64,12 @@ def start(model: str, options: EngineOptions) -> DrivenEngine:
     return DrivenEngine(lambda: VllmBackend(model, options), model=model, name="vllm")
 
 
-def engine_arguments(
-    model: str, options: EngineOptions, *, device: str, dtype: str, context_length: int
-) -> dict[str, Any]:
-    """The options as keywords of vLLM's EngineArgs; `extra` goes over the defaults, not over the options' own fields.
-
-    On a CPU chunked prefill is off and a prompt always fits one step: a seeded request whose prefill is cut asks its
-    generator for an offset, which CPU generators do not have ("CPU Generator does not use offset", vLLM 0.32), and the
-    engine dies. It can go once vLLM's CPU runner does without.
-    """
-    arguments: dict[str, Any] = {
-        "enforce_eager": device == "cpu",
-        "enable_prefix_caching": True,
-        "disable_log_stats": True,
-        "use_tqdm_on_load": False,
-    }
-    if device == "cpu":
-        arguments |= {
-            "kv_cache_memory_bytes": int(options.kv_cache_gib * 2**30),
-            "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(context_length + 1, _CPU_BATCHED_TOKENS, options.max_num_seqs),
-        }
-    else:
-        arguments |= {"max_num_batched_tokens": max(_GPU_BATCHED_TOKENS, options.max_num_seqs)}
-    return {
-        **arguments,
-        **options.extra,
-        "model": model,
-        "dtype": dtype,
-        # One more than promised: vLLM scores a prompt only where a further token would fit.
-        "max_model_len": context_length + 1,
-        "max_num_seqs": options.max_num_seqs,
-        "logprobs_mode": options.logprobs_mode,
-        "seed": options.seed,
-    }
-
-
 def check_extra(extra: Mapping[str, Any], known: Iterable[str]) -> None:
     """Every key of `extra` is an argument of vLLM that no option of ours sets; else EngineOptionError."""
     known = set(known)
     for name in extra:
         if name in _OWN_ARGUMENTS:
-            raise EngineOptionError(f"extra.{name} is set by the engine option of that name (or by the model folder).")
+            raise EngineOptionError(f"extra.{name} is set by an engine option of its own (or by the model folder).")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
@@ -144,16 +116,19 @@ class VllmBackend:
             _one_in_this_process.release()
             raise
         self.vocab_size = int(self._engine.model_config.get_vocab_size())
-        self._requests: dict[str, SampleRequest | ScoreRequest] = {}
+        self.pools = options.pooling is not None
+        self._requests: dict[str, Request] = {}
 
-    def add(self, key: int, request: SampleRequest | ScoreRequest) -> None:
+    def add(self, key: int, request: Request) -> None:
         """Give one request to vLLM's scheduler."""
         from vllm.inputs.engine import tokens_input
 
         if isinstance(request, SampleRequest):
-            token_ids, params = request.prompt_token_ids, self._sampling_params(request)
+            token_ids = request.prompt_token_ids
+            params = sampling_params(request, room=self.max_model_len - len(token_ids))
         else:
-            token_ids, params = request.token_ids, _scoring_params()
+            token_ids = request.token_ids
+            params = scoring_params() if isinstance(request, ScoreRequest) else pooling_params()
         prompt = tokens_input([int(i) for i in token_ids])
         try:
             self._engine.add_request(str(key), prompt, params)
@@ -183,27 +158,9 @@ class VllmBackend:
         finally:
             _one_in_this_process.release()
 
-    def _sampling_params(self, request: SampleRequest) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        sampling = request.sampling
-        return SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            min_p=sampling.min_p,
-            max_tokens=min(sampling.max_tokens, self.max_model_len - len(request.prompt_token_ids)),
-            stop=list(sampling.stop),
-            ignore_eos=sampling.ignore_eos,
-            seed=request.seed,
-            logprobs=0,
-            flat_logprobs=True,
-            detokenize=bool(sampling.stop),  # vLLM needs the text only to look for stop strings
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-
-    def _answer(self, output: Any, request: SampleRequest | ScoreRequest) -> Answer:
+    def _answer(self, output: Any, request: Request) -> Answer:
+        if isinstance(request, PoolRequest):
+            return _pooled(output)
         completion = output.outputs[0]
         if completion.finish_reason not in ("stop", "length"):
             detail = f"vLLM finished it as {completion.finish_reason!r} after {len(completion.token_ids)} tokens"
@@ -240,7 +197,7 @@ def _start_engine(model: str, options: EngineOptions) -> tuple[Any, int]:
     check_extra(options.extra, (field.name for field in dataclasses.fields(EngineArgs)))
     dtype = resolve_dtype(model, options)
     try:
-        limit = EngineArgs(model=model, dtype=dtype).create_model_config().max_model_len
+        limit = EngineArgs(model=model, dtype=dtype, **purpose(options)).create_model_config().max_model_len
         length = _context_length(options.max_model_len, limit=limit, model=model)
         arguments = engine_arguments(model, options, device=device_kind(), dtype=dtype, context_length=length)
         with warnings.catch_warnings():
@@ -282,18 +239,13 @@ def _context_length(wanted: int | None, *, limit: int, model: str) -> int:
     return wanted or limit
 
 
-def _scoring_params() -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(
-        max_tokens=1,
-        prompt_logprobs=0,
-        temperature=0.0,
-        flat_logprobs=True,
-        detokenize=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
+def _pooled(output: Any) -> Answer:
+    if output.error is not None:
+        return RequestRejected("request_failed", str(output.error))
+    rows = np.atleast_2d(output.outputs.data.float().numpy())
+    if np.isnan(rows).any():
+        return RequestRejected("non_finite_score", f"NaN at position {int(np.argwhere(np.isnan(rows))[0, 0])}")
+    return rows
 
 
 def _finite(answer: Answer, logprobs: NDArray[np.float32], *, allow_zero_probability: bool) -> Answer:

@@ -41,6 +41,8 @@ def engine_environment(model: str, options: EngineOptions) -> dict[str, Any]:
     extra = {name: value for name, value in options.extra.items() if name not in OPERATIONAL_EXTRA}
     if extra:
         found["extra"] = extra
+    if options.pooling is not None:
+        found["pooling"] = dict(options.pooling)
     if options.kind == "recorded":
         return found | {"recording": _recording_identity(options.recording)}
     return found | {"dtype": resolve_dtype(model, options), "device": device_kind(), "engine_seed": options.seed}

@@ -23,6 +23,8 @@ class Echo:
     max_model_len = 10
     vocab_size = 100
 
+    pools = False
+
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()

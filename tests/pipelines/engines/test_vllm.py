@@ -30,7 +30,8 @@ from pipelines.engines import (
     release,
     start_engine,
 )
-from pipelines.engines.vllm import check_extra, engine_arguments, sampled_logprobs
+from pipelines.engines.vllm import check_extra, sampled_logprobs
+from pipelines.engines.vllm_arguments import engine_arguments
 
 RAW = EngineOptions(dtype="float32", kv_cache_gib=0.25, max_num_seqs=32)
 PROCESSED = EngineOptions(dtype="float32", kv_cache_gib=0.25, max_num_seqs=32, logprobs_mode="processed_logprobs")
@@ -375,7 +376,7 @@ def test_a_context_longer_than_the_models_is_refused(tiny_model: str) -> None:
 def test_an_unknown_vllm_argument_is_named_with_its_neighbour() -> None:
     with pytest.raises(EngineOptionError, match=r"extra.blok_size is no engine argument.*Did you mean block_size"):
         check_extra({"blok_size": 16}, ["block_size", "model", "dtype"])
-    with pytest.raises(EngineOptionError, match=r"extra.dtype is set by the engine option"):
+    with pytest.raises(EngineOptionError, match=r"extra.dtype is set by an engine option"):
         check_extra({"dtype": "float16"}, ["block_size", "model", "dtype"])
 
 

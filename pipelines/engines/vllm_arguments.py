@@ -1,0 +1,105 @@
+"""Our options in vLLM's words: the arguments of its engine and the parameters of its requests. Imports vLLM late."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.engines.base import EngineOptionError, EngineOptions, SampleRequest
+
+# Scoring makes the logits of a whole batch of prompt tokens in float32 (2,048 tokens x 152,000 words = 1.2 GB), beyond
+# the memory vLLM plans with; a GPU cuts prompts into pieces of this many tokens.
+_GPU_BATCHED_TOKENS = 2048
+_CPU_BATCHED_TOKENS = 4096
+
+
+def engine_arguments(
+    model: str, options: EngineOptions, *, device: str, dtype: str, context_length: int
+) -> dict[str, Any]:
+    """The options as keywords of vLLM's EngineArgs; `extra` goes over the defaults, not over the options' own fields.
+
+    On a CPU chunked prefill is off and a prompt always fits one step: a seeded request whose prefill is cut asks its
+    generator for an offset, which CPU generators do not have ("CPU Generator does not use offset", vLLM 0.32), and the
+    engine dies. It can go once vLLM's CPU runner does without.
+    """
+    arguments: dict[str, Any] = {
+        "enforce_eager": device == "cpu",
+        "enable_prefix_caching": options.pooling is None,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+    if device == "cpu":
+        arguments |= {
+            "kv_cache_memory_bytes": int(options.kv_cache_gib * 2**30),
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(context_length + 1, _CPU_BATCHED_TOKENS, options.max_num_seqs),
+        }
+    else:
+        arguments |= {"max_num_batched_tokens": max(_GPU_BATCHED_TOKENS, options.max_num_seqs)}
+    return {
+        **arguments,
+        **options.extra,
+        **purpose(options),
+        "model": model,
+        "dtype": dtype,
+        # One more than promised: vLLM scores a prompt only where a further token would fit.
+        "max_model_len": context_length + (options.pooling is None),
+        "max_num_seqs": options.max_num_seqs,
+        "logprobs_mode": options.logprobs_mode,
+        "seed": options.seed,
+    }
+
+
+def purpose(options: EngineOptions) -> dict[str, Any]:
+    """Whether the model samples or pools, as EngineArgs keywords. Raises EngineOptionError for a pooling unknown."""
+    if options.pooling is None:
+        return {}
+    from vllm.config import PoolerConfig
+
+    try:
+        return {"runner": "pooling", "pooler_config": PoolerConfig(**options.pooling)}
+    except (TypeError, ValueError) as error:
+        raise EngineOptionError(f"pooling is {dict(options.pooling)!r}, which vLLM refuses: {error}") from error
+
+
+def sampling_params(request: SampleRequest, *, room: int) -> Any:
+    """One rollout's SamplingParams; `room` is how many tokens still fit the context."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    sampling = request.sampling
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        max_tokens=min(sampling.max_tokens, room),
+        stop=list(sampling.stop),
+        ignore_eos=sampling.ignore_eos,
+        seed=request.seed,
+        logprobs=0,
+        flat_logprobs=True,
+        detokenize=bool(sampling.stop),  # vLLM needs the text only to look for stop strings
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def scoring_params() -> Any:
+    """Logprobs of a prompt's own tokens; the one token sampled besides is dropped."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=1,
+        prompt_logprobs=0,
+        temperature=0.0,
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def pooling_params() -> Any:
+    """Each position's classes; what is a position, and whether they are softmaxed, says the engine's pooler."""
+    from vllm import PoolingParams
+
+    return PoolingParams(task="token_classify")
