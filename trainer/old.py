@@ -34,11 +34,12 @@ WORST = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """mismatch: mean over tokens of exp(|log old - log behavior|), 1 = none; worst: rollouts by their own mean."""
+    """mismatch: mean over tokens of exp(|log old - log behavior|), 1 = none; worst: rollouts with their own mean, the
+    largest first."""
 
     tokens: int
     mismatch: float
-    worst: dict[str, float]
+    worst: list[tuple[str, float]]
 
 
 def recompute_old(
@@ -62,13 +63,13 @@ def recompute_old(
         write_json(path, asdict(found))
     audit = Audit(**json.loads(path.read_text(encoding="utf-8")))
     limit = options.max_mismatch or np.inf
-    shown = ", ".join(f"{rollout} ({value:.3f})" for rollout, value in audit.worst.items())
+    shown = ", ".join(f"{rollout} ({value:.3f})" for rollout, value in audit.worst)
     if audit.mismatch > limit:
         raise MismatchError(
             f"Training stopped before its first update: trainer and sampler disagree, mean exp|log old - log behavior| "
-            f"is {audit.mismatch:.4f}, max_mismatch {limit}. Worst: {shown}. Compare the engine's dtype, temperature "
+            f"is {audit.mismatch:.4f}, max_mismatch {limit:g}. Worst: {shown}. Compare the engine's dtype, temperature "
             "and weights with the policy's, or raise max_mismatch.",
-            rollout_ids=tuple(audit.worst),
+            rollout_ids=tuple(rollout for rollout, _ in audit.worst),
         )
     log.log(
         logging.WARNING if audit.mismatch > NOTABLE else logging.INFO,
@@ -87,7 +88,7 @@ def _measure(
     temperature: float,
     options: TrainOptions,
 ) -> Audit:
-    total, tokens, means = 0.0, 0, dict[str, float]()
+    total, tokens, worst = 0.0, 0, list[tuple[str, float]]()
     for part in np.unique(index.part_R[wanted_R]).tolist():
         decoded = decode_part(data, part, reference=False)
         rows = index.row_R[wanted_R & (index.part_R == part)].tolist()
@@ -100,9 +101,9 @@ def _measure(
             errors = np.exp(np.abs(old_T[kept].astype(np.float64) - rollout.behavior_T[kept]))
             total, tokens = total + float(errors.sum()), tokens + len(kept)
             if len(kept):
-                means[rollout.rollout_id] = float(errors.mean())
-        means = dict(sorted(means.items(), key=lambda item: -item[1])[:WORST])
-    return Audit(tokens=tokens, mismatch=total / max(tokens, 1), worst=means)
+                worst.append((rollout.rollout_id, float(errors.mean())))
+        worst = sorted(worst, key=lambda item: -item[1])[:WORST]
+    return Audit(tokens=tokens, mismatch=total / max(tokens, 1), worst=worst)
 
 
 @torch.no_grad()
