@@ -35,7 +35,8 @@ WORST = 8
 @dataclass(frozen=True, kw_only=True)
 class Audit:
     """mismatch: mean over tokens of exp(|log old - log behavior|), 1 = none; worst: rollouts with their own mean, the
-    largest first."""
+    largest first.
+    """
 
     tokens: int
     mismatch: float
