@@ -15,7 +15,7 @@ import pyarrow as pa
 from pass_ops import chunking, standardize
 from pass_ops.config import Operator, ShapingConfig
 from pass_ops.errors import NonFiniteError, OutputOverflowError, StepEndsError
-from pass_ops.ragged import Elements, Tokens, frozen
+from pass_ops.ragged import Array, Elements, Tokens, frozen
 from pass_ops.rollouts import Rollouts
 
 BLOCK_TOKENS = 1 << 18
@@ -163,11 +163,15 @@ def pool(
         OutputOverflowError: weights so large that sums overflow.
     """
     rows = len(rollouts)
-    group = standardize.group_statistics(
+    values = (
         block.first_G, block.last_G, rollouts.starts_G1, rollouts.used_R, rollouts.read_R, pooled, block.elements,
         weight, np.zeros(rows) if add_R is None else add_R, np.empty((0, rows)) if joined_R is None else joined_R,
-        standardize.OPERATOR_CODES[operator], config.std_ddof, config.std_eps, *statistics,
     )  # fmt: skip
+    if operator == "leave_one_out":
+        group = standardize.leave_one_out_statistics(*values, *statistics)
+    else:
+        code = standardize.OPERATOR_CODES[operator]
+        group = standardize.group_statistics(*values, code, config.std_ddof, config.std_eps, *statistics)
     if group != standardize.FINE:
         _raise_not_finite(rollouts, block, group)
 
@@ -182,6 +186,16 @@ def standardized(rollouts: Rollouts, x_R: np.ndarray, operator: Operator, config
     if group != standardize.FINE:
         raise OutputOverflowError(_too_large(rollouts.name(rollouts.starts_G1[group])))
     return out_R
+
+
+def live(elements: Elements, row: int) -> Array:
+    """Which of the row's elements are live (bool)."""
+    count = int(elements.live_starts_R1[row + 1] - elements.live_starts_R1[row])
+    if elements.count_R[row] in (0, count):
+        return np.full(count, elements.count_R[row] > 0)
+    start = int(elements.live_starts_R1[row]) - elements.live_base
+    marked: Array = elements.live_E[start : start + count] != 0
+    return marked
 
 
 def check_output(rollouts: Rollouts, row: int) -> None:
@@ -240,13 +254,9 @@ def _raise_not_finite(rollouts: Rollouts, block: Block, group: int) -> None:
 
 
 def _first_not_finite(elements: Elements, row: int) -> tuple[int, float] | None:
-    if elements.count_R[row] == 0:
-        return None
-    count = int(elements.live_starts_R1[row + 1] - elements.live_starts_R1[row])
-    start, live_start = int(elements.starts_R1[row]), int(elements.live_starts_R1[row]) - elements.live_base
-    wrong = ~np.isfinite(elements.values[start : start + count])
-    if elements.count_R[row] != count:
-        wrong &= elements.live_E[live_start : live_start + count] != 0
+    live_E = live(elements, row)
+    start = int(elements.starts_R1[row])
+    wrong = ~np.isfinite(elements.values[start : start + len(live_E)]) & live_E
     if not wrong.any():
         return None
     at = int(np.argmax(wrong))

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+import pkgutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from pass_ops.errors import OptionError
 
-Estimator = Literal["pass", "reward_shaping", "grpo_process", "grpo_outcome"]
 Signal = Literal["prm", "kl"]
-Operator = Literal["masked_norm", "abs_max", "mean_only", "none"]
+Operator = Literal["masked_norm", "abs_max", "mean_only", "leave_one_out", "none"]
 
-ESTIMATORS: tuple[Estimator, ...] = ("pass", "reward_shaping", "grpo_process", "grpo_outcome")
+#: estimators by name; any other is given as an import path `module:function`, see `pass_ops.group`
+ESTIMATORS = ("pass", "reward_shaping", "grpo_process", "grpo_outcome", "rloo", "dr_grpo", "gdpo", "prime")
 SIGNALS: tuple[Signal, ...] = ("prm", "kl")
-OPERATORS: tuple[Operator, ...] = ("masked_norm", "abs_max", "mean_only", "none")
+OPERATORS: tuple[Operator, ...] = ("masked_norm", "abs_max", "mean_only", "leave_one_out", "none")
+
+#: those that never read the process signal, and those that read it whatever its weight, for their chunks
+WITHOUT_PROCESS = ("grpo_outcome", "rloo", "dr_grpo", "gdpo")
+WITH_PROCESS = ("pass", "reward_shaping", "grpo_process")
+#: those that add streams up, or pool them, before they standardize
+TOGETHER = ("reward_shaping", "grpo_process", "grpo_outcome")
+#: those whose operator is part of their name
+OWN_OPERATOR: dict[str, Operator] = {"rloo": "leave_one_out", "dr_grpo": "mean_only", "prime": "leave_one_out"}
 
 
 def _set(instance: object, name: str, value: object) -> None:
@@ -27,12 +36,12 @@ def _listed(choices: Sequence[str]) -> str:
     return ", ".join(repr(choice) for choice in choices)
 
 
-def _choice(value: Any, choices: Sequence[str], *, option: str) -> None:
+def _choice(value: Any, choices: Sequence[str], *, option: str, others: str = "") -> None:
     if isinstance(value, str) and value in choices:
         return
     near = difflib.get_close_matches(str(value).lower(), choices, n=1)
     hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
-    raise OptionError(f"option {option}: unknown value {value!r}; the choices are {_listed(choices)}; {hint}")
+    raise OptionError(f"option {option}: unknown value {value!r}; the choices are {_listed(choices)}{others}; {hint}")
 
 
 def _number(value: Any, *, option: str, low: float = -math.inf, high: float = math.inf) -> float:
@@ -86,7 +95,7 @@ class Weights(_Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Standardizers(_Options):
-    """One standardization operator for each stream, for estimator `pass`.
+    """One standardization operator for each stream, for estimators that standardize the streams apart.
 
     abs_max is meant for KL-style process signals: on 0/1 rewards it gives no negative advantage.
 
@@ -108,9 +117,11 @@ class ShapingConfig(_Options):
     """Which estimator forms the advantages, and its options.
 
     Attributes:
-        estimator: `pass` (AF, CV, DL), `reward_shaping`, `grpo_process` or `grpo_outcome`.
+        estimator: `pass` (AF, CV, DL), `reward_shaping`, `grpo_process`, `grpo_outcome`, `rloo`, `dr_grpo`, `gdpo`,
+            `prime`, or your own function as "module:function" (`pass_ops.Group` says what it gets and gives).
         signal: `prm`, one score per step with its end, or `kl`, one score per token.
-        standardize: operator N(x; S) of all streams, or `Standardizers` (estimator `pass` only).
+        standardize: operator N(x; S) of all streams, or `Standardizers` (`pass` and `gdpo`; your own function reads
+            `config.standardizers`). `rloo`, `dr_grpo` and `prime` bring their own and ignore it.
         weights: w_prc, w_out, w_fmt.
         k: exponent of Divide-Length in [0, 1]; 0 is the plain return-to-go ("PASS without DL"), 1 the average.
         eta: tolerance of Chunk-by-Value for a `kl` trace, at least 0.
@@ -118,13 +129,13 @@ class ShapingConfig(_Options):
         std_ddof: 1 (sample) or 0 (population) standard deviation in `masked_norm`.
         std_eps: added to the standard deviation, at least 0.
 
-    `k`, `eta` and `chunk` mean nothing to the two grpo estimators and are ignored by them.
+    `k`, `eta` and `chunk` are read by `pass` and `reward_shaping`; the other named estimators ignore them.
 
     Raises:
-        OptionError: an unknown name or a value outside its range.
+        OptionError: an unknown name, an import path that leads to no function, or a value outside its range.
     """
 
-    estimator: Estimator = "pass"
+    estimator: str = "pass"
     signal: Signal = "prm"
     standardize: Operator | Standardizers = "masked_norm"
     weights: Weights = Weights()
@@ -135,14 +146,19 @@ class ShapingConfig(_Options):
     std_eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        _choice(self.estimator, ESTIMATORS, option="estimator")
+        if isinstance(self.estimator, str) and ":" in self.estimator:
+            load_estimator(self.estimator)
+        else:
+            _choice(
+                self.estimator, ESTIMATORS, option="estimator", others="; your own function is given as module:function"
+            )
         _choice(self.signal, SIGNALS, option="signal")
         if not isinstance(self.standardize, Standardizers):
             _choice(self.standardize, OPERATORS, option="standardize")
-        elif self.estimator != "pass":
+        elif self.estimator in TOGETHER:
             raise OptionError(
-                f"option standardize: one operator per stream only works with estimator 'pass', and estimator is "
-                f"{self.estimator!r}, which standardizes its streams together; give one of {_listed(OPERATORS)}"
+                f"option standardize: one operator per stream only works where streams are standardized apart, and "
+                f"estimator {self.estimator!r} standardizes them together; give one of {_listed(OPERATORS)}"
             )
         if not isinstance(self.weights, Weights):
             raise OptionError(
@@ -163,6 +179,28 @@ class ShapingConfig(_Options):
     @property
     def standardizers(self) -> Standardizers:
         """The operator of each stream."""
-        if isinstance(self.standardize, Standardizers):
-            return self.standardize
-        return Standardizers(process=self.standardize, outcome=self.standardize, format=self.standardize)
+        one = OWN_OPERATOR.get(self.estimator, self.standardize)
+        if isinstance(one, Standardizers):
+            return one
+        return Standardizers(process=one, outcome=one, format=one)
+
+    @property
+    def reads_process(self) -> bool:
+        """Whether the process signal is read: always, never, or where its weight is not 0."""
+        if self.estimator in WITHOUT_PROCESS:
+            return False
+        return self.estimator in WITH_PROCESS or self.weights.process != 0.0
+
+
+def load_estimator(path: str) -> Callable[..., Any]:
+    """The function that the import path `module:function` names. Raises OptionError where it leads to none."""
+    where = f"option estimator: {path!r}"
+    try:
+        function = pkgutil.resolve_name(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise OptionError(
+            f"{where} leads nowhere ({error}); give module:function, with the module on the import path"
+        ) from error
+    if not callable(function):
+        raise OptionError(f"{where} is {function!r}, which cannot be called; name a function of (group, config)")
+    return cast("Callable[..., Any]", function)

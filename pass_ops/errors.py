@@ -50,6 +50,10 @@ class GroupOrderError(ShapingError):
     """The rows of one group are not adjacent."""
 
 
+class EstimatorError(ShapingError):
+    """An estimator of your own returned what cannot be the advantages of its group."""
+
+
 class OutputOverflowError(ShapingError, OverflowError):
     """A shaped value is beyond float32."""
 

@@ -1,4 +1,4 @@
-"""Which operations form the advantages, in which order (pass.md section 5; paper Alg. 4, Tables 2 and 3).
+"""Which operations form the advantages, in which order (paper Alg. 4, Tables 2 and 3, and what PASS is compared with).
 
 An estimator is a function from rollouts (whole groups) to chunks. It works through them in blocks of groups, small
 enough to stay in the processor's cache from one operation to the next. Legend of dimensions: see `pass_ops.ragged`.
@@ -12,8 +12,10 @@ import numpy as np
 
 from pass_ops import blocks, chunking, divide_length
 from pass_ops.blocks import Block, Chunks, Output, Statistics
-from pass_ops.config import Estimator, ShapingConfig
+from pass_ops.by_group import by_group
+from pass_ops.config import ShapingConfig, load_estimator
 from pass_ops.fusion import Fusion, fuse, shape_rewards
+from pass_ops.prime import prime
 from pass_ops.ragged import frozen
 from pass_ops.rollouts import Rollouts
 
@@ -65,10 +67,44 @@ def grpo_process(rollouts: Rollouts, config: ShapingConfig) -> Chunks:
 
 
 def grpo_outcome(rollouts: Rollouts, config: ShapingConfig) -> Chunks:
-    """GRPO(ORM): the standardized sum of outcome and format on every token; one chunk a rollout."""
+    """GRPO(ORM): the standardized sum of outcome and format on every token.
+
+    With `mean_only` it is Dr. GRPO (arXiv 2503.20783), with `leave_one_out` RLOO (arXiv 2402.14740).
+    """
     weights = config.weights
     x_R = weights.outcome * rollouts.outcome_R + weights.format * rollouts.format_R
-    advantage_R = blocks.standardized(rollouts, x_R, config.standardizers.outcome, config)
+    return _one_chunk(rollouts, blocks.standardized(rollouts, x_R, config.standardizers.outcome, config))
+
+
+def gdpo(rollouts: Rollouts, config: ShapingConfig) -> Chunks:
+    """GDPO (arXiv 2601.05242): outcome and format standardized apart, their weighted sum on every token."""
+    weights, operators = config.weights, config.standardizers
+    outcome_R = blocks.standardized(rollouts, rollouts.outcome_R, operators.outcome, config)
+    format_R = blocks.standardized(rollouts, rollouts.format_R, operators.format, config)
+    return _one_chunk(rollouts, weights.outcome * outcome_R + weights.format * format_R)
+
+
+def estimator_of(config: ShapingConfig) -> Callable[[Rollouts, ShapingConfig], Chunks]:
+    """The function that `config.estimator` names."""
+    if ":" in config.estimator:
+        return by_group(load_estimator(config.estimator))
+    return ESTIMATORS[config.estimator]
+
+
+ESTIMATORS: dict[str, Callable[[Rollouts, ShapingConfig], Chunks]] = {
+    "pass": pass_,
+    "reward_shaping": reward_shaping,
+    "grpo_process": grpo_process,
+    "grpo_outcome": grpo_outcome,
+    "rloo": grpo_outcome,  # these two differ by the operator that their name stands for: config.OWN_OPERATOR
+    "dr_grpo": grpo_outcome,
+    "gdpo": gdpo,
+    "prime": by_group(prime),
+}
+
+
+def _one_chunk(rollouts: Rollouts, advantage_R: np.ndarray) -> Chunks:
+    """One chunk a rollout, with this advantage."""
     output = Output(rollouts, chunks=0)
     for _ in blocks.split(rollouts, output):
         pass  # only the masks are needed: which rows are trainable
@@ -85,14 +121,6 @@ def grpo_outcome(rollouts: Rollouts, config: ShapingConfig) -> Chunks:
         path_R=output.path_R,
         trainable_R=output.trainable_R,
     )
-
-
-ESTIMATORS: dict[Estimator, Callable[[Rollouts, ShapingConfig], Chunks]] = {
-    "pass": pass_,
-    "reward_shaping": reward_shaping,
-    "grpo_process": grpo_process,
-    "grpo_outcome": grpo_outcome,
-}
 
 
 def _fuse_chunk_divide(rollouts: Rollouts, config: ShapingConfig, fusion: Fusion) -> Chunks:

@@ -94,8 +94,8 @@ def choose_streams(table: pa.Table, config: ShapingConfig) -> Streams:
     gated = config.estimator == "pass" and "format_ok" in present
     formatted = gated or config.weights.format != 0.0
     streams = Streams(
-        process=config.estimator != "grpo_outcome",
-        ends=config.estimator != "grpo_outcome" and config.signal == "prm",
+        process=config.reads_process,
+        ends=config.reads_process and config.signal == "prm",
         outcome=config.weights.outcome != 0.0,
         format_reward=formatted and "format_reward" in present,
         indicator=gated or (formatted and "format_reward" not in present),

@@ -51,8 +51,9 @@ def shape(table: pa.Table, config: ShapingConfig, *, threads: int | None = None)
         raise OptionError(f"config: expected a ShapingConfig, got {config!r}; build one, ShapingConfig(estimator=...)")
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise OptionError(f"threads: expected a whole number of at least 1, got {threads!r}; leave it out for all")
-    from pass_ops.estimators import ESTIMATORS  # numba takes a second to import
+    from pass_ops.estimators import estimator_of  # numba takes a second to import
 
+    estimator = estimator_of(config)
     streams = choose_streams(table, config)
     starts_G1 = columns.group_starts(table, needed_by="shaping")
     workers = threads or pa.cpu_count()
@@ -60,7 +61,7 @@ def shape(table: pa.Table, config: ShapingConfig, *, threads: int | None = None)
     def work(groups: slice) -> Chunks:
         first_row = int(starts_G1[groups.start])
         rollouts = read_rollouts(table, first_row, starts_G1[groups.start : groups.stop + 1] - first_row, streams)
-        return ESTIMATORS[config.estimator](rollouts, config)
+        return estimator(rollouts, config)
 
     spans = list(_spans(table, starts_G1, workers))
     if workers == 1 or len(spans) <= 1:

@@ -3,7 +3,11 @@
     masked_norm   (x - mean(S)) / (std(S) + eps); 0 where |S| = 1 or all of S is equal
     abs_max       x / max(abs(S)); 0 where that is 0
     mean_only     x - mean(S)                     (Dr. GRPO)
+    leave_one_out n / (n - 1) * (x - m); 0 where n = 1      (RLOO, PRIME)
     none          x
+
+leave_one_out is what a rollout's value has above the others' average: n rollouts have values in S, and m is the mean
+of their means (a rollout may have many values, the scores of its steps).
 
 Every operator is (x - center) / scale, so a pool is reduced to (center, scale); an infinite scale says "the result
 is 0". Sums run in float64 around the pool's first value. Value n of a pool is added to lane n % LANES, and the lanes
@@ -21,12 +25,13 @@ from pass_ops.config import Operator
 from pass_ops.jit import kernel
 from pass_ops.ragged import Array, Elements
 
-NONE, MEAN_ONLY, MASKED_NORM, ABS_MAX = range(4)
+NONE, MEAN_ONLY, MASKED_NORM, ABS_MAX, LEAVE_ONE_OUT = range(5)
 OPERATOR_CODES: dict[Operator, int] = {
     "none": NONE,
     "mean_only": MEAN_ONLY,
     "masked_norm": MASKED_NORM,
     "abs_max": ABS_MAX,
+    "leave_one_out": LEAVE_ONE_OUT,
 }
 LANES = 128
 SUM, SQUARES, LARGEST = range(3)  # what a lane holds: sum(d), sum(d * d), max(abs(x)), d = x - the pool's first value
@@ -66,7 +71,7 @@ def group_statistics(
         for r in range(starts_G1[g], starts_G1[g + 1]):
             if read_R[r] and elements.count_R[r] > 0:
                 if not (pooled and used_R[r]):
-                    checked += _sum_of_row(elements, r)
+                    checked += _sum_of_row(elements, r, 1.0, 0.0, 0.0)
                     continue
                 if count == 0:
                     shift = weight * _first_live(elements, r) + add_R[r]
@@ -95,6 +100,46 @@ def group_statistics(
         if not (math.isfinite(moments[0]) and math.isfinite(moments[1]) and math.isfinite(checked)):
             return g
         center_G[g], scale_G[g] = _center_and_scale(operator, count, shift, moments, ddof, eps)
+    return FINE
+
+
+@kernel
+def leave_one_out_statistics(
+    first_G: int,
+    last_G: int,
+    starts_G1: Array,
+    used_R: Array,
+    read_R: Array,
+    pooled: bool,
+    elements: Elements,
+    weight: float,
+    add_R: Array,
+    joined_R: Array,
+    center_G: Array,
+    scale_G: Array,
+) -> int:
+    """`group_statistics` for the operator leave_one_out, whose pool is one of rollouts: of the mean of each."""
+    for g in range(first_G, last_G):
+        rollouts = 0
+        shift = total = checked = 0.0
+        for r in range(starts_G1[g], starts_G1[g + 1]):
+            count = elements.count_R[r] if read_R[r] else 0
+            if count > 0 and not (pooled and used_R[r]):
+                checked += _sum_of_row(elements, r, 1.0, 0.0, 0.0)
+                count = 0
+            values = count + joined_R.shape[0]
+            if not used_R[r] or values == 0:
+                continue
+            if rollouts == 0:
+                shift = weight * _first_live(elements, r) + add_R[r] if count > 0 else joined_R[0, r]
+            mean = _sum_of_row(elements, r, weight, add_R[r], shift) / values if count > 0 else 0.0
+            for stream in range(joined_R.shape[0]):
+                mean += (joined_R[stream, r] - shift) / values
+            rollouts += 1
+            total += mean
+        if not (math.isfinite(total) and math.isfinite(checked)):
+            return g
+        center_G[g], scale_G[g] = _center_and_scale(LEAVE_ONE_OUT, rollouts, shift, (total, 0.0, 0.0), 0, 0.0)
     return FINE
 
 
@@ -137,6 +182,8 @@ def _center_and_scale(
     mean = total / count
     if operator == MEAN_ONLY:
         return shift + mean, 1.0
+    if operator == LEAVE_ONE_OUT:
+        return shift + mean, (count - 1) / count if count > 1 else math.inf
     if operator == ABS_MAX:
         return 0.0, largest if largest > 0.0 else math.inf
     if count == 1 or squares == 0.0:
@@ -180,7 +227,8 @@ def _first_live(elements: Elements, r: int) -> float:
 
 
 @kernel
-def _sum_of_row(elements: Elements, r: int) -> float:
+def _sum_of_row(elements: Elements, r: int, weight: float, add: float, shift: float) -> float:
+    """The sum of weight * s + add - shift over the live elements of row r."""
     start = elements.starts_R1[r]
     length = elements.live_starts_R1[r + 1] - elements.live_starts_R1[r]
     live_start = elements.live_starts_R1[r] - elements.live_base
@@ -188,7 +236,7 @@ def _sum_of_row(elements: Elements, r: int) -> float:
     total = 0.0
     for e in range(length):
         if full or elements.live_E[live_start + e] != 0:
-            total += elements.values[start + e]
+            total += weight * elements.values[start + e] + add - shift
     return total
 
 

@@ -12,8 +12,8 @@ from oracle import Options, Shaped, shape_group
 
 import pass_ops
 
-ESTIMATORS = ("pass", "reward_shaping", "grpo_process", "grpo_outcome")
-OPERATORS = ("masked_norm", "abs_max", "mean_only", "none")
+ESTIMATORS = ("pass", "reward_shaping", "grpo_process", "grpo_outcome", "rloo", "dr_grpo", "gdpo", "prime")
+OPERATORS = ("masked_norm", "abs_max", "mean_only", "leave_one_out", "none")
 MAGNITUDES = (1.0, 1.0, 1.0, 1e-3, 1e5, 1e30, 1e-20, 1e-44)  # the last are denormal in float32
 COLUMNS = {
     "mask": ("loss_mask", pa.list_(pa.bool_())),
@@ -145,7 +145,7 @@ def check_against_oracle(groups: list[list[dict]], options: Options, shaped: pa.
             continue
         for r, want, got in zip(group, expected, found, strict=True):
             try:
-                _check_rollout(want, got, merge=options.estimator == "grpo_process")
+                _check_rollout(want, got, merge=options.estimator in ("grpo_process", "prime"))
             except AssertionError as error:
                 raise AssertionError(f"{options}\n{group}\n{r}\nexpected {want}\nfound {got}") from error
     return skipped

@@ -36,12 +36,18 @@ class Options:
 
 
 def shape_group(rollouts: list[dict], options: Options) -> list[Shaped]:
+    import oracle_neighbours  # it builds on this file
+
     left = [r for r in rollouts if not has_null(r, options)]
     shape = {
         "pass": shape_pass,
         "reward_shaping": shape_rewards,
         "grpo_process": shape_process,
         "grpo_outcome": shape_outcome,
+        "rloo": oracle_neighbours.shape_rloo,
+        "dr_grpo": oracle_neighbours.shape_dr_grpo,
+        "gdpo": oracle_neighbours.shape_gdpo,
+        "prime": oracle_neighbours.shape_prime,
     }[options.estimator]
     done = iter(shape(left, options))
     shaped = []
@@ -59,7 +65,7 @@ def shape_group(rollouts: list[dict], options: Options) -> list[Shaped]:
 
 
 def has_null(r: dict, o: Options) -> bool:
-    if o.estimator != "grpo_outcome" and (r["scores"] is None or (o.signal == "prm" and r["ends"] is None)):
+    if reads_process(o) and (r["scores"] is None or (o.signal == "prm" and r["ends"] is None)):
         return True
     if o.weights[1] != 0 and r["outcome"] is None:
         return True
@@ -69,6 +75,12 @@ def has_null(r: dict, o: Options) -> bool:
     if gated or o.weights[2] != 0:
         return (r["format"] if "format" in r else r["ok"]) is None
     return False
+
+
+def reads_process(o: Options) -> bool:
+    if o.estimator == "prime":
+        return o.weights[0] != 0
+    return o.estimator in ("pass", "reward_shaping", "grpo_process")
 
 
 def outcome_of(r: dict, o: Options) -> float:
@@ -82,12 +94,21 @@ def format_of(r: dict) -> float:
 # --- operators ---------------------------------------------------------------------------------------------------
 
 
-def operator(name: str, pool: list[float], o: Options, entered: float = 0.0):
-    """The function x -> N(x; pool), and how large its result would be if what `entered` the pool had not cancelled."""
+def operator(name: str, values: list[list[float]], o: Options, entered: float = 0.0):
+    """The function x -> N(x; pool), and how large its result would be if what `entered` the pool had not cancelled.
+
+    The pool are the values of some rollouts, one list each.
+    """
+    pool = [x for row in values for x in row]
     largest = max((abs(x) for x in pool), default=0.0)
     entered = max(entered, largest)
     if name == "none" or not pool:
         return (lambda x: x), entered
+    if name == "leave_one_out":
+        means = [math.fsum(row) / len(row) for row in values if row]
+        n = len(means)
+        baseline = math.fsum(means) / n
+        return (lambda x: n / (n - 1) * (x - baseline) if n > 1 else 0.0), (n / (n - 1) * entered if n > 1 else 0.0)
     if name == "abs_max":
         return (lambda x: x / largest if largest > 0 else 0.0), entered / largest if largest > 0 else 0.0
     mean = math.fsum(pool) / len(pool)
@@ -153,7 +174,7 @@ def trace_of(left: list[dict], o: Options) -> tuple[list[float], float]:
     """The trace of a group under `kl`, and how large it would be if nothing had cancelled."""
     if o.signal == "prm":
         return [], 0.0
-    n, gauge = operator(o.standardize[0], [s for r in left for s in live_scores(r, o)], o)
+    n, gauge = operator(o.standardize[0], [live_scores(r, o) for r in left], o)
     trace = []
     for t in range(max((len(r["mask"]) for r in left), default=0)):
         there = [r["scores"][t] for r in left if t < len(r["mask"]) and r["mask"][t]]
@@ -189,9 +210,9 @@ def shape_pass(left: list[dict], o: Options) -> list[Shaped | None]:
     w_prc, w_out, w_fmt = o.weights
     gated = any("ok" in r for r in left)
     total = w_prc + w_out + w_fmt
-    n_prc, g_prc = operator(o.standardize[0], [s for r in left for s in live_scores(r, o)], o)
-    n_out, g_out = operator(o.standardize[1], [outcome_of(r, o) for r in left], o)
-    n_fmt, g_fmt = operator(o.standardize[2], [format_of(r) for r in left if gated or w_fmt], o)
+    n_prc, g_prc = operator(o.standardize[0], [live_scores(r, o) for r in left], o)
+    n_out, g_out = operator(o.standardize[1], [[outcome_of(r, o)] for r in left], o)
+    n_fmt, g_fmt = operator(o.standardize[2], [[format_of(r)] for r in left if gated or w_fmt], o)
     gauge = abs(w_prc) * g_prc + abs(w_out) * g_out + max(abs(w_fmt), abs(total)) * g_fmt
     trace = trace_of(left, o)
     shaped: list[Shaped | None] = []
@@ -220,9 +241,10 @@ def shape_rewards(left: list[dict], o: Options) -> list[Shaped | None]:
         return w_prc * score + w_out * outcome_of(r, o) + (w_fmt * format_of(r) if w_fmt else 0.0)
 
     live = [(r, s) for r in left for s in live_scores(r, o)]
-    pool = [total(r, s) for r, s in live]
+    pools = [[total(r, s) for s in live_scores(r, o)] for r in left]
+    pool = [x for row in pools for x in row]
     entered = max((abs(x) for r, s in live for x in (w_prc * s, w_out * outcome_of(r, o), total(r, 0.0))), default=0.0)
-    n, gauge = operator(o.standardize[0], pool, o, entered)
+    n, gauge = operator(o.standardize[0], pools, o, entered)
     if len(set(pool)) == 1 and len({(s, id(r)) for r, s in live}) > 1:
         o.fragile.append("sums that are equal, perhaps by rounding")
     trace = trace_of(left, o)
@@ -239,10 +261,11 @@ def shape_rewards(left: list[dict], o: Options) -> list[Shaped | None]:
 
 def shape_process(left: list[dict], o: Options) -> list[Shaped | None]:
     w_prc, w_out, w_fmt = o.weights
-    pool = [s for r in left for s in live_scores(r, o)] if w_prc else []
-    pool += [outcome_of(r, o) for r in left] if w_out else []
-    pool += [format_of(r) for r in left] if w_fmt else []
-    n, gauge = operator(o.standardize[0], pool, o)
+    pools = [
+        (live_scores(r, o) if w_prc else []) + ([outcome_of(r, o)] if w_out else []) + ([format_of(r)] if w_fmt else [])
+        for r in left
+    ]
+    n, gauge = operator(o.standardize[0], pools, o)
     shaped: list[Shaped | None] = []
     for r in left:
         if not any(r["mask"]):
@@ -269,11 +292,11 @@ def shape_process(left: list[dict], o: Options) -> list[Shaped | None]:
     return shaped
 
 
-def shape_outcome(left: list[dict], o: Options) -> list[Shaped | None]:
+def shape_outcome(left: list[dict], o: Options, name: str | None = None) -> list[Shaped | None]:
     _, w_out, w_fmt = o.weights
     sums = [w_out * outcome_of(r, o) + (w_fmt * format_of(r) if w_fmt else 0.0) for r in left]
     entered = max((abs(w_out * outcome_of(r, o)) for r in left), default=0.0)
-    n, gauge = operator(o.standardize[1], sums, o, entered)
+    n, gauge = operator(name or o.standardize[1], [[x] for x in sums], o, entered)
     return [
         Shaped([len(r["mask"])], [n(x)], [n(x)], None, True, size=gauge) if any(r["mask"]) else None
         for r, x in zip(left, sums, strict=True)

@@ -541,7 +541,22 @@ OPTIONS = {
     "estimator": (
         {"estimator": "pas"},
         "option estimator: unknown value 'pas'; the choices are 'pass', 'reward_shaping', 'grpo_process', "
-        "'grpo_outcome'; did you mean 'pass'?",
+        "'grpo_outcome', 'rloo', 'dr_grpo', 'gdpo', 'prime'; your own function is given as module:function; "
+        "did you mean 'pass'?",
+    ),
+    "estimator of a module that is not there": (
+        {"estimator": "no_such_module:shape"},
+        "option estimator: 'no_such_module:shape' leads nowhere (No module named 'no_such_module'); "
+        "give module:function, with the module on the import path",
+    ),
+    "estimator that its module does not have": (
+        {"estimator": "math:advantage"},
+        "option estimator: 'math:advantage' leads nowhere (module 'math' has no attribute 'advantage'); "
+        "give module:function, with the module on the import path",
+    ),
+    "estimator that is no function": (
+        {"estimator": "math:pi"},
+        "option estimator: 'math:pi' is 3.141592653589793, which cannot be called; name a function of (group, config)",
     ),
     "signal": (
         {"signal": "opd"},
@@ -550,18 +565,18 @@ OPTIONS = {
     "standardize": (
         {"standardize": "maskednorm"},
         "option standardize: unknown value 'maskednorm'; the choices are 'masked_norm', 'abs_max', 'mean_only', "
-        "'none'; did you mean 'masked_norm'?",
+        "'leave_one_out', 'none'; did you mean 'masked_norm'?",
     ),
     "standardize is None": (
         {"standardize": None},
-        "option standardize: unknown value None; the choices are 'masked_norm', 'abs_max', 'mean_only', 'none'; "
-        "did you mean 'none'?",
+        "option standardize: unknown value None; the choices are 'masked_norm', 'abs_max', 'mean_only', "
+        "'leave_one_out', 'none'; did you mean 'none'?",
     ),
     "standardize per stream": (
         {"standardize": Standardizers(), "estimator": "reward_shaping"},
-        "option standardize: one operator per stream only works with estimator 'pass', and estimator is "
-        "'reward_shaping', which standardizes its streams together; give one of 'masked_norm', 'abs_max', 'mean_only', "
-        "'none'",
+        "option standardize: one operator per stream only works where streams are standardized apart, and estimator "
+        "'reward_shaping' standardizes them together; give one of 'masked_norm', 'abs_max', 'mean_only', "
+        "'leave_one_out', 'none'",
     ),
     "weights": (
         {"weights": {"process": 1.0}},

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pyarrow as pa
 import pytest
-from cases import Plan, make_groups, to_table
+from cases import ESTIMATORS, Plan, make_groups, to_table
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +18,6 @@ SEEDS = st.integers(0, 2**32 - 1)
 QUICK = settings(max_examples=40, deadline=None)
 MADE = ["chunk_ends", "chunk_credits", "chunk_advantages", "path_score", "trainable"]
 PROCESS_ONLY = Weights(outcome=0.0, format=0.0)
-ESTIMATORS = ("pass", "reward_shaping", "grpo_process", "grpo_outcome")
 
 
 def table_of(seed, signal="prm", **plan):

@@ -7,7 +7,7 @@ import sys
 
 import pyarrow as pa
 import pytest
-from cases import Plan, make_groups, to_table
+from cases import ESTIMATORS, Plan, make_groups, to_table
 
 from pass_ops import ShapingConfig, Weights, shape, token_advantages
 
@@ -53,7 +53,7 @@ def test_columns_of_an_earlier_shaping_are_replaced_where_they_stand():
     assert again.select(MADE).equals(EXPECTED)
 
 
-@pytest.mark.parametrize("estimator", ["pass", "reward_shaping", "grpo_process", "grpo_outcome"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("signal", ["prm", "kl"])
 def test_a_table_without_rows(estimator, signal):
     shaped = shape(TABLE.slice(0, 0), ShapingConfig(estimator=estimator, signal=signal))
@@ -62,7 +62,7 @@ def test_a_table_without_rows(estimator, signal):
     assert token_advantages(shaped).to_pylist() == []
 
 
-@pytest.mark.parametrize("estimator", ["pass", "reward_shaping", "grpo_process", "grpo_outcome"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("signal", ["prm", "kl"])
 def test_a_table_of_empty_completions(estimator, signal):
     group = [{"mask": [], "scores": [], "ends": [], "outcome": 1.0, "format": 1.0} for _ in range(3)]
@@ -182,6 +182,7 @@ def test_public_names():
     import pass_ops
 
     assert set(pass_ops.__all__) == {
+        "Group",
         "ShapingConfig",
         "Standardizers",
         "Weights",

@@ -1,0 +1,138 @@
+"""From an estimator that takes a `Group` at a time to one that takes `Rollouts`.
+
+Legend of dimensions: see `pass_ops.ragged`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from pass_ops import blocks, divide_length
+from pass_ops.blocks import Block, Chunks, Output, Statistics
+from pass_ops.config import ShapingConfig
+from pass_ops.errors import EstimatorError
+from pass_ops.group import Group
+from pass_ops.ragged import Array
+from pass_ops.rollouts import Rollouts
+
+GroupEstimator = Callable[[Group, ShapingConfig], Sequence[Any]]
+NOTHING = np.zeros(0)
+
+
+def by_group(function: GroupEstimator) -> Callable[[Rollouts, ShapingConfig], Chunks]:
+    """An estimator over rollouts out of one over a group, see `pass_ops.group`.
+
+    What it raises: EstimatorError for a result of another shape, or NaN at an unmasked token; OutputOverflowError for
+    one beyond float32; what `function` itself raises, with a note that names the group.
+    """
+
+    def estimator(rollouts: Rollouts, config: ShapingConfig) -> Chunks:
+        output = Output(rollouts, chunks=0)
+        statistics = Statistics.empty(rollouts)
+        rows: list[tuple[Array, Array]] = []
+        for block in blocks.split(rollouts, output):
+            if rollouts.process is not None:  # refuses NaN and infinity
+                blocks.pool(rollouts, config, block, statistics, operator="none")
+            for g in range(block.first_G, block.last_G):
+                rows += _shape_group(function, rollouts, block, g, config=config, trainable_R=output.trainable_R)
+        credits_K = np.concatenate([NOTHING, *(values for _, values in rows)]).astype(np.float32)
+        return Chunks(
+            counts_R=np.array([len(ends) for ends, _ in rows], dtype=np.int32),
+            ends_K=np.concatenate([NOTHING, *(ends for ends, _ in rows)]).astype(np.int32),
+            credits_K=credits_K,
+            advantages_K=credits_K,
+            path_R=output.path_R,
+            trainable_R=output.trainable_R,
+        )
+
+    return estimator
+
+
+def _shape_group(
+    function: GroupEstimator, rollouts: Rollouts, block: Block, g: int, *, config: ShapingConfig, trainable_R: Array
+) -> list[tuple[Array, Array]]:
+    """(ends, values) of the chunks of each row of group g."""
+    rows = range(int(rollouts.starts_G1[g]), int(rollouts.starts_G1[g + 1]))
+    chunks = {r: _one_of_nothing(int(rollouts.mask.lengths_R[r])) for r in rows}
+    used = [r for r in rows if rollouts.used_R[r]]
+    if not used:
+        return list(chunks.values())
+    group = _group(rollouts, block, used)
+    try:
+        found = function(group, config)
+    except Exception as error:
+        error.add_note(f"in estimator {config.estimator!r}, at the group of {rollouts.name(used[0])}")
+        raise
+    if len(found) != len(used):
+        raise EstimatorError(
+            f"{rollouts.name(used[0])}: estimator {config.estimator!r} gave {len(found)} arrays for the "
+            f"{len(used)} rollouts of its group; return one for each, in order"
+        )
+    for r, mask, values in zip(used, group.mask, found, strict=True):
+        if trainable_R[r]:
+            chunks[r] = _chunks(_checked(rollouts, r, mask, values, estimator=config.estimator), mask)
+    return list(chunks.values())
+
+
+def _group(rollouts: Rollouts, block: Block, used: list[int]) -> Group:
+    rows = [_row(rollouts, block, r) for r in used]
+    masks, scores, ends, live = ([row[n] for row in rows] for n in range(4))
+    return Group(
+        group_id=rollouts.table["group_id"][rollouts.first_row + used[0]].as_py(),
+        mask=tuple(masks),
+        scores=tuple(scores),
+        ends=tuple(ends),
+        live=tuple(live),
+        outcome=rollouts.outcome_R[used],
+        format=rollouts.format_R[used],
+    )
+
+
+def _row(rollouts: Rollouts, block: Block, r: int) -> tuple[Array, Array, Array, Array]:
+    """mask, scores, ends and live of one row."""
+    starts_R1 = rollouts.mask.starts_R1
+    mask = rollouts.mask.unpacked(int(starts_R1[r]), int(starts_R1[r + 1])).astype(np.bool_)
+    if rollouts.process is None:
+        return mask, NOTHING, NOTHING.astype(np.int64), NOTHING.astype(np.bool_)
+    live = blocks.live(block.elements, r)
+    start = int(block.elements.starts_R1[r])
+    scores = np.where(live, block.elements.values[start : start + len(live)], 0.0).astype(np.float64)
+    if rollouts.ends is None:
+        return mask, scores, np.arange(1, len(mask) + 1), live
+    first = int(rollouts.ends.starts_R1[r])
+    return mask, scores, rollouts.ends.values[first : first + len(live)].astype(np.int64), live
+
+
+def _checked(rollouts: Rollouts, r: int, mask: Array, values: Any, *, estimator: str) -> Array:
+    """The advantages of one row as float64."""
+    found = np.asarray(values, dtype=np.float64)
+    where = f"{rollouts.name(r)}: estimator {estimator!r} gave"
+    if found.shape != mask.shape:
+        raise EstimatorError(
+            f"{where} an array of shape {found.shape} for a completion of {len(mask)} tokens; "
+            "return one advantage for each token"
+        )
+    wrong = np.isnan(found) & mask
+    if wrong.any():
+        raise EstimatorError(
+            f"{where} NaN at unmasked token {int(np.argmax(wrong))}; it would reach the policy's weights; "
+            "return a number there, 0 where there is nothing to learn"
+        )
+    blocks.check_output(rollouts, r if (np.abs(found[mask]) >= divide_length.BEYOND_FLOAT32).any() else -1)
+    return found
+
+
+def _chunks(advantages: Array, mask: Array) -> tuple[Array, Array]:
+    """A chunk starts wherever the advantage differs between unmasked tokens."""
+    at = np.flatnonzero(mask)
+    values = advantages[at]
+    starts = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
+    return np.append(at[starts[1:]], len(mask)), values[starts] + 0.0
+
+
+def _one_of_nothing(length: int) -> tuple[Array, Array]:
+    """What a row that is not trainable gets: one chunk over its length, of advantage 0."""
+    return np.full(min(length, 1), length), np.zeros(min(length, 1))

@@ -1,0 +1,51 @@
+"""What an estimator of your own sees: one group of rollouts as numpy arrays.
+
+An estimator is a function `(group, config) -> advantages`, named by its import path, `estimator = "module:function"`.
+It returns one float array per rollout, in order, with one advantage per token; what it gives masked tokens is not
+read. Neighbouring tokens of one advantage become one chunk. It must depend on its arguments alone: groups are shaped
+in any order, from several threads at once.
+
+    def centred_return(group, config):
+        '''What is still to come of the process signal, less the group's mean outcome.'''
+        advantages = []
+        for mask, scores, ends, live in zip(group.mask, group.scores, group.ends, group.live):
+            rewards = np.zeros(len(mask))
+            rewards[ends - 1] = np.where(live, scores, 0.0)
+            advantages.append(rewards[::-1].cumsum()[::-1] - group.outcome.mean())
+        return advantages
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The G rollouts of a prompt that lack no stream that counts. Rollout i has L_i tokens and E_i process scores.
+
+    Attributes:
+        group_id: the prompt's id, as the table has it.
+        mask: G arrays of L_i bools, True where the token counts. A rollout may have no such token, or no token.
+        scores: G float64 arrays of E_i values: one a step (`prm`) or a token (`kl`). Empty where the process signal
+            is not read, its weight being 0.
+        ends: G int64 arrays of E_i values, the exclusive token end of what each score is about (`kl`: 1, 2, ..., L_i).
+        live: G arrays of E_i bools: False where no token that the score is about counts. Such a score is 0 here and
+            belongs to no pool.
+        outcome, format: G float64 values; 0 where the stream's weight is 0.
+    """
+
+    group_id: Any
+    mask: tuple[NDArray[np.bool_], ...]
+    scores: tuple[NDArray[np.float64], ...]
+    ends: tuple[NDArray[np.int64], ...]
+    live: tuple[NDArray[np.bool_], ...]
+    outcome: NDArray[np.float64]
+    format: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.mask)
