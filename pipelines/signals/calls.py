@@ -5,13 +5,61 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, ClassVar
 
-from pipelines.signals.base import SignalOptionError
+from pipelines.signals.base import SignalBase, SignalOptionError
+from pipelines.verifiers import LIBRARIES
 from pipelines.verifiers.importing import load_object, source_digest
-from pipelines.verifiers.pool import CallResult, shared_pool
+from pipelines.verifiers.pool import DEFAULT_MEMORY_MB, CallResult, shared_pool
 
 DEFAULT_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallingSignal(SignalBase):
+    """A signal that calls one function, `_target`, a row or a rollout at a time, in killable processes.
+
+    timeout_s: a call that takes longer is killed. memory_mb: what a process may hold; beyond it an allocation fails.
+    Either costs that call's row alone, whose status says so. workers: processes (None = one a core).
+    """
+
+    operational: ClassVar[frozenset[str]] = frozenset({"workers"})
+
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    memory_mb: int = DEFAULT_MEMORY_MB
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.timeout_s > 0:
+            raise SignalOptionError(f"timeout_s is {self.timeout_s}; it must be over 0 seconds")
+        if self.memory_mb < 64:
+            raise SignalOptionError(f"memory_mb is {self.memory_mb}; a process needs at least 64")
+        if self.workers is not None and self.workers < 1:
+            raise SignalOptionError(f"workers is {self.workers}; it must be at least 1, or left out for one a core")
+
+    @property
+    def _target(self) -> str:
+        """The import path of the function."""
+        raise NotImplementedError
+
+    def environment(self) -> dict[str, Any]:
+        """Versions of the libraries that a shipped function decides by."""
+        found = {}
+        for library in LIBRARIES.get(self._target.partition(":")[0], ()):
+            try:
+                found[library] = version(library)
+            except PackageNotFoundError as error:
+                raise SignalOptionError(
+                    f"{self._target} needs the library {library}, which is not installed: install the extra `verifiers`"
+                ) from error
+        return found
+
+    def _call(self, calls: Sequence[tuple[Any, ...]], *, adapter: str, options: Mapping[str, Any]) -> list[CallResult]:
+        """One result a call, in order, by this process's pool for the function."""
+        pool = shared_pool(self._target, adapter=adapter, workers=self.workers, memory_mb=self.memory_mb)
+        return pool.map(calls, options=options, timeout_s=self.timeout_s)
 
 
 def check_target(option: str, target: str) -> None:
@@ -20,14 +68,6 @@ def check_target(option: str, target: str) -> None:
         source_digest(target)
     except (ImportError, ValueError) as error:
         raise SignalOptionError(f"{option}: {error}") from error
-
-
-def check_limits(timeout_s: float, workers: int | None) -> None:
-    """Refuse a time limit or a number of processes that cannot be. Raises SignalOptionError."""
-    if not timeout_s > 0:
-        raise SignalOptionError(f"timeout_s is {timeout_s}; it must be over 0 seconds")
-    if workers is not None and workers < 1:
-        raise SignalOptionError(f"workers is {workers}; it must be at least 1, or left out for one a core")
 
 
 def check_call(option: str, target: str, arguments: Sequence[str], options: Mapping[str, Any]) -> None:
@@ -50,16 +90,3 @@ def check_call(option: str, target: str, arguments: Sequence[str], options: Mapp
             f"{option}: {target} cannot be called with ({', '.join(arguments)}) and the options "
             f"{sorted(options)}: {error}; {advice}"
         ) from error
-
-
-def call_all(
-    target: str,
-    calls: Sequence[tuple[Any, ...]],
-    *,
-    adapter: str,
-    options: Mapping[str, Any],
-    timeout_s: float,
-    workers: int | None,
-) -> list[CallResult]:
-    """One result a call, in order, by this process's pool for target."""
-    return shared_pool(target, adapter=adapter, workers=workers).map(calls, options=options, timeout_s=timeout_s)

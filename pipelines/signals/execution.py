@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from pass_ops.shards import DatasetSpec
-from pipelines.signals.base import Row, SignalBase, SignalInputError, SignalOptionError, sidecar
-from pipelines.signals.calls import DEFAULT_TIMEOUT_S, call_all, check_call, check_limits, check_target
+from pipelines.signals.base import Row, SignalInputError, SignalOptionError, sidecar
+from pipelines.signals.calls import CallingSignal, check_call, check_target
 from pipelines.signals.steps import Steps, cut_steps, tokenizer_decode
 from pipelines.verifiers.importing import source_digest
 from pipelines.verifiers.pool import CallResult
@@ -19,29 +19,30 @@ EMPTY = Row(values={"process_scores": [], "process_ends": []})
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExecutionSignal(SignalBase):
+class ExecutionSignal(CallingSignal):
     """process_scores and process_ends, one score a step.
 
     checker: an import path `module:function` of (prompt, steps, **checker_options) -> a list of one score per step;
-    steps are the texts between separators (`pipelines.signals.steps`). It is given a whole rollout at once and runs in
-    killable processes: timeout_s (for one rollout) and workers are as for `outcome`.
+    steps are the texts between separators (`pipelines.signals.steps`). It is given a whole rollout at once: timeout_s
+    is for one rollout.
     """
 
     kind: ClassVar[str] = "process_steps"
-    operational: ClassVar[frozenset[str]] = frozenset({"workers"})
 
     checker: str
     checker_options: Mapping[str, Any] = field(default_factory=dict)
     separator: str = "\n\n"
-    timeout_s: float = DEFAULT_TIMEOUT_S
-    workers: int | None = None
     _tokenizer_folder: str = field(default="", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.separator:
             raise SignalOptionError('separator is empty; steps are cut at it: give a string such as "\\n\\n"')
         check_target("checker", self.checker)
-        check_limits(self.timeout_s, self.workers)
+
+    @property
+    def _target(self) -> str:
+        return self.checker
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -76,13 +77,10 @@ class ExecutionSignal(SignalBase):
                 f"group {missing!r} of the rollouts is not among the prompts of this part; they do not belong together"
             )
         results = iter(
-            call_all(
-                self.checker,
+            self._call(
                 [(prompts[group], steps.texts) for group, steps in zip(groups, cuts, strict=True) if steps.ends],
                 adapter="pipelines.verifiers.base:plain_scores",
                 options=self.checker_options,
-                timeout_s=self.timeout_s,
-                workers=self.workers,
             )
         )
         rows = [_row(next(results), steps) if steps.ends else EMPTY for steps in cuts]

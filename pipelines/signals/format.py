@@ -10,24 +10,23 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 
 from pass_ops.shards import DatasetSpec
-from pipelines.signals.base import Row, SignalBase, SignalOptionError, sidecar
-from pipelines.signals.calls import DEFAULT_TIMEOUT_S, call_all, check_call, check_limits, check_target
+from pipelines.signals.base import Row, SignalOptionError, sidecar
+from pipelines.signals.calls import CallingSignal, check_call, check_target
 from pipelines.verifiers.importing import source_digest
 
 _MATCHES = "pipelines.verifiers.regex:matches"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FormatSignal(SignalBase):
+class FormatSignal(CallingSignal):
     """format_ok of every rollout, and format_reward: reward_ok or reward_bad.
 
     Either pattern, a regular expression (Python's `re`) that matches the whole text (mode fullmatch) or a part of it
     (mode search); or function, an import path `module:function` of (text, **function_options) -> bool. Both run in
-    killable processes, for either may take for ever on some text: timeout_s and workers are as for `outcome`.
+    killable processes, for either may take for ever on some text.
     """
 
     kind: ClassVar[str] = "format"
-    operational: ClassVar[frozenset[str]] = frozenset({"workers"})
 
     pattern: str | None = None
     mode: Literal["fullmatch", "search"] = "fullmatch"
@@ -35,10 +34,9 @@ class FormatSignal(SignalBase):
     function_options: Mapping[str, Any] = field(default_factory=dict)
     reward_ok: float = 1.0
     reward_bad: float = 0.0
-    timeout_s: float = DEFAULT_TIMEOUT_S
-    workers: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.pattern is None) == (self.function is None):
             given = "neither" if self.pattern is None else "both"
             raise SignalOptionError(
@@ -51,7 +49,6 @@ class FormatSignal(SignalBase):
                 raise SignalOptionError(f"pattern {self.pattern!r} is no regular expression: {error}") from error
         else:
             check_target("function", self._target)
-        check_limits(self.timeout_s, self.workers)
 
     @property
     def _target(self) -> str:
@@ -71,14 +68,8 @@ class FormatSignal(SignalBase):
 
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Check the text of every rollout."""
-        results = call_all(
-            self._target,
-            [(text,) for text in rollouts["text"].to_pylist()],
-            adapter="pipelines.verifiers.base:plain_bool",
-            options=self._call_options,
-            timeout_s=self.timeout_s,
-            workers=self.workers,
-        )
+        calls = [(text,) for text in rollouts["text"].to_pylist()]
+        results = self._call(calls, adapter="pipelines.verifiers.base:plain_bool", options=self._call_options)
         rewards = {True: self.reward_ok, False: self.reward_bad}
         rows = [
             Row(values={"format_reward": rewards[result.value], "format_ok": result.value})

@@ -9,38 +9,35 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from pass_ops.shards import DatasetSpec
-from pipelines.signals.base import Row, SignalBase, SignalOptionError, sidecar
-from pipelines.signals.calls import DEFAULT_TIMEOUT_S, call_all, check_call, check_limits, check_target
+from pipelines.signals.base import Row, SignalOptionError, sidecar
+from pipelines.signals.calls import CallingSignal, check_call, check_target
 from pipelines.verifiers import VERIFIERS
 from pipelines.verifiers.importing import source_digest
 from pipelines.verifiers.pool import CallResult
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutcomeSignal(SignalBase):
+class OutcomeSignal(CallingSignal):
     """outcome_reward, verify_status, extracted_answer of every rollout.
 
     verifier: a name of `pipelines.verifiers.VERIFIERS`, or an import path `module:function` of (text, answer,
-    **options) -> Verdict; verifier_options: those options. timeout_s: a sample that takes longer is killed; its reward
-    is timeout_reward where that is set, else null. workers: processes (None = one a core).
+    **options) -> Verdict; verifier_options: those options. timeout_reward: the reward of a sample that took longer than
+    timeout_s (None = null).
     """
 
     kind: ClassVar[str] = "outcome"
-    operational: ClassVar[frozenset[str]] = frozenset({"workers"})
 
     verifier: str
     verifier_options: Mapping[str, Any] = field(default_factory=dict)
-    timeout_s: float = DEFAULT_TIMEOUT_S
     timeout_reward: float | None = None
-    workers: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.verifier not in VERIFIERS and ":" not in self.verifier:
             raise SignalOptionError(
                 f"verifier is {self.verifier!r}; choose one of {', '.join(VERIFIERS)}, or give module:function"
             )
         check_target("verifier", self._target)
-        check_limits(self.timeout_s, self.workers)
 
     @property
     def _target(self) -> str:
@@ -61,14 +58,7 @@ class OutcomeSignal(SignalBase):
         texts = rollouts["text"].to_pylist()
         calls = [(text, answer) for text, answer in zip(texts, answers, strict=True) if answer is not None]
         results = iter(
-            call_all(
-                self._target,
-                calls,
-                adapter="pipelines.verifiers.base:plain_verdict",
-                options=self.verifier_options,
-                timeout_s=self.timeout_s,
-                workers=self.workers,
-            )
+            self._call(calls, adapter="pipelines.verifiers.base:plain_verdict", options=self.verifier_options)
         )
         rows = [_NO_ANSWER if answer is None else self._row(next(results)) for answer in answers]
         return sidecar(self.kind, rollouts, rows)

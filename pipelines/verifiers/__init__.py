@@ -10,9 +10,21 @@ from pipelines.verifiers.base import Verdict
 
 #: verifiers by short name; any other is given as an import path `module:function`
 VERIFIERS = {
+    "choice": "pipelines.verifiers.choice:verify",
+    "code": "pipelines.verifiers.code_tests:verify",
     "exact": "pipelines.verifiers.exact:verify",
+    "math": "pipelines.verifiers.math_answer:verify",
     "number": "pipelines.verifiers.number:verify",
+    "reasoning_gym": "pipelines.verifiers.reasoning_gym:verify",
     "regex": "pipelines.verifiers.regex:verify",
+    "squad": "pipelines.verifiers.squad:verify",
 }
 
-__all__ = ["VERIFIERS", "Verdict"]
+#: module -> packages whose version decides its verdicts
+LIBRARIES = {
+    "pipelines.verifiers.equations": ("simpleeval",),
+    "pipelines.verifiers.math_answer": ("math-verify", "latex2sympy2-extended", "sympy"),
+    "pipelines.verifiers.reasoning_gym": ("reasoning-gym",),
+}
+
+__all__ = ["LIBRARIES", "VERIFIERS", "Verdict"]

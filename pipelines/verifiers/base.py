@@ -9,6 +9,7 @@ fault: raise ValueError, and the row's reward is null with status error. Stdlib 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -27,6 +28,20 @@ class Verdict:
     reward: float | None = None
     extracted: str | None = None
     unparseable: bool = False
+
+
+def listed_strings(answer: str) -> list[str] | None:
+    """The elements of a reference answer that is a JSON list of strings, which a list in a source becomes; else None.
+
+    >>> listed_strings('["NYC", "New York"]'), listed_strings("[0, 1]"), listed_strings("NYC")
+    (['NYC', 'New York'], None, None)
+    """
+    try:
+        loaded = json.loads(answer)
+    except ValueError:
+        return None
+    strings = isinstance(loaded, list) and bool(loaded) and all(isinstance(one, str) for one in loaded)
+    return loaded if strings else None
 
 
 def plain_verdict(value: object) -> tuple[float, str, str | None]:

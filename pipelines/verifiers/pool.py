@@ -30,9 +30,10 @@ from pass_ops.errors import PassError
 # A child imports the target before its first call; what that import costs is in no call's limit.
 START_LIMIT_S = 120.0
 CHUNK_CALLS = 64
+DEFAULT_MEMORY_MB = 4096
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from pipelines.verifiers.worker import main; main(int(sys.argv[1]), sys.argv[3], sys.argv[4])"
+    "from pipelines.verifiers.worker import main; main(int(sys.argv[1]), sys.argv[3], sys.argv[4], int(sys.argv[5]))"
 )
 
 
@@ -53,14 +54,14 @@ class CallPool:
     """Up to `workers` child processes that call one function; thread-safe, any number of threads may `map` at once.
 
     target: the function, `module:name`. adapter: `module:name` of a function from its return value to plain built-in
-    values; what it raises is an error of that call.
+    values; what it raises is an error of that call. memory_mb: what one child may hold; beyond it allocations fail.
     """
 
-    def __init__(self, target: str, *, adapter: str, workers: int) -> None:
+    def __init__(self, target: str, *, adapter: str, workers: int, memory_mb: int = DEFAULT_MEMORY_MB) -> None:
         if workers < 1:
             raise ValueError(f"workers is {workers}; it must be at least 1")
         self._target, self._adapter = target, adapter
-        self._workers = workers
+        self._workers, self._memory_mb = workers, memory_mb
         # One thread a child: the kernel ends a child with the thread that started it (worker._die_with_parent).
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix=f"verify-{target}")
         self._mine = threading.local()
@@ -115,7 +116,7 @@ class CallPool:
             with self._lock:
                 if self._closed:
                     raise WorkerStartError(f"{self._target}: its pool was closed while calls were under way")
-                child = _Child(self._target, self._adapter)
+                child = _Child(self._target, self._adapter, self._memory_mb)
                 self._children.add(child)
             failure = child.start_failure()
             if failure is not None:
@@ -137,11 +138,12 @@ class CallPool:
 class _Child:
     """One child process and the line to it."""
 
-    def __init__(self, target: str, adapter: str) -> None:
+    def __init__(self, target: str, adapter: str, memory_mb: int) -> None:
         here, there = socket.socketpair()
         with there:
             handle = there.fileno()
-            command = [sys.executable, "-u", "-c", _BOOT, str(handle), json.dumps(sys.path), target, adapter]
+            arguments = [str(handle), json.dumps(sys.path), target, adapter, str(memory_mb)]
+            command = [sys.executable, "-u", "-c", _BOOT, *arguments]
             # A session of its own: a terminal's Ctrl-C does not reach it, and it is killed with what it started itself.
             # What a verifier prints goes to standard error, at once (-u); standard output may be somebody's JSON.
             self._process = subprocess.Popen(
@@ -193,16 +195,18 @@ class _Child:
 
 
 # The process's pools, by what they call: kept over parts, stages and rounds, closed at exit.
-_pools: dict[tuple[str, str, int], CallPool] = {}
+_pools: dict[tuple[str, str, int, int], CallPool] = {}
 _pools_lock = threading.Lock()
 
 
-def shared_pool(target: str, *, adapter: str, workers: int | None = None) -> CallPool:
+def shared_pool(
+    target: str, *, adapter: str, workers: int | None = None, memory_mb: int = DEFAULT_MEMORY_MB
+) -> CallPool:
     """The pool that this process keeps for target; workers None = one a core."""
-    key = (target, adapter, workers or os.cpu_count() or 1)
+    key = (target, adapter, workers or os.cpu_count() or 1, memory_mb)
     with _pools_lock:
         if key not in _pools:
-            _pools[key] = CallPool(target, adapter=adapter, workers=key[2])
+            _pools[key] = CallPool(target, adapter=adapter, workers=key[2], memory_mb=memory_mb)
         return _pools[key]
 
 

@@ -7,23 +7,21 @@ the time between two of them.
 
 from __future__ import annotations
 
-import ctypes
-import signal
-import sys
 import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
 from pipelines.verifiers.importing import load_object
+from pipelines.verifiers.limits import die_with_parent, limit_memory
 
 DETAIL_CHARACTERS = 500
-_PR_SET_PDEATHSIG = 1
 
 
-def main(handle: int, target: str, adapter: str) -> None:
+def main(handle: int, target: str, adapter: str, memory_mb: int) -> None:
     """Serve the parent at the other end of the socket `handle` until it closes it."""
-    _die_with_parent()
+    die_with_parent()
+    limit_memory(memory_mb)
     with Connection(handle) as line:
         try:
             function, adapt = load_object(target), load_object(adapter)
@@ -47,9 +45,3 @@ def _answer(
         return "ok", adapt(function(*call, **options)), ""
     except (Exception, SystemExit) as error:  # noqa: BLE001  it becomes the row's status, its value stays null
         return "error", None, f"{type(error).__name__}: {error}"[:DETAIL_CHARACTERS]
-
-
-def _die_with_parent() -> None:
-    """A parent killed with SIGKILL takes a hanging child along (Linux); else an idle one ends at the closed line."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

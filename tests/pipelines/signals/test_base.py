@@ -91,7 +91,7 @@ def test_the_source_of_a_signal_of_ones_own_is_in_its_code_digest(own_module: Pa
         ("prm", {}, "choose one of outcome, format"),
         ("outcome", {"verifer": "number"}, "has no option 'verifer'; did you mean 'verifier'"),
         ("outcome", {}, "needs the option 'verifier'"),
-        ("outcome", {"verifier": "nmber"}, "choose one of exact, number, regex"),
+        ("outcome", {"verifier": "nmber"}, "choose one of choice, code, exact"),
         ("outcome", {"verifier": "no_such_module:f"}, "no_such_module"),
         ("outcome", {"verifier": "number", "timeout_s": 0}, "timeout_s is 0.* must be over 0"),
         ("outcome", {"verifier": "number", "timeout_s": "x"}, "timeout_s"),

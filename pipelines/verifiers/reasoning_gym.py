@@ -1,0 +1,71 @@
+"""Verifier `reasoning_gym`: any task of the library reasoning-gym, by its name, with the library's own scores.
+
+The prompt's `answer` is the JSON of the library's entry (question, answer, metadata), for the scores need its metadata:
+
+    for entry in reasoning_gym.create_dataset("chain_sum", size=1000, seed=0):
+        {"prompt": entry["question"], "answer": json.dumps(entry)}
+
+Needs the extra `verifiers`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from pipelines.verifiers.base import Verdict
+
+# Tasks whose scorers compare the answer with a tuple of tuples, which JSON turns into lists.
+_TUPLE_TASKS = frozenset({"arc_agi", "rearc"})
+# What scorers raise on an answer they cannot read.
+_UNREADABLE = (ValueError, TypeError, LookupError, SyntaxError, ArithmeticError)
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+def verify(text: str, answer: str, *, task: str | None = None) -> Verdict:
+    """The reward is the library's score, 0 to 1; correct where it is 1.
+
+    The text's answer is what the last <answer></answer> holds, else the whole text, stripped. task: the library's name
+    of the task; None = the one in the entry's metadata. Raises ValueError for an entry or a task it does not know.
+    """
+    entry = _entry(answer)
+    name = task or entry["metadata"].get("source_dataset")
+    if not isinstance(name, str):
+        raise ValueError("the entry's metadata name no source_dataset; set the option task to the library's task")
+    tagged = _TAGGED.findall(text)
+    found = (tagged[-1] if tagged else text).strip()
+    if not found:
+        return Verdict(correct=False, unparseable=True)
+    if name in _TUPLE_TASKS:
+        entry["metadata"]["output"] = tuple(map(tuple, entry["metadata"]["output"]))
+    try:
+        score = float(_scorer(name)(found, entry))
+    except _UNREADABLE:
+        _scorer(name)(str(entry["answer"]), entry)  # raises too where the entry is at fault
+        return Verdict(correct=False, unparseable=True, extracted=found)
+    return Verdict(correct=score >= 1.0, reward=score, extracted=found)
+
+
+def _entry(answer: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(answer)
+    except ValueError:
+        entry = None
+    if not (isinstance(entry, dict) and isinstance(entry.get("metadata"), dict) and "answer" in entry):
+        raise ValueError(
+            f"the reference answer {answer[:80]!r} is not the JSON of a reasoning-gym entry; it has answer and metadata"
+        )
+    return entry
+
+
+@cache
+def _scorer(name: str) -> Callable[[str, dict[str, Any]], float]:
+    try:
+        from reasoning_gym import get_score_answer_fn
+    except ImportError as error:
+        raise ImportError(f"{error}: the verifier `reasoning_gym` needs the extra `verifiers`") from error
+    scorer: Callable[[str, dict[str, Any]], float] = get_score_answer_fn(name)
+    return scorer
