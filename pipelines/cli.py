@@ -83,6 +83,11 @@ def _add_stage_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
             stage.add_argument(
                 "--signal", action="append", default=[], help="only this signal (may be given several times)"
             )
+            stage.add_argument(
+                "--reverify",
+                action="store_true",
+                help="write nothing: verify the stored rollouts again and print which verdicts differ from the stored",
+            )
         if name == "shape":
             stage.add_argument("--name", default="shaped", help="the dataset's folder in the round (default shaped)")
         if name == "eval":

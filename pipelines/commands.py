@@ -74,15 +74,27 @@ def generate(options: Namespace, work: Run) -> None:
 
 @configured
 def score(options: Namespace, work: Run) -> None:
-    """Signals of a round."""
+    """Signals of a round; with --reverify, what its verdicts would be now."""
     from pipelines.rounds import score_rollouts
 
+    if options.reverify:
+        _reverify(options, work)
+        return
     manifests = score_rollouts(work, options.round, options.signal)
     if options.json:
         print(json.dumps({name: asdict(manifest) for name, manifest in manifests.items()}, indent=1))
     else:
         for name, manifest in manifests.items():
             _show_manifest(options, work.folder(options.round, "signals", name), manifest)
+
+
+def _reverify(options: Namespace, work: Run) -> None:
+    from pipelines.inspect.reverify import diff_lines
+    from pipelines.rounds import reverify_rollouts
+
+    diffs = reverify_rollouts(work, options.round, options.signal)
+    lines = [line for name, diff in diffs.items() for line in diff_lines(name, diff)]
+    _show(options, "\n".join(lines), {name: asdict(diff) for name, diff in diffs.items()})
 
 
 @configured

@@ -22,6 +22,7 @@ from pass_ops.shards import Manifest
 from pass_ops.shards.store import Store
 from pipelines.config import RunConfig, as_dict
 from pipelines.evaluate import EvalResult, EvaluationError, evaluate_rollouts
+from pipelines.inspect.reverify import VerdictDiff, reverify
 from pipelines.inspect.summary import ShapedSummary, summarize_shaped
 from pipelines.lineage import record_round
 from pipelines.models import describe_model, model_digest
@@ -115,13 +116,25 @@ def make_rollouts(run: Run, round_index: int) -> Manifest:
 
 def score_rollouts(run: Run, round_index: int, names: Iterable[str] = ()) -> dict[str, Manifest]:
     """The configured signals of a round (or the named ones), each after those it reads. Returns name -> manifest."""
-    signals = configured_signals(run.config)
-    wanted = set(names) or set(signals)
-    if unknown := wanted - set(signals):
-        raise SignalOrderError(
-            f"signal {min(unknown)!r} is not configured; [signals] has: {', '.join(signals) or 'none'}"
-        )
-    return {name: _score(run, round_index, name, signals[name]) for name in signals if name in wanted}
+    return {name: _score(run, round_index, name, signal) for name, signal in _wanted_signals(run, names).items()}
+
+
+def reverify_rollouts(run: Run, round_index: int, names: Iterable[str] = ()) -> dict[str, VerdictDiff]:
+    """The verdicts of a round's outcome signals (or the named ones) computed again; name -> how they differ."""
+    signals = _wanted_signals(run, names)
+    diffs = {}
+    for name, signal in signals.items():
+        if signal.kind != "outcome" and not names:
+            continue
+        with run.reporter.step(f"round {round_index}: reverify {name}") as report:
+            diffs[name] = reverify(
+                signal,
+                rollouts=run.folder(round_index, "rollouts"),
+                stored=run.folder(round_index, "signals", name),
+                prompts=run.folder(round_index, "prompts"),
+                progress=report,
+            )
+    return diffs
 
 
 def shape_rollouts(run: Run, round_index: int, name: str = "shaped") -> Manifest:
@@ -273,6 +286,17 @@ def signal_order(signals: Mapping[str, Signal]) -> list[str]:
     for name in signals:
         visit(name, ())
     return order
+
+
+def _wanted_signals(run: Run, names: Iterable[str]) -> dict[str, Signal]:
+    """The named signals in order of what they read; all where none is named. Raises SignalOrderError."""
+    signals = configured_signals(run.config)
+    wanted = set(names) or set(signals)
+    if unknown := wanted - set(signals):
+        raise SignalOrderError(
+            f"signal {min(unknown)!r} is not configured; [signals] has: {', '.join(signals) or 'none'}"
+        )
+    return {name: signal for name, signal in signals.items() if name in wanted}
 
 
 def _score(run: Run, round_index: int, name: str, signal: Signal) -> Manifest:

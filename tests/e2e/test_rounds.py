@@ -99,6 +99,23 @@ def test_dry_run_prints_configuration_and_estimate_and_touches_nothing(project, 
     assert not Path(project.out).exists()
 
 
+def test_reverify_shows_what_another_verifier_would_say_and_writes_nothing(project, capsys):
+    for stage in ("generate", "score"):
+        assert main([stage, project.config, "--out", project.out]) == 0
+    files = sorted(Path(project.out).rglob("*"))
+    capsys.readouterr()
+    exact = ["--signal", "outcome", "--set", "signals.outcome.verifier=exact"]
+    assert main(["score", project.config, "--out", project.out, "--reverify", "--json", *exact]) == 0
+    diff = json.loads(capsys.readouterr().out)["outcome"]
+    assert diff["rows"] == 30
+    assert sum(diff["moves"].values()) == 30
+    assert all(move.endswith("-> wrong") for move in diff["moves"])
+    assert len(diff["changes"]) == 30 - diff["moves"].get("wrong -> wrong", 0)
+    assert main(["score", project.config, "--out", project.out, "--reverify"]) == 0
+    assert "outcome: 0 of 30 verdicts change" in capsys.readouterr().out
+    assert sorted(Path(project.out).rglob("*")) == files
+
+
 def test_status_and_inspect_read_the_store_alone(project, capsys):
     assert main(["generate", project.config, "--out", project.out]) == 0
     capsys.readouterr()
