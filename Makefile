@@ -5,7 +5,10 @@ STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
 PACKAGES := pass_ops trainer pipelines
 
-.PHONY: install demo test test-deep check bench bench-% wheel requirements clean
+BEAM_VERSION := $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements/cpu.txt)
+SLOTS ?= 2
+
+.PHONY: install demo test test-deep test-cluster flink flink-up flink-down prism check bench bench-% wheel requirements clean
 
 install: $(STAMP)
 
@@ -26,6 +29,29 @@ test: install
 
 test-deep: install
 	$(PYTEST) -q tests -m deep --timeout 7200
+
+test-cluster: install
+	$(PYTEST) -q tests/cluster -m cluster --timeout 1800
+
+# The jars of a Flink cluster on this machine (Java 17, Maven), and the cluster itself: docs/flink.md.
+flink: .cache/flink/jars/.fetched
+
+.cache/flink/jars/.fetched: deploy/flink/pom.xml
+	mvn -q -B -f deploy/flink/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.cache/flink/jars
+	@touch $@
+
+flink-up: install flink
+	$(BIN)/python deploy/flink/cluster.py up --slots $(SLOTS)
+
+flink-down: install
+	$(BIN)/python deploy/flink/cluster.py down
+
+# Prism, Beam's local portable runner, at the SDK's version (Go).
+prism: .cache/prism/v$(BEAM_VERSION)
+
+.cache/prism/v$(BEAM_VERSION):
+	GOBIN=$(CURDIR)/.cache/prism go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM_VERSION)
+	@touch $@
 
 check: install
 	$(BIN)/ruff check .

@@ -12,11 +12,20 @@ from typing import TYPE_CHECKING, Any
 from pass_ops.errors import PassError
 
 if TYPE_CHECKING:
+    from pipelines.runners.portable import JobServer
     from pipelines.runners.quiet import beam
 
-# Runner name -> the module whose `launch(flags)` returns the Beam runner.
-RUNNERS = {"direct": "pipelines.runners.direct"}
-
+# Runner name -> the module whose `launch(flags)` returns a Launch.
+RUNNERS = {
+    "direct": "pipelines.runners.direct",
+    "flink": "pipelines.runners.flink",
+    "prism": "pipelines.runners.prism",
+}
+# Flags of Beam that passrl sets itself, and why.
+_OWN_FLAGS = {
+    "--runner": "the runner is chosen by passrl's own --runner, before the lone --",
+    "--job_name": "passrl names its jobs after the dataset they write, so that a rerun finds the live one",
+}
 
 RESOURCE_HINTS = ("accelerator", "cpu_count", "min_ram")
 
@@ -59,22 +68,49 @@ class RunnerOptions:
         object.__setattr__(self, "flags", tuple(self.flags))
 
 
-def run_job(construct: Callable[[beam.Pipeline], Any], options: RunnerOptions) -> None:
-    """Build one pipeline with `construct`, run it, wait for its end.
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """A Beam runner that is ready for one job.
+
+    flags: those given, and what the runner's module adds. known: flags that this runner understands beyond Beam's own
+    ones; None = it does not tell. server: where jobs outlive the client, the server that has them.
+    """
+
+    runner: Any
+    flags: tuple[str, ...]
+    known: frozenset[str] | None = frozenset()
+    server: JobServer | None = None
+
+
+def run_job(
+    construct: Callable[[beam.Pipeline], Any],
+    options: RunnerOptions,
+    *,
+    name: str = "passrl",
+    submitted: Callable[[Mapping[str, Any]], None] | None = None,
+) -> None:
+    """Build one pipeline with `construct`, run it, wait for its end; or wait for the live job of this name.
+
+    name: of the job, see `JobServer.adopt`. submitted: where the job lives on a server, told its name, its id and the
+    server's endpoint. An interrupt (Ctrl-C) cancels such a job; a client that is killed leaves it running.
 
     Raises RunnerFlagError before anything runs where a flag is unknown, KeyboardInterrupt where the job was
     interrupted, and JobFailed where it did not end well.
     """
-    from pipelines.runners.quiet import beam
-
-    _check_flags(options.flags)
-    runner = importlib.import_module(RUNNERS[options.name]).launch(options.flags)
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    pipeline = beam.Pipeline(runner=runner, options=PipelineOptions(list(options.flags)))
-    construct(pipeline)
+    launch: Launch = importlib.import_module(RUNNERS[options.name]).launch(options.flags)
+    _check_flags(options.flags, launch.known)
+    result = None
     try:
-        state = pipeline.run().wait_until_finish()
+        result = launch.server.adopt(name) if launch.server is not None else None
+        if result is None:
+            result = _pipeline(construct, launch, name).run()
+        if submitted is not None and launch.server is not None:
+            submitted({"name": name, "id": result._job_id, "endpoint": launch.server.endpoint})
+        state = result.wait_until_finish()
+    except KeyboardInterrupt:
+        if result is not None and launch.server is not None:
+            result.cancel()
+        raise
     except Exception as error:
         log = re.sub(r" \[while running '[^']*'\]", "", str(error))
         # Beam re-raises what a worker raised as another type with the step's name behind it; only the text is kept.
@@ -87,14 +123,26 @@ def run_job(construct: Callable[[beam.Pipeline], Any], options: RunnerOptions) -
         raise JobFailed(f"the Beam job ended in state {state} on runner {options.name}; its own log says why")
 
 
-def _check_flags(flags: Sequence[str]) -> None:
+def _pipeline(construct: Callable[[beam.Pipeline], Any], launch: Launch, name: str) -> beam.Pipeline:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from pipelines.runners.quiet import beam
+
+    pipeline = beam.Pipeline(runner=launch.runner, options=PipelineOptions([*launch.flags, f"--job_name={name}"]))
+    construct(pipeline)
+    return pipeline
+
+
+def _check_flags(flags: Sequence[str], further: frozenset[str] | None) -> None:
     """Beam drops a flag that it does not know with a warning; a typo would then pass silently."""
-    known = _known_flags()
+    known = sorted({*_known_flags(), *(further or ())})
     for flag in flags:
         name = flag.split("=", 1)[0]
-        if name == "--runner":
-            raise RunnerFlagError(f"{flag}: the runner is chosen by passrl's own --runner, before the lone --.")
+        if name in _OWN_FLAGS:
+            raise RunnerFlagError(f"{flag}: {_OWN_FLAGS[name]}.")
         if name.startswith("--") and name not in known and f"--{name[2:].replace('-', '_')}" not in known:
+            if further is None:
+                continue
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
             advice = f"Did you mean {near[0]}?" if near else "Flags after a lone -- go to the Beam runner as they are."
             raise RunnerFlagError(f"{flag}: Beam has no such flag. {advice}")

@@ -8,13 +8,14 @@ thread; --direct_running_mode=multi_threading or multi_processing with --direct_
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+from pipelines.runners.base import Launch
 
 _LOG_LEVEL = "--default_sdk_harness_log_level"
 
 
-def launch(flags: Sequence[str]) -> Any:
-    """The Beam runner for these flags. Worker processes log by --default_sdk_harness_log_level, else hardly."""
+def launch(flags: Sequence[str]) -> Launch:
+    """FnApiRunner for these flags. Worker processes log by --default_sdk_harness_log_level, else hardly."""
     from apache_beam.portability.api import beam_provision_api_pb2
     from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo, FnApiRunner
 
@@ -22,4 +23,4 @@ def launch(flags: Sequence[str]) -> Any:
     # FnApiRunner gives its worker processes no pipeline options; their log level stands in these (Beam 2.77).
     provision = beam_provision_api_pb2.ProvisionInfo(retrieval_token="unused")
     provision.pipeline_options.update({_LOG_LEVEL[2:]: level})
-    return FnApiRunner(provision_info=ExtendedProvisionInfo(provision))
+    return Launch(runner=FnApiRunner(provision_info=ExtendedProvisionInfo(provision)), flags=tuple(flags))

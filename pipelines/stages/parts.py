@@ -166,7 +166,19 @@ def _run_job(driver: PartDriver, pending: PendingParts, operations: Operations, 
             | "finalize" >> beam.ParDo(Finalize(driver.dataset, max_reject_rate=operations.max_reject_rate))
         )
 
-    run_job(construct, operations.runner)
+    dataset = driver.dataset
+    run_job(
+        construct,
+        operations.runner,
+        name=job_name(dataset),
+        submitted=lambda job: shards.record_run(dataset, {"job": job}),
+    )
+
+
+def job_name(dataset: Dataset) -> str:
+    """passrl-STAGE-FP8-FOLDER, the last being twelve digits of the folder's sha256: one live job a folder."""
+    folder = shards.sha256_bytes(shards.Store(dataset.url).path("").encode())[:12]
+    return f"passrl-{dataset.spec.stage}-{dataset.fp8}-{folder}"
 
 
 def _attempts(dataset: Dataset, pending: PendingParts) -> dict[int, int]:

@@ -11,7 +11,7 @@ from pipelines.runners.quiet import beam
 
 
 def test_an_unknown_runner_lists_the_known_ones() -> None:
-    with pytest.raises(RunnerFlagError, match="'spark' is unknown; choose one of direct"):
+    with pytest.raises(RunnerFlagError, match="'spark' is unknown; choose one of direct, flink, prism"):
         RunnerOptions(name="spark")
 
 
@@ -25,7 +25,7 @@ def test_direct_is_beams_fn_api_runner_and_nothing_is_downloaded() -> None:
 
     from pipelines.runners.direct import launch
 
-    assert type(launch(())) is FnApiRunner
+    assert type(launch(()).runner) is FnApiRunner
 
 
 def test_flags_reach_beam_as_they_are() -> None:

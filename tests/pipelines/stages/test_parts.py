@@ -170,7 +170,7 @@ def test_resource_hints_reach_the_environment_of_a_stage_that_runs_a_model(
 
     graphs: list[Any] = []
 
-    def capture(construct: Callable[[Any], None], options: RunnerOptions) -> None:
+    def capture(construct: Callable[[Any], None], options: RunnerOptions, **job: object) -> None:
         pipeline = beam.Pipeline()
         construct(pipeline)
         graphs.append(pipeline.to_runner_api())

@@ -1,0 +1,85 @@
+"""Starts SDK workers on this machine when a runner asks for them: the EXTERNAL environment.
+
+    python -m pipelines.runners.worker_pool --port 50000
+
+Instead of Beam's own pool (2.77), which listens on all interfaces, takes whatever `python` is first on PATH, lets a
+worker block on a full pipe of standard output that nobody reads, and leaves its workers behind when it is killed.
+It has no authentication either: whoever reaches the port can start workers. Keep it on localhost or behind a fence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import threading
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
+
+import pipelines.runners.quiet  # noqa: F401 - Beam's first import, without its warnings
+
+STOP_SECONDS = 10
+
+
+class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
+    """Beam's worker pool service: one process a worker."""
+
+    def __init__(self) -> None:
+        self._workers: dict[str, subprocess.Popen[bytes]] = {}
+        self._lock = threading.Lock()
+
+    def StartWorker(self, request: Any, context: Any) -> Any:  # noqa: ARG002 - gRPC's signature
+        """Start one worker process. An error is returned to the runner, not raised."""
+        command = [
+            *(sys.executable, "-m", "pipelines.runners.worker", f"--id={request.worker_id}"),
+            f"--provision_endpoint={request.provision_endpoint.url}",
+        ]
+        try:
+            # Standard input stays open as long as this process lives: the worker ends with it.
+            worker = subprocess.Popen(command, stdin=subprocess.PIPE)
+        except OSError:
+            return beam_fn_api_pb2.StartWorkerResponse(error=traceback.format_exc())
+        with self._lock:
+            self._workers[request.worker_id] = worker
+        return beam_fn_api_pb2.StartWorkerResponse()
+
+    def StopWorker(self, request: Any, context: Any) -> Any:  # noqa: ARG002
+        """End one worker process; unknown ones are gone already."""
+        with self._lock:
+            worker = self._workers.pop(request.worker_id, None)
+        if worker is not None:
+            worker.terminate()
+            try:
+                worker.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+        return beam_fn_api_pb2.StopWorkerResponse()
+
+
+def serve(host: str, port: int) -> grpc.Server:
+    """Start the service. Raises RuntimeError where the port is taken."""
+    server = grpc.server(ThreadPoolExecutor(), options=[("grpc.so_reuseport", 0)])
+    beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(WorkerPool(), server)
+    server.add_insecure_port(f"{host}:{port}")
+    server.start()
+    return server
+
+
+def main() -> None:
+    """Serve until killed."""
+    parser = argparse.ArgumentParser(description="A pool of SDK workers for --environment_type=EXTERNAL.")
+    parser.add_argument("--host", default="localhost", help="address to listen on (default localhost)")
+    parser.add_argument("--port", type=int, default=50000, help="port to listen on (default 50000)")
+    options = parser.parse_args()
+    server = serve(options.host, options.port)
+    print(f"worker pool on {options.host}:{options.port}", flush=True)
+    server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The worker pool as a process of its own: it starts workers, ends them, and takes them along when it is killed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+import pytest
+from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
+
+from deploy.flink.cluster import Ports
+
+NOWHERE = "localhost:1"  # the worker waits for this provision service as long as it lives
+
+
+class Pool:
+    """A pool process and its service."""
+
+    def __init__(self) -> None:
+        port = Ports.free().pool
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "pipelines.runners.worker_pool", f"--port={port}"], stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == f"worker pool on localhost:{port}\n"
+        self.stub = beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolStub(grpc.insecure_channel(f"localhost:{port}"))
+
+    def start_worker(self) -> int:
+        """Start a worker; its process id."""
+        request = beam_fn_api_pb2.StartWorkerRequest(worker_id="1-1")
+        request.provision_endpoint.url = NOWHERE
+        assert self.stub.StartWorker(request, wait_for_ready=True).error == ""
+        return int(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text() or self._child())
+
+    def _child(self) -> str:
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        return "".join((task / "children").read_text() for task in tasks)
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    made = Pool()
+    yield made
+    made.process.kill()
+    made.process.wait()
+
+
+def is_alive(pid: int) -> bool:
+    with suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def gone(pid: int) -> bool:
+    """Whether a process is gone within ten seconds."""
+    return any(not is_alive(pid) or time.sleep(0.1) for _ in range(100))
+
+
+def test_a_stopped_worker_is_gone(pool):
+    worker = pool.start_worker()
+    assert is_alive(worker)
+    pool.stub.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="1-1"))
+    assert gone(worker)
+
+
+def test_stopping_a_worker_that_is_not_there_is_no_error(pool):
+    answer = pool.stub.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="9-9"), wait_for_ready=True)
+    assert answer.error == ""
+
+
+def test_a_killed_pool_takes_its_workers_along(pool):
+    worker = pool.start_worker()
+    pool.process.kill()
+    assert gone(worker)
