@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from pass_ops import ShapingConfig
+from pass_ops.config import WITHOUT_PROCESS
 from pipelines.inspect.pools import Columns, Number, Pool, StoredRow
+from pipelines.inspect.reads import DIVIDED, Credit, Element, Reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +25,8 @@ class Chunk:
 
     why: what starts it (moved: the group's mean N(score), from the chunk before). score and standardized: the process
     score there (None where the estimator reads none). credit a_j = process + constant; rest = a_j + ... + a_K;
-    advantage = rest / remaining^k. For `grpo_process`, process and constant are what lies in this chunk, and credit
-    and advantage both are `rest`.
+    advantage = rest / remaining^k. For `grpo_process` and `prime`, process and constant are what lies in this chunk;
+    credit and advantage both are `rest`, for `prime` standardized once more.
     """
 
     start: int
@@ -61,24 +63,6 @@ class Arithmetic:
     path_score: Number | None
 
 
-@dataclass(frozen=True)
-class _Element:
-    """What carries one process score: a step with a token that counts, or such a token. Tokens are those that count."""
-
-    first: int
-    last: int
-    score: float
-    name: str
-
-
-@dataclass(frozen=True)
-class _Credit:
-    score: float | None
-    standardized: float | None
-    process: Number
-    constant: Number
-
-
 def work_out(
     rows: Sequence[StoredRow],
     index: int,
@@ -91,7 +75,7 @@ def work_out(
 
     stored_ends: where the stored chunks end; followed only where rounding alone decides about a boundary.
     """
-    reads = _Reads(config, columns)
+    reads = Reads(config, columns)
     row = rows[index]
     reasons = reads.missing(row)
     if not any(row.mask):
@@ -104,13 +88,16 @@ def work_out(
     )
     chunks: tuple[Chunk, ...] = ()
     if not reasons:
-        credit = reads.credit(row, pools)
-        if config.estimator == "grpo_process":
-            chunks = _return_to_go(row, reads.elements(row), credit, stored_ends)
+        if config.estimator == "prime":
+            pools["return"] = Pool.of("return", _returns(used, reads, pools), "masked_norm", config)
+            chunks = _whitened(_return_to_go(row, reads, pools, stored_ends), pools["return"])
+        elif config.estimator == "grpo_process":
+            chunks = _return_to_go(row, reads, pools, stored_ends)
         else:
             starts = _starts(row, used, reads, pools, stored_ends)
-            chunks = _divide_length(row, starts, credit, 0.0 if config.estimator == "grpo_outcome" else config.k)
-    has_path = bool(chunks) and config.estimator in ("pass", "reward_shaping")
+            k = config.k if config.estimator in DIVIDED else 0.0
+            chunks = _divide_length(row, starts, reads.credit(row, pools), k)
+    has_path = bool(chunks) and config.estimator in DIVIDED
     return Arithmetic(
         trainable=not reasons,
         reasons=reasons,
@@ -124,128 +111,12 @@ def work_out(
     )
 
 
-class _Reads:
-    """Which streams the options read, and what they make of a row (pass.md 0a, 1 and 2)."""
-
-    def __init__(self, config: ShapingConfig, columns: Columns) -> None:
-        self.config = config
-        self.columns = columns
-        self.gated = config.estimator == "pass" and columns.format_ok
-        self.formatted = self.gated or config.weights.format != 0.0
-        self.process = config.estimator != "grpo_outcome"
-
-    def missing(self, row: StoredRow) -> tuple[str, ...]:
-        """The streams of a row that count and are null."""
-        weights = self.config.weights
-        lacks_ends = self.config.signal == "prm" and row.ends is None
-        checks = (
-            (self.process and (row.scores is None or lacks_ends), "the process signal"),
-            (weights.outcome != 0.0 and row.outcome is None, "outcome_reward"),
-            (self.formatted and self.columns.format_reward and row.format is None, "format_reward"),
-            ((self.gated or (self.formatted and not self.columns.format_reward)) and row.ok is None, "format_ok"),
-        )
-        return tuple(f"{what} could not be computed (null)" for absent, what in checks if absent)
-
-    def format(self, row: StoredRow) -> float | None:
-        """The format reward, or the indicator in its place."""
-        if not self.formatted:
-            return None
-        if self.columns.format_reward:
-            return row.format
-        return None if row.ok is None else float(row.ok)
-
-    def elements(self, row: StoredRow) -> list[_Element]:
-        """A row's process scores, each with the tokens that count among those it is about."""
-        assert row.scores is not None
-        if self.config.signal == "kl":
-            return [_Element(t, t, row.scores[t], f"token {t}") for t, counts in enumerate(row.mask) if counts]
-        assert row.ends is not None
-        found = []
-        start = 0
-        for j, (score, end) in enumerate(zip(row.scores, row.ends, strict=True), start=1):
-            tokens = [t for t in range(start, end) if row.mask[t]]
-            if tokens:
-                found.append(_Element(tokens[0], tokens[-1], score, f"step {j}"))
-            start = end
-        return found
-
-    def pools(self, used: Sequence[StoredRow]) -> dict[str, Pool]:
-        """The group's pooled sets, by name."""
-        config, weights = self.config, self.config.weights
-        operators = config.standardizers
-        outcomes = [row.outcome for row in used if row.outcome is not None] if weights.outcome != 0.0 else []
-        formats = [x for row in used if (x := self.format(row)) is not None]
-        steps = [e.score for row in used for e in self.elements(row)] if self.process else []
-        if config.estimator == "pass":
-            made = {"process": Pool.of("process", steps, operators.process, config)}
-            if weights.outcome != 0.0:
-                made["outcome"] = Pool.of("outcome", outcomes, operators.outcome, config)
-            if self.formatted:
-                made["format"] = Pool.of("format", formats, operators.format, config)
-            return made
-        if config.estimator == "reward_shaping":
-            summed = [weights.process * e.score + self.raw(row) for row in used for e in self.elements(row)]
-            made = {"sum": Pool.of("sum", summed, operators.process, config)}
-            if config.signal == "kl" and config.chunk:  # Chunk-by-Value's trace is that of PASS
-                made["process"] = Pool.of("process", steps, operators.process, config)
-            return made
-        if config.estimator == "grpo_process":
-            joined = [*(steps if weights.process != 0.0 else []), *outcomes]
-            joined += formats if weights.format != 0.0 else []
-            return {"all": Pool.of("all", joined, operators.process, config)}
-        return {"sum": Pool.of("sum", [self.raw(row) for row in used], operators.outcome, config)}
-
-    def raw(self, row: StoredRow) -> float:
-        """w_out * r_out + w_fmt * r_fmt, before any standardization."""
-        weights = self.config.weights
-        outcome = weights.outcome * (row.outcome or 0.0) if weights.outcome != 0.0 else 0.0
-        return outcome + (weights.format * (self.format(row) or 0.0) if weights.format != 0.0 else 0.0)
-
-    def credit(self, row: StoredRow, pools: dict[str, Pool]) -> Callable[[float | None], _Credit]:
-        """The function from a process score to the credit of the chunk that it ends (for grpo_process: to its share;
-        None asks for what lies at the rollout's last token).
-        """
-        config, weights = self.config, self.config.weights
-        if config.estimator == "grpo_outcome":
-            return lambda _: _summed(pools["sum"], 0.0, self.raw(row), None)
-        if config.estimator == "reward_shaping":
-            return partial(_summed, pools["sum"], weights.process, self.raw(row))
-        whole = pools.get("all")
-        outcome = (whole or pools["outcome"]).standardize(row.outcome or 0.0) if weights.outcome != 0.0 else Number(0.0)
-        form, counted = Number(0.0), self.format(row)
-        if counted is not None and not (whole and weights.format == 0.0):
-            form = (whole or pools["format"]).standardize(counted)
-        rewards = outcome.times(weights.outcome) + form.times(weights.format)
-        if self.gated and row.ok is False:
-            return lambda score: _Credit(
-                score,
-                pools["process"].standardize(score or 0.0).value,
-                Number(0.0),
-                form.times(weights.process + weights.outcome + weights.format),
-            )
-        return partial(_fused, whole or pools["process"], weights.process, rewards, tail_only=whole is not None)
-
-
-def _fused(pool: Pool, weight: float, rewards: Number, score: float | None, *, tail_only: bool) -> _Credit:
-    """A = w_prc * s~ + what the rewards add; under `tail_only` the rewards lie at the rollout's end alone."""
-    if score is None:
-        return _Credit(None, None, Number(0.0), rewards)
-    standardized = pool.standardize(score)
-    return _Credit(score, standardized.value, standardized.times(weight), Number(0.0) if tail_only else rewards)
-
-
-def _summed(pool: Pool, weight: float, rewards: float, score: float | None) -> _Credit:
-    """A = N(w_prc * s + the raw rewards)."""
-    standardized = pool.standardize(rewards if score is None else weight * score + rewards)
-    return _Credit(score, None if score is None else standardized.value, standardized, Number(0.0))
-
-
 def _starts(
-    row: StoredRow, used: Sequence[StoredRow], reads: _Reads, pools: dict[str, Pool], stored: Collection[int]
+    row: StoredRow, used: Sequence[StoredRow], reads: Reads, pools: dict[str, Pool], stored: Collection[int]
 ) -> list[tuple[int, str]]:
     """Chunk-by-Value: the token each chunk starts at, and why (pass.md section 3)."""
     config = reads.config
-    if config.estimator == "grpo_outcome":
+    if config.estimator in WITHOUT_PROCESS:
         return [(0, "start")]
     counting = [t for t, counts in enumerate(row.mask) if counts]
     if not config.chunk:
@@ -276,7 +147,7 @@ def _trace(used: Sequence[StoredRow], pool: Pool, t: int) -> Number:
 
 
 def _divide_length(
-    row: StoredRow, starts: Sequence[tuple[int, str]], credit: Callable[[float | None], _Credit], k: float
+    row: StoredRow, starts: Sequence[tuple[int, str]], credit: Callable[[float | None], Credit], k: float
 ) -> tuple[Chunk, ...]:
     """Divide-Length (pass.md section 4) over the chunks that start at `starts`."""
     length, count = len(row.mask), len(starts)
@@ -309,13 +180,31 @@ def _divide_length(
     return tuple(reversed(chunks))
 
 
-def _return_to_go(
-    row: StoredRow,
-    elements: Sequence[_Element],
-    credit: Callable[[float | None], _Credit],
-    stored: Collection[int],
-) -> tuple[Chunk, ...]:
-    """GRPO(process): the sum of what lies at or after a token; neighbours of one advantage are one chunk."""
+def _returns(used: Sequence[StoredRow], reads: Reads, pools: dict[str, Pool]) -> list[list[float]]:
+    """PRIME's returns, one for each token that counts, of each rollout."""
+    rows = []
+    for row in used:
+        chunks = _return_to_go(row, reads, pools, ()) if any(row.mask) else ()
+        rows.append([chunk.rest.value for chunk in chunks for t in range(chunk.start, chunk.end) if row.mask[t]])
+    return rows
+
+
+def _whitened(chunks: Sequence[Chunk], pool: Pool) -> tuple[Chunk, ...]:
+    """The chunks with their returns standardized by `pool`."""
+    found = []
+    for chunk in chunks:
+        white = pool.standardize(chunk.rest.value)
+        slack = chunk.rest.rounding / (pool.std + pool.eps) if pool.std else 0.0
+        white = Number(white.value, white.rounding + slack)
+        found.append(replace(chunk, credit=white, advantage=white))
+    return tuple(found)
+
+
+def _return_to_go(row: StoredRow, reads: Reads, pools: dict[str, Pool], stored: Collection[int]) -> tuple[Chunk, ...]:
+    """The sum of what lies at or after a token; neighbours of one sum are one chunk."""
+    credit = reads.credit(row, pools)
+    # Without a process signal all that counts lies at the end: one element without a score.
+    elements = reads.elements(row) or [Element(0, max(t for t, counts in enumerate(row.mask) if counts), 0.0, "start")]
     shares = [credit(element.score) for element in elements]
     tail = credit(None).constant
     chunks: list[Chunk] = []

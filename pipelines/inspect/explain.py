@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pass_ops import ShapingConfig
+from pass_ops.config import ESTIMATORS
 from pass_ops.errors import PassError
 from pass_ops.shards import CompleteDataset
 from pipelines.inspect.arithmetic import Arithmetic, work_out
@@ -26,6 +27,10 @@ _MADE = ("chunk_ends", "chunk_credits", "chunk_advantages", "path_score", "train
 
 class RolloutNotFoundError(PassError, LookupError):
     """The asked rollout is not in the dataset."""
+
+
+class NotExplainableError(PassError, ValueError):
+    """The dataset was shaped by an estimator whose arithmetic is not known here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +78,17 @@ def explain_rollout(run: str, rollout_id: str, *, round_index: int = 0, name: st
     Raises:
         RolloutNotFoundError: no such rollout; names near ones.
         NotShapedError, NotADatasetError, IncompleteDatasetError: nothing shaped there.
+        NotExplainableError: it was shaped by an estimator given by import path.
     """
     dataset = open_shaped(run, round_index=round_index, name=name)
     part = _find(dataset, rollout_id)
     table = _group(dataset, part, rollout_id)
     config = shaping_config(dataset.spec)
+    if ":" in config.estimator:
+        raise NotExplainableError(
+            f"{dataset.url} was shaped by your own estimator {config.estimator!r}; explain spells out the arithmetic "
+            f"of {', '.join(ESTIMATORS)}. `passrl inspect` shows what it made of each chunk"
+        )
     ids = table["rollout_id"].to_pylist()
     index = ids.index(rollout_id)
     chosen = table.slice(index, 1).to_pylist()[0]

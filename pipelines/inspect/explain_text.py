@@ -23,7 +23,11 @@ _ESTIMATORS = {
     "grpo_process": "A = sum of w * N(x) over what lies at or after the token: scores at their steps, outcome and "
     "format at the rollout's end; N over all three together",
     "grpo_outcome": "A = N(w_outcome * outcome + w_format * format) on every token",
+    "gdpo": "A = w_outcome * N(outcome) + w_format * N(format) on every token",
+    "prime": "the sum of w * N(x) over what lies at or after the token, scores at their steps, outcome and format at "
+    "the rollout's end; then A = N(that sum) over the tokens of the group that count (pool `return`)",
 }
+_ESTIMATORS |= dict.fromkeys(("rloo", "dr_grpo"), _ESTIMATORS["grpo_outcome"])
 
 
 def explanation_view(explanation: Explanation, *, every_chunk: bool = False) -> Group:
@@ -87,6 +91,9 @@ def _formula(pool: Pool) -> str:
         return "x"
     if pool.operator == "mean_only":
         return f"x - {pool.mean:.6g}"
+    if pool.operator == "leave_one_out":
+        n = pool.rollouts
+        return f"{n} / {n - 1} * (x - {pool.mean:.6g})" if n > 1 else "0 (no other rollout)"
     if pool.operator == "abs_max":
         return f"x / {pool.largest:.6g}" if pool.largest else "0 (all are 0)"
     if pool.constant:

@@ -212,7 +212,7 @@ def _streams(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
             f"Lower weights.{stream} (try `passrl sweep --grid weights.{stream}=...`), or set the others to 0.",
         )  # fmt: skip
     config = facts.config
-    if config is None or config.estimator not in ("pass", "grpo_outcome"):
+    if config is None or config.estimator not in ("pass", "grpo_outcome", "gdpo"):
         return
     for stream in ("outcome", "format"):
         used = getattr(config.weights, stream) != 0.0 and facts.binary.get(f"{stream}_reward", False)

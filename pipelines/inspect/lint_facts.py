@@ -216,12 +216,14 @@ def stream_spread(table: pa.Table, config: ShapingConfig) -> dict[str, Moments]:
     """What each stream alone contributes to the fused advantage, over the chunks of trainable rows; no format gate.
 
     `reward_shaping` standardizes the streams' sum, so there the contributions are the centred weighted raw streams.
-    Empty for the other estimators, and where fewer than two streams count.
+    Empty for the estimators that have no sum of streams, and where fewer than two streams count.
     """
-    counted = [stream for stream in STREAMS if getattr(config.weights, stream) != 0.0]
-    if config.estimator not in ("pass", "reward_shaping") or len(counted) < 2 or len(table) == 0:
+    streams = STREAMS if config.reads_process else STREAMS[1:]
+    counted = [stream for stream in streams if getattr(config.weights, stream) != 0.0]
+    if config.estimator not in ("pass", "reward_shaping", "gdpo") or len(counted) < 2 or len(table) == 0:
         return {}
-    standardize: Standardizers | Operator = config.standardizers if config.estimator == "pass" else "mean_only"
+    shaping = config if config.estimator == "gdpo" else replace(config, estimator="pass")
+    standardize: Standardizers | Operator = "mean_only" if config.estimator == "reward_shaping" else config.standardize
     if "format_ok" in table.column_names:
         if "format_reward" not in table.column_names:
             table = table.append_column("format_reward", pc.cast(table["format_ok"], pa.float32()))
@@ -229,8 +231,8 @@ def stream_spread(table: pa.Table, config: ShapingConfig) -> dict[str, Moments]:
     found = {}
     for stream in counted:
         alone = Weights(**{name: getattr(config.weights, name) if name == stream else 0.0 for name in STREAMS})
-        only = replace(config, estimator="pass", standardize=standardize, weights=alone)
-        found[stream] = Moments.of(flat(shape(table, only)["chunk_credits"]))
+        only = shape(table, replace(shaping, standardize=standardize, weights=alone))
+        found[stream] = Moments.of(flat(only["chunk_credits"]))
     return found
 
 

@@ -52,10 +52,12 @@ class Pool:
     """A pooled set S of one group and N(x; S) over it.
 
     mean, std (with the configured ddof) and largest (max |x|) are those of the set; constant: all its values are equal.
+    rollouts: how many have a value in it. For leave_one_out, mean is that of the rollouts' means.
     """
 
     name: str
     operator: str
+    rollouts: int
     size: int
     mean: float
     std: float
@@ -64,13 +66,19 @@ class Pool:
     eps: float
 
     @staticmethod
-    def of(name: str, values: Sequence[float], operator: str, config: ShapingConfig) -> Pool:
+    def of(name: str, rows: Sequence[Sequence[float]], operator: str, config: ShapingConfig) -> Pool:
+        """The pool of some rollouts' values, one sequence for each."""
+        values = [x for row in rows for x in row]
         size = len(values)
         mean = math.fsum(values) / size if size else 0.0
         spread = math.fsum((x - mean) ** 2 for x in values)
+        means = [math.fsum(row) / len(row) for row in rows if row]
+        if operator == "leave_one_out" and means:
+            mean = math.fsum(means) / len(means)
         return Pool(
             name=name,
             operator=operator,
+            rollouts=len(means),
             size=size,
             mean=mean,
             std=math.sqrt(spread / (size - config.std_ddof)) if size > 1 else 0.0,
@@ -85,6 +93,8 @@ class Pool:
             return Number(x)
         if self.operator == "mean_only":
             return self._divided(x, 1.0)
+        if self.operator == "leave_one_out":
+            return self._divided(x, (self.rollouts - 1) / self.rollouts) if self.rollouts > 1 else Number(0.0)
         if self.operator == "abs_max":
             return Number(x / self.largest, ROUNDING * abs(x / self.largest)) if self.largest else Number(0.0)
         if self.constant or self.std + self.eps == 0.0:

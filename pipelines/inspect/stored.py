@@ -50,7 +50,7 @@ def open_shaped(url: str, *, round_index: int = 0, name: str = "shaped") -> Comp
 
 def shaping_config(spec: DatasetSpec) -> ShapingConfig:
     """The shaping options that a shaped dataset was made with."""
-    options: dict[str, Any] = dict(spec.options)
+    options: dict[str, Any] = {name: value for name, value in spec.options.items() if name != "code"}
     options["weights"] = Weights(**options["weights"])
     if isinstance(options["standardize"], Mapping):
         options["standardize"] = Standardizers(**options["standardize"])

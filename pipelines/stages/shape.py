@@ -17,12 +17,13 @@ from typing import Any
 import pyarrow as pa
 
 from pass_ops import shards
-from pass_ops.config import ShapingConfig
+from pass_ops.config import WITH_PROCESS, ShapingConfig
 from pass_ops.errors import OptionError
 from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest
 from pipelines.stages.inputs import WrongInputError, check_alignment, kinds, open_rollouts, open_signal, reopen
 from pipelines.stages.loop import PartOutput, in_background
 from pipelines.stages.operations import Operations
+from pipelines.verifiers.importing import source_digest
 
 STAGE_VERSION = 1
 # What a shaped dataset copies from its rollouts, so that the trainer needs nothing else.
@@ -96,10 +97,9 @@ def check_streams(options: ShapeOptions) -> None:
         raise OptionError(
             f"the signal {twice[0]!r} is named for two streams; each stream needs a signal of its own kind"
         )
-    if options.process is None and options.estimator != "grpo_outcome":
-        raise OptionError(
-            f"option process: estimator {options.estimator!r} forms chunks from a process signal; name one"
-        )
+    if options.process is None and options.reads_process:
+        remedy = "name one" if options.estimator in WITH_PROCESS else "name one, or set weights.process to 0"
+        raise OptionError(f"option process: estimator {options.estimator!r} reads a process signal; {remedy}")
     for stream in ("outcome", "format"):
         if getattr(options.weights, stream) != 0 and getattr(options, stream) is None:
             raise OptionError(
@@ -121,7 +121,7 @@ def shape_spec(
     return DatasetSpec(
         stage="shape",
         stage_version=STAGE_VERSION,
-        options=asdict(options.config),
+        options={**asdict(options.config), **_own_code(options)},
         parts=rollouts.spec.parts,
         inputs={name: dataset.ref(out) for name, dataset in sources.items()},
         models=rollouts.spec.models,
@@ -132,6 +132,11 @@ def shape_spec(
             **{name: rollouts.spec.carried[name] for name in CARRIED},
         },
     )
+
+
+def _own_code(options: ShapeOptions) -> dict[str, dict[str, str]]:
+    """The source digest of an estimator given by import path."""
+    return {"code": {options.estimator: source_digest(options.estimator)}} if ":" in options.estimator else {}
 
 
 def join_signals(rollouts: pa.Table, signals: Mapping[str, pa.Table], *, reference: str | None = None) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Numbers from other projects' own code, for tests/pass_ops/test_neighbours.py. Run in a throwaway environment:
+"""Numbers from other projects' own code, for tests/pass_ops/test_published_methods.py. Run in a throwaway environment:
 
     python -m venv peers
     peers/bin/pip install verl==0.9.1 torch ray tensordict omegaconf

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pass_ops import ShapingConfig, Standardizers, Weights, shape
+from pass_ops.config import ESTIMATORS, OPERATORS
 from pipelines.inspect.arithmetic import work_out
 from pipelines.inspect.explain import check_group
 from pipelines.inspect.pools import Columns, StoredRow
@@ -159,10 +160,10 @@ def rollouts(draw, signal: str):
 def shaped_groups(draw):
     signal = draw(st.sampled_from(["prm", "kl"]))
     rows = draw(st.lists(rollouts(signal), min_size=1, max_size=5))
-    estimator = draw(st.sampled_from(["pass", "reward_shaping", "grpo_process", "grpo_outcome"]))
-    operators = st.sampled_from(["masked_norm", "abs_max", "mean_only", "none"])
+    estimator = draw(st.sampled_from(ESTIMATORS))
+    operators = st.sampled_from(OPERATORS)
     standardize = draw(operators)
-    if estimator == "pass" and draw(st.booleans()):
+    if estimator in ("pass", "gdpo") and draw(st.booleans()):
         standardize = Standardizers(process=standardize, outcome=draw(operators), format=draw(operators))
     weight = st.sampled_from([0.0, 1.0, 0.5, -2.0])
     config = ShapingConfig(

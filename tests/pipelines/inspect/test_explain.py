@@ -8,7 +8,7 @@ import pytest
 
 from pass_ops import ShapingConfig, Weights, shape
 from pipelines.cli import main
-from pipelines.inspect.explain import RolloutNotFoundError, check_group, explain_rollout
+from pipelines.inspect.explain import NotExplainableError, RolloutNotFoundError, check_group, explain_rollout
 from pipelines.inspect.stored import NotShapedError
 from pipelines.stages.shape import ShapeOptions
 
@@ -53,6 +53,19 @@ def test_a_rollout_that_is_not_there_names_those_of_its_group(run):
 def test_rollouts_that_are_not_shaped_are_refused(run):
     with pytest.raises(NotShapedError, match="stage generate"):
         explain_rollout(run.rollouts, "a/0")
+
+
+def test_an_estimator_by_import_path_is_refused_by_name(store_run, row):
+    weights = Weights(process=0.0, format=0.0)
+    run = store_run(
+        [row("a/0", 2)], options=ShapeOptions(estimator=f"{__name__}:own", outcome="verifier", weights=weights)
+    )
+    with pytest.raises(NotExplainableError, match=rf"your own estimator '{__name__}:own'; .* of pass, reward_shaping"):
+        explain_rollout(run.url, "a/0")
+
+
+def own(group, config):
+    return [[0.0] * len(mask) for mask in group.mask]
 
 
 def shaped_group(**changes) -> tuple[pa.Table, ShapingConfig]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -148,6 +149,12 @@ def test_a_raw_stream_dominates_reward_shaping_by_its_scale(store_run, healthy):
     larger = healthy(lambda r: r | {"process_scores": [100 * x for x in r["process_scores"]]})
     options = replace(STEPS, estimator="reward_shaping")
     assert "dominant_stream" in codes(lint(store_run(larger, options=options).shaped.url))
+
+
+def test_a_stream_that_dominates_gdpo_is_found(store_run, healthy):
+    options = replace(STEPS, estimator="gdpo", weights=Weights(outcome=20.0), process=None)
+    (finding,) = [f for f in lint(store_run(healthy(), options=options).shaped.url) if f.code == "dominant_stream"]
+    assert re.match(r"the outcome stream makes up .* \(outcome .* %, format .* %\)", finding.message)
 
 
 def test_abs_max_on_binary_rewards_is_found(store_run, healthy):

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from pass_ops import Weights
+from pass_ops.config import ESTIMATORS
 from pass_ops.errors import OptionError
 from pipelines.cli import main
 from pipelines.config import ConfigError
@@ -134,6 +137,20 @@ def test_estimators_may_be_compared(two_groups):
     found = run_sweep(two_groups, grid_settings(raw(), {"estimator": ["reward_shaping", "grpo_process"]}))
     assert [result.options["estimator"] for result in found] == ["pass", "reward_shaping", "grpo_process"]
     assert found[2].path["right"].per_token is None  # that estimator has no path score
+
+
+def own(group, config):
+    return [2.0 * outcome - np.ones(len(mask)) for mask, outcome in zip(group.mask, group.outcome, strict=True)]
+
+
+def test_every_named_estimator_and_one_by_import_path_may_be_compared(two_groups):
+    base = replace(raw(), weights=Weights(process=1.0, outcome=1.0, format=0.0))
+    names = [*ESTIMATORS, f"{__name__}:own"]
+    reference, *found = run_sweep(two_groups, grid_settings(base, {"estimator": names}))
+    assert [result.options["estimator"] for result in found] == names
+    assert found[0].correlation == pytest.approx(1.0)
+    assert (found[-1].positive_mean, found[-1].negative_mean, found[-1].chunks_per_rollout) == (1.0, -1.0, 1.0)
+    assert {result.tokens for result in found} == {reference.tokens}
 
 
 def test_an_unknown_option_of_the_grid_names_the_nearest():

@@ -164,10 +164,34 @@ def test_grpo_outcome_needs_no_process_signal(scored) -> None:
     assert table["chunk_advantages"][0].as_py()[0] > 0 > table["chunk_advantages"][1].as_py()[0]
 
 
+OWN = "import numpy as np\n\ndef centred(group, config):\n    return [np.full(len(m), {}) for m in group.mask]\n"
+
+
+def test_the_source_of_an_estimator_by_import_path_is_in_the_fingerprint(scored, tmp_path, monkeypatch) -> None:
+    module = tmp_path / "own_shaping.py"
+    module.write_text(OWN.format(0.25))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = ShapeOptions(estimator="own_shaping:centred", outcome="right", weights=Weights(process=0.0, format=0.0))
+    dataset = shape_run(scored, options)
+    assert {a for row in whole(dataset)["chunk_advantages"].to_pylist() for a in row} == {0.25}
+    assert list(dataset.spec.options["code"]) == ["own_shaping:centred"]
+    module.write_text(OWN.format(0.5))
+    with pytest.raises(FingerprintMismatchError, match=r"options\.code\.own_shaping:centred"):
+        shape_run(scored, options)
+
+
+def test_a_named_estimator_has_no_code_of_its_own(scored) -> None:
+    assert "code" not in shape_run(scored).spec.options
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (ShapeOptions(outcome="right", format="form"), "option process: estimator 'pass' forms chunks"),
+        (ShapeOptions(outcome="right", format="form"), "option process: estimator 'pass' reads .*; name one$"),
+        (
+            ShapeOptions(estimator="prime", outcome="right", format="form"),
+            r"option process: estimator 'prime' reads .*; name one, or set weights\.process to 0$",
+        ),
         (ShapeOptions(process="steps", format="form"), "option outcome: weights.outcome is 1, but no outcome signal"),
         (ShapeOptions(process="steps", outcome="right"), r"option format: .* or set weights\.format to 0"),
         (ShapeOptions(process="steps", outcome="steps", format="form"), "'steps' is named for two streams"),
