@@ -1,64 +1,38 @@
-"""Generate: G rollouts of every prompt, one request a rollout, each with its own derived seed.
+"""Generate: G rollouts of every prompt, each with its own derived seed.
 
-    prompts row -> token ids -> G requests -> G rows of `rollouts`, or rejections with a reason
+    prompts row -> token ids -> G rollout programs on the engine -> G rows of `rollouts`, or rejections with a reason
 
 Importing this file imports no Beam and no model library.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from pass_ops import shards
-from pass_ops.errors import PassError
 from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest, ModelRef, Rejection
 from pipelines import models
-from pipelines.engines.base import Engine, EngineOptions, RequestRejected, Sample, SampleRequest, Sampling
+from pipelines.engines.base import Engine, EngineOptions
+from pipelines.programs.base import single_turn
+from pipelines.stages.encode import PlannedPrompt, plan_part
 from pipelines.stages.environment import engine_environment
+from pipelines.stages.generate_options import GenerateOptionError, GenerateOptions
 from pipelines.stages.loop import PartOutput, in_background
 from pipelines.stages.operations import Operations
+from pipelines.stages.rollouts import LoadedProgram, sample_part
+
+__all__ = ["GenerateOptionError", "GenerateOptions", "GenerateWork", "derive_seed", "generate", "generate_spec"]
 
 STAGE_VERSION = 1
-# A request the engine may answer the second time (RequestRejected.transient) is made so often before it is rejected.
-REQUEST_ATTEMPTS = 3
-
 
 # sha256 of nothing: what models.chat_template_digest says where there is no template.
 _NO_TEMPLATE = hashlib.sha256(b"").hexdigest()
-
-
-class GenerateOptionError(PassError, ValueError):
-    """An option of the generate stage is outside its range, or does not fit the model or the prompts."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateOptions:
-    """What is sampled.
-
-    sampling: how tokens are drawn. group_size: G, rollouts per prompt. chat: put a plain prompt into one user message
-    and encode it with the model's chat template (prompts that are messages always use it). system: a system message
-    before it. chat_template_kwargs: further arguments of the template (enable_thinking, ...). max_prompt_tokens: a
-    longer prompt is rejected; None = whatever leaves room for one token in the context.
-    """
-
-    sampling: Sampling = field(default_factory=Sampling)
-    group_size: int = 8
-    chat: bool = False
-    system: str | None = None
-    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    max_prompt_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.group_size < 1 or (self.max_prompt_tokens is not None and self.max_prompt_tokens < 1):
-            raise GenerateOptionError("generate.group_size and generate.max_prompt_tokens must be 1 or more.")
 
 
 def derive_seed(run_seed: int, round: int, group_id: str, sample_index: int) -> int:  # noqa: A002 - the contract's word
@@ -132,6 +106,7 @@ def generate_spec(
             "system": options.system,
             "chat_template_kwargs": dict(options.chat_template_kwargs),
             "max_prompt_tokens": options.max_prompt_tokens,
+            **_program_options(options),
         },
         parts=source.spec.parts,
         inputs={"prompts": source.ref(out)},
@@ -149,86 +124,19 @@ def generate_spec(
     )
 
 
+def _program_options(options: GenerateOptions) -> dict[str, Any]:
+    """What of a program decides the bytes; without one nothing, so that older datasets keep their fingerprints."""
+    program = options.named_program
+    if program is None:
+        return {}
+    program.load()  # one that cannot be called is refused before anything runs
+    return {"program": program.path, "program_options": dict(program.options), "program_code": program.code()}
+
+
 def _has_messages(source: CompleteDataset) -> bool:
     """All rows of a prompts dataset are of one kind; the first part that has rows tells."""
     part = next((record.part for record in source.parts if record.rows), None)
     return part is not None and source.read_part(part, columns=["messages"])["messages"].null_count == 0
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PlannedPrompt:
-    """A prompt ready to be sampled: what the engine is given."""
-
-    prompt_id: str
-    answer: str | None
-    token_ids: Sequence[int]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Rollout:
-    """One completed sample of a prompt."""
-
-    prompt: PlannedPrompt
-    sample_index: int
-    seed: int
-    sample: Sample
-
-
-def plan_part(
-    prompts: pa.Table, *, tokenizer: Any, options: GenerateOptions, max_model_len: int
-) -> list[PlannedPrompt | Rejection]:
-    """Encode every prompt of a part, in order; one that cannot be sampled is a Rejection in its place."""
-    limit = min(options.max_prompt_tokens or max_model_len, max_model_len - 1)
-    planned: list[PlannedPrompt | Rejection] = []
-    for row in prompts.select(["prompt_id", "prompt", "messages", "answer"]).to_pylist():
-        try:
-            token_ids = encode_prompt(tokenizer, row["prompt"], row["messages"], options=options)
-        except RequestRejected as error:
-            planned.append(Rejection(prompt_id=row["prompt_id"], reason=error.reason, detail=error.detail))
-            continue
-        if len(token_ids) > limit:
-            detail = (
-                f"{len(token_ids)} tokens; at most {limit} fit (context {max_model_len}, "
-                f"max_prompt_tokens {options.max_prompt_tokens})"
-            )
-            planned.append(Rejection(prompt_id=row["prompt_id"], reason="prompt_too_long", detail=detail))
-        else:
-            planned.append(PlannedPrompt(prompt_id=row["prompt_id"], answer=row["answer"], token_ids=token_ids))
-    return planned
-
-
-def encode_prompt(
-    tokenizer: Any, prompt: str | None, messages: Sequence[Mapping[str, str]] | None, *, options: GenerateOptions
-) -> list[int]:
-    """Token ids of a plain prompt (with the tokenizer's own special tokens), or of messages in the chat template.
-
-    Raises RequestRejected: empty_prompt, or chat_template_error where the template refuses these messages.
-    """
-    if messages is None and not options.chat:
-        token_ids = list(tokenizer(prompt)["input_ids"])
-    else:
-        conversation = (
-            [dict(message) for message in messages] if messages is not None else [{"role": "user", "content": prompt}]
-        )
-        if options.system is not None and conversation[0]["role"] != "system":
-            conversation.insert(0, {"role": "system", "content": options.system})
-        token_ids = _apply_template(tokenizer, conversation, options.chat_template_kwargs)
-    if not token_ids:
-        raise RequestRejected("empty_prompt", "the tokenizer makes no token of it")
-    return token_ids
-
-
-def _apply_template(tokenizer: Any, conversation: list[dict[str, Any]], kwargs: Mapping[str, Any]) -> list[int]:
-    import jinja2
-
-    try:
-        return list(
-            tokenizer.apply_chat_template(
-                conversation, tokenize=True, add_generation_prompt=True, return_dict=False, **kwargs
-            )
-        )
-    except jinja2.TemplateError as error:
-        raise RequestRejected("chat_template_error", str(error)) from error
 
 
 class GenerateWork:
@@ -252,126 +160,32 @@ class GenerateWork:
         self._round = round
         self._prompts: CompleteDataset
         self._engine: Engine
+        self._program: LoadedProgram
 
     def setup(self) -> None:
-        """The process's one engine, running this model, and the prompts."""
+        """The process's one engine, running this model, the program, and the prompts."""
         from pipelines.engines import acquire
 
+        program = self._options.named_program
+        self._program = single_turn if program is None else program.load()
         self._prompts = shards.open_dataset(self._prompts_url)
         self._engine = acquire(self._model, self._engine_options)
 
     def start(self, part: int) -> Future[PartOutput]:
-        """Read, encode and submit a part in the caller's thread, so that parts queue up in order; wait in another."""
-        engine, options = self._engine, self._options
+        """Read and encode a part in the caller's thread, so that parts queue up in order; sample it in another."""
         planned = plan_part(
             self._prompts.read_part(part),
-            tokenizer=engine.tokenizer,
-            options=options,
-            max_model_len=engine.max_model_len,
+            tokenizer=self._engine.tokenizer,
+            options=self._options,
+            max_model_len=self._engine.max_model_len,
         )
-        submitted = [
-            item
-            if isinstance(item, Rejection)
-            else [(request, engine.submit(request)) for request in self._requests(item)]
-            for item in planned
-        ]
-        return in_background(collect_part, engine, planned, submitted)
+        return in_background(self._sample, planned)
 
-    def _requests(self, prompt: PlannedPrompt) -> list[SampleRequest]:
-        return [
-            SampleRequest(
-                prompt_token_ids=prompt.token_ids,
-                seed=derive_seed(self._seed, self._round, prompt.prompt_id, index),
-                sampling=self._options.sampling,
-            )
-            for index in range(self._options.group_size)
-        ]
-
-
-Submitted = list[tuple[SampleRequest, "Future[Sample]"]]
-
-
-def collect_part(
-    engine: Engine, planned: Sequence[PlannedPrompt | Rejection], submitted: Sequence[Submitted | Rejection]
-) -> PartOutput:
-    """Wait for a part's samples; rows in order of prompt and sample_index, whatever the order they came in."""
-    rollouts: list[Rollout] = []
-    rejected: list[Rejection] = []
-    for prompt, requests in zip(planned, submitted, strict=True):
-        if isinstance(prompt, Rejection) or isinstance(requests, Rejection):
-            rejected.append(prompt if isinstance(prompt, Rejection) else requests)  # type: ignore[arg-type]
-            continue
-        for index, (request, future) in enumerate(requests):
-            answer = _sample(engine, request, future, prompt.prompt_id, index)
-            if isinstance(answer, Rejection):
-                rejected.append(answer)
-            else:
-                rollouts.append(Rollout(prompt=prompt, sample_index=index, seed=request.seed, sample=answer))
-    return PartOutput(table=rollouts_table(rollouts), rejected=tuple(rejected))
-
-
-def _sample(
-    engine: Engine, request: SampleRequest, future: Future[Sample], prompt_id: str, index: int
-) -> Sample | Rejection:
-    """The sample, or why there is none; a transient rejection is asked again."""
-    attempts = 1
-    while True:
-        try:
-            sample = future.result()
-            _check_sample(sample)
-        except RequestRejected as error:
-            if error.transient and attempts < REQUEST_ATTEMPTS:
-                attempts += 1
-                future = engine.submit(request)
-                continue
-            return Rejection(
-                prompt_id=prompt_id,
-                sample_index=index,
-                reason=error.reason,
-                detail=error.detail,
-                transient=error.transient,
-                attempts=attempts,
-                payload={"seed": request.seed},
-            )
-        return sample
-
-
-def _check_sample(sample: Sample) -> None:
-    """What every engine must have seen to; checked once more, for a NaN here would poison every ratio in training."""
-    if sample.finish_reason not in ("stop", "length"):
-        raise RequestRejected("aborted", f"finish_reason {sample.finish_reason}")
-    finite_T = np.isfinite(sample.logprobs)
-    if not finite_T.all():
-        position = int(np.argmin(finite_T))
-        raise RequestRejected(
-            "non_finite_logprob", f"{sample.logprobs[position]} at token {position} of {len(finite_T)}"
+    def _sample(self, planned: Sequence[PlannedPrompt | Rejection]) -> PartOutput:
+        sampling = self._options.sampling
+        return asyncio.run(
+            sample_part(self._engine, planned, program=self._program, sampling=sampling, seeds=self._seeds)
         )
 
-
-def rollouts_table(rollouts: Sequence[Rollout]) -> pa.Table:
-    """Rows of the contract's `rollouts`, in the order given. loss_mask is True: the policy chose every token."""
-    prompt_ids = [np.asarray(rollout.prompt.token_ids, dtype=np.int32) for rollout in rollouts]
-    token_ids = [np.asarray(rollout.sample.token_ids, dtype=np.int32) for rollout in rollouts]
-    logprobs = [np.asarray(rollout.sample.logprobs, dtype=np.float32) for rollout in rollouts]
-    columns = {
-        "group_id": [rollout.prompt.prompt_id for rollout in rollouts],
-        "sample_index": [rollout.sample_index for rollout in rollouts],
-        "rollout_id": [f"{rollout.prompt.prompt_id}/{rollout.sample_index}" for rollout in rollouts],
-        "prompt_token_ids": _lists(prompt_ids, pa.int32()),
-        "token_ids": _lists(token_ids, pa.int32()),
-        "text": [rollout.sample.text for rollout in rollouts],
-        "behavior_logprobs": _lists(logprobs, pa.float32()),
-        "loss_mask": _lists([np.ones(len(ids), dtype=bool) for ids in token_ids], pa.bool_()),
-        "finish_reason": [rollout.sample.finish_reason for rollout in rollouts],
-        "seed": [rollout.seed for rollout in rollouts],
-        "answer": [rollout.prompt.answer for rollout in rollouts],
-    }
-    return pa.table(columns, schema=shards.ROLLOUTS)
-
-
-def _lists(rows: Sequence[np.ndarray], element: pa.DataType) -> pa.Array:
-    """A list column of the contract from one array a row."""
-    offsets = np.zeros(len(rows) + 1, dtype=np.int32)
-    np.cumsum([len(row) for row in rows], out=offsets[1:])
-    values = pa.array(np.concatenate(rows) if rows else [], type=element)
-    return pa.ListArray.from_arrays(offsets, values, type=pa.list_(pa.field("element", element, nullable=False)))
+    def _seeds(self, prompt_id: str) -> list[int]:
+        return [derive_seed(self._seed, self._round, prompt_id, index) for index in range(self._options.group_size)]

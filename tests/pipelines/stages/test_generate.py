@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Callable
@@ -18,18 +19,13 @@ from pass_ops import shards
 from pass_ops.errors import FingerprintMismatchError, NotFinalized
 from pipelines.engines.base import EngineOptions, RequestRejected, Sample, SampleRequest, Sampling
 from pipelines.models import ModelNotFoundError, load_tokenizer
+from pipelines.programs import Prompt
+from pipelines.programs.base import single_turn
 from pipelines.sources import PromptSource, write_prompts
-from pipelines.stages.generate import (
-    GenerateOptionError,
-    GenerateOptions,
-    PlannedPrompt,
-    collect_part,
-    derive_seed,
-    encode_prompt,
-    generate,
-    plan_part,
-)
+from pipelines.stages.encode import PlannedPrompt, encode_prompt, plan_part
+from pipelines.stages.generate import GenerateOptionError, GenerateOptions, derive_seed, generate
 from pipelines.stages.operations import Operations
+from pipelines.stages.rollouts import sample_part
 
 OPTIONS = GenerateOptions(group_size=3, sampling=Sampling(max_tokens=12))
 
@@ -93,8 +89,7 @@ def test_messages_the_template_refuses_reject_their_prompt(tiny_model: str) -> N
     tokenizer = load_tokenizer(tiny_model)
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     table = pa.Table.from_pylist(
-        [{"prompt_id": "p", "prompt": None, "messages": [{"role": "user", "content": "1"}], "answer": None}],
-        schema=pa.schema([shards.PROMPTS.field(name) for name in ("prompt_id", "prompt", "messages", "answer")]),
+        [{"prompt_id": "p", "messages": [{"role": "user", "content": "1"}], "source": "s"}], schema=shards.PROMPTS
     )
     (planned,) = plan_part(table, tokenizer=tokenizer, options=OPTIONS, max_model_len=64)
     assert isinstance(planned, shards.Rejection)
@@ -102,10 +97,8 @@ def test_messages_the_template_refuses_reject_their_prompt(tiny_model: str) -> N
 
 
 def prompts_table(*prompts: str) -> pa.Table:
-    rows = [
-        {"prompt_id": f"p{i}", "prompt": prompt, "messages": None, "answer": None} for i, prompt in enumerate(prompts)
-    ]
-    return pa.Table.from_pylist(rows, schema=pa.schema([shards.PROMPTS.field(n) for n in rows[0]]))
+    rows = [{"prompt_id": f"p{i}", "prompt": prompt, "source": "s"} for i, prompt in enumerate(prompts)]
+    return pa.Table.from_pylist(rows, schema=shards.PROMPTS)
 
 
 def test_a_prompt_must_leave_room_for_one_token(tiny_model: str) -> None:
@@ -138,11 +131,21 @@ def sample(
     )
 
 
+class Spelled:
+    """A tokenizer to whom every completion reads "34"."""
+
+    def decode(self, token_ids: Any, **_: Any) -> str:
+        return "34" if len(token_ids) else ""
+
+
 class Answers:
     """An engine that answers each submit with the next of a list."""
 
+    max_model_len = 64
+
     def __init__(self, *answers: Sample | Exception) -> None:
         self.answers = list(answers)
+        self.tokenizer = Spelled()
 
     def submit(self, request: SampleRequest) -> Future[Sample]:
         future: Future[Sample] = Future()
@@ -156,9 +159,10 @@ class Answers:
 
 def collect(*answers: Sample | Exception, group_size: int = 2) -> Any:
     engine: Any = Answers(*answers)
-    prompt = PlannedPrompt(prompt_id="p", answer="42", token_ids=[3, 4])
-    requests = [SampleRequest(prompt_token_ids=[3, 4], seed=7 + i, sampling=Sampling()) for i in range(group_size)]
-    return collect_part(engine, [prompt], [[(request, engine.submit(request)) for request in requests]])
+    prompt = PlannedPrompt(task=Prompt(prompt_id="p", text="1+2"), answer="42", token_ids=[3, 4])
+    seeds = range(7, 7 + group_size)
+    part = sample_part(engine, [prompt], program=single_turn, sampling=Sampling(), seeds=lambda _: seeds)
+    return asyncio.run(part)
 
 
 def test_a_row_holds_what_the_contract_says() -> None:
