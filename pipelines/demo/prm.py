@@ -1,8 +1,4 @@
-"""The demo's process reward model, in the form of Qwen2.5-Math-PRM: a Qwen2 body, two classes at each step tag.
-
-vLLM has the same architecture under the same name and key names; `transformers` leaves it to remote code, hence the
-class here, which also trains it.
-"""
+"""The demo's process reward model, in the form of Qwen2.5-Math-PRM: how it is made, trained and judged."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Model, Qwen2PreTrainedModel
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from pipelines.demo.arithmetic import (
     GRADED,
@@ -27,29 +23,10 @@ from pipelines.demo.arithmetic import (
 )
 from pipelines.demo.tokenizer import EOS_TOKEN, PAD_TOKEN, STEP_TAG, token_of
 from pipelines.demo.training import IGNORED, Batch, pad_rows
+from pipelines.engines.process_reward import Qwen2ForProcessRewardModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-
-class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):  # type: ignore[misc]
-    """Logits [B, T, 2] at every token; those at a step tag, softmaxed, are (wrong, right) of the step before it."""
-
-    def __init__(self, config: Qwen2Config) -> None:
-        super().__init__(config)
-        self.model = Qwen2Model(config)
-        self.score = torch.nn.Sequential(
-            torch.nn.Linear(config.hidden_size, config.hidden_size),
-            torch.nn.ReLU(),
-            torch.nn.Linear(config.hidden_size, config.num_labels),
-        )
-        self.post_init()
-
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Logits [B, T, 2] of right-padded ``input_ids`` [B, T]."""
-        hidden = self.model(input_ids=input_ids, use_cache=False).last_hidden_state
-        logits: torch.Tensor = self.score(hidden)
-        return logits
 
 
 def from_language_model(

@@ -107,7 +107,8 @@ class EngineOptions:
     recording: for kind "recorded", a Parquet or JSONL file, or "synthetic:SEED". extra: further arguments of the engine
     underneath, by its own names (kind vllm: vLLM's EngineArgs; kind transformers: batch_size; kind recorded: latency).
     pooling: None for a model that samples; else how one that classifies tokens (a process reward model) is pooled, by
-    the names of vLLM's PoolerConfig, as {"pooling_type": "STEP", "step_tag_id": 9}; {} = the model's own way.
+    the names of vLLM's PoolerConfig, as {"pooling_type": "STEP", "step_tag_id": 9}; {} = the model's own way. Besides
+    these, tokens = ["-", "+"] makes a causal language model a classifier whose classes are those tokens' logits.
     """
 
     kind: str = "vllm"
@@ -131,7 +132,9 @@ class EngineOptions:
         _require(_is_int(self.max_num_seqs) and self.max_num_seqs >= 1, "max_num_seqs", self.max_num_seqs, "1 or more")
         _require(self.kv_cache_gib > 0, "kv_cache_gib", self.kv_cache_gib, "over 0")
         _require(_is_int(self.seed) and self.seed >= 0, "seed", self.seed, "an integer, 0 or more")
-        _require(self.pooling is None or self.kind == "vllm", "pooling", self.pooling, "None unless kind is vllm")
+        _require(
+            "tokens" not in (self.pooling or {}) or self.kind != "recorded", "pooling", self.pooling, "without tokens"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

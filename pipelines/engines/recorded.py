@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pass_ops.errors import PassError
 from pipelines.engines.base import EngineOptionError, EngineOptions, RequestRejected, Sample, SampleRequest
-from pipelines.engines.driver import Answer, DrivenEngine, ScoreRequest
+from pipelines.engines.driver import Answer, DrivenEngine, PoolRequest, Request, ScoreRequest
 from pipelines.models import load_tokenizer, read_config
 
 SYNTHETIC = "synthetic:"
@@ -60,6 +60,12 @@ def synthetic_sample(
     )
 
 
+def synthetic_classes(request: PoolRequest, *, seed: int) -> NDArray[np.float32]:
+    """Made-up logits of two classes at every token."""
+    rng = _generator("pool", seed, request.token_ids, 0)
+    return rng.normal(size=(len(request.token_ids), 2)).astype(np.float32)
+
+
 def synthetic_scores(request: ScoreRequest, *, seed: int) -> NDArray[np.float32]:
     """Made-up logprobs of the tokens from `start` on; a longer sequence agrees with its prefix."""
     rng = _generator("score", seed, request.token_ids[:1], 0)
@@ -71,8 +77,6 @@ def synthetic_scores(request: ScoreRequest, *, seed: int) -> NDArray[np.float32]
 class RecordedBackend:
     """A recording or a hash behind the driver's five calls; see `driver.Backend`."""
 
-    pools = False
-
     def __init__(self, model: str, options: EngineOptions) -> None:
         unknown = set(options.extra) - {"latency"}
         if unknown:
@@ -83,13 +87,14 @@ class RecordedBackend:
         self.max_model_len = options.max_model_len or int(config["max_position_embeddings"])
         self._latency = float(options.extra.get("latency", 0.0))
         self._due: deque[tuple[float, int, Answer]] = deque()
+        self.pools = options.pooling is not None
         recording = options.recording or SYNTHETIC + "0"
         if recording.startswith(SYNTHETIC):
             self._answer = self._synthetic(_synthetic_seed(recording))
         else:
             self._answer = self._recorded(read_recording(recording))
 
-    def add(self, key: int, request: SampleRequest | ScoreRequest) -> None:
+    def add(self, key: int, request: Request) -> None:
         """Look the answer up; it is due `latency` from now."""
         self._due.append((time.monotonic() + self._latency, key, self._answer(request)))
 
@@ -108,15 +113,17 @@ class RecordedBackend:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _synthetic(self, seed: int) -> Callable[[SampleRequest | ScoreRequest], Answer]:
+    def _synthetic(self, seed: int) -> Callable[[Request], Answer]:
         end_id = int(self.tokenizer.eos_token_id)
         special = set(self.tokenizer.all_special_ids)
         ids = sorted(i for i in self.tokenizer.get_vocab().values() if i not in special)
         vocabulary = np.asarray(ids, dtype=np.int32)
 
-        def answer(request: SampleRequest | ScoreRequest) -> Answer:
+        def answer(request: Request) -> Answer:
             if isinstance(request, ScoreRequest):
                 return synthetic_scores(request, seed=seed)
+            if isinstance(request, PoolRequest):
+                return synthetic_classes(request, seed=seed)
             room = self.max_model_len - len(request.prompt_token_ids)
             sample = synthetic_sample(request, seed=seed, vocabulary=vocabulary, end_id=end_id, room=room)
             return self._with_text(sample)
@@ -126,13 +133,15 @@ class RecordedBackend:
     def _recorded(self, samples: dict[tuple[tuple[int, ...], int], Sample]) -> Callable[..., Answer]:
         scores = {(prompt + tuple(s.token_ids.tolist()), len(prompt)): s.logprobs for (prompt, _), s in samples.items()}
 
-        def answer(request: SampleRequest | ScoreRequest) -> Answer:
+        def answer(request: Request) -> Answer:
             if isinstance(request, ScoreRequest):
                 found: Any = scores.get((tuple(map(int, request.token_ids)), request.start))
+            elif isinstance(request, PoolRequest):
+                found = None
             else:
                 found = samples.get((tuple(map(int, request.prompt_token_ids)), request.seed))
             if found is None:
-                return RequestRejected("not_recorded", "the recording holds no such prompt and seed, or rollout")
+                return RequestRejected("not_recorded", "the recording holds no such request")
             return self._with_text(found) if isinstance(found, Sample) else found
 
         return answer

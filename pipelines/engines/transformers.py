@@ -34,7 +34,11 @@ Work = tuple[int, SampleRequest | ScoreRequest]
 
 def start(model: str, options: EngineOptions) -> DrivenEngine:
     """Load a model folder. Raises EngineOptionError, ModelNotFoundError, ModelFilesError."""
-    return DrivenEngine(lambda: TransformersBackend(model, options), model=model, name="transformers")
+    if options.pooling is None:
+        return DrivenEngine(lambda: TransformersBackend(model, options), model=model, name="transformers")
+    from pipelines.engines.transformers_pooling import TransformersPoolingBackend
+
+    return DrivenEngine(lambda: TransformersPoolingBackend(model, options), model=model, name="transformers")
 
 
 def processed_logits(logits_V: torch.Tensor, sampling: Sampling) -> torch.Tensor:
@@ -59,8 +63,20 @@ def processed_logits(logits_V: torch.Tensor, sampling: Sampling) -> torch.Tensor
     return logits_V
 
 
+def batch_size(options: EngineOptions) -> int:
+    """Rows of a batch: extra.batch_size, else 32 at most. Raises EngineOptionError."""
+    unknown = set(options.extra) - {"batch_size"}
+    if unknown:
+        raise EngineOptionError(f"extra.{min(unknown)} is no option of the transformers engine; it has batch_size.")
+    size = int(options.extra.get("batch_size", min(options.max_num_seqs, 32)))
+    if size < 1:
+        raise EngineOptionError(f"extra.batch_size is {size}; it must be 1 or more.")
+    return size
+
+
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
+    """Without transformers' bar over the weights."""
     from transformers.utils import logging
 
     enabled = logging.is_progress_bar_enabled()
@@ -105,13 +121,8 @@ class TransformersBackend:
     pools = False
 
     def __init__(self, model: str, options: EngineOptions) -> None:
-        unknown = set(options.extra) - {"batch_size"}
-        if unknown:
-            raise EngineOptionError(f"extra.{min(unknown)} is no option of the transformers engine; it has batch_size.")
         check_model_folder(model)
-        self._batch_size = int(options.extra.get("batch_size", min(options.max_num_seqs, 32)))
-        if self._batch_size < 1:
-            raise EngineOptionError(f"extra.batch_size is {self._batch_size}; it must be 1 or more.")
+        self._batch_size = batch_size(options)
         self._dtype = getattr(torch, resolve_dtype(model, options))
         self._device = torch.device(device_kind())
         self._processed = options.logprobs_mode == "processed_logprobs"
@@ -129,7 +140,7 @@ class TransformersBackend:
         """Load the folder's model anew."""
         from transformers import AutoModelForCausalLM
 
-        with _no_progress_bar():
+        with no_progress_bar():
             loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=self._dtype, local_files_only=True)
         self._model = loaded.to(self._device).eval()
         ends = loaded.generation_config.eos_token_id

@@ -197,7 +197,7 @@ def _start_engine(model: str, options: EngineOptions) -> tuple[Any, int]:
     check_extra(options.extra, (field.name for field in dataclasses.fields(EngineArgs)))
     dtype = resolve_dtype(model, options)
     try:
-        limit = EngineArgs(model=model, dtype=dtype, **purpose(options)).create_model_config().max_model_len
+        limit = EngineArgs(model=model, dtype=dtype, **purpose(model, options)).create_model_config().max_model_len
         length = _context_length(options.max_model_len, limit=limit, model=model)
         arguments = engine_arguments(model, options, device=device_kind(), dtype=dtype, context_length=length)
         with warnings.catch_warnings():

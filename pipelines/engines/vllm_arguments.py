@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pipelines.engines.base import EngineOptionError, EngineOptions, SampleRequest
+from pipelines.models import read_config
 
 # Scoring makes the logits of a whole batch of prompt tokens in float32 (2,048 tokens x 152,000 words = 1.2 GB), beyond
 # the memory vLLM plans with; a GPU cuts prompts into pieces of this many tokens.
@@ -38,7 +40,7 @@ def engine_arguments(
     return {
         **arguments,
         **options.extra,
-        **purpose(options),
+        **purpose(model, options),
         "model": model,
         "dtype": dtype,
         # One more than promised: vLLM scores a prompt only where a further token would fit.
@@ -49,16 +51,30 @@ def engine_arguments(
     }
 
 
-def purpose(options: EngineOptions) -> dict[str, Any]:
+def purpose(model: str, options: EngineOptions) -> dict[str, Any]:
     """Whether the model samples or pools, as EngineArgs keywords. Raises EngineOptionError for a pooling unknown."""
     if options.pooling is None:
         return {}
     from vllm.config import PoolerConfig
 
+    pooling = dict(options.pooling)
+    tokens = pooling.pop("tokens", None)
     try:
-        return {"runner": "pooling", "pooler_config": PoolerConfig(**options.pooling)}
+        arguments = {"runner": "pooling", "pooler_config": PoolerConfig(**pooling)}
     except (TypeError, ValueError) as error:
         raise EngineOptionError(f"pooling is {dict(options.pooling)!r}, which vLLM refuses: {error}") from error
+    return arguments if tokens is None else arguments | {"hf_overrides": _token_classifier(model, options, tokens)}
+
+
+def _token_classifier(model: str, options: EngineOptions, tokens: Sequence[str]) -> dict[str, Any]:
+    """The overrides by which vLLM takes a causal language model's head, cut down to these tokens, for a classifier."""
+    (name,) = read_config(model)["architectures"]
+    return {
+        **options.extra.get("hf_overrides", {}),
+        "architectures": [name.replace("ForCausalLM", "ForSequenceClassification")],
+        "classifier_from_token": list(tokens),
+        "method": "no_post_processing",
+    }
 
 
 def sampling_params(request: SampleRequest, *, room: int) -> Any:

@@ -40,6 +40,7 @@ SIGNALS = {
     "opd": "pipelines.signals.opd:OpdSignal",
     "g_opd": "pipelines.signals.opd:GOpdSignal",
     "combine": "pipelines.signals.combine:CombineSignal",
+    "prm": "pipelines.signals.prm:PrmSignal",
 }
 
 
@@ -100,6 +101,9 @@ class SignalBase:
 
     #: names of options that do not decide values (numbers of processes and the like)
     operational: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Where a dataclass checks its options."""
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ class CallingSignal(SignalBase):
     workers: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.timeout_s > 0:
             raise SignalOptionError(f"timeout_s is {self.timeout_s}; it must be over 0 seconds")
         if self.memory_mb < 64:

@@ -11,7 +11,7 @@ be compared.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -21,27 +21,24 @@ from numpy.typing import NDArray
 
 from pass_ops import g_opd_scores, opd_scores
 from pass_ops.shards import DatasetSpec
-from pipelines.signals.base import Row, SignalBase, SignalInputError, SignalOptionError, sidecar
-from pipelines.signals.execution import cut_rollouts
+from pipelines.signals.base import Row, SignalInputError, SignalOptionError, sidecar
+from pipelines.signals.stepwise import StepwiseSignal
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpdSignal(SignalBase):
+class OpdSignal(StepwiseSignal):
     """process_scores, one a completion token (per = "token"), or their sums over reasoning steps (per = "step").
 
     teacher: name of a logprobs signal. policy: name of one of the policy; None = the rollouts' behavior_logprobs.
-    separator: where steps are cut, with per = "step". A row without one of its values is null with status no_input.
+    With per = "step" the separator counts. A row without one of its values is null with status no_input.
     """
 
     teacher: str
     policy: str | None = None
     per: Literal["token", "step"] = "token"
-    separator: str = "\n\n"
-    _tokenizer_folder: str = field(default="", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not self.separator:
-            raise SignalOptionError('separator is empty; steps are cut at it: give a string such as "\\n\\n"')
+        super().__post_init__()
         if len(set(self.inputs)) < len(self.inputs):
             raise SignalOptionError(
                 f"one signal stands for two models: {', '.join(self.inputs)}; their difference is always 0"
@@ -87,10 +84,6 @@ class OpdSignal(SignalBase):
                 'and name it as option "policy".'
             )
 
-    def setup(self, tokenizer_folder: str) -> None:
-        """The policy's tokenizer, by which step ends are found."""
-        object.__setattr__(self, "_tokenizer_folder", tokenizer_folder)
-
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Per-token differences of the rows that have all their values; then their sums over steps where asked."""
         roles = self._roles()
@@ -104,8 +97,7 @@ class OpdSignal(SignalBase):
         scores = iter(_rows_of(self._per_token(columns)))
         rows = [Row("no_input", text) if text else Row(values={"process_scores": next(scores)}) for text in lacking]
         if self.per == "step":
-            cuts = cut_rollouts(rollouts, separator=self.separator, tokenizer_folder=self._tokenizer_folder)
-            rows = [_summed(row, steps.ends) for row, steps in zip(rows, cuts, strict=True)]
+            rows = [_summed(row, steps.ends) for row, steps in zip(rows, self.cut(rollouts), strict=True)]
         return sidecar(self.kind, rollouts, rows)
 
     def _per_token(self, columns: Mapping[str, pa.ChunkedArray]) -> pa.ListArray:

@@ -8,7 +8,7 @@ import torch
 
 from pipelines.demo.arithmetic import Split, make_prompts
 from pipelines.demo.assets import asset_folder
-from pipelines.demo.prm import Qwen2ForProcessRewardModel, prm_input
+from pipelines.demo.prm import prm_input
 from pipelines.demo.tokenizer import STEP_TAG
 from pipelines.engines import (
     Engine,
@@ -18,7 +18,9 @@ from pipelines.engines import (
     SampleRequest,
     Sampling,
     acquire,
+    start_engine,
 )
+from pipelines.engines.process_reward import Qwen2ForProcessRewardModel
 from pipelines.models import load_tokenizer
 
 PRM = str(asset_folder("prm"))
@@ -83,5 +85,22 @@ def test_an_engine_that_samples_does_not_pool(tiny_model: str) -> None:
 def test_a_pooling_that_vllm_does_not_know_is_refused() -> None:
     with pytest.raises(EngineOptionError, match="step_tag"):
         acquire(PRM, pooled(step_tag=3))
-    with pytest.raises(EngineOptionError, match="None unless kind is vllm"):
-        EngineOptions(kind="recorded", pooling={})
+    with pytest.raises(EngineOptionError, match="transformers engine; it has pooling_type"):
+        acquire(PRM, EngineOptions(kind="transformers", pooling={"step_tag": 3}))
+    with pytest.raises(EngineOptionError, match="without tokens"):
+        EngineOptions(kind="recorded", pooling={"tokens": ["a", "b"]})
+    with pytest.raises(EngineOptionError, match="which does not classify tokens"):
+        acquire(str(asset_folder("policy")), EngineOptions(kind="transformers", pooling={}))
+
+
+def test_transformers_pools_as_vllm_does(engine: Engine) -> None:
+    rows = ids_of(40)  # more than one batch
+    expected = [future.result(timeout=60) for future in [engine.pool(ids) for ids in rows]]
+    tag = engine.tokenizer.convert_tokens_to_ids(STEP_TAG)
+    options = EngineOptions(kind="transformers", pooling={"pooling_type": "STEP", "step_tag_id": tag})
+    plain = start_engine(PRM, options)
+    try:
+        for ids, wanted in zip(rows, expected, strict=True):
+            np.testing.assert_allclose(plain.pool(ids).result(timeout=60), wanted, atol=1e-4)
+    finally:
+        plain.close()

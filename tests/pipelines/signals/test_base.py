@@ -30,6 +30,7 @@ SMALLEST = {
     "opd": {"teacher": "t"},
     "g_opd": {"teacher": "t", "base": "b"},
     "combine": {"signals": ["a", "b"]},
+    "prm": {"model": "folder"},
 }
 
 OWN = """
@@ -88,7 +89,7 @@ def test_the_source_of_a_signal_of_ones_own_is_in_its_code_digest(own_module: Pa
     ("name", "options", "message"),
     [
         ("outcme", {}, "There is no signal 'outcme'; did you mean 'outcome'"),
-        ("prm", {}, "choose one of outcome, format"),
+        ("unheard-of", {}, "choose one of outcome, format"),
         ("outcome", {"verifer": "number"}, "has no option 'verifer'; did you mean 'verifier'"),
         ("outcome", {}, "needs the option 'verifier'"),
         ("outcome", {"verifier": "nmber"}, "choose one of choice, code, exact"),

@@ -205,11 +205,11 @@ def test_execution_scores_every_step_and_finds_its_end(execution, make_rollouts,
 def test_execution_of_a_checker_gone_wrong_is_null_with_the_cause(
     execution, tmp_path, make_rollouts, monkeypatch
 ) -> None:
-    from pipelines.signals import execution as module
+    from pipelines.signals.execution import ExecutionSignal
     from pipelines.signals.steps import Steps
 
     texts = ["hang", "crash", "short", "nan", "huge", "a"]
-    monkeypatch.setattr(module, "cut_rollouts", lambda rollouts, **_: [Steps([1], [text]) for text in texts])
+    monkeypatch.setattr(ExecutionSignal, "cut", lambda *_: [Steps([1], [text]) for text in texts])
     rollouts = make_rollouts(*({"text": text, "ids": [0]} for text in texts))
     table = execution().score(rollouts, {"prompts": prompts_table(g="a")})
     assert rows(table, "status", "process_scores") == [

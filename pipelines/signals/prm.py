@@ -1,0 +1,173 @@
+"""Signal `prm`: a process reward model's score of every step.
+
+The model reads the task and the steps as text, by its own tokenizer, each step followed by a tag; what its head says at
+the tag is the step's score. Step ends are the policy's tokens all the same (`pipelines.signals.steps`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pass_ops.shards import DatasetSpec, ModelRef
+from pipelines.engines.base import Engine, EngineOptions, RequestRejected
+from pipelines.models import chat_template_digest, load_tokenizer, model_digest, tokenizer_digest
+from pipelines.signals.base import Row, SignalOptionError, sidecar
+from pipelines.signals.steps import Steps
+from pipelines.signals.stepwise import EMPTY, StepwiseSignal, tasks
+from pipelines.stages.environment import engine_environment
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrmSignal(StepwiseSignal):
+    r"""process_scores: the probability of the class `positive` at the tag after each step, 0 to 1.
+
+    model: the folder of a Qwen2ForProcessRewardModel (Qwen2.5-Math-PRM), of a ...ForTokenClassification (engine.kind
+    "transformers"), or with tokens = [bad, good] of a causal language model whose next-token logits are the head
+    (Math-Shepherd). tag: text after each step, at whose last token the head is read. between: text after each tag.
+    template: what the model reads, with {prompt} and {steps}; with chat = true its own chat template instead: system,
+    the task as the user's message, the steps as the assistant's. positive: index of the class that means right, or the
+    only one (a sigmoid). A rollout that does not fit the model's context is too_long.
+
+    Qwen2.5-Math-PRM: chat = true, system = "Please reason step by step, and put your final answer within \boxed{}."
+    Math-Shepherd: tag = " ки", between = "\n", template = "{prompt} {steps}", tokens = ["-", "+"]
+    """
+
+    kind: ClassVar[str] = "process_steps"
+
+    model: str
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    tag: str = "<extra_0>"
+    between: str = ""
+    template: str = "{prompt}{steps}"
+    chat: bool = False
+    system: str | None = None
+    tokens: tuple[str, ...] | None = None
+    positive: int = -1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.tag:
+            raise SignalOptionError("tag is empty; the model's head is read at the tag after each step")
+        if not self.chat and self.template.count("{steps}") != 1:
+            raise SignalOptionError(f"template is {self.template!r}; it must have {{steps}} once, and {{prompt}}")
+        if self.system is not None and not self.chat:
+            raise SignalOptionError("system is set, but chat is false: write it into template, or set chat = true")
+        if self.tokens is not None and len(self.tokens) != 2:
+            raise SignalOptionError(f"tokens is {list(self.tokens)}; give the pair [bad, good]")
+        if self.engine.pooling is not None:
+            raise SignalOptionError("engine.pooling is set; a PRM's pooling follows from this signal's own options")
+
+    @property
+    def _engine(self) -> EngineOptions:
+        """Raw logits of every position: which of them are tags, and what becomes of the logits, is decided here."""
+        pooling: dict[str, Any] = {"pooling_type": "ALL", "use_activation": False}
+        return replace(self.engine, pooling=pooling | ({"tokens": list(self.tokens)} if self.tokens else {}))
+
+    def options(self) -> dict[str, Any]:
+        """All but the model and its engine, which stand in `models` and `environment`."""
+        return {name: value for name, value in super().options().items() if name not in ("model", "engine")}
+
+    def models(self) -> dict[str, ModelRef]:
+        """The process reward model."""
+        return {"prm": ModelRef(self.model, model_digest(self.model))}
+
+    def environment(self) -> dict[str, Any]:
+        """The engine's libraries, dtype and device, and how the model reads text."""
+        found = engine_environment(self.model, self._engine) | {"prm_tokenizer": tokenizer_digest(self.model)}
+        return found | ({"prm_chat_template": chat_template_digest(self.model)} if self.chat else {})
+
+    def check(self, rollouts: DatasetSpec, inputs: Mapping[str, DatasetSpec]) -> None:
+        """The model's tokenizer finds the tag where it is written. Raises SignalOptionError."""
+        tokenizer = load_tokenizer(self.model)
+        known = tokenizer(self.tag, add_special_tokens=False).input_ids
+        if not known or (tokenizer.unk_token_id is not None and tokenizer.unk_token_id in known):
+            raise SignalOptionError(f"tag is {self.tag!r}, which the tokenizer of {self.model} does not know")
+        if len(self._read(tokenizer, "1", ["2", "3"])[1]) != 2:
+            raise SignalOptionError("the model's chat template does not keep the steps; write a template instead")
+
+    def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
+        """Ask about every rollout at once, then collect in order."""
+        from pipelines.engines import acquire
+
+        engine = acquire(self.model, self._engine)
+        cuts = self.cut(rollouts)
+        asked = [
+            self._ask(engine, task, steps) for task, steps in zip(tasks(rollouts, inputs["prompts"]), cuts, strict=True)
+        ]
+        return sidecar(self.kind, rollouts, [self._row(*one, steps) for one, steps in zip(asked, cuts, strict=True)])
+
+    def _ask(self, engine: Engine, task: str, steps: Steps) -> tuple[Row | Future[NDArray[np.float32]], list[int]]:
+        """The request, or the row where there is nothing to ask; and the tokens at which to read the answer."""
+        if not steps.ends:
+            return EMPTY, []
+        ids, places = self._read(engine.tokenizer, task, steps.texts)
+        if len(ids) > engine.max_model_len:
+            return Row("too_long", f"{len(ids)} of the PRM's tokens, it takes {engine.max_model_len}"), []
+        if len(places) != len(steps.ends):
+            return Row("error", f"the PRM's tokenizer shows {len(places)} tags for {len(steps.ends)} steps"), []
+        return engine.pool(ids), places
+
+    def _read(self, tokenizer: Any, task: str, steps: Sequence[str]) -> tuple[list[int], list[int]]:
+        """The model's token ids, and for each step the index of the token that ends its tag."""
+        # A tag that the policy wrote itself would be a place to score of its own choice.
+        clean = [step.replace(self.tag, "") if self.tag.strip() else step for step in steps]
+        text, tag_ends = tagged(clean, tag=self.tag, between=self.between)
+        whole = self._around(tokenizer, task, text)
+        start = whole.rfind(text)
+        if start < 0:
+            return [], []
+        encoded = tokenizer(whole, add_special_tokens=not self.chat, return_offsets_mapping=True)
+        token_at = {at: index for index, (begin, end) in enumerate(encoded.offset_mapping) for at in range(begin, end)}
+        places = [token_at[start + end - 1] for end in tag_ends if start + end - 1 in token_at]
+        return list(encoded.input_ids), sorted(set(places))
+
+    def _around(self, tokenizer: Any, task: str, steps: str) -> str:
+        if not self.chat:
+            return self.template.replace("{prompt}", task).replace("{steps}", steps)
+        messages = [] if self.system is None else [{"role": "system", "content": self.system}]
+        messages += [{"role": "user", "content": task}, {"role": "assistant", "content": steps}]
+        return str(tokenizer.apply_chat_template(messages, tokenize=False))
+
+    def _row(self, found: Row | Future[NDArray[np.float32]], places: Sequence[int], steps: Steps) -> Row:
+        if isinstance(found, Row):
+            return found
+        try:
+            logits_TC = found.result()
+        except RequestRejected as rejected:
+            return Row("error", str(rejected))
+        scores = right_probability(logits_TC[list(places)], positive=self.positive)
+        return Row(values={"process_scores": scores, "process_ends": steps.ends})
+
+
+def tagged(steps: Sequence[str], *, tag: str, between: str) -> tuple[str, list[int]]:
+    """The steps as the model reads them, and where each one's tag ends.
+
+    >>> tagged(["1+1=2", "so 2"], tag=" #", between="|")
+    ('1+1=2 #|so 2 #|', [7, 14])
+    """
+    text, ends = "", []
+    for step in steps:
+        text += step + tag
+        ends.append(len(text))
+        text += between
+    return text, ends
+
+
+def right_probability(logits_KC: NDArray[np.float32], *, positive: int) -> NDArray[np.float32]:
+    """softmax(logits)[positive] of K steps with C classes; with one class its sigmoid.
+
+    >>> right_probability(np.array([[0.0, 0.0], [0.0, 2.0]], dtype=np.float32), positive=-1).round(3).tolist()
+    [0.5, 0.8809999823570251]
+    """
+    logits_KC = np.asarray(logits_KC, dtype=np.float64)
+    if logits_KC.shape[-1] == 1:
+        logits_KC = np.concatenate([np.zeros_like(logits_KC), logits_KC], axis=-1)
+    powers_KC = np.exp(logits_KC - logits_KC.max(axis=-1, keepdims=True))
+    return np.asarray(powers_KC[:, positive] / powers_KC.sum(axis=-1), dtype=np.float32)

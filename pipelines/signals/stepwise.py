@@ -1,0 +1,73 @@
+"""What the signals share that score reasoning steps: where a rollout is cut, and the task it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from pipelines.signals.base import Row, SignalBase, SignalInputError, SignalOptionError
+from pipelines.signals.steps import Steps, cut_steps, tokenizer_decode
+
+#: the row of a completion without tokens
+EMPTY = Row(values={"process_scores": [], "process_ends": []})
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepwiseSignal(SignalBase):
+    """A signal over steps.
+
+    separator: text between two steps (`pipelines.signals.steps` says how completions are cut).
+    """
+
+    separator: str = "\n\n"
+    _tokenizer_folder: str = field(default="", init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.separator:
+            raise SignalOptionError('separator is empty; steps are cut at it: give a string such as "\\n\\n"')
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The prompts: a step is judged against its task."""
+        return ("prompts",)
+
+    @property
+    def needs_tokenizer(self) -> bool:
+        """Yes."""
+        return True
+
+    def setup(self, tokenizer_folder: str) -> None:
+        """The policy's tokenizer, by which step ends are found."""
+        object.__setattr__(self, "_tokenizer_folder", tokenizer_folder)
+
+    def cut(self, rollouts: pa.Table) -> list[Steps]:
+        """The steps of every rollout, in order."""
+        decode = tokenizer_decode(self._tokenizer_folder)
+        columns = (rollouts["token_ids"].to_pylist(), rollouts["text"].to_pylist())
+        return [
+            cut_steps(ids, text, separator=self.separator, decode=decode) for ids, text in zip(*columns, strict=True)
+        ]
+
+
+def tasks(rollouts: pa.Table, prompts: pa.Table) -> list[str]:
+    """What each rollout's task is, in words. Raises SignalInputError where a rollout's prompt is not among these."""
+    texts = prompt_texts(prompts)
+    groups = rollouts["group_id"].to_pylist()
+    missing = next((group for group in groups if group not in texts), None)
+    if missing is not None:
+        raise SignalInputError(
+            f"group {missing!r} of the rollouts is not among the prompts of this part; they do not belong together"
+        )
+    return [texts[group] for group in groups]
+
+
+def prompt_texts(prompts: pa.Table) -> Mapping[str, str]:
+    """prompt_id -> what the task is: the prompt, or the content of the last message of a chat's user."""
+    found: dict[str, str] = {}
+    for row in prompts.select(["prompt_id", "prompt", "messages"]).to_pylist():
+        said = [message["content"] for message in row["messages"] or [] if message["role"] == "user"]
+        found[row["prompt_id"]] = row["prompt"] if row["prompt"] is not None else said[-1] if said else ""
+    return found
