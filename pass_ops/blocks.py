@@ -12,14 +12,14 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pass_ops import chunking, standardize
+from pass_ops import chunking, divide_length, standardize
 from pass_ops.config import Operator, ShapingConfig
 from pass_ops.errors import NonFiniteError, OutputOverflowError, StepEndsError
-from pass_ops.ragged import Array, Elements, Tokens, frozen
+from pass_ops.ragged import Elements, Tokens, frozen
 from pass_ops.rollouts import Rollouts
 
-BLOCK_TOKENS = 1 << 18
-NO_MASK = np.empty(0, dtype=np.uint8)
+BLOCK_VALUES = 1 << 17  # scores of a block; with what is made of them they fit into the processor's cache
+NO_MASK = np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint8)
 NO_SCORES = frozen(np.empty(0, dtype=np.float32))
 NO_ENDS = frozen(np.empty(0, dtype=np.int32)), frozen(np.empty(0, dtype=np.int32))
 
@@ -28,7 +28,7 @@ NO_ENDS = frozen(np.empty(0, dtype=np.int32)), frozen(np.empty(0, dtype=np.int32
 class Chunks:
     """What an estimator makes of its rollouts; path_R is NaN where there is none."""
 
-    counts_R: np.ndarray  # int32
+    starts_R1: np.ndarray  # int32
     ends_K: np.ndarray  # int32
     credits_K: np.ndarray  # float32
     advantages_K: np.ndarray  # float32
@@ -37,13 +37,12 @@ class Chunks:
 
 
 class Block(NamedTuple):
-    """Groups first_G..last_G, which are rows first_R..last_R, with masks unpacked and live elements marked."""
+    """Groups first_G..last_G, which are rows first_R..last_R, and the process signal of these rows."""
 
     first_G: int
     last_G: int
     first_R: int
     last_R: int
-    tokens: Tokens
     elements: Elements
 
 
@@ -60,94 +59,107 @@ class Statistics(NamedTuple):
 
 
 class Output:
-    """Room for the chunks of some rollouts, filled block by block up to `cursor`."""
+    """Room for the chunks of some rollouts, filled block by block; row r's lie at starts_R1[r]..starts_R1[r + 1].
 
-    def __init__(self, rollouts: Rollouts, *, chunks: int) -> None:
+    `scores_K` are the raw scores of the chunks. They wait where the advantages made of them will stand, or, where every
+    given step is a chunk, in the input: then neither they nor the ends are copied.
+
+    Args:
+        rollouts: what is shaped.
+        chunks: at most so many there are.
+        per_token: chunks are made of tokens: the masks are unpacked to bytes.
+        given: every given step is a chunk, and its end stays what it is.
+    """
+
+    def __init__(self, rollouts: Rollouts, *, chunks: int, per_token: bool, given: bool = False) -> None:
         rows = len(rollouts)
-        self.cursor = 0
-        self.ends_K = _room(chunks, np.int32)
+        self.rollouts = rollouts
+        self.per_token = per_token
+        self.given = given
+        self.starts_R1 = np.zeros(rows + 1, dtype=np.int32)
         self.credits_K = _room(chunks, np.float32)
         self.advantages_K = _room(chunks, np.float32)
-        self.scores_K = np.empty(0, dtype=np.float32)  # raw scores of one block's chunks
-        self.counts_R = np.zeros(rows, dtype=np.int32)
-        self.unmasked_R = np.zeros(rows, dtype=np.int32)
-        self.live_R = np.zeros(rows, dtype=np.int32)
-        self.trainable_R = np.zeros(rows, dtype=np.bool_)
+        if given:
+            assert rollouts.process is not None
+            assert rollouts.ends is not None
+            start, stop = rollouts.ends.starts_R1[0], rollouts.ends.starts_R1[-1]
+            np.subtract(rollouts.ends.starts_R1, start, out=self.starts_R1)
+            self.ends_K = rollouts.ends.values[start:stop]
+            self.scores_K = rollouts.process.values[rollouts.process.starts_R1[0] :]
+        else:
+            self.ends_K = _room(chunks, np.int32)
+            self.scores_K = frozen(self.advantages_K)
+        self.unmasked_R = rollouts.mask.lengths_R if rollouts.full else np.zeros(rows, dtype=np.int32)
+        self.trainable_R = rollouts.used_R & (self.unmasked_R > 0)
         self.path_R = np.full(rows, np.nan, dtype=np.float32)
-        self.trace_T = np.empty(rollouts.longest)
-        self.shared_T = np.empty(rollouts.longest, dtype=np.int32)
 
-    def reserve(self, tokens: int) -> None:
-        """Make room for the raw scores of a block of `tokens`: no row has more chunks than tokens."""
-        if tokens > len(self.scores_K):
-            self.scores_K = np.empty(tokens, dtype=np.float32)
-
-    def open(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ends, credits and advantages from the cursor on."""
-        return self.ends_K[self.cursor :], self.credits_K[self.cursor :], self.advantages_K[self.cursor :]
-
-    def chunks(self, *, ends_K: np.ndarray | None = None) -> Chunks:
+    def chunks(self) -> Chunks:
+        used = int(self.starts_R1[-1])
         return Chunks(
-            counts_R=self.counts_R,
-            ends_K=_fitted(self.ends_K, self.cursor) if ends_K is None else ends_K,
-            credits_K=_fitted(self.credits_K, self.cursor),
-            advantages_K=_fitted(self.advantages_K, self.cursor),
+            starts_R1=self.starts_R1,
+            ends_K=_fitted(self.ends_K, used),
+            credits_K=_fitted(self.credits_K, used),
+            advantages_K=_fitted(self.advantages_K, used),
             path_R=self.path_R,
             trainable_R=self.trainable_R,
         )
 
 
-def given_steps(rollouts: Rollouts, block: Block, output: Output) -> tuple[np.ndarray, int]:
-    """Where every step is live they are the chunks: (their raw scores, their number), without a copy."""
-    assert rollouts.process is not None
-    start, stop = rollouts.process.starts_R1[block.first_R], rollouts.process.starts_R1[block.last_R]
-    output.counts_R[block.first_R : block.last_R] = output.live_R[block.first_R : block.last_R]
-    return rollouts.process.values[start:stop], int(stop - start)
+def check_ends(rollouts: Rollouts) -> None:
+    """Refuse step ends that do not increase strictly up to the completion's length.
 
-
-def given_ends(rollouts: Rollouts) -> np.ndarray:
-    """The ends of those chunks, without a copy."""
-    assert rollouts.ends is not None
-    return rollouts.ends.values[rollouts.ends.starts_R1[0] : rollouts.ends.starts_R1[-1]]
+    Raises:
+        StepEndsError: names the first such rollout.
+    """
+    ends = rollouts.ends
+    if ends is None:
+        return
+    starts_R1 = rollouts.mask.starts_R1
+    row = chunking.first_wrong_ends(0, len(rollouts), rollouts.read_R, starts_R1, ends.values, ends.starts_R1)
+    if row != chunking.FINE:
+        raise StepEndsError(
+            f"{rollouts.name(row)}: process_ends is {_shortened(ends.row(row).tolist())} for a completion of "
+            f"{rollouts.mask.lengths_R[row]} tokens; "
+            "give exclusive token ends that increase strictly from above 0, the last one equal to that length"
+        )
 
 
 def most_chunks(rollouts: Rollouts, *, per_token: bool) -> int:
     """An upper bound of the number of chunks."""
     if per_token or rollouts.ends is None:
-        return int(rollouts.mask.lengths_R.sum(dtype=np.int64))
+        return int(rollouts.mask.starts_R1[-1]) - int(rollouts.mask.starts_R1[0])
     # A row that is not trainable has one chunk, whatever its steps.
     return int(rollouts.ends.starts_R1[-1] - rollouts.ends.starts_R1[0]) + len(rollouts)
 
 
-def split(rollouts: Rollouts, output: Output) -> Iterator[Block]:
-    """The rollouts in blocks of about BLOCK_TOKENS; fills unmasked_R, live_R and trainable_R of `output` on the way.
+def split(output: Output) -> Iterator[Block]:
+    """The rollouts in blocks of about BLOCK_VALUES; counts the unmasked tokens and cuts the steps on the way.
 
     Raises:
-        StepEndsError: process_ends that do not increase strictly up to the completion's length.
+        NonFiniteError: NaN or infinity in the process signal at an unmasked token of a row that is not used.
     """
-    starts_R1, starts_G1 = rollouts.mask.starts_R1, rollouts.starts_G1
-    if rollouts.full:
-        output.unmasked_R[:] = rollouts.mask.lengths_R
-        output.trainable_R[:] = rollouts.used_R & (output.unmasked_R > 0)
-    if rollouts.every_step_is_live and rollouts.process is not None:
-        output.live_R[:] = rollouts.process.lengths_R
-    group_tokens_G1 = starts_R1[starts_G1].astype(np.int64)
+    rollouts = output.rollouts
+    starts_G1 = rollouts.starts_G1
     groups = len(starts_G1) - 1
+    by_token = output.per_token or rollouts.process is None
+    values_R1 = rollouts.mask.starts_R1 if by_token else rollouts.process.starts_R1  # type: ignore[union-attr]
+    values_G1 = values_R1[starts_G1].astype(np.int64)
     first = 0
     while first < groups:
-        last = int(np.searchsorted(group_tokens_G1, group_tokens_G1[first] + BLOCK_TOKENS, side="right")) - 1
+        last = int(np.searchsorted(values_G1, values_G1[first] + BLOCK_VALUES, side="right")) - 1
         last = min(max(last, first + 1), groups)
         first_R, last_R = int(starts_G1[first]), int(starts_G1[last])
-        output.reserve(int(group_tokens_G1[last] - group_tokens_G1[first]))
-        tokens = _tokens(rollouts, output, first_R, last_R)
-        yield Block(first, last, first_R, last_R, tokens, _elements(rollouts, output, first_R, last_R, tokens))
+        tokens = _tokens(output, first_R, last_R)
+        if not rollouts.all_used:
+            _check_unused(output, first_R, last_R)
+        yield Block(first, last, first_R, last_R, _elements(output, first_R, last_R, tokens))
         first = last
 
 
 def pool(
-    rollouts: Rollouts,
     config: ShapingConfig,
     block: Block,
+    output: Output,
     statistics: Statistics,
     *,
     operator: Operator,
@@ -162,10 +174,12 @@ def pool(
         NonFiniteError: NaN or infinity in the process signal at an unmasked token.
         OutputOverflowError: weights so large that sums overflow.
     """
+    rollouts = output.rollouts
     rows = len(rollouts)
     values = (
-        block.first_G, block.last_G, rollouts.starts_G1, rollouts.used_R, rollouts.read_R, pooled, block.elements,
-        weight, np.zeros(rows) if add_R is None else add_R, np.empty((0, rows)) if joined_R is None else joined_R,
+        block.first_G, block.last_G, rollouts.starts_G1, output.trainable_R, pooled, block.elements,
+        weight, np.zeros(rows) if add_R is None else add_R,
+        rollouts.used_R, np.empty((0, rows)) if joined_R is None else joined_R,
     )  # fmt: skip
     if operator == "leave_one_out":
         group = standardize.leave_one_out_statistics(*values, *statistics)
@@ -173,7 +187,9 @@ def pool(
         code = standardize.OPERATOR_CODES[operator]
         group = standardize.group_statistics(*values, code, config.std_ddof, config.std_eps, *statistics)
     if group != standardize.FINE:
-        _raise_not_finite(rollouts, block, group)
+        first, last = int(rollouts.starts_G1[group]), int(rollouts.starts_G1[group + 1])
+        _check_finite(rollouts, np.arange(first, last)[output.trainable_R[first:last]])
+        raise OutputOverflowError(_too_large(rollouts.name(first)))
 
 
 def standardized(rollouts: Rollouts, x_R: np.ndarray, operator: Operator, config: ShapingConfig) -> np.ndarray:
@@ -188,79 +204,77 @@ def standardized(rollouts: Rollouts, x_R: np.ndarray, operator: Operator, config
     return out_R
 
 
-def live(elements: Elements, row: int) -> Array:
-    """Which of the row's elements are live (bool)."""
-    count = int(elements.live_starts_R1[row + 1] - elements.live_starts_R1[row])
-    if elements.count_R[row] in (0, count):
-        return np.full(count, elements.count_R[row] > 0)
-    start = int(elements.live_starts_R1[row]) - elements.live_base
-    marked: Array = elements.live_E[start : start + count] != 0
-    return marked
-
-
-def check_output(rollouts: Rollouts, row: int) -> None:
-    """Raise OutputOverflowError where a kernel reported row `row` (-1: none)."""
+def check_output(block: Block, output: Output) -> None:
+    """Raise OutputOverflowError where a credit or an advantage of the block is beyond float32."""
+    row = divide_length.first_beyond_float32(
+        block.first_R, block.last_R, output.starts_R1, output.credits_K, output.advantages_K
+    )
     if row >= 0:
-        raise OutputOverflowError(_too_large(rollouts.name(row)))
+        raise_too_large(output.rollouts, row)
 
 
-def _tokens(rollouts: Rollouts, output: Output, first_R: int, last_R: int) -> Tokens:
-    starts_R1 = rollouts.mask.starts_R1
-    if rollouts.full:
-        return Tokens(starts_R1, NO_MASK, 0, output.unmasked_R)
-    start = int(starts_R1[first_R])
-    tokens = Tokens(starts_R1, rollouts.mask.unpacked(start, int(starts_R1[last_R])), start, output.unmasked_R)
+def raise_too_large(rollouts: Rollouts, row: int) -> None:
+    """Raise OutputOverflowError for row `row`."""
+    raise OutputOverflowError(_too_large(rollouts.name(row)))
+
+
+def _tokens(output: Output, first_R: int, last_R: int) -> Tokens:
+    mask = output.rollouts.mask
+    if output.rollouts.full:
+        return Tokens(mask.starts_R1, output.unmasked_R, *NO_MASK, 0)
+    packed, base = mask.packed(int(mask.starts_R1[first_R]), int(mask.starts_R1[last_R]))
+    words = np.zeros(len(packed) // 8 + 2, dtype=np.uint64)  # a search may look one word too far
+    words.view(np.uint8)[: len(packed)] = packed
+    bytes_ = np.unpackbits(packed, bitorder="little") if output.per_token else NO_MASK[1]
+    tokens = Tokens(mask.starts_R1, output.unmasked_R, words, bytes_, base)
     chunking.count_unmasked(first_R, last_R, tokens)
     rows = slice(first_R, last_R)
-    output.trainable_R[rows] = rollouts.used_R[rows] & (output.unmasked_R[rows] > 0)
+    output.trainable_R[rows] = output.rollouts.used_R[rows] & (output.unmasked_R[rows] > 0)
     return tokens
 
 
-def _elements(rollouts: Rollouts, output: Output, first_R: int, last_R: int, tokens: Tokens) -> Elements:
-    process, ends = rollouts.process, rollouts.ends
+def _elements(output: Output, first_R: int, last_R: int, tokens: Tokens) -> Elements:
+    process, ends = output.rollouts.process, output.rollouts.ends
     if process is None:
-        return Elements(NO_SCORES, tokens.starts_R1, NO_MASK, tokens.starts_R1, 0, output.live_R)  # none is live
+        return Elements(NO_SCORES, tokens.starts_R1, True, tokens)
     if ends is None:
-        return Elements(
-            process.values, process.starts_R1, tokens.mask_N, tokens.starts_R1, tokens.base, output.unmasked_R
-        )
-    base = int(process.starts_R1[first_R])
-    if rollouts.every_step_is_live and chunking.steps_rise(first_R, last_R, tokens, ends.values, ends.starts_R1):
-        return Elements(process.values, process.starts_R1, NO_MASK, process.starts_R1, base, output.live_R)
-    live_E = np.empty(int(process.starts_R1[last_R]) - base, dtype=np.uint8)
-    steps = Elements(process.values, process.starts_R1, live_E, process.starts_R1, base, output.live_R)
-    row = chunking.mark_live_steps(first_R, last_R, rollouts.read_R, tokens, ends.values, ends.starts_R1, steps)
-    if row >= 0:
-        found = ends.values[ends.starts_R1[row] : ends.starts_R1[row + 1]].tolist()
-        length = int(rollouts.mask.lengths_R[row])
-        raise StepEndsError(
-            f"{rollouts.name(row)}: process_ends is {_shortened(found)} for a completion of {length} tokens; "
-            "give exclusive token ends that increase strictly from above 0, the last one equal to that length"
-        )
-    return steps
+        return Elements(process.values, process.starts_R1, True, tokens)
+    if not output.given:
+        chunking.chunk_by_step(
+            first_R, last_R, output.trainable_R, tokens, process.values, process.starts_R1,
+            ends.values, ends.starts_R1, output.ends_K, output.advantages_K, output.starts_R1,
+        )  # fmt: skip
+    return Elements(output.scores_K, output.starts_R1, False, tokens)
 
 
-def _raise_not_finite(rollouts: Rollouts, block: Block, group: int) -> None:
-    first, last = int(rollouts.starts_G1[group]), int(rollouts.starts_G1[group + 1])
-    for row in range(first, last):
-        at = _first_not_finite(block.elements, row) if rollouts.read_R[row] else None
+def _check_unused(output: Output, first_R: int, last_R: int) -> None:
+    """Scores of rows that a null elsewhere keeps out must be finite all the same."""
+    rollouts, rows = output.rollouts, slice(first_R, last_R)
+    unused_R = rollouts.read_R[rows] & ~rollouts.used_R[rows] & (output.unmasked_R[rows] > 0)
+    if rollouts.process is None or not unused_R.any():
+        return
+    start, stop = rollouts.process.starts_R1[first_R], rollouts.process.starts_R1[last_R]
+    if not np.isfinite(rollouts.process.values[start:stop]).all():  # at masked tokens anything may stand
+        _check_finite(rollouts, np.flatnonzero(unused_R) + first_R)
+
+
+def _check_finite(rollouts: Rollouts, rows: np.ndarray) -> None:
+    for row in rows.tolist():
+        at = _first_not_finite(rollouts, row)
         if at is not None:
             place = f"token {at[0]}" if rollouts.ends is None else f"step {at[0]}"
             raise NonFiniteError(
                 f"{rollouts.name(row)}: process_scores is {at[1]} at unmasked {place}; it would spoil its whole group; "
                 "make the whole list null where the signal could not be computed"
             )
-    raise OutputOverflowError(_too_large(rollouts.name(first)))
 
 
-def _first_not_finite(elements: Elements, row: int) -> tuple[int, float] | None:
-    live_E = live(elements, row)
-    start = int(elements.starts_R1[row])
-    wrong = ~np.isfinite(elements.values[start : start + len(live_E)]) & live_E
-    if not wrong.any():
-        return None
+def _first_not_finite(rollouts: Rollouts, row: int) -> tuple[int, float] | None:
+    assert rollouts.process is not None
+    scores = rollouts.process.row(row)
+    wrong = ~np.isfinite(scores) & rollouts.live(row)
     at = int(np.argmax(wrong))
-    return at, float(elements.values[start + at])
+    return (at, float(scores[at])) if wrong[at] else None
 
 
 def _too_large(name: str) -> str:

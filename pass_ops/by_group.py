@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from pass_ops import blocks, divide_length
-from pass_ops.blocks import Block, Chunks, Output, Statistics
+from pass_ops import blocks
+from pass_ops.blocks import Chunks, Output, Statistics
 from pass_ops.config import ShapingConfig
 from pass_ops.errors import EstimatorError
 from pass_ops.group import Group
-from pass_ops.ragged import Array
+from pass_ops.ragged import Array, offsets
 from pass_ops.rollouts import Rollouts
 
 GroupEstimator = Callable[[Group, ShapingConfig], Sequence[Any]]
@@ -30,17 +30,18 @@ def by_group(function: GroupEstimator) -> Callable[[Rollouts, ShapingConfig], Ch
     """
 
     def estimator(rollouts: Rollouts, config: ShapingConfig) -> Chunks:
-        output = Output(rollouts, chunks=0)
+        per_token = rollouts.ends is None
+        output = Output(rollouts, chunks=blocks.most_chunks(rollouts, per_token=per_token), per_token=per_token)
         statistics = Statistics.empty(rollouts)
         rows: list[tuple[Array, Array]] = []
-        for block in blocks.split(rollouts, output):
+        for block in blocks.split(output):
             if rollouts.process is not None:  # refuses NaN and infinity
-                blocks.pool(rollouts, config, block, statistics, operator="none")
+                blocks.pool(config, block, output, statistics, operator="none")
             for g in range(block.first_G, block.last_G):
-                rows += _shape_group(function, rollouts, block, g, config=config, trainable_R=output.trainable_R)
+                rows += _shape_group(function, rollouts, g, config=config, trainable_R=output.trainable_R)
         credits_K = np.concatenate([NOTHING, *(values for _, values in rows)]).astype(np.float32)
         return Chunks(
-            counts_R=np.array([len(ends) for ends, _ in rows], dtype=np.int32),
+            starts_R1=offsets(np.array([len(ends) for ends, _ in rows], dtype=np.int32)),
             ends_K=np.concatenate([NOTHING, *(ends for ends, _ in rows)]).astype(np.int32),
             credits_K=credits_K,
             advantages_K=credits_K,
@@ -52,7 +53,7 @@ def by_group(function: GroupEstimator) -> Callable[[Rollouts, ShapingConfig], Ch
 
 
 def _shape_group(
-    function: GroupEstimator, rollouts: Rollouts, block: Block, g: int, *, config: ShapingConfig, trainable_R: Array
+    function: GroupEstimator, rollouts: Rollouts, g: int, *, config: ShapingConfig, trainable_R: Array
 ) -> list[tuple[Array, Array]]:
     """(ends, values) of the chunks of each row of group g."""
     rows = range(int(rollouts.starts_G1[g]), int(rollouts.starts_G1[g + 1]))
@@ -60,7 +61,7 @@ def _shape_group(
     used = [r for r in rows if rollouts.used_R[r]]
     if not used:
         return list(chunks.values())
-    group = _group(rollouts, block, used)
+    group = _group(rollouts, used)
     try:
         found = function(group, config)
     except Exception as error:
@@ -77,8 +78,8 @@ def _shape_group(
     return list(chunks.values())
 
 
-def _group(rollouts: Rollouts, block: Block, used: list[int]) -> Group:
-    rows = [_row(rollouts, block, r) for r in used]
+def _group(rollouts: Rollouts, used: list[int]) -> Group:
+    rows = [_row(rollouts, r) for r in used]
     masks, scores, ends, live = ([row[n] for row in rows] for n in range(4))
     return Group(
         group_id=rollouts.table["group_id"][rollouts.first_row + used[0]].as_py(),
@@ -91,19 +92,15 @@ def _group(rollouts: Rollouts, block: Block, used: list[int]) -> Group:
     )
 
 
-def _row(rollouts: Rollouts, block: Block, r: int) -> tuple[Array, Array, Array, Array]:
+def _row(rollouts: Rollouts, r: int) -> tuple[Array, Array, Array, Array]:
     """mask, scores, ends and live of one row."""
-    starts_R1 = rollouts.mask.starts_R1
-    mask = rollouts.mask.unpacked(int(starts_R1[r]), int(starts_R1[r + 1])).astype(np.bool_)
+    mask = rollouts.mask.row(r)
     if rollouts.process is None:
         return mask, NOTHING, NOTHING.astype(np.int64), NOTHING.astype(np.bool_)
-    live = blocks.live(block.elements, r)
-    start = int(block.elements.starts_R1[r])
-    scores = np.where(live, block.elements.values[start : start + len(live)], 0.0).astype(np.float64)
-    if rollouts.ends is None:
-        return mask, scores, np.arange(1, len(mask) + 1), live
-    first = int(rollouts.ends.starts_R1[r])
-    return mask, scores, rollouts.ends.values[first : first + len(live)].astype(np.int64), live
+    live = rollouts.live(r)
+    scores = np.where(live, rollouts.process.row(r), 0.0).astype(np.float64)
+    ends = np.arange(1, len(mask) + 1) if rollouts.ends is None else rollouts.ends.row(r).astype(np.int64)
+    return mask, scores, ends, live
 
 
 def _checked(rollouts: Rollouts, r: int, mask: Array, values: Any, *, estimator: str) -> Array:
@@ -121,7 +118,9 @@ def _checked(rollouts: Rollouts, r: int, mask: Array, values: Any, *, estimator:
             f"{where} NaN at unmasked token {int(np.argmax(wrong))}; it would reach the policy's weights; "
             "return a number there, 0 where there is nothing to learn"
         )
-    blocks.check_output(rollouts, r if (np.abs(found[mask]) >= divide_length.BEYOND_FLOAT32).any() else -1)
+    with np.errstate(over="ignore"):
+        if not np.isfinite(found[mask].astype(np.float32)).all():
+            blocks.raise_too_large(rollouts, r)
     return found
 
 

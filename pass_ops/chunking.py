@@ -2,35 +2,38 @@
 
 A boundary only ever falls right before an unmasked token; masked tokens stay with the chunk before them, leading ones
 with the first chunk. Each kernel writes, for the rows of a block of groups, the exclusive ends of the chunks (ends_K),
-the raw process score at each chunk's last unmasked token (scores_K) and the number of chunks of each row (counts_R);
-it returns the number of chunks. A row that is not trainable gets one chunk over its length.
+the raw process score at each chunk's last unmasked token (scores_K) and where each row's chunks start (chunks_R1, of
+which the block's first is given). A row that is not trainable gets one chunk over its length.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from pass_ops.jit import kernel
+from pass_ops.jit import kernel, part
 from pass_ops.ragged import Array, Elements, Tokens
+
+FINE = -1  # what a kernel returns where it found nothing wrong
 
 
 @kernel
 def count_unmasked(first_R: int, last_R: int, tokens: Tokens) -> None:
     """Fill unmasked_R of rows first_R..last_R from the mask."""
     for r in range(first_R, last_R):
-        mask = tokens.mask_N[tokens.starts_R1[r] - tokens.base : tokens.starts_R1[r + 1] - tokens.base]
-        count = 0
-        for t in range(len(mask)):
-            count += mask[t]
+        start, stop = tokens.starts_R1[r] - tokens.base, tokens.starts_R1[r + 1] - tokens.base
+        first, last = start >> 6, stop >> 6
+        count = _ones(tokens.mask_W[last] & _bits_below(stop & 63))
+        count -= _ones(tokens.mask_W[first] & _bits_below(start & 63))
+        for w in range(first, last):
+            count += _ones(tokens.mask_W[w])
         tokens.unmasked_R[r] = count
 
 
 @kernel
-def steps_rise(first_R: int, last_R: int, tokens: Tokens, ends: Array, end_starts_R1: Array) -> bool:
-    """Whether the ends of every row increase strictly up to its length; the rows must lie one after the other."""
-    for r in range(first_R, last_R):
-        if end_starts_R1[r] == end_starts_R1[r + 1]:
-            return False
+def first_wrong_ends(
+    first_R: int, last_R: int, read_R: Array, starts_R1: Array, ends: Array, end_starts_R1: Array
+) -> int:
+    """The first of the rows whose step ends do not increase strictly from above 0 up to its length, or FINE."""
     block = ends[end_starts_R1[first_R] : end_starts_R1[last_R]]
     before, after = block[:-1], block[1:]
     rises = 0
@@ -40,54 +43,23 @@ def steps_rise(first_R: int, last_R: int, tokens: Tokens, ends: Array, end_start
     fine = True
     for r in range(first_R, last_R):
         start, stop = end_starts_R1[r], end_starts_R1[r + 1]
-        fine &= ends[start] > 0 and ends[stop - 1] == tokens.starts_R1[r + 1] - tokens.starts_R1[r]
+        if start == stop:
+            fine = False
+            break
+        fine &= ends[start] > 0 and ends[stop - 1] == starts_R1[r + 1] - starts_R1[r]
         if r > first_R:  # between two rows, ends may rise or fall
             expected -= ends[start] <= ends[start - 1]
-    return fine and rises == expected
-
-
-@kernel
-def mark_live_steps(
-    first_R: int,
-    last_R: int,
-    read_R: Array,
-    tokens: Tokens,
-    ends: Array,
-    end_starts_R1: Array,
-    steps: Elements,
-) -> int:
-    """Find the steps that have an unmasked token; check that ends increase strictly up to the length.
-
-    Returns:
-        -1, or the first row whose ends are wrong.
-    """
+    if fine and rises == expected:
+        return FINE
     for r in range(first_R, last_R):
-        steps.count_R[r] = 0
-        if not read_R[r]:
-            continue
-        length = tokens.starts_R1[r + 1] - tokens.starts_R1[r]
-        n = steps.starts_R1[r + 1] - steps.starts_R1[r]
-        row_ends = ends[end_starts_R1[r] : end_starts_R1[r] + n]
-        before = 0
-        rising = True
-        for j in range(n):
-            rising &= row_ends[j] > before
-            before = row_ends[j]
-        if not rising or before != length:
+        end = 0
+        for n in range(end_starts_R1[r], end_starts_R1[r + 1] if read_R[r] else end_starts_R1[r]):
+            if ends[n] <= end:
+                return r
+            end = ends[n]
+        if read_R[r] and end != starts_R1[r + 1] - starts_R1[r]:
             return r
-        if tokens.unmasked_R[r] == length:
-            steps.count_R[r] = n
-        elif tokens.unmasked_R[r] > 0:
-            mask = tokens.mask_N[tokens.starts_R1[r] - tokens.base : tokens.starts_R1[r + 1] - tokens.base]
-            live_start = steps.live_starts_R1[r] - steps.live_base
-            start = 0
-            for j in range(n):
-                t = _next_unmasked(mask, start, row_ends[j])
-                live = t < row_ends[j]
-                steps.live_E[live_start + j] = live
-                steps.count_R[r] += live
-                start = row_ends[j]
-    return -1
+    return FINE
 
 
 @kernel
@@ -96,44 +68,46 @@ def chunk_by_step(
     last_R: int,
     trainable_R: Array,
     tokens: Tokens,
+    scores: Array,
+    score_starts_R1: Array,
     ends: Array,
     end_starts_R1: Array,
-    steps: Elements,
     ends_K: Array,
     scores_K: Array,
-    counts_R: Array,
-) -> int:
+    chunks_R1: Array,
+) -> None:
     """`prm`: a chunk is a step with an unmasked token (steps always split, even between equal scores)."""
-    cursor = 0
     for r in range(first_R, last_R):
+        cursor = chunks_R1[r]
         length = tokens.starts_R1[r + 1] - tokens.starts_R1[r]
+        n = score_starts_R1[r + 1] - score_starts_R1[r]
+        row_ends = ends[end_starts_R1[r] : end_starts_R1[r] + n]
+        row_scores = scores[score_starts_R1[r] : score_starts_R1[r] + n]
         if not trainable_R[r]:
-            cursor = _one_chunk(r, length, ends_K, scores_K, counts_R, cursor)
-            continue
-        begin = steps.starts_R1[r]
-        n = steps.starts_R1[r + 1] - begin
-        counts_R[r] = steps.count_R[r]
-        if tokens.unmasked_R[r] == length:
-            ends_K[cursor : cursor + n] = ends[end_starts_R1[r] : end_starts_R1[r] + n]
-            scores_K[cursor : cursor + n] = steps.values[begin : begin + n]
+            cursor = _one_chunk(length, ends_K, scores_K, cursor)
+        elif tokens.unmasked_R[r] == length:
+            for j in range(n):
+                ends_K[cursor + j] = row_ends[j]
+                scores_K[cursor + j] = row_scores[j]
             cursor += n
-            continue
-        mask = tokens.mask_N[tokens.starts_R1[r] - tokens.base : tokens.starts_R1[r + 1] - tokens.base]
-        live_start = steps.live_starts_R1[r] - steps.live_base
-        opened = False
-        start = 0
-        for j in range(n):
-            end = ends[end_starts_R1[r] + j]
-            if steps.live_E[live_start + j] != 0:
-                if opened:
-                    ends_K[cursor] = _next_unmasked(mask, start, end)
-                    cursor += 1
-                opened = True
-                scores_K[cursor] = steps.values[begin + j]
-            start = end
-        ends_K[cursor] = length
-        cursor += 1
-    return cursor
+        else:
+            first_token = tokens.starts_R1[r] - tokens.base
+            opened = False
+            start = 0
+            for j in range(n):
+                t = start
+                if not _is_unmasked(tokens.mask_W, first_token + t):
+                    t = _next_unmasked(tokens.mask_W, first_token + t, first_token + row_ends[j]) - first_token
+                if t < row_ends[j]:
+                    if opened:
+                        ends_K[cursor] = t
+                        cursor += 1
+                    opened = True
+                    scores_K[cursor] = row_scores[j]
+                start = row_ends[j]
+            ends_K[cursor] = length
+            cursor += 1
+        chunks_R1[r + 1] = cursor
 
 
 @kernel
@@ -142,39 +116,38 @@ def chunk_by_token(
     last_R: int,
     trainable_R: Array,
     tokens: Tokens,
+    scores: Array,
+    score_starts_R1: Array,
     ends: Array,
     end_starts_R1: Array,
-    elements: Elements,
     ends_K: Array,
     scores_K: Array,
-    counts_R: Array,
-) -> int:
-    """Every unmasked token is a chunk, "PASS without CV" (paper Table 2). With `ends` empty, elements are tokens."""
-    cursor = 0
+    chunks_R1: Array,
+) -> None:
+    """Every unmasked token is a chunk, "PASS without CV" (paper Table 2). With `ends` empty, a score is a token's."""
     per_token = len(ends) == 0
     for r in range(first_R, last_R):
+        cursor = chunks_R1[r]
         length = tokens.starts_R1[r + 1] - tokens.starts_R1[r]
         if not trainable_R[r]:
-            cursor = _one_chunk(r, length, ends_K, scores_K, counts_R, cursor)
+            chunks_R1[r + 1] = _one_chunk(length, ends_K, scores_K, cursor)
             continue
         mask = tokens.mask_N[tokens.starts_R1[r] - tokens.base : tokens.starts_R1[r + 1] - tokens.base]
         full = tokens.unmasked_R[r] == length
-        counts_R[r] = tokens.unmasked_R[r]
-        begin = elements.starts_R1[r]
+        begin = score_starts_R1[r]
         opened = False
-        e = 0
+        step = 0
         for t in range(length):
             if not per_token:
-                e += t == ends[end_starts_R1[r] + e]
+                step += t == ends[end_starts_R1[r] + step]
             if full or mask[t] != 0:
                 if opened:
                     ends_K[cursor] = t
                     cursor += 1
                 opened = True
-                scores_K[cursor] = elements.values[begin + (t if per_token else e)]
+                scores_K[cursor] = scores[begin + (t if per_token else step)]
         ends_K[cursor] = length
-        cursor += 1
-    return cursor
+        chunks_R1[r + 1] = cursor + 1
 
 
 @kernel
@@ -183,7 +156,6 @@ def chunk_by_trace(
     last_G: int,
     starts_G1: Array,
     used_R: Array,
-    tokens: Tokens,
     elements: Elements,
     center_G: Array,
     scale_G: Array,
@@ -192,24 +164,24 @@ def chunk_by_trace(
     shared_T: Array,
     ends_K: Array,
     scores_K: Array,
-    counts_R: Array,
-) -> int:
+    chunks_R1: Array,
+) -> None:
     """`kl`: cut where the group's trace u_t = (1/G) sum_i s~(i, t) moves by more than eta from the chunk's first value.
 
     A rollout with no token, or a masked one, at t adds 0 to the sum. Rollouts without masked tokens all have the same
     boundaries, found once a group. trace_T and shared_T are working memory for the longest completion.
     """
-    cursor = 0
+    tokens = elements.tokens
     for g in range(first_G, last_G):
-        longest = _fill_trace(g, starts_G1, used_R, tokens, elements, center_G[g], scale_G[g], trace_T)
+        longest = _fill_trace(g, starts_G1, used_R, elements, center_G[g], scale_G[g], trace_T)
         boundaries = -1
         for r in range(starts_G1[g], starts_G1[g + 1]):
+            cursor = chunks_R1[r]
             length = tokens.starts_R1[r + 1] - tokens.starts_R1[r]
             if not used_R[r] or tokens.unmasked_R[r] == 0:
-                cursor = _one_chunk(r, length, ends_K, scores_K, counts_R, cursor)
+                chunks_R1[r + 1] = _one_chunk(length, ends_K, scores_K, cursor)
                 continue
             values = elements.values[elements.starts_R1[r] : elements.starts_R1[r] + length]
-            before = cursor
             if tokens.unmasked_R[r] == length:
                 if boundaries < 0:
                     boundaries = _boundaries(trace_T, longest, eta, shared_T)
@@ -221,41 +193,59 @@ def chunk_by_trace(
                 mask = tokens.mask_N[tokens.starts_R1[r] - tokens.base : tokens.starts_R1[r + 1] - tokens.base]
                 cursor = _cut_masked(trace_T, values, mask, eta, ends_K, scores_K, cursor)
             ends_K[cursor] = length
-            cursor += 1
-            counts_R[r] = cursor - before
-    return cursor
+            chunks_R1[r + 1] = cursor + 1
 
 
-@kernel
-def _one_chunk(r: int, length: int, ends_K: Array, scores_K: Array, counts_R: Array, cursor: int) -> int:
-    counts_R[r] = 0
+@part
+def _one_chunk(length: int, ends_K: Array, scores_K: Array, cursor: int) -> int:
     if length > 0:
-        counts_R[r] = 1
         ends_K[cursor] = length
         scores_K[cursor] = 0.0
         cursor += 1
     return cursor
 
 
-@kernel
-def _next_unmasked(mask: Array, start: int, stop: int) -> int:
-    t = start
-    while t < stop and mask[t] == 0:
-        t += 1
-    return t
+@part
+def _is_unmasked(mask_W: Array, bit: int) -> bool:
+    return bool(mask_W[bit >> 6] >> np.uint64(bit & 63) & np.uint64(1))
 
 
-@kernel
+@part
+def _next_unmasked(mask_W: Array, start: int, stop: int) -> int:
+    """The first 1 among bits start..stop, or some number from `stop` on."""
+    at = start
+    word = mask_W[at >> 6] >> np.uint64(at & 63)
+    while word == 0 and at < stop:
+        at = (at | 63) + 1
+        word = mask_W[at >> 6]
+    return at + _ones(~word & (word - np.uint64(1)))  # the 0s below the lowest 1
+
+
+@part
+def _bits_below(n: int) -> np.uint64:
+    return (np.uint64(1) << np.uint64(n)) - np.uint64(1)
+
+
+@part
+def _ones(word: np.uint64) -> int:
+    """How many bits are 1; the compiler knows this form and makes one instruction of it."""
+    pairs = word - (word >> np.uint64(1) & np.uint64(0x5555555555555555))
+    fours = (pairs & np.uint64(0x3333333333333333)) + (pairs >> np.uint64(2) & np.uint64(0x3333333333333333))
+    bytes_ = fours + (fours >> np.uint64(4)) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return int(bytes_ * np.uint64(0x0101010101010101) >> np.uint64(56))
+
+
+@part
 def _fill_trace(
     g: int,
     starts_G1: Array,
     used_R: Array,
-    tokens: Tokens,
     elements: Elements,
     center: float,
     scale: float,
     trace_T: Array,
 ) -> int:
+    tokens = elements.tokens
     longest = rollouts = 0
     for r in range(starts_G1[g], starts_G1[g + 1]):
         if used_R[r]:
@@ -282,7 +272,7 @@ def _fill_trace(
     return longest
 
 
-@kernel
+@part
 def _boundaries(trace_T: Array, longest: int, eta: float, shared_T: Array) -> int:
     found = 0
     value = trace_T[0]
@@ -294,7 +284,7 @@ def _boundaries(trace_T: Array, longest: int, eta: float, shared_T: Array) -> in
     return found
 
 
-@kernel
+@part
 def _copy_cuts(cuts: Array, values: Array, ends: Array, scores: Array) -> None:
     for j in range(len(cuts)):
         ends[j] = cuts[j]
@@ -306,7 +296,7 @@ def _copy_cuts(cuts: Array, values: Array, ends: Array, scores: Array) -> None:
             scores[j] = values[cuts[j] - 1]
 
 
-@kernel
+@part
 def _cut_masked(
     trace_T: Array, values: Array, mask: Array, eta: float, ends_K: Array, scores_K: Array, cursor: int
 ) -> int:

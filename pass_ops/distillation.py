@@ -27,7 +27,7 @@ from pass_ops.errors import (
     OutputOverflowError,
     ShapingError,
 )
-from pass_ops.ragged import list_array, one_chunk, ragged
+from pass_ops.ragged import list_array, offsets, one_chunk, ragged
 
 Lists: TypeAlias = "pa.ListArray | pa.ChunkedArray"
 
@@ -91,7 +91,7 @@ class _Aligned:
         with np.errstate(over="ignore"):
             stored_N = scores_N.astype(np.float32)
         self.refuse(~np.isfinite(stored_N), OutputOverflowError, "the score is beyond float32", stored_N)
-        return list_array(self.counts_R, stored_N, pa.float32(), valid_R=self.valid_R)
+        return list_array(offsets(self.counts_R), stored_N, valid_R=self.valid_R)
 
     def refuse(self, wrong_N: np.ndarray, error: type[ShapingError], fact: str, values_N: np.ndarray) -> None:
         if not wrong_N.any():

@@ -11,11 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from pass_ops.fusion import Fusion
-from pass_ops.jit import kernel
+from pass_ops.jit import kernel, part
 from pass_ops.ragged import Array
-
-# The least double that float32 rounds to infinity: halfway from its largest value to the next power of two.
-BEYOND_FLOAT32 = 3.4028235677973366e38
 
 
 def inverse_powers(k: float, *, longest: int) -> Array:
@@ -33,69 +30,70 @@ def divide_length(
     center_G: Array,
     scale_G: Array,
     powers: Array,
-    counts_R: Array,
+    chunks_R1: Array,
     working: Array,
     scores_K: Array,
     credits_K: Array,
     advantages_K: Array,
     path_R: Array,
-) -> int:
+) -> None:
     """Fill credits_K, advantages_K and path_R from the raw scores of the chunks of a block of groups.
 
-    `powers` are `inverse_powers`; `working` is room for one row.
-
-    Returns:
-        -1, or the first row with a value beyond float32.
+    `powers` are `inverse_powers`; `working` is room for one row. scores_K and advantages_K may be the same memory.
     """
-    cursor = 0
     for g in range(first_G, last_G):
         inverse_scale = 1.0 / scale_G[g]
         for r in range(starts_G1[g], starts_G1[g + 1]):
-            count = counts_R[r]
-            scores = scores_K[cursor : cursor + count]
-            credits = credits_K[cursor : cursor + count]
-            advantages = advantages_K[cursor : cursor + count]
-            cursor += count
+            start, stop = chunks_R1[r], chunks_R1[r + 1]
             if not trainable_R[r]:
-                credits[:] = 0.0
-                advantages[:] = 0.0
+                credits_K[start:stop] = 0.0
+                advantages_K[start:stop] = 0.0
+                path_R[r] = np.nan
                 continue
             slope = fusion.slope_R[r] * inverse_scale
-            beyond = _credit(
-                scores, fusion.weight, fusion.add_R[r], center_G[g], slope, fusion.base_R[r], working, credits
-            )
-            beyond |= _divide(working, powers[len(powers) - count :], advantages)
-            if beyond:
-                return r
-            path_R[r] = advantages[0]
-    return -1
+            _credit(
+                scores_K[start:stop], fusion.weight, fusion.add_R[r], center_G[g], slope, fusion.base_R[r], working,
+                credits_K[start:stop],
+            )  # fmt: skip
+            _divide(working, powers[len(powers) - (stop - start) :], advantages_K[start:stop])
+            path_R[r] = advantages_K[start]
 
 
-@kernel
+@part
 def _credit(
     scores: Array, weight: float, add: float, center: float, slope: float, base: float, working: Array, credits: Array
-) -> bool:
-    beyond = False
+) -> None:
     for j in range(len(scores)):
         credit = slope * (weight * scores[j] + add - center) + base
         working[j] = credit
         credits[j] = credit
-        beyond |= not abs(credit) < BEYOND_FLOAT32
-    return beyond
 
 
-@kernel
-def _divide(working: Array, powers: Array, advantages: Array) -> bool:
-    beyond = False
+@part
+def _divide(working: Array, powers: Array, advantages: Array) -> None:
     total = 0.0
     for j in range(len(advantages) - 1, -1, -1):
         total += working[j]
         working[j] = total
     for j in range(len(advantages)):
-        advantage = working[j] * powers[j]
-        advantages[j] = advantage
-        beyond |= not abs(advantage) < BEYOND_FLOAT32
-    return beyond
+        advantages[j] = working[j] * powers[j]
+
+
+@kernel
+def first_beyond_float32(first_R: int, last_R: int, chunks_R1: Array, credits_K: Array, advantages_K: Array) -> int:
+    """The first row with a value that float32 cannot hold, or -1: such a value was stored as infinity or NaN."""
+    within = 0
+    start, stop = chunks_R1[first_R], chunks_R1[last_R]
+    for values in (credits_K[start:stop], advantages_K[start:stop]):
+        for n in range(len(values)):
+            within += abs(values[n]) < np.inf
+    if within == 2 * (stop - start):
+        return -1
+    for r in range(first_R, last_R):
+        for n in range(chunks_R1[r], chunks_R1[r + 1]):
+            if not (abs(credits_K[n]) < np.inf and abs(advantages_K[n]) < np.inf):
+                return r
+    return -1
 
 
 @kernel
@@ -109,44 +107,38 @@ def return_to_go(
     tail_R: Array,
     center_G: Array,
     scale_G: Array,
-    counts_R: Array,
+    chunks_R1: Array,
     working: Array,
     scores_K: Array,
     ends_K: Array,
     credits_K: Array,
     advantages_K: Array,
-) -> tuple[int, int]:
+) -> None:
     """`grpo_process`: A = what lies at or after a token. tail_R (shape [streams, R]: outcome, format) lies at the last.
 
-    Takes one chunk per live element, with its raw score, and merges neighbours of equal advantage: ends_K and counts_R
-    shrink in place. `working` is room for one row.
-
-    Returns:
-        (number of merged chunks, -1 or the first row with a value beyond float32).
+    Takes one chunk per live element, with its raw score, and merges neighbours of equal advantage: ends_K shrinks in
+    place and chunks_R1 with it. `working` is room for one row. scores_K and advantages_K may be the same memory.
     """
-    cursor = written = 0
+    written = chunks_R1[starts_G1[first_G]]
+    stop = written
     for g in range(first_G, last_G):
         for r in range(starts_G1[g], starts_G1[g + 1]):
-            count = counts_R[r]
+            start, stop = stop, chunks_R1[r + 1]
+            count = stop - start
             if trainable_R[r]:
                 total = 0.0
                 for stream in range(len(tail_weights)):
                     total += tail_weights[stream] * ((tail_R[stream, r] - center_G[g]) / scale_G[g])
                 for j in range(count - 1, -1, -1):
-                    total += weight * ((scores_K[cursor + j] - center_G[g]) / scale_G[g])
+                    total += weight * ((scores_K[start + j] - center_G[g]) / scale_G[g])
                     working[j] = total
-                    if not abs(total) < BEYOND_FLOAT32:
-                        return written, r
             else:
                 working[:count] = 0.0
-            begin = written
             for j in range(count):
                 if j > 0 and working[j] == working[j - 1]:
                     written -= 1
-                ends_K[written] = ends_K[cursor + j]
+                ends_K[written] = ends_K[start + j]
                 credits_K[written] = working[j]
                 advantages_K[written] = working[j]
                 written += 1
-            counts_R[r] = written - begin
-            cursor += count
-    return written, -1
+            chunks_R1[r + 1] = written

@@ -16,7 +16,7 @@ from pass_ops.by_group import by_group
 from pass_ops.config import ShapingConfig, load_estimator
 from pass_ops.fusion import Fusion, fuse, shape_rewards
 from pass_ops.prime import prime
-from pass_ops.ragged import frozen
+from pass_ops.ragged import offsets
 from pass_ops.rollouts import Rollouts
 
 
@@ -48,21 +48,23 @@ def grpo_process(rollouts: Rollouts, config: ShapingConfig) -> Chunks:
     ]
     tail_weights = np.array([weight for weight, _ in tail], dtype=np.float64)
     tail_R = np.array([x_R for _, x_R in tail], dtype=np.float64).reshape(len(tail), len(rollouts))
-    output = Output(rollouts, chunks=blocks.most_chunks(rollouts, per_token=False))
+    per_token = rollouts.ends is None
+    output = Output(rollouts, chunks=blocks.most_chunks(rollouts, per_token=per_token), per_token=per_token)
     statistics = Statistics.empty(rollouts)
     working = np.empty(rollouts.longest)
-    for block in blocks.split(rollouts, output):
+    for block in blocks.split(output):
         blocks.pool(
-            rollouts, config, block, statistics,
+            config, block, output, statistics,
             operator=config.standardizers.process, pooled=weights.process != 0.0, joined_R=tail_R,
         )  # fmt: skip
-        _chunk_elements(rollouts, block, output)
-        chunks, wrong = divide_length.return_to_go(
+        if per_token:
+            _chunk_tokens(block, output)
+        divide_length.return_to_go(
             block.first_G, block.last_G, rollouts.starts_G1, output.trainable_R, weights.process, tail_weights, tail_R,
-            *statistics, output.counts_R, working, frozen(output.scores_K), *output.open(),
+            *statistics, output.starts_R1, working, output.scores_K, output.ends_K, output.credits_K,
+            output.advantages_K,
         )  # fmt: skip
-        blocks.check_output(rollouts, wrong)
-        output.cursor += chunks
+        blocks.check_output(block, output)
     return output.chunks()
 
 
@@ -105,19 +107,20 @@ ESTIMATORS: dict[str, Callable[[Rollouts, ShapingConfig], Chunks]] = {
 
 def _one_chunk(rollouts: Rollouts, advantage_R: np.ndarray) -> Chunks:
     """One chunk a rollout, with this advantage."""
-    output = Output(rollouts, chunks=0)
-    for _ in blocks.split(rollouts, output):
+    output = Output(rollouts, chunks=0, per_token=False)
+    for _ in blocks.split(output):
         pass  # only the masks are needed: which rows are trainable
-    wrong_R = output.trainable_R & ~(np.abs(advantage_R) < divide_length.BEYOND_FLOAT32)
-    blocks.check_output(rollouts, int(np.argmax(wrong_R)) if wrong_R.any() else -1)
     lengths_R = rollouts.mask.lengths_R
     some_R = lengths_R > 0
-    credits_K = np.where(output.trainable_R, advantage_R, 0.0)[some_R].astype(np.float32)
+    with np.errstate(over="ignore"):  # refused in the next line
+        advantages_R = np.where(output.trainable_R, advantage_R, 0.0).astype(np.float32)
+    if not np.isfinite(advantages_R).all():
+        blocks.raise_too_large(rollouts, int(np.argmax(~np.isfinite(advantages_R))))
     return Chunks(
-        counts_R=some_R.astype(np.int32),
+        starts_R1=offsets(some_R),
         ends_K=lengths_R[some_R].astype(np.int32),
-        credits_K=credits_K,
-        advantages_K=credits_K,
+        credits_K=advantages_R[some_R],
+        advantages_K=advantages_R[some_R],
         path_R=output.path_R,
         trainable_R=output.trainable_R,
     )
@@ -126,63 +129,49 @@ def _one_chunk(rollouts: Rollouts, advantage_R: np.ndarray) -> Chunks:
 def _fuse_chunk_divide(rollouts: Rollouts, config: ShapingConfig, fusion: Fusion) -> Chunks:
     """Standardize the pools of `fusion`, cut by CV, credit by the fused advantage, divide by DL."""
     operator = config.standardizers.process
-    steps_are_chunks = config.chunk and rollouts.every_step_is_live
-    output = Output(rollouts, chunks=blocks.most_chunks(rollouts, per_token=not config.chunk))
+    per_token = rollouts.ends is None or not config.chunk
+    output = Output(
+        rollouts,
+        chunks=blocks.most_chunks(rollouts, per_token=per_token),
+        per_token=per_token,
+        given=config.chunk and rollouts.every_step_is_live,
+    )
     statistics = Statistics.empty(rollouts)
-    by_trace = config.chunk and config.signal == "kl"
+    by_trace = config.chunk and rollouts.ends is None
     # The trace is that of PASS, over the process signal alone, also where the pool is another one.
     trace = Statistics.empty(rollouts) if by_trace and config.estimator != "pass" else statistics
     powers = divide_length.inverse_powers(config.k, longest=rollouts.longest)
     working = np.empty(rollouts.longest)
-    for block in blocks.split(rollouts, output):
-        blocks.pool(rollouts, config, block, statistics, operator=operator, weight=fusion.weight, add_R=fusion.add_R)
+    for block in blocks.split(output):
+        blocks.pool(config, block, output, statistics, operator=operator, weight=fusion.weight, add_R=fusion.add_R)
         if trace is not statistics:
-            blocks.pool(rollouts, config, block, trace, operator=operator)
-        if steps_are_chunks:
-            scores_K, chunks = blocks.given_steps(rollouts, block, output)
-        elif by_trace:
-            scores_K, chunks = _chunk_trace(rollouts, config, block, trace, output)
-        elif config.chunk:
-            scores_K, chunks = _chunk_elements(rollouts, block, output)
-        else:
-            scores_K, chunks = _chunk_tokens(rollouts, block, output)
-        _, credits_K, advantages_K = output.open()
-        wrong = divide_length.divide_length(
+            blocks.pool(config, block, output, trace, operator=operator)
+        if by_trace:
+            _chunk_trace(config, block, output, trace)
+        elif per_token:
+            _chunk_tokens(block, output)
+        divide_length.divide_length(
             block.first_G, block.last_G, rollouts.starts_G1, output.trainable_R, fusion, *statistics, powers,
-            output.counts_R, working, scores_K, credits_K, advantages_K, output.path_R,
+            output.starts_R1, working, output.scores_K, output.credits_K, output.advantages_K, output.path_R,
         )  # fmt: skip
-        blocks.check_output(rollouts, wrong)
-        output.cursor += chunks
-    return output.chunks(ends_K=blocks.given_ends(rollouts) if steps_are_chunks else None)
+        blocks.check_output(block, output)
+    return output.chunks()
 
 
-def _chunk_elements(rollouts: Rollouts, block: Block, output: Output) -> tuple[np.ndarray, int]:
-    if rollouts.ends is None:
-        return _chunk_tokens(rollouts, block, output)
-    ends_K, _, _ = output.open()
-    chunks = chunking.chunk_by_step(
-        block.first_R, block.last_R, output.trainable_R, block.tokens, rollouts.ends.values, rollouts.ends.starts_R1,
-        block.elements, ends_K, output.scores_K, output.counts_R,
+def _chunk_tokens(block: Block, output: Output) -> None:
+    process, ends = output.rollouts.process, output.rollouts.ends
+    assert process is not None
+    chunking.chunk_by_token(
+        block.first_R, block.last_R, output.trainable_R, block.elements.tokens, process.values, process.starts_R1,
+        *((ends.values, ends.starts_R1) if ends else blocks.NO_ENDS),
+        output.ends_K, output.advantages_K, output.starts_R1,
     )  # fmt: skip
-    return frozen(output.scores_K), chunks
 
 
-def _chunk_tokens(rollouts: Rollouts, block: Block, output: Output) -> tuple[np.ndarray, int]:
-    ends, starts_R1 = (rollouts.ends.values, rollouts.ends.starts_R1) if rollouts.ends else blocks.NO_ENDS
-    ends_K, _, _ = output.open()
-    chunks = chunking.chunk_by_token(
-        block.first_R, block.last_R, output.trainable_R, block.tokens, ends, starts_R1,
-        block.elements, ends_K, output.scores_K, output.counts_R,
+def _chunk_trace(config: ShapingConfig, block: Block, output: Output, trace: Statistics) -> None:
+    rollouts = output.rollouts
+    trace_T, cuts_T = np.empty(rollouts.longest), np.empty(rollouts.longest, dtype=np.int32)
+    chunking.chunk_by_trace(
+        block.first_G, block.last_G, rollouts.starts_G1, rollouts.used_R, block.elements, *trace, config.eta,
+        trace_T, cuts_T, output.ends_K, output.advantages_K, output.starts_R1,
     )  # fmt: skip
-    return frozen(output.scores_K), chunks
-
-
-def _chunk_trace(
-    rollouts: Rollouts, config: ShapingConfig, block: Block, trace: Statistics, output: Output
-) -> tuple[np.ndarray, int]:
-    ends_K, _, _ = output.open()
-    chunks = chunking.chunk_by_trace(
-        block.first_G, block.last_G, rollouts.starts_G1, rollouts.used_R, block.tokens, block.elements,
-        *trace, config.eta, output.trace_T, output.shared_T, ends_K, output.scores_K, output.counts_R,
-    )  # fmt: skip
-    return frozen(output.scores_K), chunks

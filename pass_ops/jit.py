@@ -15,6 +15,14 @@ import numba
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
+def part(function: Function) -> Function:
+    """Make `function` a part of the kernels that call it.
+
+    Arrays handed to a compiled function are counted, atomically, which costs more than a short row's arithmetic.
+    """
+    return cast("Function", numba.njit(inline="always", nogil=True, error_model="numpy")(function))
+
+
 def kernel(function: Function) -> Function:
     """Compile `function` with numba on first use."""
     options = {"nogil": True, "error_model": "numpy"}

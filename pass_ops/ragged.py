@@ -15,31 +15,30 @@ import pyarrow as pa
 Array = np.ndarray[Any, Any]  # one-dimensional where nothing else is said
 
 
-class Elements(NamedTuple):
-    """The process signal of some rows: one score per step (`prm`) or per token (`kl`).
+class Tokens(NamedTuple):
+    """The tokens of some rows. Token t of row r counts if value starts_R1[r] - base + t of the mask is 1.
 
-    Row r has the values from starts_R1[r] on. Of them `count_R[r]` are live (have an unmasked token); where that is
-    neither none nor all of them, live_E[live_starts_R1[r] - live_base + e] says which.
+    The mask is there as bits, 64 in a word, the lowest first, and, under `kl` and where tokens are chunks, as bytes. It
+    is only to be read in rows where unmasked_R[r] is neither 0 nor the length.
+    """
+
+    starts_R1: Array  # int32
+    unmasked_R: Array  # int32
+    mask_W: Array  # uint64
+    mask_N: Array  # uint8
+    base: int
+
+
+class Elements(NamedTuple):
+    """What of the process signal the pools are made of: row r has values[starts_R1[r]:starts_R1[r + 1]].
+
+    With per_token these are its tokens, of which the unmasked ones count; else its steps that have an unmasked token.
     """
 
     values: Array  # float32
     starts_R1: Array  # int32
-    live_E: Array  # uint8
-    live_starts_R1: Array  # int32
-    live_base: int
-    count_R: Array  # int32
-
-
-class Tokens(NamedTuple):
-    """The tokens of some rows. mask_N[starts_R1[r] - base + t] is 1 where token t of row r counts.
-
-    mask_N is only to be read in rows where unmasked_R[r] is neither 0 nor the length.
-    """
-
-    starts_R1: Array  # int32
-    mask_N: Array  # uint8
-    base: int
-    unmasked_R: Array  # int32
+    per_token: bool
+    tokens: Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +53,10 @@ class Ragged:
     def lengths_R(self) -> Array:
         return np.diff(self.starts_R1)
 
+    def row(self, r: int) -> Array:
+        """The values of row r."""
+        return self.values[self.starts_R1[r] : self.starts_R1[r + 1]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RaggedBits:
@@ -66,23 +69,30 @@ class RaggedBits:
     def lengths_R(self) -> Array:
         return np.diff(self.starts_R1)
 
-    def all_true(self, start: int, stop: int) -> bool:
-        first, last = self.bits.offset + start, self.bits.offset + stop
-        head, tail = -(-first // 8), last // 8  # whole bytes
-        if head >= tail:
-            return bool(self.unpacked(start, stop).all())
-        edges = self.unpacked(start, start + head * 8 - first), self.unpacked(stop - last % 8, stop)
-        return bool((self._packed()[head:tail] == 0xFF).all() and edges[0].all() and edges[1].all())
+    def all_true(self) -> bool:
+        """Whether every bool of every row is True."""
+        start, stop = int(self.starts_R1[0]), int(self.starts_R1[-1])
+        if start == stop:
+            return True
+        packed, base = self.packed(start, stop)
+        before, after = (1 << start - base) - 1, 0xFF << 8 - (base + 8 * len(packed) - stop) & 0xFF  # not ours
+        if len(packed) == 1:
+            return int(packed[0]) | before | after == 0xFF
+        edges = int(packed[0]) | before, int(packed[-1]) | after
+        return bool(edges == (0xFF, 0xFF) and packed[1:-1].min(initial=0xFF) == 0xFF)
 
-    def unpacked(self, start: int, stop: int) -> Array:
-        """uint8, one value per bool from `start` to `stop`."""
-        first, last = self.bits.offset + start, self.bits.offset + stop
-        bytes_ = self._packed()[first // 8 : -(-last // 8)]
-        return np.unpackbits(bytes_, bitorder="little")[first % 8 : first % 8 + stop - start]
+    def row(self, r: int) -> Array:
+        """The bools of row r."""
+        start, stop = int(self.starts_R1[r]), int(self.starts_R1[r + 1])
+        packed, base = self.packed(start, stop)
+        return np.unpackbits(packed, bitorder="little")[start - base : stop - base].astype(np.bool_)
 
-    def _packed(self) -> Array:
+    def packed(self, start: int, stop: int) -> tuple[Array, int]:
+        """The bytes that hold the bools from `start` to `stop`, lowest bit first, and which bool the first bit is."""
+        first, last = self.bits.offset + start, self.bits.offset + stop
         buffer = self.bits.buffers()[1]
-        return np.empty(0, np.uint8) if buffer is None else np.frombuffer(buffer, np.uint8)
+        bytes_ = np.empty(0, np.uint8) if buffer is None else np.frombuffer(buffer, np.uint8)
+        return bytes_[first // 8 : -(-last // 8)], start - first % 8
 
 
 def ragged(array: pa.ListArray) -> Ragged:
@@ -117,13 +127,19 @@ def one_chunk(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=column.type)
 
 
-def list_array(counts_R: Array, values: Array, kind: pa.DataType, *, valid_R: Array | None = None) -> pa.ListArray:
-    """A list array of rows with `counts_R` values each, over `values` without a copy; null where not valid_R."""
-    offsets = np.zeros(len(counts_R) + 1, dtype=np.int32)
-    np.cumsum(counts_R, out=offsets[1:])
+def offsets(counts_R: Array) -> Array:
+    """Where rows of these lengths start when they lie one after the other, and where the last one ends."""
+    starts_R1 = np.zeros(len(counts_R) + 1, dtype=np.int32)
+    np.cumsum(counts_R, out=starts_R1[1:])
+    return starts_R1
+
+
+def list_array(starts_R1: Array, values: Array, *, valid_R: Array | None = None) -> pa.ListArray:
+    """A list array over offsets and int32 or float32 `values`, without a copy; null where not valid_R."""
+    kind = pa.int32() if values.dtype == np.int32 else pa.float32()
     flat = pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
     mask = None if valid_R is None or valid_R.all() else pa.array(~valid_R)
-    return pa.ListArray.from_arrays(pa.array(offsets), flat, mask=mask)
+    return pa.ListArray.from_arrays(pa.array(starts_R1), flat, mask=mask)
 
 
 def _offsets(array: pa.ListArray) -> Array:

@@ -65,18 +65,30 @@ class Rollouts:
         """How errors call row `row` of these."""
         return columns.rollout_name(self.table, self.first_row + int(row))
 
+    def live(self, row: int) -> np.ndarray:
+        """Which of the row's process scores are about an unmasked token (bool)."""
+        mask = self.mask.row(row)
+        if self.ends is None or len(mask) == 0:
+            return mask
+        return np.logical_or.reduceat(mask, np.concatenate([[0], self.ends.row(row)[:-1]]))
+
     def __len__(self) -> int:
         return len(self.used_R)
 
     @cached_property
     def full(self) -> bool:
         """No token is masked."""
-        return self.mask.all_true(int(self.mask.starts_R1[0]), int(self.mask.starts_R1[-1]))
+        return self.mask.all_true()
+
+    @cached_property
+    def all_used(self) -> bool:
+        """No row has a null in a used stream."""
+        return bool(self.used_R.all())
 
     @cached_property
     def every_step_is_live(self) -> bool:
         """`prm` without nulls, masked tokens or empty completions: all steps are live, one after the other."""
-        return bool(self.ends is not None and self.used_R.all() and self.full and self.mask.lengths_R.all())
+        return bool(self.ends is not None and self.all_used and self.full and self.mask.lengths_R.all())
 
     @cached_property
     def longest(self) -> int:

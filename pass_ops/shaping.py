@@ -51,7 +51,8 @@ def shape(table: pa.Table, config: ShapingConfig, *, threads: int | None = None)
         raise OptionError(f"config: expected a ShapingConfig, got {config!r}; build one, ShapingConfig(estimator=...)")
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise OptionError(f"threads: expected a whole number of at least 1, got {threads!r}; leave it out for all")
-    from pass_ops.estimators import estimator_of  # numba takes a second to import
+    from pass_ops.blocks import check_ends  # numba takes a second to import
+    from pass_ops.estimators import estimator_of
 
     estimator = estimator_of(config)
     streams = choose_streams(table, config)
@@ -61,6 +62,7 @@ def shape(table: pa.Table, config: ShapingConfig, *, threads: int | None = None)
     def work(groups: slice) -> Chunks:
         first_row = int(starts_G1[groups.start])
         rollouts = read_rollouts(table, first_row, starts_G1[groups.start : groups.stop + 1] - first_row, streams)
+        check_ends(rollouts)
         return estimator(rollouts, config)
 
     spans = list(_spans(table, starts_G1, workers))
@@ -99,12 +101,9 @@ def _tokens_before(mask: pa.ChunkedArray) -> np.ndarray:
 
 def _with_columns(table: pa.Table, shaped: list[Chunks]) -> pa.Table:
     made: dict[str, tuple[pa.DataType, list[pa.Array]]] = {
-        "chunk_ends": (columns.LIST_OF_INT32, [list_array(c.counts_R, c.ends_K, pa.int32()) for c in shaped]),
-        "chunk_credits": (columns.LIST_OF_FLOAT32, [list_array(c.counts_R, c.credits_K, pa.float32()) for c in shaped]),
-        "chunk_advantages": (
-            columns.LIST_OF_FLOAT32,
-            [list_array(c.counts_R, c.advantages_K, pa.float32()) for c in shaped],
-        ),
+        "chunk_ends": (columns.LIST_OF_INT32, [list_array(c.starts_R1, c.ends_K) for c in shaped]),
+        "chunk_credits": (columns.LIST_OF_FLOAT32, [list_array(c.starts_R1, c.credits_K) for c in shaped]),
+        "chunk_advantages": (columns.LIST_OF_FLOAT32, [list_array(c.starts_R1, c.advantages_K) for c in shaped]),
         "path_score": (pa.float32(), [pa.array(c.path_R, mask=np.isnan(c.path_R)) for c in shaped]),
         "trainable": (pa.bool_(), [pa.array(c.trainable_R) for c in shaped]),
     }

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from pass_ops import columns
 from pass_ops.errors import LengthMismatchError, NullValueError, OutputOverflowError, StepEndsError
-from pass_ops.ragged import list_array, one_chunk, ragged
+from pass_ops.ragged import list_array, offsets, one_chunk, ragged
 
 MOST_VALUES = 2**31 - 1
 
@@ -54,7 +54,7 @@ def token_advantages(shaped: pa.Table) -> pa.ListArray:
         raise OutputOverflowError(
             f"the table has {tokens_R.sum()} tokens and one list array holds {MOST_VALUES}; spread fewer rows at a time"
         )
-    return list_array(tokens_R, np.repeat(advantages_K, tokens_K), pa.float32())
+    return list_array(offsets(tokens_R), np.repeat(advantages_K, tokens_K))
 
 
 def _lists(shaped: pa.Table, name: str, kind: pa.DataType) -> pa.ListArray:

@@ -11,8 +11,8 @@ of their means (a rollout may have many values, the scores of its steps).
 
 Every operator is (x - center) / scale, so a pool is reduced to (center, scale); an infinite scale says "the result
 is 0". Sums run in float64 around the pool's first value. Value n of a pool is added to lane n % LANES, and the lanes
-are added up once a group: the compiler can work on many lanes at a time, and the order of additions is fixed by the
-group alone, wherever it lies in memory.
+are added up in halves once a group: the compiler can work on many lanes at a time, and the order of additions is fixed
+by the group alone, wherever it lies in memory.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import math
 import numpy as np
 
 from pass_ops.config import Operator
-from pass_ops.jit import kernel
-from pass_ops.ragged import Array, Elements
+from pass_ops.jit import kernel, part
+from pass_ops.ragged import Array, Elements, Tokens
 
 NONE, MEAN_ONLY, MASKED_NORM, ABS_MAX, LEAVE_ONE_OUT = range(5)
 OPERATOR_CODES: dict[Operator, int] = {
@@ -33,7 +33,7 @@ OPERATOR_CODES: dict[Operator, int] = {
     "abs_max": ABS_MAX,
     "leave_one_out": LEAVE_ONE_OUT,
 }
-LANES = 128
+LANES = 32
 SUM, SQUARES, LARGEST = range(3)  # what a lane holds: sum(d), sum(d * d), max(abs(x)), d = x - the pool's first value
 FINE = -1  # what a kernel returns where it found nothing wrong
 
@@ -43,12 +43,12 @@ def group_statistics(
     first_G: int,
     last_G: int,
     starts_G1: Array,
-    used_R: Array,
-    read_R: Array,
+    trainable_R: Array,
     pooled: bool,
     elements: Elements,
     weight: float,
     add_R: Array,
+    used_R: Array,
     joined_R: Array,
     operator: int,
     ddof: int,
@@ -56,50 +56,39 @@ def group_statistics(
     center_G: Array,
     scale_G: Array,
 ) -> int:
-    """Fill center_G and scale_G for the pools { weight * s + add_R[r] : s a live element of a used row r of g }.
+    """Fill center_G and scale_G for the pools { weight * s + add_R[r] : s an element of a trainable row r of g }.
 
-    joined_R (shape [streams, R]) holds further values, one a row, that belong to the same pool (`grpo_process`).
-    Rows with read_R but not used_R, and all where `pooled` is False, are only searched for NaN and infinity.
+    joined_R (shape [streams, R]) holds further values, one a used row, that belong to the same pool (`grpo_process`).
+    Where `pooled` is False the elements are only searched for NaN and infinity.
 
     Returns:
         FINE, or a group that has a value or a sum that is not finite.
     """
-    lanes = np.zeros((3, LANES + 1))
+    lanes = np.zeros((3, LANES))
     for g in range(first_G, last_G):
-        count = position = start = stop = 0  # start..stop: values in memory that are still to be added
-        shift = checked = add = 0.0
-        for r in range(starts_G1[g], starts_G1[g + 1]):
-            if read_R[r] and elements.count_R[r] > 0:
-                if not (pooled and used_R[r]):
-                    checked += _sum_of_row(elements, r, 1.0, 0.0, 0.0)
-                    continue
-                if count == 0:
-                    shift = weight * _first_live(elements, r) + add_R[r]
-                count += elements.count_R[r]
-                first = elements.starts_R1[r]
-                length = elements.live_starts_R1[r + 1] - elements.live_starts_R1[r]
-                full = elements.count_R[r] == length
-                if not (full and first == stop and add_R[r] == add):
-                    _add_values(elements.values[start:stop], weight, add, shift, operator, position, lanes)
-                    position += stop - start
-                    start, add = first, add_R[r]
-                    stop = first + length if full else first
-                    if not full:
-                        _add_live(elements, r, weight, add, shift, operator, position, lanes)
-                        position += length
-                else:
-                    stop += length
-        for r in range(starts_G1[g], starts_G1[g + 1]):
-            for stream in range(joined_R.shape[0] if used_R[r] else 0):
-                value = joined_R[stream, r]
-                shift = shift if count > 0 else value
-                count += 1
-                _add(lanes, value, shift)
-        _add_values(elements.values[start:stop], weight, add, shift, operator, position, lanes)
-        moments = _drain(lanes, min(position + stop - start, LANES))
-        if not (math.isfinite(moments[0]) and math.isfinite(moments[1]) and math.isfinite(checked)):
+        first_R, last_R = starts_G1[g], starts_G1[g + 1]
+        first = first_R
+        while first < last_R and not trainable_R[first]:
+            first += 1
+        shift = weight * _first_live(elements, first) + add_R[first] if first < last_R else 0.0
+        count = _add_elements(first, last_R, trainable_R, elements, weight, add_R, shift, lanes)
+        total, squares, largest = _drain(lanes)
+        fine = _are_finite(operator, total, squares)
+        if not pooled:
+            count = 0
+            total = squares = largest = 0.0
+        for stream in range(joined_R.shape[0]):
+            for r in range(first_R, last_R):
+                if used_R[r]:
+                    value = joined_R[stream, r]
+                    shift = value if count == 0 else shift
+                    count += 1
+                    total += value - shift
+                    squares += (value - shift) * (value - shift)
+                    largest = max(largest, abs(value))
+        if not (fine and _are_finite(operator, total, squares)):
             return g
-        center_G[g], scale_G[g] = _center_and_scale(operator, count, shift, moments, ddof, eps)
+        center_G[g], scale_G[g] = _center_and_scale(operator, count, shift, (total, squares, largest), ddof, eps)
     return FINE
 
 
@@ -108,12 +97,12 @@ def leave_one_out_statistics(
     first_G: int,
     last_G: int,
     starts_G1: Array,
-    used_R: Array,
-    read_R: Array,
+    trainable_R: Array,
     pooled: bool,
     elements: Elements,
     weight: float,
     add_R: Array,
+    used_R: Array,
     joined_R: Array,
     center_G: Array,
     scale_G: Array,
@@ -123,8 +112,8 @@ def leave_one_out_statistics(
         rollouts = 0
         shift = total = checked = 0.0
         for r in range(starts_G1[g], starts_G1[g + 1]):
-            count = elements.count_R[r] if read_R[r] else 0
-            if count > 0 and not (pooled and used_R[r]):
+            count = _live(elements, r) if trainable_R[r] else 0
+            if count > 0 and not pooled:
                 checked += _sum_of_row(elements, r, 1.0, 0.0, 0.0)
                 count = 0
             values = count + joined_R.shape[0]
@@ -152,26 +141,33 @@ def standardize_rows(
     Returns:
         FINE, or a group whose sums are not finite.
     """
-    lanes = np.zeros((3, LANES + 1))
     for g in range(len(starts_G1) - 1):
+        first_R, last_R = starts_G1[g], starts_G1[g + 1]
+        used, x, out = used_R[first_R:last_R], x_R[first_R:last_R], out_R[first_R:last_R]
         count = 0
-        shift = 0.0
-        for r in range(starts_G1[g], starts_G1[g + 1]):
-            if used_R[r]:
-                shift = shift if count > 0 else x_R[r]
+        shift = total = squares = largest = 0.0
+        for r in range(len(x)):
+            if used[r]:
+                shift = x[r] if count == 0 else shift
                 count += 1
-                _add(lanes, x_R[r], shift)
-        moments = _drain(lanes, 0)
-        if not (math.isfinite(moments[0]) and math.isfinite(moments[1])):
+                total += x[r] - shift
+                squares += (x[r] - shift) * (x[r] - shift)
+                largest = max(largest, abs(x[r]))
+        if not _are_finite(operator, total, squares):
             return g
-        center, scale = _center_and_scale(operator, count, shift, moments, ddof, eps)
-        for r in range(starts_G1[g], starts_G1[g + 1]):
-            if used_R[r]:
-                out_R[r] = (x_R[r] - center) / scale + 0.0
+        center, scale = _center_and_scale(operator, count, shift, (total, squares, largest), ddof, eps)
+        for r in range(len(x)):
+            out[r] = (x[r] - center) / scale + 0.0 if used[r] else out[r]
     return FINE
 
 
-@kernel
+@part
+def _are_finite(operator: int, total: float, squares: float) -> bool:
+    """Whether the sums that the operator looks at are: any NaN or infinity among the values is in the first."""
+    return math.isfinite(total) and (operator != MASKED_NORM or math.isfinite(squares))
+
+
+@part
 def _center_and_scale(
     operator: int, count: int, shift: float, moments: tuple[float, float, float], ddof: int, eps: float
 ) -> tuple[float, float]:
@@ -192,102 +188,142 @@ def _center_and_scale(
     return shift + mean, math.sqrt(max(variance, 0.0)) + eps
 
 
-@kernel
-def _add(lanes: Array, value: float, shift: float) -> None:
-    """Add one value to the lane that is left free for single ones."""
-    lanes[SUM, LANES] += value - shift
-    lanes[SQUARES, LANES] += (value - shift) * (value - shift)
-    lanes[LARGEST, LANES] = max(lanes[LARGEST, LANES], abs(value))
+@part
+def _drain(lanes: Array) -> tuple[float, float, float]:
+    """Add up the lanes and clear them."""
+    half = LANES // 2
+    while half > 0:
+        for lane in range(half):
+            lanes[SUM, lane] += lanes[SUM, lane + half]
+            lanes[SQUARES, lane] += lanes[SQUARES, lane + half]
+            lanes[LARGEST, lane] = max(lanes[LARGEST, lane], lanes[LARGEST, lane + half])
+        half //= 2
+    moments = lanes[SUM, 0], lanes[SQUARES, 0], lanes[LARGEST, 0]
+    lanes[:] = 0.0
+    return moments
 
 
-@kernel
-def _drain(lanes: Array, width: int) -> tuple[float, float, float]:
-    """Add up the first `width` lanes and the one of single values, and clear them."""
-    total, squares, largest = lanes[SUM, LANES], lanes[SQUARES, LANES], lanes[LARGEST, LANES]
-    lanes[:, LANES] = 0.0
-    for lane in range(width):
-        total += lanes[SUM, lane]
-        squares += lanes[SQUARES, lane]
-        largest = max(largest, lanes[LARGEST, lane])
-    lanes[:, :width] = 0.0
-    return total, squares, largest
+@part
+def _live(elements: Elements, r: int) -> int:
+    """How many elements of row r count."""
+    if elements.per_token:
+        return int(elements.tokens.unmasked_R[r])
+    return int(elements.starts_R1[r + 1] - elements.starts_R1[r])
 
 
-@kernel
+@part
+def _mask(tokens: Tokens, r: int) -> Array:
+    return tokens.mask_N[tokens.starts_R1[r] - tokens.base : tokens.starts_R1[r + 1] - tokens.base]
+
+
+@part
 def _first_live(elements: Elements, r: int) -> float:
-    start = elements.starts_R1[r]
-    length = elements.live_starts_R1[r + 1] - elements.live_starts_R1[r]
-    if elements.count_R[r] == length:
-        return np.float64(elements.values[start])
-    live_start = elements.live_starts_R1[r] - elements.live_base
+    values = elements.values[elements.starts_R1[r] : elements.starts_R1[r + 1]]
     e = 0
-    while elements.live_E[live_start + e] == 0:
-        e += 1
-    return np.float64(elements.values[start + e])
+    if _live(elements, r) < len(values):
+        mask = _mask(elements.tokens, r)
+        while mask[e] == 0:
+            e += 1
+    return np.float64(values[e])
 
 
-@kernel
+@part
 def _sum_of_row(elements: Elements, r: int, weight: float, add: float, shift: float) -> float:
-    """The sum of weight * s + add - shift over the live elements of row r."""
-    start = elements.starts_R1[r]
-    length = elements.live_starts_R1[r + 1] - elements.live_starts_R1[r]
-    live_start = elements.live_starts_R1[r] - elements.live_base
-    full = elements.count_R[r] == length
+    """The sum of weight * s + add - shift over the elements of row r."""
+    values = elements.values[elements.starts_R1[r] : elements.starts_R1[r + 1]]
+    full = _live(elements, r) == len(values)
+    mask = _mask(elements.tokens, r)
     total = 0.0
-    for e in range(length):
-        if full or elements.live_E[live_start + e] != 0:
-            total += weight * elements.values[start + e] + add - shift
+    for e in range(len(values)):
+        if full or mask[e] != 0:
+            total += weight * values[e] + add - shift
     return total
 
 
-@kernel
-def _add_values(
-    values: Array, weight: float, add: float, shift: float, operator: int, position: int, lanes: Array
-) -> None:
+@part
+def _add_elements(
+    first_R: int,
+    last_R: int,
+    trainable_R: Array,
+    elements: Elements,
+    weight: float,
+    add_R: Array,
+    shift: float,
+    lanes: Array,
+) -> int:
+    """Add the elements of the trainable rows, those of rows that lie next to each other in memory in one go.
+
+    Returns:
+        How many there are.
+    """
+    count = position = start = stop = 0  # start..stop: values in memory that are still to be added
+    add = 0.0
+    for r in range(first_R, last_R):
+        if not trainable_R[r]:
+            continue
+        first, last = elements.starts_R1[r], elements.starts_R1[r + 1]
+        live = _live(elements, r)
+        full = live == last - first
+        count += live
+        if full and first == stop and add_R[r] == add:
+            stop = last
+            continue
+        _add_values(elements.values[start:stop], weight, add, shift, position, lanes)
+        position += stop - start
+        start, stop, add = first, last, add_R[r]
+        if not full:
+            _add_live(elements.values[first:last], _mask(elements.tokens, r), weight, add, shift, position, lanes)
+            position += last - first
+            start = last
+    _add_values(elements.values[start:stop], weight, add, shift, position, lanes)
+    return count
+
+
+@part
+def _add_values(values: Array, weight: float, add: float, shift: float, position: int, lanes: Array) -> None:
     """Add values number position, position + 1, ... of the pool to their lanes."""
+    head = min(-position % LANES, len(values))
+    whole = (len(values) - head) // LANES
+    _add_few(values[:head], weight, add, shift, position % LANES, lanes)
+    sums, squares, largest = lanes[SUM], lanes[SQUARES], lanes[LARGEST]
+    for n in range(whole):
+        x = values[head + n * LANES : head + (n + 1) * LANES]
+        for lane in range(LANES):
+            y = weight * x[lane] + add
+            sums[lane] += y - shift
+            squares[lane] += (y - shift) * (y - shift)
+            largest[lane] = _larger(largest[lane], abs(y))
+    _add_few(values[head + whole * LANES :], weight, add, shift, 0, lanes)
+
+
+@part
+def _add_few(values: Array, weight: float, add: float, shift: float, lane: int, lanes: Array) -> None:
+    """The same for values that fit into the lanes from `lane` on."""
+    for n in range(len(values)):
+        y = weight * values[n] + add
+        lanes[SUM, lane + n] += y - shift
+        lanes[SQUARES, lane + n] += (y - shift) * (y - shift)
+        lanes[LARGEST, lane + n] = max(lanes[LARGEST, lane + n], abs(y))
+
+
+@part
+def _add_live(values: Array, live: Array, weight: float, add: float, shift: float, position: int, lanes: Array) -> None:
+    """The same for the live ones of a row; the others add nothing to their lane."""
     done = 0
     while done < len(values):
         lane = (position + done) % LANES
         width = min(LANES - lane, len(values) - done)
-        x = values[done : done + width]
-        sums, squares = lanes[SUM, lane : lane + width], lanes[SQUARES, lane : lane + width]
-        if operator == ABS_MAX:
-            largest = lanes[LARGEST, lane : lane + width]
-            for n in range(width):
-                y = weight * x[n] + add
-                sums[n] += y - shift
-                largest[n] = max(largest[n], abs(y))
-        else:
-            for n in range(width):
-                d = weight * x[n] + add - shift
-                sums[n] += d
-                squares[n] += d * d
-        done += width
-
-
-@kernel
-def _add_live(
-    elements: Elements, r: int, weight: float, add: float, shift: float, operator: int, position: int, lanes: Array
-) -> None:
-    """The same for the live ones of row r; the others add nothing to their lane."""
-    start = elements.starts_R1[r]
-    length = elements.live_starts_R1[r + 1] - elements.live_starts_R1[r]
-    live_start = elements.live_starts_R1[r] - elements.live_base
-    done = 0
-    while done < length:
-        lane = (position + done) % LANES
-        width = min(LANES - lane, length - done)
-        x = elements.values[start + done : start + done + width]
-        live = elements.live_E[live_start + done : live_start + done + width]
-        sums, squares = lanes[SUM, lane : lane + width], lanes[SQUARES, lane : lane + width]
+        x, counts = values[done : done + width], live[done : done + width]
+        sums, squares, largest = lanes[SUM, lane:], lanes[SQUARES, lane:], lanes[LARGEST, lane:]
         for n in range(width):
-            y = weight * x[n] + add
-            d = y - shift if live[n] != 0 else 0.0
+            y = weight * x[n] + add if counts[n] != 0 else 0.0
+            d = y - shift if counts[n] != 0 else 0.0
             sums[n] += d
             squares[n] += d * d
-        if operator == ABS_MAX:
-            largest = lanes[LARGEST, lane : lane + width]
-            for n in range(width):
-                y = abs(weight * x[n] + add)
-                largest[n] = y if live[n] != 0 and y > largest[n] else largest[n]
+            largest[n] = max(largest[n], abs(y))
         done += width
+
+
+@part
+def _larger(a: float, b: float) -> float:
+    return b if b > a else a

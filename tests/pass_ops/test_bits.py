@@ -62,7 +62,7 @@ def test_any_number_of_threads_and_any_size_of_their_work(table, config, whole, 
 
 def test_any_size_of_the_blocks(table, config, whole, monkeypatch):
     for tokens in (1, 100, 1000):
-        monkeypatch.setattr(blocks, "BLOCK_TOKENS", tokens)
+        monkeypatch.setattr(blocks, "BLOCK_VALUES", tokens)
         assert made(table, config) == whole
 
 
