@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-Report = Callable[[int, int], None]
 PLAIN_INTERVAL_SECONDS = 30.0
 WIDTH_ELSEWHERE = 160
+
+
+class Report(Protocol):
+    """Tells how far a piece of work is: done, in all (0 where not known), and a line about the last of it."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
 
 
 class Reporter:
@@ -35,14 +41,14 @@ class Reporter:
 
     @contextmanager
     def step(self, title: str) -> Iterator[Report]:
-        """A named piece of work; the yielded function takes (done, in all), 0 in all where that is not known."""
+        """A named piece of work."""
         started = time.monotonic()
         if self.quiet:
             yield _silent
         elif self.console.is_terminal:
             with self._bars() as bars:
-                task = bars.add_task(title, total=None)
-                yield lambda done, total: bars.update(task, completed=done, total=total or None)
+                task = bars.add_task(title, total=None, note="")
+                yield lambda done, total, note="": bars.update(task, completed=done, total=total or None, note=note)
         else:
             yield self._plain(title)
         self.line(f"  {title}: {time.monotonic() - started:.1f} s")
@@ -54,20 +60,21 @@ class Reporter:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
         )
         return Progress(*columns, console=self.console, transient=True)
 
     def _plain(self, title: str) -> Report:
         last = time.monotonic()
 
-        def report(done: int, total: int) -> None:
+        def report(done: int, total: int, note: str = "") -> None:
             nonlocal last
             if time.monotonic() - last >= PLAIN_INTERVAL_SECONDS:
                 last = time.monotonic()
-                self.line(f"{title}: {done} of {total}" if total else f"{title}: {done}")
+                self.line(f"{title}: {note or (f'{done} of {total}' if total else done)}")
 
         return report
 
 
-def _silent(_done: int, _total: int) -> None:
+def _silent(done: int, total: int, note: str = "") -> None:
     """Report nothing."""

@@ -20,9 +20,11 @@ metrics.jsonl holds one object a step:
 | dropped_tokens | tokens left out because a stored log-probability is not finite |
 | masked_rollouts | rollouts masked for their length |
 | fed_tokens, padding | tokens of the forward passes (prompts too), share of them that is padding |
-| seconds, data_wait, tokens_per_second | of the step; of these waiting for data; fed tokens without padding a second |
+| seconds, data_wait | of the step; of these waiting for data |
+| tokens_per_second | fed tokens without padding a second |
+| mfu | model FLOPs utilization (`trainer.flops`); null where the device's peak is not known |
 
-TensorBoard gets the same numbers under `train/`, at `update`.
+TensorBoard and a tracker get the same numbers under `train/`, at `update`.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from trainer.batching import MicroBatch, StepBatch
 
 RATIO_QUANTILES = {"min": 0.0, "p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}
 ADVANTAGE_QUANTILES = {"min": 0.0, "p05": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}
+NOTABLE_WAIT = 0.01
 SUMMARY_KEYS = (
     "loss", "policy_loss", "kl", "clip_low", "clip_high", "behavior_kl", "entropy", "advantage_mean", "grad_norm",
 )  # fmt: skip
@@ -65,8 +68,13 @@ class StepMetrics:
         self._fed += batch.input_ids_BS.numel()
         self._real += batch.real_tokens
 
-    def finish(self, batch: StepBatch, *, seconds: float, data_wait: float) -> dict[str, Any]:
-        """The step's numbers under the keys of this module's table, except those of the optimizer."""
+    def finish(
+        self, batch: StepBatch, *, seconds: float, data_wait: float, token_share: float | None = None
+    ) -> dict[str, Any]:
+        """The step's numbers under the keys of this module's table, except those of the optimizer.
+
+        token_share: what one token a second uses of the peak (`trainer.flops.token_share`), None where not known.
+        """
         sums = {name: float(value) for name, value in self._sums.items()}
         values = {name: torch.cat(parts).to("cpu", torch.float64).numpy() for name, parts in self._values.items()}
         none_N = np.zeros(0)
@@ -97,6 +105,7 @@ class StepMetrics:
             "seconds": seconds,
             "data_wait": data_wait,
             "tokens_per_second": self._real / seconds,
+            "mfu": None if token_share is None else token_share * self._real / seconds,
         }
 
 
@@ -115,41 +124,17 @@ def _quantiles(name: str, values_N: NDArray[np.float64], wanted: Mapping[str, fl
 
 
 def describe_step(line: Mapping[str, Any], steps: int) -> str:
-    """One line for people."""
-    kl = "" if line["kl"] is None else f"  kl {line['kl']:.4f}"
-    return (
-        f"step {line['step']}/{steps}  loss {line['loss']:+.4f}{kl}  entropy {line['entropy']:.3f}  "
-        f"clipped {line['clip_low'] + line['clip_high']:.1%}  grad {line['grad_norm']:.3f}  lr {line['lr']:.1e}  "
-        f"{line['tokens_per_second']:,.0f} tokens/s"
-    )
-
-
-class MetricsLog:
-    """metrics.jsonl and, where asked for, TensorBoard events. On resume, lines after `step` are cut off first."""
-
-    def __init__(self, folder: Path, *, step: int, updates: int, tensorboard: bool) -> None:
-        self._path = folder / "metrics.jsonl"
-        kept = [line for line in read_metrics(folder) if line["step"] <= step]
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self._writer: Any = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=updates + 1)
-
-    def write(self, values: Mapping[str, Any]) -> None:
-        """Appends one step."""
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(values, allow_nan=False) + "\n")
-        if self._writer is not None:
-            for name, value in values.items():
-                if value is not None:
-                    self._writer.add_scalar(f"train/{name}", value, values["update"])
-
-    def close(self) -> None:
-        """Flushes the events."""
-        if self._writer is not None:
-            self._writer.close()
+    """One line for people; what is absent or 0 is left out."""
+    parts = [f"step {line['step']}/{steps}", f"loss {line['loss']:+.4f}"]
+    parts += [f"kl {line['kl']:.4f}"] if line["kl"] is not None else []
+    parts += [f"ratio {line['ratio_p01']:.3f} to {line['ratio_p99']:.3f}"] if line["ratio_p01"] is not None else []
+    parts += [f"clipped {line['clip_low'] + line['clip_high']:.1%}"]
+    parts += [f"rejected {line['rejected']:.1%}"] if line["rejected"] else []
+    parts += [f"entropy {line['entropy']:.3f}", f"grad {line['grad_norm']:.3f}", f"lr {line['lr']:.1e}"]
+    parts += [f"{line['tokens_per_second']:,.0f} tokens/s"]
+    parts += [f"MFU {line['mfu']:.0%}"] if line["mfu"] is not None else []
+    wait = line["data_wait"] / line["seconds"] if line["seconds"] else 0.0
+    return "  ".join([*parts, f"waited {wait:.0%} for data"] if wait >= NOTABLE_WAIT else parts)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

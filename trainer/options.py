@@ -21,10 +21,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "reject": ("none", "token", "sequence", "geometric", "veto"),
     "aggregation": ("rollout_mean", "token_mean", "constant"),
     "compute_dtype": ("float32", "bfloat16"),
+    "tracker": ("none", "trackio", "wandb"),
     "export_dtype": ("auto", "float32", "bfloat16", "float16"),
 }
 # These change the speed or the storage of a run, never what it computes; a run may be resumed with others.
-OPERATIONAL = frozenset({"prefetch_steps", "decode_threads", "save_every", "keep_checkpoints", "tensorboard"})
+OPERATIONAL = frozenset(
+    {"prefetch_steps", "decode_threads", "save_every", "keep_checkpoints", "tensorboard", "tracker", "tracker_project",
+     "peak_tflops"}
+)  # fmt: skip
 LEAST = {
     **dict.fromkeys(("epochs", "shuffle_tokens", "micro_batch_tokens", "logits_elements"), 1),
     **dict.fromkeys(("prefetch_steps", "decode_threads", "keep_checkpoints"), 1),
@@ -77,6 +81,10 @@ class TrainOptions:
     export_dtype: of the exported weights, auto = the policy folder's own.
 
     Saving. save_every: steps between checkpoints (0 = only at the end); the newest keep_checkpoints stay.
+
+    Watching (`trainer.metrics`). tensorboard: events beside metrics.jsonl. tracker: trackio or wandb, the same numbers
+    to that library (extra `trackio`, `wandb`; where it sends them is its own setting, as WANDB_MODE or TRACKIO_DIR),
+    under tracker_project. peak_tflops: of the device in compute_dtype, for the MFU (default: known for common GPUs).
 
     Raises TrainOptionError.
     """
@@ -135,6 +143,9 @@ class TrainOptions:
     save_every: int = 50
     keep_checkpoints: int = 2
     tensorboard: bool = True
+    tracker: str = "none"
+    tracker_project: str = "passrl"
+    peak_tflops: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
@@ -149,6 +160,8 @@ class TrainOptions:
         for name in ("lr", "adam_eps", "stop_ratio", "stop_grad_norm"):
             if not getattr(self, name) > 0:
                 raise TrainOptionError(f"{name} is {getattr(self, name)!r}; it must be above 0.")
+        if self.peak_tflops is not None and not self.peak_tflops > 0:
+            raise TrainOptionError(f"peak_tflops is {self.peak_tflops!r}; it must be above 0.")
         self._check_pairs()
 
     def _at_least(self, name: str, least: float) -> None:

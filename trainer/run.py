@@ -2,7 +2,7 @@
 
 OUT/
   _train.json        written first: what this run is; a rerun with anything else is refused
-  metrics.jsonl      one object a step (`trainer.metrics`), tensorboard/ the same
+  metrics.jsonl      one object a step (`trainer.metrics`); tensorboard/, tracker.json: views of it
   old/               the old policy's log-probabilities while they are needed (`trainer.old`, old_policy "recompute")
   state/             resumable checkpoints (`trainer.checkpoint`); the last one is carried into the next round
   policy/            the exported Hugging Face folder (or where `export` says)
@@ -45,7 +45,9 @@ from trainer.errors import (
     StateNotFoundError,
     TrainingStoppedError,
 )
-from trainer.metrics import MetricsLog, StepMetrics, describe_step, read_metrics, summarize
+from trainer.flops import token_share
+from trainer.metrics import StepMetrics, describe_step, read_metrics, summarize
+from trainer.metrics_log import MetricsLog
 from trainer.old import AUDIT, recompute_old
 from trainer.options import TrainOptions
 from trainer.order import Step, all_steps
@@ -54,7 +56,7 @@ from trainer.stream import ahead_of_use, stream_steps
 from trainer.update import apply_gradients, backward, learning_rate, make_optimizer
 
 log = logging.getLogger(__name__)
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,8 @@ def train(
     arguments it goes on from its last checkpoint, finished it is returned as it is. state: `out` of the round before,
     whose float32 weights, optimizer state and warm-up count are carried on; `policy` must be what that round exported.
     policy_digest, vocabulary: the policy's, as generate records them, to be compared with the data's. export: the
-    exported policy's folder, default out/policy. progress: called with (steps done, steps in all).
+    exported policy's folder, default out/policy. progress: called after each step with (steps done,
+    steps in all, a line that describes the step).
 
     Raises errors of trainer.errors and pass_ops.errors; TrainingStoppedError stops a run with its state kept.
     """
@@ -206,7 +209,9 @@ def _recompute_old(run: _Run, folder: Path) -> None:
 
 
 def _run_steps(run: _Run, folder: Path, *, progress: Progress | None) -> None:
-    writer = MetricsLog(folder, step=run.step, updates=run.updates, tensorboard=run.options.tensorboard)
+    writer = MetricsLog(folder, step=run.step, updates=run.updates, options=run.options)
+    policy, options = run.policy, run.options
+    share = token_share(policy.model, policy.device, policy.compute_dtype, options.peak_tflops)
     batches = ahead_of_use(_batches(run, run.steps[run.step :]), depth=run.options.prefetch_steps)
     try:
         for step in run.steps[run.step :]:
@@ -215,12 +220,12 @@ def _run_steps(run: _Run, folder: Path, *, progress: Progress | None) -> None:
             waited = time.perf_counter() - started
             measured = StepMetrics()
             optimizer_values = _update(run, batch, measured)
-            values = measured.finish(batch, seconds=time.perf_counter() - started, data_wait=waited)
+            seconds = time.perf_counter() - started
+            values = measured.finish(batch, seconds=seconds, data_wait=waited, token_share=share)
             line = {"step": run.step, "update": run.updates, "epoch": step.epoch} | optimizer_values | values
             writer.write(line)
-            log.info("%s", describe_step(line, len(run.steps)))
             if progress is not None:
-                progress(run.step, len(run.steps))
+                progress(run.step, len(run.steps), describe_step(line, len(run.steps)))
             if _is_due(run):
                 _save(run, folder)
     except TrainingStoppedError:
