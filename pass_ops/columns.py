@@ -62,6 +62,8 @@ def to_type(
         cast = array.cast(target)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise ColumnTypeError(f"{expected}, and some value does not fit; {remedy}") from None
+    if _is_list(array.type) and array.type.value_type == target.value_type:
+        return cast  # other offsets over the same values
     before, after = _values(array), _values(cast)
     changed = _first_difference(before, after.cast(before.type))
     if changed is not None:
