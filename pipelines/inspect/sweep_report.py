@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -88,29 +88,10 @@ def sweep_svg(results: Sequence[SettingResult]) -> bytes:
     import matplotlib
     from matplotlib.figure import Figure
 
-    panels: list[tuple[str, list[tuple[str, str, Callable[[SettingResult], float | None]]]]] = [
-        ("mean advantage per sign", [
-            ("A > 0", BLUE, lambda r: r.positive_mean), ("A < 0", ORANGE, lambda r: r.negative_mean),
-        ]),
-        ("share", [
-            ("rollouts all 0", GREY, lambda r: r.zero_advantage),
-            ("flipped signs", ORANGE, lambda r: r.sign_flips),
-        ]),
-        ("correlation with the reference", [("token advantages", BLUE, lambda r: r.correlation)]),
-        ("chunks per rollout", [("chunks", BLUE, lambda r: r.chunks_per_rollout)]),
-        ("path score for one more token", [
-            ("right", BLUE, lambda r: r.path["right"].within_groups),
-            ("wrong", ORANGE, lambda r: r.path["wrong"].within_groups),
-        ]),
-        ("mass for one more token", [
-            ("right", BLUE, lambda r: r.mass["right"].within_groups),
-            ("wrong", ORANGE, lambda r: r.mass["wrong"].within_groups),
-        ]),
-    ]  # fmt: skip
     with matplotlib.rc_context({"svg.hashsalt": "passrl sweep", "svg.fonttype": "none", "font.size": 8.0}):
-        figure = Figure(figsize=(2.6 * len(panels) + 1.5, 1.3 + 0.28 * len(results)), layout="constrained")
-        axes = figure.subplots(1, len(panels), sharey=True)
-        for ax, (title, series) in zip(axes, panels, strict=True):
+        figure = Figure(figsize=(2.6 * len(_PANELS) + 1.5, 1.3 + 0.28 * len(results)), layout="constrained")
+        axes = figure.subplots(1, len(_PANELS), sharey=True)
+        for ax, (title, series) in zip(axes, _PANELS.items(), strict=True):
             _draw(ax, title, series, results)
         axes[0].set_yticks(range(len(results)), [result.name for result in results])
         axes[0].invert_yaxis()
@@ -119,21 +100,52 @@ def sweep_svg(results: Sequence[SettingResult]) -> bytes:
     return sink.getvalue()
 
 
-def _draw(
-    ax: Any,
-    title: str,
-    series: Sequence[tuple[str, str, Callable[[SettingResult], float | None]]],
-    results: Sequence[SettingResult],
-) -> None:
+@dataclass(frozen=True)
+class _Series:
+    """What a panel shows of each setting; `spread` as a whisker to both sides."""
+
+    label: str
+    color: str
+    value: Callable[[SettingResult], float | None]
+    spread: Callable[[SettingResult], float | None] = lambda _: None
+
+
+_PANELS = {
+    "advantage per sign: mean, std": (
+        _Series("A > 0", BLUE, lambda r: r.positive_mean, lambda r: r.positive_std),
+        _Series("A < 0", ORANGE, lambda r: r.negative_mean, lambda r: r.negative_std),
+    ),
+    "share, %": (
+        _Series("rollouts all 0", GREY, lambda r: 100 * r.zero_advantage),
+        _Series("flipped signs", ORANGE, lambda r: 100 * r.sign_flips),
+    ),
+    "correlation with the reference": (_Series("token advantages", BLUE, lambda r: r.correlation),),
+    "chunks per rollout": (_Series("chunks", BLUE, lambda r: r.chunks_per_rollout),),
+    "path score for one more token": (
+        _Series("right", BLUE, lambda r: r.path["right"].within_groups),
+        _Series("wrong", ORANGE, lambda r: r.path["wrong"].within_groups),
+    ),
+    "mass for one more token": (
+        _Series("right", BLUE, lambda r: r.mass["right"].within_groups),
+        _Series("wrong", ORANGE, lambda r: r.mass["wrong"].within_groups),
+    ),
+}
+
+
+def _draw(ax: Any, title: str, panel: Sequence[_Series], results: Sequence[SettingResult]) -> None:
     ax.set_title(title)
     ax.grid(axis="both", linewidth=0.4, alpha=0.5)
-    if title != "chunks per rollout":
-        ax.axvline(0.0, color="black", linewidth=0.6)
-    for label, color, value_of in series:
-        points = [(value_of(result), row) for row, result in enumerate(results)]
-        shown = [(value, row) for value, row in points if value is not None]
-        ax.plot([x for x, _ in shown], [y for _, y in shown], "o", color=color, markersize=5, label=label)
-    if len(series) > 1:
+    ax.axvline(0.0, color="black", linewidth=0.6)
+    for place, series in enumerate(panel):
+        shown = [(x, row, series.spread(r)) for row, r in enumerate(results) if (x := series.value(r)) is not None]
+        for x, row, spread in shown:
+            if spread is not None:
+                ax.plot([x - spread, x + spread], [row, row], color=series.color, linewidth=1.0, alpha=0.5)
+        # The second series is smaller, so that it does not hide a first one of the same value.
+        size = 6.5 if place == 0 else 3.5
+        xs, ys = [x for x, _, _ in shown], [row for _, row, _ in shown]
+        ax.plot(xs, ys, "o", color=series.color, markersize=size, label=series.label)
+    if len(panel) > 1:
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False, ncols=2)
 
 
