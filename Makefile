@@ -8,7 +8,7 @@ PACKAGES := pass_ops trainer pipelines
 BEAM_VERSION := $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements/cpu.txt)
 SLOTS ?= 2
 
-.PHONY: install demo test test-deep test-cluster flink flink-up flink-down prism check bench bench-% wheel requirements clean
+.PHONY: install demo test test-deep test-cluster faults flink flink-up flink-down prism check bench bench-% wheel requirements clean
 
 install: $(STAMP)
 
@@ -32,6 +32,10 @@ test-deep: install
 
 test-cluster: install
 	$(PYTEST) -q tests/cluster -m cluster --timeout 1800
+
+# Fifty SIGKILLs on running Flink jobs; at most an hour. Writes the page that tells how it went.
+faults: install flink
+	$(BIN)/python -m tests.cluster.faults --report docs/faults.md
 
 # The jars of a Flink cluster on this machine (Java 17, Maven), and the cluster itself: docs/flink.md.
 flink: .cache/flink/jars/.fetched

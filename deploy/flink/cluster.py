@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -69,16 +69,24 @@ class LocalCluster:
     """The processes of one cluster, as a context manager.
 
     folder: of this cluster alone, for its configuration, logs and scratch files. slots: tasks at a time, each with one
-    bundle of parts under way. jars: what `make flink` fetched.
+    bundle of parts under way. jars: what `make flink` fetched. pool_environment: further environment variables of the
+    pool and its workers.
     """
 
     def __init__(
-        self, folder: Path, *, slots: int = 2, ports: Ports | None = None, jars: Path = CACHE / "jars"
+        self,
+        folder: Path,
+        *,
+        slots: int = 2,
+        ports: Ports | None = None,
+        jars: Path = CACHE / "jars",
+        pool_environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.slots = slots
         self.ports = ports or Ports.free()
         self._jars = jars
+        self._pool_environment = dict(pool_environment or {})
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -140,13 +148,18 @@ class LocalCluster:
         with self._lock:
             self._processes[name].kill()
 
+    def pid(self, name: str) -> int:
+        """Process id of jobmanager, taskmanager, pool or jobserver."""
+        with self._lock:
+            return self._processes[name].pid
+
     def worker_pids(self) -> list[int]:
         """The SDK worker processes that the pool has started, oldest first."""
-        with self._lock:
-            pool = self._processes["pool"].pid
-        with suppress(FileNotFoundError):
-            return sorted(int(pid) for pid in Path(f"/proc/{pool}/task/{pool}/children").read_text().split())
-        return []
+        found: list[int] = []
+        with suppress(FileNotFoundError):  # the pool died meanwhile
+            for task in Path(f"/proc/{self.pid('pool')}/task").iterdir():
+                found += map(int, (task / "children").read_text().split())
+        return sorted(found)
 
     def stop(self) -> None:
         """End every process, those that they started too."""
@@ -222,6 +235,7 @@ class LocalCluster:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env=os.environ | (self._pool_environment if name == "pool" else {}),
             )
 
     def _keep_alive(self) -> None:
