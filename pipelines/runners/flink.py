@@ -19,6 +19,9 @@ from pipelines.runners.portable import LOOPBACK, ConnectedRunner, JobServer, con
 
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[local]", "[auto]"})
 CONNECT_SECONDS = 30.0
+# Between two stages of a batch job no task is there; without this every worker would be ended and started again. Short,
+# because a worker that lingers after its job keeps its engine, and with it the GPU, from the next job's.
+KEEP_WORKERS_MS = 5000
 
 
 def launch(flags: Sequence[str]) -> Launch:
@@ -37,6 +40,8 @@ def launch(flags: Sequence[str]) -> Launch:
                 "(worker pools), PROCESS or DOCKER, each with --environment_config."
             )
         flags = [*flags, f"--environment_type={LOOPBACK}"]
+    if flag_value(flags, "environment_cache_millis") is None:
+        flags = [*flags, f"--environment_cache_millis={KEEP_WORKERS_MS}"]
     server = _connected(endpoint, flags) if endpoint else _started(flags)
     return Launch(runner=ConnectedRunner(server), flags=tuple(flags), known=server.known_flags(), server=server)
 

@@ -69,7 +69,7 @@ def generate(
     spec = generate_spec(source, out=out, model=model, engine=engine, options=options, seed=seed, round=round)
     dataset = shards.create_dataset(out, spec, overwrite=operations.overwrite)
     work = GenerateWork(prompts=prompts, model=model, engine=engine, options=options, seed=seed, round=round)
-    return run_stage(dataset, work, operations, runs_model=True)
+    return run_stage(dataset, work, operations, runs_model=True, costs=[part.rows for part in source.parts])
 
 
 def generate_spec(

@@ -118,8 +118,10 @@ def run_stage(
     operations: Operations,
     *,
     runs_model: bool = False,
+    costs: Sequence[int] = (),
 ) -> Manifest:
     """Do the parts that are not done yet, then finalize. runs_model: workers need what `runner.resources` asks for.
+    costs: how much work each part is, in any unit, where that is known: the longest are begun first.
 
     Raises NotFinalized where parts failed or too much was rejected; StageAborted where the job had to stop (disk full,
     engine dead, workers lost again and again); and what `work.setup` raised.
@@ -137,7 +139,7 @@ def run_stage(
                 max_attempts=operations.max_attempts,
             )
             try:
-                _run_job(driver, pending, operations, runs_model=runs_model)
+                _run_job(driver, pending, operations, runs_model=runs_model, costs=costs)
                 runner = operations.runner
                 job = job_record(started, runner=runner.name, runner_flags=list(runner.flags))
                 shards.record_run(dataset, job)
@@ -151,10 +153,12 @@ def run_stage(
     return shards.finalize(dataset, max_reject_rate=operations.max_reject_rate)
 
 
-def _run_job(driver: PartDriver, pending: PendingParts, operations: Operations, *, runs_model: bool) -> None:
+def _run_job(
+    driver: PartDriver, pending: PendingParts, operations: Operations, *, runs_model: bool, costs: Sequence[int]
+) -> None:
     """The whole graph, once."""
     hints = operations.runner.resources if runs_model else {}
-    fresh = sorted(set(pending.todo).difference(pending.suspects))
+    fresh = longest_first(sorted(set(pending.todo).difference(pending.suspects)), costs)
 
     def construct(pipeline: beam.Pipeline) -> None:
         (
@@ -162,7 +166,7 @@ def _run_job(driver: PartDriver, pending: PendingParts, operations: Operations, 
             | "parts" >> beam.Create([*fresh, SUSPECTS] if pending.suspects else fresh, reshuffle=False)
             | "spread" >> beam.Reshuffle()
             | driver.dataset.spec.stage >> beam.ParDo(driver).with_resource_hints(**hints)
-            | "count" >> beam.combiners.Count.Globally()
+            | "count" >> beam.CombineGlobally(beam.combiners.CountCombineFn()).without_defaults()
             | "finalize" >> beam.ParDo(Finalize(driver.dataset, max_reject_rate=operations.max_reject_rate))
         )
 
@@ -173,6 +177,15 @@ def _run_job(driver: PartDriver, pending: PendingParts, operations: Operations, 
         name=job_name(dataset),
         submitted=lambda job: shards.record_run(dataset, {"job": job}),
     )
+
+
+def longest_first(parts: Sequence[int], costs: Sequence[int]) -> list[int]:
+    """Runners deal parts out in turn and for good (Flink's batch mode): in this order every worker's load comes out even.
+
+    >>> longest_first([0, 1, 2, 3], [5, 9, 5, 7])
+    [1, 3, 0, 2]
+    """
+    return sorted(parts, key=lambda part: -costs[part]) if costs else list(parts)
 
 
 def job_name(dataset: Dataset) -> str:

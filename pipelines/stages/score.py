@@ -58,7 +58,8 @@ def score(
     spec = score_spec(signal, source, inputs, out=out)
     dataset = shards.create_dataset(out, spec, overwrite=operations.overwrite)
     work = ScoreWork(signal=signal, spec=spec, rollouts=rollouts, inputs=urls, tokenizer=tokenizer)
-    return run_stage(dataset, work, operations, runs_model=bool(signal.models()))
+    costs = [part.tokens for part in source.parts]
+    return run_stage(dataset, work, operations, runs_model=bool(signal.models()), costs=costs)
 
 
 def score_spec(

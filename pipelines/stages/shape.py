@@ -86,7 +86,7 @@ def shape_dataset(
     spec = shape_spec(source, scored, out=out, options=options)
     dataset = shards.create_dataset(out, spec, overwrite=operations.overwrite)
     work = ShapeWork(spec=spec, rollouts=rollouts, signals=urls, options=options)
-    return run_stage(dataset, work, operations)
+    return run_stage(dataset, work, operations, costs=[part.tokens for part in source.parts])
 
 
 def check_streams(options: ShapeOptions) -> None:
