@@ -7,14 +7,16 @@ and commits the part.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from pass_ops import shards
-from pass_ops.errors import PassError
+from pass_ops.errors import NotFinalized, PassError
 from pass_ops.shards import Dataset, Manifest, PendingParts, names
 from pass_ops.shards.commit import parts_in
 from pipelines.job_record import job_record
@@ -32,6 +34,7 @@ SUSPECTS = -1
 # So many times one command resubmits the rest of a job that lost a worker. FnApiRunner restarts nothing by itself.
 MAX_RESTARTS = 10
 _MARK = "@@@"
+_LOG = logging.getLogger(__name__)
 
 
 class PartDriver(beam.DoFn):
@@ -92,7 +95,8 @@ class PartDriver(beam.DoFn):
             cause = str(error) if known and str(error) else f"{type(error).__name__}: {error}"
             if not isinstance(error, StageAborted):
                 cause = f"{self.dataset.spec.stage} of {self.dataset.url} stopped: {cause}"
-            raise StageAborted(f"{_MARK}{json.dumps(cause)}{_MARK}") from error
+            told = {"cause": cause, "trace": "" if known else "".join(traceback.format_exception(error))}
+            raise StageAborted(f"{_MARK}{json.dumps(told)}{_MARK}") from error
 
 
 class Finalize(beam.DoFn):
@@ -150,7 +154,11 @@ def run_stage(
                 lost = _attempts(dataset, shards.pending_parts(dataset)) != before
                 if not lost or restarts > MAX_RESTARTS:
                     raise _reported(failed, dataset) from failed
-    return shards.finalize(dataset, max_reject_rate=operations.max_reject_rate)
+    try:
+        return shards.finalize(dataset, max_reject_rate=operations.max_reject_rate)
+    except NotFinalized:
+        _show_failed(dataset)
+        raise
 
 
 def _run_job(
@@ -180,7 +188,7 @@ def _run_job(
 
 
 def longest_first(parts: Sequence[int], costs: Sequence[int]) -> list[int]:
-    """Runners deal parts out in turn and for good (Flink's batch mode): in this order every worker's load comes out even.
+    """Runners deal parts out in turn and for good (Flink's batch mode): in this order the workers' loads come out even.
 
     >>> longest_first([0, 1, 2, 3], [5, 9, 5, 7])
     [1, 3, 0, 2]
@@ -200,9 +208,19 @@ def _attempts(dataset: Dataset, pending: PendingParts) -> dict[int, int]:
 
 def _reported(failed: JobFailed, dataset: Dataset) -> StageAborted:
     """What the user is told: the worker's own words where there are any, without Beam's frames around them."""
-    told = re.search(f"{_MARK}(.+?){_MARK}", failed.log)
-    cause = json.loads(told.group(1)) if told else f"{dataset.spec.stage} of {dataset.url} stopped: {failed}"
+    found = re.search(f"{_MARK}(.+?){_MARK}", failed.log)
+    told = json.loads(found.group(1)) if found else {"trace": ""}
+    cause = told.get("cause", f"{dataset.spec.stage} of {dataset.url} stopped: {failed}")
+    if told["trace"]:
+        _LOG.error("In a worker:\n%s", told["trace"].rstrip())
     return StageAborted(f"{cause.rstrip('.')}. Committed parts are kept; the same command goes on from there.")
+
+
+def _show_failed(dataset: Dataset) -> None:
+    """The traceback of the first part that was given up, where there is one; the others' are in `_failed`."""
+    for part in sorted(parts_in(dataset, names.FAILED) - parts_in(dataset, names.DONE))[:1]:
+        record = json.loads(dataset.store.read(names.failed(part, dataset.fp8)))
+        _LOG.error("Part %d, on %s:\n%s", part, record["host"], (record["traceback"] or record["cause"]).rstrip())
 
 
 @contextmanager

@@ -120,6 +120,38 @@ def test_a_worker_that_cannot_start_stops_the_job_with_its_own_words(tmp_path: P
     assert "\n" not in str(caught.value)
 
 
+class Broken(Numbers):
+    def setup(self) -> None:
+        raise ZeroDivisionError("in the user's code")
+
+
+@pytest.mark.parametrize("mode", ["in_memory", "multi_threading"])
+def test_an_error_nobody_expected_is_shown_with_the_workers_traceback(
+    tmp_path: Path, log: str, mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(StageAborted, match="stopped: ZeroDivisionError: in the user's code"):
+        stage(dataset(tmp_path), Broken(log), runner=RunnerOptions(flags=(f"--direct_running_mode={mode}",)))
+    (shown,) = [record.getMessage() for record in caplog.records if "In a worker" in record.getMessage()]
+    assert 'raise ZeroDivisionError("in the user\'s code")' in shown
+    assert "apache_beam" not in shown
+
+
+def test_the_traceback_of_the_first_failed_part_is_shown(
+    tmp_path: Path, log: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    work = Numbers(log, {4: [ValueError("bad four")] * 9, 2: [ValueError("bad two")] * 9})
+    with pytest.raises(NotFinalized, match="part 2 failed: ValueError: bad two"):
+        stage(dataset(tmp_path), work)
+    (shown,) = [record.getMessage() for record in caplog.records if record.name == "pipelines.stages.parts"]
+    assert shown.startswith("Part 2, on ")
+    assert "raise self.faults[part][attempt - 1]\nValueError: bad two" in shown
+
+
+def test_the_longest_parts_are_begun_first(tmp_path: Path, log: str) -> None:
+    run_stage(dataset(tmp_path), Numbers(log), Operations(), costs=[1, 5, 3, 5, 2])
+    assert [entry for entry in LOGS[log] if entry != "setup"] == [1, 3, 2, 4, 0]
+
+
 @pytest.mark.parametrize("mode", ["in_memory", "multi_threading"])
 def test_memory_used_up_stops_the_job_with_one_line_and_blames_no_part(tmp_path: Path, log: str, mode: str) -> None:
     work = Numbers(log, {3: [MemoryError("cannot allocate 9 GiB")]})
