@@ -1,6 +1,7 @@
 """Does PASS learn? Three rounds of the demo for several seeds, on each signal, beside GRPO(outcome) and greedy.
 
-    python benchmarks/demo_gain.py --out runs/demo-gain --seeds 0 1 2
+    python benchmarks/demo_gain.py --out runs/demo-gain --seeds 0 1 2 --arms "PASS, execution" "GRPO(outcome)"
+    python benchmarks/demo_gain.py --out runs/demo-gain --seeds 0
 
 Prints one JSON object a run and writes OUT/table.md: what docs/demo.md holds. A finished run is not repeated.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import RunConfig
+from pipelines.demo.assets import asset_folder
 from pipelines.demo.run import BENCHMARK, demo_config, teacher_config
 from pipelines.engines.base import Sampling
 from pipelines.evaluate import EvalOptions, EvalResult, paired_gain
@@ -30,9 +32,47 @@ def grpo_config(config: RunConfig) -> RunConfig:
     return replace(config, signals=signals, shape=replace(config.shape, estimator="grpo_outcome", process=None))
 
 
+def process_config(config: RunConfig, process: str, **tables: dict[str, Any]) -> RunConfig:
+    """PASS on another process signal in the place of `execution`; tables: signals to add, `process` among them."""
+    signals = {name: table for name, table in config.signals.items() if name != "execution"} | tables
+    kl = tables[process]["signal"] in ("opd", "g_opd") and tables[process].get("per") != "step"
+    shape = replace(config.shape, process=process, signal="kl" if kl else "prm")
+    return replace(config, signals=signals, shape=shape)
+
+
+def prm_config(config: RunConfig) -> RunConfig:
+    """The demo's tiny process reward model."""
+    table = {"signal": "prm", "model": str(asset_folder("prm")), "engine": asdict(config.engine), "separator": "\n"}
+    return process_config(config, "prm", prm=table)
+
+
+def opd_steps_config(config: RunConfig) -> RunConfig:
+    """OPD summed over the lines."""
+    opd = {"signal": "opd", "teacher": "teacher", "per": "step", "separator": "\n"}
+    return process_config(config, "opd", teacher=_logprobs(config, "teacher"), opd=opd)
+
+
+def g_opd_config(config: RunConfig) -> RunConfig:
+    """G-OPD: the base is the policy at the start of round 0, in every round."""
+    return process_config(
+        config,
+        "g_opd",
+        teacher=_logprobs(config, "teacher"),
+        base=_logprobs(config, "policy"),
+        g_opd={"signal": "g_opd", "teacher": "teacher", "base": "base"},
+    )
+
+
+def _logprobs(config: RunConfig, asset: str) -> dict[str, Any]:
+    return {"signal": "logprobs", "model": str(asset_folder(asset)), "engine": asdict(config.engine)}
+
+
 ARMS: dict[str, Callable[[RunConfig], RunConfig]] = {
     "PASS, execution": lambda config: config,
     "PASS, teacher KL": teacher_config,
+    "PASS, teacher KL per step": opd_steps_config,
+    "PASS, G-OPD": g_opd_config,
+    "PASS, PRM": prm_config,
     "GRPO(outcome)": grpo_config,
 }
 
@@ -100,10 +140,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/demo-gain"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     arguments = parser.parse_args()
     results = []
     for seed in arguments.seeds:
-        for arm in ARMS:
+        for arm in arguments.arms:
             results.append(measure(arm, seed, arguments.out))
             print(json.dumps(results[-1]), flush=True)
     (arguments.out / "table.md").write_text(
