@@ -63,6 +63,13 @@ def g_opd_config(config: RunConfig) -> RunConfig:
     )
 
 
+def monte_carlo_config(config: RunConfig) -> RunConfig:
+    """The policy's own continuations, judged by the demo's outcome verifier: m = 4, at most 48 a rollout."""
+    outcome = {name: value for name, value in config.signals["outcome"].items() if name != "signal"}
+    table = {"signal": "monte_carlo", "engine": asdict(config.engine), "separator": "\n", "samples": 4, **outcome}
+    return process_config(config, "value", value={**table, "max_continuations": 48})
+
+
 def _logprobs(config: RunConfig, asset: str) -> dict[str, Any]:
     return {"signal": "logprobs", "model": str(asset_folder(asset)), "engine": asdict(config.engine)}
 
@@ -73,6 +80,7 @@ ARMS: dict[str, Callable[[RunConfig], RunConfig]] = {
     "PASS, teacher KL per step": opd_steps_config,
     "PASS, G-OPD": g_opd_config,
     "PASS, PRM": prm_config,
+    "PASS, Monte-Carlo": monte_carlo_config,
     "GRPO(outcome)": grpo_config,
 }
 

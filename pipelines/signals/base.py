@@ -19,7 +19,7 @@ import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import pyarrow as pa
 
@@ -40,6 +40,7 @@ SIGNALS = {
     "opd": "pipelines.signals.opd:OpdSignal",
     "g_opd": "pipelines.signals.opd:GOpdSignal",
     "combine": "pipelines.signals.combine:CombineSignal",
+    "monte_carlo": "pipelines.signals.monte_carlo:MonteCarloSignal",
     "prm": "pipelines.signals.prm:PrmSignal",
 }
 
@@ -71,8 +72,8 @@ class Signal(Protocol):
     def needs_tokenizer(self) -> bool:
         """Whether `setup` needs the policy's tokenizer."""
 
-    def for_policy(self, folder: str) -> Signal:
-        """The signal for rollouts of the policy in this folder, where an option stands for it; else itself."""
+    def for_policy(self, folder: str, rollouts: DatasetSpec) -> Signal:
+        """The signal for these rollouts of the policy in this folder, where an option stands for one of them."""
 
     def options(self) -> dict[str, Any]:
         """The options that decide its values, for the fingerprint."""
@@ -115,9 +116,9 @@ class SignalBase:
         """No."""
         return False
 
-    def for_policy(self, folder: str) -> Signal:
+    def for_policy(self, folder: str, rollouts: DatasetSpec) -> Self:
         """Itself."""
-        return self  # type: ignore[return-value]
+        return self
 
     def options(self) -> dict[str, Any]:
         """The constructor's fields of a dataclass signal, operational ones left out."""

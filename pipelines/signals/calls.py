@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar
 
+from pass_ops.shards import DatasetSpec
 from pipelines.signals.base import SignalBase, SignalOptionError
-from pipelines.verifiers import LIBRARIES
+from pipelines.verifiers import LIBRARIES, VERIFIERS
 from pipelines.verifiers.importing import load_object, source_digest
 from pipelines.verifiers.pool import DEFAULT_MEMORY_MB, CallResult, shared_pool
 
@@ -47,7 +48,7 @@ class CallingSignal(SignalBase):
 
     def environment(self) -> dict[str, Any]:
         """Versions of the libraries that a shipped function decides by."""
-        found = {}
+        found = super().environment()
         for library in LIBRARIES.get(self._target.partition(":")[0], ()):
             try:
                 found[library] = version(library)
@@ -61,6 +62,44 @@ class CallingSignal(SignalBase):
         """One result a call, in order, by this process's pool for the function."""
         pool = shared_pool(self._target, adapter=adapter, workers=self.workers, memory_mb=self.memory_mb)
         return pool.map(calls, options=options, timeout_s=self.timeout_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyingSignal(CallingSignal):
+    """A signal that verifies texts against reference answers.
+
+    verifier: a name of `pipelines.verifiers.VERIFIERS`, or an import path `module:function` of (text, answer,
+    **options) -> Verdict; verifier_options: those options.
+    """
+
+    verifier: str
+    verifier_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.verifier not in VERIFIERS and ":" not in self.verifier:
+            raise SignalOptionError(
+                f"verifier is {self.verifier!r}; choose one of {', '.join(VERIFIERS)}, or give module:function"
+            )
+        check_target("verifier", self._target)
+
+    @property
+    def _target(self) -> str:
+        return VERIFIERS.get(self.verifier, self.verifier)
+
+    def code(self) -> dict[str, str]:
+        """The user's verifier."""
+        own = {} if self.verifier in VERIFIERS else {self.verifier: source_digest(self.verifier)}
+        return super().code() | own
+
+    def check(self, rollouts: DatasetSpec, inputs: Mapping[str, DatasetSpec]) -> None:
+        """The verifier can be called with its options."""
+        super().check(rollouts, inputs)
+        check_call("verifier", self._target, ("text", "answer"), self.verifier_options)
+
+    def verify(self, calls: Sequence[tuple[str, str]]) -> list[CallResult]:
+        """(outcome_reward, verify_status, extracted_answer) of each (text, answer), in order."""
+        return self._call(calls, adapter="pipelines.verifiers.base:plain_verdict", options=self.verifier_options)
 
 
 def check_target(option: str, target: str) -> None:

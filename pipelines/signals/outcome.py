@@ -3,63 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pyarrow as pa
 
-from pass_ops.shards import DatasetSpec
-from pipelines.signals.base import Row, SignalOptionError, sidecar
-from pipelines.signals.calls import CallingSignal, check_call, check_target
-from pipelines.verifiers import VERIFIERS
-from pipelines.verifiers.importing import source_digest
+from pipelines.signals.base import Row, sidecar
+from pipelines.signals.calls import VerifyingSignal
 from pipelines.verifiers.pool import CallResult
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutcomeSignal(CallingSignal):
+class OutcomeSignal(VerifyingSignal):
     """outcome_reward, verify_status, extracted_answer of every rollout.
 
-    verifier: a name of `pipelines.verifiers.VERIFIERS`, or an import path `module:function` of (text, answer,
-    **options) -> Verdict; verifier_options: those options. timeout_reward: the reward of a sample that took longer than
-    timeout_s (None = null).
+    timeout_reward: the reward of a sample that took longer than timeout_s (None = null).
     """
 
     kind: ClassVar[str] = "outcome"
 
-    verifier: str
-    verifier_options: Mapping[str, Any] = field(default_factory=dict)
     timeout_reward: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.verifier not in VERIFIERS and ":" not in self.verifier:
-            raise SignalOptionError(
-                f"verifier is {self.verifier!r}; choose one of {', '.join(VERIFIERS)}, or give module:function"
-            )
-        check_target("verifier", self._target)
-
-    @property
-    def _target(self) -> str:
-        return VERIFIERS.get(self.verifier, self.verifier)
-
-    def code(self) -> dict[str, str]:
-        """The user's verifier."""
-        own = {} if self.verifier in VERIFIERS else {self.verifier: source_digest(self.verifier)}
-        return super().code() | own
-
-    def check(self, rollouts: DatasetSpec, inputs: Mapping[str, DatasetSpec]) -> None:
-        """The verifier can be called with its options."""
-        check_call("verifier", self._target, ("text", "answer"), self.verifier_options)
 
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Verify every rollout that has a reference answer."""
         answers = rollouts["answer"].to_pylist()
         texts = rollouts["text"].to_pylist()
         calls = [(text, answer) for text, answer in zip(texts, answers, strict=True) if answer is not None]
-        results = iter(
-            self._call(calls, adapter="pipelines.verifiers.base:plain_verdict", options=self.verifier_options)
-        )
+        results = iter(self.verify(calls))
         rows = [_NO_ANSWER if answer is None else self._row(next(results)) for answer in answers]
         return sidecar(self.kind, rollouts, rows)
 

@@ -46,7 +46,7 @@ def score(
 
     source = open_rollouts(rollouts)
     if tokenizer is not None:
-        signal = signal.for_policy(tokenizer)
+        signal = signal.for_policy(tokenizer, source.spec)
     urls = _input_urls(signal, prompts=prompts, signals=signals or {})
     inputs = {
         name: open_prompts(url, source) if name == "prompts" else open_signal(url, name, source)

@@ -30,6 +30,7 @@ SMALLEST = {
     "opd": {"teacher": "t"},
     "g_opd": {"teacher": "t", "base": "b"},
     "combine": {"signals": ["a", "b"]},
+    "monte_carlo": {"verifier": "number"},
     "prm": {"model": "folder"},
 }
 

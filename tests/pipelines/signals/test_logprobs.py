@@ -107,9 +107,9 @@ def test_rollouts_without_a_recorded_vocabulary_are_refused(tiny_model: str) -> 
 
 def test_without_a_model_the_policy_scores(tiny_model: str, tiny_model_updated: str) -> None:
     signal = build_signal("logprobs", {})
-    assert signal.for_policy(tiny_model) == build_signal("logprobs", {"model": tiny_model})
+    assert signal.for_policy(tiny_model, None) == build_signal("logprobs", {"model": tiny_model})
     named = build_signal("logprobs", {"model": tiny_model_updated})
-    assert named.for_policy(tiny_model) == named
+    assert named.for_policy(tiny_model, None) == named
     with pytest.raises(SignalInputError, match="no model is given"):
         signal.models()
 

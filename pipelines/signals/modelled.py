@@ -1,0 +1,69 @@
+"""What the signals share that run a model with the rollouts' own vocabulary: the policy, a teacher, a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from pass_ops.shards import DatasetSpec, ModelRef
+from pipelines.engines.base import EngineOptions
+from pipelines.models import VocabularyMismatchError, model_digest, vocabulary
+from pipelines.signals.base import SignalBase, SignalInputError
+from pipelines.stages.environment import engine_environment
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSignal(SignalBase):
+    """A signal by a model that reads the rollouts' token ids.
+
+    model: a model folder with the rollouts' vocabulary; None = the policy that sampled the rollouts. engine: how it is
+    run.
+    """
+
+    model: str | None = None
+    engine: EngineOptions = field(default_factory=EngineOptions)
+
+    def options(self) -> dict[str, Any]:
+        """The model stands in `models` by its digest, how it is run in `environment`."""
+        return {name: value for name, value in super().options().items() if name not in ("model", "engine")}
+
+    def models(self) -> dict[str, ModelRef]:
+        """The model that scores."""
+        return super().models() | {"scorer": ModelRef(self.folder, model_digest(self.folder))}
+
+    def environment(self) -> dict[str, Any]:
+        """The engine's libraries, dtype and device."""
+        return super().environment() | engine_environment(self.folder, self.engine)
+
+    def for_policy(self, folder: str, rollouts: DatasetSpec) -> Self:
+        """With the policy's folder as model, where none is given."""
+        return self if self.model is not None else replace(self, model=folder)
+
+    @property
+    def folder(self) -> str:
+        """The model's folder. Raises SignalInputError where it is the policy's and that is not known."""
+        if self.model is None:
+            raise SignalInputError(
+                "no model is given, which stands for the policy, and the policy's folder is not known either"
+            )
+        return self.model
+
+    def check(self, rollouts: DatasetSpec, inputs: Mapping[str, DatasetSpec]) -> None:
+        """The model has the rollouts' vocabulary.
+
+        Raises SignalInputError, VocabularyMismatchError, ModelNotFoundError, ModelFilesError.
+        """
+        super().check(rollouts, inputs)
+        theirs = rollouts.carried.get("vocabulary")
+        if not isinstance(theirs, Mapping):
+            raise SignalInputError(
+                "the rollouts' _dataset.json names no vocabulary, so no other model can score their tokens"
+            )
+        ours = vocabulary(self.folder)
+        if theirs["digest"] != ours.digest:
+            raise VocabularyMismatchError(
+                f"The model {self.folder} has another vocabulary ({ours.size} tokens, digest {ours.digest[:8]}) "
+                f"than the rollouts ({theirs['size']} tokens, digest {theirs['digest'][:8]}). Its log-probabilities "
+                "would be those of other tokens; choose a model of the policy's own family."
+            )

@@ -1,0 +1,179 @@
+"""Signal `monte_carlo`: the value of every step, as the share of the policy's own continuations from it that end right.
+
+Source: Wang et al., "Math-Shepherd: Verify and Reinforce LLMs Step-by-step without Human Annotations" (arXiv
+2312.08935), its soft estimation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pyarrow as pa
+
+from pass_ops.shards import DatasetSpec
+from pipelines.engines.base import Engine, RequestRejected, Sample, SampleRequest, Sampling
+from pipelines.signals.base import Row, SignalInputError, SignalOptionError, sidecar
+from pipelines.signals.calls import VerifyingSignal
+from pipelines.signals.modelled import ModelSignal
+from pipelines.signals.stepwise import EMPTY, StepwiseSignal
+from pipelines.verifiers.pool import CallResult
+
+Prefix = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonteCarloSignal(StepwiseSignal, VerifyingSignal, ModelSignal):
+    """process_scores[j] = right continuations / judged continuations from the end of step j, 0 to 1.
+
+    samples: continuations a step, m. max_continuations: of one rollout, the cost cap: with K steps a step gets
+    min(m, max_continuations // K); a rollout with more steps than that is too_long. sampling: None = the rollouts'
+    own; its max_tokens counts from the completion's start, so that a continuation is one the policy could have made.
+    seed: of the continuations.
+
+    The last step has nothing after it: its score is the rollout's own verdict, without sampling. A prefix that several
+    rollouts of a part share (a group's first steps) is sampled once. Continuations that the engine rejects or the
+    verifier fails on are left out; a row is null where a step has none left.
+    """
+
+    kind: ClassVar[str] = "process_steps"
+
+    samples: int = 8
+    max_continuations: int = 128
+    sampling: Sampling | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples < 1 or self.max_continuations < 1:
+            raise SignalOptionError(
+                f"samples is {self.samples} and max_continuations {self.max_continuations}; both must be at least 1"
+            )
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """None: the rollouts hold prompt ids and answers."""
+        return ()
+
+    def options(self) -> dict[str, Any]:
+        """Sampling as plain values."""
+        return {**super().options(), "sampling": None if self.sampling is None else asdict(self.sampling)}
+
+    def for_policy(self, folder: str, rollouts: DatasetSpec) -> Self:
+        """With the policy's folder and the rollouts' sampling, where none is given."""
+        bound = super().for_policy(folder, rollouts)
+        if bound.sampling is not None:
+            return bound
+        carried: Mapping[str, Any] = rollouts.carried.get("sampling") or {}
+        known = [item.name for item in fields(Sampling)]
+        return replace(bound, sampling=Sampling(**{name: carried[name] for name in known if name in carried}))
+
+    def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
+        """Sample every distinct prefix of the part at once, then verify every distinct completion."""
+        from pipelines.engines import acquire
+
+        engine = acquire(self.folder, self.engine)
+        columns = ("prompt_token_ids", "token_ids", "text", "answer")
+        rows = rollouts.select(columns).to_pylist()
+        plans = [self._plan(engine, row, steps.ends) for row, steps in zip(rows, self.cut(rollouts), strict=True)]
+        asked: dict[tuple[Prefix, Prefix, int], Future[Sample]] = {}
+        for plan in plans:
+            for key in plan.keys if isinstance(plan, _Plan) else ():
+                if key not in asked:
+                    asked[key] = engine.submit(self._request(*key))
+        texts = {key: _whole_text(engine, key[1], future) for key, future in asked.items()}
+        verdicts = self._verdicts(plans, rows, texts)
+        return sidecar(
+            self.kind,
+            rollouts,
+            [
+                plan if isinstance(plan, Row) else _valued(plan, row, texts, verdicts)
+                for plan, row in zip(plans, rows, strict=True)
+            ],
+        )
+
+    def _plan(self, engine: Engine, row: Mapping[str, Any], ends: list[int]) -> _Plan | Row:
+        """Which continuations a rollout needs, or its row where it needs none."""
+        if row["answer"] is None:
+            return Row("no_input", "the prompt has no reference answer")
+        if not ends:
+            return EMPTY
+        each = min(self.samples, self.max_continuations // len(ends))
+        if each == 0:
+            return Row("too_long", f"{len(ends)} steps; max_continuations is {self.max_continuations}")
+        longest = len(row["prompt_token_ids"]) + (ends[-2] if len(ends) > 1 else 0)
+        if longest >= engine.max_model_len:
+            return Row("too_long", f"a prefix of {longest} tokens; the model takes {engine.max_model_len}")
+        prompt = tuple(row["prompt_token_ids"])
+        prefixes = [tuple(row["token_ids"][:end]) for end in ends[:-1]]
+        return _Plan(ends, [[(prompt, prefix, i) for i in range(each)] for prefix in prefixes])
+
+    def _request(self, prompt: Prefix, prefix: Prefix, index: int) -> SampleRequest:
+        if self.sampling is None:
+            raise SignalInputError("how the rollouts were sampled is not known; give the option sampling")
+        room = max(1, self.sampling.max_tokens - len(prefix))
+        return SampleRequest(
+            prompt_token_ids=(*prompt, *prefix),
+            seed=continuation_seed(self.seed, (*prompt, *prefix), index),
+            sampling=replace(self.sampling, max_tokens=room),
+        )
+
+    def _verdicts(
+        self, plans: Sequence[_Plan | Row], rows: Sequence[Mapping[str, Any]], texts: Mapping[Any, str | None]
+    ) -> dict[tuple[str, str], CallResult]:
+        """The verdict on each distinct (text, answer)."""
+        calls = dict.fromkeys(
+            (text, row["answer"])
+            for plan, row in zip(plans, rows, strict=True)
+            if isinstance(plan, _Plan)
+            for text in (row["text"], *(texts[key] for key in plan.keys))
+            if text is not None
+        )
+        return dict(zip(calls, self.verify(list(calls)), strict=True))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """ends: of the steps. steps: for each step but the last the keys (prompt, prefix, index) of its continuations."""
+
+    ends: list[int]
+    steps: list[list[tuple[Prefix, Prefix, int]]]
+
+    @property
+    def keys(self) -> Iterator[tuple[Prefix, Prefix, int]]:
+        """All continuations."""
+        return (key for keys in self.steps for key in keys)
+
+
+def continuation_seed(seed: int, token_ids: Sequence[int], index: int) -> int:
+    """The seed of one continuation, 0 to 2**63 - 1: of what it continues, not of which rollout that stands in."""
+    digest = hashlib.sha256(f"continuation {seed} {index} ".encode() + np.asarray(token_ids, dtype="<i4").tobytes())
+    return int.from_bytes(digest.digest()[:8], "big") >> 1
+
+
+def _whole_text(engine: Engine, prefix: Prefix, future: Future[Sample]) -> str | None:
+    """Prefix and continuation as the verifier reads them; None where the engine rejected the request."""
+    try:
+        sample = future.result()
+    except RequestRejected:
+        return None
+    ids = [*prefix, *sample.token_ids.tolist()]
+    return str(engine.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _valued(
+    plan: _Plan, row: Mapping[str, Any], texts: Mapping[Any, str | None], verdicts: Mapping[Any, CallResult]
+) -> Row:
+    scores = []
+    for number, step in enumerate([*([texts[key] for key in keys] for keys in plan.steps), [row["text"]]]):
+        results = [verdicts[text, row["answer"]] for text in step if text is not None]
+        judged = [result.value[1] == "ok" for result in results if result.status == "ok"]
+        if not judged:
+            failure = next((f"{result.status}: {result.detail}" for result in results), "the engine rejected all")
+            return Row("error", f"step {number}: none of its {len(step)} continuations was judged ({failure})")
+        scores.append(sum(judged) / len(judged))
+    return Row(values={"process_scores": scores, "process_ends": plan.ends})
