@@ -54,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_stage_commands(commands)
     _add_store_commands(commands)
     _add_questions(commands)
+    _add_prm_check(commands)
     _add_demo(commands)
     return parser
 
@@ -143,6 +144,19 @@ def _add_questions(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     lint.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="THRESHOLD=VALUE", help="another threshold"
     )
+
+
+def _add_prm_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    check = _command(commands, "prm-check", "how good a process signal is, before one trains on it")
+    check.add_argument("run", help="RUN folder whose round holds both signals")
+    check.add_argument("--signal", required=True, help="name of the process signal to check, scored per step")
+    check.add_argument("--truth", required=True, help="name of the one to hold it against: execution, monte_carlo")
+    check.add_argument("--round", type=int, default=0, help="which round of the run (default 0)")
+    check.add_argument(
+        "--threshold", type=float, default=0.5, help="truth above: right, below: wrong, at it: neutral (default 0.5)"
+    )
+    check.add_argument("--padding", metavar="REGEX", help="matches the whole text of steps that add nothing")
+    check.add_argument("--tokenizer", help="the policy's folder, to decode steps (default: the one recorded)")
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -246,6 +246,30 @@ def lint(options: Namespace) -> int | None:
     return 1 if any(finding.severity == "error" for finding in findings) else None
 
 
+def prm_check(options: Namespace) -> int | None:
+    """How good a process signal is against truer values of the same steps."""
+    from pipelines.inspect.prm_check import check_signal
+    from pipelines.inspect.prm_check_text import report_view
+
+    reporter = Reporter(quiet=options.json)
+    with reporter.step(f"prm-check {options.signal}") as progress:
+        report = check_signal(
+            options.run,
+            signal=options.signal,
+            truth=options.truth,
+            round_index=options.round,
+            threshold=options.threshold,
+            padding=options.padding,
+            tokenizer=options.tokenizer,
+            progress=progress,
+        )
+    if options.json:
+        print(json.dumps(asdict(report), indent=1))
+    else:
+        reporter.console.print(report_view(report, signal=options.signal, truth=options.truth))
+    return None
+
+
 def demo(options: Namespace) -> int | None:
     """The demo."""
     from pipelines.demo.run import run_demo

@@ -40,6 +40,7 @@ SIGNALS = {
     "opd": "pipelines.signals.opd:OpdSignal",
     "g_opd": "pipelines.signals.opd:GOpdSignal",
     "combine": "pipelines.signals.combine:CombineSignal",
+    "judge": "pipelines.signals.judge:JudgeSignal",
     "monte_carlo": "pipelines.signals.monte_carlo:MonteCarloSignal",
     "prm": "pipelines.signals.prm:PrmSignal",
 }

@@ -116,6 +116,34 @@ def test_reverify_shows_what_another_verifier_would_say_and_writes_nothing(proje
     assert sorted(Path(project.out).rglob("*")) == files
 
 
+VALUE = """
+[signals.value]
+signal = "monte_carlo"
+verifier = "number"
+samples = 2
+separator = "\\n"
+workers = 1
+engine = { kind = "recorded", recording = "synthetic:3" }
+"""
+
+
+def test_prm_check_compares_two_signals_of_the_same_steps(project, capsys):
+    project.write("run.toml", Path(project.config).read_text() + VALUE)
+    for stage in ("generate", "score"):
+        assert main([stage, project.config, "--out", project.out]) == 0
+    capsys.readouterr()
+    check = ["prm-check", project.out, "--signal", "value", "--truth", "steps"]
+    assert main([*check, "--padding", "=[0-9]+", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["rollouts"] + report["skipped"] == 30
+    assert report["steps"] == sum(report["kinds"][kind]["steps"] for kind in ("right", "wrong", "neutral"))
+    assert report["steps"] == sum(found["steps"] for found in report["by_length"])
+    assert main(check) == 0
+    assert "value against steps" in capsys.readouterr().out
+    assert main([*check[:-1], "outcome"]) == 2
+    assert "'outcome' is of kind outcome" in capsys.readouterr().err
+
+
 def test_status_and_inspect_read_the_store_alone(project, capsys):
     assert main(["generate", project.config, "--out", project.out]) == 0
     capsys.readouterr()
@@ -132,7 +160,7 @@ def test_status_and_inspect_read_the_store_alone(project, capsys):
     assert "its parts are 0 to 2" in capsys.readouterr().err
 
 
-COMMANDS = "run rounds generate score shape train eval inspect status verify finalize demo sweep explain lint"
+COMMANDS = "run rounds generate score shape train eval inspect status verify finalize demo sweep explain lint prm-check"
 
 
 @pytest.mark.parametrize("command", COMMANDS.split())

@@ -30,6 +30,7 @@ SMALLEST = {
     "opd": {"teacher": "t"},
     "g_opd": {"teacher": "t", "base": "b"},
     "combine": {"signals": ["a", "b"]},
+    "judge": {"model": "folder"},
     "monte_carlo": {"verifier": "number"},
     "prm": {"model": "folder"},
 }

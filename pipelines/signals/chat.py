@@ -1,0 +1,162 @@
+"""Chat models that answer one conversation at a time: behind an OpenAI-compatible URL, or an engine in this process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+from pass_ops.errors import PassError
+from pass_ops.shards import Store
+from pipelines.engines.base import Engine, RequestRejected, Sample, SampleRequest, Sampling
+
+Messages = Sequence[Mapping[str, str]]
+
+# Statuses after which the same request may succeed, and those that are about this one request.
+_TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_REFUSED = frozenset({400, 413, 422})
+LONGEST_PAUSE_S = 30.0
+
+
+class ChatUnavailable(PassError, RuntimeError):
+    """The server cannot be reached, or refuses this client: no answer of any row is known. Try again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the model said, and what it cost in its own tokens."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Chat(Protocol):
+    """A chat model. Thread-safe."""
+
+    def ask(self, messages: Messages, *, seed: int, sampling: Sampling) -> Future[Reply]:
+        """Its reply; a RequestRejected where this conversation alone is at fault, else ChatUnavailable."""
+
+
+class EngineChat:
+    """A chat model that an engine of this process runs, by its own chat template."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def ask(self, messages: Messages, *, seed: int, sampling: Sampling) -> Future[Reply]:
+        """See `Chat.ask`."""
+        ids = self._engine.tokenizer.apply_chat_template(
+            list(messages), tokenize=True, add_generation_prompt=True, return_dict=False
+        )
+        asked = self._engine.submit(SampleRequest(prompt_token_ids=ids, seed=seed, sampling=sampling))
+        reply: Future[Reply] = Future()
+
+        def pass_on(done: Future[Sample]) -> None:
+            if (error := done.exception()) is not None:
+                reply.set_exception(error)
+            else:
+                reply.set_result(Reply(done.result().text, len(ids), len(done.result().token_ids)))
+
+        asked.add_done_callback(pass_on)
+        return reply
+
+
+class HttpChat:
+    """POST URL/chat/completions. retries: of a request that met a transient failure, with growing pauses."""
+
+    def __init__(
+        self, url: str, *, model: str, api_key: str | None, concurrency: int, timeout_s: float, retries: int
+    ) -> None:
+        import httpx
+
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        limits = httpx.Limits(max_connections=concurrency)
+        self._client = httpx.Client(headers=headers, timeout=timeout_s, limits=limits)
+        self._url, self._model, self._retries = url.rstrip("/") + "/chat/completions", model, retries
+        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="chat")
+
+    def ask(self, messages: Messages, *, seed: int, sampling: Sampling) -> Future[Reply]:
+        """See `Chat.ask`."""
+        body = {"model": self._model, "messages": list(messages), "seed": seed, "max_tokens": sampling.max_tokens}
+        body |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
+        return self._threads.submit(self._post, body | ({"stop": list(sampling.stop)} if sampling.stop else {}))
+
+    def _post(self, body: Mapping[str, Any]) -> Reply:
+        import httpx
+
+        failure = ""
+        for attempt in range(self._retries + 1):
+            try:
+                response = self._client.post(self._url, json=body)
+            except httpx.HTTPError as error:
+                failure, pause = f"{type(error).__name__}: {error}", 0.5 * 2**attempt
+            else:
+                if response.status_code == 200:
+                    return _reply(response.text)
+                failure = f"HTTP {response.status_code}: {response.text[:300]}"
+                if response.status_code in _REFUSED:
+                    raise RequestRejected("request_failed", failure)
+                if response.status_code not in _TRANSIENT:
+                    break
+                pause = _retry_after(response.headers.get("Retry-After"), otherwise=0.5 * 2**attempt)
+            if attempt < self._retries:
+                time.sleep(min(pause, LONGEST_PAUSE_S))
+        raise ChatUnavailable(f"{self._url} gives no answer: {failure}. What is scored is kept; run it again later.")
+
+
+class CachedChat:
+    """Another chat model's replies, kept in a folder (any fsspec URL) under the digest of what was asked."""
+
+    def __init__(self, chat: Chat, *, folder: str, identity: str) -> None:
+        self._chat, self._store, self._identity = chat, Store(folder), identity
+
+    def ask(self, messages: Messages, *, seed: int, sampling: Sampling) -> Future[Reply]:
+        """See `Chat.ask`; what was answered before is not asked again."""
+        asked = json.dumps([self._identity, list(messages), seed, asdict(sampling)], sort_keys=True)
+        name = hashlib.sha256(asked.encode()).hexdigest() + ".json"
+        try:
+            known: Future[Reply] = Future()
+            known.set_result(Reply(**json.loads(self._store.read(name))))
+            return known
+        except FileNotFoundError:
+            reply = self._chat.ask(messages, seed=seed, sampling=sampling)
+            reply.add_done_callback(lambda done: self._keep(name, done))
+            return reply
+
+    def _keep(self, name: str, done: Future[Reply]) -> None:
+        if done.exception() is None:
+            self._store.put(name, json.dumps(asdict(done.result())).encode())
+
+
+@lru_cache(maxsize=8)
+def shared_http_chat(
+    url: str, *, model: str, api_key: str | None, concurrency: int, timeout_s: float, retries: int
+) -> HttpChat:
+    """The process's client for a server: its connections are kept over parts."""
+    return HttpChat(url, model=model, api_key=api_key, concurrency=concurrency, timeout_s=timeout_s, retries=retries)
+
+
+def _reply(text: str) -> Reply:
+    try:
+        found = json.loads(text)
+        usage = found.get("usage") or {}
+        said = found["choices"][0]["message"]["content"] or ""
+        return Reply(str(said), int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0)))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ChatUnavailable(
+            f"the server's answer {text[:200]!r} is no chat completion ({type(error).__name__}); is the URL one of an "
+            "OpenAI-compatible API, such as http://host:8000/v1?"
+        ) from error
+
+
+def _retry_after(header: str | None, *, otherwise: float) -> float:
+    try:
+        return float(header or "")
+    except ValueError:
+        return otherwise

@@ -1,0 +1,231 @@
+"""The judge against a real HTTP server on this machine with scripted answers, and through an engine."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pyarrow as pa
+import pytest
+
+from pass_ops.shards import PROMPTS
+from pipelines.engines import EngineOptions, Sampling, acquire
+from pipelines.signals import SignalOptionError, build_signal
+from pipelines.signals.chat import ChatUnavailable, EngineChat
+
+Script = Callable[[dict], "tuple[int, dict[str, str], str]"]
+
+
+def said(text: str, *, prompt: int = 10, completion: int = 3) -> tuple[int, dict[str, str], str]:
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion}
+    return 200, {}, json.dumps({"choices": [{"message": {"content": text}}], "usage": usage})
+
+
+class Server:
+    """Answers POST /v1/chat/completions by `script`; keeps what was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict] = []
+        self.keys: list[str | None] = []
+        self.script: Script = lambda body: said("Score: 10")
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.asked.append(body)
+                outer.keys.append(self.headers.get("Authorization"))
+                status, headers, text = outer.script(body) if self.path == "/v1/chat/completions" else (404, {}, "no")
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(text.encode()))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    started = Server()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def judged(server: Server, tokenizer_folder: str, make_rollouts, ids) -> Callable[..., pa.Table]:
+    """judged(*texts, **options): the sidecar of rollouts of one prompt, "1+1?"; "|" stands for a step's end."""
+
+    def run(*texts: str, **options) -> pa.Table:
+        rows = [
+            {"text": text.replace("|", "\n\n"), "ids": ids(*("\n\n" if c == "|" else c for c in text))}
+            for text in texts
+        ]
+        signal = build_signal("judge", {"model": "grader", "url": server.url, **options})
+        signal.check(None, {})
+        signal.setup(tokenizer_folder)
+        prompts = pa.Table.from_pylist([{"prompt_id": "g", "prompt": "1+1?", "source": "t"}], schema=PROMPTS)
+        return signal.score(make_rollouts(*rows), {"prompts": prompts})
+
+    return run
+
+
+def words(body: dict) -> str:
+    return body["messages"][-1]["content"]
+
+
+TEMPLATE = "{prompt}/{previous}/{step}/{number}"
+
+
+def test_each_step_is_graded_with_what_stands_before_it(server: Server, judged) -> None:
+    grades = {"1+1?//a/1": "3", "1+1?/a/b/2": "10"}
+    server.script = lambda body: said(f"Well.\nScore: {grades[words(body)]}")
+    table = judged("a|b", template=TEMPLATE, system="Be strict.", sampling={"temperature": 0.0, "max_tokens": 9})
+    assert table["process_scores"].to_pylist() == [pytest.approx([0.3, 1.0])]
+    assert table["process_ends"].to_pylist() == [[2, 3]]
+    (first,) = [body for body in server.asked if words(body) == "1+1?//a/1"]
+    assert first["messages"][0] == {"role": "system", "content": "Be strict."}
+    assert (first["model"], first["max_tokens"], first["temperature"]) == ("grader", 9, 0.0)
+    assert json.loads(table["detail"][0].as_py()) == {"prompt_tokens": 20, "completion_tokens": 6}
+
+
+def test_what_stands_in_a_step_is_never_taken_for_a_place_of_the_template(server: Server, judged) -> None:
+    judged("a", template="{step} of {prompt}")
+    assert [words(body) for body in server.asked] == ["a of 1+1?"]
+    signal = build_signal("judge", {"model": "m", "url": "http://h", "template": "{step} of {prompt}"})
+    assert signal.questions("{step}", ["{prompt}"]) == ["{prompt} of {step}"]
+
+
+def test_equal_questions_are_asked_once(server: Server, judged) -> None:
+    table = judged("a|b", "a|b", "a|c")
+    assert len(server.asked) == 3
+    assert table["status"].to_pylist() == ["ok"] * 3
+
+
+def test_a_reply_without_a_grade_is_asked_for_again_with_another_seed(server: Server, judged) -> None:
+    server.script = lambda body: said("Score: 7" if body["seed"] == 2 else "Score: 11 or so")
+    table = judged("a")
+    assert [body["seed"] for body in server.asked] == [0, 1, 2]
+    assert table["process_scores"].to_pylist() == [pytest.approx([0.7])]
+    assert json.loads(table["detail"][0].as_py()) == {"prompt_tokens": 30, "completion_tokens": 9}
+
+
+@pytest.mark.parametrize("text", ["", "ten", "Score: 11", "Score: -1", "Score: 7.5", "Score: 7 or 8", "score 7"])
+def test_parsing_is_strict(server: Server, judged, text: str) -> None:
+    server.script = lambda body: said(text)
+    table = judged("a", attempts=1)
+    assert table["status"].to_pylist() == ["error"]
+    failure = json.loads(table["detail"][0].as_py())
+    assert (failure["step"], failure["failure"]) == (0, f"no grade in {text!r}")
+
+
+def test_only_the_step_that_cannot_be_read_is_asked_again_and_costs_its_rollout(server: Server, judged) -> None:
+    server.script = lambda body: said("?" if "The step:\nb" in words(body) else "Score: 5")
+    table = judged("a|b", "a", attempts=2)
+    assert table["status"].to_pylist() == ["error", "ok"]
+    assert len(server.asked) == 3
+
+
+def test_a_busy_server_is_asked_again(server: Server, judged) -> None:
+    answers = iter([(429, {"Retry-After": "0"}, "slow down"), (503, {"Retry-After": "0"}, ""), said("Score: 4")])
+    server.script = lambda body: next(answers)
+    assert judged("a")["process_scores"].to_pylist() == [pytest.approx([0.4])]
+
+
+@pytest.mark.parametrize(("status", "requests"), [(401, 1), (404, 1), (500, 3)])
+def test_a_server_that_gives_no_answer_stops_the_stage_instead_of_nulling_rows(
+    server: Server, judged, status: int, requests: int
+) -> None:
+    server.script = lambda body: (status, {"Retry-After": "0"}, "no")
+    with pytest.raises(ChatUnavailable, match=f"HTTP {status}: no"):
+        judged("a", retries=2)
+    assert len(server.asked) == requests
+
+
+def test_an_answer_that_is_no_completion_names_the_url(server: Server, judged) -> None:
+    server.script = lambda body: (200, {}, "<html>")
+    with pytest.raises(ChatUnavailable, match="is no chat completion"):
+        judged("a")
+
+
+def test_a_request_the_server_refuses_costs_its_row(server: Server, judged) -> None:
+    server.script = lambda body: (400, {}, "context length") if "b" in words(body)[-3:] else said("Score: 1")
+    table = judged("a", "b", template="{step}")
+    assert table["status"].to_pylist() == ["ok", "error"]
+    assert "HTTP 400: context length" in table["detail"][1].as_py()
+
+
+def test_the_cache_answers_what_was_asked_before_also_in_another_process(server: Server, judged, tmp_path) -> None:
+    cache = str(tmp_path / "cache")
+    first = judged("a|b", cache=cache)
+    assert len(server.asked) == 2
+    assert judged("a|b", cache=cache).equals(first)
+    assert len(server.asked) == 2
+    judged("a|c", cache=cache)
+    assert len(server.asked) == 3
+    judged("a|b", cache=cache, sampling={"temperature": 0.0, "max_tokens": 7})
+    assert len(server.asked) == 5, "another sampling is another question"
+    assert len(list((tmp_path / "cache").iterdir())) == 5
+
+
+def test_the_secret_comes_from_the_environment_and_is_stored_nowhere(server: Server, judged, monkeypatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "hunter2")
+    judged("a", api_key="env:JUDGE_KEY")
+    assert server.keys == ["Bearer hunter2"]
+    signal = build_signal("judge", {"model": "m", "url": server.url, "api_key": "env:JUDGE_KEY"})
+    assert "api_key" not in signal.options()
+    assert "hunter2" not in repr(signal)
+    monkeypatch.delenv("JUDGE_KEY")
+    with pytest.raises(ValueError, match="JUDGE_KEY is not set"):
+        signal.check(None, {})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"api_key": "hunter2"}, "env:NAME only"),
+        ({"url": "http://me:secret@host/v1"}, "holds a user or password"),
+        ({"template": "{prompt}"}, "has no {step}"),
+        ({"answer": "Score"}, "needs a group"),
+        ({"scale": [1, 1]}, "lowest, highest"),
+        ({"attempts": 0}, "at least 1"),
+    ],
+)
+def test_bad_options_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(SignalOptionError, match=message):
+        build_signal("judge", {"model": "m", **options})
+
+
+def test_a_chat_model_of_ones_own_answers_through_the_engine(tiny_model: str, tokenizer_folder, make_rollouts, ids):
+    """Replies are what the engine samples for the chat template's ids; a random model's are mostly unreadable."""
+    engine = {"kind": "recorded", "recording": "synthetic:3"}
+    options = {"model": tiny_model, "engine": engine, "answer": r"(\d)", "scale": [0, 9], "attempts": 4}
+    signal = build_signal("judge", {**options, "template": "{step}", "sampling": {"max_tokens": 30}})
+    signal.setup(tokenizer_folder)
+    prompts = pa.Table.from_pylist([{"prompt_id": "g", "prompt": "1+1?", "source": "t"}], schema=PROMPTS)
+    table = signal.score(make_rollouts({"text": "a", "ids": ids("a")}), {"prompts": prompts})
+    chat = EngineChat(acquire(tiny_model, EngineOptions(kind="recorded", recording="synthetic:3")))
+    replies = [
+        chat.ask([{"role": "user", "content": "a"}], seed=seed, sampling=Sampling(max_tokens=30)).result()
+        for seed in range(4)
+    ]
+    grades = [signal.grade(reply.text) for reply in replies]
+    first = next(index for index, grade in enumerate(grades) if grade is not None)
+    assert table["process_scores"].to_pylist() == [pytest.approx([grades[first]])]
+    assert json.loads(table["detail"][0].as_py()) == {
+        "prompt_tokens": (first + 1) * len("u: a\na: "),
+        "completion_tokens": sum(reply.completion_tokens for reply in replies[: first + 1]),
+    }
+    assert signal.models().keys() == {"judge"}
+    assert "model" not in signal.options()
