@@ -1,8 +1,9 @@
 """What a model folder is: digests of its weights, tokenizer, chat template and vocabulary.
 
-A model folder is a Hugging Face checkpoint on a local disk: config.json, *.safetensors, tokenizer files. Nothing here
-imports torch. Digests are of content, so a copied folder has the same ones; keys that only say where or by which
-version a file was saved are left out.
+A model folder is a Hugging Face checkpoint on a local disk: config.json, *.safetensors, tokenizer files; or a LoRA
+adapter (`pipelines.adapters`), which is its base model with other weights. Nothing here imports torch. Digests are of
+content, so a copied folder has the same ones; keys that only say where or by which version a file was saved are left
+out.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pass_ops.errors import PassError
+from pipelines.adapters import read_adapter
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 TOKENIZER_FILES = (
@@ -74,8 +76,11 @@ def describe_model(folder: str) -> ModelFacts:
 
 
 def model_digest(folder: str) -> str:
-    """sha256 (64 hex digits) over the names and digests of weight files and both configs."""
+    """sha256 (64 hex digits) over weight files (name, digest) and both configs; of an adapter: over it and its base."""
     path = check_model_folder(folder)
+    if (adapter := read_adapter(folder)) is not None:
+        weights = _file_digest(_identity(adapter.weights))
+        return _json_digest({"adapter": adapter.config, "weights": weights, "base": model_digest(str(path))})
     digests = {file.name: _file_digest(_identity(file)) for file in weight_files(folder)}
     digests["config.json"] = _json_digest(read_config(folder))
     if (path / "generation_config.json").exists():
@@ -153,6 +158,7 @@ class Architecture:
     generation_config: dict[str, Any]
     tokenizer_digest: str
     tensor_shapes: dict[str, tuple[int, ...]]
+    adapter_rank: int = 0
 
     def difference(self, other: Architecture) -> str | None:
         """The first thing that differs, in words; None where nothing does."""
@@ -164,6 +170,8 @@ class Architecture:
             return "the tokenizer differs"
         if (key := _first_difference(self.tensor_shapes, other.tensor_shapes)) is not None:
             return f"tensor {key} has shape {self.tensor_shapes.get(key)} and {other.tensor_shapes.get(key)}"
+        if other.adapter_rank > self.adapter_rank:
+            return f"it is an adapter of rank {other.adapter_rank}, and there is room for rank {self.adapter_rank}"
         return None
 
 
@@ -175,6 +183,7 @@ def architecture(folder: str) -> Architecture:
         generation_config=_stable(_read_json(file)) if file.exists() else {},
         tokenizer_digest=tokenizer_digest(folder),
         tensor_shapes=tensor_shapes(folder),
+        adapter_rank=0 if (adapter := read_adapter(folder)) is None else adapter.rank,
     )
 
 
@@ -186,12 +195,14 @@ def load_tokenizer(folder: str) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     vocabulary(folder)  # names what is missing or broken
-    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    return PreTrainedTokenizerFast.from_pretrained(str(check_model_folder(folder)), local_files_only=True)
 
 
 def weights_identity(folder: str) -> tuple[tuple[str, int, int], ...]:
     """Path, mtime (ns) and size of every weight file: unchanged means the same weights, without reading them."""
-    return tuple(_identity(file) for file in weight_files(folder))
+    adapter = read_adapter(folder)
+    own = () if adapter is None else (adapter.weights, adapter.folder / "adapter_config.json")
+    return tuple(_identity(file) for file in (*weight_files(folder), *own))
 
 
 def tensor_shapes(folder: str) -> dict[str, tuple[int, ...]]:
@@ -220,8 +231,13 @@ def weight_files(folder: str) -> list[Path]:
 
 
 def check_model_folder(folder: str) -> Path:
-    """The folder as a path; raises ModelNotFoundError, or ModelFilesError where it has no config.json."""
+    """The folder of the whole model: this one, or an adapter's base.
+
+    Raises ModelNotFoundError, AdapterError, or ModelFilesError where it has no config.json.
+    """
     path = Path(folder)
+    if (adapter := read_adapter(folder)) is not None:
+        return adapter.base
     if not path.is_dir():
         raise ModelNotFoundError(
             f"Model folder {folder} does not exist (looked in {path.absolute()}). Give the path of a Hugging Face "

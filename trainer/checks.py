@@ -65,6 +65,8 @@ def _temperature(source: CompleteDataset, options: TrainOptions) -> float:
         )
     cuts = {"top_p": 1, "top_k": 0, "min_p": 0}
     truncated = {k: sampling[k] for k, off in cuts.items() if sampling.get(k, off) not in (off, -1, None)}
+    if sampling.get("truncated") and sampling.get("extra"):
+        truncated["extra"] = sampling["extra"]  # penalties, banned words, ...: the engine's own ways to bend it
     if truncated and options.truncated_sampling == "refuse":
         raise SamplingTreatmentError(
             f"{source.url} was sampled from a truncated distribution ({truncated}); its ratio to the full-vocabulary "

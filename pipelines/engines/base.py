@@ -10,51 +10,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pass_ops.errors import PassError
+from pipelines.engines.errors import (
+    EngineDead,
+    EngineOptionError,
+    EngineStartError,
+    RequestRejected,
+    WeightsMismatchError,
+)
+from pipelines.engines.vllm_names import check_arguments, check_parameters
+
+__all__ = [
+    "Engine",
+    "EngineDead",
+    "EngineOptionError",
+    "EngineOptions",
+    "EngineStartError",
+    "RequestRejected",
+    "Sample",
+    "SampleRequest",
+    "Sampling",
+    "WeightsMismatchError",
+]
 
 ENGINE_KINDS = ("vllm", "transformers", "recorded")
 LOGPROBS_MODES = ("raw_logprobs", "processed_logprobs")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+# Of Sampling.extra: they say where a completion ends, not how its tokens are drawn.
+ENDING_PARAMETERS = frozenset({"stop_token_ids", "include_stop_str_in_output"})
 LOWEST_TEMPERATURE = 0.01  # vLLM silently raises what is lower to this, and the logprobs would be another temperature's
-
-
-class EngineOptionError(PassError, ValueError):
-    """A sampling or engine option has an unknown name or a value outside its range."""
-
-
-class EngineStartError(PassError, RuntimeError):
-    """The engine could not be started: a library is missing, or the model, the memory or an option does not fit."""
-
-
-class EngineDead(PassError, RuntimeError):
-    """The engine failed as a whole or was closed; what was asked of it has no answer. Start another (`acquire`)."""
-
-
-class WeightsMismatchError(PassError, ValueError):
-    """`load_weights` was given a folder of another architecture; this needs another engine (`acquire` does that)."""
-
-
-class RequestRejected(PassError, ValueError):
-    """One request has no usable answer; set on its future. The requests beside it go on.
-
-    reason: a short stable name that is counted per dataset (prompt_too_long, bad_token_ids, empty_prompt, aborted,
-    non_finite_logprob, request_failed). detail: the figures. transient: True where the same request may succeed again.
-    """
-
-    def __init__(self, reason: str, detail: str = "", transient: bool = False) -> None:
-        super().__init__(reason, detail, transient)
-        self.reason = reason
-        self.detail = detail
-        self.transient = transient
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +52,8 @@ class Sampling:
 
     temperature 0 is greedy. max_tokens counts sampled tokens, the end token included. A stop string ends a completion
     as soon as its text contains it; token_ids and text keep it as sampled. ignore_eos samples on past end tokens.
+    extra: further parameters by the names of vLLM's SamplingParams (repetition_penalty, logit_bias, bad_words, ...),
+    for the kinds vllm and server.
     """
 
     temperature: float = 1.0
@@ -72,6 +63,7 @@ class Sampling:
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
@@ -83,11 +75,18 @@ class Sampling:
         _require(0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 (off) and 1")
         _require(_is_int(self.max_tokens) and self.max_tokens >= 1, "max_tokens", self.max_tokens, "1 or more")
         _require(all(isinstance(s, str) and s for s in self.stop), "stop", self.stop, "a list of non-empty strings")
+        if self.extra:
+            check_parameters(self.extra)
 
     @property
     def truncated(self) -> bool:
-        """Whether part of the distribution is cut away: full-vocabulary logprobs are then not the behaviour's."""
-        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
+        """Whether the distribution is cut or bent: full-vocabulary logprobs are then not the behaviour's."""
+        bent = any(name not in ENDING_PARAMETERS for name in self.extra)
+        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0 or bent
+
+    def as_options(self) -> dict[str, Any]:
+        """Its options by name, `extra` only where it says something."""
+        return {name: value for name, value in asdict(self).items() if name != "extra" or value}
 
     @property
     def logprobs_mode(self) -> str:
@@ -135,6 +134,8 @@ class EngineOptions:
         _require(
             "tokens" not in (self.pooling or {}) or self.kind != "recorded", "pooling", self.pooling, "without tokens"
         )
+        if self.kind == "vllm" and self.extra:
+            check_arguments(self.extra)
 
 
 @dataclass(frozen=True, kw_only=True)

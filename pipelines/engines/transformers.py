@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipelines.adapters import read_adapter
 from pipelines.engines.base import (
     EngineOptionError,
     EngineOptions,
@@ -122,6 +123,8 @@ class TransformersBackend:
 
     def __init__(self, model: str, options: EngineOptions) -> None:
         check_model_folder(model)
+        if read_adapter(model) is not None:
+            raise EngineOptionError(f"{model} is a LoRA adapter; run it by kind vllm, or merge it into its base model.")
         self._batch_size = batch_size(options)
         self._dtype = getattr(torch, resolve_dtype(model, options))
         self._device = torch.device(device_kind())

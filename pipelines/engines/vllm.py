@@ -9,8 +9,6 @@ seeds it itself. Closing tears down torch's distributed group of this process.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import gc
 import logging
 import math
@@ -18,8 +16,9 @@ import os
 import random
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from types import MappingProxyType
 from typing import Any
 
@@ -38,42 +37,25 @@ from pipelines.engines.device import device_kind, resolve_dtype
 from pipelines.engines.driver import Answer, DrivenEngine, PoolRequest, Request, ScoreRequest
 from pipelines.engines.vllm_arguments import (
     engine_arguments,
+    lora_arguments,
+    lora_request,
     pooling_params,
     purpose,
     sampling_params,
     scoring_params,
 )
-from pipelines.models import load_tokenizer, read_config
+from pipelines.models import check_model_folder, load_tokenizer, read_config, weights_identity
 
 # In process: no child to leak. Lengths are checked here (see _context_length), so vLLM may be told one token more.
 _FORCED_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}
 _DEFAULT_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 # What vLLM sets for workers it would start; here they would reach verifiers' and trainers' processes.
 _CHILD_VARIABLES = ("LD_PRELOAD", "LD_LIBRARY_PATH", "LOCAL_WORLD_SIZE")
-# Set from the fields of EngineOptions, so not to be given in `extra`.
-_OWN_ARGUMENTS = frozenset(
-    {
-        *("model", "tokenizer", "dtype", "max_model_len", "max_num_seqs", "logprobs_mode", "seed"),
-        *("runner", "pooler_config"),
-    }
-)
 
 
 def start(model: str, options: EngineOptions) -> DrivenEngine:
     """Start vLLM on a model folder (6 to 35 s). Raises EngineStartError, EngineOptionError, ModelNotFoundError."""
     return DrivenEngine(lambda: VllmBackend(model, options), model=model, name="vllm")
-
-
-def check_extra(extra: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Every key of `extra` is an argument of vLLM that no option of ours sets; else EngineOptionError."""
-    known = set(known)
-    for name in extra:
-        if name in _OWN_ARGUMENTS:
-            raise EngineOptionError(f"extra.{name} is set by an engine option of its own (or by the model folder).")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise EngineOptionError(f"extra.{name} is no engine argument of this vLLM.{hint}")
 
 
 def sampled_logprobs(flat: Any, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -118,21 +100,20 @@ class VllmBackend:
         self.vocab_size = int(self._engine.model_config.get_vocab_size())
         self.pools = options.pooling is not None
         self._requests: dict[str, Request] = {}
+        self._base = base_weights(model)
+        self._adapters = count(1)  # an id each time: vLLM keeps what it has loaded under an id
+        self._lora = lora_request(model, next(self._adapters))
 
     def add(self, key: int, request: Request) -> None:
         """Give one request to vLLM's scheduler."""
+        from vllm.exceptions import VLLMClientError
         from vllm.inputs.engine import tokens_input
 
-        if isinstance(request, SampleRequest):
-            token_ids = request.prompt_token_ids
-            params = sampling_params(request, room=self.max_model_len - len(token_ids))
-        else:
-            token_ids = request.token_ids
-            params = scoring_params() if isinstance(request, ScoreRequest) else pooling_params()
+        token_ids = request.prompt_token_ids if isinstance(request, SampleRequest) else request.token_ids
         prompt = tokens_input([int(i) for i in token_ids])
         try:
-            self._engine.add_request(str(key), prompt, params)
-        except ValueError as e:  # vLLM's own validation, before anything is scheduled
+            self._engine.add_request(str(key), prompt, self._params(request), lora_request=self._lora)
+        except (TypeError, ValueError, VLLMClientError) as e:  # vLLM's own validation, before anything is scheduled
             raise RequestRejected("request_failed", str(e)) from e
         self._requests[str(key)] = request
 
@@ -142,8 +123,12 @@ class VllmBackend:
         return [(int(o.request_id), self._answer(o, self._requests.pop(o.request_id))) for o in finished]
 
     def load_weights(self, model: str) -> None:
-        """Reload in place and forget cached prefixes, whose keys and values are the old weights'."""
-        self._engine.collective_rpc("reload_weights", kwargs={"weights_path": model})
+        """Reload in place what differs and forget cached prefixes, whose keys and values are the old weights'."""
+        if (base := base_weights(model)) != self._base:
+            folder = str(check_model_folder(model))
+            self._engine.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+            self._base = base
+        self._lora = lora_request(model, next(self._adapters))
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache after a weight reload; old prefixes would be mixed in")
         self._engine.reset_encoder_cache()
@@ -157,6 +142,11 @@ class VllmBackend:
             gc.collect()
         finally:
             _one_in_this_process.release()
+
+    def _params(self, request: Request) -> Any:
+        if isinstance(request, SampleRequest):
+            return sampling_params(request, room=self.max_model_len - len(request.prompt_token_ids))
+        return scoring_params() if isinstance(request, ScoreRequest) else pooling_params()
 
     def _answer(self, output: Any, request: Request) -> Answer:
         if isinstance(request, PoolRequest):
@@ -194,16 +184,16 @@ def _start_engine(model: str, options: EngineOptions) -> tuple[Any, int]:
         raise EngineStartError(
             f"vLLM cannot be imported ({e}). Install the extra `cpu` or `gpu`, or use the engine of kind transformers."
         ) from e
-    check_extra(options.extra, (field.name for field in dataclasses.fields(EngineArgs)))
     dtype = resolve_dtype(model, options)
     try:
-        limit = EngineArgs(model=model, dtype=dtype, **purpose(model, options)).create_model_config().max_model_len
+        base = str(check_model_folder(model))
+        limit = EngineArgs(model=base, dtype=dtype, **purpose(base, options)).create_model_config().max_model_len
         length = _context_length(options.max_model_len, limit=limit, model=model)
-        arguments = engine_arguments(model, options, device=device_kind(), dtype=dtype, context_length=length)
+        arguments = engine_arguments(base, options, device=device_kind(), dtype=dtype, context_length=length)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of torch to vLLM
             _let_modules_be_scanned()
-            return LLMEngine.from_engine_args(EngineArgs(**arguments)), length
+            return LLMEngine.from_engine_args(EngineArgs(**arguments | lora_arguments(model))), length
     except EngineOptionError:
         raise
     except Exception as e:
@@ -231,6 +221,11 @@ def _let_modules_be_scanned() -> None:
             return False
 
     dispatcher.hasattr = has
+
+
+def base_weights(model: str) -> tuple[tuple[str, int, int], ...]:
+    """Which weights an engine holds under any adapter."""
+    return weights_identity(str(check_model_folder(model)))
 
 
 def _context_length(wanted: int | None, *, limit: int, model: str) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipelines.adapters import read_adapter
 from pipelines.engines.base import EngineOptionError, EngineOptions, SampleRequest
 from pipelines.models import read_config
 
@@ -78,12 +79,16 @@ def _token_classifier(model: str, options: EngineOptions, tokens: Sequence[str])
 
 
 def sampling_params(request: SampleRequest, *, room: int) -> Any:
-    """One rollout's SamplingParams; `room` is how many tokens still fit the context."""
+    """One rollout's SamplingParams; `room`: how many tokens still fit the context. Raises vLLM's own ValueErrors."""
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     sampling = request.sampling
+    extra = dict(sampling.extra)
+    if isinstance(extra.get("structured_outputs"), Mapping):
+        extra["structured_outputs"] = StructuredOutputsParams(**extra["structured_outputs"])
     return SamplingParams(
+        **extra,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
@@ -94,7 +99,7 @@ def sampling_params(request: SampleRequest, *, room: int) -> Any:
         seed=request.seed,
         logprobs=0,
         flat_logprobs=True,
-        detokenize=bool(sampling.stop),  # vLLM needs the text only to look for stop strings
+        detokenize=bool(sampling.stop or "bad_words" in extra),  # vLLM needs the text to look for strings only
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
@@ -119,3 +124,29 @@ def pooling_params() -> Any:
     from vllm import PoolingParams
 
     return PoolingParams(task="token_classify")
+
+
+def lora_arguments(model: str) -> dict[str, Any]:
+    """EngineArgs keywords that make room for a model folder's adapter; none for a whole model.
+
+    vLLM allocates for certain ranks only; the least that holds the adapter.
+    """
+    from typing import get_args
+
+    from vllm.config.lora import MaxLoRARanks
+
+    adapter = read_adapter(model)
+    if adapter is None:
+        return {}
+    fitting = [rank for rank in get_args(MaxLoRARanks) if rank >= adapter.rank]
+    if not fitting:
+        raise EngineOptionError(f"{model} is an adapter of rank {adapter.rank}; vLLM takes {get_args(MaxLoRARanks)}.")
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(fitting)}
+
+
+def lora_request(model: str, number: int) -> Any:
+    """What names a model folder's adapter in a request; None for a whole model."""
+    from vllm.lora.request import LoRARequest
+
+    adapter = read_adapter(model)
+    return None if adapter is None else LoRARequest(f"adapter-{number}", number, str(adapter.folder.resolve()))

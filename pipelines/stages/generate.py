@@ -18,7 +18,7 @@ from typing import Any
 from pass_ops import shards
 from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest, ModelRef, Rejection
 from pipelines import models
-from pipelines.engines.base import Engine, EngineOptions
+from pipelines.engines.base import Engine, EngineOptions, RequestRejected, SampleRequest, Sampling
 from pipelines.programs.base import single_turn
 from pipelines.stages.encode import PlannedPrompt, plan_part
 from pipelines.stages.environment import engine_environment
@@ -87,13 +87,18 @@ def generate_spec(
     Raises StaleInputError, ModelNotFoundError, ModelFilesError, GenerateOptionError.
     """
     source.check_inputs()
+    if options.sampling.extra and engine.kind not in ("vllm", "server"):
+        raise GenerateOptionError(
+            f"generate.sampling.extra is {dict(options.sampling.extra)}, which an engine of kind {engine.kind} does "
+            "not know; leave it out or use kind vllm."
+        )
     facts = models.describe_model(model)
     if facts.chat_template_digest == _NO_TEMPLATE and (options.chat or _has_messages(source)):
         raise GenerateOptionError(
             f"{model} has no chat template, but {'chat is set' if options.chat else 'the prompts are messages'}. "
             "Use a model with one (chat_template.jinja), or plain prompts without chat."
         )
-    sampling = asdict(options.sampling) | {
+    sampling = options.sampling.as_options() | {
         "group_size": options.group_size,
         "logprobs_mode": engine.logprobs_mode,
         "truncated": options.sampling.truncated,
@@ -170,6 +175,8 @@ class GenerateWork:
         self._program = single_turn if program is None else program.load()
         self._prompts = shards.open_dataset(self._prompts_url)
         self._engine = acquire(self._model, self._engine_options)
+        if self._options.sampling.extra:
+            _try_sampling(self._engine, self._options.sampling)
 
     def start(self, part: int) -> Future[PartOutput]:
         """Read and encode a part in the caller's thread, so that parts queue up in order; sample it in another."""
@@ -189,3 +196,12 @@ class GenerateWork:
 
     def _seeds(self, prompt_id: str) -> list[int]:
         return [derive_seed(self._seed, self._round, prompt_id, index) for index in range(self._options.group_size)]
+
+
+def _try_sampling(engine: Engine, sampling: Sampling) -> None:
+    """Sample one token, so that a value the engine refuses stops the stage and not every rollout of it."""
+    prompt = [int(engine.tokenizer.eos_token_id or 0)]
+    try:
+        engine.submit(SampleRequest(prompt_token_ids=prompt, seed=0, sampling=replace(sampling, max_tokens=1))).result()
+    except RequestRejected as error:
+        raise GenerateOptionError(f"generate.sampling.extra is {dict(sampling.extra)}: {error}") from error

@@ -32,7 +32,10 @@ def test_greedy_rollouts_are_refused(sampled):
         sampling_temperature([sampled(temperature=0.0)], OPTIONS)
 
 
-@pytest.mark.parametrize("cut", [{"top_p": 0.9}, {"top_k": 20}, {"min_p": 0.05}])
+@pytest.mark.parametrize(
+    "cut",
+    [{"top_p": 0.9}, {"top_k": 20}, {"min_p": 0.05}, {"truncated": True, "extra": {"repetition_penalty": 1.1}}],
+)
 def test_truncated_sampling_is_refused_unless_accepted(sampled, cut):
     source = sampled(**cut)
     with pytest.raises(SamplingTreatmentError, match=next(iter(cut))):

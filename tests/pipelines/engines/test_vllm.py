@@ -30,7 +30,7 @@ from pipelines.engines import (
     release,
     start_engine,
 )
-from pipelines.engines.vllm import check_extra, sampled_logprobs
+from pipelines.engines.vllm import sampled_logprobs
 from pipelines.engines.vllm_arguments import engine_arguments
 
 RAW = EngineOptions(dtype="float32", kv_cache_gib=0.25, max_num_seqs=32)
@@ -131,6 +131,27 @@ def test_greedy_takes_the_likeliest_token(engine: Engine, oracle: Any) -> None:
     logits = oracle_logits(oracle, asked, sample)
     assert sample.token_ids.tolist() == logits.argmax(-1).tolist()
     np.testing.assert_allclose(sample.logprobs, pick(logits.log_softmax(-1), sample), atol=1e-5)
+
+
+def test_any_sampling_parameter_of_vllm_can_be_set(engine: Engine) -> None:
+    allowed = engine.tokenizer.encode("abc")
+    (only,) = sample_all(engine, [request(engine, "1+2=?", 0, extra={"allowed_token_ids": allowed})])
+    assert set(only.text) == set("abc")
+    (chosen,) = sample_all(engine, [request(engine, "1+2=?", 0, extra={"structured_outputs": {"choice": ["a.b"]}})])
+    assert chosen.text == "a.b"
+    (free,) = sample_all(engine, [request(engine, "1+2=?", 0, ignore_eos=True)])
+    ends = {"stop_token_ids": [int(free.token_ids[5])]}
+    (ended,) = sample_all(engine, [request(engine, "1+2=?", 0, ignore_eos=True, extra=ends)])
+    assert (
+        ended.token_ids.tolist()
+        == free.token_ids[: free.token_ids.tolist().index(ends["stop_token_ids"][0]) + 1].tolist()
+    )
+
+
+def test_a_value_that_vllm_refuses_rejects_the_request(engine: Engine) -> None:
+    wrong = engine.submit(request(engine, "a", 1, extra={"repetition_penalty": -3.0})).exception(timeout=60)
+    assert isinstance(wrong, RequestRejected)
+    assert "repetition_penalty" in wrong.detail
 
 
 def test_a_stop_string_ends_the_completion_and_its_tokens_stay(engine: Engine) -> None:
@@ -371,13 +392,6 @@ def test_a_context_longer_than_the_models_is_refused(tiny_model: str) -> None:
     with pytest.raises(EngineOptionError, match=r"max_model_len is 9999, but the model .* takes at most 512"):
         acquire(tiny_model, EngineOptions(dtype="float32", max_model_len=9999))
     assert acquire(tiny_model, RAW).max_model_len == 512, "a failed start does not stand in the way"
-
-
-def test_an_unknown_vllm_argument_is_named_with_its_neighbour() -> None:
-    with pytest.raises(EngineOptionError, match=r"extra.blok_size is no engine argument.*Did you mean block_size"):
-        check_extra({"blok_size": 16}, ["block_size", "model", "dtype"])
-    with pytest.raises(EngineOptionError, match=r"extra.dtype is set by an engine option"):
-        check_extra({"dtype": "float16"}, ["block_size", "model", "dtype"])
 
 
 def test_a_prompt_fits_one_prefill_step_on_a_cpu() -> None:
