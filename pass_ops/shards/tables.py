@@ -1,10 +1,12 @@
 """Tables as Parquet bytes, the same bytes however the table was chunked or sliced, and back.
 
-Floats in lists are stored byte-stream split, positions delta packed, both without dictionaries and statistics, which
-would cost bytes and tell nothing. Token ids have dictionaries: text repeats itself, so dictionary and zstd take 0.8
-bytes a token where byte-stream split takes 1.3 (GSM8K answers, 150,000 ids). Row groups hold about 1,024 rows and are
-cut where a group of rollouts begins, from group_id or from the group in rollout_id: so signals get the row groups of
-their rollouts.
+Floats and token ids in lists are stored byte-stream split, positions delta packed, all without dictionaries and
+statistics, which would cost bytes and tell nothing. Token ids too: the rollouts of a group repeat each other, and zstd
+sees that in split bytes but not in a dictionary's packed indices (SmolLM2 on GSM8K, groups of 8, 99,625 ids: 1.42
+bytes a token against 1.60; without repetition, on GSM8K's own answers, 1.00 against 0.93).
+
+Row groups hold about 1,024 rows and are cut where a group of rollouts begins, from group_id or from the group in
+rollout_id: so signals get the row groups of their rollouts.
 """
 
 from __future__ import annotations
@@ -24,9 +26,8 @@ from pass_ops.shards.spec import FORMAT_VERSION
 
 ROWS_PER_ROW_GROUP = 1024
 _POSITIONS = ("chunk_ends", "process_ends")
-_TOKEN_IDS = ("token_ids",)
 _UNIQUE_TEXTS = ("text", "prompt", "rollout_id", "extra")
-_LANGUAGE_LEVEL = 3  # of zstd, for text and token ids: a tenth smaller than level 1, and they are little of the work
+_LANGUAGE_LEVEL = 3  # of zstd, for text, token ids and positions: up to a tenth smaller than level 1, and little work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,14 +94,14 @@ def _parquet(table: pa.Table, row_groups: Sequence[tuple[int, int]]) -> bytes:
     encodings = {_leaf(field): _encoding(field) for field in tensors}
     scalars = [field for field in columns if not pa.types.is_nested(field.type)]
     words = [field.name for field in scalars if pa.types.is_string(field.type) and field.name not in _UNIQUE_TEXTS]
-    ids = [_leaf(field) for field in tensors if field.name in _TOKEN_IDS]
+    ids = [_leaf(field) for field in tensors if pa.types.is_integer(field.type.value_type)]
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
         sink,
         table.schema,
         compression="zstd",
         compression_level=dict.fromkeys([*ids, "text"], _LANGUAGE_LEVEL),
-        use_dictionary=words + ids,
+        use_dictionary=words,
         write_statistics=[field.name for field in scalars if field.name != "text"],
         column_encoding={path: encoding for path, encoding in encodings.items() if encoding},
         version="2.6",
@@ -122,7 +123,7 @@ def _leaf(field: pa.Field) -> str:
 def _encoding(field: pa.Field) -> str | None:
     if field.name in _POSITIONS:
         return "DELTA_BINARY_PACKED"
-    return None if field.name in _TOKEN_IDS or pa.types.is_boolean(field.type.value_type) else "BYTE_STREAM_SPLIT"
+    return None if pa.types.is_boolean(field.type.value_type) else "BYTE_STREAM_SPLIT"
 
 
 def count_table(table: pa.Table) -> dict[str, Any]:

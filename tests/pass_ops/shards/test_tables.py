@@ -89,15 +89,15 @@ def test_cuts_cover_all_rows_and_never_split_a_group(sizes, rows):
     assert all(stop - start >= rows for start, stop in cuts[:-1])
 
 
-def test_a_part_says_its_stage_and_format_and_stores_floats_split_and_ids_by_dictionary():
+def test_a_part_says_its_stage_and_format_and_stores_floats_and_ids_split():
     file = open_parquet(part_bytes(conform(_many(3, 2), "generate"), "generate"))
     assert file.schema_arrow.metadata == {b"format_version": b"1", b"stage": b"generate"}
     group = file.metadata.row_group(0)
     columns = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
     for name in ("token_ids", "behavior_logprobs", "prompt_token_ids"):
         column = columns[f"{name}.list.element"]
-        assert ("BYTE_STREAM_SPLIT" in column.encodings) == (name != "token_ids")
-        assert column.has_dictionary_page == (name == "token_ids")
+        assert "BYTE_STREAM_SPLIT" in column.encodings
+        assert not column.has_dictionary_page
         assert column.statistics is None
         assert column.compression == "ZSTD"
     assert columns["group_id"].has_dictionary_page
