@@ -99,8 +99,9 @@ def _add_stage_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
 
 
 def _add_store_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    inspect = _command(commands, "inspect", "look at stored rollouts: a group, its chunks, credits and advantages")
-    inspect.add_argument("dataset", help="folder or URL of a dataset")
+    inspect = _command(commands, "inspect", "look at stored rollouts: a group, its chunks; of a RUN: its trainings")
+    inspect.add_argument("dataset", help="folder or URL of a dataset; or a RUN or train folder, whose steps are drawn")
+    inspect.add_argument("--plot", help="where the drawing of a RUN goes (default RUN/training.svg)")
     inspect.add_argument("--part", type=int, default=0, help="which part (default 0)")
     inspect.add_argument("--group", help="a group_id (default: the part's first)")
     inspect.add_argument("--rollout", type=int, help="sample_index of one rollout: show it chunk by chunk")

@@ -10,6 +10,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pass_ops import shards
@@ -132,11 +133,15 @@ def eval(options: Namespace, work: Run) -> None:  # noqa: A001 - the command's n
 
 
 def inspect(options: Namespace) -> int | None:
-    """A group, or one rollout chunk by chunk."""
+    """A group, or one rollout chunk by chunk; of a RUN its trainings."""
     import polars as pl
 
     from pipelines.inspect import group_summary, group_table, read_part, rollout_chunks
+    from pipelines.inspect.training import is_training
 
+    if is_training(options.dataset):
+        _inspect_training(options)
+        return None
     part = read_part(options.dataset, options.part)
     if options.rollout is not None:
         view = rollout_chunks(part, options.group, options.rollout)
@@ -152,6 +157,20 @@ def inspect(options: Namespace) -> int | None:
             print(group_summary(part))
         print(view)
     return None
+
+
+def _inspect_training(options: Namespace) -> None:
+    """One row a round, and a picture of every step."""
+    from pipelines.inspect.training import read_trainings, training_rows, training_svg, training_table
+
+    trainings = read_trainings(options.dataset)
+    plot = Path(options.plot or Path(options.dataset) / "training.svg")
+    plot.write_bytes(training_svg(trainings))
+    if options.json:
+        print(json.dumps({"plot": str(plot), "rounds": training_rows(trainings)}, indent=1))
+        return
+    Reporter().print(training_table(trainings))
+    print(f"every step: {plot}")
 
 
 def status(options: Namespace) -> int | None:
