@@ -50,7 +50,7 @@ def to_type(
     Raises:
         ColumnTypeError: the cast is impossible or would change a value.
     """
-    if _same_type(array.type, target):
+    if array.type == target or _same_type(array.type, target):
         return array
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), target)
@@ -99,6 +99,8 @@ def group_starts(table: pa.Table, *, needed_by: str) -> np.ndarray:
 
 def first_null_in_lists(array: pa.ListArray) -> int | None:
     """The first row whose list holds a null; null lists do not count."""
+    if array.buffers()[2] is None:
+        return None  # no validity of values at all
     starts = np.asarray(array.offsets)
     if len(array) == 0 or array.values.slice(starts[0], starts[-1] - starts[0]).null_count == 0:
         return None

@@ -43,11 +43,10 @@ class Elements(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Ragged:
-    """A list column: row r has values[starts_R1[r]:starts_R1[r + 1]], to be read only where valid_R[r]."""
+    """A list column: row r has values[starts_R1[r]:starts_R1[r + 1]]; behind a null row anything may lie."""
 
     starts_R1: Array
     values: Array
-    valid_R: Array
 
     @property
     def lengths_R(self) -> Array:
@@ -101,11 +100,7 @@ def ragged(array: pa.ListArray) -> Ragged:
     dtype = np.float32 if values.type == pa.float32() else np.int32
     buffer = values.buffers()[1]
     flat = np.empty(0, dtype) if buffer is None else np.frombuffer(buffer, dtype)
-    return Ragged(
-        starts_R1=_offsets(array),
-        values=frozen(flat[values.offset : values.offset + len(values)]),
-        valid_R=array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else np.ones(len(array), np.bool_),
-    )
+    return Ragged(starts_R1=_offsets(array), values=frozen(flat[values.offset : values.offset + len(values)]))
 
 
 def ragged_bits(array: pa.ListArray) -> RaggedBits:
@@ -115,6 +110,8 @@ def ragged_bits(array: pa.ListArray) -> RaggedBits:
 
 def frozen(array: Array) -> Array:
     """`array` read-only: numba compiles a kernel anew for every mix of writable and read-only arguments."""
+    if not array.flags.writeable:
+        return array
     view = array.view()
     view.flags.writeable = False
     return view
@@ -139,8 +136,11 @@ def list_array(starts_R1: Array, values: Array, *, valid_R: Array | None = None)
     kind = pa.int32() if values.dtype == np.int32 else pa.float32()
     flat = pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
     mask = None if valid_R is None or valid_R.all() else pa.array(~valid_R)
-    return pa.ListArray.from_arrays(pa.array(starts_R1), flat, mask=mask)
+    return pa.ListArray.from_arrays(starts_R1, flat, mask=mask)
 
 
 def _offsets(array: pa.ListArray) -> Array:
-    return frozen(np.asarray(array.offsets)) if len(array) else frozen(np.zeros(1, np.int32))
+    if len(array) == 0:
+        return frozen(np.zeros(1, np.int32))
+    starts = np.frombuffer(array.buffers()[1], np.int32)
+    return frozen(starts[array.offset : array.offset + len(array) + 1])

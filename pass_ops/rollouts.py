@@ -18,21 +18,27 @@ from pass_ops.config import ShapingConfig
 from pass_ops.errors import LengthMismatchError, MissingColumnError, NonFiniteError, NullValueError
 from pass_ops.ragged import Ragged, RaggedBits, frozen, one_chunk, ragged, ragged_bits
 
+TYPES = {
+    "loss_mask": columns.TOKENS_OF_BOOL,
+    "process_scores": columns.LIST_OF_FLOAT32,
+    "process_ends": columns.LIST_OF_INT32,
+    "outcome_reward": pa.float32(),
+    "format_reward": pa.float32(),
+    "format_ok": pa.bool_(),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Streams:
-    """Which columns the options read."""
+    """The columns that the options read, by name, and whether format_ok is the gate."""
 
-    process: bool
-    ends: bool
-    outcome: bool
-    format_reward: bool  # the column itself
-    indicator: bool  # format_ok, as the gate or in place of format_reward
+    columns: dict[str, pa.ChunkedArray]
     gated: bool
 
     @property
-    def format(self) -> bool:
-        return self.format_reward or self.indicator
+    def in_one_piece(self) -> bool:
+        """Whether reading all rows at once copies nothing."""
+        return all(column.num_chunks == 1 and column.type == TYPES[name] for name, column in self.columns.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +66,28 @@ class Rollouts:
     outcome_R: np.ndarray
     format_R: np.ndarray
     passed_R: np.ndarray
+
+    def part(self, groups: slice) -> Rollouts:
+        """Some of the groups, as views."""
+        first, last = int(self.starts_G1[groups.start]), int(self.starts_G1[groups.stop])
+        rows, rows1 = slice(first, last), slice(first, last + 1)
+        process, ends = (
+            column and Ragged(starts_R1=column.starts_R1[rows1], values=column.values)
+            for column in (self.process, self.ends)
+        )
+        return Rollouts(
+            table=self.table,
+            first_row=self.first_row + first,
+            starts_G1=frozen(self.starts_G1[groups.start : groups.stop + 1] - first),
+            mask=RaggedBits(starts_R1=self.mask.starts_R1[rows1], bits=self.mask.bits),
+            process=process,
+            ends=ends,
+            used_R=self.used_R[rows],
+            read_R=self.read_R[rows],
+            outcome_R=self.outcome_R[rows],
+            format_R=self.format_R[rows],
+            passed_R=self.passed_R[rows],
+        )
 
     def name(self, row: int) -> str:
         """How errors call row `row` of these."""
@@ -102,39 +130,33 @@ def choose_streams(table: pa.Table, config: ShapingConfig) -> Streams:
     Raises:
         MissingColumnError: a column that is needed is missing.
     """
-    present = set(table.column_names)
+    present = table.schema.names
     gated = config.estimator == "pass" and "format_ok" in present
     formatted = gated or config.weights.format != 0.0
-    streams = Streams(
-        process=config.reads_process,
-        ends=config.reads_process and config.signal == "prm",
-        outcome=config.weights.outcome != 0.0,
-        format_reward=formatted and "format_reward" in present,
-        indicator=gated or (formatted and "format_reward" not in present),
-        gated=gated,
-    )
-    if streams.indicator and "format_ok" not in present:
+    signal = f"signal {config.signal!r} of estimator {config.estimator!r}"
+    needed = {"loss_mask": "shaping"}
+    if config.reads_process:
+        needed["process_scores"] = signal
+    if config.reads_process and config.signal == "prm":
+        needed["process_ends"] = signal
+    if config.weights.outcome != 0.0:
+        needed["outcome_reward"] = f"weights.outcome={config.weights.outcome:g} (0 leaves it out)"
+    if formatted and "format_reward" in present:
+        needed["format_reward"] = "the format stream"
+    if gated or (formatted and "format_reward" not in present):
+        needed["format_ok"] = "the format stream"
+    if "format_ok" in needed and "format_ok" not in present:
         raise MissingColumnError(
             "columns 'format_reward' and 'format_ok' are both missing: weights.format is "
             f"{config.weights.format:g}; add one of them, or set weights.format=0 to shape without a format stream"
         )
-    signal = f"signal {config.signal!r} of estimator {config.estimator!r}"
-    if streams.ends and "process_ends" not in present and "process_scores" in present:
+    if "process_ends" in needed and "process_ends" not in present and "process_scores" in present:
         raise MissingColumnError(
             f"column 'process_ends' is missing: {signal} needs the exclusive token end of each step; "
             "add it, or set signal='kl' if process_scores holds one score per token"
         )
-    for name, used, reason in (
-        ("loss_mask", True, "shaping"),
-        ("process_scores", streams.process, signal),
-        ("process_ends", streams.ends, signal),
-        ("outcome_reward", streams.outcome, f"weights.outcome={config.weights.outcome:g} (0 leaves it out)"),
-        ("format_reward", streams.format_reward, "the format stream"),
-        ("format_ok", streams.indicator, "the format stream"),
-    ):
-        if used:
-            columns.require(table, name, needed_by=reason)
-    return streams
+    found = {name: columns.require(table, name, needed_by=reason) for name, reason in needed.items()}
+    return Streams(columns=found, gated=gated)
 
 
 def read_rollouts(table: pa.Table, first_row: int, starts_G1: np.ndarray, streams: Streams) -> Rollouts:
@@ -143,34 +165,22 @@ def read_rollouts(table: pa.Table, first_row: int, starts_G1: np.ndarray, stream
     Raises:
         ColumnTypeError, NullValueError, LengthMismatchError, NonFiniteError: see `pass_ops.errors`.
     """
-    reader = _Reader(table, first_row, int(starts_G1[-1]))
-    mask = reader.lists("loss_mask", columns.TOKENS_OF_BOOL)
+    rows = int(starts_G1[-1])
+    reader = _Reader(table, streams.columns, first_row, rows)
+    arrays = {name: reader.array(name) for name in streams.columns}
+    mask = arrays["loss_mask"]
     if mask.null_count:
         row = pc.index(mask.is_null(), True).as_py()
         raise NullValueError(
             f"{reader.name(row)}: loss_mask is null, so its length is unknown; give one bool per completion token"
         )
     bits = ragged_bits(mask)
-    rows = len(mask)
-    process = ragged(reader.lists("process_scores", columns.LIST_OF_FLOAT32)) if streams.process else None
-    ends = ragged(reader.lists("process_ends", columns.LIST_OF_INT32)) if streams.ends else None
-    used_R = read_R = np.ones(rows, dtype=np.bool_)
-    if process is not None:
-        read_R = process.valid_R if ends is None else process.valid_R & ends.valid_R
-        used_R = used_R & read_R
-    outcome_R, format_R, passed_R = np.zeros(rows), np.zeros(rows), np.ones(rows, dtype=np.bool_)
-    if streams.outcome:
-        outcome_R, valid_R = reader.rewards("outcome_reward")
-        used_R = used_R & valid_R
-    if streams.format_reward:
-        format_R, valid_R = reader.rewards("format_reward")
-        used_R = used_R & valid_R
-    if streams.indicator:
-        indicator_R, valid_R = reader.scalars("format_ok", pa.bool_())
-        used_R = used_R & valid_R
-        passed_R = indicator_R if streams.gated else passed_R
-        format_R = format_R if streams.format_reward else indicator_R.astype(np.float64)
-    reader.check_lengths(bits.lengths_R, process, ends, read_R)
+    process = ragged(arrays["process_scores"]) if "process_scores" in arrays else None
+    ends = ragged(arrays["process_ends"]) if "process_ends" in arrays else None
+    read_R = _valid(rows, *(arrays[name] for name in ("process_scores", "process_ends") if name in arrays))
+    used_R = read_R & _valid(rows, *(array for array in arrays.values() if not pa.types.is_list(array.type)))
+    indicator_R = reader.scalars(arrays, "format_ok") if "format_ok" in arrays else np.ones(rows, dtype=np.bool_)
+    reader.check_lengths(bits.starts_R1, process, ends, read_R)
     return Rollouts(
         table=table,
         first_row=first_row,
@@ -180,28 +190,39 @@ def read_rollouts(table: pa.Table, first_row: int, starts_G1: np.ndarray, stream
         ends=ends,
         used_R=used_R,
         read_R=read_R,
-        outcome_R=outcome_R,
-        format_R=format_R,
-        passed_R=passed_R,
+        outcome_R=reader.rewards(arrays, "outcome_reward", otherwise=None),
+        format_R=reader.rewards(arrays, "format_reward", otherwise=indicator_R if "format_ok" in arrays else None),
+        passed_R=indicator_R if streams.gated else np.ones(rows, dtype=np.bool_),
     )
+
+
+def _valid(rows: int, *arrays: pa.Array) -> np.ndarray:
+    """Rows at which none of the arrays is null."""
+    valid_R = np.ones(rows, dtype=np.bool_)
+    for array in arrays:
+        if array.null_count:
+            valid_R &= array.is_valid().to_numpy(zero_copy_only=False)
+    return valid_R
 
 
 @dataclass(frozen=True)
 class _Reader:
+    """Some rows of the columns of a table."""
+
     table: pa.Table
+    columns: dict[str, pa.ChunkedArray]
     first_row: int
     rows: int
 
     def name(self, row: int) -> str:
         return columns.rollout_name(self.table, self.first_row + int(row))
 
-    def array(self, name: str, target: pa.DataType) -> pa.Array:
-        column = self.table.column(name).slice(self.first_row, self.rows)
-        return columns.to_type(one_chunk(column), target, name=name, row_name=self.name)
-
-    def lists(self, name: str, target: pa.DataType) -> pa.ListArray:
-        array = self.array(name, target)
-        row = columns.first_null_in_lists(array)
+    def array(self, name: str) -> pa.Array:
+        column = self.columns[name]
+        if self.rows != len(column):
+            column = column.slice(self.first_row, self.rows)
+        array = columns.to_type(one_chunk(column), TYPES[name], name=name, row_name=self.name)
+        row = columns.first_null_in_lists(array) if pa.types.is_list(array.type) else None
         if row is not None:
             remedy = "store 0.0 at masked tokens, or make the whole list null where the value could not be computed"
             if name == "loss_mask":
@@ -209,36 +230,38 @@ class _Reader:
             raise NullValueError(f"{self.name(row)}: {name} holds a null inside its list; {remedy}")
         return array
 
-    def scalars(self, name: str, target: pa.DataType) -> tuple[np.ndarray, np.ndarray]:
-        """Values (0 or False where null) and which are not null."""
-        array = self.array(name, target)
-        if array.null_count == 0:
-            return array.to_numpy(zero_copy_only=False), np.ones(len(array), dtype=np.bool_)
-        values_R = pc.fill_null(array, False if target == pa.bool_() else pa.scalar(0, target))
-        return values_R.to_numpy(zero_copy_only=False), array.is_valid().to_numpy(zero_copy_only=False)
+    def scalars(self, arrays: dict[str, pa.Array], name: str) -> np.ndarray:
+        """Values, 0 or False where null."""
+        array = arrays[name]
+        if array.null_count:
+            array = pc.fill_null(array, False if pa.types.is_boolean(array.type) else pa.scalar(0, array.type))
+        values_R: np.ndarray = array.to_numpy(zero_copy_only=False)
+        return values_R
 
-    def rewards(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        values_R, valid_R = self.scalars(name, pa.float32())
-        wrong = ~np.isfinite(values_R)
-        if wrong.any():
-            row = int(np.argmax(wrong))
+    def rewards(self, arrays: dict[str, pa.Array], name: str, *, otherwise: np.ndarray | None) -> np.ndarray:
+        """float64; `otherwise`, or 0, where the column is not read."""
+        if name not in arrays:
+            return np.zeros(self.rows) if otherwise is None else otherwise.astype(np.float64)
+        values_R = self.scalars(arrays, name)
+        if not np.isfinite(values_R).all():
+            row = int(np.argmin(np.isfinite(values_R)))
             raise NonFiniteError(
                 f"{self.name(row)}: {name} is {values_R[row]}; it would spoil its whole group; "
                 "store null where the reward could not be computed"
             )
-        return values_R.astype(np.float64), valid_R
+        return values_R.astype(np.float64)
 
     def check_lengths(
-        self, lengths_R: np.ndarray, process: Ragged | None, ends: Ragged | None, read_R: np.ndarray
+        self, starts_R1: np.ndarray, process: Ragged | None, ends: Ragged | None, read_R: np.ndarray
     ) -> None:
-        if "token_ids" in self.table.column_names:
-            self._check_token_ids(lengths_R)
+        if "token_ids" in self.table.schema.names:
+            self._check_token_ids(np.diff(starts_R1))
         if process is None:
             return
-        if ends is not None:
-            self._check(read_R & (process.lengths_R != ends.lengths_R), process.lengths_R, ends.lengths_R, _STEPS)
-        else:
-            self._check(read_R & (process.lengths_R != lengths_R), process.lengths_R, lengths_R, _TOKENS)
+        other_R1, message = (starts_R1, _TOKENS) if ends is None else (ends.starts_R1, _STEPS)
+        if not np.array_equal(process.starts_R1 - process.starts_R1[0], other_R1 - other_R1[0]):
+            found_R, expected_R = np.diff(process.starts_R1), np.diff(other_R1)
+            self._check(read_R & (found_R != expected_R), found_R, expected_R, message)
 
     def _check_token_ids(self, lengths_R: np.ndarray) -> None:
         column = self.table.column("token_ids").slice(self.first_row, self.rows)

@@ -14,14 +14,15 @@ from pass_ops import columns
 from pass_ops.config import ShapingConfig
 from pass_ops.errors import OptionError
 from pass_ops.ragged import list_array
-from pass_ops.rollouts import choose_streams, read_rollouts
+from pass_ops.rollouts import Streams, choose_streams, read_rollouts
 
 if TYPE_CHECKING:
     from pass_ops.blocks import Chunks
 
-LEAST_SPAN_TOKENS = 1 << 18
-MOST_SPAN_TOKENS = 1 << 24
-SPANS_A_THREAD = 4
+LEAST_SPAN_VALUES = 1 << 17  # less is not worth a thread
+MOST_SPAN_VALUES = 1 << 24  # bounds what is held beside inputs and outputs
+SPANS_A_THREAD = 2
+MADE = ("chunk_ends", "chunk_credits", "chunk_advantages", "path_score", "trainable")
 
 
 def shape(table: pa.Table, config: ShapingConfig, *, threads: int | None = None) -> pa.Table:
@@ -59,13 +60,18 @@ def shape(table: pa.Table, config: ShapingConfig, *, threads: int | None = None)
     starts_G1 = columns.group_starts(table, needed_by="shaping")
     workers = threads or pa.cpu_count()
 
+    spans = list(_spans(streams, starts_G1, workers))
+    whole = read_rollouts(table, 0, starts_G1, streams) if streams.in_one_piece else None
+
     def work(groups: slice) -> Chunks:
-        first_row = int(starts_G1[groups.start])
-        rollouts = read_rollouts(table, first_row, starts_G1[groups.start : groups.stop + 1] - first_row, streams)
+        if whole is not None:
+            rollouts = whole if len(spans) == 1 else whole.part(groups)
+        else:
+            first_row = int(starts_G1[groups.start])
+            rollouts = read_rollouts(table, first_row, starts_G1[groups.start : groups.stop + 1] - first_row, streams)
         check_ends(rollouts)
         return estimator(rollouts, config)
 
-    spans = list(_spans(table, starts_G1, workers))
     if workers == 1 or len(spans) <= 1:
         shaped = [work(span) for span in spans]
     else:
@@ -74,41 +80,48 @@ def shape(table: pa.Table, config: ShapingConfig, *, threads: int | None = None)
     return _with_columns(table, shaped)
 
 
-def _spans(table: pa.Table, starts_G1: np.ndarray, workers: int) -> Iterator[slice]:
+def _spans(streams: Streams, starts_G1: np.ndarray, workers: int) -> Iterator[slice]:
     """Slices of groups: a few for each worker, so that none waits long, and bounded, so that working memory is."""
     groups = len(starts_G1) - 1
     if groups == 0:
         return
-    tokens_G1 = _tokens_before(table.column("loss_mask"))[starts_G1]
-    wanted = int(tokens_G1[-1]) // (workers * SPANS_A_THREAD) if workers > 1 else MOST_SPAN_TOKENS
-    size = min(max(wanted, LEAST_SPAN_TOKENS), MOST_SPAN_TOKENS)
+    values_G1 = _values_before(streams.columns.get("process_scores", streams.columns["loss_mask"]))[starts_G1]
+    values = int(values_G1[-1] - values_G1[0])
+    size = values // (workers * SPANS_A_THREAD) + 1 if workers > 1 else MOST_SPAN_VALUES
+    size = min(max(size, LEAST_SPAN_VALUES), MOST_SPAN_VALUES)
     first = 0
     while first < groups:
-        last = int(np.searchsorted(tokens_G1, tokens_G1[first] + size, side="left"))
+        last = int(np.searchsorted(values_G1, values_G1[first] + size, side="left"))
         last = min(max(last, first + 1), groups)
         yield slice(first, last)
         first = last
 
 
-def _tokens_before(mask: pa.ChunkedArray) -> np.ndarray:
-    """How many tokens lie before each row and, as the last value, in all."""
-    tokens_R1 = np.zeros(len(mask) + 1, dtype=np.int64)
-    kind = mask.type
+def _values_before(column: pa.ChunkedArray) -> np.ndarray:
+    """Numbers whose differences say how many values the rows have."""
+    kind = column.type
+    if pa.types.is_list(kind) and column.num_chunks == 1 and len(column):
+        return np.asarray(column.chunk(0).offsets)
+    values_R1 = np.zeros(len(column) + 1, dtype=np.int64)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        np.cumsum(pc.fill_null(pc.list_value_length(mask), 0).to_numpy(), out=tokens_R1[1:])
-    return tokens_R1
+        np.cumsum(pc.fill_null(pc.list_value_length(column), 0).to_numpy(), out=values_R1[1:])
+    return values_R1
 
 
 def _with_columns(table: pa.Table, shaped: list[Chunks]) -> pa.Table:
-    made: dict[str, tuple[pa.DataType, list[pa.Array]]] = {
-        "chunk_ends": (columns.LIST_OF_INT32, [list_array(c.starts_R1, c.ends_K) for c in shaped]),
-        "chunk_credits": (columns.LIST_OF_FLOAT32, [list_array(c.starts_R1, c.credits_K) for c in shaped]),
-        "chunk_advantages": (columns.LIST_OF_FLOAT32, [list_array(c.starts_R1, c.advantages_K) for c in shaped]),
-        "path_score": (pa.float32(), [pa.array(c.path_R, mask=np.isnan(c.path_R)) for c in shaped]),
-        "trainable": (pa.bool_(), [pa.array(c.trainable_R) for c in shaped]),
-    }
-    for name, (kind, arrays) in made.items():
-        column = pa.chunked_array(arrays, type=kind)
+    made = (
+        pa.chunked_array([list_array(c.starts_R1, c.ends_K) for c in shaped], type=columns.LIST_OF_INT32),
+        pa.chunked_array([list_array(c.starts_R1, c.credits_K) for c in shaped], type=columns.LIST_OF_FLOAT32),
+        pa.chunked_array([list_array(c.starts_R1, c.advantages_K) for c in shaped], type=columns.LIST_OF_FLOAT32),
+        pa.chunked_array([_path_scores(c) for c in shaped], type=pa.float32()),
+        pa.chunked_array([pa.array(c.trainable_R) for c in shaped], type=pa.bool_()),
+    )
+    for name, column in zip(MADE, made, strict=True):
         places = table.schema.get_all_field_indices(name)
         table = table.set_column(places[0], name, column) if places else table.append_column(name, column)
     return table
+
+
+def _path_scores(chunks: Chunks) -> pa.Array:
+    missing_R = np.isnan(chunks.path_R)
+    return pa.array(chunks.path_R, mask=missing_R if missing_R.any() else None)

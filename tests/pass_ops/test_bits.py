@@ -56,7 +56,7 @@ def test_a_rerun(table, config, whole):
 
 
 def test_any_number_of_threads_and_any_size_of_their_work(table, config, whole, monkeypatch):
-    monkeypatch.setattr(shaping, "LEAST_SPAN_TOKENS", 50)
+    monkeypatch.setattr(shaping, "LEAST_SPAN_VALUES", 50)
     assert all(made(table, config, threads=threads) == whole for threads in (1, 2, 5))
 
 
