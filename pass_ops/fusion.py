@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pass_ops.config import Weights
+from pass_ops.jit import kernel
+from pass_ops.ragged import Array
 
 
 class Fusion(NamedTuple):
@@ -36,13 +38,26 @@ def fuse(weights: Weights, *, outcome_R: np.ndarray, format_R: np.ndarray, passe
         format_R: standardized format reward, 0 where the stream is not used. float64.
         passed_R: the indicator I_fmt; True everywhere where nothing is gated.
     """
-    together_R = weights.outcome * outcome_R + weights.format * format_R
-    return Fusion(
-        weight=1.0,
-        add_R=np.zeros(len(outcome_R)),
-        slope_R=np.where(passed_R, weights.process, 0.0),
-        base_R=np.where(passed_R, together_R, weights.total * format_R),
-    )
+    rows = len(outcome_R)
+    fusion = Fusion(weight=1.0, add_R=np.zeros(rows), slope_R=np.empty(rows), base_R=np.empty(rows))
+    _fuse(weights.process, weights.outcome, weights.format, weights.total, outcome_R, format_R, passed_R, fusion)
+    return fusion
+
+
+@kernel
+def _fuse(
+    process: float,
+    outcome: float,
+    format_: float,
+    total: float,
+    outcome_R: Array,
+    format_R: Array,
+    passed_R: Array,
+    fusion: Fusion,
+) -> None:
+    for r in range(len(passed_R)):
+        fusion.slope_R[r] = process if passed_R[r] else 0.0
+        fusion.base_R[r] = outcome * outcome_R[r] + format_ * format_R[r] if passed_R[r] else total * format_R[r]
 
 
 def shape_rewards(weights: Weights, *, outcome_R: np.ndarray, format_R: np.ndarray) -> Fusion:

@@ -7,6 +7,7 @@ _E elements of the process signal (steps under `prm`, tokens under `kl`), _K chu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,9 +49,9 @@ class Ragged:
     starts_R1: Array
     values: Array
 
-    @property
+    @cached_property
     def lengths_R(self) -> Array:
-        return np.diff(self.starts_R1)
+        return self.starts_R1[1:] - self.starts_R1[:-1]
 
     def row(self, r: int) -> Array:
         """The values of row r."""
@@ -64,9 +65,9 @@ class RaggedBits:
     starts_R1: Array
     bits: pa.BooleanArray
 
-    @property
+    @cached_property
     def lengths_R(self) -> Array:
-        return np.diff(self.starts_R1)
+        return self.starts_R1[1:] - self.starts_R1[:-1]
 
     def all_true(self) -> bool:
         """Whether every bool of every row is True."""
