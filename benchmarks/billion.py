@@ -5,9 +5,9 @@
     python benchmarks/billion.py runs/real/round-000 --out runs/billion --process opd --reference start
 
 The real round's groups are dealt out again and again under new ids, in a new order for every part, until there are
---tokens, and committed through `pass_ops.shards` as the stages do. Column chunks hold about 1,024 rows and are
-compressed each by itself, so with as many real rollouts a repetition is never seen by the compressor. Then the command
-runs over it in a process of its own. One JSON object a line; --clean removes the datasets at the end.
+--tokens, and committed through `pass_ops.shards` as the stages do. Then the command runs over it in a process of its
+own. Sizes are also told of the real rollouts dealt out once, where no compressor can see a repetition. One JSON object
+a line; --clean removes the datasets at the end.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class Plan:
     tiles: int
 
     def url(self, name: str) -> str:
-        return str(self.out / "round-000" / ("rollouts" if name == "rollouts" else f"signals/{name}"))
+        round_ = self.out / "round-000"
+        return str(round_ / "signals" / name if (self.real / "signals" / name).exists() else round_ / name)
 
     def source(self, name: str) -> CompleteDataset:
         return open_dataset(str(self.real / ("rollouts" if name == "rollouts" else f"signals/{name}")))
@@ -71,17 +72,16 @@ def main() -> None:
     options = shape_options(args)
     tokens = total_tokens(open_dataset(str(args.round / "rollouts")))
     tiles = max(1, round(args.tokens_per_part / tokens))
+    once = Plan(args.round, args.out / "once", parts=1, tiles=1)
     plan = Plan(args.round, args.out, parts=max(1, round(args.tokens / tokens / tiles)), tiles=tiles)
     say(metric="real rollouts", value=tokens, unit="tokens", parts=plan.parts, tokens_a_part=tokens * tiles)
-    write_inputs(plan, options)
-    run_command(plan, options, args.name)
-    shaped = open_dataset(str(plan.out / "round-000" / args.name))
-    everything = tokens * tiles * plan.parts
-    for name in ("rollouts", *options.roles):
-        report_bytes(open_dataset(plan.url(name)), name, everything)
-    report_bytes(shaped, args.name, everything)
-    report_work(plan, options, shaped)
-    report_reading(shaped)
+    for dealt in (once, plan):
+        write_inputs(dealt, options)
+        run_command(dealt, options, args.name)
+        for name in (*dict.fromkeys(("rollouts", *options.roles)), args.name):
+            report_bytes(dealt, name)
+    report_work(plan, options, open_dataset(plan.url(args.name)))
+    report_reading(open_dataset(plan.url(args.name)))
     if args.clean:
         shutil.rmtree(args.out)
 
@@ -192,8 +192,9 @@ def total_tokens(dataset: CompleteDataset) -> int:
     return sum(part.tokens for part in dataset.parts)
 
 
-def report_bytes(dataset: CompleteDataset, name: str, tokens: int) -> None:
+def report_bytes(plan: Plan, name: str) -> None:
     """Bytes a token of the files, and of every column in them."""
+    dataset, tokens = open_dataset(plan.url(name)), total_tokens(open_dataset(plan.url("rollouts")))
     columns: Counter[str] = Counter()
     for part in range(len(dataset.parts)):
         with dataset.open_part(part) as file:
@@ -203,7 +204,14 @@ def report_bytes(dataset: CompleteDataset, name: str, tokens: int) -> None:
                     columns[chunk.path_in_schema.split(".")[0]] += chunk.total_compressed_size
     size = sum(part.bytes for part in dataset.parts)
     listed = {column: round(count / tokens, 3) for column, count in columns.most_common() if count / tokens >= 0.0005}
-    say(metric=f"size: {name}", value=round(size / tokens, 2), unit="bytes/token", bytes=size, columns=listed)
+    say(
+        metric=f"size: {name}",
+        value=round(size / tokens, 2),
+        unit="bytes/token",
+        bytes=size,
+        tokens=tokens,
+        columns=listed,
+    )
 
 
 def report_work(plan: Plan, options: ShapeOptions, shaped: CompleteDataset, parts: int = 8) -> None:
