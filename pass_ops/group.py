@@ -5,14 +5,19 @@ It returns one float array per rollout, in order, with one advantage per token; 
 read. Neighbouring tokens of one advantage become one chunk. It must depend on its arguments alone: groups are shaped
 in any order, from several threads at once.
 
-    def centred_return(group, config):
-        '''What is still to come of the process signal, less the group's mean outcome.'''
-        advantages = []
-        for mask, scores, ends, live in zip(group.mask, group.scores, group.ends, group.live):
-            rewards = np.zeros(len(mask))
-            rewards[ends - 1] = np.where(live, scores, 0.0)
-            advantages.append(rewards[::-1].cumsum()[::-1] - group.outcome.mean())
-        return advantages
+>>> def centred_return(group, config):  # what is still to come of the process signal, less the mean outcome
+...     advantages = []
+...     for mask, scores, ends in zip(group.mask, group.scores, group.ends):
+...         rewards = np.zeros(len(mask))
+...         rewards[ends - 1] = scores
+...         advantages.append(rewards[::-1].cumsum()[::-1] - group.outcome.mean())
+...     return advantages
+>>> steps = Group(
+...     group_id="q", mask=(np.array([True, True, True]),), scores=(np.array([2.0, 1.0]),), ends=(np.array([2, 3]),),
+...     live=(np.array([True, True]),), outcome=np.array([0.5]), format=np.array([0.0]),
+... )
+>>> centred_return(steps, None)
+[array([2.5, 2.5, 0.5])]
 """
 
 from __future__ import annotations

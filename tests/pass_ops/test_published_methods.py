@@ -80,3 +80,19 @@ def test_a_row_gives_the_numbers_of_its_own_code(row):
     if "before its batch whitening" in row["method"]:
         ours_N = (ours_N - ours_N.mean()) / ours_N.std(ddof=1)
     assert ours_N == pytest.approx(theirs_N, rel=1e-5)
+
+
+def test_prime_over_a_batch_differs_by_a_shift_and_a_scale_for_each_group():
+    """docs/decisions/031: what whitening over the group leaves out."""
+    groups, found = rollouts("prime")
+    (options,) = [row["options"] for row in ROWS if row["method"].startswith("PRIME")]
+    ours = token_advantages(shape(to_table(groups), eval(options, NAMES))).to_pylist()
+    fits = []
+    for first in range(0, len(ours), len(groups[0])):
+        ours_N, theirs_N = (
+            np.concatenate(rows[first : first + len(groups[0])]) for rows in (ours, found["prime over the batch"])
+        )
+        scale, shift = np.polyfit(ours_N, theirs_N, 1)
+        assert scale * ours_N + shift == pytest.approx(theirs_N, abs=1e-5)
+        fits.append((scale, shift))
+    assert abs(fits[0][0] - fits[1][0]) > 0.01  # and it is not the same one for both
