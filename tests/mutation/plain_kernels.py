@@ -1,0 +1,65 @@
+"""A pytest plugin for mutated code: kernels run as plain Python, and what kills a mutant soonest runs first.
+
+Compiled, each mutant of a kernel would cost seconds, and one that reads out of bounds would read what lies there;
+interpreted, it raises IndexError. numba takes Python floats for doubles and adds bytes up in int64; numpy computes in
+what it meets, float32 or uint8, so arguments are widened on the way in.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import numba
+import numpy as np
+from hypothesis import Phase, settings
+
+STATISTICS = Path("mutmut-stats.json")  # written by mutmut's first run, in the folder the tests run in
+
+settings.register_profile(
+    "mutants", derandomize=True, database=None, deadline=None, phases=[Phase.explicit, Phase.generate]
+)
+settings.load_profile("mutants")
+
+
+def _widened(value):
+    """`value` as numba would compute with it: in double precision, and whole numbers without a carry lost."""
+    if isinstance(value, float):
+        return np.float64(value)
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8:
+        return value.astype(np.int64)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_widened, value))
+    return value
+
+
+def _copy_back(wide, value):
+    if isinstance(value, np.ndarray) and wide is not value and value.flags.writeable:
+        value[...] = wide
+    elif isinstance(value, tuple):
+        for part, original in zip(wide, value, strict=True):
+            _copy_back(part, original)
+
+
+def _interpreted(function=None, **_options):
+    if function is None:
+        return _interpreted
+
+    @functools.wraps(function)
+    def kernel(*args):
+        wide = tuple(map(_widened, args))
+        with np.errstate(all="ignore"):
+            result = function(*wide)
+        _copy_back(wide, args)
+        return result
+
+    return kernel
+
+
+numba.njit = _interpreted
+
+
+def pytest_collection_modifyitems(items):
+    seconds = json.loads(STATISTICS.read_text())["duration_by_test"] if STATISTICS.exists() else {}
+    items.sort(key=lambda item: ("s3" in item.nodeid, seconds.get(item.nodeid, 0.0)))

@@ -1,0 +1,110 @@
+"""Mutation testing of pass_ops: change one thing at a time and see whether a test notices.
+
+    python tests/mutation/run.py [PATTERN ...]      patterns of mutants, such as 'pass_ops.columns.*'; all without
+
+Works in .cache/mutation, on copies of pass_ops and tests/pass_ops; results of functions that did not change are kept
+from one run to the next. Exits with 1 if fewer than 95 % are killed or a survivor is not explained in survivors.toml.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+from undecorate import undecorate
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+PLACE = ROOT / ".cache" / "mutation"
+TO_KILL = 0.95
+CAUGHT = ("killed", "timeout", "segfault", "suspicious")
+
+
+def prepare() -> None:
+    """Copy what is mutated and what tests it; a file that is the same as before keeps its time, and so its results."""
+    PLACE.mkdir(parents=True, exist_ok=True)
+    for folder in ("pass_ops", "tests/pass_ops"):
+        kept = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*.py")}
+        for path in kept:
+            source = (ROOT / path).read_text()
+            _write(PLACE / path, undecorate(source) if folder == "pass_ops" else source)
+        for place in (PLACE, PLACE / "mutants"):
+            for path in (place / folder).rglob("*.py"):
+                if path.relative_to(place) not in kept:
+                    path.unlink()
+    _write(PLACE / "tests/conftest.py", (ROOT / "tests/conftest.py").read_text())
+    shutil.copy2(ROOT / "pyproject.toml", PLACE / "pyproject.toml")
+
+
+def _write(path: Path, text: str) -> None:
+    if not path.exists() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def mutate(patterns: list[str]) -> None:
+    """Run mutmut there; its own exit code says only whether it ran."""
+    python_path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    command = [str(Path(sys.executable).parent / "mutmut"), "run", "--max-children", "2", *patterns]
+    subprocess.run(command, cwd=PLACE, env={**os.environ, "PYTHONPATH": python_path}, check=True)
+
+
+def results() -> dict[str, str]:
+    """What became of each mutant, by name."""
+    from mutmut.mutation.data import SourceFileMutationData
+    from mutmut.stats import status_by_exit_code
+    from mutmut.utils.file_utils import walk_mutatable_files
+
+    found = {}
+    for path in walk_mutatable_files():
+        data = SourceFileMutationData(path=path)
+        data.load()
+        found |= {name: status_by_exit_code[code] for name, code in data.exit_code_by_key.items()}
+    return found
+
+
+def change(mutant: str) -> str:
+    """The lines that a mutant takes away and puts there."""
+    from mutmut.mutation.diff_apply import get_diff_for_mutant
+
+    lines = get_diff_for_mutant(mutant).splitlines()
+    return "\n".join(" ".join(line.split()) for line in lines if line[:1] in "+-" and line[:3] not in {"+++", "---"})
+
+
+def function_of(mutant: str) -> str:
+    return mutant.split("__mutmut_")[0].replace("x_", "", 1).replace("xǁ", "").replace("ǁ", ".")
+
+
+def main(patterns: list[str]) -> int:
+    prepare()
+    mutate(patterns)
+    os.chdir(PLACE)
+    status = results()
+    modules = sorted({function_of(name).rsplit(".", 1)[0] for name in status})
+    print("\nmutants  caught  alive")
+    for module in modules:
+        counts = Counter(s in CAUGHT for name, s in status.items() if function_of(name).rsplit(".", 1)[0] == module)
+        print(f"{counts.total():7} {counts[True]:7} {counts[False]:6}  {module}")
+    return judge(status)
+
+
+def judge(status: dict[str, str]) -> int:
+    explained = {(s["function"], s["change"].strip()) for s in tomllib.loads((HERE / "survivors.toml").read_text()).get("survivor", [])}
+    alive = {name: (function_of(name), change(name)) for name, s in status.items() if s not in CAUGHT}
+    unexplained = {name: key for name, key in alive.items() if key not in explained}
+    for name, (function, lines) in unexplained.items():
+        print(f"\n{status[name]}, not explained: {name}\n  in {function}\n{lines}")
+    for function, lines in explained - set(alive.values()):
+        print(f"\nexplained, but no longer alive: {function}\n{lines}")
+    caught = 1 - len(alive) / len(status)
+    print(f"\n{len(status)} mutants, {caught:.1%} caught, {len(alive)} alive, {len(unexplained)} of them not explained")
+    return int(caught < TO_KILL or bool(unexplained))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
