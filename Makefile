@@ -8,7 +8,7 @@ PACKAGES := pass_ops trainer pipelines
 BEAM_VERSION := $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements/cpu.txt)
 SLOTS ?= 2
 
-.PHONY: install demo test test-deep test-cluster faults flink flink-up flink-down prism check bench bench-% wheel requirements clean
+.PHONY: install demo test test-deep mutants test-cluster faults flink flink-up flink-down prism check bench bench-% wheel requirements clean
 
 install: $(STAMP)
 
@@ -56,6 +56,10 @@ prism: .cache/prism/v$(BEAM_VERSION)
 .cache/prism/v$(BEAM_VERSION):
 	GOBIN=$(CURDIR)/.cache/prism go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM_VERSION)
 	@touch $@
+
+# One small change to pass_ops at a time: does a test notice? docs/proof.md has the result.
+mutants: install
+	nice $(BIN)/python tests/mutation/run.py
 
 check: install
 	$(BIN)/ruff check .

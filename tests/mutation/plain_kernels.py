@@ -13,12 +13,18 @@ from pathlib import Path
 
 import numba
 import numpy as np
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
+from mutmut.mutation.trampoline import get_mutant_under_test
 
 STATISTICS = Path("mutmut-stats.json")  # written by mutmut's first run, in the folder the tests run in
 
 settings.register_profile(
-    "mutants", derandomize=True, database=None, deadline=None, phases=[Phase.explicit, Phase.generate]
+    "mutants",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),  # mutmut runs the same test functions several times in a process
 )
 settings.load_profile("mutants")
 
@@ -61,5 +67,8 @@ numba.njit = _interpreted
 
 
 def pytest_collection_modifyitems(items):
+    """Soonest first; an S3 server is started only for mutants of the code that speaks to one."""
+    if get_mutant_under_test().partition("__mutmut_")[2] and ".shards.store." not in get_mutant_under_test():
+        items[:] = [item for item in items if "s3" not in item.nodeid]
     seconds = json.loads(STATISTICS.read_text())["duration_by_test"] if STATISTICS.exists() else {}
     items.sort(key=lambda item: ("s3" in item.nodeid, seconds.get(item.nodeid, 0.0)))

@@ -77,7 +77,7 @@ def change(mutant: str) -> str:
 
 
 def function_of(mutant: str) -> str:
-    return mutant.split("__mutmut_")[0].replace("x_", "", 1).replace("xǁ", "").replace("ǁ", ".")
+    return mutant.split("__mutmut_", maxsplit=1)[0].replace("x_", "", 1).replace("xǁ", "").replace("ǁ", ".")
 
 
 def main(patterns: list[str]) -> int:
@@ -94,7 +94,10 @@ def main(patterns: list[str]) -> int:
 
 
 def judge(status: dict[str, str]) -> int:
-    explained = {(s["function"], s["change"].strip()) for s in tomllib.loads((HERE / "survivors.toml").read_text()).get("survivor", [])}
+    explained = {
+        (s["function"], s["change"].strip())
+        for s in tomllib.loads((HERE / "survivors.toml").read_text()).get("survivor", [])
+    }
     alive = {name: (function_of(name), change(name)) for name, s in status.items() if s not in CAUGHT}
     unexplained = {name: key for name, key in alive.items() if key not in explained}
     for name, (function, lines) in unexplained.items():

@@ -1,20 +1,12 @@
-"""Random groups that reach the corners of the method, as dicts for the oracle and as tables for `shape`."""
+"""Groups as the oracle takes them (dicts) turned into what `shape` takes, and both results compared."""
 
 from __future__ import annotations
 
-import math
-import random
-from dataclasses import dataclass
-
-import numpy as np
 import pyarrow as pa
 from oracle import Options, Shaped, shape_group
 
 import pass_ops
 
-ESTIMATORS = ("pass", "reward_shaping", "grpo_process", "grpo_outcome", "rloo", "dr_grpo", "gdpo", "prime")
-OPERATORS = ("masked_norm", "abs_max", "mean_only", "leave_one_out", "none")
-MAGNITUDES = (1.0, 1.0, 1.0, 1e-3, 1e5, 1e30, 1e-20, 1e-44)  # the last are denormal in float32
 COLUMNS = {
     "mask": ("loss_mask", pa.list_(pa.bool_())),
     "scores": ("process_scores", pa.list_(pa.float32())),
@@ -23,80 +15,6 @@ COLUMNS = {
     "format": ("format_reward", pa.float32()),
     "ok": ("format_ok", pa.bool_()),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a random table is like."""
-
-    seed: int
-    signal: str
-    groups: int = 3
-    most_rollouts: int = 5
-    most_tokens: int = 12
-    nulls: float = 0.1
-    masked: float = 0.5
-    levels: int = 4
-    columns: frozenset[str] = frozenset({"outcome", "format", "ok"})
-
-
-def float32(x: float) -> float:
-    return float(np.float32(x))
-
-
-def make_groups(plan: Plan) -> list[list[dict]]:
-    rng = random.Random(plan.seed)
-    return [
-        [_rollout(rng, plan, magnitude) for _ in range(rng.randint(1, plan.most_rollouts))]
-        for magnitude in [rng.choice(MAGNITUDES) for _ in range(plan.groups)]
-    ]
-
-
-def _rollout(rng: random.Random, plan: Plan, magnitude: float) -> dict:
-    length = rng.choice((0, 1, rng.randint(0, plan.most_tokens), rng.randint(0, plan.most_tokens)))
-    mask = _mask(rng, length, plan.masked)
-    ends = list(range(1, length + 1))
-    if plan.signal == "prm":
-        stays = rng.random()
-        ends = [e for e in ends if e == length or rng.random() > stays]
-    scores = [_score(rng, plan.levels, magnitude) for _ in ends]
-    for j, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        if not any(mask[start:end]) and rng.random() < 0.5:
-            scores[j] = rng.choice((math.nan, math.inf, -math.inf))  # never read
-    r: dict = {"mask": mask, "scores": scores}
-    if plan.signal == "prm":
-        r["ends"] = ends
-    if "outcome" in plan.columns:
-        r["outcome"] = rng.choice((0.0, 1.0, float32(rng.uniform(-2, 2))))
-    if "format" in plan.columns:
-        r["format"] = rng.choice((0.0, 1.0, float32(rng.uniform(-1, 1))))
-    if "ok" in plan.columns:
-        r["ok"] = rng.random() < 0.7
-    for name in r.keys() - {"mask"}:
-        if rng.random() < plan.nulls:
-            r[name] = None
-    return r
-
-
-def _mask(rng: random.Random, length: int, masked: float) -> list[bool]:
-    kind = rng.choice(("prefix", "middle", "tail", "some", "all")) if rng.random() < masked else "none"
-    a, b = sorted((rng.randint(0, length), rng.randint(0, length)))
-    hidden = {
-        "none": lambda t: False,
-        "prefix": lambda t: t < a,
-        "middle": lambda t: a <= t < b,
-        "tail": lambda t: t >= b,
-        "some": lambda t: rng.random() < 0.5,
-        "all": lambda t: True,
-    }[kind]
-    return [not hidden(t) for t in range(length)]
-
-
-def _score(rng: random.Random, levels: int, magnitude: float) -> float:
-    """One of a few levels, so that neighbours are often equal, or any number."""
-    if rng.random() < 0.9:
-        return float32(magnitude * rng.randint(-levels, levels) / max(levels, 1))
-    return float32(magnitude * rng.gauss(0, 1))
 
 
 def to_table(groups: list[list[dict]]) -> pa.Table:
@@ -156,6 +74,9 @@ def _check_rollout(want: Shaped, got: dict, *, merge: bool) -> None:
     if merge:  # equal neighbours are one chunk, and which are equal can hang on the last bit: compare token by token
         for name, values in (("chunk_credits", want.credits), ("chunk_advantages", want.advantages)):
             _check_close(_spread(want.ends, values), _spread(got["chunk_ends"], got[name]), want.size)
+        exact = _spread(want.ends, want.credits)
+        for end in set(want.ends) ^ set(got["chunk_ends"]):
+            assert abs(exact[end] - exact[end - 1]) <= 1e-13 * want.size
     else:
         assert got["chunk_ends"] == want.ends
         _check_close(want.credits, got["chunk_credits"], want.size)
@@ -173,3 +94,16 @@ def _check_close(want: list[float], got: list[float], size: float) -> None:
     assert len(want) == len(got)
     for x, y in zip(want, got, strict=True):
         assert abs(x - y) <= 1e-7 * abs(x) + 1e-13 * size + 1e-45, (x, y)
+
+
+MADE = ["chunk_ends", "chunk_credits", "chunk_advantages", "path_score", "trainable"]
+
+
+def made(table: pa.Table, **options) -> pa.Table:
+    """The columns that `shape` adds."""
+    return pass_ops.shape(table, pass_ops.ShapingConfig(**options)).select(MADE)
+
+
+def credits_table(*rollouts: list[float]) -> pa.Table:
+    """One group whose rollouts have these process scores, one token a step."""
+    return to_table([[{"mask": [True] * len(c), "scores": c, "ends": list(range(1, len(c) + 1))} for c in rollouts]])

@@ -110,6 +110,8 @@ def operator(name: str, values: list[list[float]], o: Options, entered: float = 
         baseline = math.fsum(means) / n
         return (lambda x: n / (n - 1) * (x - baseline) if n > 1 else 0.0), (n / (n - 1) * entered if n > 1 else 0.0)
     if name == "abs_max":
+        if largest < 1e-9 * entered:
+            o.fragile.append("a pool that is zero but for rounding")
         return (lambda x: x / largest if largest > 0 else 0.0), entered / largest if largest > 0 else 0.0
     mean = math.fsum(pool) / len(pool)
     if name == "mean_only":
@@ -242,11 +244,12 @@ def shape_rewards(left: list[dict], o: Options) -> list[Shaped | None]:
 
     live = [(r, s) for r in left for s in live_scores(r, o)]
     pools = [[total(r, s) for s in live_scores(r, o)] for r in left]
-    pool = [x for row in pools for x in row]
     entered = max((abs(x) for r, s in live for x in (w_prc * s, w_out * outcome_of(r, o), total(r, 0.0))), default=0.0)
     n, gauge = operator(o.standardize[0], pools, o, entered)
-    if len(set(pool)) == 1 and len({(s, id(r)) for r, s in live}) > 1:
-        o.fragile.append("sums that are equal, perhaps by rounding")
+    terms = {(w_prc * s, w_out * outcome_of(r, o), w_fmt * format_of(r) if w_fmt else 0.0) for r, s in live}
+    equal = {len({a + b + c for a, b, c in terms}) == 1, len({a + (b + c) for a, b, c in terms}) == 1}
+    if o.standardize[0] == "masked_norm" and len(equal) > 1:
+        o.fragile.append("sums that are equal or not by the order of additions")
     trace = trace_of(left, o)
     shaped: list[Shaped | None] = []
     for r in left:
