@@ -1,0 +1,66 @@
+"""Findings of verify, and datasets that are committed or smuggled past the checks of commit."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from pass_ops.shards import (
+    DatasetSpec,
+    commit_part,
+    create_dataset,
+    finalize,
+    open_dataset,
+    verify,
+)
+from pass_ops.shards.fingerprint import sha256_bytes
+from pass_ops.shards.records import make_manifest, parse_marker, parts_bytes
+
+
+def _errors(url: str) -> list[tuple[str, str]]:
+    return [(finding.code, finding.message) for finding in verify(url) if finding.severity == "error"]
+
+
+def _codes(url: str) -> set[str]:
+    return {code for code, _ in _errors(url)}
+
+
+@pytest.fixture
+def run(near_root, make_dataset, rollouts, outcomes):
+    """A RUN folder with rollouts of two parts and a signal made from them; its URL."""
+    made = make_dataset(f"{near_root}/round-000/rollouts", rollouts("a"), rollouts("b", "c"))
+    _signal(f"{near_root}/round-000/signals/outcome", made, [outcomes(made.read_part(part)) for part in range(2)])
+    return near_root
+
+
+def _signal(url, made, tables):
+    spec = DatasetSpec(
+        stage="score", stage_version=1, options={}, parts=len(tables), inputs={"rollouts": made.ref(url)}
+    )
+    ds = create_dataset(url, spec)
+    for part, table in enumerate(tables):
+        commit_part(ds, part, table)
+    finalize(ds)
+    return open_dataset(url)
+
+
+def _smuggle(url: str, part: int, content: bytes, *, sha8: str | None = None) -> None:
+    """Replace a part of a finalized dataset by other bytes, with all records rewritten to vouch for them."""
+    complete = open_dataset(url)
+    store, spec, fp8 = complete.store, complete.spec, complete.spec.fingerprint[:8]
+    name = f"part-{part:06d}-{fp8}-{sha8 or sha256_bytes(content)[:8]}.parquet"
+    store.put(name, content)
+    marker = store.read(f"_done/{part:06d}-{fp8}.json").replace(complete.parts[part].data.encode(), name.encode())
+    marker = marker.replace(complete.parts[part].sha256.encode(), sha256_bytes(content).encode())
+    marker = marker.replace(b'"bytes": %d' % complete.parts[part].bytes, b'"bytes": %d' % len(content))
+    store.put(f"_done/{part:06d}-{fp8}.json", marker)
+    records = list(complete.parts)
+    records[part] = parse_marker(marker, "here")
+    parts = parts_bytes(records, spec.stage)
+    store.put(f"_parts-{fp8}.parquet", parts)
+    store.put(f"_manifest-{fp8}.json", make_manifest(spec, records, sha256_bytes(parts)).to_json())
+
+
+def _set(table: pa.Table, name: str, values: list) -> pa.Table:
+    field = table.schema.field(name)
+    return table.set_column(table.column_names.index(name), field, pa.array(values, field.type))
