@@ -1,143 +1,214 @@
-"""How fast training steps are, against a bare forward and backward pass on the same tokens: one JSON object a line.
+"""How fast the trainer's update is, beside TRL's GRPO update and a bare forward and backward pass: one JSON object a line.
 
-    python benchmarks/bench_train.py [--prompts 64] [--group 8] [--updates 8] [--repeats 3] [--threads N]
+    python benchmarks/bench_train.py [--model demo|smollm2|both] [--spread 0.5 0.9] [--micro 2 4 8 16] [--repeats 2]
 
-The model is a random Llama of the demo's size (128 wide, 4 layers, 0.8M parameters), the data are random rollouts of
-about 65 tokens after prompts of 22. Bare: the same padded micro-batches through the whole model, log-softmax of every
-position, backward, fused AdamW; no loss, no mask, no metrics, no reading. Both take turns; the shortest repeat counts.
+All three train the same model in float32 on the same rollouts, advantages and steps, each in a process of its own, in
+turns, on the same threads; the first step of each is not counted, the shortest repeat is. TRL (the newest its index
+has, in an environment of its own under .cache/bench-trl, made at the first run) runs at its best of the given
+micro-batch sizes. Bare is the model's forward over padded micro-batches of like length, log-softmax of every position,
+backward, fused AdamW: no loss, no mask, no metrics, no reading. Peak memory is the process's peak resident set.
+demo: the demo's policy (0.7M parameters). smollm2: SmolLM2-135M-Instruct (benchmarks/convert_smollm2.py makes it).
+The gradient norms of the first step are compared, so that both updates are known to be the same one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
+from train_workload import Workload, write_workload
 
-from pass_ops.shards import DatasetSpec, commit_part, create_dataset, finalize, shaped_schema
+from pass_ops.shards import open_dataset
 from trainer import TrainOptions, train
 from trainer.batching import plan_micro_batches
+from trainer.data import ShapedData, build_index, select
 from trainer.metrics import read_metrics
+from trainer.order import all_steps
 
-VOCABULARY = 32
-PROMPT = 22
-STEPS = 9  # chunks of a rollout
-
-
-def make_model(folder: Path) -> str:
-    """A random Llama in a folder."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=128, intermediate_size=352, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=256,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return str(folder)
-
-
-def make_data(url: str, *, prompts: int, group: int) -> np.ndarray:
-    """A shaped dataset of random rollouts in four parts; returns their completion lengths."""
-    rng = np.random.default_rng(0)
-    rows = prompts * group
-    lengths = np.clip(rng.normal(65, 12, rows), STEPS + 1, 136).astype(int)
-    ends = [[*(np.sort(rng.choice(n - 1, STEPS, replace=False)) + 1).tolist(), int(n)] for n in lengths]
-    groups = np.repeat(np.arange(prompts), group)
-    columns = {
-        "group_id": [f"g{g:05d}" for g in groups],
-        "sample_index": np.tile(np.arange(group), prompts),
-        "rollout_id": [f"g{g:05d}/{i % group}" for i, g in enumerate(groups)],
-        "prompt_token_ids": [rng.integers(1, VOCABULARY, PROMPT).tolist() for _ in range(rows)],
-        "token_ids": [rng.integers(1, VOCABULARY, n).tolist() for n in lengths],
-        "text": [""] * rows,
-        "behavior_logprobs": [rng.normal(-3.4, 0.1, n).tolist() for n in lengths],
-        "loss_mask": [[True] * n for n in lengths],
-        "finish_reason": ["stop"] * rows,
-        "seed": [0] * rows,
-        "answer": [None] * rows,
-        "chunk_ends": ends,
-        "chunk_credits": [rng.normal(0, 1, len(e)).tolist() for e in ends],
-        "chunk_advantages": [rng.normal(0, 1, len(e)).tolist() for e in ends],
-        "path_score": [0.0] * rows,
-        "trainable": [True] * rows,
-        "policy_digest": [""] * rows,
-        "round": [0] * rows,
-    }
-    schema = shaped_schema({})
-    table = pa.table({name: columns[name] for name in schema.names}, schema=schema)
-    sampling = {"temperature": 1.0, "logprobs_mode": "raw_logprobs"}
-    spec = DatasetSpec(stage="shape", stage_version=1, options={}, parts=4, carried={"sampling": sampling})
-    dataset = create_dataset(url, spec)
-    bounds = [prompts * i // 4 * group for i in range(5)]
-    for part in range(4):
-        commit_part(dataset, part, table.slice(bounds[part], bounds[part + 1] - bounds[part]))
-    finalize(dataset)
-    return lengths
-
-
-def bare_seconds(model: torch.nn.Module, lengths: np.ndarray, *, updates: int, budget: int) -> float:
-    """Seconds for as many steps over the same tokens."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
-    order = np.random.default_rng(0).permutation(len(lengths))
-    started = time.perf_counter()
-    for rows in np.array_split(order, updates):
-        whole = lengths[rows] + PROMPT
-        for chosen in plan_micro_batches(whole, budget=budget, pack=False):
-            ids = torch.randint(1, VOCABULARY, (len(chosen), int(whole[chosen].max())))
-            logits = model(input_ids=ids, use_cache=False).logits
-            torch.log_softmax(logits, -1).gather(-1, ids.unsqueeze(-1)).mean().backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return time.perf_counter() - started
-
-
-def measure(*, prompts: int, group: int, updates: int, repeats: int) -> Iterator[dict]:
-    """The lines of the benchmark."""
-    from transformers import AutoModelForCausalLM
-
-    options = TrainOptions(updates=updates, device="cpu", tensorboard=False)
-    ours, bare, waits = [], [], []
-    with tempfile.TemporaryDirectory() as temporary:
-        root = Path(temporary)
-        policy = make_model(root / "policy")
-        lengths = make_data(str(root / "shaped"), prompts=prompts, group=group)
-        model = AutoModelForCausalLM.from_pretrained(policy).train()
-        for repeat in range(repeats):
-            train([str(root / "shaped")], policy=policy, out=str(root / f"run-{repeat}"), options=options)
-            lines = read_metrics(root / f"run-{repeat}")
-            ours.append(sum(line["seconds"] for line in lines))
-            waits.append(sum(line["data_wait"] for line in lines) / ours[-1])
-            bare.append(bare_seconds(model, lengths, updates=updates, budget=options.micro_batch_tokens))
-    tokens = int(lengths.sum()) + PROMPT * len(lengths)
-    sizes = {"rollouts": len(lengths), "tokens": tokens, "updates": updates, "threads": torch.get_num_threads()}
-    yield {
-        "metric": "train_tokens_per_second", "value": round(tokens / min(ours)), "unit": "tokens/s",
-        "against": "bare forward and backward", "ratio": round(min(bare) / min(ours), 3), **sizes,
-    }  # fmt: skip
-    yield {
-        "metric": "train_data_wait", "value": round(min(waits), 5), "unit": "share of step time",
-        "against": "goal 0.01", "ratio": round(min(waits) / 0.01, 3), **sizes,
-    }  # fmt: skip
+ROOT = Path(__file__).parents[1]
+TRL_ENVIRONMENT = ROOT / ".cache" / "bench-trl"
+MODELS = {"demo": ROOT / "pipelines/demo/assets/policy", "smollm2": ROOT / ".cache/smollm2-135m-instruct"}
+WORKLOADS = {
+    "demo": Workload(vocabulary=28, groups=16, group=8, steps=9, longest=136, spread=0.5, prompt=22),
+    "smollm2": Workload(vocabulary=49152, groups=2, group=8, steps=3, longest=256, spread=0.5, prompt=48),
+}
+BUDGETS = {"demo": 8192, "smollm2": 2048}  # micro_batch_tokens
+NORM_TOLERANCE = 1e-3
 
 
 def main() -> None:
-    """Reads the sizes and prints the lines."""
+    """Reads the sizes and prints the lines; with --worker, runs one contestant and prints what it took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("prompts", 64), ("group", 8), ("updates", 8), ("repeats", 3)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--threads", type=int, help="torch's threads (default: its own choice)")
-    arguments = vars(parser.parse_args())
-    if threads := arguments.pop("threads"):
-        torch.set_num_threads(threads)
-    for line in measure(**arguments):
-        print(json.dumps(line), flush=True)
+    parser.add_argument("--model", choices=(*MODELS, "both"), default="both")
+    parser.add_argument("--spread", type=float, nargs="+", default=[0.5, 0.9], help="mean over max of the lengths")
+    parser.add_argument("--micro", type=int, nargs="+", default=[2, 4, 8, 16], help="TRL's rollouts a micro-batch")
+    parser.add_argument("--budget", type=int, help="our micro_batch_tokens (default by model)")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--worker", choices=("ours", "bare"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        torch.set_num_threads(given.threads)
+        print(json.dumps({"ours": run_ours, "bare": run_bare}[given.worker](given)))
+        return
+    for name in MODELS if given.model == "both" else [given.model]:
+        for spread in given.spread:
+            for line in measure(name, spread, given):
+                print(json.dumps(line), flush=True)
+
+
+def options_for(name: str, given: argparse.Namespace) -> TrainOptions:
+    """What both sides train with."""
+    steps = WORKLOADS[name].steps
+    budget = given.budget or BUDGETS[name]
+    return TrainOptions(updates=steps, warmup_steps=1, micro_batch_tokens=budget, device="cpu", tensorboard=False)
+
+
+def measure(name: str, spread: float, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The lines for one model and spread."""
+    workload = replace(WORKLOADS[name], spread=spread)
+    given.model = name
+    with tempfile.TemporaryDirectory() as temporary:
+        given.folder = Path(temporary)
+        write_workload(str(given.folder / "shaped"), workload)
+        write_order(given.folder, options_for(name, given))
+        results: dict[str, list[dict[str, Any]]] = {}
+        for _ in range(given.repeats):
+            for contestant in ("ours", "bare", *(f"trl-{micro}" for micro in given.micro)):
+                results.setdefault(contestant, []).append(run_contestant(contestant, workload, given))
+    seconds = {who: min(sum(r["seconds"][1:]) for r in runs) for who, runs in results.items()}
+    peaks = {who: min(r["peak_kib"] for r in runs) for who, runs in results.items()}
+    best = min((who for who in seconds if who.startswith("trl")), key=seconds.__getitem__)
+    compare_norms(results["ours"][0], results[best][0])
+    lengths = workload.lengths()[workload.groups * workload.group :]  # without the first step
+    tokens = int(lengths.sum()) + workload.prompt * len(lengths)
+    sizes = {"model": name, "spread": spread, "rollouts": len(lengths), "tokens": tokens, "threads": given.threads}
+    yield ratio_line("train_tokens_per_second", tokens, seconds, best, unit="tokens/s") | sizes
+    yield ratio_line("train_tokens_per_second", tokens, seconds, "bare", unit="tokens/s") | sizes
+    yield {
+        "metric": "train_peak_memory", "value": round(peaks["ours"] / 1024), "unit": "MiB", "against": best,
+        "ratio": round(peaks["ours"] / peaks[best], 3), "theirs": round(peaks[best] / 1024), **sizes,
+    }  # fmt: skip
+    waits = min(sum(r["waits"][1:]) / sum(r["seconds"][1:]) for r in results["ours"])
+    yield {
+        "metric": "train_data_wait", "value": round(waits, 5), "unit": "share of step time", "against": "goal 0.01",
+        "ratio": round(waits / 0.01, 3), **sizes,
+    }  # fmt: skip
+
+
+def ratio_line(metric: str, tokens: int, seconds: dict[str, float], against: str, *, unit: str) -> dict[str, Any]:
+    """Our speed over another's."""
+    return {
+        "metric": metric, "value": round(tokens / seconds["ours"]), "unit": unit, "against": against,
+        "ratio": round(seconds[against] / seconds["ours"], 3), "theirs": round(tokens / seconds[against]),
+    }  # fmt: skip
+
+
+def write_order(folder: Path, options: TrainOptions) -> None:
+    """order.json: the rollout ids of each of the trainer's steps."""
+    data = ShapedData((open_dataset(str(folder / "shaped")),))
+    index = build_index(data, threads=1)
+    parts = [data.read(part, ("rollout_id",))["rollout_id"].to_pylist() for part in range(len(data.places))]
+    ids = [rollout_id for part in parts for rollout_id in part]
+    steps = all_steps(select(index, options, context=2**31).units, options)
+    (folder / "order.json").write_text(json.dumps([[ids[r] for r in step.rows_R] for step in steps]))
+
+
+def run_contestant(contestant: str, workload: Workload, given: argparse.Namespace) -> dict[str, Any]:
+    """One contestant in a process of its own."""
+    if contestant.startswith("trl"):
+        command = [
+            str(trl_python()), str(Path(__file__).with_name("trl_update.py")), "--model", str(MODELS[given.model]),
+            "--shaped", str(given.folder / "shaped"), "--order", str(given.folder / "order.json"),
+            "--out", str(given.folder / "trl"), "--micro", contestant.removeprefix("trl-"),
+            "--group", str(workload.group),
+        ]  # fmt: skip
+    else:
+        budget = ["--budget", str(given.budget)] if given.budget else []
+        command = [sys.executable, __file__, "--worker", contestant, "--model", given.model, *budget]
+        command += ["--folder", str(given.folder)]
+    done = subprocess.run([*command, "--threads", str(given.threads)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{contestant} failed:\n{done.stderr[-3000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{contestant}: {[round(s, 2) for s in result['seconds']]} s", file=sys.stderr, flush=True)
+    return result
+
+
+def trl_python() -> Path:
+    """The interpreter of TRL's environment, which is made where it is missing."""
+    python = TRL_ENVIRONMENT / "bin" / "python"
+    if not python.exists():
+        uv = str(Path(sys.executable).with_name("uv"))
+        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(TRL_ENVIRONMENT)], check=True)
+        packages = ["trl", f"torch=={torch.__version__.split('+')[0]}", "transformers", "pyarrow"]
+        subprocess.run([uv, "pip", "install", "--quiet", "--python", str(python), *packages], check=True)
+    return python
+
+
+def compare_norms(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Stops where the first step's gradients are not the same."""
+    a, b = ours["norms"][0], theirs["norms"][0]
+    if abs(a - b) > NORM_TOLERANCE * b:
+        raise SystemExit(f"The updates differ: the first gradient norm is {a} here and {b} in TRL.")
+
+
+def run_ours(given: argparse.Namespace) -> dict[str, Any]:
+    """`train` on the workload."""
+    with tempfile.TemporaryDirectory(dir=given.folder) as out:
+        options = options_for(given.model, given)
+        train([str(given.folder / "shaped")], policy=str(MODELS[given.model]), out=out, options=options)
+        lines = read_metrics(Path(out))
+    return {
+        "seconds": [line["seconds"] for line in lines],
+        "waits": [line["data_wait"] for line in lines],
+        "norms": [line["grad_norm"] for line in lines],
+        "peak_kib": peak_kib(),
+    }
+
+
+def run_bare(given: argparse.Namespace) -> dict[str, Any]:
+    """The model alone over tokens of the same lengths."""
+    from transformers import AutoModelForCausalLM
+
+    workload, options = WORKLOADS[given.model], options_for(given.model, given)
+    data = ShapedData((open_dataset(str(given.folder / "shaped")),))
+    index = build_index(data, threads=1)
+    model = AutoModelForCausalLM.from_pretrained(MODELS[given.model], dtype=torch.float32).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+    seconds = []
+    for step in all_steps(select(index, options, context=2**31).units, options):
+        started = time.perf_counter()
+        bare_step(model, index.length_R[step.rows_R], workload.vocabulary, options.micro_batch_tokens)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        seconds.append(time.perf_counter() - started)
+    return {"seconds": seconds, "peak_kib": peak_kib()}
+
+
+def bare_step(model: torch.nn.Module, lengths: np.ndarray, vocabulary: int, budget: int) -> None:
+    """Forward and backward over rollouts of these lengths."""
+    for chosen in plan_micro_batches(lengths, budget=budget, pack=False):
+        ids = torch.randint(1, vocabulary, (len(chosen), int(lengths[chosen].max())))
+        logits = model(input_ids=ids, use_cache=False).logits
+        torch.log_softmax(logits, -1).gather(-1, ids.unsqueeze(-1)).mean().backward()
+
+
+def peak_kib() -> int:
+    """The largest resident set of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":
