@@ -1,4 +1,4 @@
-"""How fast the trainer's update is, beside TRL's GRPO update and a bare forward and backward pass: one JSON object a line.
+"""The trainer's update beside TRL's GRPO update and a bare forward and backward pass: one JSON object a line.
 
     python benchmarks/bench_train.py [--model demo|smollm2|both] [--spread 0.5 0.9] [--micro 2 4 8 16] [--repeats 2]
 

@@ -3,9 +3,9 @@
     python benchmarks/trl_update.py --model DIR --shaped DIR --order FILE --micro N --threads N
 
 The trainer is TRL's own; only its generation is replaced by the stored rollouts: one generation batch a step, padded as
-TRL pads (prompts left, completions right, to the longest of the step), per-token advantages, behaviour log-probabilities
-as `old_per_token_logps`. Loss "grpo" (mean over a rollout's tokens, then over rollouts), clip 0.2, beta 0, float32,
-gradient checkpointing off. The order file lists the rollout ids of each step.
+TRL pads (prompts left, completions right, to the longest of the step), per-token advantages, behaviour
+log-probabilities as `old_per_token_logps`. Loss "grpo" (mean over a rollout's tokens, then over rollouts), clip 0.2,
+beta 0, float32, gradient checkpointing off. The order file lists the rollout ids of each step.
 """
 
 from __future__ import annotations

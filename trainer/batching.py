@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.distributed import ALONE, World
 from trainer.errors import TrainDataError
 from trainer.losses.aggregation import loss_weights
 from trainer.stream import Rollout
@@ -97,8 +98,11 @@ def build_step(
     budget: int,
     pack: bool,
     vocabulary_size: int,
+    world: World = ALONE,
 ) -> StepBatch:
-    """Micro-batches of one step. `masked` rollouts count in the denominators and are not fed.
+    """Micro-batches of one step for this rank. `masked` rollouts count in the denominators and are not fed.
+
+    Every rank has equally many, the last one perhaps without a token that counts; all else is the whole step's.
 
     Raises TrainDataError for a token id outside the vocabulary or an empty prompt.
     """
@@ -109,12 +113,17 @@ def build_step(
         check_ids(rollout, vocabulary_size)
     lengths_R = np.array([len(rollout) for rollout, _ in fed], np.int64)
     kept_R = [kept_tokens(rollout) for rollout, _ in fed]
+    if world.size > 1 and fed:  # work for every rank
+        budget = min(budget, -(-int(lengths_R.sum()) // world.size))
+    plan = plan_micro_batches(lengths_R, budget=budget, pack=pack)
     batches = [
         build_micro_batch(
             [fed[r][0] for r in chosen], [fed[r][1] for r in chosen], [kept_R[r] for r in chosen], pack=pack
         )
-        for chosen in plan_micro_batches(lengths_R, budget=budget, pack=pack)
+        for chosen in plan[world.rank :: world.size]
     ]
+    if len(plan[:: world.size]) > len(batches):
+        batches.append(build_micro_batch([fed[0][0]], [0.0], [kept_R[0][:0]], pack=pack))
     fed_tokens = sum(int(rollout.mask_T.sum()) for rollout, _ in fed)
     return StepBatch(
         micro_batches=tuple(batches),

@@ -23,7 +23,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainer.distributed import World
 from trainer.errors import CorruptStateError, StateMismatchError, StateNotFoundError
+from trainer.lora import base_folder, is_adapter
 
 STATE_FORMAT = 1
 # Keys of config.json that do not change which weights fit: where or by what it was saved, or in which precision.
@@ -59,8 +61,13 @@ def sha256_file(path: Path) -> str:
 
 
 def weights_digest(folder: Path) -> str:
-    """sha256 over the names and contents of a model folder's weight files: which weights these are."""
+    """sha256 over the names and contents of a model folder's weight files: which weights these are.
+
+    Of an adapter's folder it is that of the adapter's and the base model's.
+    """
     digests = {file.name: sha256_file(file) for file in sorted(folder.glob("*.safetensors"))}
+    if is_adapter(folder):
+        digests["base"] = weights_digest(base_folder(folder))
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
@@ -71,33 +78,34 @@ def architecture(model: Any) -> dict[str, Any]:
 
 
 def save_checkpoint(
-    state: Path, *, step: int, updates: int, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int
-) -> Checkpoint:
-    """Writes and commits a checkpoint, then removes all but the newest `keep`."""
+    state: Path, *, step: int, updates: int, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int, world: World
+) -> None:
+    """Writes and commits a checkpoint, then removes all but the newest `keep`. Every rank writes its shard."""
     import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.state_dict import get_state_dict
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
     folder = state / f"step-{step:08d}"
+    world.on_main(lambda: _make_anew(folder))
+    weights, optimizer_state = get_state_dict(model, optimizer, options=StateDictOptions(ignore_frozen_params=True))
+    writer = dcp.FileSystemWriter(folder, single_file_per_rank=True, sync_files=True)
+    with _quiet():
+        dcp.save({"model": weights, "optimizer": optimizer_state}, storage_writer=writer, no_dist=world.size == 1)
+    found = {"step": step, "updates": updates, "architecture": architecture(model)}
+    world.on_main(lambda: _commit(folder, found, keep=keep))
+
+
+def _make_anew(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed before its marker
     folder.mkdir(parents=True)
-    weights, optimizer_state = get_state_dict(model, optimizer)
-    writer = dcp.FileSystemWriter(folder, single_file_per_rank=True, sync_files=True)
-    with _one_process():
-        dcp.save({"model": weights, "optimizer": optimizer_state}, storage_writer=writer, no_dist=True)
+
+
+def _commit(folder: Path, found: Mapping[str, Any], *, keep: int) -> None:
     _sync_folder(folder)
-    done = Checkpoint(
-        folder=folder,
-        step=step,
-        updates=updates,
-        architecture=architecture(model),
-        files={file.name: sha256_file(file) for file in sorted(folder.iterdir())},
-    )
-    marker = {"format": STATE_FORMAT, **{k: v for k, v in vars(done).items() if k != "folder"}}
-    write_json(_marker(folder), marker)
-    for old in complete_checkpoints(state)[:-keep]:
+    files = {file.name: sha256_file(file) for file in sorted(folder.iterdir())}
+    write_json(_marker(folder), {"format": STATE_FORMAT, **found, "files": files})
+    for old in complete_checkpoints(folder.parent)[:-keep]:
         _marker(old.folder).unlink()  # the marker first: a folder half removed must not look complete
         shutil.rmtree(old.folder)
-    return done
 
 
 def complete_checkpoints(state: Path) -> list[Checkpoint]:
@@ -121,15 +129,42 @@ def newest_checkpoint(state: Path) -> Checkpoint:
     return found[-1]
 
 
-def load_checkpoint(checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Puts a checkpoint's weights and optimizer state in place. The optimizer keeps its own options.
+def load_checkpoint(
+    checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.Optimizer, world: World
+) -> None:
+    """Puts a checkpoint's weights and optimizer state in place, whatever the world that wrote it was.
+
+    The optimizer keeps its own options.
 
     Raises StateMismatchError (another architecture, naming the key), CorruptStateError (bytes changed since).
     """
     import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
     _check_architecture(checkpoint, architecture(model))
+    world.on_main(lambda: _check_files(checkpoint))
+    options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    weights, optimizer_state = get_state_dict(model, optimizer, options=StateDictOptions(ignore_frozen_params=True))
+    content = {"model": weights, "optimizer": optimizer_state}
+    with _quiet():
+        dcp.load(content, storage_reader=dcp.FileSystemReader(checkpoint.folder), no_dist=world.size == 1)
+    trained = StateDictOptions(ignore_frozen_params=True, strict=False)  # an adapter's base is not in the state
+    set_state_dict(
+        model, optimizer, model_state_dict=content["model"], optim_state_dict=content["optimizer"], options=trained
+    )
+    for group, kept in zip(optimizer.param_groups, options, strict=True):
+        group.update(kept)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warning that no process group exists: where there is one process, that is on purpose."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _check_files(checkpoint: Checkpoint) -> None:
     for name, digest in checkpoint.files.items():
         path = checkpoint.folder / name
         if not path.is_file() or sha256_file(path) != digest:
@@ -137,22 +172,6 @@ def load_checkpoint(checkpoint: Checkpoint, *, model: nn.Module, optimizer: torc
                 f"{path} is missing or not what its marker says. Remove {_marker(checkpoint.folder)} to go back to the "
                 "checkpoint before it."
             )
-    options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    weights, optimizer_state = get_state_dict(model, optimizer)
-    content = {"model": weights, "optimizer": optimizer_state}
-    with _one_process():
-        dcp.load(content, storage_reader=dcp.FileSystemReader(checkpoint.folder), no_dist=True)
-    set_state_dict(model, optimizer, model_state_dict=content["model"], optim_state_dict=content["optimizer"])
-    for group, kept in zip(optimizer.param_groups, options, strict=True):
-        group.update(kept)
-
-
-@contextmanager
-def _one_process() -> Iterator[None]:
-    """Without the warning that no process group exists: there is one process on purpose."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
 
 
 def _check_architecture(checkpoint: Checkpoint, ours: Mapping[str, Any]) -> None:

@@ -23,9 +23,11 @@ def flops_per_token(model: Any) -> float:
     return 6.0 * float(parameters - (0 if head is embedding else embedding.numel()))
 
 
-def token_share(model: Any, device: torch.device, dtype: torch.dtype, peak_tflops: float | None) -> float | None:
-    """What one token a second uses of the device's peak; None where the peak is not known."""
+def token_share(
+    model: Any, device: torch.device, dtype: torch.dtype, peak_tflops: float | None, *, devices: int = 1
+) -> float | None:
+    """What one token a second uses of the devices' peak; None where the peak is not known."""
     if peak_tflops is None and device.type == "cuda" and dtype == torch.bfloat16:
         name = torch.cuda.get_device_name(device)
         peak_tflops = next((peak for known, peak in PEAK_TFLOPS.items() if known in name), None)
-    return None if peak_tflops is None else flops_per_token(model) / (peak_tflops * 1e12)
+    return None if peak_tflops is None else flops_per_token(model) / (devices * peak_tflops * 1e12)

@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.batching import MicroBatch, StepBatch
+from trainer.distributed import World
 
 RATIO_QUANTILES = {"min": 0.0, "p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}
 ADVANTAGE_QUANTILES = {"min": 0.0, "p05": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}
@@ -67,6 +68,22 @@ class StepMetrics:
                 self._sums[name] = self._sums.get(name, torch.zeros((), device=value.device)) + value.detach()
         self._fed += batch.input_ids_BS.numel()
         self._real += batch.real_tokens
+
+    def gathered(self, world: World) -> StepMetrics:
+        """Those of all ranks together."""
+        if world.size == 1:
+            return self
+        everything = StepMetrics()
+        values = {name: [value.cpu() for value in parts] for name, parts in self._values.items()}
+        sums = {name: value.cpu() for name, value in self._sums.items()}
+        for other_sums, other_values, fed, real in world.gather((sums, values, self._fed, self._real)):
+            for name, value in other_sums.items():
+                everything._sums[name] = everything._sums.get(name, torch.zeros(())) + value
+            for name, parts in other_values.items():
+                everything._values.setdefault(name, []).extend(parts)
+            everything._fed += fed
+            everything._real += real
+        return everything
 
     def finish(
         self, batch: StepBatch, *, seconds: float, data_wait: float, token_share: float | None = None

@@ -57,11 +57,11 @@ def recompute_old(
 
     Raises MismatchError above options.max_mismatch, NonFiniteTrainingError where the policy gives none.
     """
-    path = folder / AUDIT
-    if not path.exists():
+    path, world = folder / AUDIT, policy.world
+    if not world.on_main(path.exists):
         folder.mkdir(parents=True, exist_ok=True)
-        found = _measure(data, index, wanted_R, folder=folder, policy=policy, temperature=temperature, options=options)
-        write_json(path, asdict(found))
+        found = _measure(data, index, wanted_R, folder=folder, policy=policy, temperature=temperature)
+        world.on_main(lambda: write_json(path, asdict(found)))
     audit = Audit(**json.loads(path.read_text(encoding="utf-8")))
     limit = options.max_mismatch or np.inf
     shown = ", ".join(f"{rollout} ({value:.3f})" for rollout, value in audit.worst)
@@ -87,14 +87,14 @@ def _measure(
     folder: Path,
     policy: Policy,
     temperature: float,
-    options: TrainOptions,
 ) -> Audit:
     total, tokens, worst = 0.0, 0, list[tuple[str, float]]()
     for part in np.unique(index.part_R[wanted_R]).tolist():
         decoded = decode_part(data, part, reference=False)
         rows = index.row_R[wanted_R & (index.part_R == part)].tolist()
-        old_C = _part_logprobs(decoded, rows, policy=policy, temperature=temperature, options=options)
-        _write(old_file(folder, part), old_C)
+        old_C = _part_logprobs(decoded, rows, policy=policy, temperature=temperature)
+        if policy.world.is_main:
+            _write(old_file(folder, part), old_C)
         for row in rows:
             rollout = decoded.rollout(row)
             old_T = old_C[decoded.token_offsets_R[row] : decoded.token_offsets_R[row + 1]]
@@ -108,36 +108,42 @@ def _measure(
 
 
 @torch.no_grad()
-def _part_logprobs(
-    decoded: PartData, rows: list[int], *, policy: Policy, temperature: float, options: TrainOptions
-) -> NDArray[np.float32]:
+def _part_logprobs(decoded: PartData, rows: list[int], *, policy: Policy, temperature: float) -> NDArray[np.float32]:
     old_C = np.full(len(decoded.tokens_C), np.nan, np.float32)
     rollouts = [decoded.rollout(row) for row in rows]
     for rollout in rollouts:
         check_ids(rollout, policy.vocabulary_size)
     lengths_R = np.array([len(rollout) for rollout in rollouts], np.int64)
-    for chosen in plan_micro_batches(lengths_R, budget=options.micro_batch_tokens, pack=policy.pack):
+    plan = plan_micro_batches(lengths_R, budget=policy.micro_batch_tokens, pack=policy.pack)
+    found = []
+    stopped: NonFiniteTrainingError | None = None
+    for chosen in policy.world.share(plan, filler=plan[0]):
         members = [rollouts[r] for r in chosen]
         kept = [kept_tokens(rollout) for rollout in members]
-        if not sum(map(len, kept)):
-            continue
         batch = build_micro_batch(members, [0.0] * len(members), kept, pack=policy.pack).to(policy.device)
         found_N = policy.token_outputs(batch, temperature=temperature).logprobs_N.float().cpu().numpy()
         places_N = np.concatenate([decoded.token_offsets_R[rows[r]] + k for r, k in zip(chosen, kept, strict=True)])
-        _check_finite(found_N, batch.rows_N.cpu().numpy(), members)
-        old_C[places_N] = found_N
+        stopped = stopped or _not_finite(found_N, batch.rows_N.cpu().numpy(), members)
+        found.append((places_N, found_N))
+    policy.world.agree(stopped)
+    for of_one_rank in policy.world.gather(found):
+        for places_N, found_N in of_one_rank:
+            old_C[places_N] = found_N
     return old_C
 
 
-def _check_finite(found_N: NDArray[np.float32], rows_N: NDArray[np.int64], members: list[Rollout]) -> None:
+def _not_finite(
+    found_N: NDArray[np.float32], rows_N: NDArray[np.int64], members: list[Rollout]
+) -> NonFiniteTrainingError | None:
     bad = np.unique(rows_N[~np.isfinite(found_N)]).tolist()
-    if bad:
-        ids = tuple(members[row].rollout_id for row in bad)
-        raise NonFiniteTrainingError(
-            f"Training stopped before its first update: the policy's log-probabilities of rollouts "
-            f"{', '.join(ids[:WORST])} are NaN or infinite. Its weights or inputs are broken.",
-            rollout_ids=ids,
-        )
+    if not bad:
+        return None
+    ids = tuple(members[row].rollout_id for row in bad)
+    return NonFiniteTrainingError(
+        f"Training stopped before its first update: the policy's log-probabilities of rollouts "
+        f"{', '.join(ids[:WORST])} are NaN or infinite. Its weights or inputs are broken.",
+        rollout_ids=ids,
+    )
 
 
 def _write(path: Path, values_C: NDArray[np.float32]) -> None:

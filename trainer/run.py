@@ -38,6 +38,7 @@ from trainer.checkpoint import (
 )
 from trainer.checks import check_data_and_policy, check_same_run, local_folder, sampling_temperature
 from trainer.data import RowIndex, Selection, ShapedData, build_index, select
+from trainer.distributed import World, joined_world
 from trainer.errors import (
     CorruptStateError,
     ExportFolderError,
@@ -96,12 +97,11 @@ def train(
     temperature = sampling_temperature(sources, options)
     folder = local_folder(out, name="out")
     exported = local_folder(export, name="export") if export else folder / "policy"
-    before = _carried(state, policy)
-    _claim(folder, exported, _identity(sources, policy=policy, before=before, options=options))
-    if (folder / "_done.json").exists() and exported.exists():
-        return _result(folder, exported)
-    with _determinism():
-        run = _prepare(ShapedData(sources), policy=policy, options=options, temperature=temperature)
+    with joined_world(options.device) as world, _determinism():
+        before = world.on_main(lambda: _begin(folder, exported, sources, policy=policy, state=state, options=options))
+        if world.on_main(lambda: (folder / "_done.json").exists() and exported.exists()):
+            return _result(folder, exported)
+        run = _prepare(ShapedData(sources), policy=policy, options=options, temperature=temperature, world=world)
         _resume(run, folder / "state", before)
         if options.old_policy == "recompute" and run.step < len(run.steps):
             _recompute_old(run, folder / "old")
@@ -121,20 +121,31 @@ class _Run:
     optimizer: torch.optim.Optimizer
     options: TrainOptions
     temperature: float
+    world: World
     step: int = 0
     updates: int = 0
     old: Path | None = None  # where the old policy's log-probabilities lie, if they are recomputed
 
 
-def _identity(
-    sources: Sequence[CompleteDataset], *, policy: str, before: Checkpoint | None, options: TrainOptions
-) -> dict[str, Any]:
-    return {
+def _begin(
+    folder: Path,
+    exported: Path,
+    sources: Sequence[CompleteDataset],
+    *,
+    policy: str,
+    state: str | None,
+    options: TrainOptions,
+) -> Checkpoint | None:
+    """Claims the run's folder; returns the checkpoint carried from the round before."""
+    before = _carried(state, policy)
+    identity = {
         "datasets": [source.content_digest for source in sources],
         "policy_weights": weights_digest(Path(policy)),
         "state": dict(before.files) if before else None,
         "options": options.semantic(),
     }
+    _claim(folder, exported, identity)
+    return before
 
 
 def _claim(folder: Path, exported: Path, identity: Mapping[str, Any]) -> None:
@@ -164,8 +175,8 @@ def _carried(state: str | None, policy: str) -> Checkpoint | None:
     return newest_checkpoint(folder / "state")
 
 
-def _prepare(data: ShapedData, *, policy: str, options: TrainOptions, temperature: float) -> _Run:
-    model = load_policy(policy, options)
+def _prepare(data: ShapedData, *, policy: str, options: TrainOptions, temperature: float, world: World) -> _Run:
+    model = load_policy(policy, options, world)
     index = build_index(data, threads=options.decode_threads)
     selection = select(index, options, context=model.context)
     log.info("rollouts: %s", ", ".join(f"{name} {count}" for name, count in selection.counts.items()))
@@ -178,15 +189,16 @@ def _prepare(data: ShapedData, *, policy: str, options: TrainOptions, temperatur
         optimizer=make_optimizer(model.model, options),
         options=options,
         temperature=temperature,
+        world=world,
     )
 
 
 def _resume(run: _Run, state: Path, before: Checkpoint | None) -> None:
     """The run's own last checkpoint, else the one carried from the round before, else a fresh start."""
-    own = complete_checkpoints(state)
+    own = run.world.on_main(lambda: complete_checkpoints(state))
     start = own[-1] if own else before
     if start is not None:
-        load_checkpoint(start, model=run.policy.model, optimizer=run.optimizer)
+        load_checkpoint(start, model=run.policy.model, optimizer=run.optimizer, world=run.world)
         run.updates = start.updates
         run.step = start.step if own else 0
 
@@ -209,9 +221,11 @@ def _recompute_old(run: _Run, folder: Path) -> None:
 
 
 def _run_steps(run: _Run, folder: Path, *, progress: Progress | None) -> None:
-    writer = MetricsLog(folder, step=run.step, updates=run.updates, options=run.options)
-    policy, options = run.policy, run.options
-    share = token_share(policy.model, policy.device, policy.compute_dtype, options.peak_tflops)
+    options, policy, dtype = run.options, run.policy, run.policy.scorer.compute_dtype
+    share = token_share(policy.model, policy.device, dtype, options.peak_tflops, devices=run.world.size)
+    writer = None
+    if run.world.is_main:
+        writer = MetricsLog(folder, step=run.step, updates=run.updates, options=options)
     batches = ahead_of_use(_batches(run, run.steps[run.step :]), depth=run.options.prefetch_steps)
     try:
         for step in run.steps[run.step :]:
@@ -220,21 +234,25 @@ def _run_steps(run: _Run, folder: Path, *, progress: Progress | None) -> None:
             waited = time.perf_counter() - started
             measured = StepMetrics()
             optimizer_values = _update(run, batch, measured)
+            together = measured.gathered(run.world)
             seconds = time.perf_counter() - started
-            values = measured.finish(batch, seconds=seconds, data_wait=waited, token_share=share)
+            values = together.finish(batch, seconds=seconds, data_wait=waited, token_share=share)
             line = {"step": run.step, "update": run.updates, "epoch": step.epoch} | optimizer_values | values
-            writer.write(line)
-            if progress is not None:
-                progress(run.step, len(run.steps), describe_step(line, len(run.steps)))
+            if writer is not None:
+                writer.write(line)
+                if progress is not None:
+                    progress(run.step, len(run.steps), describe_step(line, len(run.steps)))
             if _is_due(run):
                 _save(run, folder)
     except TrainingStoppedError:
+        run.optimizer.zero_grad(set_to_none=True)
         if run.step and not _is_due(run):
             _save(run, folder)  # the weights are still those of the last good step
         raise
     finally:
         batches.close()
-        writer.close()
+        if writer is not None:
+            writer.close()
 
 
 def _batches(run: _Run, steps: Sequence[Step]) -> Iterator[StepBatch]:
@@ -254,17 +272,23 @@ def _batches(run: _Run, steps: Sequence[Step]) -> Iterator[StepBatch]:
             masked=run.selection.masked_R[step.rows_R].tolist(),
             aggregation=options.aggregation,
             constant=options.aggregation_constant,
-            budget=options.micro_batch_tokens,
+            budget=run.policy.micro_batch_tokens,
             pack=run.policy.pack,
             vocabulary_size=run.policy.vocabulary_size,
+            world=run.world,
         )
 
 
 def _update(run: _Run, batch: StepBatch, measured: StepMetrics) -> dict[str, float]:
     """One optimizer step; its counters move only after it succeeded."""
+    stopped: TrainingStoppedError | None = None
     for micro in batch.micro_batches:
         moved = micro.to(run.policy.device)
-        measured.add(moved, backward(run.policy, moved, options=run.options, temperature=run.temperature))
+        try:
+            measured.add(moved, backward(run.policy, moved, options=run.options, temperature=run.temperature))
+        except TrainingStoppedError as error:
+            stopped = stopped or error
+    run.world.agree(stopped)
     rate = learning_rate(run.updates, run.options)
     norm = apply_gradients(
         run.policy, run.optimizer, batch, rate=rate, options=run.options, temperature=run.temperature
@@ -286,15 +310,25 @@ def _save(run: _Run, folder: Path) -> None:
         model=run.policy.model,
         optimizer=run.optimizer,
         keep=run.options.keep_checkpoints,
+        world=run.world,
     )
 
 
 def _finish(run: _Run, folder: Path, exported: Path) -> TrainResult:
     temporary = exported.with_name(f".{exported.name}.writing")
+    run.world.on_main(lambda: _clear(temporary, exported))
+    export_policy(run.policy, temporary, dtype=run.options.export_dtype)
+    run.world.on_main(lambda: _complete(run, folder, temporary, exported))
+    return _result(folder, exported)
+
+
+def _clear(temporary: Path, exported: Path) -> None:
     for leftover in (temporary, exported):  # of an attempt that was killed before _done.json
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
-    export_policy(run.policy, temporary, dtype=run.options.export_dtype)
+
+
+def _complete(run: _Run, folder: Path, temporary: Path, exported: Path) -> None:
     temporary.rename(exported)
     counts = {f"rows_{name}": float(count) for name, count in run.selection.counts.items()}
     done = {
@@ -305,7 +339,6 @@ def _finish(run: _Run, folder: Path, exported: Path) -> TrainResult:
     }
     write_json(folder / "_done.json", done)
     shutil.rmtree(folder / "old", ignore_errors=True)
-    return _result(folder, exported)
 
 
 def _result(folder: Path, exported: Path) -> TrainResult:

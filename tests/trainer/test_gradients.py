@@ -177,9 +177,10 @@ def test_the_order_of_rollouts_changes_nothing(policy):
     ) < 1e-6  # fmt: skip
 
 
-def test_logits_in_chunks_change_nothing(policy):
+def test_logits_in_chunks_change_nothing(policy, policy_folder):
     step = step_of(ROWS)
-    chunked = replace(policy, logits_elements=7 * policy.vocabulary_size)
+    chunked = load_policy(policy_folder, replace(OPTIONS, logits_elements=7 * policy.vocabulary_size))
+    assert chunked.scorer.chunk_rows == 7
     assert largest_difference(gradient_of(chunked, step, OPTIONS), gradient_of(policy, step, OPTIONS)) < 1e-6
 
 

@@ -17,6 +17,7 @@ import torch
 from tests.trainer.rows import changed, random_rows, split_groups, step_of
 from trainer import TrainOptions, train
 from trainer.checkpoint import complete_checkpoints, load_checkpoint, weights_digest
+from trainer.distributed import World
 from trainer.errors import (
     CorruptStateError,
     ExplodedTrainingError,
@@ -61,7 +62,7 @@ def optimizer_state(folder: Path, policy: str) -> dict:
     """The optimizer state of the newest checkpoint of a run, by parameter number and name."""
     model = load_policy(policy, OPTIONS).model
     optimizer = make_optimizer(model, OPTIONS)
-    load_checkpoint(complete_checkpoints(folder / "state")[-1], model=model, optimizer=optimizer)
+    load_checkpoint(complete_checkpoints(folder / "state")[-1], model=model, optimizer=optimizer, world=World())
     states = optimizer.state_dict()["state"]
     return {(number, name): value for number, state in states.items() for name, value in state.items()}
 
@@ -264,7 +265,7 @@ def test_state_of_another_architecture_is_refused_by_key(run, policy_folder, tmp
     model = AutoModelForCausalLM.from_config(config)
     checkpoint = complete_checkpoints(tmp_path / "first" / "state")[-1]
     with pytest.raises(StateMismatchError, match="intermediate_size is 96 there and 128"):
-        load_checkpoint(checkpoint, model=model, optimizer=make_optimizer(model, OPTIONS))
+        load_checkpoint(checkpoint, model=model, optimizer=make_optimizer(model, OPTIONS), world=World())
 
 
 def test_a_folder_that_holds_something_is_not_exported_into(run, policy_folder):

@@ -1,0 +1,121 @@
+"""One process or several under torchrun: who runs, what all agree on, and how the model is sharded over them.
+
+Nothing is configured: torchrun's environment (RANK, LOCAL_RANK, WORLD_SIZE) says it. One process communicates nothing.
+Every rank reads the data and forms the same steps; of a step it feeds its share of the micro-batches, equally many on
+each rank, because sharded layers are gathered by all ranks together. Rank 0 alone writes, except for
+the shards of the state.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """One process among its equals."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the rank that writes."""
+        return self.rank == 0
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, by rank, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def agree(self, error: Exception | None) -> None:
+        """Raises the first rank's error on every rank: one that stopped alone would leave the others waiting for it."""
+        for found in self.gather(error):
+            if found is not None:
+                raise found
+
+    def on_main(self, function: Callable[[], T]) -> T:
+        """What `function` returns on rank 0, or raises there, on every rank; the other ranks wait."""
+        if self.size == 1:
+            return function()
+        result: tuple[T | None, Exception | None] = (None, None)
+        if self.is_main:
+            try:
+                result = (function(), None)
+            except Exception as error:  # noqa: BLE001 - raised again, on every rank
+                result = (None, error)
+        shared: list[Any] = [result]
+        dist.broadcast_object_list(shared, src=0)
+        value, stopped = shared[0]
+        if stopped is not None:
+            raise stopped
+        return value  # type: ignore[no-any-return]
+
+    def share(self, items: Sequence[T], filler: T) -> list[T]:
+        """Every size-th item from the rank-th on; `filler` where others have one more."""
+        rounds = -(-len(items) // self.size)
+        padded = [*items, *[filler] * (rounds * self.size - len(items))]
+        return padded[self.rank :: self.size]
+
+
+ALONE = World()
+
+
+@contextmanager
+def joined_world(device: str) -> Iterator[World]:
+    """The world of this process. Joins torchrun's process group, unless its caller has, and leaves it at the end."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield ALONE
+        return
+    if device != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    joins = not dist.is_initialized()
+    if joins:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield World(dist.get_rank(), size)
+    finally:
+        if joins:
+            dist.destroy_process_group()
+
+
+def shard(root: nn.Module, model: Any, *, device: torch.device, compute_dtype: torch.dtype) -> None:
+    """FSDP2 over all ranks: each block of `model` alone, what is left with `root`, whose forward is the entry.
+
+    Each rank holds its share of float32 weights, gradients and optimizer state on `device`. A block is gathered for its
+    forward and its backward pass, in compute_dtype; gradients are summed over ranks in float32, not averaged, since the
+    loss's denominators are the whole step's.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    lower = None if compute_dtype == torch.float32 else compute_dtype
+    precision = MixedPrecisionPolicy(param_dtype=lower, reduce_dtype=torch.float32)
+    blocks = set(model._no_split_modules or ())
+    for module in [m for m in model.modules() if type(m).__name__ in blocks]:
+        fully_shard(module, mesh=mesh, mp_policy=precision)
+    fully_shard(root, mesh=mesh, mp_policy=precision)
+    for module in root.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor itself, or of a sharded one all its shards put together; every rank has to call it."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -1,0 +1,85 @@
+"""From token ids to log-probabilities, without a [tokens, vocabulary] tensor of the whole micro-batch.
+
+Dimensions: _B, _S rows and width of a forward pass, _N tokens with a loss, _D hidden size, _V vocabulary.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class TokenLogprobs(nn.Module):
+    """Log-probabilities of chosen tokens under a causal language model: all that training asks of it.
+
+    chunk_rows: tokens whose logits exist at a time; where there are more, they are formed again in the backward pass.
+    """
+
+    def __init__(
+        self, model: Any, *, chunk_rows: int, compute_dtype: torch.dtype, entropy_gradient: bool = False
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.chunk_rows = chunk_rows
+        self.compute_dtype = compute_dtype
+        self.entropy_gradient = entropy_gradient  # only an entropy bonus needs it, and it costs a [N, V] tensor
+
+    def forward(
+        self,
+        input_ids_BS: Tensor,
+        position_ids_BS: Tensor | None,
+        select_N: Tensor,
+        targets_N: Tensor,
+        temperature: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """At the temperature, at 1, and the entropy at the temperature: float32, natural log, full vocabulary.
+
+        logprobs = log softmax(logits / temperature)[target]; select_N are positions in [B * S].
+        """
+        lower = self.compute_dtype != torch.float32
+        with torch.autocast(input_ids_BS.device.type, self.compute_dtype) if lower else nullcontext():
+            hidden = self.model.base_model(
+                input_ids=input_ids_BS, position_ids=position_ids_BS, use_cache=False
+            ).last_hidden_state
+            hidden_ND = hidden.reshape(-1, hidden.shape[-1]).index_select(0, select_N)
+            parts = list(zip(hidden_ND.split(self.chunk_rows), targets_N.split(self.chunk_rows), strict=True))
+            if len(parts) == 1:
+                return self._chunk(*parts[0], temperature)
+            outputs = [
+                checkpoint(self._chunk, h, t, temperature, use_reentrant=False, preserve_rng_state=False)
+                for h, t in parts
+            ]
+        at_temperature_N, at_one_N, entropy_N = (torch.cat(values) for values in zip(*outputs, strict=True))
+        return at_temperature_N, at_one_N, entropy_N
+
+    def _chunk(self, hidden_ND: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        logits_NV = head_logits(self.model, hidden_ND).float()
+        at_one_N = _gather_logprobs(logits_NV, targets_N)
+        scaled_NV = logits_NV if temperature == 1.0 else logits_NV / temperature
+        at_temperature_N = at_one_N if temperature == 1.0 else _gather_logprobs(scaled_NV, targets_N)
+        with nullcontext() if self.entropy_gradient else torch.no_grad():
+            total_N = torch.logsumexp(scaled_NV, dim=-1)
+            entropy_N = total_N - (torch.exp(scaled_NV - total_N.unsqueeze(-1)) * scaled_NV).sum(-1)
+        return at_temperature_N, at_one_N, entropy_N
+
+
+def head_logits(model: Any, hidden: Tensor) -> Tensor:
+    """The model's logits from its last hidden state, with the transforms some architectures apply after the head."""
+    logits: Tensor = model.get_output_embeddings()(hidden)
+    config = model.config
+    if getattr(config, "logit_scale", None):  # Cohere
+        logits = logits * config.logit_scale
+    if getattr(config, "logits_scaling", None):  # Granite
+        logits = logits / config.logits_scaling
+    if getattr(config, "final_logit_softcapping", None):  # Gemma
+        logits = torch.tanh(logits / config.final_logit_softcapping) * config.final_logit_softcapping
+    return logits
+
+
+def _gather_logprobs(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    chosen_N = logits_NV.gather(-1, targets_N.unsqueeze(-1)).squeeze(-1)
+    return chosen_N - torch.logsumexp(logits_NV, dim=-1)
