@@ -35,6 +35,7 @@ from trainer.batching import plan_micro_batches
 from trainer.data import ShapedData, build_index, select
 from trainer.metrics import read_metrics
 from trainer.order import all_steps
+from trainer.policy import MICRO_BATCH_TOKENS
 
 ROOT = Path(__file__).parents[1]
 TRL_ENVIRONMENT = ROOT / ".cache" / "bench-trl"
@@ -43,7 +44,6 @@ WORKLOADS = {
     "demo": Workload(vocabulary=28, groups=16, group=8, steps=9, longest=136, spread=0.5, prompt=22),
     "smollm2": Workload(vocabulary=49152, groups=2, group=8, steps=3, longest=256, spread=0.5, prompt=48),
 }
-BUDGETS = {"demo": 8192, "smollm2": 2048}  # micro_batch_tokens
 NORM_TOLERANCE = 1e-3
 
 
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--model", choices=(*MODELS, "both"), default="both")
     parser.add_argument("--spread", type=float, nargs="+", default=[0.5, 0.9], help="mean over max of the lengths")
     parser.add_argument("--micro", type=int, nargs="+", default=[2, 4, 8, 16], help="TRL's rollouts a micro-batch")
-    parser.add_argument("--budget", type=int, help="our micro_batch_tokens (default by model)")
+    parser.add_argument("--budget", type=int, help="our micro_batch_tokens", default=MICRO_BATCH_TOKENS["cpu"])
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--worker", choices=("ours", "bare"), help=argparse.SUPPRESS)
@@ -72,8 +72,7 @@ def main() -> None:
 def options_for(name: str, given: argparse.Namespace) -> TrainOptions:
     """What both sides train with."""
     steps = WORKLOADS[name].steps
-    budget = given.budget or BUDGETS[name]
-    return TrainOptions(updates=steps, warmup_steps=1, micro_batch_tokens=budget, device="cpu", tensorboard=False)
+    return TrainOptions(updates=steps, warmup_steps=1, micro_batch_tokens=given.budget, device="cpu", tensorboard=False)
 
 
 def measure(name: str, spread: float, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -136,9 +135,8 @@ def run_contestant(contestant: str, workload: Workload, given: argparse.Namespac
             "--group", str(workload.group),
         ]  # fmt: skip
     else:
-        budget = ["--budget", str(given.budget)] if given.budget else []
-        command = [sys.executable, __file__, "--worker", contestant, "--model", given.model, *budget]
-        command += ["--folder", str(given.folder)]
+        command = [sys.executable, __file__, "--worker", contestant, "--model", given.model]
+        command += ["--folder", str(given.folder), "--budget", str(given.budget)]
     done = subprocess.run([*command, "--threads", str(given.threads)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{contestant} failed:\n{done.stderr[-3000:]}")
@@ -191,7 +189,7 @@ def run_bare(given: argparse.Namespace) -> dict[str, Any]:
     seconds = []
     for step in all_steps(select(index, options, context=2**31).units, options):
         started = time.perf_counter()
-        bare_step(model, index.length_R[step.rows_R], workload.vocabulary, options.micro_batch_tokens)
+        bare_step(model, index.length_R[step.rows_R], workload.vocabulary, given.budget)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         seconds.append(time.perf_counter() - started)

@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run_commands(commands)
     _add_stage_commands(commands)
+    _add_sft(commands)
     _add_store_commands(commands)
     _add_questions(commands)
     _add_prm_check(commands)
@@ -96,6 +97,18 @@ def _add_stage_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
                 "--round", type=int, help="the policy that this round made (default: the configured policy)"
             )
             stage.add_argument("--policy", help="any model folder instead")
+
+
+def _add_sft(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sft = _command(commands, "sft", "supervised training on prompts and completions: a cold start before round 0")
+    sft.add_argument("pairs", nargs="+", help="Parquet files with the columns prompt (text or messages) and completion")
+    sft.add_argument("--policy", required=True, metavar="FOLDER", help="the model to start from")
+    sft.add_argument(
+        "--out", required=True, metavar="FOLDER", help="folder of the training; the model is in its policy/"
+    )
+    sft.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="an option of [train]"
+    )
 
 
 def _add_store_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

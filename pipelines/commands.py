@@ -116,6 +116,25 @@ def train(options: Namespace, work: Run) -> None:
     _show(options, f"policy: {policy}", {"policy": policy, "metrics": metrics})
 
 
+def sft(options: Namespace) -> None:
+    """Supervised training, beside any run."""
+    from pipelines.config import apply_override, build
+    from trainer import TrainOptions, sft
+
+    given: dict[str, Any] = {"loss": "next_token", "aggregation": "token_mean"}
+    for override in options.overrides:
+        apply_override(given, override)
+    with Reporter(quiet=options.json).step("sft") as report:
+        result = sft(
+            options.pairs,
+            policy=options.policy,
+            out=options.out,
+            options=build(TrainOptions, given, where="--set"),
+            progress=report,
+        )
+    _show(options, f"policy: {result.policy_dir}", {"policy": result.policy_dir, "metrics": dict(result.metrics)})
+
+
 @configured
 def eval(options: Namespace, work: Run) -> None:  # noqa: A001 - the command's name
     """pass@k of a policy."""

@@ -12,12 +12,12 @@ from trainer.errors import TrainerError
 from trainer.options import TrainOptions
 
 if TYPE_CHECKING:
-    from trainer.run import TrainResult, train
+    from trainer.run import TrainResult, sft, train
 
-__all__ = ["TrainOptions", "TrainResult", "TrainerError", "train"]
+__all__ = ["TrainOptions", "TrainResult", "TrainerError", "sft", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("train", "TrainResult"):
+    if name in ("sft", "train", "TrainResult"):
         return getattr(import_module("trainer.run"), name)
     raise AttributeError(f"module 'trainer' has no attribute {name!r}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +50,24 @@ class Selection:
     counts: Mapping[str, int]
 
 
+class TrainData(Protocol):
+    """Rollouts in parts: what the trainer knows of where they come from. `ShapedData`, or `trainer.pairs.PairData`."""
+
+    @property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """Part -> (source, part of that source)."""
+
+    @property
+    def digests(self) -> list[str]:
+        """What decides the content, for the run's identity."""
+
+    def read(self, part: int, columns: Sequence[str]) -> pa.Table:
+        """Part `part` with these columns of a shaped dataset."""
+
+    def describe(self, part: int) -> str:
+        """Where a part is, for messages."""
+
+
 @dataclass(frozen=True)
 class ShapedData:
     """Several sources as one list of parts."""
@@ -60,6 +78,11 @@ class ShapedData:
     def __post_init__(self) -> None:
         places = [(s, i) for s, source in enumerate(self.sources) for i in range(len(source.parts))]
         object.__setattr__(self, "places", tuple(places))
+
+    @property
+    def digests(self) -> list[str]:
+        """Content digests of the sources."""
+        return [source.content_digest for source in self.sources]
 
     def read(self, part: int, columns: Sequence[str]) -> pa.Table:
         """Part `part` with these columns. Raises TrainDataError where one is missing, CorruptDatasetError."""
@@ -79,7 +102,7 @@ class ShapedData:
         return f"{self.sources[source].url}, part {i}"
 
 
-def build_index(data: ShapedData, *, threads: int) -> RowIndex:
+def build_index(data: TrainData, *, threads: int) -> RowIndex:
     """Reads the light columns of every part, `threads` parts at a time."""
     with ThreadPoolExecutor(threads) as pool:
         blocks = list(pool.map(lambda part: _index_part(data, part), range(len(data.places))))
@@ -92,7 +115,7 @@ def build_index(data: ShapedData, *, threads: int) -> RowIndex:
     return RowIndex(**{name: np.concatenate([b[name] for b in blocks]) for name in names})
 
 
-def _index_part(data: ShapedData, part: int) -> dict[str, NDArray[Any]]:
+def _index_part(data: TrainData, part: int) -> dict[str, NDArray[Any]]:
     table = data.read(part, INDEX_COLUMNS)
     unmasked_R = _row_counts(table["loss_mask"], lambda values: values)
     return {

@@ -98,7 +98,7 @@ class StepMetrics:
         ratio_N = np.exp(values.get("log_ratio_N", none_N))
         log_behavior_N = values.get("log_behavior_N", none_N)
         importance_N = values.get("importance_N", none_N)
-        tokens = max(len(ratio_N), 1)
+        tokens = max(len(values.get("advantages_N", none_N)), 1)
         return {
             "loss": sums.get("loss", 0.0),
             "policy_loss": sums.get("policy_loss", 0.0),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from trainer.batching import build_micro_batch, check_ids, kept_tokens, plan_micro_batches
 from trainer.checkpoint import write_json
-from trainer.data import RowIndex, ShapedData
+from trainer.data import RowIndex, TrainData
 from trainer.errors import MismatchError, NonFiniteTrainingError
 from trainer.options import TrainOptions
 from trainer.policy import Policy
@@ -44,7 +44,7 @@ class Audit:
 
 
 def recompute_old(
-    data: ShapedData,
+    data: TrainData,
     index: RowIndex,
     wanted_R: NDArray[np.bool_],
     *,
@@ -80,7 +80,7 @@ def recompute_old(
 
 
 def _measure(
-    data: ShapedData,
+    data: TrainData,
     index: RowIndex,
     wanted_R: NDArray[np.bool_],
     *,

@@ -14,7 +14,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "off_policy": ("refuse", "accept"),
     "truncated_sampling": ("refuse", "accept"),
     "layout": ("auto", "pad", "pack"),
-    "loss": ("clip", "gspo", "cispo", "policy_gradient"),
+    "loss": ("clip", "gspo", "cispo", "policy_gradient", "next_token"),
     "kl_estimator": ("k1", "k2", "k3", "abs"),
     "old_policy": ("behavior", "recompute"),
     "importance": ("none", "token", "sequence"),
@@ -51,7 +51,8 @@ class TrainOptions:
     completion tokens (default: the model's context); what is longer is kept (refused where it is beyond the context),
     masked (stays in its step and the denominators, adds nothing) or dropped. min_round: older rollouts are dropped.
 
-    Loss (`trainer.losses`). loss: clip (the paper's), gspo, cispo, policy_gradient. clip_low, clip_high: the ratio is
+    Loss (`trainer.losses`). loss: clip (the paper's), gspo, cispo, policy_gradient, next_token (supervised: imitates
+    every rollout, whatever its advantage; no KL, entropy or correction with it). clip_low, clip_high: the ratio is
     clipped to [1 - clip_low, 1 + clip_high]; dual_clip c bounds the loss of a bad token by -c A (clip only). kl_coef:
     weight beta of the KL penalty by kl_estimator; 0 needs no reference. entropy_coef: weight of the entropy bonus.
     aggregation: rollout_mean (mean over a rollout's unmasked tokens, then over rollouts;
@@ -196,6 +197,7 @@ class TrainOptions:
                 f"updates {self.updates} is below epochs {self.epochs}; an epoch has at least one step."
             )
         self._check_corrections()
+        self._check_next_token()
         if (self.aggregation == "constant") != (self.aggregation_constant is not None):
             raise TrainOptionError(
                 "aggregation_constant goes with aggregation = 'constant', and only with it; set both."
@@ -225,6 +227,12 @@ class TrainOptions:
             raise TrainOptionError(
                 f"max_mismatch is {self.max_mismatch!r}; it is measured by old_policy 'recompute'; 1 is no mismatch."
             )
+
+    def _check_next_token(self) -> None:
+        extras = {"kl_coef": 0, "entropy_coef": 0, "old_policy": "behavior", "importance": "none", "reject": "none"}
+        for name, off in extras.items():
+            if self.loss == "next_token" and getattr(self, name) != off:
+                raise TrainOptionError(f"{name} is {getattr(self, name)!r}; loss 'next_token' knows no {name}.")
 
     def semantic(self) -> dict[str, Any]:
         """The options that decide the result, by name, as JSON values: what resume compares."""

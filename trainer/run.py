@@ -17,7 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch.utils import deterministic
 
-from pass_ops.shards import CompleteDataset, open_dataset
+from pass_ops.shards import open_dataset
 from trainer.batching import StepBatch, build_step
 from trainer.checkpoint import (
     Checkpoint,
@@ -37,7 +37,7 @@ from trainer.checkpoint import (
     write_json,
 )
 from trainer.checks import check_data_and_policy, check_same_run, local_folder, sampling_temperature
-from trainer.data import RowIndex, Selection, ShapedData, build_index, select
+from trainer.data import RowIndex, Selection, ShapedData, TrainData, build_index, select
 from trainer.distributed import World, joined_world
 from trainer.errors import (
     CorruptStateError,
@@ -52,6 +52,7 @@ from trainer.metrics_log import MetricsLog
 from trainer.old import AUDIT, recompute_old
 from trainer.options import TrainOptions
 from trainer.order import Step, all_steps
+from trainer.pairs import PairData
 from trainer.policy import Policy, export_policy, load_policy
 from trainer.stream import ahead_of_use, stream_steps
 from trainer.update import apply_gradients, backward, learning_rate, make_optimizer
@@ -94,14 +95,61 @@ def train(
     """
     sources = tuple(open_dataset(url) for url in shaped)
     check_data_and_policy(sources, options=options, policy_digest=policy_digest, vocabulary=vocabulary)
-    temperature = sampling_temperature(sources, options)
+    return _train(
+        ShapedData(sources),
+        policy=policy,
+        out=out,
+        state=state,
+        options=options,
+        temperature=sampling_temperature(sources, options),
+        export=export,
+        progress=progress,
+    )
+
+
+def sft(
+    pairs: Sequence[str],
+    *,
+    policy: str,
+    out: str,
+    options: TrainOptions,
+    export: str | None = None,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Supervised training of `policy` on Parquet files of prompts and completions (`trainer.pairs`), as `train` trains.
+
+    The loss is next_token whatever options.loss says, and needs kl_coef 0. Raises as `train` does.
+    """
+    return _train(
+        PairData(tuple(pairs), policy),
+        policy=policy,
+        out=out,
+        state=None,
+        options=replace(options, loss="next_token"),
+        temperature=1.0,
+        export=export,
+        progress=progress,
+    )
+
+
+def _train(
+    data: TrainData,
+    *,
+    policy: str,
+    out: str,
+    state: str | None,
+    options: TrainOptions,
+    temperature: float,
+    export: str | None,
+    progress: Progress | None,
+) -> TrainResult:
     folder = local_folder(out, name="out")
     exported = local_folder(export, name="export") if export else folder / "policy"
     with joined_world(options.device) as world, _determinism():
-        before = world.on_main(lambda: _begin(folder, exported, sources, policy=policy, state=state, options=options))
+        before = world.on_main(lambda: _begin(folder, exported, data, policy=policy, state=state, options=options))
         if world.on_main(lambda: (folder / "_done.json").exists() and exported.exists()):
             return _result(folder, exported)
-        run = _prepare(ShapedData(sources), policy=policy, options=options, temperature=temperature, world=world)
+        run = _prepare(data, policy=policy, options=options, temperature=temperature, world=world)
         _resume(run, folder / "state", before)
         if options.old_policy == "recompute" and run.step < len(run.steps):
             _recompute_old(run, folder / "old")
@@ -113,7 +161,7 @@ def train(
 class _Run:
     """A run under way. step: steps of this call done; updates: optimizer steps over all rounds."""
 
-    data: ShapedData
+    data: TrainData
     index: RowIndex
     selection: Selection
     steps: list[Step]
@@ -130,7 +178,7 @@ class _Run:
 def _begin(
     folder: Path,
     exported: Path,
-    sources: Sequence[CompleteDataset],
+    data: TrainData,
     *,
     policy: str,
     state: str | None,
@@ -139,7 +187,7 @@ def _begin(
     """Claims the run's folder; returns the checkpoint carried from the round before."""
     before = _carried(state, policy)
     identity = {
-        "datasets": [source.content_digest for source in sources],
+        "datasets": data.digests,
         "policy_weights": weights_digest(Path(policy)),
         "state": dict(before.files) if before else None,
         "options": options.semantic(),
@@ -175,7 +223,7 @@ def _carried(state: str | None, policy: str) -> Checkpoint | None:
     return newest_checkpoint(folder / "state")
 
 
-def _prepare(data: ShapedData, *, policy: str, options: TrainOptions, temperature: float, world: World) -> _Run:
+def _prepare(data: TrainData, *, policy: str, options: TrainOptions, temperature: float, world: World) -> _Run:
     model = load_policy(policy, options, world)
     index = build_index(data, threads=options.decode_threads)
     selection = select(index, options, context=model.context)

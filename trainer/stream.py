@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pass_ops import token_advantages
-from trainer.data import REFERENCE_COLUMN, RowIndex, ShapedData, list_lengths, list_offsets, list_values
+from trainer.data import REFERENCE_COLUMN, RowIndex, TrainData, list_lengths, list_offsets, list_values
 from trainer.errors import CorruptStateError, TrainDataError
 from trainer.order import Step
 
@@ -76,7 +76,7 @@ class PartData:
         )
 
 
-def decode_part(data: ShapedData, part: int, *, reference: bool, old: Path | None = None) -> PartData:
+def decode_part(data: TrainData, part: int, *, reference: bool, old: Path | None = None) -> PartData:
     """Reads one part and expands its chunks. old: folder of recomputed log-probabilities (`trainer.old`).
 
     Raises TrainDataError where a rollout's columns disagree in length.
@@ -145,7 +145,7 @@ def _check_lengths(
 
 
 def stream_steps(
-    data: ShapedData,
+    data: TrainData,
     index: RowIndex,
     steps: Sequence[Step],
     *,

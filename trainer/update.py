@@ -58,7 +58,8 @@ def backward(policy: Policy, batch: MicroBatch, *, options: TrainOptions, temper
     loss, metrics = _loss(outputs, batch, options)
     loss.backward()
     _check_finite(batch, outputs, loss, options)
-    _check_ratio(batch, metrics["log_ratio_N"], options.stop_ratio)
+    if "log_ratio_N" in metrics:
+        _check_ratio(batch, metrics["log_ratio_N"], options.stop_ratio)
     return metrics | {"entropy": outputs.entropy_N.detach().sum()}
 
 

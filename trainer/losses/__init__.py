@@ -1,6 +1,6 @@
 """Losses: pure functions of per-token arrays.
 
-    objectives      what is minimized at each token: clipped surrogate, GSPO, CISPO, plain policy gradient
+    objectives      what is minimized at each token: clipped surrogate, GSPO, CISPO, plain policy gradient, next token
     corrections     off-policy: importance weights and rejection
     kl              the penalty that holds the policy near a reference
     aggregation     the weight of each token in the step's sum: every denominator is there
@@ -23,12 +23,12 @@ from torch import Tensor
 from trainer.losses.aggregation import loss_weights
 from trainer.losses.corrections import importance_weights, kept_by_ratio
 from trainer.losses.kl import kl_penalty
-from trainer.losses.objectives import Metrics, cispo, clipped_surrogate, gspo, policy_gradient
+from trainer.losses.objectives import Metrics, cispo, clipped_surrogate, gspo, next_token, policy_gradient
 from trainer.options import TrainOptions
 
 __all__ = [
     "Metrics", "cispo", "clipped_surrogate", "corrected_weights", "gspo", "importance_weights", "kept_by_ratio",
-    "kl_penalty", "loss_weights", "policy_gradient", "policy_loss",
+    "kl_penalty", "loss_weights", "next_token", "policy_gradient", "policy_loss",
 ]  # fmt: skip
 
 
@@ -47,9 +47,12 @@ def policy_loss(
 ) -> tuple[Tensor, Metrics]:
     """Surrogate + kl_coef * KL - entropy_coef * entropy; surrogate and entropy at the sampling temperature, KL at 1.
 
-    Corrections act on the surrogate alone. Metrics: those of the parts, `log_behavior_N` (logprobs - behavior),
-    `policy_loss` and `loss`. reference_N may be None where kl_coef is 0.
+    next_token is its loss alone, at temperature 1. Corrections act on the surrogate alone. Metrics: those of the parts,
+    `log_behavior_N` (logprobs - behavior), `policy_loss` and `loss`. reference_N may be None where kl_coef is 0.
     """
+    if options.loss == "next_token":
+        loss, metrics = next_token(logprobs_t1_N, weights_N=weights_N)
+        return loss, metrics | {"policy_loss": loss.detach(), "loss": loss.detach()}
     corrected_N, metrics = corrected_weights(
         logprobs_N, behavior_N=behavior_N, old_N=old_N, weights_N=weights_N, rows_N=rows_N, options=options
     )

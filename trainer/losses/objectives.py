@@ -95,6 +95,11 @@ def policy_gradient(
     return -(weights_N * advantages_N * logprobs_N).sum(), metrics
 
 
+def next_token(logprobs_N: Tensor, *, weights_N: Tensor) -> tuple[Tensor, Metrics]:
+    """Cross-entropy of the stored tokens, l = -logprobs, whatever their advantage: supervised training."""
+    return -(weights_N * logprobs_N).sum(), {}
+
+
 def _lower(ratio_N: Tensor, advantages_N: Tensor, *, clip_low: float, clip_high: float) -> Tensor:
     """min(r A, clip(r) A)."""
     clipped_N = ratio_N.clamp(1.0 - clip_low, 1.0 + clip_high)

@@ -1,0 +1,125 @@
+"""Supervised training: the same loop on prompts and completions."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipelines.cli import main
+from pipelines.demo.arithmetic import TEACHER, Split, make_prompts, write_trace
+from pipelines.demo.assets import asset_folder
+from trainer import TrainOptions, sft
+from trainer.batching import build_step
+from trainer.data import build_index, select
+from trainer.errors import TrainDataError, TrainOptionError
+from trainer.metrics import read_metrics
+from trainer.order import all_steps
+from trainer.pairs import PairData
+from trainer.policy import load_policy
+from trainer.stream import stream_steps
+from trainer.update import backward
+
+OPTIONS = TrainOptions(
+    lr=1e-3, warmup_steps=1, batch_size=8, loss="next_token", aggregation="token_mean", device="cpu", tensorboard=False,
+)  # fmt: skip
+POLICY = str(asset_folder("policy"))
+
+
+@pytest.fixture(scope="module")
+def traces() -> list[tuple[str, str]]:
+    import random
+
+    rng = random.Random(0)
+    return [(p, write_trace(p, TEACHER, rng).text) for p in make_prompts(24, seed=0, split=Split.ASSETS)]
+
+
+@pytest.fixture
+def pairs(traces, tmp_path) -> str:
+    """Two row groups of traces."""
+    table = pa.table({"prompt": [p for p, _ in traces], "completion": [c for _, c in traces]})
+    pq.write_table(table, tmp_path / "pairs.parquet", row_group_size=13)
+    return str(tmp_path / "pairs.parquet")
+
+
+def test_the_gradient_is_that_of_cross_entropy_on_the_completions(pairs, traces):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    policy = load_policy(POLICY, OPTIONS)
+    data = PairData((pairs,), POLICY)
+    index = build_index(data, threads=1)
+    whole = TrainOptions(**{**OPTIONS.semantic(), "batch_size": 24})
+    steps = all_steps(select(index, whole, context=256).units, whole)
+    (rollouts,) = stream_steps(data, index, steps, reference=False, threads=1, ahead=1)
+    step = build_step(
+        rollouts, masked=[False] * 24, aggregation="token_mean", constant=None, budget=600, pack=False,
+        vocabulary_size=policy.vocabulary_size,
+    )  # fmt: skip
+    loss = sum(float(backward(policy, micro, options=whole, temperature=1.0)["loss"]) for micro in step.micro_batches)
+
+    model = AutoModelForCausalLM.from_pretrained(POLICY, dtype=torch.float64)
+    tokenizer = AutoTokenizer.from_pretrained(POLICY)
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for prompt, completion in traces:
+        before, after = tokenizer(prompt).input_ids, [*tokenizer(completion).input_ids, tokenizer.eos_token_id]
+        logits = model(torch.tensor([before + after])).logits[0, len(before) - 1 : -1]
+        total = total + torch.nn.functional.cross_entropy(logits, torch.tensor(after), reduction="sum")
+        count += len(after)
+    (total / count).backward()
+    assert loss == pytest.approx(float(total / count), rel=1e-5)
+    for (name, found), expected in zip(policy.model.named_parameters(), model.parameters(), strict=True):
+        difference = (found.grad.double() - expected.grad).abs().max()
+        assert difference < 1e-5 * max(float(p.grad.abs().max()) for p in model.parameters()), name
+
+
+def test_the_command_learns_and_is_not_begun_again_with_another_file(pairs, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    options = ["lr=1e-3", "warmup_steps=1", "batch_size=8", "epochs=4", "tensorboard=false", 'device="cpu"']
+    command = ["sft", pairs, "--policy", POLICY, "--out", out, "--json"]
+    for option in options:
+        command += ["--set", option]
+    assert main(command) == 0
+    result = json.loads(capsys.readouterr().out)
+    losses = [line["loss"] for line in read_metrics(tmp_path / "out")]
+    assert len(losses) == 12
+    assert losses[-1] < 0.9 * losses[0]
+    assert load_policy(result["policy"], OPTIONS).vocabulary_size == load_policy(POLICY, OPTIONS).vocabulary_size
+    pq.write_table(pq.read_table(pairs).slice(1), pairs)
+    assert main(command) == 2
+    assert "another datasets" in capsys.readouterr().err
+
+
+def test_rows_with_a_null_are_counted_and_left_out(pairs, tmp_path):
+    table = pq.read_table(pairs)
+    holes = table.set_column(1, "completion", pa.array([None, *table["completion"].to_pylist()[1:]]))
+    pq.write_table(holes, tmp_path / "holes.parquet")
+    result = sft([str(tmp_path / "holes.parquet")], policy=POLICY, out=str(tmp_path / "out"), options=OPTIONS)
+    assert result.metrics["rows_untrainable"] == 1
+    assert result.metrics["rows_left"] == 23
+
+
+def test_a_file_without_the_columns_is_refused_by_name(tmp_path):
+    pq.write_table(pa.table({"prompt": ["a"], "answer": ["b"]}), tmp_path / "bad.parquet")
+    with pytest.raises(TrainDataError, match=r"bad\.parquet has no column completion"):
+        sft([str(tmp_path / "bad.parquet")], policy=POLICY, out=str(tmp_path / "out"), options=OPTIONS)
+
+
+def test_messages_are_encoded_by_the_chat_template(tmp_path):
+    data = PairData((str(tmp_path / "chat.parquet"),), POLICY)
+    data.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
+    )
+    pq.write_table(
+        pa.table({"prompt": [[{"role": "user", "content": "1+2"}]], "completion": ["A3."]}), tmp_path / "chat.parquet"
+    )
+    row = data.read(0, ("prompt_token_ids", "token_ids")).to_pylist()[0]
+    assert data.tokenizer.decode(row["prompt_token_ids"]).replace(" ", "") == "1+2="
+    assert row["token_ids"] == [*data.tokenizer("A3.").input_ids, data.tokenizer.eos_token_id]
+
+
+def test_what_next_token_does_not_know_is_refused():
+    with pytest.raises(TrainOptionError, match="kl_coef"):
+        TrainOptions(loss="next_token", kl_coef=0.1)

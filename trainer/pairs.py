@@ -1,0 +1,109 @@
+"""Prompts and completions from Parquet, as the trainer reads shaped data: examples to imitate, of advantage 1.
+
+A file has a column `prompt`, text or a list of messages (role, content), and a column `completion`, text. A prompt that
+is text is encoded as it is, messages by the policy's chat template; the end-of-text token is appended to a completion.
+One row group is one part; a row with a null is not trainable, and counted so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainer.errors import TrainDataError
+from trainer.lora import base_folder
+
+COLUMNS = ("prompt", "completion")
+
+
+@dataclass(frozen=True)
+class PairData:
+    """Several files as one list of parts; the same columns as `trainer.data.ShapedData` gives."""
+
+    urls: tuple[str, ...]
+    policy: str  # whose tokenizer encodes them
+
+    @cached_property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """Part -> (file, row group). Raises TrainDataError where a file lacks a column."""
+        return tuple((f, i) for f, url in enumerate(self.urls) for i in range(_row_groups(url)))
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """sha256 of each file, and of the tokenizer's."""
+        return [*map(_sha256, self.urls), *map(_sha256, sorted(map(str, base_folder(self.policy).glob("tokenizer*"))))]
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The policy's."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(base_folder(self.policy), local_files_only=True)
+
+    def read(self, part: int, columns: Sequence[str]) -> pa.Table:
+        """Part `part` with these columns of a shaped dataset."""
+        file, group = self.places[part]
+        with fsspec.open(self.urls[file], "rb") as stream:
+            rows = pq.ParquetFile(stream).read_row_group(group, columns=list(COLUMNS)).to_pylist()
+        return _table(rows, self.tokenizer, prefix=f"{file}-{group}").select(list(columns))
+
+    def describe(self, part: int) -> str:
+        """Where a part is, for messages."""
+        file, group = self.places[part]
+        return f"{self.urls[file]}, row group {group}"
+
+
+def _table(rows: Sequence[dict[str, Any]], tokenizer: Any, *, prefix: str) -> pa.Table:
+    whole = [row["prompt"] is not None and row["completion"] is not None for row in rows]
+    prompts = [_prompt_ids(row["prompt"], tokenizer) if ok else [] for row, ok in zip(rows, whole, strict=True)]
+    completions = [
+        [*tokenizer(row["completion"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] if ok else []
+        for row, ok in zip(rows, whole, strict=True)
+    ]
+    ids = [f"{prefix}-{i}" for i in range(len(rows))]
+    lengths = list(map(len, completions))
+    lists = {
+        "prompt_token_ids": (prompts, pa.int32()),
+        "token_ids": (completions, pa.int32()),
+        "loss_mask": ([[True] * n for n in lengths], pa.bool_()),
+        "behavior_logprobs": ([[0.0] * n for n in lengths], pa.float32()),
+        "chunk_ends": ([[n] if n else [] for n in lengths], pa.int32()),
+        "chunk_advantages": ([[1.0] if n else [] for n in lengths], pa.float32()),
+    }
+    columns = {name: pa.array(values, pa.list_(kind)) for name, (values, kind) in lists.items()}
+    flat = {"group_id": ids, "rollout_id": ids, "trainable": pa.array(whole), "round": pa.array([0] * len(rows))}
+    return pa.table({**flat, **columns})
+
+
+def _prompt_ids(prompt: str | list[dict[str, str]], tokenizer: Any) -> list[int]:
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    return list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False))
+
+
+def _row_groups(url: str) -> int:
+    with fsspec.open(url, "rb") as stream:
+        file = pq.ParquetFile(stream)
+        missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
+        if missing:
+            raise TrainDataError(
+                f"{url} has no column {', '.join(missing)} (it has {', '.join(file.schema_arrow.names)}). Supervised "
+                "training needs the columns prompt and completion; rename yours."
+            )
+        return int(file.num_row_groups)
+
+
+def _sha256(url: str) -> str:
+    digest = hashlib.sha256(Path(url).name.encode())
+    with fsspec.open(url, "rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
