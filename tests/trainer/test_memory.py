@@ -1,15 +1,14 @@
 """Bytes: what chunked logits, gradient checkpointing and 8-bit optimizer state save, and that they change nothing else.
 
-Peaks are those of this process's resident set, which the kernel starts anew for each measurement.
+Peaks are counted from torch's own allocations and frees.
 """
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from itertools import accumulate
 
 import pytest
 import torch
@@ -26,17 +25,11 @@ TOKENS, LARGE = 2048, 16384
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """How far the resident set rises during the work."""
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak (man 5 proc)
-    before = _status("VmRSS")
-    work()
-    return _status("VmHWM") - before
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(f"{key}:")).split()[1]) * 1024
+    """The most bytes of tensors that the work holds at a time, of those it makes itself."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +61,7 @@ def test_chunked_logprobs_never_hold_the_logits_of_all_tokens(wide_vocabulary):
     assert torch.allclose(gradient(100), expected, atol=1e-7)
     logits = TOKENS * LARGE * 4
     assert peak_bytes(lambda: gradient(TOKENS)) > 2 * logits
-    assert peak_bytes(lambda: gradient(100)) < logits
+    assert peak_bytes(lambda: gradient(100)) < 0.5 * logits
 
 
 def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradient(policy_folder):
@@ -94,7 +87,7 @@ def test_bfloat16_computes_roughly_and_updates_float32_weights(policy_folder):
 def test_8_bit_adamw_moves_the_weights_about_as_adamw_does_with_a_quarter_of_the_state(tmp_path, monkeypatch):
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    monkeypatch.setattr(torch._dynamo.config, "disable", True)  # torchao compiles its step, for minutes
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # torchao compiles its step, for minutes
     LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY, hidden_size=128, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2,
