@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ import pyarrow as pa
 
 from pass_ops.shards import DatasetSpec, commit_part, create_dataset, finalize, shaped_schema
 from trainer.batching import StepBatch, build_step
+from trainer.metrics import read_metrics
 from trainer.options import TrainOptions
 from trainer.policy import Policy
 from trainer.stream import Rollout
 from trainer.update import backward
 
 VOCABULARY = 32
+TIMES = {"seconds", "data_wait", "tokens_per_second", "mfu"}
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "logprobs_mode": "raw_logprobs"}
 
 
@@ -186,3 +189,8 @@ def fully_masked(row: Row) -> Row:
     """The row with no token that counts."""
     zeros = (0.0,) * len(row.tokens)
     return untrainable(row, mask=(False,) * len(row.tokens), behavior=zeros, reference=zeros)
+
+
+def without_times(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what differs from run to run."""
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(folder)]

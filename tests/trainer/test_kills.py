@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.trainer.rows import random_rows, split_groups
+from tests.trainer.rows import random_rows, split_groups, without_times, write_shaped
 from trainer import TrainOptions, train
 from trainer.checkpoint import complete_checkpoints, load_checkpoint, weights_digest
 from trainer.distributed import ALONE
-from trainer.metrics import TIMES, read_metrics
 from trainer.policy import load_policy
 from trainer.update import make_optimizer
 
@@ -33,7 +32,7 @@ POINTS = {
     "before the run is claimed": ("trainer.run", "write_json", 1, "before"),
     "after the run is claimed": ("trainer.run", "write_json", 1, "after"),
     "while the old policy is recomputed": ("trainer.old", "_write", 1, "after"),
-    "after a step, before its checkpoint": ("trainer.metrics", "MetricsLog.write", 3, "after"),
+    "after a step, before its checkpoint": ("trainer.metrics_log", "MetricsLog.write", 3, "after"),
     "with a checkpoint's folder made": ("trainer.checkpoint", "_make_anew", 2, "after"),
     "with its shards but no metadata": ("torch.distributed.checkpoint", "FileSystemWriter.finish", 2, "before"),
     "with all its files but no marker": ("trainer.checkpoint", "write_json", 2, "before"),
@@ -64,9 +63,9 @@ def nursery() -> Iterator[Callable[[dict[str, Any]], int]]:
         process.stdin.close()
 
 
-@pytest.fixture
-def shaped(make_shaped) -> str:
-    return make_shaped(split_groups(ROWS, 2))
+@pytest.fixture(scope="module")
+def shaped(tmp_path_factory) -> str:
+    return write_shaped(str(tmp_path_factory.mktemp("data") / "shaped"), split_groups(ROWS, 2))
 
 
 @pytest.fixture
@@ -85,7 +84,7 @@ def contents(folder: Path, policy: str) -> dict[str, Any]:
     tensors = {f"{i}.{k}": v for i, state in optimizer.state_dict()["state"].items() for k, v in state.items()}
     return {
         "export": weights_digest(folder / "policy"),
-        "metrics": [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(folder)],
+        "metrics": without_times(folder),
         "checkpoints": [checkpoint.step for checkpoint in complete_checkpoints(folder / "state")],
         "tensors": {name: tensor.numpy().tobytes() for name, tensor in {**model.state_dict(), **tensors}.items()},
     }
@@ -96,26 +95,29 @@ def finished(folder: Path, shaped: str, policy: str) -> dict[str, Any]:
     return contents(folder, policy)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(shaped, policy_folder, tmp_path_factory) -> dict[str, Any]:
+    return finished(tmp_path_factory.mktemp("whole"), shaped, policy_folder)
+
+
 @pytest.mark.parametrize("point", POINTS.values(), ids=POINTS)
-def test_a_run_killed_at_a_point_goes_on_as_if_it_had_not_been(killed, shaped, policy_folder, tmp_path, point):
+def test_a_run_killed_at_a_point_goes_on_unchanged(killed, shaped, policy_folder, tmp_path, uninterrupted, point):
     assert killed(tmp_path / "killed", point=point) == signal.SIGKILL
     for checkpoint in complete_checkpoints(tmp_path / "killed" / "state"):  # whatever counts is whole
         model = load_policy(policy_folder, OPTIONS).model
         load_checkpoint(checkpoint, model=model, optimizer=make_optimizer(model, OPTIONS), world=ALONE)
-    assert finished(tmp_path / "killed", shaped, policy_folder) == finished(tmp_path / "whole", shaped, policy_folder)
+    assert finished(tmp_path / "killed", shaped, policy_folder) == uninterrupted
 
 
-def test_a_run_killed_again_and_again_at_random_times_ends_the_same(killed, shaped, policy_folder, tmp_path):
+def test_a_run_killed_again_and_again_ends_the_same(killed, shaped, policy_folder, tmp_path, uninterrupted):
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     rng = random.Random(seed)
     signals = [killed(tmp_path / "killed", after=rng.uniform(0.05, 1.5)) for _ in range(8)]
     assert set(signals) <= {0, signal.SIGKILL}
-    assert finished(tmp_path / "killed", shaped, policy_folder) == finished(tmp_path / "whole", shaped, policy_folder)
+    assert finished(tmp_path / "killed", shaped, policy_folder) == uninterrupted
 
 
-def test_the_random_state_of_the_process_plays_no_part(shaped, policy_folder, tmp_path):
-    torch.manual_seed(1)
-    first = finished(tmp_path / "a", shaped, policy_folder)
+def test_the_random_state_of_the_process_plays_no_part(shaped, policy_folder, tmp_path, uninterrupted):
     torch.manual_seed(2)
-    assert finished(tmp_path / "b", shaped, policy_folder) == first
+    assert finished(tmp_path / "out", shaped, policy_folder) == uninterrupted

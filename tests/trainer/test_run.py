@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.trainer.rows import changed, random_rows, split_groups, step_of
+from tests.trainer.rows import changed, random_rows, split_groups, step_of, without_times
 from trainer import TrainOptions, train
 from trainer.checkpoint import complete_checkpoints, load_checkpoint, weights_digest
-from trainer.distributed import World
+from trainer.distributed import ALONE
 from trainer.errors import (
     CorruptStateError,
     ExplodedTrainingError,
@@ -35,34 +31,17 @@ from trainer.policy import load_policy
 from trainer.update import make_optimizer
 
 ROWS = random_rows(groups=6, size=3)
-TIMES = {"seconds", "data_wait", "tokens_per_second", "mfu"}
 OPTIONS = TrainOptions(
     lr=1e-3, warmup_steps=4, batch_size=2, epochs=2, kl_coef=0.01, micro_batch_tokens=40, save_every=2,
     device="cpu", tensorboard=False,
 )  # fmt: skip
-CHILD = """
-import os, signal, sys, json
-import torch
-torch.set_num_threads(1)
-from trainer import TrainOptions, train
-arguments = json.loads(sys.argv[1])
-def progress(done, total, note):
-    if done == arguments["kill_after"]:
-        os.kill(os.getpid(), signal.SIGKILL)
-train([arguments["shaped"]], policy=arguments["policy"], out=arguments["out"],
-      options=TrainOptions(**arguments["options"]), progress=progress)
-"""
-
-
-def without_times(folder: Path) -> list[dict]:
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(folder)]
 
 
 def optimizer_state(folder: Path, policy: str) -> dict:
     """The optimizer state of the newest checkpoint of a run, by parameter number and name."""
     model = load_policy(policy, OPTIONS).model
     optimizer = make_optimizer(model, OPTIONS)
-    load_checkpoint(complete_checkpoints(folder / "state")[-1], model=model, optimizer=optimizer, world=World())
+    load_checkpoint(complete_checkpoints(folder / "state")[-1], model=model, optimizer=optimizer, world=ALONE)
     states = optimizer.state_dict()["state"]
     return {(number, name): value for number, state in states.items() for name, value in state.items()}
 
@@ -112,28 +91,6 @@ def test_tokens_of_positive_advantage_become_likelier_and_negative_ones_rarer(
     good = batch.advantages_N > 0
     assert (after - before)[good].mean() > 0.05
     assert (after - before)[~good].mean() < -0.05
-
-
-@pytest.mark.parametrize("changes", [{}, {"old_policy": "recompute"}], ids=["two policies", "three policies"])
-def test_a_run_killed_at_any_step_ends_as_if_it_had_not_been(run, shaped, policy_folder, tmp_path, changes):
-    kill_after = random.randint(1, 5)
-    arguments = {
-        "shaped": shaped, "policy": policy_folder, "out": str(tmp_path / "killed"), "kill_after": kill_after,
-        "options": OPTIONS.semantic() | {"save_every": 2, "tensorboard": False} | changes,
-    }  # fmt: skip
-    child = subprocess.run([sys.executable, "-c", CHILD, json.dumps(arguments)], check=False, timeout=500)
-    assert child.returncode == -signal.SIGKILL
-    assert len(read_metrics(tmp_path / "killed")) == kill_after
-    assert not (tmp_path / "killed" / "policy").exists()
-
-    resumed, whole = (run(name, options=replace(OPTIONS, **changes)) for name in ("killed", "whole"))
-
-    assert resumed.steps == whole.steps == 6
-    assert weights_digest(Path(resumed.policy_dir)) == weights_digest(Path(whole.policy_dir))
-    assert without_times(tmp_path / "killed") == without_times(tmp_path / "whole")
-    states = [optimizer_state(tmp_path / name, policy_folder) for name in ("killed", "whole")]
-    assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
 def test_the_old_policy_is_recomputed_once_and_the_first_step_is_at_ratio_one(run, tmp_path):
@@ -265,7 +222,7 @@ def test_state_of_another_architecture_is_refused_by_key(run, policy_folder, tmp
     model = AutoModelForCausalLM.from_config(config)
     checkpoint = complete_checkpoints(tmp_path / "first" / "state")[-1]
     with pytest.raises(StateMismatchError, match="intermediate_size is 96 there and 128"):
-        load_checkpoint(checkpoint, model=model, optimizer=make_optimizer(model, OPTIONS), world=World())
+        load_checkpoint(checkpoint, model=model, optimizer=make_optimizer(model, OPTIONS), world=ALONE)
 
 
 def test_a_folder_that_holds_something_is_not_exported_into(run, policy_folder):
