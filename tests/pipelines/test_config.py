@@ -40,6 +40,15 @@ def test_the_contracts_option_names_are_the_configurations(write):
     assert (shape.std_ddof, shape.std_eps, shape.weights.format) == (0, 0.5, 0.0)
 
 
+def test_an_estimator_may_be_an_import_path(write):
+    text = MINIMAL + f'[shape]\nestimator = "{__name__}:own"\n'
+    assert load_config(write(text)).shape.estimator == f"{__name__}:own"
+
+
+def own(group, config):
+    return [[0.0] * len(mask) for mask in group.mask]
+
+
 def test_an_operator_per_stream_is_a_table(write):
     text = MINIMAL + '[shape.standardize]\nprocess = "abs_max"\n'
     assert load_config(write(text)).shape.standardize == Standardizers(process="abs_max")
@@ -49,6 +58,8 @@ def test_an_operator_per_stream_is_a_table(write):
     ("text", "message"),
     [
         ("[shape]\nkk = 1\n", "shape.kk: unknown key; did you mean k?"),
+        ("[shape]\nestimator = 'grpo'\n", "shape: option estimator: unknown value 'grpo'; the choices are 'pass', "),
+        ("[shape]\nestimator = 'nowhere:own'\n", "shape: option estimator: 'nowhere:own' leads nowhere (No module "),
         ("[shap]\nk = 1\n", "shap: unknown key; did you mean shape?"),
         (
             "[generate.sampling]\ntemprature = 1\n",
