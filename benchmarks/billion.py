@@ -77,6 +77,9 @@ def main() -> None:
     say(metric="real rollouts", value=tokens, unit="tokens", parts=plan.parts, tokens_a_part=tokens * tiles)
     for dealt in (once, plan):
         write_inputs(dealt, options)
+    if args.inputs_only:
+        return
+    for dealt in (once, plan):
         run_command(dealt, options, args.name)
         for name in (*dict.fromkeys(("rollouts", *options.roles)), args.name):
             report_bytes(dealt, name)
@@ -95,6 +98,7 @@ def arguments() -> argparse.Namespace:
     for role in ("process", "outcome", "format", "reference"):
         parser.add_argument(f"--{role}", help=f"the {role} signal's name")
     parser.add_argument("--name", default="shaped", help="the shaped dataset's folder")
+    parser.add_argument("--inputs-only", action="store_true", help="stop before the command; a later call goes on")
     parser.add_argument("--clean", action="store_true", help="remove --out at the end")
     return parser.parse_args()
 
