@@ -329,12 +329,15 @@ def main() -> int:
     parser.add_argument("action", choices=("up", "down", "serve", "run"))
     parser.add_argument("--folder", type=Path, default=CACHE / "cluster", help="its configuration, logs, scratch files")
     parser.add_argument("--slots", type=int, default=2, help="tasks at a time (default 2)")
-    parser.add_argument("command", nargs="*", help="for run, after --")
-    options = parser.parse_args()
+    arguments, command = sys.argv[1:], []
+    if "--" in arguments:
+        at = arguments.index("--")
+        arguments, command = arguments[:at], arguments[at + 1 :]
+    options = parser.parse_args(arguments)
     folder = options.folder.resolve()
     try:
         if options.action == "run":
-            return run(folder, options.slots, options.command)
+            return run(folder, options.slots, command)
         if options.action == "down":
             down(folder)
         else:

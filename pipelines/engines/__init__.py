@@ -15,7 +15,7 @@ from pipelines.engines.base import (
     Sampling,
     WeightsMismatchError,
 )
-from pipelines.engines.device import device_kind, resolve_dtype
+from pipelines.engines.device import device_kind, resolve_device, resolve_dtype
 
 __all__ = [
     "Engine",
@@ -31,6 +31,7 @@ __all__ = [
     "acquire",
     "device_kind",
     "release",
+    "resolve_device",
     "resolve_dtype",
     "start_engine",
 ]

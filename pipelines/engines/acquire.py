@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from dataclasses import dataclass
 
-from pipelines.engines.base import Engine, EngineOptions, WeightsMismatchError
+from pipelines.engines.base import Engine, EngineOptions, EngineStartError, WeightsMismatchError
+from pipelines.engines.device import device_kind
 from pipelines.engines.driver import DrivenEngine
 from pipelines.models import weights_identity
 
@@ -54,7 +56,15 @@ def release() -> None:
 
 
 def start_engine(model: str, options: EngineOptions) -> DrivenEngine:
-    """A new engine of the kind `options` name, apart from the one `acquire` keeps; its caller closes it."""
+    """A new engine of the kind `options` name, apart from the one `acquire` keeps; its caller closes it.
+
+    Raises EngineStartError where this machine has not the device the options name.
+    """
+    if options.kind != "recorded" and options.device not in ("auto", device_kind()):
+        raise EngineStartError(
+            f"engine.device is {options.device}, but {socket.gethostname()} computes on {device_kind()}: its results "
+            "would not be those the fingerprint stands for. Give every worker that device, or set engine.device."
+        )
     if options.kind == "vllm":
         from pipelines.engines import vllm
 

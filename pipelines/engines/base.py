@@ -40,6 +40,7 @@ __all__ = [
 
 ENGINE_KINDS = ("vllm", "transformers", "recorded")
 LOGPROBS_MODES = ("raw_logprobs", "processed_logprobs")
+DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 # Of Sampling.extra: they say where a completion ends, not how its tokens are drawn.
 ENDING_PARAMETERS = frozenset({"stop_token_ids", "include_stop_str_in_output"})
@@ -99,7 +100,9 @@ class EngineOptions:
     """How an engine is started. Equal options and an equal architecture let `acquire` keep the running one.
 
     dtype: "auto" is float32 on a CPU (bfloat16 for a bfloat16 checkpoint where the CPU computes in it: AVX-512 BF16),
-    the checkpoint's on a GPU. max_model_len: prompt plus completion in tokens; None = the model's own. logprobs_mode:
+    the checkpoint's on a GPU. device: "auto" is a GPU where there is one; name it where the machine that submits is not
+    like its workers, and dtype then too: both decide results, and a worker with another device is refused.
+    max_model_len: prompt plus completion in tokens; None = the model's own. logprobs_mode:
     raw_logprobs are log_softmax(logits); processed_logprobs are after temperature and truncation
     (`Sampling.logprobs_mode` says which fits). kv_cache_gib: memory for keys and values on a CPU, beside the model.
     max_num_seqs: rollouts sampled at a time. seed: the engine's own; rollouts carry theirs.
@@ -112,6 +115,7 @@ class EngineOptions:
 
     kind: str = "vllm"
     dtype: str = "auto"
+    device: str = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 256
     kv_cache_gib: float = 1.0
@@ -124,6 +128,7 @@ class EngineOptions:
     def __post_init__(self) -> None:
         _choice(self.kind, "kind", ENGINE_KINDS)
         _choice(self.dtype, "dtype", DTYPES)
+        _choice(self.device, "device", DEVICES)
         _choice(self.logprobs_mode, "logprobs_mode", LOGPROBS_MODES)
         if self.max_model_len is not None:
             long_enough = _is_int(self.max_model_len) and self.max_model_len >= 2

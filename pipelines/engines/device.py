@@ -15,6 +15,11 @@ def device_kind() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def resolve_device(options: EngineOptions) -> str:
+    """The device that `options.device` stands for: cuda or cpu."""
+    return device_kind() if options.device == "auto" else options.device
+
+
 def resolve_dtype(model: str, options: EngineOptions) -> str:
     """The dtype that "auto" stands for here: float32, bfloat16 or float16.
 
@@ -27,7 +32,7 @@ def resolve_dtype(model: str, options: EngineOptions) -> str:
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     if options.kind != "vllm":
         return "float32"
-    if device_kind() == "cuda":
+    if resolve_device(options) == "cuda":
         return stored if stored in ("bfloat16", "float16") else "float32"
     return "bfloat16" if stored == "bfloat16" and _cpu_has_bfloat16() else "float32"
 

@@ -1,11 +1,18 @@
-"""What of an engine decides results: its kind, the libraries under it, dtype, device. For a fingerprint."""
+"""What of a machine decides results: an engine's kind, the libraries under it, dtype, device, weights, the user's code.
+
+The client puts it into the dataset's fingerprint; every worker compares its own with that before its first part.
+"""
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pass_ops import shards
+from pass_ops.errors import PassError
+from pass_ops.shards import DatasetSpec
 from pipelines.engines.base import EngineOptions
 
 # Packages whose version decides what an engine of this kind answers; of vLLM's builds one is installed.
@@ -30,7 +37,7 @@ OPERATIONAL_EXTRA = frozenset(
 
 def engine_environment(model: str, options: EngineOptions) -> dict[str, Any]:
     """The `environment` of a dataset that an engine makes. Raises FileNotFoundError for an absent recording."""
-    from pipelines.engines import device_kind, resolve_dtype
+    from pipelines.engines import resolve_device, resolve_dtype
 
     found: dict[str, Any] = {"engine": options.kind, "max_model_len": options.max_model_len}
     for library in LIBRARIES[options.kind]:
@@ -45,7 +52,42 @@ def engine_environment(model: str, options: EngineOptions) -> dict[str, Any]:
         found["pooling"] = dict(options.pooling)
     if options.kind == "recorded":
         return found | {"recording": _recording_identity(options.recording)}
-    return found | {"dtype": resolve_dtype(model, options), "device": device_kind(), "engine_seed": options.seed}
+    return found | {
+        "dtype": resolve_dtype(model, options),
+        "device": resolve_device(options),
+        "engine_seed": options.seed,
+    }
+
+
+class WorkerMismatchError(PassError, RuntimeError):
+    """A worker has other libraries, weights or user code than the dataset's fingerprint stands for."""
+
+
+def check_worker(
+    spec: DatasetSpec,
+    *,
+    environment: Mapping[str, Any],
+    models: Mapping[str, str] | None = None,
+    code: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse this worker if it would make other bytes than the client asked for. Raises WorkerMismatchError.
+
+    environment: as the client computed it. models: role -> digest. code: import path -> source digest.
+    """
+    there = {
+        "environment": dict(spec.environment),
+        "models": {role: ref.digest for role, ref in spec.models.items()},
+        "code": dict(spec.options.get("code", {})),
+    }
+    here = {"environment": dict(environment), "models": dict(models or {}), "code": dict(code or {})}
+    for kind, found in here.items():
+        for name, value in found.items():
+            if there[kind].get(name) != value:
+                raise WorkerMismatchError(
+                    f"{kind} {name} is {value!r} on {socket.gethostname()}, but the dataset's fingerprint says "
+                    f"{there[kind].get(name)!r}: parts of two environments would lie in one dataset. Give every worker "
+                    "the image, code and weights that the client has, or submit from a machine like the workers."
+                )
 
 
 def _recording_identity(recording: str | None) -> str:

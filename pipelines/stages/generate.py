@@ -21,7 +21,7 @@ from pipelines import models
 from pipelines.engines.base import Engine, EngineOptions, RequestRejected, SampleRequest, Sampling
 from pipelines.programs.base import single_turn
 from pipelines.stages.encode import PlannedPrompt, plan_part
-from pipelines.stages.environment import engine_environment
+from pipelines.stages.environment import check_worker, engine_environment
 from pipelines.stages.generate_options import GenerateOptionError, GenerateOptions
 from pipelines.stages.loop import PartOutput, in_background
 from pipelines.stages.operations import Operations
@@ -68,7 +68,7 @@ def generate(
     engine = replace(engine, logprobs_mode=options.sampling.logprobs_mode)
     spec = generate_spec(source, out=out, model=model, engine=engine, options=options, seed=seed, round=round)
     dataset = shards.create_dataset(out, spec, overwrite=operations.overwrite)
-    work = GenerateWork(prompts=prompts, model=model, engine=engine, options=options, seed=seed, round=round)
+    work = GenerateWork(spec=spec, prompts=prompts, model=model, engine=engine, options=options, seed=seed, round=round)
     return run_stage(dataset, work, operations, runs_model=True, costs=[part.rows for part in source.parts])
 
 
@@ -150,6 +150,7 @@ class GenerateWork:
     def __init__(
         self,
         *,
+        spec: DatasetSpec,
         prompts: str,
         model: str,
         engine: EngineOptions,
@@ -157,6 +158,7 @@ class GenerateWork:
         seed: int,
         round: int,  # noqa: A002
     ) -> None:
+        self._spec = spec
         self._prompts_url = prompts
         self._model = model
         self._engine_options = engine
@@ -171,6 +173,8 @@ class GenerateWork:
         """The process's one engine, running this model, the program, and the prompts."""
         from pipelines.engines import acquire
 
+        environment = engine_environment(self._model, self._engine_options)
+        check_worker(self._spec, environment=environment, models={"policy": models.model_digest(self._model)})
         program = self._options.named_program
         self._program = single_turn if program is None else program.load()
         self._prompts = shards.open_dataset(self._prompts_url)

@@ -16,6 +16,7 @@ from pass_ops import shards
 from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest
 from pipelines.models import tokenizer_digest
 from pipelines.signals.base import SIGNALS, Signal, SignalInputError, SignalOptionError, SignalResultError
+from pipelines.stages.environment import check_worker
 from pipelines.stages.inputs import check_alignment, open_prompts, open_rollouts, open_signal, reopen
 from pipelines.stages.loop import PartOutput, in_background
 from pipelines.stages.operations import Operations
@@ -125,6 +126,9 @@ class ScoreWork:
 
     def setup(self) -> None:
         """The inputs, and whatever the signal needs in this process."""
+        digests = {role: ref.digest for role, ref in self._signal.models().items()}
+        environment, code = self._signal.environment(), self._signal.code()
+        check_worker(self._spec, environment=environment, models=digests, code=code)
         self._sources = {name: reopen(url, name, self._spec) for name, url in self._urls.items()}
         if self._tokenizer is not None:
             self._signal.setup(self._tokenizer)

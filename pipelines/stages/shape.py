@@ -20,6 +20,7 @@ from pass_ops import shards
 from pass_ops.config import WITH_PROCESS, ShapingConfig
 from pass_ops.errors import OptionError
 from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest
+from pipelines.stages.environment import check_worker
 from pipelines.stages.inputs import WrongInputError, check_alignment, kinds, open_rollouts, open_signal, reopen
 from pipelines.stages.loop import PartOutput, in_background
 from pipelines.stages.operations import Operations
@@ -186,6 +187,7 @@ class ShapeWork:
 
     def setup(self) -> None:
         """The inputs."""
+        check_worker(self._spec, environment={name: version(name) for name in _NUMERIC_LIBRARIES})
         self._sources = {name: reopen(url, name, self._spec) for name, url in self._urls.items()}
 
     def start(self, part: int) -> Future[PartOutput]:
