@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = command(options)
     except PassError as error:
         print(f"passrl {options.command}: {error}", file=sys.stderr)
+        if type(error).__name__ == "JobSubmitted":  # by name: a light command need not import the runners
+            return DONE
         return WRONG_INPUT if isinstance(error, (ValueError, LookupError, FileNotFoundError)) else FAILED
     except KeyboardInterrupt:
         print(

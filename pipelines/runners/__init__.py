@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pipelines.runners.base import RUNNERS, JobFailed, RunnerFlagError, RunnerOptions, run_job
+from pipelines.runners.base import RUNNERS, JobFailed, JobSubmitted, RunnerFlagError, RunnerOptions, run_job
 
-__all__ = ["RUNNERS", "JobFailed", "RunnerFlagError", "RunnerOptions", "run_job"]
+__all__ = ["RUNNERS", "JobFailed", "JobSubmitted", "RunnerFlagError", "RunnerOptions", "run_job"]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Runner name -> the module whose `launch(flags)` returns a Launch.
 RUNNERS = {
+    "dataflow": "pipelines.runners.dataflow",
     "direct": "pipelines.runners.direct",
     "flink": "pipelines.runners.flink",
     "prism": "pipelines.runners.prism",
@@ -27,6 +28,7 @@ _OWN_FLAGS = {
     "--job_name": "passrl names its jobs after the dataset they write, so that a rerun finds the live one",
 }
 
+_END_WITH_THE_CLIENT = frozenset({"direct", "prism"})
 RESOURCE_HINTS = ("accelerator", "cpu_count", "min_ram")
 
 
@@ -46,6 +48,10 @@ class JobFailed(PassError, RuntimeError):
         self.log = log
 
 
+class JobSubmitted(PassError):
+    """Not a failure: the job runs on by itself, because runner.wait is false."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunnerOptions:
     """Where Beam jobs run. Nothing here changes a byte of what they make.
@@ -53,15 +59,19 @@ class RunnerOptions:
     name: one of RUNNERS; `direct` is Beam's FnApiRunner in this process. flags: handed to the Beam runner as they are,
     for example --direct_running_mode=multi_processing --direct_num_workers=4. resources: Beam
     resource hints for workers of stages that run a model, as accelerator = "type:nvidia-l4;count:1", min_ram = "24GB".
+    wait: False submits one stage's job and ends (JobSubmitted); the job finalizes its dataset by itself.
     """
 
     name: str = "direct"
+    wait: bool = True
     flags: tuple[str, ...] = ()
     resources: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.name not in RUNNERS:
             raise RunnerFlagError(f"Runner {self.name!r} is unknown; choose one of {', '.join(sorted(RUNNERS))}.")
+        if not self.wait and self.name in _END_WITH_THE_CLIENT:
+            raise RunnerFlagError(f"runner.wait is false, but a job on runner {self.name} ends with the command.")
         for hint in self.resources:
             if hint not in RESOURCE_HINTS:
                 raise RunnerFlagError(f"Resource hint {hint!r} is unknown; Beam has {', '.join(RESOURCE_HINTS)}.")
@@ -89,27 +99,32 @@ def run_job(
     name: str = "passrl",
     submitted: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> None:
-    """Build one pipeline with `construct`, run it, wait for its end; or wait for the live job of this name.
+    """Build one pipeline with `construct`, run it, wait for its end.
 
-    name: of the job, see `JobServer.adopt`. submitted: where the job lives on a server, told its name, its id and the
-    server's endpoint. An interrupt (Ctrl-C) cancels such a job; a client that is killed leaves it running.
+    name: of the job; a live one that writes the same folder is ended first, see `JobServer.cancel_live`. submitted:
+    where the job lives on a server, told its name, its id and the server's endpoint. An interrupt (Ctrl-C) cancels such
+    a job; a client that is killed leaves it running.
 
-    Raises RunnerFlagError before anything runs where a flag is unknown, KeyboardInterrupt where the job was
-    interrupted, and JobFailed where it did not end well.
+    Raises RunnerFlagError before anything runs where a flag is unknown, JobSubmitted where it is not to be waited for,
+    KeyboardInterrupt where the job was interrupted, and JobFailed where it did not end well.
     """
     launch: Launch = importlib.import_module(RUNNERS[options.name]).launch(options.flags)
     _check_flags(options.flags, launch.known)
     result = None
     try:
-        result = launch.server.adopt(name) if launch.server is not None else None
-        if result is None:
-            result = _pipeline(construct, launch, name).run()
+        if launch.server is not None:
+            launch.server.cancel_live(name)
+        result = _pipeline(construct, launch, name).run()
         if submitted is not None and launch.server is not None:
             submitted({"name": name, "id": result._job_id, "endpoint": launch.server.endpoint})
+        if not options.wait:
+            raise JobSubmitted(f"job {name} is submitted to runner {options.name} and runs on by itself")
         state = result.wait_until_finish()
     except KeyboardInterrupt:
         if result is not None and launch.server is not None:
             result.cancel()
+        raise
+    except JobSubmitted:
         raise
     except Exception as error:
         log = re.sub(r" \[while running '[^']*'\]", "", str(error))

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipelines.runners.base import Launch, RunnerFlagError
-from pipelines.runners.portable import LOOPBACK, ConnectedRunner, JobServer, connect, flag_value
+from pipelines.runners.portable import ConnectedRunner, JobServer, connect, flag_value
 
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[local]", "[auto]"})
 CONNECT_SECONDS = 30.0
@@ -39,7 +39,7 @@ def launch(flags: Sequence[str]) -> Launch:
                 f"{place} is another machine, so where its workers run must be said: --environment_type=EXTERNAL "
                 "(worker pools), PROCESS or DOCKER, each with --environment_config."
             )
-        flags = [*flags, f"--environment_type={LOOPBACK}"]
+        flags = [*flags, "--environment_type=LOOPBACK"]
     if flag_value(flags, "environment_cache_millis") is None:
         flags = [*flags, f"--environment_cache_millis={KEEP_WORKERS_MS}"]
     server = _connected(endpoint, flags) if endpoint else _started(flags)

@@ -65,23 +65,15 @@ def test_status_follows_a_running_job(project, flink, capsys):
     assert work.client.exitcode == 0
 
 
-def test_a_rerun_waits_for_the_job_of_a_killed_client(project, flink):
-    work = Generating(project, "killed-client", external(flink))
-    until(lambda: work.committed() > 1)
-    work.client.kill()
-    work.client.join()
-    submitted = work.job()["id"]
-    assert work.again() == submitted
-    assert shards.verify(work.rollouts) == []
-
-
-def test_a_rerun_cancels_the_job_whose_workers_died_with_the_client(project, flink):
-    work = Generating(project, "killed-loopback", loopback(flink))
+@pytest.mark.parametrize("workers", [external, loopback])
+def test_a_rerun_ends_the_job_of_a_killed_client_and_goes_on_from_what_it_committed(project, flink, workers):
+    work = Generating(project, f"killed-{workers.__name__}", workers(flink))
     until(lambda: work.committed() > 1)
     work.client.kill()
     work.client.join()
     submitted = work.job()["id"]
     assert work.again() != submitted
+    assert f"job {submitted} of an earlier command is cancelled" in work.log.read_text()
     until(lambda: flink.overview()["jobs-running"] == 0)
     assert shards.verify(work.rollouts) == []
 

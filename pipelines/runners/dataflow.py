@@ -1,0 +1,31 @@
+"""`dataflow`: Google Cloud Dataflow (extra `gcp`). docs/dataflow.md is the runbook.
+
+    -- --project=P --region=R --temp_location=gs://BUCKET/tmp --sdk_container_image=IMAGE
+
+The image is the workers' whole environment (deploy/images): nothing is staged or installed at start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipelines.runners.base import Launch, RunnerFlagError
+from pipelines.runners.portable import flag_value
+
+NEEDED = ("project", "region", "temp_location", "sdk_container_image")
+
+
+def launch(flags: Sequence[str]) -> Launch:
+    """A runner that submits to Dataflow. Raises RunnerFlagError where a flag or Google's libraries are missing."""
+    missing = [name for name in NEEDED if flag_value(flags, name) is None]
+    if missing:
+        raise RunnerFlagError(f"runner dataflow needs --{', --'.join(missing)} after --; see docs/dataflow.md.")
+    try:
+        import apitools  # noqa: F401 - Beam imports the runner without it and fails only in the middle of a submission
+        from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
+    except ImportError as error:
+        raise RunnerFlagError(
+            f"runner dataflow needs Google's client libraries ({error}): install passrl with its extra gcp "
+            "(requirements/gcp.txt)."
+        ) from error
+    return Launch(runner=DataflowRunner(), flags=(*flags, "--sdk_location=container"))
