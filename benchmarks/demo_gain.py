@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from pass_ops import Weights
 from pipelines.config import RunConfig
 from pipelines.demo.assets import asset_folder
 from pipelines.demo.run import BENCHMARK, demo_config, teacher_config
@@ -44,6 +45,12 @@ def prm_config(config: RunConfig) -> RunConfig:
     """The demo's tiny process reward model."""
     table = {"signal": "prm", "model": str(asset_folder("prm")), "engine": asdict(config.engine), "separator": "\n"}
     return process_config(config, "prm", prm=table)
+
+
+def alone(config: RunConfig) -> RunConfig:
+    """Only the process stream: what the signal teaches without the outcome and format rewards beside it."""
+    weights = Weights(process=1.0, outcome=0.0, format=0.0)
+    return replace(config, shape=replace(config.shape, weights=weights))
 
 
 def opd_steps_config(config: RunConfig) -> RunConfig:
@@ -80,6 +87,7 @@ ARMS: dict[str, Callable[[RunConfig], RunConfig]] = {
     "PASS, teacher KL per step": opd_steps_config,
     "PASS, G-OPD": g_opd_config,
     "PASS, PRM": prm_config,
+    "PASS, PRM alone": lambda config: alone(prm_config(config)),
     "PASS, Monte-Carlo": monte_carlo_config,
     "GRPO(outcome)": grpo_config,
 }
