@@ -28,6 +28,7 @@ from pipelines.lineage import record_round
 from pipelines.models import describe_model, model_digest
 from pipelines.progress import Report, Reporter
 from pipelines.signals.base import Signal, signal_from_table
+from pipelines.signals.modelled import ModelSignal
 from pipelines.sources import PromptSource, write_prompts
 from pipelines.stages.generate import generate
 from pipelines.stages.operations import Operations
@@ -251,11 +252,11 @@ def round_prompts(config: RunConfig, round_index: int) -> PromptSource:
 
 
 def configured_signals(config: RunConfig) -> dict[str, Signal]:
-    """Every signal of the configuration, each after those it reads.
+    """Every signal of the configuration, each after those it reads; models run as [engine] says where they do not.
 
     Raises SignalOptionError, and SignalOrderError also where [shape] or [eval] names a signal that is not there.
     """
-    signals = {name: signal_from_table(table) for name, table in config.signals.items()}
+    signals = {name: _with_engine(signal_from_table(table), config) for name, table in config.signals.items()}
     named = [(f"shape.{role}", name) for name, role in config.shape.roles.items()]
     if config.eval is not None and config.eval.benchmarks:
         named.append(("eval.outcome", config.eval.outcome))
@@ -263,6 +264,10 @@ def configured_signals(config: RunConfig) -> dict[str, Signal]:
         if name not in signals:
             raise SignalOrderError(f"{option} is {name!r}, but [signals] has {', '.join(signals) or 'none'}")
     return {name: signals[name] for name in signal_order(signals)}
+
+
+def _with_engine(signal: Signal, config: RunConfig) -> Signal:
+    return signal.run_with(config.engine) if isinstance(signal, ModelSignal) else signal
 
 
 def signal_order(signals: Mapping[str, Signal]) -> list[str]:

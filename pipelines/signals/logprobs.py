@@ -30,7 +30,7 @@ class LogprobsSignal(ModelSignal):
         """Ask for every rollout's log-probabilities at once, then collect them in order."""
         from pipelines.engines import acquire
 
-        engine = acquire(self.folder, self.engine)
+        engine = acquire(self.folder, self.engine_options)
         prompts = rollouts["prompt_token_ids"].to_pylist()
         completions = rollouts["token_ids"].to_pylist()
         masks = rollouts["loss_mask"].to_pylist()

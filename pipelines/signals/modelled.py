@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from pass_ops.shards import DatasetSpec, ModelRef
@@ -18,11 +18,20 @@ class ModelSignal(SignalBase):
     """A signal by a model that reads the rollouts' token ids.
 
     model: a model folder with the rollouts' vocabulary; None = the policy that sampled the rollouts. engine: how it is
-    run.
+    run; None = as the run's own [engine], so that a signal of the policy finds the engine it was sampled with.
     """
 
     model: str | None = None
-    engine: EngineOptions = field(default_factory=EngineOptions)
+    engine: EngineOptions | None = None
+
+    @property
+    def engine_options(self) -> EngineOptions:
+        """How the model is run, outside of a run by default options."""
+        return self.engine or EngineOptions()
+
+    def run_with(self, engine: EngineOptions) -> Self:
+        """With these engine options, where none are given."""
+        return self if self.engine is not None else replace(self, engine=engine)
 
     def options(self) -> dict[str, Any]:
         """The model stands in `models` by its digest, how it is run in `environment`."""
@@ -34,7 +43,7 @@ class ModelSignal(SignalBase):
 
     def environment(self) -> dict[str, Any]:
         """The engine's libraries, dtype and device."""
-        return super().environment() | engine_environment(self.folder, self.engine)
+        return super().environment() | engine_environment(self.folder, self.engine_options)
 
     def for_policy(self, folder: str, rollouts: DatasetSpec) -> Self:
         """With the policy's folder as model, where none is given."""

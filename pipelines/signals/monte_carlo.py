@@ -76,7 +76,7 @@ class MonteCarloSignal(StepwiseSignal, VerifyingSignal, ModelSignal):
         """Sample every distinct prefix of the part at once, then verify every distinct completion."""
         from pipelines.engines import acquire
 
-        engine = acquire(self.folder, self.engine)
+        engine = acquire(self.folder, self.engine_options)
         columns = ("prompt_token_ids", "token_ids", "text", "answer")
         rows = rollouts.select(columns).to_pylist()
         plans = [self._plan(engine, row, steps.ends) for row, steps in zip(rows, self.cut(rollouts), strict=True)]

@@ -207,17 +207,26 @@ def test_bad_options_are_refused(options: dict, message: str) -> None:
         build_signal("judge", {"model": "m", **options})
 
 
-def test_a_chat_model_of_ones_own_answers_through_the_engine(tiny_model: str, tokenizer_folder, make_rollouts, ids):
+ENGINES = {
+    "recorded": {"kind": "recorded", "recording": "synthetic:3"},
+    "vllm": {"kind": "vllm", "dtype": "float32", "kv_cache_gib": 0.25, "max_num_seqs": 16},
+}
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_chat_model_of_ones_own_answers_through_the_engine(
+    kind: str, tiny_model: str, tokenizer_folder: str, make_rollouts, ids
+) -> None:
     """Replies are what the engine samples for the chat template's ids; a random model's are mostly unreadable."""
-    engine = {"kind": "recorded", "recording": "synthetic:3"}
-    options = {"model": tiny_model, "engine": engine, "answer": r"(\d)", "scale": [0, 9], "attempts": 4}
+    options = {"model": tiny_model, "engine": ENGINES[kind], "answer": r"(\d)", "scale": [0, 9], "attempts": 4}
     signal = build_signal("judge", {**options, "template": "{step}", "sampling": {"max_tokens": 30}})
+    signal.check(None, {})
     signal.setup(tokenizer_folder)
     prompts = pa.Table.from_pylist([{"prompt_id": "g", "prompt": "1+1?", "source": "t"}], schema=PROMPTS)
     table = signal.score(make_rollouts({"text": "a", "ids": ids("a")}), {"prompts": prompts})
-    chat = EngineChat(acquire(tiny_model, EngineOptions(kind="recorded", recording="synthetic:3")))
+    chat = EngineChat(acquire(tiny_model, EngineOptions(**ENGINES[kind])))
     replies = [
-        chat.ask([{"role": "user", "content": "a"}], seed=seed, sampling=Sampling(max_tokens=30)).result()
+        chat.ask([{"role": "user", "content": "a"}], seed=seed, sampling=Sampling(max_tokens=30)).result(timeout=60)
         for seed in range(4)
     ]
     grades = [signal.grade(reply.text) for reply in replies]
