@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pass_ops.errors import PassError
 from pass_ops.shards import Store
-from pipelines.engines.base import Engine, RequestRejected, Sample, SampleRequest, Sampling
+from pipelines.engines.base import Engine, RequestRejected, SampleRequest, Sampling
 
+A = TypeVar("A")
+B = TypeVar("B")
 Messages = Sequence[Mapping[str, str]]
 
 # Statuses after which the same request may succeed, and those that are about this one request.
@@ -55,16 +57,7 @@ class EngineChat:
             list(messages), tokenize=True, add_generation_prompt=True, return_dict=False
         )
         asked = self._engine.submit(SampleRequest(prompt_token_ids=ids, seed=seed, sampling=sampling))
-        reply: Future[Reply] = Future()
-
-        def pass_on(done: Future[Sample]) -> None:
-            if (error := done.exception()) is not None:
-                reply.set_exception(error)
-            else:
-                reply.set_result(Reply(done.result().text, len(ids), len(done.result().token_ids)))
-
-        asked.add_done_callback(pass_on)
-        return reply
+        return _then(asked, lambda sample: Reply(sample.text, len(ids), len(sample.token_ids)))
 
 
 class HttpChat:
@@ -125,13 +118,12 @@ class CachedChat:
             known.set_result(Reply(**json.loads(self._store.read(name))))
             return known
         except FileNotFoundError:
-            reply = self._chat.ask(messages, seed=seed, sampling=sampling)
-            reply.add_done_callback(lambda done: self._keep(name, done))
-            return reply
+            # Kept before it is known: whoever has a reply finds it in the folder.
+            return _then(self._chat.ask(messages, seed=seed, sampling=sampling), lambda reply: self._kept(name, reply))
 
-    def _keep(self, name: str, done: Future[Reply]) -> None:
-        if done.exception() is None:
-            self._store.put(name, json.dumps(asdict(done.result())).encode())
+    def _kept(self, name: str, reply: Reply) -> Reply:
+        self._store.put(name, json.dumps(asdict(reply)).encode())
+        return reply
 
 
 @lru_cache(maxsize=8)
@@ -140,6 +132,20 @@ def shared_http_chat(
 ) -> HttpChat:
     """The process's client for a server: its connections are kept over parts."""
     return HttpChat(url, model=model, api_key=api_key, concurrency=concurrency, timeout_s=timeout_s, retries=retries)
+
+
+def _then(asked: Future[A], change: Callable[[A], B]) -> Future[B]:
+    """What `change` makes of the answer, once that is there."""
+    changed: Future[B] = Future()
+
+    def pass_on(done: Future[A]) -> None:
+        try:
+            changed.set_result(change(done.result()))
+        except Exception as error:  # noqa: BLE001 - the reader of the future is told
+            changed.set_exception(error)
+
+    asked.add_done_callback(pass_on)
+    return changed
 
 
 def _reply(text: str) -> Reply:

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -35,6 +35,7 @@ The step:
 
 Is this step right, given the task and the steps before it, and does it bring the solution forward? Think briefly.
 End with a line that reads "Score: N", N a whole number from 0 (wrong or useless) to 10 (right and useful)."""
+RETRY_TEMPERATURE = 0.7  # a greedy judge asked again would say the same again
 _PLACES = re.compile(r"\{(prompt|previous|step|number)\}")
 
 
@@ -46,8 +47,9 @@ class JudgeSignal(StepwiseSignal):
     http://host:8000/v1) the model's name there, and api_key = "env:NAME" where the server wants one. template: the
     message, with {prompt}, {previous} (the steps before, a blank line between), {step} and {number} (from 1); system:
     a system message. answer: regular expression that must match in the reply, its group 1 the grade: a number within
-    scale = [lowest, highest]. A reply that does not is asked for again, attempts times in all, each with another seed;
-    then the row is null with status error. cache: a folder where replies are kept by the content of what was asked.
+    scale = [lowest, highest]. A reply that does not is asked for again, attempts times in all, each with another seed
+    and, where sampling is greedy, at RETRY_TEMPERATURE; then the row is null with status error.
+    cache: a folder where replies are kept by the content of what was asked.
     concurrency: requests under way at the URL. timeout_s, retries: of one request there.
     """
 
@@ -74,7 +76,11 @@ class JudgeSignal(StepwiseSignal):
         super().__post_init__()
         if "{step}" not in self.template:
             raise SignalOptionError("template has no {step}: the judge would grade nothing")
-        if re.compile(self.answer).groups < 1:
+        try:
+            groups = re.compile(self.answer).groups
+        except re.error as error:
+            raise SignalOptionError(f"answer {self.answer!r} is no regular expression: {error}") from error
+        if groups < 1:
             raise SignalOptionError(f"answer is {self.answer!r}; it needs a group that holds the grade")
         if not (math.isfinite(sum(self.scale)) and self.scale[0] < self.scale[1]):
             raise SignalOptionError(f"scale is {list(self.scale)}; give [lowest, highest]")
@@ -155,7 +161,9 @@ class JudgeSignal(StepwiseSignal):
     def _ask(self, chat: Chat, question: str, attempt: int) -> Future[Reply]:
         messages = [] if self.system is None else [{"role": "system", "content": self.system}]
         messages.append({"role": "user", "content": question})
-        return chat.ask(messages, seed=self.seed + attempt, sampling=self.sampling)
+        warmer = attempt > 0 and self.sampling.temperature == 0
+        sampling = replace(self.sampling, temperature=RETRY_TEMPERATURE) if warmer else self.sampling
+        return chat.ask(messages, seed=self.seed + attempt, sampling=sampling)
 
     def _graded(self, before: _Grade, future: Future[Reply]) -> _Grade:
         try:

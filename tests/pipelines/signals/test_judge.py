@@ -116,7 +116,7 @@ def test_equal_questions_are_asked_once(server: Server, judged) -> None:
 def test_a_reply_without_a_grade_is_asked_for_again_with_another_seed(server: Server, judged) -> None:
     server.script = lambda body: said("Score: 7" if body["seed"] == 2 else "Score: 11 or so")
     table = judged("a")
-    assert [body["seed"] for body in server.asked] == [0, 1, 2]
+    assert [(body["seed"], body["temperature"]) for body in server.asked] == [(0, 0.0), (1, 0.7), (2, 0.7)]
     assert table["process_scores"].to_pylist() == [pytest.approx([0.7])]
     assert json.loads(table["detail"][0].as_py()) == {"prompt_tokens": 30, "completion_tokens": 9}
 
@@ -198,6 +198,7 @@ def test_the_secret_comes_from_the_environment_and_is_stored_nowhere(server: Ser
         ({"url": "http://me:secret@host/v1"}, "holds a user or password"),
         ({"template": "{prompt}"}, "has no {step}"),
         ({"answer": "Score"}, "needs a group"),
+        ({"answer": "(Score"}, "is no regular expression"),
         ({"scale": [1, 1]}, "lowest, highest"),
         ({"attempts": 0}, "at least 1"),
     ],
