@@ -24,8 +24,6 @@ from pipelines.evaluate import EvalOptions, EvalResult, paired_gain
 from pipelines.progress import Reporter
 from pipelines.rounds import Run, evaluate, evaluate_round, evaluate_start, run_round
 
-ROUNDS = 3
-
 
 def grpo_config(config: RunConfig) -> RunConfig:
     """GRPO(outcome): one advantage a rollout from outcome and format, on the same prompts."""
@@ -71,10 +69,11 @@ def g_opd_config(config: RunConfig) -> RunConfig:
 
 
 def monte_carlo_config(config: RunConfig) -> RunConfig:
-    """The policy's own continuations, judged by the demo's outcome verifier: m = 4, at most 48 a rollout."""
+    """The policy's own continuations, m = 2 a step, on 48 prompts a round: a round costs twenty times its rollouts."""
     outcome = {name: value for name, value in config.signals["outcome"].items() if name != "signal"}
-    table = {"signal": "monte_carlo", "engine": asdict(config.engine), "separator": "\n", "samples": 4, **outcome}
-    return process_config(config, "value", value={**table, "max_continuations": 48})
+    table = {"signal": "monte_carlo", "engine": asdict(config.engine), "separator": "\n", "samples": 2, **outcome}
+    fewer = replace(config, run=replace(config.run, prompts_per_round=48))
+    return process_config(fewer, "value", value=table)
 
 
 def _logprobs(config: RunConfig, asset: str) -> dict[str, Any]:
@@ -93,19 +92,20 @@ ARMS: dict[str, Callable[[RunConfig], RunConfig]] = {
 }
 
 
-def measure(arm: str, seed: int, out: Path) -> dict[str, Any]:
-    """Three rounds of one arm; pass@1 before and after, and the paired gain."""
+def measure(arm: str, seed: int, out: Path, *, rounds: int) -> dict[str, Any]:
+    """Some rounds of one arm; pass@1 before and after, and the paired gain."""
     url = str(out / f"{arm.lower().replace(' ', '-').translate(str.maketrans('', '', ',()'))}-{seed}")
     config = ARMS[arm](demo_config(url, seed=seed))
     run = Run(config=config, url=url, reporter=Reporter())
     before = evaluate_start(run)[BENCHMARK]
-    for index in range(ROUNDS):
-        run_round(run, index, is_last=index == ROUNDS - 1)
-    after = evaluate_round(run, ROUNDS - 1)[BENCHMARK]
+    for index in range(rounds):
+        run_round(run, index, is_last=index == rounds - 1)
+    after = evaluate_round(run, rounds - 1)[BENCHMARK]
     gain = paired_gain(before, after)
     return {
         "arm": arm,
         "seed": seed,
+        "rounds": rounds,
         "before": asdict(before.pass_at[1]),
         "after": asdict(after.pass_at[1]),
         "pass@8": after.pass_at[8].value,
@@ -114,7 +114,7 @@ def measure(arm: str, seed: int, out: Path) -> dict[str, Any]:
         "mean_length": after.mean_length,
         "greedy": {
             "before": greedy(run, run.config.policy.model),
-            "after": greedy(run, run.folder(ROUNDS - 1, "policy")),
+            "after": greedy(run, run.folder(rounds - 1, "policy")),
         },
     }
 
@@ -156,12 +156,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/demo-gain"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     arguments = parser.parse_args()
     results = []
     for seed in arguments.seeds:
         for arm in arguments.arms:
-            results.append(measure(arm, seed, arguments.out))
+            results.append(measure(arm, seed, arguments.out, rounds=arguments.rounds))
             print(json.dumps(results[-1]), flush=True)
     (arguments.out / "table.md").write_text(
         "\n".join(table(sorted(results, key=lambda r: (r["arm"], r["seed"])))) + "\n"
