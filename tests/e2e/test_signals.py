@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,6 @@ def test_prm_check_finds_the_values_better_than_the_tiny_prm(run: Path, capsys) 
         found[name] = json.loads(capsys.readouterr().out)
     assert found["value"]["auc"] > 0.5
     lines = [line for row in stored(run, "rollouts")["text"].to_pylist() for line in row.split("\n")]
-    padding = sum(line.startswith("=") for line in lines)
+    padding = sum(re.fullmatch(r"=\d\d", line) is not None for line in lines)
     assert found["prm"]["kinds"]["padding"]["steps"] == padding > 0
     assert found["prm"]["kinds"]["neutral"]["steps"] >= found["prm"]["kinds"]["padding"]["steps"]
