@@ -82,7 +82,7 @@ def check_data_and_policy(
     policy_digest: str | None,
     vocabulary: Mapping[str, Any] | None,
 ) -> None:
-    """Refuses data of another stage, of another vocabulary, or (unless off_policy is accepted) of another policy.
+    """Refuses data that is stale, of another stage, vocabulary, or (unless off_policy is accepted) policy.
 
     policy_digest and vocabulary are those of the policy to train, as generate records them; None compares nothing.
     """
@@ -93,6 +93,7 @@ def check_data_and_policy(
             raise TrainDataError(
                 f"{source.url} is a dataset of stage {source.spec.stage!r}; the trainer reads shaped ones."
             )
+        source.check_inputs()
         carried = source.spec.carried
         _compare(source, "vocabulary", carried.get("vocabulary"), vocabulary, fix="Train the model that sampled them.")
         if options.off_policy == "refuse":

@@ -69,5 +69,13 @@ class ExplodedTrainingError(TrainingStoppedError):
     """A ratio or a gradient norm beyond stop_ratio or stop_grad_norm."""
 
 
+class DeviceMemoryError(TrainingStoppedError, MemoryError):
+    """A micro-batch does not fit into the device's memory."""
+
+
+class NotSavedError(TrainerError, OSError):
+    """Nothing can be written any more: the disk is full, or a limit is reached."""
+
+
 class MismatchError(TrainingStoppedError):
     """The recomputed log-probabilities differ from the sampler's by more than max_mismatch."""

@@ -25,9 +25,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "tracker": ("none", "trackio", "wandb"),
     "export_dtype": ("auto", "float32", "bfloat16", "float16"),
 }
-# These change the speed or the storage of a run, never what it computes; a run may be resumed with others.
+# These change the speed, the memory or the storage of a run, never what it computes, the first four but for rounding; a
+# run may be resumed with others.
 OPERATIONAL = frozenset(
-    {"prefetch_steps", "decode_threads", "save_every", "keep_checkpoints", "tensorboard", "tracker", "tracker_project",
+    {"micro_batch_tokens", "logits_elements", "gradient_checkpointing", "layout",
+     "prefetch_steps", "decode_threads", "save_every", "keep_checkpoints", "tensorboard", "tracker", "tracker_project",
      "peak_tflops"}
 )  # fmt: skip
 LEAST = {

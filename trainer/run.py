@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch.utils import deterministic
 
+from pass_ops.errors import PassError
 from pass_ops.shards import open_dataset
 from trainer.batching import StepBatch, build_step
 from trainer.checkpoint import (
@@ -55,6 +56,7 @@ from trainer.order import Step, all_steps
 from trainer.pairs import PairData
 from trainer.policy import Policy, export_policy, load_policy
 from trainer.stream import ahead_of_use, stream_steps
+from trainer.trouble import saved, within_memory
 from trainer.update import apply_gradients, backward, learning_rate, make_optimizer
 
 log = logging.getLogger(__name__)
@@ -172,6 +174,7 @@ class _Run:
     world: World
     step: int = 0
     updates: int = 0
+    whole: bool = True  # False where a step was cut off while it changed the weights: they are not to be saved
     old: Path | None = None  # where the old policy's log-probabilities lie, if they are recomputed
 
 
@@ -287,14 +290,16 @@ def _run_steps(run: _Run, folder: Path, *, progress: Progress | None) -> None:
             values = together.finish(batch, seconds=seconds, data_wait=waited, token_share=share)
             line = {"step": run.step, "update": run.updates, "epoch": step.epoch} | optimizer_values | values
             if writer is not None:
-                writer.write(line)
+                with saved("step's numbers", folder):
+                    writer.write(line)
                 if progress is not None:
                     progress(run.step, len(run.steps), describe_step(line, len(run.steps)))
             if _is_due(run):
                 _save(run, folder)
-    except TrainingStoppedError:
+    except (PassError, OSError) as error:
         run.optimizer.zero_grad(set_to_none=True)
-        if run.step and not _is_due(run):
+        everywhere = run.world.size == 1 or isinstance(error, TrainingStoppedError)  # all ranks save, or none
+        if run.whole and everywhere and run.step and not _is_due(run):
             _save(run, folder)  # the weights are still those of the last good step
         raise
     finally:
@@ -331,16 +336,22 @@ def _update(run: _Run, batch: StepBatch, measured: StepMetrics) -> dict[str, flo
     """One optimizer step; its counters move only after it succeeded."""
     stopped: TrainingStoppedError | None = None
     for micro in batch.micro_batches:
-        moved = micro.to(run.policy.device)
         try:
-            measured.add(moved, backward(run.policy, moved, options=run.options, temperature=run.temperature))
+            with within_memory(micro, run.policy):
+                moved = micro.to(run.policy.device)
+                measured.add(moved, backward(run.policy, moved, options=run.options, temperature=run.temperature))
         except TrainingStoppedError as error:
             stopped = stopped or error
     run.world.agree(stopped)
     rate = learning_rate(run.updates, run.options)
-    norm = apply_gradients(
-        run.policy, run.optimizer, batch, rate=rate, options=run.options, temperature=run.temperature
-    )
+    with within_memory(batch.micro_batches[0], run.policy):
+        try:
+            norm = apply_gradients(
+                run.policy, run.optimizer, batch, rate=rate, options=run.options, temperature=run.temperature
+            )
+        except torch.OutOfMemoryError:
+            run.whole = False
+            raise
     run.step += 1
     run.updates += 1
     return {"grad_norm": norm, "lr": rate}
@@ -351,21 +362,23 @@ def _is_due(run: _Run) -> bool:
 
 
 def _save(run: _Run, folder: Path) -> None:
-    save_checkpoint(
-        folder / "state",
-        step=run.step,
-        updates=run.updates,
-        model=run.policy.model,
-        optimizer=run.optimizer,
-        keep=run.options.keep_checkpoints,
-        world=run.world,
-    )
+    with saved("checkpoint", folder):
+        save_checkpoint(
+            folder / "state",
+            step=run.step,
+            updates=run.updates,
+            model=run.policy.model,
+            optimizer=run.optimizer,
+            keep=run.options.keep_checkpoints,
+            world=run.world,
+        )
 
 
 def _finish(run: _Run, folder: Path, exported: Path) -> TrainResult:
     temporary = exported.with_name(f".{exported.name}.writing")
     run.world.on_main(lambda: _clear(temporary, exported))
-    export_policy(run.policy, temporary, dtype=run.options.export_dtype)
+    with saved("exported policy", temporary):
+        export_policy(run.policy, temporary, dtype=run.options.export_dtype)
     run.world.on_main(lambda: _complete(run, folder, temporary, exported))
     return _result(folder, exported)
 

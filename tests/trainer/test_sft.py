@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -51,7 +52,7 @@ def test_the_gradient_is_that_of_cross_entropy_on_the_completions(pairs, traces)
     policy = load_policy(POLICY, OPTIONS)
     data = PairData((pairs,), POLICY)
     index = build_index(data, threads=1)
-    whole = TrainOptions(**{**OPTIONS.semantic(), "batch_size": 24})
+    whole = replace(OPTIONS, batch_size=24)
     steps = all_steps(select(index, whole, context=256).units, whole)
     (rollouts,) = stream_steps(data, index, steps, reference=False, threads=1, ahead=1)
     step = build_step(

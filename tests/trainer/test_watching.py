@@ -7,7 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -60,7 +60,7 @@ def test_events_hold_the_same_numbers(shaped, policy_folder, tmp_path):
 def test_a_tracker_gets_every_step_once_though_the_run_was_resumed(shaped, policy_folder, tmp_path):
     arguments = {
         "shaped": shaped, "policy": policy_folder, "out": str(tmp_path / "out"),
-        "options": OPTIONS.semantic() | {"save_every": 2, "tensorboard": False, "tracker": "trackio"},
+        "options": asdict(OPTIONS) | {"save_every": 2, "tensorboard": False, "tracker": "trackio"},
     }  # fmt: skip
     subprocess.run(
         [sys.executable, "-c", TRACKED, json.dumps(arguments)],
