@@ -20,6 +20,7 @@ STATISTICS = Path("mutmut-stats.json")  # written by mutmut's first run, in the 
 
 settings.register_profile(
     "mutants",
+    max_examples=25,
     derandomize=True,
     database=None,
     deadline=None,

@@ -1,6 +1,7 @@
 """Mutation testing of pass_ops: change one thing at a time and see whether a test notices.
 
     python tests/mutation/run.py [PATTERN ...]      patterns of mutants, such as 'pass_ops.columns.*'; all without
+    python tests/mutation/run.py --sample 500       that many of all, drawn at random by a fixed seed
 
 Works in .cache/mutation, on copies of pass_ops and tests/pass_ops; results of functions that did not change are kept
 from one run to the next. Exits with 1 if fewer than 95 % are killed or a survivor is not explained in survivors.toml.
@@ -9,7 +10,7 @@ from one run to the next. Exits with 1 if fewer than 95 % are killed or a surviv
 from __future__ import annotations
 
 import os
-import shutil
+import random
 import subprocess
 import sys
 import tomllib
@@ -21,30 +22,41 @@ from undecorate import undecorate
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 PLACE = ROOT / ".cache" / "mutation"
+COPIED = ("pass_ops", "tests/pass_ops")
+SINGLE = ("pyproject.toml", "tests/conftest.py", "docs/methods.md")
 TO_KILL = 0.95
 CAUGHT = ("killed", "timeout", "segfault", "suspicious")
 
 
 def prepare() -> None:
-    """Copy what is mutated and what tests it; a file that is the same as before keeps its time, and so its results."""
-    PLACE.mkdir(parents=True, exist_ok=True)
-    for folder in ("pass_ops", "tests/pass_ops"):
-        kept = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*.py")}
-        for path in kept:
-            source = (ROOT / path).read_text()
-            _write(PLACE / path, undecorate(source) if folder == "pass_ops" else source)
-        for place in (PLACE, PLACE / "mutants"):
+    """Copy what is mutated and what its tests read; a file that is the same keeps its time, and so its results."""
+    files = [path for folder in COPIED for path in sorted((ROOT / folder).rglob("*")) if path.is_file()]
+    kept = {path.relative_to(ROOT) for path in [*files, *map(ROOT.joinpath, SINGLE)] if "__pycache__" not in path.parts}
+    for path in kept:
+        source = (ROOT / path).read_text()
+        _write(PLACE / path, undecorate(source) if path.parts[0] == "pass_ops" and path.suffix == ".py" else source)
+    for place in (PLACE, PLACE / "mutants"):
+        for folder in COPIED:
             for path in (place / folder).rglob("*.py"):
                 if path.relative_to(place) not in kept:
                     path.unlink()
-    _write(PLACE / "tests/conftest.py", (ROOT / "tests/conftest.py").read_text())
-    shutil.copy2(ROOT / "pyproject.toml", PLACE / "pyproject.toml")
 
 
 def _write(path: Path, text: str) -> None:
     if not path.exists() or path.read_text() != text:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+
+
+def sample(number: int) -> list[str]:
+    """Names of mutants drawn from all; those drawn for a smaller number are among them."""
+    from mutmut import __main__ as mutmut
+
+    mutmut.copy_src_dir()
+    mutmut.create_mutants(2)
+    names = sorted(results())
+    random.Random(0).shuffle(names)
+    return names[:number]
 
 
 def mutate(patterns: list[str]) -> None:
@@ -76,34 +88,33 @@ def change(mutant: str) -> str:
     return "\n".join(" ".join(line.split()) for line in lines if line[:1] in "+-" and line[:3] not in {"+++", "---"})
 
 
-def function_of(mutant: str) -> str:
-    return mutant.split("__mutmut_", maxsplit=1)[0].replace("x_", "", 1).replace("xǁ", "").replace("ǁ", ".")
+def function_of(mutant: str) -> tuple[str, str]:
+    """Module and function of a mutant: pass_ops.x.xǁClassǁname__mutmut_3 is of Class.name in pass_ops.x."""
+    module, _, mangled = mutant.partition("__mutmut_")[0].rpartition(".")
+    return module, mangled.removeprefix("x_").removeprefix("xǁ").replace("ǁ", ".")
 
 
-def main(patterns: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     prepare()
-    mutate(patterns)
     os.chdir(PLACE)
-    status = results()
-    modules = sorted({function_of(name).rsplit(".", 1)[0] for name in status})
+    mutate(sample(int(arguments[1])) if arguments[:1] == ["--sample"] else arguments)
+    status = {name: found for name, found in results().items() if found != "not checked"}
+    modules = sorted({function_of(name)[0] for name in status})
     print("\nmutants  caught  alive")
     for module in modules:
-        counts = Counter(s in CAUGHT for name, s in status.items() if function_of(name).rsplit(".", 1)[0] == module)
+        counts = Counter(found in CAUGHT for name, found in status.items() if function_of(name)[0] == module)
         print(f"{counts.total():7} {counts[True]:7} {counts[False]:6}  {module}")
     return judge(status)
 
 
 def judge(status: dict[str, str]) -> int:
-    explained = {
-        (s["function"], s["change"].strip())
-        for s in tomllib.loads((HERE / "survivors.toml").read_text()).get("survivor", [])
-    }
-    alive = {name: (function_of(name), change(name)) for name, s in status.items() if s not in CAUGHT}
+    """Print what is alive and not explained; 1 if there is any, or too much is alive."""
+    listed = tomllib.loads((HERE / "survivors.toml").read_text()).get("survivor", [])
+    explained = {(entry["function"], entry["change"].strip()) for entry in listed}
+    alive = {name: (".".join(function_of(name)), change(name)) for name, found in status.items() if found not in CAUGHT}
     unexplained = {name: key for name, key in alive.items() if key not in explained}
     for name, (function, lines) in unexplained.items():
         print(f"\n{status[name]}, not explained: {name}\n  in {function}\n{lines}")
-    for function, lines in explained - set(alive.values()):
-        print(f"\nexplained, but no longer alive: {function}\n{lines}")
     caught = 1 - len(alive) / len(status)
     print(f"\n{len(status)} mutants, {caught:.1%} caught, {len(alive)} alive, {len(unexplained)} of them not explained")
     return int(caught < TO_KILL or bool(unexplained))

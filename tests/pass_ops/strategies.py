@@ -12,6 +12,7 @@ import random
 from dataclasses import dataclass, replace
 
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
 from oracle import Options
 
@@ -33,6 +34,11 @@ SIZES = {  # (fewest rollouts, most rollouts, most tokens)
     "long": (1, 3, 400),
     "large": (64, 64, 400),
 }
+
+
+def examples(number: int) -> settings:
+    """Settings for `number` examples, or the same share of them as the profile in force has of Hypothesis' own 100."""
+    return settings(max_examples=math.ceil(number * settings.default.max_examples / 100), deadline=None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from cases import to_config, to_table
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from strategies import ESTIMATORS, SIGNALS, USUAL, groups, options
+from strategies import ESTIMATORS, SIGNALS, USUAL, examples, groups, options
 
 from pass_ops import blocks, shape, shaping, token_advantages
 
 MADE = ["chunk_ends", "chunk_credits", "chunk_advantages", "path_score", "trainable"]
-EACH = settings(max_examples=60, deadline=None)
+EACH = examples(60)
 
 
 @st.composite

@@ -7,13 +7,13 @@ import itertools
 import pyarrow as pa
 import pytest
 from cases import made, to_table
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from strategies import ESTIMATORS, SIGNALS, USUAL, groups
+from strategies import ESTIMATORS, SIGNALS, USUAL, examples, groups
 
 from pass_ops import token_advantages
 
-QUICK = settings(max_examples=40, deadline=None)
+QUICK = examples(40)
 
 
 def tables(signal):

@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from cases import credits_table, made, to_config, to_table
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from oracle import Options, shape_group
-from strategies import ESTIMATORS, MODERATE, SIGNALS, USUAL, groups
+from strategies import ESTIMATORS, MODERATE, SIGNALS, USUAL, examples, groups
 
 from pass_ops import ShapingConfig, Weights, shape, token_advantages
 
-QUICK = settings(max_examples=40, deadline=None)
+QUICK = examples(40)
 PROCESS_ONLY = Weights(outcome=0.0, format=0.0)
 
 

@@ -161,6 +161,20 @@ BAD = {
         "column 'process_ends' is list<float32>, expected list<int32>, and some value does not fit; store it "
         "as list<int32>",
     ),
+    "process_ends has halves": (
+        put("process_ends", pa.array([[1.5, 3.0], [2.0], [1.0]], pa.list_(pa.float32())).cast(pa.list_(pa.float16()))),
+        {},
+        errors.ColumnTypeError,
+        "column 'process_ends' is list<float16>, expected list<int32>, and some value does not fit; store it as "
+        "list<int32>",
+    ),
+    "outcome_reward loses digits beside a null": (
+        put("outcome_reward", [None, 1.0, 0.1], pa.float64()),
+        {},
+        errors.ColumnTypeError,
+        "rollout 'q2/0': column 'outcome_reward' is float64, expected float32, and 0.1 would become "
+        "0.10000000149011612; store it as float32",
+    ),
     "process_ends is beyond int32": (
         put("process_ends", [[1, 2**40], [2], [1]], pa.list_(pa.int64())),
         {},

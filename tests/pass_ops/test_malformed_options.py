@@ -127,3 +127,16 @@ def test_options_survive_pickling_and_replacing():
     config = ShapingConfig(k=0.5, weights=Weights(format=0.0))
     assert pickle.loads(pickle.dumps(config)) == config
     assert dataclasses.replace(config, k=0.25).k == 0.25
+
+
+def test_numbers_of_other_types_become_floats():
+    config = ShapingConfig(k=1, eta=0, std_eps=1, std_ddof=0.0)
+    assert [type(x) for x in (config.k, config.eta, config.std_eps, config.std_ddof)] == [float, float, float, int]
+    assert type(Weights(process=1).process) is float
+
+
+@pytest.mark.parametrize("value", [object, [], 1j, "x", None, True])
+def test_what_is_no_number_is_refused(value):
+    says = f"option k: expected a finite number from 0 to 1, got {value!r}; give a number"
+    with pytest.raises(errors.OptionError, match=f"^{re.escape(says)}$"):
+        ShapingConfig(k=value)

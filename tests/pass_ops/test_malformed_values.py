@@ -6,9 +6,10 @@ import re
 
 import pyarrow as pa
 import pytest
+from cases import to_table
 from malformed import BOOL, F32, I32, INF, KL, NAN, STEPS, TOKENS, add, put, refused
 
-from pass_ops import ShapingConfig, Weights, errors, shape, token_advantages
+from pass_ops import ShapingConfig, Weights, errors, shape, spread, token_advantages
 
 BAD = {
     # lengths
@@ -312,6 +313,32 @@ SPREAD = {
         errors.StepEndsError,
         "row 1: chunk_ends do not increase strictly from above 0; shape the rollouts again",
     ),
+    "counts of the second row": (
+        pa.table({"chunk_ends": pa.array([[1], [1, 2]], I32), "chunk_advantages": pa.array([[1.0], [1.0]], F32)}),
+        errors.LengthMismatchError,
+        "row 1: chunk_ends has 2 values and chunk_advantages 1; shape the rollouts again",
+    ),
+    "an end of 0": (
+        pa.table({"chunk_ends": pa.array([[1], [0, 2]], I32), "chunk_advantages": pa.array([[1.0], [1.0] * 2], F32)}),
+        errors.StepEndsError,
+        "row 1: chunk_ends do not increase strictly from above 0; shape the rollouts again",
+    ),
+    "order in a slice": (
+        pa.table(
+            {
+                "chunk_ends": pa.array([[1, 2], [1], [3, 4], [5, 5]], I32),
+                "chunk_advantages": pa.array([[1.0] * 2, [1.0], [1.0] * 2, [1.0] * 2], F32),
+            }
+        ).slice(1),
+        errors.StepEndsError,
+        "row 2: chunk_ends do not increase strictly from above 0; shape the rollouts again",
+    ),
+    "a type": (
+        pa.table({"chunk_ends": pa.array([["1"]]), "chunk_advantages": pa.array([[1.0]], F32)}),
+        errors.ColumnTypeError,
+        "column 'chunk_ends' is list<string>, expected list<int32>, and there is no cast that loses nothing; "
+        "store it as list<int32>",
+    ),
     "null": (
         pa.table({"chunk_ends": pa.array([[1], None], I32), "chunk_advantages": pa.array([[1.0], []], F32)}),
         errors.NullValueError,
@@ -330,3 +357,41 @@ def test_token_advantages_refuses_what_shape_did_not_make(case):
     table, error, message = SPREAD[case]
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         token_advantages(table)
+
+
+def test_more_tokens_than_one_array_holds_are_refused(monkeypatch):
+    table = pa.table(
+        {"chunk_ends": pa.array([[3], [1, 2]], I32), "chunk_advantages": pa.array([[1.0], [1.0] * 2], F32)}
+    )
+    monkeypatch.setattr(spread, "MOST_VALUES", 5)
+    assert token_advantages(table).to_pylist() == [[1.0] * 3, [1.0] * 2]
+    monkeypatch.setattr(spread, "MOST_VALUES", 4)
+    says = "the table has 5 tokens and one list array holds 4; spread fewer rows at a time"
+    with pytest.raises(errors.OutputOverflowError, match=f"^{says}$"):
+        token_advantages(table)
+
+
+@pytest.mark.parametrize("kind", [I32, pa.large_list(pa.int64())])
+def test_token_ids_give_the_lengths_where_they_are_not_null(kind):
+    ids = pa.array([[1, 2, 3], None, [1]], kind)
+    assert len(shape(STEPS.append_column("token_ids", ids), ShapingConfig())) == 3
+    for values, row, says in (
+        ([[1, 2], None, [1]], "q1/0", "loss_mask has 3 values and token_ids 2"),
+        ([None, None, []], "q2/0", "loss_mask has 1 values and token_ids 0"),
+    ):
+        table = STEPS.append_column("token_ids", pa.array(values, kind))
+        message = f"rollout {row!r}: {says}; give one bool for each completion token"
+        with pytest.raises(errors.LengthMismatchError, match=f"^{re.escape(message)}$"):
+            shape(table, ShapingConfig(), threads=1)
+
+
+def test_the_bad_step_of_a_later_group_is_named():
+    rows = [{"mask": [True, False, True], "scores": [float(g), NAN, 1.0], "ends": [1, 2, 3]} for g in range(4)]
+    rows[2] = rows[2] | {"scores": [1.0, INF, NAN]}
+    table = to_table([rows[:2], rows[2:]])
+    says = (
+        "rollout 'g1/0': process_scores is nan at unmasked step 2; it would spoil its whole group; "
+        "make the whole list null where the signal could not be computed"
+    )
+    with pytest.raises(errors.NonFiniteError, match=f"^{re.escape(says)}$"):
+        shape(table, ShapingConfig(weights=Weights(outcome=0.0, format=0.0)))

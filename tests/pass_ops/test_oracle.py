@@ -11,7 +11,7 @@ from cases import check_against_oracle, to_config, to_table
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from oracle import Options
-from strategies import APART, ESTIMATORS, EXPONENTS, OPERATORS, SIGNALS, USUAL, WITH_CHUNKS, groups, options
+from strategies import APART, ESTIMATORS, EXPONENTS, OPERATORS, SIGNALS, USUAL, WITH_CHUNKS, examples, groups, options
 
 from pass_ops import shape
 
@@ -38,7 +38,7 @@ def ways(estimator: str) -> list[dict]:
 
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(data=st.data())
 def test_every_combination_agrees_with_the_oracle(estimator, signal, data):
     chosen, columns = data.draw(options(estimator, signal))
@@ -49,7 +49,7 @@ def test_every_combination_agrees_with_the_oracle(estimator, signal, data):
 
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("estimator", APART)
-@settings(max_examples=5, deadline=None)
+@examples(5)
 @given(data=st.data())
 def test_every_operator_of_every_stream_agrees_with_the_oracle(estimator, signal, data):
     chosen, columns = data.draw(options(estimator, signal))
@@ -60,7 +60,7 @@ def test_every_operator_of_every_stream_agrees_with_the_oracle(estimator, signal
 
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(data=st.data())
 def test_random_options_agree_with_the_oracle(estimator, signal, data):
     chosen, columns = data.draw(options(estimator, signal))
@@ -96,6 +96,6 @@ def test_100_000_random_groups_agree_with_the_oracle(estimator, signal, number):
         compare(data, sizes=("large",), least=1, most=1)
 
     many = settings(deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-    for part, examples in ((usual, TABLES), (large, LARGE)):
-        hypothesis.seed(number)(settings(many, max_examples=examples)(given(data=st.data())(part)))()
+    for part, times in ((usual, TABLES), (large, LARGE)):
+        hypothesis.seed(number)(settings(many, max_examples=times)(given(data=st.data())(part)))()
     assert compared >= COMPARED

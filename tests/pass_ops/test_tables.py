@@ -143,6 +143,15 @@ def test_a_float64_nan_at_a_masked_token_survives_the_cast():
     assert shape(table, config)["chunk_credits"].to_pylist() == [[1.0]]
 
 
+def test_a_null_beside_values_of_another_type_stays_one():
+    shaped = [
+        shape(replaced("outcome_reward", pa.array([1.0, None, 0.5], kind)), ShapingConfig()).select(MADE)
+        for kind in (pa.float32(), pa.float64())
+    ]
+    assert shaped[0].equals(shaped[1])
+    assert shaped[0]["trainable"].to_pylist() == [True, False, True]
+
+
 def test_an_all_null_column_without_a_type():
     shaped = shape(replaced("outcome_reward", pa.nulls(3)), ShapingConfig())
     assert shaped["trainable"].to_pylist() == [False, False, False]

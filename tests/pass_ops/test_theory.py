@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cases import credits_table, made, to_table
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from strategies import SIGNALS, USUAL, WITH_CHUNKS, groups
+from strategies import SIGNALS, USUAL, WITH_CHUNKS, examples, groups
 
 from pass_ops import Weights
 
-QUICK = settings(max_examples=40, deadline=None)
+QUICK = examples(40)
 PROCESS_ONLY = Weights(outcome=0.0, format=0.0)
 
 

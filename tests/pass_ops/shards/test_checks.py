@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -18,7 +20,8 @@ from pass_ops.shards import (
     signal_schema,
     verify,
 )
-from pass_ops.shards.checks import check_part
+from pass_ops.shards.checks import Problem, check_part, describe, part_problems
+from pass_ops.shards.schemas import signal_kind
 
 
 def _kind(kind: str, *rows: dict) -> pa.Table:
@@ -51,27 +54,80 @@ def test_a_sound_signal_of_each_kind_is_found_sound(tmp_path, make_dataset, roll
     assert verify(make_signal(str(tmp_path / kind), made, [_kind(kind, *SOUND[kind])]).url) == []
 
 
+def problems(table, stage):
+    """Every broken rule: its name, the rows that break it, what is wrong."""
+    return [(problem.code, problem.rows.tolist(), problem.message) for problem in part_problems(table, stage)]
+
+
+NAN, INF = float("nan"), float("inf")
+NULL = "{} must be null exactly where status is not ok"
+FINITE = "{} holds NaN or infinity"
+STATUSES = "{} is none of ok, timeout, error, too_long, no_input, neg_inf"
+UNEQUAL = "{} and {} have different lengths"
+RISE = "{} does not strictly increase from above 0"
+LAST = "the last of {} is not the length of the completion"
+
+
 @pytest.mark.parametrize(
-    ("kind", "spoiled", "code"),
+    ("kind", "spoiled", "code", "message"),
     [
-        ("outcome", {"outcome_reward": None}, "null_status"),
-        ("outcome", {"status": "timeout"}, "null_status"),
-        ("outcome", {"status": "late", "outcome_reward": None}, "value"),
-        ("outcome", {"verify_status": "right"}, "value"),
-        ("outcome", {"outcome_reward": float("inf")}, "finite"),
-        ("outcome", {"status": "error", "outcome_reward": None, "extracted_answer": "4"}, "null_status"),
-        ("format", {"format_ok": None}, "null_status"),
-        ("process_steps", {"process_ends": [1]}, "lengths"),
-        ("process_steps", {"process_ends": [3, 3]}, "ends"),
-        ("process_steps", {"process_ends": [0, 3]}, "ends"),
-        ("process_tokens", {"process_scores": [0.5, 0.0, float("nan")]}, "finite"),
-        ("logprobs", {"status": "neg_inf"}, "null_status"),
+        ("outcome", {"outcome_reward": None}, "null_status", NULL.format("outcome_reward")),
+        ("outcome", {"status": "timeout"}, "null_status", NULL.format("outcome_reward")),
+        ("outcome", {"status": "late", "outcome_reward": None}, "value", STATUSES.format("status")),
+        (
+            "outcome",
+            {"verify_status": "right"},
+            "value",
+            "verify_status is none of ok, wrong, unparseable, timeout, error",
+        ),
+        ("outcome", {"outcome_reward": INF}, "finite", FINITE.format("outcome_reward")),
+        (
+            "outcome",
+            {"status": "error", "outcome_reward": None, "extracted_answer": "4"},
+            "null_status",
+            "extracted_answer must be null where status is not ok",
+        ),
+        ("format", {"format_ok": None}, "null_status", NULL.format("format_ok")),
+        ("format", {"format_reward": NAN}, "finite", FINITE.format("format_reward")),
+        ("process_steps", {"process_ends": [1]}, "lengths", UNEQUAL.format("process_scores", "process_ends")),
+        ("process_steps", {"process_ends": [3, 3]}, "ends", RISE.format("process_ends")),
+        ("process_steps", {"process_ends": [0, 3]}, "ends", RISE.format("process_ends")),
+        ("process_steps", {"process_scores": [NAN, 0.0]}, "finite", FINITE.format("process_scores")),
+        ("process_tokens", {"process_scores": [0.5, 0.0, NAN]}, "finite", FINITE.format("process_scores")),
+        ("process_tokens", {"process_scores": None}, "null_status", NULL.format("process_scores")),
+        ("logprobs", {"status": "neg_inf"}, "null_status", NULL.format("logprobs")),
+        ("logprobs", {"logprobs": [-INF, 0.0, 0.0]}, "finite", FINITE.format("logprobs")),
     ],
 )
-def test_a_signal_that_breaks_a_rule_of_its_kind_is_not_committed(kind, spoiled, code):
+def test_a_signal_that_breaks_a_rule_of_its_kind_is_not_committed(kind, spoiled, code, message):
     first, second = SOUND[kind]
-    with pytest.raises(PartError, match=rf"a/0.*\[{code}\]"):
-        check_part(_kind(kind, {**first, **spoiled}, second), "score", where="part 0")
+    table = _kind(kind, {**first, **spoiled}, second)
+    assert problems(table, "score") == [(code, [0], message)]
+    with pytest.raises(PartError, match=rf"^part 0: {re.escape(message)}: a/0 \[{code}\]\. Nothing was committed$"):
+        check_part(table, "score", where="part 0")
+
+
+def test_a_signal_may_break_two_rules_at_once():
+    first, second = SOUND["process_steps"]
+    assert problems(_kind("process_steps", {**first, "process_ends": None}, second), "score") == [
+        ("null_status", [0], NULL.format("process_ends")),
+        ("lengths", [0], UNEQUAL.format("process_scores", "process_ends")),
+    ]
+
+
+def test_columns_of_no_kind_of_signal_are_refused_with_the_kinds():
+    says = (
+        "the columns rollout_id, status, score fit no kind of signal; "
+        "the kinds are outcome, format, process_steps, process_tokens, logprobs"
+    )
+    with pytest.raises(PartError, match=f"^{re.escape(says)}$"):
+        signal_kind(["rollout_id", "status", "score"])
+
+
+def test_the_first_three_offenders_are_named_and_the_others_counted():
+    table = pa.table({"group_id": [f"g{i}" for i in range(5)]})
+    for rows, says in (([0, 1, 2], "wrong: g0, g1, g2"), ([0, 1, 3, 4], "wrong: g0, g1, g3 and 1 more"), ([], "wrong")):
+        assert describe(Problem("code", np.array(rows, np.int64), "wrong"), table) == says
 
 
 @pytest.mark.parametrize(
@@ -142,44 +198,81 @@ def test_a_sound_shaped_dataset_is_found_sound_and_one_of_other_rollouts_is_not(
     assert errors_of(other) == [("alignment", "column text is not that of its rollouts")]
 
 
+NOT_0 = "a row that is not trainable has {} other than 0"
+
+
 @pytest.mark.parametrize(
-    ("spoiled", "code"),
+    ("spoiled", "expected"),
     [
-        ({"chunk_ends": [[1, 2], [2]]}, "ends"),
-        ({"chunk_ends": [[3, 3], [2]]}, "ends"),
-        ({"chunk_credits": [[0.5], [0.0]]}, "lengths"),
-        ({"chunk_advantages": [[0.5, float("inf")], [0.0]]}, "finite"),
-        ({"path_score": [float("nan"), None]}, "finite"),
-        ({"path_score": [0.5, 0.5]}, "untrainable"),
-        ({"chunk_credits": [[0.5, 0.25], [0.5]]}, "untrainable"),
+        ({"chunk_ends": [[1, 2], [2]]}, ("ends", [0], LAST.format("chunk_ends"))),
+        ({"chunk_ends": [[3, 3], [2]]}, ("ends", [0], RISE.format("chunk_ends"))),
+        ({"chunk_ends": [[0, 3], [2]]}, ("ends", [0], RISE.format("chunk_ends"))),
+        ({"chunk_ends": [[1, 3], [3]]}, ("ends", [1], LAST.format("chunk_ends"))),
+        ({"chunk_credits": [[0.5], [0.0]]}, ("lengths", [0], UNEQUAL.format("chunk_credits", "chunk_ends"))),
+        ({"chunk_advantages": [[0.5], [0.0]]}, ("lengths", [0], UNEQUAL.format("chunk_advantages", "chunk_ends"))),
+        ({"chunk_advantages": [[0.5, INF], [0.0]]}, ("finite", [0], FINITE.format("chunk_advantages"))),
+        ({"chunk_credits": [[NAN, 0.5], [0.0]]}, ("finite", [0], FINITE.format("chunk_credits"))),
+        ({"path_score": [NAN, None]}, ("finite", [0], FINITE.format("path_score"))),
+        ({"path_score": [0.5, 0.5]}, ("untrainable", [1], "a row that is not trainable has a path_score")),
+        ({"chunk_credits": [[0.5, 0.25], [0.5]]}, ("untrainable", [1], NOT_0.format("chunk_credits"))),
+        ({"chunk_advantages": [[0.5, 0.25], [0.5]]}, ("untrainable", [1], NOT_0.format("chunk_advantages"))),
         (
             {
                 "chunk_ends": [[1, 3], [1, 2]],
                 "chunk_credits": [[0.5, 0.25], [0.0] * 2],
                 "chunk_advantages": [[0.5, 0.25], [0.0] * 2],
             },
-            "untrainable",
+            ("untrainable", [1], "a row that is not trainable has more than one chunk"),
         ),
-        ({"process_ends": [[1, 2], None]}, "ends"),
-        ({"status_prm": ["fine", "error"]}, "value"),
+        ({"process_ends": [[1, 2], None]}, ("ends", [0], LAST.format("process_ends"))),
+        ({"process_ends": [[3], None]}, ("lengths", [0], UNEQUAL.format("process_scores", "process_ends"))),
+        ({"process_scores": [[0.5, NAN], None]}, ("finite", [0], FINITE.format("process_scores"))),
+        ({"status_prm": ["fine", "error"]}, ("value", [0], STATUSES.format("status_prm"))),
     ],
 )
-def test_a_shaped_part_that_breaks_a_rule_is_not_committed(rollouts, spoiled, code):
-    check_part(_shaped(rollouts("a")), "shape", where="part 0")
-    with pytest.raises(PartError, match=rf"\[{code}\]"):
-        check_part(_shaped(rollouts("a"), **spoiled), "shape", where="part 0")
+def test_a_shaped_part_that_breaks_a_rule_is_not_committed(rollouts, spoiled, expected):
+    assert problems(_shaped(rollouts("a")), "shape") == []
+    assert problems(_shaped(rollouts("a"), **spoiled), "shape") == [expected]
 
 
 @pytest.mark.parametrize(
-    ("spoiled", "code"),
+    ("column", "kind", "values", "expected"),
     [
-        ({"prompt_id": ["a", "a"]}, "unique_ids"),
-        ({"prompt_id": ["a/b", "c"]}, "id_form"),
-        ({"prompt": ["x", None]}, "prompt_or_messages"),
-        ({"messages": [[{"role": "user", "content": "x"}], None]}, "prompt_or_messages"),
+        ("outcome_reward", pa.float32(), [1.0, INF], ("finite", [1], FINITE.format("outcome_reward"))),
+        ("format_reward", pa.float32(), [NAN, None], ("finite", [0], FINITE.format("format_reward"))),
+        ("ref_logprobs", pa.list_(pa.float32()), [[0.0] * 3, None], None),
+        (
+            "ref_logprobs",
+            pa.list_(pa.float32()),
+            [[0.0] * 3, [0.0]],
+            ("lengths", [1], UNEQUAL.format("ref_logprobs", "token_ids")),
+        ),
+        (
+            "ref_logprobs",
+            pa.list_(pa.float32()),
+            [[-1.0] * 3, None],
+            ("masked_values", [0], "ref_logprobs is not 0.0 at a masked token"),
+        ),
     ],
 )
-def test_prompts_that_break_a_rule_are_not_committed(spoiled, code):
+def test_a_shaped_part_with_a_spoiled_stream_is_not_committed(rollouts, column, kind, values, expected):
+    table = _shaped(rollouts("a")).append_column(column, pa.array(values, kind))
+    assert problems(table, "shape") == ([expected] if expected else [])
+
+
+ONE_OF = "exactly one of prompt and messages must be set"
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "expected"),
+    [
+        ({"prompt_id": ["a", "a"]}, ("unique_ids", [1], "prompt_id appears twice")),
+        ({"prompt_id": ["a/b", "c"]}, ("id_form", [0], 'prompt_id holds "/", which is to be percent-encoded')),
+        ({"prompt": ["x", None]}, ("prompt_or_messages", [1], ONE_OF)),
+        ({"messages": [[{"role": "user", "content": "x"}], None]}, ("prompt_or_messages", [0], ONE_OF)),
+    ],
+)
+def test_prompts_that_break_a_rule_are_not_committed(spoiled, expected):
     from pass_ops.shards import PROMPTS
 
     def prompts(**columns: list) -> pa.Table:
@@ -188,9 +281,8 @@ def test_prompts_that_break_a_rule_are_not_committed(spoiled, code):
             {field.name: pa.array(given.get(field.name, [None] * 2), field.type) for field in PROMPTS}, schema=PROMPTS
         )
 
-    check_part(prompts(), "prompts", where="part 0")
-    with pytest.raises(PartError, match=rf"\[{code}\]"):
-        check_part(prompts(**spoiled), "prompts", where="part 0")
+    assert problems(prompts(), "prompts") == []
+    assert problems(prompts(**spoiled), "prompts") == [expected]
 
 
 def test_empty_completions_are_sound(tmp_path, make_dataset, rollouts):

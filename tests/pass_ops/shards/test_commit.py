@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
+from datetime import datetime, timedelta
 
 import pyarrow as pa
 import pytest
@@ -18,6 +20,7 @@ from pass_ops.shards import (
     create_dataset,
     fail_part,
     finalize,
+    load_dataset,
     open_dataset,
     pending_parts,
     sha256_bytes,
@@ -138,6 +141,13 @@ def test_attempts_count_from_one_in_every_run_and_stay_on_record(root, generate_
     assert [begin_attempt(ds, 0), begin_attempt(ds, 0), begin_attempt(ds, 1)] == [1, 2, 1]
     rerun = create_dataset(root, generate_spec())
     assert [begin_attempt(rerun, 0), begin_attempt(rerun, 0)] == [1, 2]
+    record = json.loads(ds.store.read(f"_attempts/000000-{ds.fp8}-2.json"))
+    assert list(record) == ["part", "attempt", "time", "host", "pid"]
+    assert (record["part"], record["attempt"], record["pid"]) == (0, 2, os.getpid())
+    assert record["host"] == socket.gethostname()
+    assert datetime.fromisoformat(record["time"]).utcoffset() == timedelta(0)
+    assert begin_attempt(load_dataset(root), 0) == 1
+    ds.store.remove(f"_attempts/000000-{ds.fp8}-5.json")
     on_record = [entry.name for entry in ds.store.entries("_attempts")]
     assert on_record == [f"000000-{ds.fp8}-{number}.json" for number in (1, 2, 3, 4)] + [f"000001-{ds.fp8}-1.json"]
 
@@ -172,7 +182,9 @@ def test_a_void_marker_is_seen_though_another_file_of_the_part_lies_there(near_r
     )
     ds.store.create(other.data, Store(f"{near_root}/other").read(other.data))
     record = commit_part(ds, 0, rollouts("a"))
+    assert committed(ds, 0) == record
     ds.store.remove(record.data)
+    assert committed(ds, 0) is None
     assert pending_parts(ds).todo == (0,)
 
 

@@ -165,3 +165,20 @@ def test_finalize_reads_every_marker_once_and_lists_each_folder_once(root, gener
     finalize(ds)
     assert sum(operation == "list" for operation, _ in operations) == 3
     assert sum(operation == "read" and name.startswith("_done") for operation, name in operations) <= 3
+
+
+@pytest.mark.parametrize(
+    ("parts", "shown"), [(11, "1, 2, 3, 4, 5, 6, 7, 8, 9, 10"), (13, "1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 2 more")]
+)
+def test_of_many_missing_parts_the_first_ten_are_named(near_root, generate_spec, rollouts, parts, shown):
+    ds = create_dataset(near_root, generate_spec(parts=parts))
+    commit_part(ds, 0, rollouts("a"))
+    with pytest.raises(NotFinalized) as raised:
+        finalize(ds)
+    reason = f"{parts - 1} of {parts} parts are not done: {shown}"
+    assert raised.value.reasons == (reason,)
+    assert str(raised.value) == f"{near_root} is not finalized: {reason}"
+
+
+def test_reasons_without_a_folder_are_those_of_the_dataset():
+    assert str(NotFinalized(["one", "two"])) == "the dataset is not finalized: one; two"

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from pass_ops.errors import CorruptDatasetError, SpecError
-from pass_ops.shards import DatasetSpec, InputRef, ModelRef, canonical_json, folder_digest, sha256_bytes
+from pass_ops.shards import DatasetSpec, InputRef, ModelRef, canonical_json, fingerprint, folder_digest, sha256_bytes
 from pass_ops.shards.fingerprint import content_digest
 from pass_ops.shards.spec import differences, parse_dataset_json
 
@@ -129,6 +129,7 @@ def test_differences_name_each_field_with_both_values():
         "sampling.top_p: 1 there, 0.9 asked",
         "options.eta: absent there, 0.1 asked",
     ]
+    assert "options.eta: 0.1 there, absent asked" in differences(asked, there)
 
 
 def test_the_content_digest_is_over_the_fingerprint_and_the_parts_in_order():
@@ -149,3 +150,20 @@ def test_a_folder_digest_depends_on_names_and_contents_and_not_on_where_it_lies(
     (tmp_path / "two" / "sub" / "b.txt").rename(tmp_path / "two" / "sub" / "c.txt")
     assert folder_digest(str(tmp_path / "two")) != one
     assert folder_digest(str(tmp_path / "one" / "a.txt")) == sha256_bytes(b"a")
+
+
+def test_the_digest_of_one_file_is_its_own_however_it_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / ".hidden").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    digest = sha256_bytes(b"a")
+    assert [folder_digest(url) for url in (f"{tmp_path}/a.txt", f"{tmp_path}/a.txt/", "a.txt")] == [digest] * 3
+    assert folder_digest(str(tmp_path)) == sha256_bytes(f"{digest} a.txt\n".encode())
+    with pytest.raises(FileNotFoundError):
+        folder_digest(str(tmp_path / "b.txt"))
+
+
+def test_a_file_is_read_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(fingerprint, "_READ_BYTES", 3)
+    (tmp_path / "a.txt").write_text("0123456789")
+    assert folder_digest(str(tmp_path / "a.txt")) == sha256_bytes(b"0123456789")

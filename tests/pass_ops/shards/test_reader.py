@@ -16,6 +16,7 @@ from pass_ops.shards import (
     open_dataset,
     sha256_bytes,
 )
+from pass_ops.shards.reader import examine_input
 
 
 def test_what_was_committed_is_read_back(root, make_dataset, rollouts):
@@ -83,19 +84,30 @@ def test_an_input_made_anew_makes_the_dataset_stale(root, make_dataset, rollouts
     signal = _signal_of(made, f"{root}/signals/outcome", outcomes, rollouts)
     signal.check_inputs()
     ds = create_dataset(made.url, generate_spec(parts=1, seed=8), overwrite=True)
-    with pytest.raises(StaleInputError, match=r"outcome is stale: its input rollouts \(.*rollouts\) is not finalized"):
-        signal.check_inputs()
+    ref = signal.spec.inputs["rollouts"]
+    advice = "Make this dataset again (--overwrite), or bring back the input it was made from"
+
+    def stale(reason):
+        with pytest.raises(StaleInputError) as raised:
+            signal.check_inputs()
+        assert str(raised.value) == f"{signal.url} is stale: its input rollouts ({root}/rollouts) {reason}. {advice}"
+        assert examine_input(signal.url, signal.spec, ref, store=signal.store) == (True, reason)
+
+    stale("is not finalized now: it was replaced or taken back")
     commit_part(ds, 0, rollouts("a"))
     finalize(ds)
-    with pytest.raises(StaleInputError, match=r"has content digest .* when this was made"):
-        signal.check_inputs()
+    now = open_dataset(made.url).content_digest
+    stale(f"has content digest {now[:16]}... now, {ref.content_digest[:16]}... when this was made")
 
 
 def test_an_input_that_is_gone_proves_nothing(tmp_path, make_dataset, rollouts, outcomes):
     made = make_dataset(str(tmp_path / "rollouts"), rollouts("a"))
     signal = _signal_of(made, str(tmp_path / "outcome"), outcomes, rollouts)
+    ref = signal.spec.inputs["rollouts"]
+    assert examine_input(signal.url, signal.spec, ref, store=signal.store) == (True, None)
     (tmp_path / "rollouts").rename(tmp_path / "elsewhere")
     signal.check_inputs()
+    assert examine_input(signal.url, signal.spec, ref, store=signal.store) == (False, None)
 
 
 def test_prompts_are_stale_when_their_source_changed(tmp_path):

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from pass_ops.errors import NotADatasetError
-from pass_ops.shards import Rejection, begin_attempt, commit_part, create_dataset, fail_part, status
+from pass_ops.shards import Rejection, Store, begin_attempt, commit_part, create_dataset, fail_part, status
 
 
 def test_status_counts_done_failed_and_missing_parts_rows_tokens_and_rejections(root, generate_spec, rollouts):
@@ -69,3 +69,60 @@ def test_many_markers_are_sampled_evenly_and_the_counts_scaled(tmp_path, generat
         commit_part(ds, part, rollouts(f"g{part}"))
     [found] = status(str(tmp_path)).datasets
     assert (found.rows, found.tokens, found.exact) == (12, 30, False)
+
+
+def test_where_there_are_more_markers_than_may_be_read_every_third_is(tmp_path, generate_spec, rollouts, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("pass_ops.shards.status"), "_READ_AT_MOST", 3)
+    ds = create_dataset(str(tmp_path), generate_spec(parts=8))
+    for part in range(7):
+        commit_part(ds, part, rollouts(f"g{part}"))
+    read = []
+    read_many = Store.read_many
+    monkeypatch.setattr(Store, "read_many", lambda store, names: read.append(list(names)) or read_many(store, names))
+    [found] = status(str(tmp_path)).datasets
+    assert read == [[f"_done/{part:06d}-{ds.fp8}.json" for part in (0, 3, 6)]]
+    assert (found.rows, found.exact) == (14, False)
+
+
+def test_a_complete_dataset_tells_its_rejections_exactly(near_root, make_dataset, rollouts):
+    rejected = [Rejection(prompt_id="x", sample_index=0, reason="r")]
+    complete = make_dataset(near_root, rollouts("a"), rejected=rejected)
+    [found] = status(near_root).datasets
+    assert (found.reject_rate, found.exact, found.fingerprint) == (1 / 3, True, complete.spec.fingerprint)
+    assert status(near_root).url == near_root
+
+
+def test_a_complete_dataset_without_rejections_has_rate_0(near_root, make_dataset, rollouts):
+    make_dataset(near_root, rollouts("a"))
+    [found] = status(near_root).datasets
+    assert (found.reject_rate, found.exact) == (0.0, True)
+
+
+@pytest.mark.parametrize(
+    ("times", "rate"), [((10.0,), None), ((10.0, 14.0), 0.25), ((10.0, 10.0), None), ((10.0, 10.0, 10.0, 13.0), 1.0)]
+)
+def test_the_rate_is_of_the_markers_after_the_first(tmp_path, generate_spec, rollouts, times, rate):
+    ds = create_dataset(str(tmp_path), generate_spec(parts=5))
+    for part, time in enumerate(times):
+        commit_part(ds, part, rollouts(f"g{part}"))
+        os.utime(tmp_path / "_done" / f"{part:06d}-{ds.fp8}.json", (0, time))
+    [found] = status(str(tmp_path)).datasets
+    assert found.parts_per_second == rate
+    assert found.eta_seconds == (None if rate is None else (5 - len(times)) / rate)
+
+
+def test_files_that_are_no_markers_do_not_count(near_root, generate_spec, rollouts):
+    ds = create_dataset(near_root, generate_spec())
+    commit_part(ds, 0, rollouts("a"))
+    ds.store.put("_done/notes.txt", b"hands off")
+    ds.store.put("_done/000001-00000000.json", b"of another fingerprint")
+    [found] = status(near_root).datasets
+    assert (found.done, found.missing) == (1, 1)
+
+
+def test_a_folder_without_a_dataset_is_said_to_be_one(near_root):
+    with pytest.raises(NotADatasetError) as raised:
+        status(near_root)
+    assert str(raised.value) == (
+        f"there is no dataset at or below {near_root}: no folder with a _dataset.json; check the path"
+    )
