@@ -166,17 +166,23 @@ def test_values_behind_a_null_list_are_not_read():
 
 
 @pytest.mark.deep
-def test_a_million_groups_of_one():
+@pytest.mark.parametrize("estimator", ["pass", "grpo_outcome"])
+def test_a_million_groups_of_one(estimator):
     rows = 1_000_000
+    offsets = pa.array(range(rows + 1), pa.int32())
     table = pa.table(
         {
             "group_id": pa.array(range(rows)).cast(pa.string()),
-            "loss_mask": pa.ListArray.from_arrays(pa.array(range(rows + 1), pa.int32()), pa.array([True] * rows)),
+            "loss_mask": pa.ListArray.from_arrays(offsets, pa.array([True] * rows)),
+            "process_scores": pa.ListArray.from_arrays(
+                offsets, pa.array([float(r % 7) for r in range(rows)], pa.float32())
+            ),
             "outcome_reward": pa.array([1.0] * rows, pa.float32()),
         }
     )
-    config = ShapingConfig(estimator="grpo_outcome", weights=Weights(format=0.0))
-    assert shape(table, config)["trainable"].to_pylist() == [True] * rows
+    shaped = shape(table, ShapingConfig(estimator=estimator, signal="kl", weights=Weights(format=0.0)))
+    assert shaped["trainable"].to_pylist() == [True] * rows
+    assert set(shaped["chunk_advantages"].combine_chunks().values.to_pylist()) == {0.0}
 
 
 def test_importing_the_package_imports_no_engine():
