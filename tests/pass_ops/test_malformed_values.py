@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pyarrow as pa
@@ -395,3 +396,24 @@ def test_the_bad_step_of_a_later_group_is_named():
     )
     with pytest.raises(errors.NonFiniteError, match=f"^{re.escape(says)}$"):
         shape(table, ShapingConfig(weights=Weights(outcome=0.0, format=0.0)))
+
+
+@pytest.mark.parametrize("estimator", ["pass", "reward_shaping", "grpo_process", "grpo_outcome"])
+def test_the_largest_float32_is_stored_and_what_rounds_beyond_it_is_refused(estimator):
+    beyond = 3.4028235677973366e38  # halfway from the largest float32 to the next power of two: rounds to infinity
+    table = to_table([[{"mask": [True], "scores": [1.0], "outcome": 1.0}]])
+
+    def advantages(weight):
+        stream = (
+            {"outcome": weight, "process": 0.0} if estimator == "grpo_outcome" else {"process": weight, "outcome": 0.0}
+        )
+        config = ShapingConfig(
+            estimator=estimator, signal="kl", standardize="none", weights=Weights(**stream, format=0.0)
+        )
+        return shape(table, config)["chunk_advantages"].to_pylist()
+
+    assert advantages(math.nextafter(beyond, 0.0)) == [[3.4028234663852886e38]]
+    with pytest.raises(errors.OutputOverflowError, match=r"^rollout 'g0/0'"):
+        advantages(beyond)
+    with pytest.raises(errors.OutputOverflowError, match=r"^rollout 'g0/0'"):
+        advantages(-beyond)
