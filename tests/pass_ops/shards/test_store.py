@@ -5,6 +5,7 @@ import os
 import pickle
 import resource
 import threading
+import uuid
 
 import fsspec
 import pyarrow.fs as pafs
@@ -112,7 +113,7 @@ class _Refusal(Exception):
 
 @pytest.mark.parametrize("code", ["ConditionalRequestConflict", "OperationAborted"])
 def test_a_conflict_of_conditional_puts_is_tried_again(code, monkeypatch):
-    store = Store(f"memory://conflict-{code}")
+    store = Store(f"memory://{uuid.uuid4()}")
     real, refusals = store.fs.pipe_file, [code, code]
 
     def sometimes(path, content, mode):
