@@ -32,7 +32,7 @@ SIZES = {  # (fewest rollouts, most rollouts, most tokens)
     "small": (1, 6, 12),
     "wide": (1, 64, 6),
     "long": (1, 3, 400),
-    "large": (64, 64, 400),
+    "large": (64, 64, 400),  # always with completions of 400
 }
 
 
@@ -83,6 +83,8 @@ def group_plans(draw, signal, *, sizes=("small",), magnitudes=MAGNITUDES, nulls=
     fewest, most, most_tokens = SIZES[draw(st.sampled_from(sizes))]
     rewards = st.tuples(st.sampled_from(FORMS), st.sampled_from(magnitudes))
     mixed = draw(st.lists(kinds(signal, most_tokens, magnitudes, nulls), min_size=1, max_size=4))
+    if fewest == most:
+        mixed[0] = replace(mixed[0], length=most_tokens)
     alike = draw(st.sampled_from((None, None, None, None, "constant", "zero")))
     if alike:
         mixed = [replace(kind, scores=alike, magnitude=mixed[0].magnitude) for kind in mixed]

@@ -69,7 +69,7 @@ def test_random_options_agree_with_the_oracle(estimator, signal, data):
 
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-@settings(max_examples=1, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_64_rollouts_of_up_to_400_tokens_agree_with_the_oracle(estimator, signal, data):
     check(data.draw(groups(signal, sizes=("large",), least=1, most=1)), Options(estimator=estimator, signal=signal))
