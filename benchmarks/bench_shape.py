@@ -1,11 +1,14 @@
 """How fast `pass_ops.shape` is, against a plain copy of the same bytes: one JSON object a line.
 
-    python benchmarks/bench_shape.py [--tokens 1000000 50000000] [--threads 1 2] [--repeats 7] [--memory]
+    python benchmarks/bench_shape.py [--tokens 1000000 50000000 100000000] [--threads 1 2] [--repeats 7]
+        [--only speed|first-call|memory|peers]
 
 Each line: {"metric", "value", "unit", "against", "ratio"} and the sizes. `value` is the shortest of the repeats;
 shaping and copying take turns, so that both see the same load. The copy is np.copyto between buffers allocated and
 touched before, of as many bytes as shaping reads (the columns it needs) and writes (its five columns), cut into one
-slice for each thread. With --cpu, processor time of one thread is measured instead: for a machine that is busy.
+slice for each thread. Then come the first call of a process, the memory beyond inputs and outputs, and what others
+would run on the same rollouts (peers/bench.py, which makes itself an environment). With --cpu, processor time of one
+thread is measured instead: for a machine that is busy.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+from peers import bench as peers
 
 from pass_ops import ShapingConfig, shape
 
@@ -227,12 +231,13 @@ def _reset_peak() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, nargs="+", default=[1_000_000, 50_000_000])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1_000_000, 50_000_000, 100_000_000])
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, len(os.sched_getaffinity(0))}))
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--cpu", action="store_true", help="processor time, one thread")
-    parser.add_argument("--only", choices=("speed", "first-call", "memory"))
+    parser.add_argument("--only", choices=("speed", "first-call", "memory", "peers"))
+    parser.add_argument("--peer-tokens", type=int, default=5_000_000)
     parser.add_argument("--peak", choices=CASES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
@@ -246,7 +251,11 @@ def main() -> None:
         for line in first_call():
             print(json.dumps(line), flush=True)
     if options.only in (None, "memory"):
-        for line in memory(max(options.tokens), options.cases):
+        for line in memory(min(max(options.tokens), 50_000_000), options.cases):
+            print(json.dumps(line), flush=True)
+    if options.only in (None, "peers"):
+        times = partial(shortest, options.repeats, time.perf_counter)
+        for line in peers.lines(options.peer_tokens, options.threads, make_table, times):
             print(json.dumps(line), flush=True)
 
 
