@@ -18,7 +18,7 @@ from pass_ops.errors import NonFiniteError, OutputOverflowError, StepEndsError
 from pass_ops.ragged import Elements, Tokens, frozen
 from pass_ops.rollouts import Rollouts
 
-BLOCK_VALUES = 1 << 17  # scores of a block; with what is made of them they fit into the processor's cache
+BLOCK_VALUES = 1 << 18  # scores of a block; with what is made of them they fit into the processor's cache
 NO_MASK = np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint8)
 NO_SCORES = frozen(np.empty(0, dtype=np.float32))
 NO_ENDS = frozen(np.empty(0, dtype=np.int32)), frozen(np.empty(0, dtype=np.int32))

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pass_ops.errors import ColumnTypeError, GroupOrderError, MissingColumnError, NullValueError, ShapingError
+from pass_ops.errors import ColumnTypeError, MissingColumnError, ShapingError
 
 TOKENS_OF_BOOL = pa.list_(pa.bool_())
 LIST_OF_FLOAT32 = pa.list_(pa.float32())
@@ -54,8 +54,8 @@ def to_type(
         return array
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), target)
-    expected = f"column {name!r} is {_short(array.type)}, expected {_short(target)}"
-    remedy = f"store it as {_short(target)}"
+    expected = f"column {name!r} is {short_type(array.type)}, expected {short_type(target)}"
+    remedy = f"store it as {short_type(target)}"
     if not _castable(array.type, target):
         raise ColumnTypeError(f"{expected}, and there is no cast that loses nothing; {remedy}")
     try:
@@ -73,30 +73,6 @@ def to_type(
     return cast
 
 
-def group_starts(table: pa.Table, *, needed_by: str) -> np.ndarray:
-    """Row numbers at which a group starts, and the number of rows at the end (int64, G + 1 values).
-
-    Raises:
-        NullValueError: a null group_id.
-        GroupOrderError: a group's rows are not adjacent.
-    """
-    column = _strings(require(table, "group_id", needed_by=needed_by))
-    rows = len(column)
-    if column.null_count:
-        row = pc.index(column.is_null(), True).as_py()
-        raise NullValueError(
-            f"{rollout_name(table, row)}: group_id is null, so it belongs to no group; give it the prompt_id"
-        )
-    if rows == 0:
-        return np.zeros(1, dtype=np.int64)
-    changes = pc.not_equal(column.slice(1), column.slice(0, rows - 1)).to_numpy()
-    heads = np.concatenate([[0], np.flatnonzero(changes) + 1])
-    names = column.take(pa.array(heads))
-    if len(names.unique()) != len(heads):
-        _raise_not_adjacent(table, heads, names)
-    return np.append(heads, rows)
-
-
 def first_null_in_lists(array: pa.ListArray) -> int | None:
     """The first row whose list holds a null; null lists do not count."""
     if array.buffers()[2] is None:
@@ -109,31 +85,6 @@ def first_null_in_lists(array: pa.ListArray) -> int | None:
     in_range = (nulls >= starts[0]) & (nulls < starts[-1])
     inside = rows[in_range][array.is_valid().to_numpy(zero_copy_only=False)[rows[in_range]]]
     return int(inside[0]) if len(inside) else None
-
-
-def _raise_not_adjacent(table: pa.Table, heads: np.ndarray, names: pa.ChunkedArray) -> None:
-    seen: dict[object, int] = {}
-    for row, name in zip(heads.tolist(), names.to_pylist(), strict=True):
-        if name in seen:
-            raise GroupOrderError(
-                f"{rollout_name(table, row)}: group {name!r} began at row {seen[name]}, ended, and goes on at row "
-                f"{row}; its statistics would be split; sort the table by group_id first"
-            )
-        seen[name] = row
-
-
-def _strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column = column.cast(kind.value_type)
-        kind = column.type
-    if pa.types.is_string_view(kind):
-        return column.cast(pa.large_string())
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind):
-        return column
-    if pa.types.is_null(kind):
-        return column.cast(pa.string())
-    raise ColumnTypeError(f"column 'group_id' is {_short(kind)}, expected string; store the prompt_id as a string")
 
 
 def _same_type(actual: pa.DataType, target: pa.DataType) -> bool:
@@ -171,10 +122,10 @@ def _first_difference(before: pa.Array, after: pa.Array) -> int | None:
     return None if index < 0 else int(index)
 
 
-def _short(kind: pa.DataType) -> str:
+def short_type(kind: pa.DataType) -> str:
     """Types by the names people use: Arrow prints float32 as "float" and list items with a field name."""
     if pa.types.is_list(kind):
-        return f"list<{_short(kind.value_type)}>"
+        return f"list<{short_type(kind.value_type)}>"
     return {"halffloat": "float16", "float": "float32", "double": "float64"}.get(str(kind), str(kind))
 
 

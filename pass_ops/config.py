@@ -7,6 +7,7 @@ import math
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Literal, Self, cast
 
 from pass_ops.errors import OptionError
@@ -176,7 +177,7 @@ class ShapingConfig(_Options):
         _set(self, "std_ddof", int(self.std_ddof))
         _set(self, "std_eps", _number(self.std_eps, option="std_eps", low=0.0))
 
-    @property
+    @cached_property
     def standardizers(self) -> Standardizers:
         """The operator of each stream."""
         one = OWN_OPERATOR.get(self.estimator, self.standardize)

@@ -54,10 +54,11 @@ def shape(table: pa.Table, config: ShapingConfig, *, threads: int | None = None)
         raise OptionError(f"threads: expected a whole number of at least 1, got {threads!r}; leave it out for all")
     from pass_ops.blocks import check_ends  # numba takes a second to import
     from pass_ops.estimators import estimator_of
+    from pass_ops.groups import group_starts
 
     estimator = estimator_of(config)
     streams = choose_streams(table, config)
-    starts_G1 = columns.group_starts(table, needed_by="shaping")
+    starts_G1 = group_starts(table, needed_by="shaping")
     workers = threads or pa.cpu_count()
 
     spans = list(_spans(streams, starts_G1, workers))
@@ -85,10 +86,14 @@ def _spans(streams: Streams, starts_G1: np.ndarray, workers: int) -> Iterator[sl
     groups = len(starts_G1) - 1
     if groups == 0:
         return
-    values_G1 = _values_before(streams.columns.get("process_scores", streams.columns["loss_mask"]))[starts_G1]
-    values = int(values_G1[-1] - values_G1[0])
+    values_R1 = _values_before(streams.columns.get("process_scores", streams.columns["loss_mask"]))
+    values = int(values_R1[-1] - values_R1[0])
     size = values // (workers * SPANS_A_THREAD) + 1 if workers > 1 else MOST_SPAN_VALUES
     size = min(max(size, LEAST_SPAN_VALUES), MOST_SPAN_VALUES)
+    if values <= size:
+        yield slice(0, groups)
+        return
+    values_G1 = values_R1[starts_G1]
     first = 0
     while first < groups:
         last = int(np.searchsorted(values_G1, values_G1[first] + size, side="left"))

@@ -47,6 +47,14 @@ def test_unchanged_columns_are_not_copied():
         assert [b and b.address for b in before] == [b and b.address for b in after]
 
 
+def test_given_ends_are_the_chunk_ends_uncopied_where_every_step_is_a_chunk():
+    unmasked = replaced("loss_mask", pa.array([[True] * 3, [True], [True] * 2], pa.list_(pa.bool_())))
+    given = unmasked["process_ends"].chunk(0).values.buffers()[1]
+    made = shape(unmasked, ShapingConfig())["chunk_ends"].chunk(0).values.buffers()[1]
+    assert made.address == given.address
+    assert shape(unmasked, ShapingConfig())["chunk_ends"].to_pylist() == [[1, 3], [1], [2]]
+
+
 def test_columns_of_an_earlier_shaping_are_replaced_where_they_stand():
     shaped = shape(TABLE, ShapingConfig(k=0.0)).append_column("round", pa.array([1, 1, 1]))
     again = shape(shaped, ShapingConfig())

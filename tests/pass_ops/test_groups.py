@@ -1,0 +1,39 @@
+"""Where groups start."""
+
+from __future__ import annotations
+
+import itertools
+
+import pyarrow as pa
+import pytest
+
+from pass_ops.errors import GroupOrderError
+from pass_ops.groups import group_starts
+
+IDS = {
+    "one group": ["a", "a", "a"],
+    "ids that end alike": ["ab", "b", "cb", "bb", "bb", "abb"],
+    "ids that begin alike": ["b", "ba", "ba", "bab"],
+    "equal lengths, another first letter": ["axx", "bxx", "cxx"],
+    "an empty id": ["", "", "a"],
+    "beyond ASCII": ["ä", "ä", "a"],
+    "no rows": [],
+}
+
+
+def starts(ids):
+    return list(itertools.accumulate((len(list(rows)) for _, rows in itertools.groupby(ids)), initial=0))
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+@pytest.mark.parametrize("ids", IDS.values(), ids=IDS)
+def test_groups_start_where_the_id_changes(ids, kind):
+    column = pa.array(ids, kind)
+    assert group_starts(pa.table({"group_id": column}), needed_by="it").tolist() == starts(ids)
+    sliced = pa.table({"group_id": pa.concat_arrays([pa.array(["before"], kind), column]).slice(1)})
+    assert group_starts(sliced, needed_by="it").tolist() == starts(ids)
+
+
+def test_a_group_that_goes_on_later_is_refused():
+    with pytest.raises(GroupOrderError, match="row 2: group 'a' began at row 0"):
+        group_starts(pa.table({"group_id": ["a", "b", "a"]}), needed_by="it")
