@@ -215,13 +215,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", type=Path, required=True, help="Markdown file to write")
+    parser.add_argument("--jobs", type=int, help="only the first so many of the list's jobs")
     options = parser.parse_args()
     from tests.conftest import make_tiny_model
 
     folder = Path(tempfile.mkdtemp(prefix="passrl-faults-"))
     outcomes = []
     with arena(folder, make_tiny_model(folder / "tiny", seed=1)) as place:
-        for index, faults in enumerate(plan(options.seed)):
+        for index, faults in enumerate(plan(options.seed)[: options.jobs]):
             outcome = place.run(f"job-{index}", faults)
             print(json.dumps({"job": index, **asdict(outcome)}), flush=True)
             outcomes.append(outcome)

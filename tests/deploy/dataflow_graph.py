@@ -9,8 +9,14 @@ from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 
 from pipelines.cli import main
 
-FLAGS = ["--project=p", "--region=r", "--temp_location=gs://nowhere/tmp", "--sdk_container_image=registry/passrl:1",
-         "--dry_run=True", "--no_auth"]  # fmt: skip
+FLAGS = [
+    "--project=passrl-project",
+    "--region=us-central1",
+    "--temp_location=gs://nowhere/tmp",
+    "--sdk_container_image=registry/passrl:1",
+    "--dry_run=True",
+    "--no_auth",
+]
 
 if __name__ == "__main__":
     graph, *arguments = sys.argv[1:]
