@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.rows import prompt_row  # noqa: E402
-from deploy.flink.cluster import LocalCluster  # noqa: E402
+from deploy.flink.cluster import CACHE, LocalCluster  # noqa: E402
 from pass_ops import shards  # noqa: E402
 from pipelines.runners import RunnerOptions  # noqa: E402
 from pipelines.stages.loop import PartOutput, in_background  # noqa: E402
@@ -88,6 +88,11 @@ def main() -> None:
     parser.add_argument("--skewed", action="store_true")
     options = parser.parse_args()
     sizes: dict[str, object] = {"parts": options.parts, "seconds_a_part": options.seconds}
+    if not list((CACHE / "jars").glob("*.jar")):
+        print(
+            "bench_scaling: skipped, there is no Flink here: `make flink` fetches it (Java 17, Maven)", file=sys.stderr
+        )
+        return
     with LocalCluster(Path(tempfile.mkdtemp(prefix="passrl-flink-")), slots=max(options.workers)) as cluster:
         for workers in options.workers:
             if options.skewed:

@@ -9,6 +9,8 @@ import pytest
 
 from pass_ops.shards import Store
 from pipelines.cli import main
+from pipelines.config import load_config
+from trainer import train
 
 STAGES = ("generate", "score", "shape")
 
@@ -31,8 +33,9 @@ def s3(monkeypatch):
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir("bucket")
-    yield "s3://bucket/run"
+    bucket = f"bucket-{uuid.uuid4().hex}"  # moto keeps its state as long as the process
+    s3fs.S3FileSystem().mkdir(bucket)
+    yield f"s3://{bucket}/run"
     s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
 
@@ -50,6 +53,18 @@ def test_stages_on_an_object_store_make_the_same_datasets(project, store, reques
         assert main([stage, project.config, "--out", out]) == 0
     assert digests(out) == digests(project.out)
     assert main(["verify", out]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("store", ["memory", "s3"])
+def test_a_local_training_reads_what_was_shaped_on_an_object_store(project, store, request, tmp_path):
+    out = request.getfixturevalue(store)
+    for stage in STAGES:
+        assert main([stage, project.config, "--out", out]) == 0
+    options = load_config(project.config).train
+    trained = train(
+        [f"{out}/round-000/shaped"], policy=str(project.folder / "model"), out=str(tmp_path / "train"), options=options
+    )
+    assert trained.steps == options.updates == 2
 
 
 def test_training_away_from_a_local_disk_is_refused_with_the_reason(project, memory, capsys):
