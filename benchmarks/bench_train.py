@@ -3,10 +3,12 @@
     python benchmarks/bench_train.py [--model demo|smollm2|both] [--spread 0.5 0.9] [--micro 2 4 8 16] [--repeats 2]
 
 All three train the same model in float32 on the same rollouts, advantages and steps, each in a process of its own, in
-turns, on the same threads; the first step of each is not counted, the shortest repeat is. TRL (the newest its index
-has, in an environment of its own under .cache/bench-trl, made at the first run) runs at its best of the given
-micro-batch sizes. Bare is the model's forward over padded micro-batches of like length, log-softmax of every position,
-backward, fused AdamW: no loss, no mask, no metrics, no reading. Peak memory is the process's peak resident set.
+turns, on the same threads; the first step of each is not counted, of the others the shortest repeat is. --clock cpu
+counts processor time instead, for a machine that others use; of one thread it is what the wall clock shows alone. TRL
+(the newest its index has, in an environment of its own under .cache/bench-trl, made at the first run) runs at its best
+of the given micro-batch sizes. Bare is the model's forward over padded micro-batches of like length, log-softmax of
+every position, backward, fused AdamW: no loss, no mask, no metrics, no reading. Peak memory is the process's peak
+resident set.
 demo: the demo's policy (0.7M parameters). smollm2: SmolLM2-135M-Instruct (benchmarks/convert_smollm2.py makes it).
 The gradient norms of the first step are compared, so that both updates are known to be the same one.
 """
@@ -42,8 +44,9 @@ TRL_ENVIRONMENT = ROOT / ".cache" / "bench-trl"
 MODELS = {"demo": ROOT / "pipelines/demo/assets/policy", "smollm2": ROOT / ".cache/smollm2-135m-instruct"}
 WORKLOADS = {
     "demo": Workload(vocabulary=28, groups=16, group=8, steps=9, longest=136, spread=0.5, prompt=22),
-    "smollm2": Workload(vocabulary=49152, groups=2, group=8, steps=3, longest=256, spread=0.5, prompt=48),
+    "smollm2": Workload(vocabulary=49152, groups=2, group=4, steps=3, longest=192, spread=0.5, prompt=48),
 }
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 NORM_TOLERANCE = 1e-3
 
 
@@ -52,9 +55,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=(*MODELS, "both"), default="both")
     parser.add_argument("--spread", type=float, nargs="+", default=[0.5, 0.9], help="mean over max of the lengths")
-    parser.add_argument("--micro", type=int, nargs="+", default=[2, 4, 8, 16], help="TRL's rollouts a micro-batch")
+    parser.add_argument("--micro", type=int, nargs="+", default=[4, 8, 16, 64], help="TRL's rollouts a micro-batch")
     parser.add_argument("--budget", type=int, help="our micro_batch_tokens", default=MICRO_BATCH_TOKENS["cpu"])
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--worker", choices=("ours", "bare"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -87,13 +91,14 @@ def measure(name: str, spread: float, given: argparse.Namespace) -> Iterator[dic
         for _ in range(given.repeats):
             for contestant in ("ours", "bare", *(f"trl-{micro}" for micro in given.micro)):
                 results.setdefault(contestant, []).append(run_contestant(contestant, workload, given))
-    seconds = {who: min(sum(r["seconds"][1:]) for r in runs) for who, runs in results.items()}
+    seconds = {who: sum(map(min, zip(*(r["seconds"][1:] for r in runs), strict=True))) for who, runs in results.items()}
     peaks = {who: min(r["peak_kib"] for r in runs) for who, runs in results.items()}
     best = min((who for who in seconds if who.startswith("trl")), key=seconds.__getitem__)
     compare_norms(results["ours"][0], results[best][0])
     lengths = workload.lengths()[workload.groups * workload.group :]  # without the first step
     tokens = int(lengths.sum()) + workload.prompt * len(lengths)
     sizes = {"model": name, "spread": spread, "rollouts": len(lengths), "tokens": tokens, "threads": given.threads}
+    sizes["clock"] = given.clock
     yield ratio_line("train_tokens_per_second", tokens, seconds, best, unit="tokens/s") | sizes
     yield ratio_line("train_tokens_per_second", tokens, seconds, "bare", unit="tokens/s") | sizes
     yield {
@@ -137,7 +142,8 @@ def run_contestant(contestant: str, workload: Workload, given: argparse.Namespac
     else:
         command = [sys.executable, __file__, "--worker", contestant, "--model", given.model]
         command += ["--folder", str(given.folder), "--budget", str(given.budget)]
-    done = subprocess.run([*command, "--threads", str(given.threads)], capture_output=True, text=True, check=False)
+    command += ["--threads", str(given.threads), "--clock", given.clock]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{contestant} failed:\n{done.stderr[-3000:]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -165,12 +171,16 @@ def compare_norms(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
 
 def run_ours(given: argparse.Namespace) -> dict[str, Any]:
     """`train` on the workload."""
+    clock = CLOCKS[given.clock]
+    ends = [clock()]
     with tempfile.TemporaryDirectory(dir=given.folder) as out:
-        options = options_for(given.model, given)
-        train([str(given.folder / "shaped")], policy=str(MODELS[given.model]), out=out, options=options)
+        train(
+            [str(given.folder / "shaped")], policy=str(MODELS[given.model]), out=out,
+            options=options_for(given.model, given), progress=lambda *_: ends.append(clock()),
+        )  # fmt: skip
         lines = read_metrics(Path(out))
     return {
-        "seconds": [line["seconds"] for line in lines],
+        "seconds": np.diff(ends).tolist(),  # reading, metrics and their writing included
         "waits": [line["data_wait"] for line in lines],
         "norms": [line["grad_norm"] for line in lines],
         "peak_kib": peak_kib(),
@@ -186,13 +196,13 @@ def run_bare(given: argparse.Namespace) -> dict[str, Any]:
     index = build_index(data, threads=1)
     model = AutoModelForCausalLM.from_pretrained(MODELS[given.model], dtype=torch.float32).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
-    seconds = []
+    seconds, clock = [], CLOCKS[given.clock]
     for step in all_steps(select(index, options, context=2**31).units, options):
-        started = time.perf_counter()
+        started = clock()
         bare_step(model, index.length_R[step.rows_R], workload.vocabulary, given.budget)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(clock() - started)
     return {"seconds": seconds, "peak_kib": peak_kib()}
 
 

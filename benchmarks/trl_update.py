@@ -15,7 +15,7 @@ import json
 import logging
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -66,18 +66,19 @@ class StoredRollouts(GRPOTrainer):
 class Clock(TrainerCallback):
     """Seconds and gradient norm of each step."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self.seconds: list[float] = []
         self.norms: list[float] = []
         self._started = 0.0
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """Starts the step's clock."""
-        self._started = time.perf_counter()
+        self._started = self._clock()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Stops it."""
-        self.seconds.append(time.perf_counter() - self._started)
+        self.seconds.append(self._clock() - self._started)
 
     def on_log(self, *_: Any, logs: dict[str, Any], **__: Any) -> None:
         """Takes the norm TRL logs."""
@@ -92,6 +93,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     for name in ("micro", "group", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--clock", choices=("wall", "cpu"), required=True)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     logging.disable(logging.WARNING)
@@ -106,7 +108,7 @@ def main() -> None:
         disable_tqdm=True, seed=0,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32, attn_implementation="sdpa")
-    clock = Clock()
+    clock = Clock({"wall": time.perf_counter, "cpu": time.process_time}[given.clock])
     trainer = StoredRollouts(
         steps=steps, model=model, args=config, reward_funcs=lambda completions, **_: [0.0] * len(completions),
         train_dataset=Dataset.from_dict({"prompt": ["x"] * len(rollouts)}), callbacks=[clock],

@@ -1,7 +1,7 @@
 """LoRA through peft: which model a policy folder stands for, and the adapter that is trained in its place.
 
 A policy folder may hold an adapter (peft's adapter_config.json and adapter_model.safetensors) instead of a model; its
-`base_model_name_or_path` is then the folder of the model it adapts.
+`base_model_name_or_path` is then the folder of the model it adapts, absolute or as seen from the adapter's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def base_folder(folder: str | Path) -> Path:
     if not is_adapter(folder):
         return Path(folder)
     config = json.loads((Path(folder) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    return Path(config["base_model_name_or_path"])
+    named = config["base_model_name_or_path"]
+    beside = Path(folder) / named
+    return beside if (beside / "config.json").is_file() else Path(named)
 
 
 def adapted(model: Any, folder: str, options: TrainOptions) -> Any:
