@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from importlib.metadata import version
 
 from pass_ops.errors import PassError
+from trainer import is_main_process
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
+UNDER_TORCHRUN = ("train", "sft")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,9 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.beam_args = beam_args
     logging.basicConfig(format="%(message)s")
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars, which would run into ours
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and options.command not in UNDER_TORCHRUN:
+        print(f"passrl {options.command}: runs once, not on several ranks; start it without torchrun", file=sys.stderr)
+        return WRONG_INPUT
     command = getattr(importlib.import_module("pipelines.commands"), options.command.replace("-", "_"))
     try:
-        code = command(options)
+        with redirect_stdout(sys.stdout if is_main_process() else io.StringIO()):
+            code = command(options)
     except PassError as error:
         print(f"passrl {options.command}: {error}", file=sys.stderr)
         if type(error).__name__ == "JobSubmitted":  # by name: a light command need not import the runners

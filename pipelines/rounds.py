@@ -156,7 +156,7 @@ def shape_rollouts(run: Run, round_index: int, name: str = "shaped") -> Manifest
 
 def update_policy(run: Run, round_index: int) -> dict[str, Any]:
     """Train on the round's shaped dataset; optimizer and schedule go on from the round before. Returns mean metrics."""
-    from trainer import train
+    from trainer import is_main_process, train
 
     policy = run.starting_policy(round_index)
     facts = describe_model(policy)
@@ -172,7 +172,8 @@ def update_policy(run: Run, round_index: int) -> dict[str, Any]:
             export=run.folder(round_index, "policy"),
             progress=report,
         )
-    record_round(run.url, round_index, {"metrics": {"train": result.metrics}})
+    if is_main_process():
+        record_round(run.url, round_index, {"metrics": {"train": result.metrics}})
     return dict(result.metrics)
 
 

@@ -9,9 +9,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipelines.cli import main
+from pipelines.demo.assets import asset_folder
 from tests.trainer.rows import changed, gradient_of, largest_difference, random_rows, split_groups, step_of
 from trainer import TrainOptions, train
 from trainer.checkpoint import complete_checkpoints
@@ -24,13 +28,13 @@ OPTIONS = TrainOptions(
     lr=1e-3, warmup_steps=4, batch_size=2, kl_coef=0.01, micro_batch_tokens=40, save_every=1, device="cpu",
     tensorboard=False, old_policy="recompute",
 )  # fmt: skip
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 def torchrun(**given: Any) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     script = str(Path(__file__).with_name("ranks.py"))
     return subprocess.run(
-        [*command, script, json.dumps(given)], check=False, timeout=500, capture_output=True, text=True
+        [*TORCHRUN, script, json.dumps(given)], check=False, timeout=500, capture_output=True, text=True
     )
 
 
@@ -97,6 +101,25 @@ def test_a_rank_that_stops_stops_the_others_with_its_reason(make_shaped, policy_
     assert errors[0] == errors[1]
     assert "NonFiniteTrainingError" in errors[0]
     assert ROWS[7].rollout_id in errors[0]
+
+
+def test_the_command_runs_under_torchrun_and_speaks_once(tmp_path):
+    pairs = pa.table({"prompt": ["1a+2b?", "3a+4b?"] * 4, "completion": ["A3.", "A7."] * 4})
+    pq.write_table(pairs, tmp_path / "pairs.parquet")
+    command = [*TORCHRUN, "-m", "pipelines.cli", "sft", str(tmp_path / "pairs.parquet"), "--json"]
+    command += ["--policy", str(asset_folder("policy")), "--out", str(tmp_path / "out")]
+    for option in ('device="cpu"', "tensorboard=false", "batch_size=4"):
+        command += ["--set", option]
+    done = subprocess.run(command, check=False, timeout=500, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["metrics"]["rollouts"] == 8
+    assert len(read_metrics(tmp_path / "out")) == 2
+
+
+def test_other_commands_are_refused_on_several_ranks(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["status", "somewhere"]) == 2
+    assert "without torchrun" in capsys.readouterr().err
 
 
 def test_shares_are_equally_many_and_hold_everything():

@@ -85,6 +85,7 @@ def test_bfloat16_computes_roughly_and_updates_float32_weights(policy_folder):
 
 
 def test_8_bit_adamw_moves_the_weights_about_as_adamw_does_with_a_quarter_of_the_state(tmp_path, monkeypatch):
+    pytest.importorskip("torchao")  # not among the test requirements: with it, importing transformers is slow and loud
     from transformers import LlamaConfig, LlamaForCausalLM
 
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # torchao compiles its step, for minutes
