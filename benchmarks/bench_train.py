@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--micro", type=int, nargs="+", default=[4, 8, 16, 64], help="TRL's rollouts a micro-batch")
     parser.add_argument("--budget", type=int, help="our micro_batch_tokens", default=MICRO_BATCH_TOKENS["cpu"])
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--steps", type=int, help="updates of each, the first not counted (default by model)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--worker", choices=("ours", "bare"), help=argparse.SUPPRESS)
@@ -73,16 +74,24 @@ def main() -> None:
                 print(json.dumps(line), flush=True)
 
 
+def workload_of(name: str, given: argparse.Namespace) -> Workload:
+    """The model's workload, with as many steps as were asked for."""
+    workload = WORKLOADS[name]
+    return replace(workload, steps=given.steps or workload.steps)
+
+
 def options_for(name: str, given: argparse.Namespace) -> TrainOptions:
     """What both sides train with."""
-    steps = WORKLOADS[name].steps
-    return TrainOptions(updates=steps, warmup_steps=1, micro_batch_tokens=given.budget, device="cpu", tensorboard=False)
+    steps = workload_of(name, given).steps
+    return TrainOptions(
+        updates=steps, warmup_steps=1, micro_batch_tokens=given.budget, device="cpu", tensorboard=False
+    )  # fmt: skip
 
 
 def measure(name: str, spread: float, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The lines for one model and spread."""
-    workload = replace(WORKLOADS[name], spread=spread)
     given.model = name
+    workload = replace(workload_of(name, given), spread=spread)
     with tempfile.TemporaryDirectory() as temporary:
         given.folder = Path(temporary)
         write_workload(str(given.folder / "shaped"), workload)
@@ -142,6 +151,7 @@ def run_contestant(contestant: str, workload: Workload, given: argparse.Namespac
     else:
         command = [sys.executable, __file__, "--worker", contestant, "--model", given.model]
         command += ["--folder", str(given.folder), "--budget", str(given.budget)]
+        command += ["--steps", str(workload.steps)]
     command += ["--threads", str(given.threads), "--clock", given.clock]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -191,7 +201,7 @@ def run_bare(given: argparse.Namespace) -> dict[str, Any]:
     """The model alone over tokens of the same lengths."""
     from transformers import AutoModelForCausalLM
 
-    workload, options = WORKLOADS[given.model], options_for(given.model, given)
+    workload, options = workload_of(given.model, given), options_for(given.model, given)
     data = ShapedData((open_dataset(str(given.folder / "shaped")),))
     index = build_index(data, threads=1)
     model = AutoModelForCausalLM.from_pretrained(MODELS[given.model], dtype=torch.float32).train()
