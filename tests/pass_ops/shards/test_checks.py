@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from verifying import errors_of, make_signal, put
+from verifying import errors_of, make_signal, put, smuggle
 
 from pass_ops.errors import PartError
 from pass_ops.shards import (
@@ -16,12 +18,15 @@ from pass_ops.shards import (
     commit_part,
     create_dataset,
     finalize,
+    open_dataset,
     shaped_schema,
     signal_schema,
     verify,
 )
 from pass_ops.shards.checks import Problem, check_part, describe, part_problems
 from pass_ops.shards.schemas import signal_kind
+from pass_ops.shards.tables import part_bytes
+from pass_ops.shards.verify import Finding
 
 
 def _kind(kind: str, *rows: dict) -> pa.Table:
@@ -318,3 +323,20 @@ def test_one_value_changed_anywhere_in_a_large_part_is_found_in_its_row(rollouts
     values[row][1] = -0.25
     with pytest.raises(PartError, match=rf"masked token: g{row // 2}/{row % 2} \["):
         check_part(put(table, "behavior_logprobs", values), "generate", where="part 0")
+
+
+def test_a_part_that_cannot_be_compared_with_its_rollouts_says_why(near_root, make_dataset, rollouts, outcomes):
+    made = make_dataset(f"{near_root}/rollouts", rollouts("a"), rollouts("b", "c"))
+    signal = make_signal(f"{near_root}/outcome", made, [outcomes(made.read_part(part)) for part in range(2)])
+    table, sink = outcomes(made.read_part(1)), io.BytesIO()
+    schema = pq.read_schema(io.BytesIO(part_bytes(table, "score")))
+    pq.write_table(pa.Table.from_arrays(table.columns, schema=schema), sink, row_group_size=2)
+    smuggle(signal.url, 1, sink.getvalue())
+    made.store.remove(made.parts[0].data)
+    file = made.store.path(made.parts[0].data)
+    gone = f"{file} is gone, but the manifest names it; run the stage again to redo the part"
+    files = [signal.store.path(record.data) for record in open_dataset(signal.url).parts]
+    assert [finding for finding in verify(signal.url) if finding.severity == "error"] == [
+        Finding("error", "alignment", files[0], f"its rollouts' part cannot be read to compare with: {gone}"),
+        Finding("error", "alignment", files[1], "row groups of [2, 2] rows, its rollouts' of [4]"),
+    ]
