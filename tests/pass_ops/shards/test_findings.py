@@ -6,6 +6,7 @@ import pyarrow as pa
 from verifying import make_signal, smuggle
 
 from pass_ops.shards import Rejection, create_dataset, open_dataset, sha256_bytes, verify
+from pass_ops.shards.records import make_manifest, parts_bytes
 from pass_ops.shards.tables import part_bytes, plain_bytes, rejected_bytes
 
 
@@ -124,3 +125,13 @@ def test_markers_that_are_gone_or_name_another_file(near_root, make_dataset, rol
         ("error", "marker", first, "the part's marker is gone, though the dataset is finalized"),
         ("error", "marker", second, f"the marker names {made.parts[1].data}, the manifest {made.parts[1].data}"),
     ]
+
+
+def test_a_list_of_parts_in_which_one_is_missing(near_root, make_dataset, rollouts):
+    made = make_dataset(near_root, rollouts("a"), rollouts("b"))
+    fp8, records = made.spec.fingerprint[:8], made.parts[1:]
+    listed = parts_bytes(records, made.spec.stage)
+    made.store.put(f"_parts-{fp8}.parquet", listed)
+    made.store.put(f"_manifest-{fp8}.json", make_manifest(made.spec, records, sha256_bytes(listed)).to_json())
+    says = "the list of parts is not 0 to 1 in order"
+    assert ("error", "manifest", f"_manifest-{fp8}.json", says) in told(made)
