@@ -3,9 +3,8 @@
     python benchmarks/offline_epoch.py --out runs/offline-epoch
 
 Prompts, rollouts (vLLM), the signals outcome, format, execution and the policy's own log-probabilities as reference,
-shaping, one epoch of updates with the old policy recomputed and truncated importance weights, held-out pass@1 before
-and after. Prints one JSON object; writes OUT/training.svg and OUT/page.md, what docs/offline-epoch.md holds. What is
-done already is not repeated.
+shaping, one epoch of updates with the old policy recomputed and truncated importance weights. Prints one JSON object;
+writes OUT/training.svg and OUT/page.md, what docs/offline-epoch.md holds. What is done already is not repeated.
 """
 
 from __future__ import annotations
@@ -18,11 +17,10 @@ from typing import Any
 
 from pass_ops.shards import open_dataset
 from pipelines.config import RunConfig
-from pipelines.demo.run import BENCHMARK, demo_config
-from pipelines.evaluate import paired_gain
+from pipelines.demo.run import demo_config
 from pipelines.inspect.training import read_trainings, training_rows, training_svg
 from pipelines.progress import Reporter
-from pipelines.rounds import Run, evaluate_round, evaluate_start, run_round
+from pipelines.rounds import Run, make_rollouts, score_rollouts, shape_rollouts, update_policy
 from trainer import TrainOptions
 
 PROMPTS, GROUP = 625, 8
@@ -51,15 +49,15 @@ def epoch_config(out: str) -> RunConfig:
 def measure(out: str) -> dict[str, Any]:
     """The whole epoch; its numbers."""
     run = Run(config=epoch_config(out), url=out, reporter=Reporter())
-    before = evaluate_start(run)[BENCHMARK]
-    run_round(run, 0)
-    after = evaluate_round(run, 0)[BENCHMARK]
+    make_rollouts(run, 0)
+    score_rollouts(run, 0)
+    shape_rollouts(run, 0)
+    update_policy(run, 0)
     trainings = read_trainings(out)
     (Path(out) / "training.svg").write_bytes(training_svg(trainings))
     (row,) = training_rows(trainings)
     totals = open_dataset(run.folder(0, "shaped")).manifest.totals
     first, last = trainings[0].steps[0], trainings[0].steps[-1]
-    gain = paired_gain(before, after)
     return {
         "rollouts": totals["rows"],
         "completion_tokens": totals["tokens"],
@@ -71,14 +69,11 @@ def measure(out: str) -> dict[str, Any]:
         "kl": {"first": first["kl"], "last": last["kl"]},
         "entropy": {"first": first["entropy"], "last": last["entropy"]},
         "clipped": row["clip_low"] + row["clip_high"],
-        "pass@1": {"before": asdict(before.pass_at[1]), "after": asdict(after.pass_at[1]), "gain": asdict(gain)},
     }
 
 
 def page(found: dict[str, Any]) -> str:
     """The table of docs/offline-epoch.md."""
-    score = found["pass@1"]
-    gain = score["gain"]["value"], score["gain"]["value"] / score["gain"]["standard_error"]
     rows = {
         "rollouts, completion tokens": f"{found['rollouts']:,}, {found['completion_tokens']:,}",
         "optimizer steps": found["steps"],
@@ -89,8 +84,6 @@ def page(found: dict[str, Any]) -> str:
         "clipped tokens": f"{found['clipped']:.2%}",
         "KL to the reference, first and last step": f"{found['kl']['first']:.4f}, {found['kl']['last']:.4f}",
         "entropy, first and last step": f"{found['entropy']['first']:.3f}, {found['entropy']['last']:.3f}",
-        "pass@1 held out, before": f"{score['before']['value']:.3f}",
-        "pass@1 held out, after": f"{score['after']['value']:.3f} ({gain[0]:+.3f}, {gain[1]:.1f} standard errors)",
     }
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())]) + "\n"
 

@@ -8,7 +8,7 @@ loss, so padded and packed layouts share every line after the hidden states.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,6 +39,14 @@ class MicroBatch:
     rows_N: Tensor  # int64: which of rollout_ids
     rollout_ids: tuple[str, ...]
     real_tokens: int  # without padding
+    prefix_1P: Tensor | None = (
+        None  # int64: the prompt of all rows but for its last token, computed once; not in the rows
+    )
+
+    @property
+    def fed_tokens(self) -> int:
+        """Tokens of the forward pass, padding included."""
+        return int(self.input_ids_BS.numel() + (0 if self.prefix_1P is None else self.prefix_1P.numel()))
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on a device."""
@@ -89,6 +97,25 @@ def _first_fit(order: NDArray[np.int64], lengths_R: NDArray[np.int64], *, budget
     return [np.array(chosen) for chosen in bins]
 
 
+def plan_by_prompt(rollouts: Sequence[Rollout], *, budget: int) -> list[NDArray[np.int64]]:
+    """Which rollouts share a forward pass where those of one prompt compute it once: at most `budget` tokens each.
+
+    Padded, neighbours in order of length. Rollouts alone with their prompt are planned by `plan_micro_batches`.
+    """
+    members: dict[bytes, list[int]] = {}
+    for r, rollout in enumerate(rollouts):
+        members.setdefault(rollout.prompt_ids.tobytes(), []).append(r)
+    alone = np.array([group[0] for group in members.values() if len(group) == 1], np.int64)
+    lengths = np.array([len(rollouts[r]) for r in alone], np.int64)
+    batches = [alone[chosen] for chosen in plan_micro_batches(lengths, budget=budget, pack=False)]
+    for group in members.values():
+        if len(group) > 1:
+            width_R = np.array([len(rollouts[r].token_ids_T) + 1 for r in group], np.int64)
+            room = max(budget - len(rollouts[group[0]].prompt_ids), 1)
+            batches += [np.array(group)[chosen] for chosen in plan_micro_batches(width_R, budget=room, pack=False)]
+    return batches
+
+
 def build_step(
     rollouts: Sequence[Rollout],
     *,
@@ -98,9 +125,12 @@ def build_step(
     budget: int,
     pack: bool,
     vocabulary_size: int,
+    share_prompts: bool = False,
     world: World = ALONE,
 ) -> StepBatch:
     """Micro-batches of one step for this rank. `masked` rollouts count in the denominators and are not fed.
+
+    share_prompts: rollouts of one prompt share a forward pass, and the prompt is computed once there.
 
     Every rank has equally many, the last one perhaps without a token that counts; all else is the whole step's.
 
@@ -115,10 +145,17 @@ def build_step(
     kept_R = [kept_tokens(rollout) for rollout, _ in fed]
     if world.size > 1 and fed:  # work for every rank
         budget = min(budget, -(-int(lengths_R.sum()) // world.size))
-    plan = plan_micro_batches(lengths_R, budget=budget, pack=pack)
+    if share_prompts:
+        plan = plan_by_prompt([rollout for rollout, _ in fed], budget=budget)
+    else:
+        plan = plan_micro_batches(lengths_R, budget=budget, pack=pack)
     batches = [
         build_micro_batch(
-            [fed[r][0] for r in chosen], [fed[r][1] for r in chosen], [kept_R[r] for r in chosen], pack=pack
+            [fed[r][0] for r in chosen],
+            [fed[r][1] for r in chosen],
+            [kept_R[r] for r in chosen],
+            pack=pack,
+            share_prompt=share_prompts,
         )
         for chosen in plan[world.rank :: world.size]
     ]
@@ -160,9 +197,20 @@ def check_ids(rollout: Rollout, vocabulary_size: int) -> None:
 
 
 def build_micro_batch(
-    rollouts: Sequence[Rollout], weights: Sequence[float], kept: Sequence[NDArray[np.int64]], *, pack: bool
+    rollouts: Sequence[Rollout],
+    weights: Sequence[float],
+    kept: Sequence[NDArray[np.int64]],
+    *,
+    pack: bool,
+    share_prompt: bool = False,
 ) -> MicroBatch:
-    """One forward pass over these rollouts: a row each, or packed one after another. kept: `kept_tokens` of each."""
+    """One forward pass over these rollouts: a row each, or packed one after another. kept: `kept_tokens` of each.
+
+    share_prompt: a prompt that all of them have is taken out of the rows, but for its last token.
+    """
+    prefix = _shared_prefix(rollouts) if share_prompt else None
+    if prefix is not None:
+        rollouts = [replace(rollout, prompt_ids=rollout.prompt_ids[-1:]) for rollout in rollouts]
     lengths_R = np.array([len(rollout) for rollout in rollouts])
     width = int(lengths_R.sum()) if pack else int(lengths_R.max())
     starts_R = np.cumsum(lengths_R) - lengths_R if pack else np.arange(len(rollouts)) * width
@@ -189,8 +237,17 @@ def build_micro_batch(
         weights_N=torch.from_numpy(np.repeat(np.asarray(weights, np.float32), counts_R)),
         rows_N=torch.from_numpy(np.repeat(np.arange(len(rollouts)), counts_R)),
         rollout_ids=tuple(rollout.rollout_id for rollout in rollouts),
-        real_tokens=int(lengths_R.sum()),
+        real_tokens=int(lengths_R.sum()) + (0 if prefix is None else len(prefix)),
+        prefix_1P=None if prefix is None else torch.from_numpy(prefix.astype(np.int64).reshape(1, -1)),
     )
+
+
+def _shared_prefix(rollouts: Sequence[Rollout]) -> NDArray[np.int32] | None:
+    """The prompt of all rollouts without its last token; None where there is no such thing."""
+    first = rollouts[0].prompt_ids
+    if len(rollouts) == 1 or len(first) == 1 or any(not np.array_equal(r.prompt_ids, first) for r in rollouts):
+        return None
+    return first[:-1]
 
 
 def _gather(arrays: Sequence[NDArray], kept: Sequence[NDArray[np.int64]], dtype: type) -> Tensor:

@@ -35,16 +35,17 @@ class TokenLogprobs(nn.Module):
         select_N: Tensor,
         targets_N: Tensor,
         temperature: float,
+        *,
+        prefix_1P: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """At the temperature, at 1, and the entropy at the temperature: float32, natural log, full vocabulary.
 
-        logprobs = log softmax(logits / temperature)[target]; select_N are positions in [B * S].
+        logprobs = log softmax(logits / temperature)[target]; select_N are positions in [B * S]. prefix_1P: what stands
+        before every row, computed once.
         """
         lower = self.compute_dtype != torch.float32
         with torch.autocast(input_ids_BS.device.type, self.compute_dtype) if lower else nullcontext():
-            hidden = self.model.base_model(
-                input_ids=input_ids_BS, position_ids=position_ids_BS, use_cache=False
-            ).last_hidden_state
+            hidden = self._hidden(input_ids_BS, position_ids_BS, prefix_1P)
             hidden_ND = hidden.reshape(-1, hidden.shape[-1]).index_select(0, select_N)
             parts = list(zip(hidden_ND.split(self.chunk_rows), targets_N.split(self.chunk_rows), strict=True))
             if len(parts) == 1:
@@ -55,6 +56,19 @@ class TokenLogprobs(nn.Module):
             ]
         at_temperature_N, at_one_N, entropy_N = (torch.cat(values) for values in zip(*outputs, strict=True))
         return at_temperature_N, at_one_N, entropy_N
+
+    def _hidden(self, input_ids_BS: Tensor, position_ids_BS: Tensor | None, prefix_1P: Tensor | None) -> Tensor:
+        """[B, S, D]. Gradients flow through a prefix's keys and values from all rows."""
+        body = self.model.base_model
+        if prefix_1P is None:
+            plain: Tensor = body(
+                input_ids=input_ids_BS, position_ids=position_ids_BS, use_cache=False
+            ).last_hidden_state
+            return plain
+        cache = body(input_ids=prefix_1P, use_cache=True).past_key_values
+        cache.batch_repeat_interleave(len(input_ids_BS))
+        after: Tensor = body(input_ids=input_ids_BS, past_key_values=cache, use_cache=True).last_hidden_state
+        return after
 
     def _chunk(self, hidden_ND: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
         logits_NV = head_logits(self.model, hidden_ND).float()

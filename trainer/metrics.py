@@ -66,7 +66,7 @@ class StepMetrics:
                 self._values.setdefault(name, []).append(value)
             else:
                 self._sums[name] = self._sums.get(name, torch.zeros((), device=value.device)) + value.detach()
-        self._fed += batch.input_ids_BS.numel()
+        self._fed += batch.fed_tokens
         self._real += batch.real_tokens
 
     def gathered(self, world: World) -> StepMetrics:

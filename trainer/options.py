@@ -25,10 +25,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "tracker": ("none", "trackio", "wandb"),
     "export_dtype": ("auto", "float32", "bfloat16", "float16"),
 }
-# These change the speed, the memory or the storage of a run, never what it computes, the first four but for rounding; a
+# These change the speed, the memory or the storage of a run, never what it computes, the first five but for rounding; a
 # run may be resumed with others.
 OPERATIONAL = frozenset(
-    {"micro_batch_tokens", "logits_elements", "gradient_checkpointing", "layout",
+    {"micro_batch_tokens", "logits_elements", "gradient_checkpointing", "layout", "share_prompts",
      "prefetch_steps", "decode_threads", "save_every", "keep_checkpoints", "tensorboard", "tracker", "tracker_project",
      "peak_tflops"}
 )  # fmt: skip
@@ -85,7 +85,8 @@ class TrainOptions:
 
     Machine. layout: pad (length buckets), pack (one row, attention never crosses rollouts), auto = pack on an
     accelerator. micro_batch_tokens: tokens of one forward pass, padding included; a longer rollout goes alone
-    (default 8192, on a CPU 2048, which its caches like better).
+    (default 8192, on a CPU 2048, which its caches like better). share_prompts: a prompt that several rollouts of a step
+    have is computed once and read by all of them (layout pad, one process); pays more the longer prompts are.
     compute_dtype: of the forward and backward pass (bfloat16 by autocast); weights, gradients and optimizer state are
     float32. logits_elements: entries of the largest [tokens, vocabulary] tensor. gradient_checkpointing: layers are
     computed again in the backward pass rather than kept. attention: transformers' name.
@@ -145,6 +146,7 @@ class TrainOptions:
     stop_grad_norm: float = 1e6
 
     layout: str = "auto"
+    share_prompts: bool = False
     micro_batch_tokens: int | None = None
     compute_dtype: str = "float32"
     logits_elements: int = 2**26
@@ -197,6 +199,11 @@ class TrainOptions:
         if self.updates is not None and self.updates < self.epochs:
             raise TrainOptionError(
                 f"updates {self.updates} is below epochs {self.epochs}; an epoch has at least one step."
+            )
+        if self.share_prompts and (self.layout == "pack" or self.gradient_checkpointing):
+            raise TrainOptionError(
+                "share_prompts goes with layout 'pad' and without gradient_checkpointing (which keeps no keys and "
+                "values); set it to false, or the others."
             )
         self._check_corrections()
         self._check_next_token()

@@ -26,6 +26,7 @@ from trainer.options import TrainOptions
 COPIED_PATTERNS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
                    "chat_template*", "generation_config.json")  # fmt: skip
 MICRO_BATCH_TOKENS = {"cpu": 2048}  # else 8192
+SHARING_TOLERANCE = 0.05  # nats, bfloat16's rounding included: another mask or position differs by far more
 HEAD_TOLERANCE = 1e-4  # absolute, on logits of a probe: another head than ours differs by far more
 
 
@@ -48,6 +49,7 @@ class Policy:
     folder: str
     device: torch.device
     pack: bool
+    share_prompts: bool
     micro_batch_tokens: int
     world: World = ALONE
 
@@ -64,7 +66,12 @@ class Policy:
     def token_outputs(self, batch: MicroBatch, *, temperature: float) -> TokenOutputs:
         """Log-probabilities of the batch's targets (`trainer.logprobs`)."""
         at_temperature, at_one, entropy = self.scorer(
-            batch.input_ids_BS, batch.position_ids_BS, batch.select_N, batch.targets_N, temperature
+            batch.input_ids_BS,
+            batch.position_ids_BS,
+            batch.select_N,
+            batch.targets_N,
+            temperature,
+            prefix_1P=batch.prefix_1P,
         )
         return TokenOutputs(logprobs_N=at_temperature, logprobs_t1_N=at_one, entropy_N=entropy)
 
@@ -100,12 +107,19 @@ def load_policy(folder: str, options: TrainOptions, world: World = ALONE) -> Pol
     _probe_head(model, folder)
     if pack:
         _probe_packing(model, folder, attention)
+    if options.share_prompts and (pack or world.size > 1):
+        raise TrainOptionError(
+            f"share_prompts goes with padded rows in one process; here layout is {'pack' if pack else 'pad'} in "
+            f"{world.size}. Set it to false, or layout to 'pad' and run without torchrun."
+        )
     scorer = TokenLogprobs(
         model,
         chunk_rows=max(1, options.logits_elements // model.get_input_embeddings().num_embeddings),
         compute_dtype=getattr(torch, options.compute_dtype),
         entropy_gradient=options.entropy_coef > 0,
     )
+    if options.share_prompts:
+        _probe_sharing(scorer, folder)
     if world.size > 1:
         model.set_attn_implementation(options.attention)
         shard(scorer, model, device=device, compute_dtype=scorer.compute_dtype)
@@ -116,6 +130,7 @@ def load_policy(folder: str, options: TrainOptions, world: World = ALONE) -> Pol
         folder=folder,
         device=device,
         pack=pack,
+        share_prompts=options.share_prompts,
         micro_batch_tokens=options.micro_batch_tokens or MICRO_BATCH_TOKENS.get(device.type, 8192),
         world=world,
     )
@@ -165,6 +180,21 @@ def _probe_packing(model: Any, folder: str, attention: str) -> None:
         raise PolicyMismatchError(
             f"{folder} ({type(model).__name__}, attention {attention!r}) lets attention cross packed rollouts. "
             "Set layout to 'pad'."
+        )
+
+
+@torch.no_grad()
+def _probe_sharing(scorer: TokenLogprobs, folder: str) -> None:
+    """A prompt computed once must give what it gives in front of every row."""
+    vocabulary, device = scorer.model.get_input_embeddings().num_embeddings, next(scorer.parameters()).device
+    ids = torch.tensor([[1, 2, 3, 4, 5, 1, 2, 3], [1, 2, 3, 4, 5, 3, 2, 1]], device=device).remainder(vocabulary)
+    targets, after = ids[:, 4:].flatten(), torch.arange(8, device=device)
+    apart, _, _ = scorer(ids, None, after + 4 + after // 4 * 4, targets, 1.0)
+    once, _, _ = scorer(ids[:, 4:], None, after, targets, 1.0, prefix_1P=ids[:1, :4])
+    if apart.isfinite().all() and not (apart - once).abs().max() <= SHARING_TOLERANCE:
+        raise PolicyMismatchError(
+            f"{folder} ({type(scorer.model).__name__}) gives other log-probabilities after a prompt that is "
+            "computed once. Set share_prompts to false."
         )
 
 

@@ -327,6 +327,7 @@ def _batches(run: _Run, steps: Sequence[Step]) -> Iterator[StepBatch]:
             constant=options.aggregation_constant,
             budget=run.policy.micro_batch_tokens,
             pack=run.policy.pack,
+            share_prompts=run.policy.share_prompts,
             vocabulary_size=run.policy.vocabulary_size,
             world=run.world,
         )
