@@ -69,6 +69,10 @@ def start_engine(model: str, options: EngineOptions) -> DrivenEngine:
         from pipelines.engines import vllm
 
         return vllm.start(model, options)
+    if options.kind == "server":
+        from pipelines.engines import server
+
+        return server.start(model, options)
     if options.kind == "transformers":
         from pipelines.engines import transformers
 

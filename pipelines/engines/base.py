@@ -38,7 +38,7 @@ __all__ = [
     "WeightsMismatchError",
 ]
 
-ENGINE_KINDS = ("vllm", "transformers", "recorded")
+ENGINE_KINDS = ("vllm", "server", "transformers", "recorded")
 LOGPROBS_MODES = ("raw_logprobs", "processed_logprobs")
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -105,9 +105,10 @@ class EngineOptions:
     max_model_len: prompt plus completion in tokens; None = the model's own. logprobs_mode:
     raw_logprobs are log_softmax(logits); processed_logprobs are after temperature and truncation
     (`Sampling.logprobs_mode` says which fits). kv_cache_gib: memory for keys and values on a CPU, beside the model.
-    max_num_seqs: rollouts sampled at a time. seed: the engine's own; rollouts carry theirs.
-    recording: for kind "recorded", a Parquet or JSONL file, or "synthetic:SEED". extra: further arguments of the engine
-    underneath, by its own names (kind vllm: vLLM's EngineArgs; kind transformers: batch_size; kind recorded: latency).
+    max_num_seqs: rollouts sampled at a time. seed: the engine's own; rollouts carry theirs. url: for kind "server",
+    where a vLLM server answers. recording: for kind "recorded", a Parquet or JSONL file, or "synthetic:SEED". extra:
+    further arguments of the engine underneath, by its own names (kind vllm: vLLM's EngineArgs; server: served_model,
+    api_key, timeout_s; transformers: batch_size; recorded: latency).
     pooling: None for a model that samples; else how one that classifies tokens (a process reward model) is pooled, by
     the names of vLLM's PoolerConfig, as {"pooling_type": "STEP", "step_tag_id": 9}; {} = the model's own way. Besides
     these, tokens = ["-", "+"] makes a causal language model a classifier whose classes are those tokens' logits.
@@ -122,6 +123,7 @@ class EngineOptions:
     logprobs_mode: str = "raw_logprobs"
     seed: int = 0
     recording: str | None = None
+    url: str | None = None
     pooling: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 

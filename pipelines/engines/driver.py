@@ -107,11 +107,14 @@ class DrivenEngine:
         self._loading = threading.Lock()  # one load at a time: each is checked against the folder before it
         ready: Future[Backend] = Future()
         self._thread = threading.Thread(target=self._run, args=(start, ready), name=f"engine-{name}", daemon=True)
-        self._thread.start()
         try:
+            self._thread.start()
             backend = ready.result()
         except BaseException:
-            self._thread.join()
+            self._closing.set()  # an interrupt: the engine that is still starting ends once it has started
+            self._inbox.put(None)
+            if ready.done():
+                self._thread.join()
             raise
         self.tokenizer: Any = backend.tokenizer
         self.max_model_len: int = backend.max_model_len

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
 import os
 import random
 import threading
@@ -35,6 +34,7 @@ from pipelines.engines.base import (
 )
 from pipelines.engines.device import device_kind, resolve_dtype
 from pipelines.engines.driver import Answer, DrivenEngine, PoolRequest, Request, ScoreRequest
+from pipelines.engines.finite import finite_or_rejected
 from pipelines.engines.vllm_arguments import (
     engine_arguments,
     lora_arguments,
@@ -158,12 +158,12 @@ class VllmBackend:
         if isinstance(request, ScoreRequest):
             token_ids = np.asarray(request.token_ids, dtype=np.int32)
             logprobs = sampled_logprobs(output.prompt_logprobs[1:], token_ids[1:])[request.start - 1 :]
-            return _finite(logprobs, logprobs, allow_zero_probability=True)
+            return finite_or_rejected(logprobs, logprobs, allow_zero_probability=True)
         token_ids = np.asarray(completion.token_ids, dtype=np.int32)
         logprobs = sampled_logprobs(completion.logprobs, token_ids)
         text = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         sample = Sample(token_ids=token_ids, logprobs=logprobs, finish_reason=completion.finish_reason, text=text)
-        return _finite(sample, logprobs, allow_zero_probability=False)
+        return finite_or_rejected(sample, logprobs, allow_zero_probability=False)
 
 
 def _set_environment() -> None:
@@ -241,19 +241,6 @@ def _pooled(output: Any) -> Answer:
     if np.isnan(rows).any():
         return RequestRejected("non_finite_score", f"NaN at position {int(np.argwhere(np.isnan(rows))[0, 0])}")
     return rows
-
-
-def _finite(answer: Answer, logprobs: NDArray[np.float32], *, allow_zero_probability: bool) -> Answer:
-    """The answer, or its rejection: a sampled token has a finite logprob; a scored one may have -inf, never NaN."""
-    wrong = ~np.isfinite(logprobs)
-    if allow_zero_probability:
-        wrong &= ~np.isneginf(logprobs)
-    if not wrong.any():
-        return answer
-    position = int(np.flatnonzero(wrong)[0])
-    value = logprobs[position].item()
-    fact = "NaN" if math.isnan(value) else str(value)
-    return RequestRejected("non_finite_logprob", f"{fact} at token {position} of {len(logprobs)}")
 
 
 @contextmanager

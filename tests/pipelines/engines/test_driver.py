@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -218,6 +219,22 @@ def test_an_error_at_start_is_the_constructors(tiny_model: str) -> None:
     with pytest.raises(OSError, match="no model"):
         DrivenEngine(start, model=tiny_model, name="broken")
     assert "engine-broken" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_an_interrupt_while_the_engine_starts_does_not_wait_for_it_and_it_ends_by_itself(tiny_model: str) -> None:
+    go_on = threading.Event()
+
+    def start() -> Echo:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        go_on.wait(30)
+        return Echo()
+
+    with pytest.raises(KeyboardInterrupt):
+        DrivenEngine(start, model=tiny_model, name="interrupted")
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "engine-interrupted"]
+    go_on.set()
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_a_forked_child_gets_an_error_and_never_waits(engine: DrivenEngine) -> None:

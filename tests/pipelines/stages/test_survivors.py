@@ -1,0 +1,86 @@
+"""However a job ends, its engines end with it: every process it started is looked for by a mark in its environment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent / "scripts" / "generating.py"
+PARTS = 6
+
+
+class Job:
+    """A process of ours and all that it starts, known by a mark in the environment."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._mark = f"PASSRL_TEST_MARK={uuid.uuid4().hex}"
+        name, _, value = self._mark.partition("=")
+        self.process = subprocess.Popen(
+            [sys.executable, str(SCRIPT), *arguments],
+            env=dict(os.environ, PYTHONPATH=str(Path.cwd())) | {name: value},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def alive(self) -> dict[int, str]:
+        """pid -> command line of every process that bears the mark and has not ended."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and self._mark.encode() in (entry / "environ").read_bytes():
+                    found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
+        return found
+
+    def end(self) -> tuple[int, str]:
+        """Wait for the process itself; its exit code and what it printed."""
+        printed, _ = self.process.communicate(timeout=900)
+        return self.process.returncode, printed
+
+    def leaves_nothing(self) -> bool:
+        """Whether everything it started ends within a while."""
+        until = time.monotonic() + 300
+        while self.alive() and time.monotonic() < until:
+            time.sleep(0.1)
+        return not self.alive()
+
+
+@pytest.fixture
+def start(write_sums: Callable[..., str], tiny_model: str, tmp_path: Path) -> Iterator[Callable[..., Job]]:
+    jobs: list[Job] = []
+    prompts = write_sums(2 * PARTS, prompts_per_part=2)
+
+    def begin(*flags: str, model: str = tiny_model) -> Job:
+        jobs.append(Job(prompts, model, str(tmp_path / "out"), *flags))
+        return jobs[-1]
+
+    yield begin
+    for job in jobs:
+        for pid in job.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def until_committed(job: Job, out: Path) -> None:
+    """Wait until a part is committed and others are under way."""
+    while not list((out / "_done").glob("*")):
+        assert job.process.poll() is None, job.end()
+        time.sleep(0.02)
+
+
+def test_a_job_killed_in_the_middle_leaves_no_process(start: Callable[..., Job], tmp_path: Path) -> None:
+    job = start()
+    until_committed(job, tmp_path / "out")
+    job.process.kill()
+    assert job.end()[0] == -signal.SIGKILL
+    assert job.leaves_nothing(), job.alive()
