@@ -4,7 +4,7 @@
 
 Prompts, rollouts (vLLM), the signals outcome, format, execution and the policy's own log-probabilities as reference,
 shaping, one epoch of updates with the old policy recomputed and truncated importance weights. Prints one JSON object;
-writes OUT/training.svg and OUT/page.md, what docs/offline-epoch.md holds. What is done already is not repeated.
+writes OUT/training.svg and its table OUT/page.md. What is done already is not repeated.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def measure(out: str) -> dict[str, Any]:
 
 
 def page(found: dict[str, Any]) -> str:
-    """The table of docs/offline-epoch.md."""
+    """The numbers as a table."""
     rows = {
         "rollouts, completion tokens": f"{found['rollouts']:,}, {found['completion_tokens']:,}",
         "optimizer steps": found["steps"],

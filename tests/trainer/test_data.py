@@ -1,13 +1,26 @@
 from __future__ import annotations
 
+import uuid
+import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from pass_ops.shards import open_dataset
-from tests.trainer.rows import as_rollout, changed, fully_masked, random_rows, split_groups, untrainable
+from tests.trainer.rows import (
+    as_rollout,
+    changed,
+    fully_masked,
+    random_rows,
+    split_groups,
+    untrainable,
+    write_shaped,
+)
+from trainer import train
+from trainer.checkpoint import weights_digest
 from trainer.data import ShapedData, build_index, select
 from trainer.errors import NothingTrainableError, TrainDataError
 from trainer.options import TrainOptions
@@ -15,6 +28,7 @@ from trainer.order import Step, all_steps
 from trainer.stream import ahead_of_use, decode_part, stream_steps
 
 ROWS = random_rows(groups=6, size=3)
+EXPECTED_ORDER = [f"g{number:03d}" for number in (1, 0, 2, 5, 4, 3, 0, 5, 4, 1, 2, 3)]
 
 
 def data_of(*urls: str) -> ShapedData:
@@ -122,6 +136,54 @@ def test_only_the_parts_of_the_next_steps_are_decoded(make_shaped, monkeypatch):
     next(stream)
     stream.close()
     assert set(decoded) <= {0, 1}
+
+
+def test_memory_holds_the_parts_of_two_windows_whatever_the_number_of_parts(make_shaped, monkeypatch):
+    data = data_of(make_shaped([[row] for row in random_rows(groups=12, size=1)]))
+    index, selection = selected(data, shuffle_tokens=1)  # a window of one part
+    alive, most = set(), 0
+
+    def watched(*arguments, **options):
+        nonlocal most
+        part = decode_part(*arguments, **options)
+        alive.add(id(part))
+        weakref.finalize(part, alive.discard, id(part))
+        most = max(most, len(alive))
+        return part
+
+    monkeypatch.setattr("trainer.stream.decode_part", watched)
+    steps = all_steps(selection.units, TrainOptions(batch_size=1, epochs=2, shuffle_tokens=1))
+    assert len(steps) == 24
+    rollouts = 0
+    for members in stream_steps(data, index, steps, reference=False, threads=2, ahead=2):
+        rollouts += len(members)
+        del members
+    assert rollouts == 24
+    assert most <= 2 + 1 + 1 + 1  # the steps ahead, this one, one just given away, one under way
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("ahead", [1, 5])
+def test_workers_change_nothing_about_which_rollouts_form_a_step(make_shaped, threads, ahead):
+    data = data_of(make_shaped(split_groups(ROWS, 3)))
+    index, selection = selected(data)
+    steps = all_steps(selection.units, TrainOptions(batch_size=1, epochs=2, seed=3))
+    streamed = stream_steps(data, index, steps, reference=False, threads=threads, ahead=ahead)
+    found = [[rollout.rollout_id for rollout in members] for members in streamed]
+    assert found == [[ROWS[number].rollout_id for number in step.rows_R] for step in steps]
+    # Two epochs of six groups, each its own order; written down once: a change of the order is a change of every run.
+    assert [names[0].split("/")[0] for names in found] == EXPECTED_ORDER
+
+
+def test_shards_on_another_store_train_as_local_ones_do(make_shaped, policy_folder, tmp_path):
+    parts = split_groups(ROWS, 2)
+    remote = write_shaped(f"memory://{uuid.uuid4().hex}/shaped", parts)
+    options = TrainOptions(device="cpu", batch_size=3, tensorboard=False)
+    made = [
+        train([url], policy=policy_folder, out=str(tmp_path / name), options=options).policy_dir
+        for name, url in (("remote", remote), ("local", make_shaped(parts)))
+    ]
+    assert weights_digest(Path(made[0])) == weights_digest(Path(made[1]))
 
 
 def test_a_rollout_without_reference_gives_nan(make_shaped):
