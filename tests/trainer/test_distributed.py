@@ -50,8 +50,9 @@ def what_was_fed(folder: Path) -> list[tuple]:
 
 
 # 3 groups of 4 in small micro-batches; and 5 rollouts, of which one rank has 3 and the other a pass without a token.
-@pytest.mark.parametrize(("groups", "size", "budget"), [(3, 4, 40), (5, 1, 10)])
-def test_the_gradient_of_two_ranks_is_that_of_one_process(tied_policy_folder, tmp_path, groups, size, budget):
+# Few rollouts far from their sampler nearly cancel, which costs float32 a digit.
+@pytest.mark.parametrize(("groups", "size", "budget", "limit"), [(3, 4, 40, 1e-6), (5, 1, 1, 1e-5)])
+def test_the_gradient_of_two_ranks_is_that_of_one_process(tied_policy_folder, tmp_path, groups, size, budget, limit):
     options = replace(OPTIONS, old_policy="behavior")
     arguments = {"policy": tied_policy_folder, "out": str(tmp_path), "groups": groups, "size": size, "budget": budget}
     done = torchrun(what="gradient", options=asdict(options), **arguments)
@@ -64,7 +65,7 @@ def test_the_gradient_of_two_ranks_is_that_of_one_process(tied_policy_folder, tm
     alone = gradient_of(
         load_policy(tied_policy_folder, options), step_of(rows, budget=budget), options, temperature=0.7
     )
-    assert largest_difference(found["gradients"], {k: v for k, v in alone.items() if k != "loss"}) < 1e-6
+    assert largest_difference(found["gradients"], {k: v for k, v in alone.items() if k != "loss"}) < limit
 
 
 def test_two_ranks_killed_and_resumed_by_one_feed_the_same_steps_and_end_close(make_shaped, policy_folder, tmp_path):
