@@ -105,10 +105,11 @@ class EngineOptions:
     max_model_len: prompt plus completion in tokens; None = the model's own. logprobs_mode:
     raw_logprobs are log_softmax(logits); processed_logprobs are after temperature and truncation
     (`Sampling.logprobs_mode` says which fits). kv_cache_gib: memory for keys and values on a CPU, beside the model.
-    max_num_seqs: rollouts sampled at a time. seed: the engine's own; rollouts carry theirs. url: for kind "server",
-    where a vLLM server answers. recording: for kind "recorded", a Parquet or JSONL file, or "synthetic:SEED". extra:
-    further arguments of the engine underneath, by its own names (kind vllm: vLLM's EngineArgs; server: served_model,
-    api_key, timeout_s; transformers: batch_size; recorded: latency).
+    max_num_seqs: rollouts sampled at a time. seed: the engine's own; rollouts carry theirs. deterministic: for kind
+    "vllm", whatever else is sampled changes no bit of a rollout, at a price (docs/generation.md). url: for kind
+    "server", where a vLLM server answers. recording: for kind "recorded", a Parquet or JSONL file, or "synthetic:SEED".
+    extra: further arguments of the engine underneath, by its own names (kind vllm: vLLM's EngineArgs; server:
+    served_model, api_key, timeout_s; transformers: batch_size; recorded: latency).
     pooling: None for a model that samples; else how one that classifies tokens (a process reward model) is pooled, by
     the names of vLLM's PoolerConfig, as {"pooling_type": "STEP", "step_tag_id": 9}; {} = the model's own way. Besides
     these, tokens = ["-", "+"] makes a causal language model a classifier whose classes are those tokens' logits.
@@ -122,6 +123,7 @@ class EngineOptions:
     kv_cache_gib: float = 1.0
     logprobs_mode: str = "raw_logprobs"
     seed: int = 0
+    deterministic: bool = False
     recording: str | None = None
     url: str | None = None
     pooling: Mapping[str, Any] | None = None
@@ -141,6 +143,7 @@ class EngineOptions:
         _require(
             "tokens" not in (self.pooling or {}) or self.kind != "recorded", "pooling", self.pooling, "without tokens"
         )
+        _require(not self.deterministic or self.kind == "vllm", "deterministic", True, "False unless kind is vllm")
         if self.kind == "vllm" and self.extra:
             check_arguments(self.extra)
 

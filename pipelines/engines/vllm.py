@@ -36,6 +36,7 @@ from pipelines.engines.device import device_kind, resolve_dtype
 from pipelines.engines.driver import Answer, DrivenEngine, PoolRequest, Request, ScoreRequest
 from pipelines.engines.finite import finite_or_rejected
 from pipelines.engines.vllm_arguments import (
+    batch_invariance,
     engine_arguments,
     lora_arguments,
     lora_request,
@@ -90,7 +91,7 @@ class VllmBackend:
                 f"vLLM cannot start on {model}: this process already runs a vLLM engine. Close that first (`release`), "
                 "or use `acquire`, which keeps one."
             )
-        _set_environment()
+        _set_environment(options)
         try:
             with _side_effects_undone():
                 self._engine, self.max_model_len = _start_engine(model, options)
@@ -166,9 +167,9 @@ class VllmBackend:
         return finite_or_rejected(sample, logprobs, allow_zero_probability=False)
 
 
-def _set_environment() -> None:
+def _set_environment(options: EngineOptions) -> None:
     """The variables vLLM reads, before it is imported; its log level also before it configures its logging itself."""
-    os.environ.update(_FORCED_ENVIRONMENT)
+    os.environ.update(_FORCED_ENVIRONMENT | batch_invariance(options, device=device_kind()))
     for name, value in _DEFAULT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logger = logging.getLogger("vllm")

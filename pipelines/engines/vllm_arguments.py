@@ -23,10 +23,14 @@ def engine_arguments(
     On a CPU chunked prefill is off and a prompt always fits one step: a seeded request whose prefill is cut asks its
     generator for an offset, which CPU generators do not have ("CPU Generator does not use offset", vLLM 0.32), and the
     engine dies. It can go once vLLM's CPU runner does without.
+
+    Sums are added in another order in another batch. So a deterministic engine takes one rollout at a time on a CPU,
+    without prefixes that others left in the cache; a GPU has batch-invariant kernels (`batch_invariance`).
     """
+    alone = options.deterministic and device == "cpu"
     arguments: dict[str, Any] = {
         "enforce_eager": device == "cpu",
-        "enable_prefix_caching": options.pooling is None,
+        "enable_prefix_caching": options.pooling is None and not options.deterministic,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
@@ -46,10 +50,15 @@ def engine_arguments(
         "dtype": dtype,
         # One more than promised: vLLM scores a prompt only where a further token would fit.
         "max_model_len": context_length + (options.pooling is None),
-        "max_num_seqs": options.max_num_seqs,
+        "max_num_seqs": 1 if alone else options.max_num_seqs,
         "logprobs_mode": options.logprobs_mode,
         "seed": options.seed,
     }
+
+
+def batch_invariance(options: EngineOptions, *, device: str) -> dict[str, str]:
+    """The variable by which vLLM takes kernels whose sums do not depend on the batch; a CPU has none and must not."""
+    return {} if device == "cpu" else {"VLLM_BATCH_INVARIANT": str(int(options.deterministic))}
 
 
 def purpose(model: str, options: EngineOptions) -> dict[str, Any]:

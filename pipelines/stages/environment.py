@@ -52,6 +52,8 @@ def engine_environment(model: str, options: EngineOptions) -> dict[str, Any]:
     extra = {name: value for name, value in options.extra.items() if name not in OPERATIONAL_EXTRA}
     if extra:
         found["extra"] = extra
+    if options.deterministic:
+        found["deterministic"] = True
     if options.pooling is not None:
         found["pooling"] = dict(options.pooling)
     if options.kind == "recorded":
