@@ -60,8 +60,10 @@ class Plan:
     tiles: int
 
     def url(self, name: str) -> str:
-        round_ = self.out / "round-000"
-        return str(round_ / "signals" / name if (self.real / "signals" / name).exists() else round_ / name)
+        return str(self.out / "round-000" / ("rollouts" if name == "rollouts" else f"signals/{name}"))
+
+    def shaped(self, name: str) -> CompleteDataset:
+        return open_dataset(str(self.out / "round-000" / name))
 
     def source(self, name: str) -> CompleteDataset:
         return open_dataset(str(self.real / ("rollouts" if name == "rollouts" else f"signals/{name}")))
@@ -81,10 +83,11 @@ def main() -> None:
         return
     for dealt in (once, plan):
         run_command(dealt, options, args.name)
-        for name in (*dict.fromkeys(("rollouts", *options.roles)), args.name):
-            report_bytes(dealt, name)
-    report_work(plan, options, open_dataset(plan.url(args.name)))
-    report_reading(open_dataset(plan.url(args.name)))
+        for name in ("rollouts", *options.roles):
+            report_bytes(open_dataset(dealt.url(name)), dealt, name)
+        report_bytes(dealt.shaped(args.name), dealt, "shaped")
+    report_work(plan, options, plan.shaped(args.name))
+    report_reading(plan.shaped(args.name))
     if args.clean:
         shutil.rmtree(args.out)
 
@@ -196,9 +199,9 @@ def total_tokens(dataset: CompleteDataset) -> int:
     return sum(part.tokens for part in dataset.parts)
 
 
-def report_bytes(plan: Plan, name: str) -> None:
+def report_bytes(dataset: CompleteDataset, plan: Plan, name: str) -> None:
     """Bytes a token of the files, and of every column in them."""
-    dataset, tokens = open_dataset(plan.url(name)), total_tokens(open_dataset(plan.url("rollouts")))
+    tokens = total_tokens(open_dataset(plan.url("rollouts")))
     columns: Counter[str] = Counter()
     for part in range(len(dataset.parts)):
         with dataset.open_part(part) as file:
@@ -219,7 +222,7 @@ def report_bytes(plan: Plan, name: str) -> None:
 
 
 def report_work(plan: Plan, options: ShapeOptions, shaped: CompleteDataset, parts: int = 8) -> None:
-    """One part after the other through what the shape stage does to each: nanoseconds a token of every step."""
+    """One part after the other through what the shape stage does to each: processor time a token of every step."""
     spent: Counter[str] = Counter()
     tokens = 0
     sources = {name: open_dataset(plan.url(name)) for name in ("rollouts", *options.roles)}
@@ -239,20 +242,23 @@ def report_work(plan: Plan, options: ShapeOptions, shaped: CompleteDataset, part
         say(
             metric=f"part by part: {step}",
             value=round(1e9 * seconds / max(tokens, 1), 2),
-            unit="ns/token",
+            unit="processor ns/token",
             tokens=tokens,
         )
 
 
 def timed(spent: Counter[str], step: str, work: Callable[[], Any]) -> Any:
-    started = time.perf_counter()
+    started = time.process_time()
     result = work()
-    spent[step] += time.perf_counter() - started  # type: ignore[assignment]
+    spent[step] += time.process_time() - started  # type: ignore[assignment]
     return result
 
 
 def report_reading(shaped: CompleteDataset, repeats: int = 7) -> None:
-    """Reading one column of a part through the dataset, against pyarrow reading it from the same file; by turns."""
+    """Reading one column of a part through the dataset, against pyarrow reading it from the same file, by turns.
+
+    Shortest processor time of all threads together, so that a busy machine does not decide.
+    """
     path = f"{shaped.url}/{shaped.parts[0].data}"
     for column in ("token_ids", "behavior_logprobs", "chunk_advantages", "loss_mask"):
         ours: list[float] = []
@@ -262,13 +268,13 @@ def report_reading(shaped: CompleteDataset, repeats: int = 7) -> None:
                 (ours, lambda c=column: shaped.read_part(0, [c])),
                 (raw, lambda c=column: pq.read_table(path, columns=[c])),
             ):
-                started = time.perf_counter()
+                started = time.process_time()
                 read()
-                seconds.append(time.perf_counter() - started)
+                seconds.append(time.process_time() - started)
         speed = shaped.parts[0].tokens / min(ours)
         say(
-            metric=f"reading {column}", value=round(speed / 1e6, 1), unit="million tokens/s", against="pyarrow",
-            ratio=round(min(raw) / min(ours), 2),
+            metric=f"reading {column}", value=round(speed / 1e6, 1), unit="million tokens/processor s",
+            against="pyarrow", ratio=round(min(raw) / min(ours), 2),
         )  # fmt: skip
 
 
