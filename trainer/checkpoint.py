@@ -27,7 +27,7 @@ from trainer.distributed import World
 from trainer.errors import CorruptStateError, StateMismatchError, StateNotFoundError
 from trainer.lora import base_folder, is_adapter
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 # Keys of config.json that do not change which weights fit: where or by what it was saved, or in which precision.
 VOLATILE_KEYS = frozenset({"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"})
 
