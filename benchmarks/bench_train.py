@@ -1,14 +1,14 @@
 """The trainer's update beside TRL's GRPO update and a bare forward and backward pass: one JSON object a line.
 
-    python benchmarks/bench_train.py [--model demo|smollm2|both] [--spread 0.5 0.9] [--micro 2 4 8 16] [--repeats 2]
+    python benchmarks/bench_train.py [--model demo|smollm2|both] [--spread 0.5 0.9] [--micro 4 8 16 64] [--repeats 1]
 
 All three train the same model in float32 on the same rollouts, advantages and steps, each in a process of its own, in
 turns, on the same threads; the first step of each is not counted, of the others the shortest repeat is. --clock cpu
 counts processor time instead, for a machine that others use; of one thread it is what the wall clock shows alone. TRL
 (the newest its index has, in an environment of its own under .cache/bench-trl, made at the first run) runs at its best
-of the given micro-batch sizes. Bare is the model's forward over padded micro-batches of like length, log-softmax of
-every position, backward, fused AdamW: no loss, no mask, no metrics, no reading. Peak memory is the process's peak
-resident set.
+of the given micro-batch sizes (of those that divide a step). Bare is the model's forward over padded micro-batches of
+like length, log-softmax of every position, backward, fused AdamW: no loss, no mask, no metrics, no reading. Peak memory
+is the process's peak resident set.
 demo: the demo's policy (0.7M parameters). smollm2: SmolLM2-135M-Instruct (benchmarks/convert_smollm2.py makes it).
 The gradient norms of the first step are compared, so that both updates are known to be the same one.
 """
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--spread", type=float, nargs="+", default=[0.5, 0.9], help="mean over max of the lengths")
     parser.add_argument("--micro", type=int, nargs="+", default=[4, 8, 16, 64], help="TRL's rollouts a micro-batch")
     parser.add_argument("--budget", type=int, help="our micro_batch_tokens", default=MICRO_BATCH_TOKENS["cpu"])
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--steps", type=int, help="updates of each, the first not counted (default by model)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -92,13 +92,20 @@ def measure(name: str, spread: float, given: argparse.Namespace) -> Iterator[dic
     """The lines for one model and spread."""
     given.model = name
     workload = replace(workload_of(name, given), spread=spread)
+    if not MODELS[name].exists():
+        subprocess.run([sys.executable, str(Path(__file__).with_name("convert_smollm2.py"))], check=True, cwd=ROOT)
+    fitting = [micro for micro in given.micro if workload.groups * workload.group % micro == 0]
+    if not fitting:
+        raise SystemExit(
+            f"None of --micro {given.micro} divides a step of {workload.groups * workload.group} rollouts."
+        )
     with tempfile.TemporaryDirectory() as temporary:
         given.folder = Path(temporary)
         write_workload(str(given.folder / "shaped"), workload)
         write_order(given.folder, options_for(name, given))
         results: dict[str, list[dict[str, Any]]] = {}
         for _ in range(given.repeats):
-            for contestant in ("ours", "bare", *(f"trl-{micro}" for micro in given.micro)):
+            for contestant in ("ours", "bare", *(f"trl-{micro}" for micro in fitting)):
                 results.setdefault(contestant, []).append(run_contestant(contestant, workload, given))
     seconds = {who: sum(map(min, zip(*(r["seconds"][1:] for r in runs), strict=True))) for who, runs in results.items()}
     peaks = {who: min(r["peak_kib"] for r in runs) for who, runs in results.items()}
@@ -114,7 +121,7 @@ def measure(name: str, spread: float, given: argparse.Namespace) -> Iterator[dic
         "metric": "train_peak_memory", "value": round(peaks["ours"] / 1024), "unit": "MiB", "against": best,
         "ratio": round(peaks["ours"] / peaks[best], 3), "theirs": round(peaks[best] / 1024), **sizes,
     }  # fmt: skip
-    waits = min(sum(r["waits"][1:]) / sum(r["seconds"][1:]) for r in results["ours"])
+    waits = min(sum(r["waits"][1:]) / sum(r["walls"][1:]) for r in results["ours"])
     yield {
         "metric": "train_data_wait", "value": round(waits, 5), "unit": "share of step time", "against": "goal 0.01",
         "ratio": round(waits / 0.01, 3), **sizes,
@@ -191,6 +198,7 @@ def run_ours(given: argparse.Namespace) -> dict[str, Any]:
         lines = read_metrics(Path(out))
     return {
         "seconds": np.diff(ends).tolist(),  # reading, metrics and their writing included
+        "walls": [line["seconds"] for line in lines],
         "waits": [line["data_wait"] for line in lines],
         "norms": [line["grad_norm"] for line in lines],
         "peak_kib": peak_kib(),
