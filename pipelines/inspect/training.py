@@ -113,6 +113,8 @@ PANELS: dict[str, list[tuple[str, str, str | tuple[str, str]]]] = {
     "tokens a second": [("fed, no padding", BLUE, "tokens_per_second")],
 }  # fmt: skip
 
+LOGARITHMIC = ("ratio", "gradient norm")
+
 
 def training_svg(trainings: Sequence[Training]) -> bytes:
     """One panel a kind of number over the updates of all rounds, a thin line where a round begins."""
@@ -130,7 +132,9 @@ def training_svg(trainings: Sequence[Training]) -> bytes:
                 ax.axvline(start, color="black", linewidth=0.5, alpha=0.5)
             for label, color, key in series:
                 _draw(ax, steps, label, color, key)
-            if len(ax.get_legend_handles_labels()[0]) > 1:
+            if title in LOGARITHMIC:
+                ax.set_yscale("log")
+            if len(series) > 1 and ax.get_legend_handles_labels()[0]:
                 ax.legend(frameon=False, fontsize=7)
         figure.supxlabel("update")
         sink = io.BytesIO()
