@@ -54,9 +54,9 @@ def graphs(tmp_path_factory, tiny_model, google):
     made = {}
     for stage, arguments in {
         "generate": ["generate"],
+        "shape": ["shape", "--name", "other"],
         "score-model": ["score", "--signal", "teacher"],
         "score-function": ["score", "--signal", "outcome"],
-        "shape": ["shape", "--name", "other"],
     }.items():
         command = [arguments[0], project.config, "--out", project.out, *arguments[1:], "--set", "shape.k=0.25"]
         if stage == "generate":
