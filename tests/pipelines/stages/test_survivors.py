@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from pass_ops import shards
+
 SCRIPT = Path(__file__).parent / "scripts" / "generating.py"
-PARTS = 6
+WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+PARTS, ROWS = 6, 2 * 8  # a part: 2 prompts x 8 rollouts
 
 
 class Job:
@@ -78,9 +81,33 @@ def until_committed(job: Job, out: Path) -> None:
         time.sleep(0.02)
 
 
+def workers(job: Job) -> list[int]:
+    """Beam's worker processes, without the shells that started them."""
+    return [
+        pid for pid, command in job.alive().items() if "sdk_worker" in command and not command.startswith("/bin/sh")
+    ]
+
+
 def test_a_job_killed_in_the_middle_leaves_no_process(start: Callable[..., Job], tmp_path: Path) -> None:
     job = start()
     until_committed(job, tmp_path / "out")
     job.process.kill()
     assert job.end()[0] == -signal.SIGKILL
     assert job.leaves_nothing(), job.alive()
+
+
+def test_a_killed_worker_is_replaced_nothing_is_doubled_and_no_engine_stays(
+    start: Callable[..., Job], tmp_path: Path
+) -> None:
+    job = start(*WORKERS)
+    until_committed(job, tmp_path / "out")
+    victims = workers(job)
+    assert len(victims) == 2, "one process a worker, each with its own engine"
+    os.kill(victims[0], signal.SIGKILL)
+    code, printed = job.end()
+    assert code == 0, printed[-3000:]
+    assert job.leaves_nothing(), job.alive()
+    dataset = shards.open_dataset(str(tmp_path / "out"))
+    ids = [i for part in range(PARTS) for i in dataset.read_part(part)["rollout_id"].to_pylist()]
+    assert len(ids) == len(set(ids)) == PARTS * ROWS
+    assert [f for f in shards.verify(str(tmp_path / "out")) if f.severity != "info"] == []
