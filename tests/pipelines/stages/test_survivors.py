@@ -111,3 +111,12 @@ def test_a_killed_worker_is_replaced_nothing_is_doubled_and_no_engine_stays(
     ids = [i for part in range(PARTS) for i in dataset.read_part(part)["rollout_id"].to_pylist()]
     assert len(ids) == len(set(ids)) == PARTS * ROWS
     assert [f for f in shards.verify(str(tmp_path / "out")) if f.severity != "info"] == []
+
+
+def test_workers_end_with_a_client_that_is_killed(start: Callable[..., Job], tmp_path: Path) -> None:
+    job = start(*WORKERS)
+    until_committed(job, tmp_path / "out")
+    assert workers(job)
+    job.process.kill()
+    job.end()
+    assert job.leaves_nothing(), job.alive()
