@@ -9,8 +9,6 @@ from __future__ import annotations
 import gc
 import math
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from pipelines.engines.base import (
 )
 from pipelines.engines.device import device_kind, resolve_dtype
 from pipelines.engines.driver import Answer, DrivenEngine, ScoreRequest
+from pipelines.engines.transformers_common import batch_size, no_progress_bar
 from pipelines.models import check_model_folder, load_tokenizer
 
 SCORED_LOGITS = 2**28  # at most this many at a time (1 GiB in float32), one request's own apart
@@ -62,31 +61,6 @@ def processed_logits(logits_V: torch.Tensor, sampling: Sampling) -> torch.Tensor
         cut_V = probabilities_V.cumsum(-1) - probabilities_V >= sampling.top_p  # the likeliest always stays
         logits_V = logits_V.masked_fill(torch.zeros_like(cut_V).scatter_(0, order_V, cut_V), -torch.inf)
     return logits_V
-
-
-def batch_size(options: EngineOptions) -> int:
-    """Rows of a batch: extra.batch_size, else 32 at most. Raises EngineOptionError."""
-    unknown = set(options.extra) - {"batch_size"}
-    if unknown:
-        raise EngineOptionError(f"extra.{min(unknown)} is no option of the transformers engine; it has batch_size.")
-    size = int(options.extra.get("batch_size", min(options.max_num_seqs, 32)))
-    if size < 1:
-        raise EngineOptionError(f"extra.batch_size is {size}; it must be 1 or more.")
-    return size
-
-
-@contextmanager
-def no_progress_bar() -> Iterator[None]:
-    """Without transformers' bar over the weights."""
-    from transformers.utils import logging
-
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()
 
 
 class _Row:

@@ -1,0 +1,33 @@
+"""What the transformers engine's two backends, for sampling and for pooling, share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipelines.engines.base import EngineOptionError, EngineOptions
+
+
+def batch_size(options: EngineOptions) -> int:
+    """Rows of a batch: extra.batch_size, else 32 at most. Raises EngineOptionError."""
+    unknown = set(options.extra) - {"batch_size"}
+    if unknown:
+        raise EngineOptionError(f"extra.{min(unknown)} is no option of the transformers engine; it has batch_size.")
+    size = int(options.extra.get("batch_size", min(options.max_num_seqs, 32)))
+    if size < 1:
+        raise EngineOptionError(f"extra.batch_size is {size}; it must be 1 or more.")
+    return size
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Without transformers' bar over the weights."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
