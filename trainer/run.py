@@ -32,21 +32,15 @@ from trainer.checkpoint import (
     Checkpoint,
     complete_checkpoints,
     load_checkpoint,
-    newest_checkpoint,
     save_checkpoint,
     weights_digest,
     write_json,
 )
-from trainer.checks import check_data_and_policy, check_same_run, local_folder, sampling_temperature
+from trainer.checks import check_data_and_policy, local_folder, sampling_temperature
+from trainer.claim import begin
 from trainer.data import RowIndex, Selection, ShapedData, TrainData, build_index, select
 from trainer.distributed import World, joined_world
-from trainer.errors import (
-    CorruptStateError,
-    ExportFolderError,
-    StateMismatchError,
-    StateNotFoundError,
-    TrainingStoppedError,
-)
+from trainer.errors import CorruptStateError, TrainingStoppedError
 from trainer.flops import token_share
 from trainer.metrics import StepMetrics, describe_step, read_metrics, summarize
 from trainer.metrics_log import MetricsLog
@@ -148,7 +142,7 @@ def _train(
     folder = local_folder(out, name="out")
     exported = local_folder(export, name="export") if export else folder / "policy"
     with joined_world(options.device) as world, _determinism():
-        before = world.on_main(lambda: _begin(folder, exported, data, policy=policy, state=state, options=options))
+        before = world.on_main(lambda: begin(folder, exported, data, policy=policy, state=state, options=options))
         if world.on_main(lambda: (folder / "_done.json").exists() and exported.exists()):
             return _result(folder, exported)
         run = _prepare(data, policy=policy, options=options, temperature=temperature, world=world)
@@ -176,54 +170,6 @@ class _Run:
     updates: int = 0
     whole: bool = True  # False where a step was cut off while it changed the weights: they are not to be saved
     old: Path | None = None  # where the old policy's log-probabilities lie, if they are recomputed
-
-
-def _begin(
-    folder: Path,
-    exported: Path,
-    data: TrainData,
-    *,
-    policy: str,
-    state: str | None,
-    options: TrainOptions,
-) -> Checkpoint | None:
-    """Claims the run's folder; returns the checkpoint carried from the round before."""
-    before = _carried(state, policy)
-    identity = {
-        "datasets": data.digests,
-        "policy_weights": weights_digest(Path(policy)),
-        "state": dict(before.files) if before else None,
-        "options": options.semantic(),
-    }
-    _claim(folder, exported, identity)
-    return before
-
-
-def _claim(folder: Path, exported: Path, identity: Mapping[str, Any]) -> None:
-    path = folder / "_train.json"
-    if path.exists():
-        check_same_run(json.loads(path.read_text(encoding="utf-8")), identity, folder=str(folder))
-        return
-    if exported.exists() and any(exported.iterdir()):
-        raise ExportFolderError(f"{exported} is not empty; the policy is exported into a new folder. Give another one.")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, identity)
-
-
-def _carried(state: str | None, policy: str) -> Checkpoint | None:
-    """The last checkpoint of the round before; refuses one whose export is not the policy given."""
-    if state is None:
-        return None
-    folder = local_folder(state, name="state")
-    done = folder / "_done.json"
-    if not done.exists():
-        raise StateNotFoundError(f"{state} is not the train folder of a finished round (it has no _done.json).")
-    if json.loads(done.read_text(encoding="utf-8"))["policy_weights"] != weights_digest(Path(policy)):
-        raise StateMismatchError(
-            f"The weights in {policy} are not those that {state} exported, so its optimizer state is another policy's. "
-            "Give the policy of that round, or train without state."
-        )
-    return newest_checkpoint(folder / "state")
 
 
 def _prepare(data: TrainData, *, policy: str, options: TrainOptions, temperature: float, world: World) -> _Run:
