@@ -26,7 +26,7 @@ from pipelines.stages.loop import PartOutput, in_background
 from pipelines.stages.operations import Operations
 from pipelines.verifiers.importing import source_digest
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 # What a shaped dataset copies from its rollouts, so that the trainer needs nothing else.
 CARRIED = ("sampling", "tokenizer_digest", "vocabulary", "round", "policy_digest")
 _PROCESS_KINDS = {"prm": "process_steps", "kl": "process_tokens"}
