@@ -67,7 +67,7 @@ def test_an_operator_per_stream_is_a_table(write):
         ),
         ("[run]\nseed = '8'\n", "run.seed: input should be a valid integer, not '8'"),
         ("[shape]\nk = 1.5\n", "k"),
-        ("[engine]\nkind = 'vlm'\n", "engine: kind is 'vlm'; choose one of vllm, transformers, recorded."),
+        ("[engine]\nkind = 'vlm'\n", "engine: kind is 'vlm'; choose one of vllm, server, transformers, recorded."),
         ("[eval]\nsamples = 4\nk = [8]\n", "eval: eval: k [8] must lie between 1 and samples (4)"),
         ("[shape]\nk = ", "is not TOML"),
     ],
