@@ -11,7 +11,7 @@ from pipelines.runners.quiet import beam
 
 
 def test_an_unknown_runner_lists_the_known_ones() -> None:
-    with pytest.raises(RunnerFlagError, match="'spark' is unknown; choose one of direct, flink, prism"):
+    with pytest.raises(RunnerFlagError, match="'spark' is unknown; choose one of dataflow, direct, flink, prism"):
         RunnerOptions(name="spark")
 
 
