@@ -56,9 +56,12 @@ def make_shaped(tmp_path: Path) -> Callable[..., str]:
     return make
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Any:
-    """Tiny tensors gain nothing from threads, and a busy machine makes them wait for each other."""
+    """Tiny tensors gain nothing from threads, and a busy machine makes them wait for each other.
+
+    Of a module, so that it holds for what a module's fixtures train too: other threads give other last bits.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -29,8 +29,8 @@ OPTIONS = TrainOptions(
 )  # fmt: skip
 # Module, function, at which call, before or after it.
 POINTS = {
-    "before the run is claimed": ("trainer.run", "write_json", 1, "before"),
-    "after the run is claimed": ("trainer.run", "write_json", 1, "after"),
+    "before the run is claimed": ("trainer.claim", "write_json", 1, "before"),
+    "after the run is claimed": ("trainer.claim", "write_json", 1, "after"),
     "while the old policy is recomputed": ("trainer.old", "_write", 1, "after"),
     "after a step, before its checkpoint": ("trainer.metrics_log", "MetricsLog.write", 3, "after"),
     "with a checkpoint's folder made": ("trainer.checkpoint", "_make_anew", 2, "after"),
@@ -40,8 +40,8 @@ POINTS = {
     "with an old marker removed, its files not": ("trainer.checkpoint", "shutil.rmtree", 4, "before"),
     "before the export": ("trainer.run", "export_policy", 1, "before"),
     "with the export not yet in its place": ("trainer.run", "export_policy", 1, "after"),
-    "with the export in its place": ("trainer.run", "weights_digest", 2, "before"),
-    "after the end": ("trainer.run", "write_json", 2, "after"),
+    "with the export in its place": ("trainer.run", "weights_digest", 1, "before"),
+    "after the end": ("trainer.run", "write_json", 1, "after"),
 }
 
 Kill = Callable[..., int]
