@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from pass_ops.errors import PassError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -24,11 +26,16 @@ class AdapterError(PassError, ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """What an adapter folder says of itself. config: without the keys that only say where it came from."""
+    """What an adapter folder says of itself.
+
+    modules: the last names of the modules it has matrices for (`q_proj`). config: without the keys that only say where
+    it came from.
+    """
 
     folder: Path
     base: Path
     rank: int
+    modules: frozenset[str]
     config: dict[str, Any]
 
     @property
@@ -56,7 +63,17 @@ def read_adapter(folder: str) -> Adapter | None:
     config = {key: value for key, value in content.items() if key not in _VOLATILE_KEYS}
     if isinstance(config.get("target_modules"), list):
         config["target_modules"] = sorted(config["target_modules"])  # peft saves a set
-    return Adapter(folder=path, base=_base(path, named), rank=max(ranks), config=config)
+    return Adapter(folder=path, base=_base(path, named), rank=max(ranks), modules=_modules(path), config=config)
+
+
+def _modules(adapter: Path) -> frozenset[str]:
+    """From the matrices, for `target_modules` may be a pattern."""
+    try:
+        with safe_open(adapter / WEIGHTS, framework="numpy") as file:
+            keys = list(file.keys())
+    except SafetensorError as error:
+        raise AdapterError(f"{adapter / WEIGHTS} is not readable: {error}. Save the adapter again.") from error
+    return frozenset(key.partition(".lora_")[0].rpartition(".")[2] for key in keys if ".lora_" in key)
 
 
 def _base(adapter: Path, named: str) -> Path:

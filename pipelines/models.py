@@ -159,6 +159,7 @@ class Architecture:
     tokenizer_digest: str
     tensor_shapes: dict[str, tuple[int, ...]]
     adapter_rank: int = 0
+    adapter_modules: frozenset[str] = frozenset()
 
     def difference(self, other: Architecture) -> str | None:
         """The first thing that differs, in words; None where nothing does."""
@@ -172,18 +173,21 @@ class Architecture:
             return f"tensor {key} has shape {self.tensor_shapes.get(key)} and {other.tensor_shapes.get(key)}"
         if other.adapter_rank > self.adapter_rank:
             return f"it is an adapter of rank {other.adapter_rank}, and there is room for rank {self.adapter_rank}"
+        if more := other.adapter_modules - self.adapter_modules:
+            return f"it adapts {', '.join(sorted(more))}, and there is room for {sorted(self.adapter_modules)}"
         return None
 
 
 def architecture(folder: str) -> Architecture:
     """Read from configs, tokenizer files and safetensors headers; the weights themselves are not read."""
-    file = check_model_folder(folder) / "generation_config.json"
+    file, adapter = check_model_folder(folder) / "generation_config.json", read_adapter(folder)
     return Architecture(
         config=read_config(folder),
         generation_config=_stable(_read_json(file)) if file.exists() else {},
         tokenizer_digest=tokenizer_digest(folder),
         tensor_shapes=tensor_shapes(folder),
-        adapter_rank=0 if (adapter := read_adapter(folder)) is None else adapter.rank,
+        adapter_rank=0 if adapter is None else adapter.rank,
+        adapter_modules=frozenset() if adapter is None else adapter.modules,
     )
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.adapters import read_adapter
 from pipelines.engines.base import (
     EngineOptionError,
     EngineOptions,
@@ -103,7 +104,7 @@ class VllmBackend:
         self._requests: dict[str, Request] = {}
         self._base = base_weights(model)
         self._adapters = count(1)  # an id each time: vLLM keeps what it has loaded under an id
-        self._lora = lora_request(model, next(self._adapters))
+        self._use_adapter(model)
 
     def add(self, key: int, request: Request) -> None:
         """Give one request to vLLM's scheduler."""
@@ -111,6 +112,10 @@ class VllmBackend:
         from vllm.inputs.engine import tokens_input
 
         token_ids = request.prompt_token_ids if isinstance(request, SampleRequest) else request.token_ids
+        if isinstance(request, ScoreRequest) and self._adapts_lm_head:
+            raise RequestRejected(
+                "request_failed", "vLLM scores no text under an adapter of lm_head; merge the adapter"
+            )
         prompt = tokens_input([int(i) for i in token_ids])
         try:
             self._engine.add_request(str(key), prompt, self._params(request), lora_request=self._lora)
@@ -129,7 +134,7 @@ class VllmBackend:
             folder = str(check_model_folder(model))
             self._engine.collective_rpc("reload_weights", kwargs={"weights_path": folder})
             self._base = base
-        self._lora = lora_request(model, next(self._adapters))
+        self._use_adapter(model)
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache after a weight reload; old prefixes would be mixed in")
         self._engine.reset_encoder_cache()
@@ -143,6 +148,11 @@ class VllmBackend:
             gc.collect()
         finally:
             _one_in_this_process.release()
+
+    def _use_adapter(self, model: str) -> None:
+        self._lora = lora_request(model, next(self._adapters))
+        adapter = read_adapter(model)
+        self._adapts_lm_head = adapter is not None and "lm_head" in adapter.modules
 
     def _params(self, request: Request) -> Any:
         if isinstance(request, SampleRequest):

@@ -138,7 +138,8 @@ def pooling_params() -> Any:
 def lora_arguments(model: str) -> dict[str, Any]:
     """EngineArgs keywords that make room for a model folder's adapter; none for a whole model.
 
-    vLLM allocates for certain ranks only; the least that holds the adapter.
+    vLLM allocates for certain ranks only; the least that holds the adapter. Only the modules it adapts are given room:
+    left to itself vLLM 0.32 wraps lm_head too, and then prompt logprobs of requests scored side by side break.
     """
     from typing import get_args
 
@@ -150,7 +151,8 @@ def lora_arguments(model: str) -> dict[str, Any]:
     fitting = [rank for rank in get_args(MaxLoRARanks) if rank >= adapter.rank]
     if not fitting:
         raise EngineOptionError(f"{model} is an adapter of rank {adapter.rank}; vLLM takes {get_args(MaxLoRARanks)}.")
-    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(fitting)}
+    modules = sorted(adapter.modules)
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(fitting), "lora_target_modules": modules}
 
 
 def lora_request(model: str, number: int) -> Any:

@@ -10,8 +10,10 @@ RANK, ALPHA = 4, 16
 MODULES = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
 
 
-def make_adapter(folder: Path, *, base: str, seed: int, named: str | None = None) -> str:
-    """An adapter of rank 4 on three modules of every layer, with matrices far from zero."""
+def make_adapter(
+    folder: Path, *, base: str, seed: int, named: str | None = None, modules: tuple[str, ...] = MODULES
+) -> str:
+    """An adapter of rank 4 on these modules of every layer, with matrices far from zero."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -19,7 +21,7 @@ def make_adapter(folder: Path, *, base: str, seed: int, named: str | None = None
     matrices = {}
     for name, weight in weights.items():
         module = name.removesuffix(".weight")
-        if module.endswith(MODULES):
+        if module.endswith(modules):
             wide, narrow = weight.shape[1], weight.shape[0]
             key = f"base_model.model.{module}"
             matrices[f"{key}.lora_A.weight"] = 0.1 * torch.randn(RANK, wide, generator=generator)
@@ -29,7 +31,7 @@ def make_adapter(folder: Path, *, base: str, seed: int, named: str | None = None
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": named or base, "r": RANK,
         "lora_alpha": ALPHA, "lora_dropout": 0.0, "bias": "none", "peft_version": "0.18",
-        "target_modules": [module.split(".")[-1] for module in MODULES],
+        "target_modules": [module.split(".")[-1] for module in modules],
     }  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return str(folder)

@@ -13,7 +13,15 @@ import torch
 
 from pass_ops import shards
 from pipelines.adapters import AdapterError, read_adapter
-from pipelines.engines import EngineOptionError, EngineOptions, SampleRequest, Sampling, acquire, start_engine
+from pipelines.engines import (
+    EngineOptionError,
+    EngineOptions,
+    RequestRejected,
+    SampleRequest,
+    Sampling,
+    acquire,
+    start_engine,
+)
 from pipelines.models import architecture, describe_model, load_tokenizer, model_digest
 from pipelines.sources import PromptSource, write_prompts
 from pipelines.stages.generate import GenerateOptions, generate
@@ -59,6 +67,27 @@ def test_one_engine_serves_an_adapter_its_base_and_another_adapter(
         seen.append(ids)
     assert seen[0] == seen[3]
     assert len({tuple(ids) for ids in seen}) == 3
+
+
+def test_rollouts_of_adapter_and_base_are_scored_side_by_side(tmp_path: Path, tiny_model: str, adapter: str) -> None:
+    """vLLM 0.32 with room for an adapter of lm_head fails on the second."""
+    rng = np.random.default_rng(0)
+    rollouts = [rng.integers(2, 40, size=n).tolist() for n in (2, 3, 17, 60)]
+    for policy, whole in ((adapter, merge(adapter, tiny_model, tmp_path / "merged")), (tiny_model, tiny_model)):
+        engine = acquire(policy, RAW)
+        futures = [engine.score(ids, start=1) for ids in rollouts]
+        for ids, future in zip(rollouts, futures, strict=True):
+            np.testing.assert_allclose(future.result(timeout=60), logprobs(whole, ids, start=1), atol=1e-4)
+
+
+def test_an_adapter_of_lm_head_samples_and_is_not_scored(tmp_path: Path, tiny_model: str) -> None:
+    head = make_adapter(tmp_path / "head", base=tiny_model, seed=5, modules=("q_proj", "lm_head"))
+    assert read_adapter(head).modules == {"q_proj", "lm_head"}
+    engine = acquire(head, RAW)
+    ids, found = sampled(engine, 3)
+    np.testing.assert_allclose(found, logprobs(merge(head, tiny_model, tmp_path / "m"), ids, start=5), atol=1e-4)
+    with pytest.raises(RequestRejected, match="adapter of lm_head; merge the adapter"):
+        engine.score(ids, start=5).result(timeout=60)
 
 
 def test_an_adapter_of_another_base_gets_that_base(tmp_path: Path, tiny_model_updated: str, adapter: str) -> None:
@@ -117,6 +146,15 @@ def test_an_engine_without_room_for_the_adapter_is_not_the_one_for_it(tiny_model
     assert architecture(adapter).difference(architecture(tiny_model)) is None
 
 
+def test_an_engine_without_room_for_the_adapters_modules_is_not_the_one_for_it(
+    tmp_path: Path, tiny_model: str, adapter: str
+) -> None:
+    wider = make_adapter(tmp_path / "wider", base=tiny_model, seed=5, modules=("q_proj", "o_proj", "up_proj"))
+    assert "it adapts o_proj, up_proj, and there is room for ['down_proj', 'q_proj', 'v_proj']" in str(
+        architecture(adapter).difference(architecture(wider))
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -130,6 +168,13 @@ def test_a_folder_that_is_no_usable_adapter_is_refused_by_name(adapter: str, cha
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(AdapterError, match=message):
         model_digest(adapter)
+
+
+def test_an_adapter_whose_matrices_are_cut_short_is_refused(adapter: str) -> None:
+    file = Path(adapter) / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(AdapterError, match="not readable"):
+        read_adapter(adapter)
 
 
 def test_an_adapter_without_its_matrices_is_refused(adapter: str) -> None:
