@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import urllib.request
 from collections.abc import Callable, Iterator
 
 import pyarrow as pa
@@ -36,6 +37,8 @@ def s3_bucket() -> Iterator[str]:
         s3fs.S3FileSystem(use_listings_cache=False).mkdir("shards")
         yield "s3://shards"
     finally:
+        # The server's buckets are globals of moto: a second session in this process (mutmut's) starts without them.
+        urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
         server.stop()
         s3fs.S3FileSystem.clear_instance_cache()
         for name, value in before.items():
