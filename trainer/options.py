@@ -78,10 +78,10 @@ class TrainOptions:
     format, whose adapter_config.json names the base model's folder.
 
     Optimizer. AdamW (optimizer: adamw, one fused kernel; adamw_8bit, torchao's with 8-bit state), lr rising linearly
-    over warmup_steps updates (counted over rounds), then constant; grad_clip: the largest global gradient norm
-    (0 = off). A run stops, its state kept, before an update with a token ratio above stop_ratio (and advantage other
-    than 0) or a gradient norm before clipping above stop_grad_norm (inf = never); what is NaN or infinite always stops
-    it.
+    over warmup_steps updates (counted over rounds), then constant, and falling linearly to 0 over the last decay_share
+    of this call's steps (0 = it stays); grad_clip: the largest global gradient norm (0 = off). A run stops, its state
+    kept, before an update with a token ratio above stop_ratio (and advantage other than 0) or a gradient norm before
+    clipping above stop_grad_norm (inf = never); what is NaN or infinite always stops it.
 
     Machine. layout: pad (length buckets), pack (one row, attention never crosses rollouts), auto = pack on an
     accelerator. micro_batch_tokens: tokens of one forward pass, padding included; a longer rollout goes alone
@@ -141,6 +141,7 @@ class TrainOptions:
     adam_eps: float = 1e-8
     weight_decay: float = 0.0
     warmup_steps: int = 20
+    decay_share: float = 0.0
     grad_clip: float = 1.0
     stop_ratio: float = 1e4
     stop_grad_norm: float = 1e6
@@ -188,6 +189,8 @@ class TrainOptions:
     def _check_pairs(self) -> None:
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise TrainOptionError(f"betas is {self.betas!r}; give two numbers, each 0 or more and below 1.")
+        if not 0 <= self.decay_share <= 1:
+            raise TrainOptionError(f"decay_share is {self.decay_share!r}; it is a share of the steps, from 0 to 1.")
         if self.clip_low > 1:
             raise TrainOptionError(f"clip_low is {self.clip_low}; it must be at most 1 (a ratio is never below 0).")
         if self.batch_size is not None and self.updates is not None:

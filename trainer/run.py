@@ -290,7 +290,7 @@ def _update(run: _Run, batch: StepBatch, measured: StepMetrics) -> dict[str, flo
         except TrainingStoppedError as error:
             stopped = stopped or error
     run.world.agree(stopped)
-    rate = learning_rate(run.updates, run.options)
+    rate = learning_rate(run.updates, run.options, step=run.step, steps=len(run.steps))
     with within_memory(batch.micro_batches[0], run.policy):
         try:
             norm = apply_gradients(

@@ -40,9 +40,14 @@ def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optim
     return AdamW8bit(parameters, **given, weight_decay=options.weight_decay)  # type: ignore[no-any-return]
 
 
-def learning_rate(updates: int, options: TrainOptions) -> float:
-    """The rate lr * min(1, (updates + 1) / warmup_steps), after `updates` steps over all rounds."""
-    return options.lr * min(1.0, (updates + 1) / max(options.warmup_steps, 1))
+def learning_rate(updates: int, options: TrainOptions, *, step: int, steps: int) -> float:
+    """The rate of the update after `updates` over all rounds, of these `step` of the `steps` of this call.
+
+    lr * min(1, (updates + 1) / warmup_steps, (steps - step) / (decay_share * steps)).
+    """
+    warm = (updates + 1) / max(options.warmup_steps, 1)
+    left = (steps - step) / max(options.decay_share * steps, 1)
+    return options.lr * min(1.0, warm, left)
 
 
 def backward(policy: Policy, batch: MicroBatch, *, options: TrainOptions, temperature: float) -> Metrics:

@@ -24,8 +24,8 @@ from trainer.update import make_optimizer
 
 ROWS = random_rows(groups=6, size=3)
 OPTIONS = TrainOptions(
-    lr=1e-3, warmup_steps=4, batch_size=1, kl_coef=0.01, micro_batch_tokens=40, save_every=1, old_policy="recompute",
-    device="cpu", tensorboard=False,
+    lr=1e-3, warmup_steps=4, decay_share=0.5, batch_size=1, kl_coef=0.01, micro_batch_tokens=40, save_every=1,
+    old_policy="recompute", device="cpu", tensorboard=False,
 )  # fmt: skip
 # Module, function, at which call, before or after it.
 POINTS = {

@@ -76,6 +76,8 @@ def test_updates_are_dealt_to_the_epochs():
         ({"lr": 0.0}, "lr is 0.0"),
         ({"lr": float("nan")}, "lr is nan"),
         ({"betas": (0.9,)}, "betas"),
+        ({"decay_share": 1.5}, "decay_share is 1.5"),
+        ({"decay_share": -0.1}, "decay_share"),
         ({"clip_low": 1.5}, "clip_low"),
         ({"dual_clip": 0.5}, "dual_clip"),
         ({"dual_clip": 3.0, "loss": "gspo"}, "dual_clip"),

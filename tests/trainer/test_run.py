@@ -28,7 +28,7 @@ from trainer.errors import (
 )
 from trainer.metrics import read_metrics
 from trainer.policy import load_policy
-from trainer.update import make_optimizer
+from trainer.update import learning_rate, make_optimizer
 
 ROWS = random_rows(groups=6, size=3)
 OPTIONS = TrainOptions(
@@ -205,6 +205,24 @@ def test_the_next_round_goes_on_with_weights_optimizer_and_warm_up(run, tmp_path
     assert weights_digest(Path(fresh.policy_dir)) != weights_digest(Path(second.policy_dir))
     assert optimizer_state(tmp_path / "second", first.policy_dir)[0, "step"] == 6
     assert optimizer_state(tmp_path / "fresh", first.policy_dir)[0, "step"] == 3
+
+
+def test_the_rate_rises_stays_and_falls_to_nothing():
+    options = TrainOptions(lr=2.0, warmup_steps=10, decay_share=0.4)
+    rates = [learning_rate(step, options, step=step, steps=100) for step in (0, 4, 9, 50, 60, 80, 99)]
+    assert rates == pytest.approx([0.2, 1.0, 2.0, 2.0, 2.0, 1.0, 0.05])
+    at_once = TrainOptions(lr=2.0, warmup_steps=0, decay_share=1.0)
+    assert [learning_rate(7, at_once, step=step, steps=4) for step in range(4)] == [2.0, 1.5, 1.0, 0.5]
+    assert learning_rate(99, replace(options, decay_share=0.0), step=99, steps=100) == 2.0
+
+
+def test_the_warm_up_counts_over_rounds_and_the_decay_within_each(run, tmp_path):
+    options = replace(OPTIONS, warmup_steps=8, decay_share=0.5)
+    first = run("first", options=options)
+    run("second", options=options, policy=first.policy_dir, state=str(tmp_path / "first"))
+    rates = [[line["lr"] for line in read_metrics(tmp_path / out)] for out in ("first", "second")]
+    assert rates[0] == pytest.approx([1 / 8e3, 2 / 8e3, 3 / 8e3, 4 / 8e3, 5 / 8e3, 1 / 3e3])
+    assert rates[1] == pytest.approx([7 / 8e3, 1e-3, 1e-3, 1e-3, 2 / 3e3, 1 / 3e3])
 
 
 def test_state_of_another_policy_is_refused(run, policy_folder, tmp_path):
