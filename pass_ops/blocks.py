@@ -18,6 +18,7 @@ from pass_ops.errors import NonFiniteError, OutputOverflowError, StepEndsError
 from pass_ops.ragged import Elements, Tokens, frozen
 from pass_ops.rollouts import Rollouts
 
+SHOWN = 6  # values at the head of a list that an error quotes
 BLOCK_VALUES = 1 << 18  # scores of a block; with what is made of them they fit into the processor's cache
 NO_MASK = np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint8)
 NO_SCORES = frozen(np.empty(0, dtype=np.float32))
@@ -284,11 +285,10 @@ def _too_large(name: str) -> str:
     )
 
 
-def _shortened(values: list[int], *, limit: int = 8) -> str:
-    if len(values) <= limit:
+def _shortened(values: list[int]) -> str:
+    if len(values) <= SHOWN + 2:
         return str(values)
-    head, tail = values[: limit - 2], values[-1:]
-    return f"[{', '.join(map(str, head))}, ..., {tail[0]}]"
+    return f"[{', '.join(map(str, values[:SHOWN]))}, ..., {values[-1]}]"
 
 
 def _room(values: int, dtype: type[np.int32] | type[np.float32]) -> np.ndarray:

@@ -41,7 +41,7 @@ def by_group(function: GroupEstimator) -> Callable[[Rollouts, ShapingConfig], Ch
                 rows += _shape_group(function, rollouts, g, config=config, trainable_R=output.trainable_R)
         credits_K = np.concatenate([NOTHING, *(values for _, values in rows)]).astype(np.float32)
         return Chunks(
-            starts_R1=offsets(np.array([len(ends) for ends, _ in rows], dtype=np.int32)),
+            starts_R1=offsets(np.fromiter((len(ends) for ends, _ in rows), dtype=np.int32)),
             ends_K=np.concatenate([NOTHING, *(ends for ends, _ in rows)]).astype(np.int32),
             credits_K=credits_K,
             advantages_K=credits_K,

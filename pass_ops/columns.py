@@ -50,7 +50,7 @@ def to_type(
     Raises:
         ColumnTypeError: the cast is impossible or would change a value.
     """
-    if array.type == target or _same_type(array.type, target):
+    if array.type == target:
         return array
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), target)
@@ -87,12 +87,6 @@ def first_null_in_lists(array: pa.ListArray) -> int | None:
     return int(inside[0]) if len(inside) else None
 
 
-def _same_type(actual: pa.DataType, target: pa.DataType) -> bool:
-    if pa.types.is_list(target):
-        return bool(pa.types.is_list(actual) and actual.value_type == target.value_type)
-    return bool(actual == target)
-
-
 def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
@@ -115,9 +109,9 @@ def _values(array: pa.Array) -> pa.Array:
 
 
 def _first_difference(before: pa.Array, after: pa.Array) -> int | None:
-    differs = pc.fill_null(pc.not_equal(before, after), False)
+    differs = pc.not_equal(before, after)
     if pa.types.is_floating(before.type):
-        differs = pc.and_not(differs, pc.fill_null(pc.and_(pc.is_nan(before), pc.is_nan(after)), False))
+        differs = pc.and_not(differs, pc.and_(pc.is_nan(before), pc.is_nan(after)))
     index = pc.index(differs, True).as_py()
     return None if index < 0 else int(index)
 

@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 from pass_ops.errors import OptionError
 
@@ -197,11 +197,11 @@ def load_estimator(path: str) -> Callable[..., Any]:
     """The function that the import path `module:function` names. Raises OptionError where it leads to none."""
     where = f"option estimator: {path!r}"
     try:
-        function = pkgutil.resolve_name(path)
+        function: object = pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
         raise OptionError(
             f"{where} leads nowhere ({error}); give module:function, with the module on the import path"
         ) from error
     if not callable(function):
         raise OptionError(f"{where} is {function!r}, which cannot be called; name a function of (group, config)")
-    return cast("Callable[..., Any]", function)
+    return function

@@ -27,7 +27,7 @@ def prime(group: Group, config: ShapingConfig) -> list[Floats]:
     rewards = [np.zeros(len(mask)) for mask in group.mask]
     process = leave_one_out([scores[live] for scores, live in zip(group.scores, group.live, strict=True)])
     for lies, ends, live, values in zip(rewards, group.ends, group.live, process, strict=True):
-        lies[ends[live] - 1] += weights.process * values
+        lies[ends[live] - 1] = weights.process * values
     for weight, x_R in ((weights.outcome, group.outcome), (weights.format, group.format)):
         for lies, (value,) in zip(rewards, leave_one_out([x_R[i : i + 1] for i in range(len(group))]), strict=True):
             lies[-1:] += weight * value

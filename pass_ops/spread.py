@@ -40,7 +40,7 @@ def token_advantages(shaped: pa.Table) -> pa.ListArray:
     advantages_K = advantages.values[advantages.starts_R1[0] : advantages.starts_R1[-1]]
     filled_R = counts_R > 0
     first_K = (ends.starts_R1[:-1] - ends.starts_R1[0])[filled_R]
-    tokens_K = np.diff(ends_K, prepend=np.int32(0))
+    tokens_K = np.diff(ends_K, prepend=ends_K[:1])
     tokens_K[first_K] = ends_K[first_K]
     if (tokens_K <= 0).any():
         row = int(np.searchsorted(ends.starts_R1 - ends.starts_R1[0], np.argmax(tokens_K <= 0), side="right")) - 1

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import time
 from pathlib import Path
 
 import numba
 import numpy as np
+import pandas as pd  # noqa: F401 - pyarrow would import it in the process of every mutant, for a second
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from mutmut.mutation.trampoline import get_mutant_under_test
 
 STATISTICS = Path("mutmut-stats.json")  # written by mutmut's first run, in the folder the tests run in
+SECONDS = float(os.environ.get("MUTANT_SECONDS", "inf"))
 
 settings.register_profile(
     "mutants",
@@ -73,3 +78,9 @@ def pytest_collection_modifyitems(items):
         items[:] = [item for item in items if "s3" not in item.nodeid]
     seconds = json.loads(STATISTICS.read_text())["duration_by_test"] if STATISTICS.exists() else {}
     items.sort(key=lambda item: ("s3" in item.nodeid, seconds.get(item.nodeid, 0.0)))
+
+
+def pytest_runtest_setup(item):
+    """A mutant's process has used its time: its other tests are not run, and it counts as alive."""
+    if get_mutant_under_test().partition("__mutmut_")[2] and time.process_time() > SECONDS:
+        pytest.skip(f"{SECONDS} seconds are over")

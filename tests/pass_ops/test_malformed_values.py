@@ -10,7 +10,7 @@ import pytest
 from cases import to_table
 from malformed import BOOL, F32, I32, INF, KL, NAN, STEPS, TOKENS, add, put, refused
 
-from pass_ops import ShapingConfig, Weights, errors, shape, spread, token_advantages
+from pass_ops import ShapingConfig, Weights, errors, shape
 
 BAD = {
     # lengths
@@ -110,6 +110,30 @@ BAD = {
         {"weights": Weights(outcome=0.0, format=0.0)},
         errors.StepEndsError,
         "row 0: process_ends is [1, 2, 3, 4, 5, 6, ..., 19] for a completion of 20 tokens; give exclusive "
+        "token ends that increase strictly from above 0, the last one equal to that length",
+    ),
+    "the most wrong ends that are all shown": (
+        put(
+            "process_ends",
+            [[1, 3], [2], [*range(1, 9)]],
+            I32,
+            put("process_scores", [[0.5, 1.0], [2.0], [0.0] * 8], F32),
+        ),
+        {},
+        errors.StepEndsError,
+        "rollout 'q2/0': process_ends is [1, 2, 3, 4, 5, 6, 7, 8] for a completion of 1 tokens; give exclusive "
+        "token ends that increase strictly from above 0, the last one equal to that length",
+    ),
+    "the fewest wrong ends that are cut short": (
+        put(
+            "process_ends",
+            [[1, 3], [2], [*range(1, 10)]],
+            I32,
+            put("process_scores", [[0.5, 1.0], [2.0], [0.0] * 9], F32),
+        ),
+        {},
+        errors.StepEndsError,
+        "rollout 'q2/0': process_ends is [1, 2, 3, 4, 5, 6, ..., 9] for a completion of 1 tokens; give exclusive "
         "token ends that increase strictly from above 0, the last one equal to that length",
     ),
     "wrong ends in a row with a null reward": (
@@ -296,80 +320,6 @@ def test_the_first_bad_rollout_is_named_whatever_the_cut():
         shape(bad, ShapingConfig(), threads=2)
     with pytest.raises(errors.NonFiniteError, match=r"^rollout 'q2/0'"):
         shape(bad.slice(2), ShapingConfig())
-
-
-SPREAD = {
-    "missing": (
-        pa.table({"chunk_ends": pa.array([[1]], I32)}),
-        errors.MissingColumnError,
-        "column 'chunk_advantages' is missing: token_advantages needs it; add it to the columns chunk_ends",
-    ),
-    "counts": (
-        pa.table({"chunk_ends": pa.array([[1, 2]], I32), "chunk_advantages": pa.array([[1.0]], F32)}),
-        errors.LengthMismatchError,
-        "row 0: chunk_ends has 2 values and chunk_advantages 1; shape the rollouts again",
-    ),
-    "order": (
-        pa.table({"chunk_ends": pa.array([[1], [2, 2]], I32), "chunk_advantages": pa.array([[1.0], [1.0, 2.0]], F32)}),
-        errors.StepEndsError,
-        "row 1: chunk_ends do not increase strictly from above 0; shape the rollouts again",
-    ),
-    "counts of the second row": (
-        pa.table({"chunk_ends": pa.array([[1], [1, 2]], I32), "chunk_advantages": pa.array([[1.0], [1.0]], F32)}),
-        errors.LengthMismatchError,
-        "row 1: chunk_ends has 2 values and chunk_advantages 1; shape the rollouts again",
-    ),
-    "an end of 0": (
-        pa.table({"chunk_ends": pa.array([[1], [0, 2]], I32), "chunk_advantages": pa.array([[1.0], [1.0] * 2], F32)}),
-        errors.StepEndsError,
-        "row 1: chunk_ends do not increase strictly from above 0; shape the rollouts again",
-    ),
-    "order in a slice": (
-        pa.table(
-            {
-                "chunk_ends": pa.array([[1, 2], [1], [3, 4], [5, 5]], I32),
-                "chunk_advantages": pa.array([[1.0] * 2, [1.0], [1.0] * 2, [1.0] * 2], F32),
-            }
-        ).slice(1),
-        errors.StepEndsError,
-        "row 2: chunk_ends do not increase strictly from above 0; shape the rollouts again",
-    ),
-    "a type": (
-        pa.table({"chunk_ends": pa.array([["1"]]), "chunk_advantages": pa.array([[1.0]], F32)}),
-        errors.ColumnTypeError,
-        "column 'chunk_ends' is list<string>, expected list<int32>, and there is no cast that loses nothing; "
-        "store it as list<int32>",
-    ),
-    "null": (
-        pa.table({"chunk_ends": pa.array([[1], None], I32), "chunk_advantages": pa.array([[1.0], []], F32)}),
-        errors.NullValueError,
-        "row 1: chunk_ends is or holds a null; shape the rollouts again",
-    ),
-    "null inside": (
-        pa.table({"chunk_ends": pa.array([[1], [1]], I32), "chunk_advantages": pa.array([[1.0], [None]], F32)}),
-        errors.NullValueError,
-        "row 1: chunk_advantages is or holds a null; shape the rollouts again",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", SPREAD)
-def test_token_advantages_refuses_what_shape_did_not_make(case):
-    table, error, message = SPREAD[case]
-    with pytest.raises(error, match=f"^{re.escape(message)}$"):
-        token_advantages(table)
-
-
-def test_more_tokens_than_one_array_holds_are_refused(monkeypatch):
-    table = pa.table(
-        {"chunk_ends": pa.array([[3], [1, 2]], I32), "chunk_advantages": pa.array([[1.0], [1.0] * 2], F32)}
-    )
-    monkeypatch.setattr(spread, "MOST_VALUES", 5)
-    assert token_advantages(table).to_pylist() == [[1.0] * 3, [1.0] * 2]
-    monkeypatch.setattr(spread, "MOST_VALUES", 4)
-    says = "the table has 5 tokens and one list array holds 4; spread fewer rows at a time"
-    with pytest.raises(errors.OutputOverflowError, match=f"^{says}$"):
-        token_advantages(table)
 
 
 @pytest.mark.parametrize("kind", [I32, pa.large_list(pa.int64())])
