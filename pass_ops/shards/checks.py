@@ -233,7 +233,7 @@ def _ends(table: pa.Table, name: str, tokens_N: np.ndarray | None) -> Iterator[P
     rows, ends = _flat(table[name])
     first = np.ones(len(rows), bool)
     first[1:] = rows[1:] != rows[:-1]
-    before = np.where(first, 0, np.concatenate(([0], ends[:-1])) if len(ends) else ends)
+    before = np.where(first, 0, np.roll(ends, 1))
     bad = np.zeros(table.num_rows, bool)
     bad[rows[ends <= before]] = True
     yield from _problem("ends", bad, f"{name} does not strictly increase from above 0")

@@ -88,7 +88,7 @@ def create_dataset(url: str, spec: DatasetSpec, *, overwrite: bool = False, stor
         )
     else:
         replaced = _swap(url, store, there=there, spec=spec, replaced=replaced)
-        stale = datasets_made_from(url, store=store)
+        stale = _made_from(store)
         notes = (f"{url}: fingerprint {there.fingerprint[:8]} was replaced by {spec.fingerprint[:8]}",)
         notes += tuple(f"{folder} was made from the replaced dataset and is stale" for folder in stale)
     for note in notes:
@@ -98,11 +98,11 @@ def create_dataset(url: str, spec: DatasetSpec, *, overwrite: bool = False, stor
     return Dataset(url, spec, store, _attempts_on_record(store, spec.fingerprint[:8]), notes, stale)
 
 
-def load_dataset(url: str, *, store: Store | None = None) -> Dataset:
+def load_dataset(url: str) -> Dataset:
     """The dataset of a folder from its `_dataset.json`; it need not be complete. Raises NotADatasetError,
     CorruptDatasetError.
     """
-    store = store or Store(url)
+    store = Store(url)
     spec, _ = read_dataset_json(store)
     return Dataset(url, spec, store, _attempts_on_record(store, spec.fingerprint[:8]))
 
@@ -132,20 +132,21 @@ def remove_replaced(store: Store, old_fp8s: set[str]) -> None:
         _remove_in(store, folder, old_fp8s)
 
 
-def datasets_made_from(url: str, *, store: Store | None = None) -> tuple[str, ...]:
-    """Folders of the datasets beside `url` that have it among their inputs, directly or through others.
+def _made_from(store: Store) -> tuple[str, ...]:
+    """Folders of the datasets beside this one that have it among their inputs, directly or through others.
 
     Beside means: in the RUN folder if it lies in one (RUN/round-000/[signals/]NAME), else in the folder above it. A
     dataset that cannot be read is passed over; verify tells about it.
     """
     found: dict[str, DatasetSpec] = {}
-    if _common_folder(url).endswith("://"):
+    run = _common_folder(store.root)
+    if run.endswith("://"):
         return ()  # a bucket of its own: nothing lies beside it
-    for folder in _beside((store or Store(url)).at(_common_folder(url))):
+    for folder in _beside(store.at(run)):
         with suppress(NotADatasetError, CorruptDatasetError):
             found[folder.root] = read_dataset_json(folder)[0]
     stale: dict[str, None] = {}
-    frontier = [url]
+    frontier = [store.root]
     while frontier:
         source = Store(frontier.pop()).path("")
         for folder_url, spec in found.items():

@@ -15,8 +15,6 @@ from typing import Any
 from pass_ops.errors import SpecError
 from pass_ops.shards.store import Store
 
-_READ_BYTES = 8 << 20
-
 
 def canonical_json(value: Any) -> str:
     """One text for one value: keys sorted, no spaces, ASCII, integral floats as integers (1.0 and 1 are one number).
@@ -76,11 +74,8 @@ def content_digest(fingerprint: str, part_sha256s: Iterable[str]) -> str:
 
 def file_digest(store: Store, name: str) -> str:
     """sha256 of a file of any size, in bounded memory."""
-    digest = hashlib.sha256()
     with store.open(name) as stream:
-        while block := stream.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, hashlib.sha256).hexdigest()
 
 
 def folder_digest(url: str) -> str:
@@ -89,17 +84,16 @@ def folder_digest(url: str) -> str:
     The same for a folder wherever it lies. A URL of a single file gives that file's sha256. Raises FileNotFoundError.
     """
     store = Store(url)
-    names = sorted(_walk(store, ""))
+    names = sorted(_walk(store))
     if not names:
-        parent, _, name = url.rstrip("/").rpartition("/")
-        return file_digest(Store(parent or "."), name)
+        return file_digest(store, "")
     digest = hashlib.sha256()
     for name in names:
         digest.update(f"{file_digest(store, name)} {name}\n".encode())
     return digest.hexdigest()
 
 
-def _walk(store: Store, folder: str) -> Iterable[str]:
+def _walk(store: Store, folder: str = "") -> Iterable[str]:
     prefix = f"{folder}/" if folder else ""
     for entry in store.entries(folder):
         if not entry.name.startswith("."):

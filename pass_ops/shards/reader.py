@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pass_ops.errors import CorruptDatasetError, IncompleteDatasetError, NotADatasetError, StaleInputError
 from pass_ops.shards import names
 from pass_ops.shards.dataset import read_dataset_json
-from pass_ops.shards.fingerprint import file_digest, folder_digest
+from pass_ops.shards.fingerprint import folder_digest
 from pass_ops.shards.paths import relative_folder, resolve_folder
 from pass_ops.shards.records import Manifest, PartRecord, read_manifest, read_parts
 from pass_ops.shards.spec import DatasetSpec, InputRef
@@ -70,7 +70,7 @@ class CompleteDataset:
         An input that is not there any more proves nothing: a dataset can travel alone.
         """
         for name, ref in self.spec.inputs.items():
-            _, reason = examine_input(self.url, self.spec, ref, store=self.store)
+            _, reason = examine_input(self.url, self.spec, ref)
             if reason is not None:
                 raise StaleInputError(
                     f"{self.url} is stale: its input {name} ({resolve_folder(self.url, ref.folder)}) {reason}. "
@@ -78,9 +78,9 @@ class CompleteDataset:
                 )
 
 
-def open_dataset(url: str, *, store: Store | None = None) -> CompleteDataset:
+def open_dataset(url: str) -> CompleteDataset:
     """A finalized dataset for reading. Raises NotADatasetError, IncompleteDatasetError, CorruptDatasetError."""
-    store = store or Store(url)
+    store = Store(url)
     spec, _ = read_dataset_json(store)
     fp8 = spec.fingerprint[:8]
     manifest = read_manifest(store, names.manifest(fp8))
@@ -96,14 +96,14 @@ def open_dataset(url: str, *, store: Store | None = None) -> CompleteDataset:
     return CompleteDataset(url, spec, manifest, read_parts(store, names.parts(fp8), manifest), store)
 
 
-def examine_input(url: str, spec: DatasetSpec, ref: InputRef, *, store: Store) -> tuple[bool, str | None]:
+def examine_input(url: str, spec: DatasetSpec, ref: InputRef) -> tuple[bool, str | None]:
     """Whether a recorded input can be found, and if so, why it is not what was recorded (None if it is)."""
     folder = resolve_folder(url, ref.folder)
     if spec.stage == "prompts":
-        present = _source_digest(folder, store)
+        present = _source_digest(folder)
     else:
         try:
-            present = open_dataset(folder, store=store.at(folder)).content_digest
+            present = open_dataset(folder).content_digest
         except NotADatasetError:
             present = None
         except IncompleteDatasetError:
@@ -113,10 +113,9 @@ def examine_input(url: str, spec: DatasetSpec, ref: InputRef, *, store: Store) -
     return True, f"has content digest {present[:16]}... now, {ref.content_digest[:16]}... when this was made"
 
 
-def _source_digest(path: str, store: Store) -> str | None:
-    """sha256 of a source of prompts: a file, or a folder's digest; None if it is gone."""
-    parent, _, name = path.rpartition("/")
-    beside = store.at(parent or "/")
-    if name in {entry.name for entry in beside.entries()}:
-        return file_digest(beside, name)
-    return folder_digest(path) if name in beside.folders() else None
+def _source_digest(path: str) -> str | None:
+    """The digest of a source of prompts, a file or a folder; None if it is gone."""
+    try:
+        return folder_digest(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None

@@ -51,10 +51,9 @@ class RunStatus:
     datasets: tuple[DatasetStatus, ...]
 
 
-def status(url: str, *, store: Store | None = None) -> RunStatus:
+def status(url: str) -> RunStatus:
     """How far every dataset at or below `url` is. Raises NotADatasetError if there is none."""
-    top = (store or Store(url)).at(url)
-    found = tuple(_dataset(folder) for folder in dataset_folders(top))
+    found = tuple(_dataset(folder) for folder in dataset_folders(Store(url)))
     if not found:
         raise NotADatasetError(
             f"there is no dataset at or below {url}: no folder with a {names.DATASET}; check the path"
@@ -76,7 +75,7 @@ def _dataset(store: Store) -> DatasetStatus:
         share, exact = (rejected / (rejected + rows) if rejected else 0.0), True
     else:
         records = _sample(store, sorted(markers), fp8)
-        scale = len(markers) / len(records) if records else 0.0
+        scale = len(markers) / max(1, len(records))
         rows, groups, tokens = (
             round(scale * sum(getattr(record, name) for record in records)) for name in ("rows", "groups", "tokens")
         )
@@ -116,6 +115,6 @@ def _rate(markers: Sequence[Entry]) -> float | None:
 
 def _sample(store: Store, parts: Sequence[int], fp8: str) -> list[PartRecord]:
     """Records of the parts, or of evenly spaced ones where there are many."""
-    step = -(-len(parts) // _READ_AT_MOST) or 1
+    step = max(1, -(-len(parts) // _READ_AT_MOST))
     contents = store.read_many([names.done(part, fp8) for part in parts[::step]])
     return [parse_marker(content, store.path(name)) for name, content in contents.items() if content is not None]

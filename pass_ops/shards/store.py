@@ -27,7 +27,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any
 
 import fsspec
 
@@ -118,12 +119,12 @@ class Store:
                     found[name] = bytes(content)
         return found
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> BufferedIOBase:
         """A seekable reader, for formats that read only a range."""
         self._hook("read", name)
         if self.is_local:
             return open(self.path(name), "rb")
-        stream: BinaryIO = self.fs.open(self.path(name), "rb")
+        stream: BufferedIOBase = self.fs.open(self.path(name), "rb")
         return stream
 
     def exists(self, name: str) -> bool:
@@ -202,7 +203,7 @@ class Store:
             yield from _scan_local(self.path(folder))
             return
         try:
-            found = self.fs.ls(self.path(folder), detail=True, refresh=True)
+            found = self.fs.ls(self.path(folder), detail=True)
         except (FileNotFoundError, NotADirectoryError):
             return
         yield from _directly_in(self.path(folder), found)

@@ -43,14 +43,13 @@ class Finding:
     message: str
 
 
-def verify(url: str, *, store: Store | None = None) -> list[Finding]:
+def verify(url: str) -> list[Finding]:
     """Everything wrong with a dataset and, by digests, with what it was made from; or with every dataset of a RUN
     folder.
 
     Reads every byte once. Raises NotADatasetError if there is no dataset at or below `url`.
     """
-    top = (store or Store(url)).at(url)
-    folders = list(dataset_folders(top))
+    folders = list(dataset_folders(Store(url)))
     if not folders:
         raise NotADatasetError(
             f"there is no dataset at or below {url}: no folder with a {names.DATASET}; check the path"
@@ -134,7 +133,7 @@ def _inputs(store: Store, spec: DatasetSpec) -> Iterator[Finding]:
     for name, ref in spec.inputs.items():
         folder = resolve_folder(store.root, ref.folder)
         try:
-            found, reason = examine_input(store.root, spec, ref, store=store)
+            found, reason = examine_input(store.root, spec, ref)
         except CorruptDatasetError as error:
             found, reason = True, f"cannot be read: {error}"
         if reason is not None:
@@ -314,7 +313,7 @@ def _rollouts_of(store: Store, spec: DatasetSpec) -> CompleteDataset | None:
         return None
     folder = resolve_folder(store.root, ref.folder)
     try:
-        rollouts = open_dataset(folder, store=store.at(folder))
+        rollouts = open_dataset(folder)
     except ShardError:
         return None  # the finding about this input says why
     return rollouts if rollouts.content_digest == ref.content_digest else None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyarrow as pa
+import pytest
 
 from pass_ops.shards import (
     DatasetSpec,
@@ -55,3 +58,10 @@ def smuggle(url: str, part: int, content: bytes, *, sha8: str | None = None) -> 
 def put(table: pa.Table, name: str, values: list) -> pa.Table:
     field = table.schema.field(name)
     return table.set_column(table.column_names.index(name), field, pa.array(values, field.type))
+
+
+def said(error: type[Exception], act: Callable[[], object]) -> str:
+    """What the error says that an act raises."""
+    with pytest.raises(error) as raised:
+        act()
+    return str(raised.value)

@@ -120,6 +120,26 @@ def test_a_signal_may_break_two_rules_at_once():
     ]
 
 
+@pytest.mark.parametrize(
+    ("ends", "rows"),
+    [
+        ([[1, 3], [2, 2]], [1]),
+        ([[1, 3], [1, 2]], []),
+        ([[2, 1], [0, 1]], [0, 1]),
+        ([[], [1, 2]], []),
+        ([None, [1, 1]], [1]),
+        ([[1], []], []),
+    ],
+)
+def test_ends_rise_within_each_row(ends, rows):
+    steps = [
+        {"status": "error"} if row is None else {"process_ends": row, "process_scores": [0.5] * len(row)}
+        for row in ends
+    ]
+    expected = [("ends", rows, RISE.format("process_ends"))] if rows else []
+    assert problems(_kind("process_steps", *steps), "score") == expected
+
+
 def test_columns_of_no_kind_of_signal_are_refused_with_the_kinds():
     says = (
         "the columns rollout_id, status, score fit no kind of signal; "
@@ -209,6 +229,10 @@ NOT_0 = "a row that is not trainable has {} other than 0"
 @pytest.mark.parametrize(
     ("spoiled", "expected"),
     [
+        (
+            {"behavior_logprobs": [[-0.5, -0.5, -1.5], [-0.5, 0.0]]},
+            ("masked_values", [0], "behavior_logprobs is not 0.0 at a masked token"),
+        ),
         ({"chunk_ends": [[1, 2], [2]]}, ("ends", [0], LAST.format("chunk_ends"))),
         ({"chunk_ends": [[3, 3], [2]]}, ("ends", [0], RISE.format("chunk_ends"))),
         ({"chunk_ends": [[0, 3], [2]]}, ("ends", [0], RISE.format("chunk_ends"))),

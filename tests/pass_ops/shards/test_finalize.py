@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from verifying import said
 
 from pass_ops.errors import NotFinalized
 from pass_ops.shards import (
@@ -67,6 +68,26 @@ def test_missing_and_failed_parts_are_the_reasons_and_stand_in_the_run_record(ne
     assert json.loads(ds.store.read("_run.json")) == {"finalized": False, "not_finalized": list(reasons)}
 
 
+@pytest.mark.parametrize("content", [b"", b"{}"])
+def test_a_failure_whose_record_cannot_be_read_is_a_reason_too(near_root, generate_spec, content):
+    ds = create_dataset(near_root, generate_spec(parts=1))
+    ds.store.put(f"_failed/000000-{ds.fp8}.json", content)
+    assert said(NotFinalized, lambda: finalize(ds)) == (
+        f"{near_root} is not finalized: part 0 failed: cause unknown (see _failed/000000-{ds.fp8}.json)"
+    )
+
+
+@pytest.mark.parametrize(("failed", "more"), [(10, ()), (12, ("2 more parts failed (see _failed)",))])
+def test_of_many_failed_parts_the_first_ten_are_named(near_root, generate_spec, failed, more):
+    ds = create_dataset(near_root, generate_spec(parts=failed))
+    for part in range(failed):
+        fail_part(ds, part, cause="boom", traceback="")
+    with pytest.raises(NotFinalized) as raised:
+        finalize(ds)
+    named = tuple(f"part {part} failed: boom (see _failed/{part:06d}-{ds.fp8}.json)" for part in range(10))
+    assert raised.value.reasons == named + more
+
+
 def test_the_run_record_is_merged_by_key(near_root, generate_spec, rollouts):
     ds = create_dataset(near_root, generate_spec(parts=1))
     record_run(ds, {"job": "one", "host": "here"})
@@ -93,10 +114,10 @@ def test_too_many_rejections_refuse_the_dataset_exactly_above_the_limit(
 ):
     ds = create_dataset(near_root, generate_spec(parts=1))
     commit_part(ds, 0, rollouts("a", "b"), rejected=rejected)
-    with pytest.raises(
-        NotFinalized, match=f"{rate:.2%} of the rollouts were rejected .{rejected[0].reason} 1.*max_reject_rate"
-    ):
-        finalize(ds, max_reject_rate=rate - 0.001)
+    assert said(NotFinalized, lambda: finalize(ds, max_reject_rate=rate - 0.001)) == (
+        f"{near_root} is not finalized: {rate:.2%} of the rollouts were rejected ({rejected[0].reason} 1), more than "
+        f"max_reject_rate {rate - 0.001:.2%}; see _rejected"
+    )
     finalize(ds, max_reject_rate=rate)
 
 
@@ -105,8 +126,9 @@ def test_a_part_whose_file_is_gone_refuses_the_dataset_and_stays_for_the_next_ru
     record = commit_part(ds, 0, rollouts("a"))
     ds.store.remove(record.data)
     for _ in range(2):
-        with pytest.raises(NotFinalized, match="files of parts 0 are gone"):
-            finalize(ds)
+        assert said(NotFinalized, lambda: finalize(ds)) == (
+            f"{near_root} is not finalized: files of parts 0 are gone; run again to redo them"
+        )
     assert ds.store.exists(f"_done/000000-{ds.fp8}.json")
 
 

@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 
-from pass_ops.errors import CorruptDatasetError, SpecError
-from pass_ops.shards import DatasetSpec, InputRef, ModelRef, canonical_json, fingerprint, folder_digest, sha256_bytes
+from pass_ops.errors import SpecError
+from pass_ops.shards import DatasetSpec, InputRef, ModelRef, canonical_json, folder_digest, sha256_bytes
 from pass_ops.shards.fingerprint import content_digest
 from pass_ops.shards.spec import differences, parse_dataset_json
 
@@ -92,22 +92,6 @@ def test_dataset_json_gives_back_the_spec_and_what_it_replaced():
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "says"),
-    [
-        (b'"k": 0.7', b'"k": 0.8', "it was edited"),
-        (b'"format_version": 1', b'"format_version": 2', "format_version 2"),
-        (b'"parts": 2', b'"parts": "x"', "cannot be read"),
-        (b"{", b"", "cannot be read"),
-    ],
-)
-def test_a_changed_dataset_json_is_refused(old, new, says):
-    content = DatasetSpec(**SPEC).to_json()
-    assert old in content
-    with pytest.raises(CorruptDatasetError, match=says):
-        parse_dataset_json(content.replace(old, new, 1), "here")
-
-
-@pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"stage": "train"}, "prompts, generate, score, shape"),
@@ -161,9 +145,3 @@ def test_the_digest_of_one_file_is_its_own_however_it_is_named(tmp_path, monkeyp
     assert folder_digest(str(tmp_path)) == sha256_bytes(f"{digest} a.txt\n".encode())
     with pytest.raises(FileNotFoundError):
         folder_digest(str(tmp_path / "b.txt"))
-
-
-def test_a_file_is_read_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(fingerprint, "_READ_BYTES", 3)
-    (tmp_path / "a.txt").write_text("0123456789")
-    assert folder_digest(str(tmp_path / "a.txt")) == sha256_bytes(b"0123456789")

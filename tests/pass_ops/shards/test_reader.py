@@ -49,16 +49,6 @@ def test_files_of_another_fingerprint_do_not_exist_for_a_reader(near_root, make_
     assert len(open_dataset(near_root).parts) == 1
 
 
-def test_a_part_that_is_gone_or_no_parquet_is_said_to_be(near_root, make_dataset, rollouts):
-    complete = make_dataset(near_root, rollouts("a"), rollouts("b"))
-    complete.store.remove(complete.parts[0].data)
-    complete.store.put(complete.parts[1].data, b"no parquet at all")
-    with pytest.raises(CorruptDatasetError, match="is gone"):
-        complete.read_part(0)
-    with pytest.raises(CorruptDatasetError, match="cannot be read as Parquet"):
-        complete.read_part(1)
-
-
 @pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: b""])
 @pytest.mark.parametrize("file", ["_manifest-{}.json", "_parts-{}.parquet", "_dataset.json"])
 def test_a_damaged_small_file_is_refused(near_root, make_dataset, rollouts, file, damage):
@@ -91,7 +81,7 @@ def test_an_input_made_anew_makes_the_dataset_stale(root, make_dataset, rollouts
         with pytest.raises(StaleInputError) as raised:
             signal.check_inputs()
         assert str(raised.value) == f"{signal.url} is stale: its input rollouts ({root}/rollouts) {reason}. {advice}"
-        assert examine_input(signal.url, signal.spec, ref, store=signal.store) == (True, reason)
+        assert examine_input(signal.url, signal.spec, ref) == (True, reason)
 
     stale("is not finalized now: it was replaced or taken back")
     commit_part(ds, 0, rollouts("a"))
@@ -104,10 +94,10 @@ def test_an_input_that_is_gone_proves_nothing(tmp_path, make_dataset, rollouts, 
     made = make_dataset(str(tmp_path / "rollouts"), rollouts("a"))
     signal = _signal_of(made, str(tmp_path / "outcome"), outcomes, rollouts)
     ref = signal.spec.inputs["rollouts"]
-    assert examine_input(signal.url, signal.spec, ref, store=signal.store) == (True, None)
+    assert examine_input(signal.url, signal.spec, ref) == (True, None)
     (tmp_path / "rollouts").rename(tmp_path / "elsewhere")
     signal.check_inputs()
-    assert examine_input(signal.url, signal.spec, ref, store=signal.store) == (False, None)
+    assert examine_input(signal.url, signal.spec, ref) == (False, None)
 
 
 def test_prompts_are_stale_when_their_source_changed(tmp_path):

@@ -95,7 +95,13 @@ def test_a_complete_dataset_tells_its_rejections_exactly(near_root, make_dataset
 def test_a_complete_dataset_without_rejections_has_rate_0(near_root, make_dataset, rollouts):
     make_dataset(near_root, rollouts("a"))
     [found] = status(near_root).datasets
-    assert (found.reject_rate, found.exact) == (0.0, True)
+    assert (found.reject_rate, found.exact, found.eta_seconds) == (0.0, True, 0.0)
+
+
+def test_a_complete_dataset_of_nothing_is_told(near_root, make_dataset, rollouts):
+    make_dataset(near_root, rollouts("a").slice(0, 0))
+    [found] = status(near_root).datasets
+    assert (found.complete, found.rows, found.groups, found.tokens, found.reject_rate) == (True, 0, 0, 0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +114,7 @@ def test_the_rate_is_of_the_markers_after_the_first(tmp_path, generate_spec, rol
         os.utime(tmp_path / "_done" / f"{part:06d}-{ds.fp8}.json", (0, time))
     [found] = status(str(tmp_path)).datasets
     assert found.parts_per_second == rate
+    assert (found.rows, found.tokens_per_second) == (2 * len(times), rate and rate * 5)
     assert found.eta_seconds == (None if rate is None else (5 - len(times)) / rate)
 
 

@@ -1,19 +1,13 @@
 from __future__ import annotations
 
-import errno
 import os
 import pickle
-import resource
+import re
 import threading
-import uuid
 
-import fsspec
-import pyarrow.fs as pafs
 import pytest
-from fsspec.implementations.arrow import ArrowFSWrapper
 
-from pass_ops.errors import StoreError
-from pass_ops.shards import store as store_module
+from pass_ops.shards import names
 from pass_ops.shards.store import Store
 
 
@@ -83,94 +77,51 @@ def test_of_many_threads_exactly_one_creates(kind, tmp_path):
     store.remove("marker")
 
 
-def test_a_disk_that_fills_up_in_the_middle_of_a_file_publishes_nothing(tmp_path):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    try:
-        with pytest.raises(StoreError, match=r"nothing half-written was published.*free space") as raised:
-            Store(str(tmp_path)).create("part", b"x" * 10_000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert raised.value.errno == errno.EFBIG
-    assert isinstance(raised.value, OSError)
-    assert os.listdir(tmp_path) == []
+def test_every_operation_is_announced_before_it_begins(tmp_path):
+    announced: list[tuple[str, str]] = []
+    store = Store(str(tmp_path), lambda *what: announced.append(what))
+    store.create("_done/a", b"1")
+    store.put("b", b"1")
+    store.exists("b")
+    store.read("b")
+    store.open("b").close()
+    store.entries("_done")
+    store.folders()
+    store.at(f"{tmp_path}/_done").remove("a")
+    assert announced == [
+        ("create", "_done/a"),
+        ("create:temporary", "_done/a"),
+        ("create:link", "_done/a"),
+        ("put", "b"),
+        ("create:temporary", "b"),
+        ("put:rename", "b"),
+        ("exists", "b"),
+        ("read", "b"),
+        ("read", "b"),
+        ("list", "_done"),
+        ("list", ""),
+        ("remove", "a"),
+    ]
 
 
-def test_a_file_system_without_hard_links_is_refused_with_the_way_out(tmp_path, monkeypatch):
-    def no_links(*args):
-        raise OSError(errno.EPERM, "Operation not permitted")
+@pytest.mark.parametrize("write", [Store.create, Store.put])
+def test_a_writer_killed_before_it_publishes_leaves_a_hidden_file_that_tells_its_fingerprint(tmp_path, write):
+    seen: list[str] = []
 
-    monkeypatch.setattr(os, "link", no_links)
-    with pytest.raises(StoreError, match=r"no hard links.*s3://"):
-        Store(str(tmp_path)).create("a", b"x")
-    assert os.listdir(tmp_path) == []
+    def look(operation: str, name: str) -> None:
+        if operation in ("create:link", "put:rename"):
+            seen.extend(os.listdir(tmp_path))
 
-
-class _Refusal(Exception):
-    def __init__(self, code: str) -> None:
-        self.response = {"Error": {"Code": code}}
-
-
-@pytest.mark.parametrize("code", ["ConditionalRequestConflict", "OperationAborted"])
-def test_a_conflict_of_conditional_puts_is_tried_again(code, monkeypatch):
-    store = Store(f"memory://{uuid.uuid4()}")
-    real, refusals = store.fs.pipe_file, [code, code]
-
-    def sometimes(path, content, mode):
-        if refusals:
-            raise OSError(errno.EBUSY, "conflict") from _Refusal(refusals.pop())
-        return real(path, content, mode=mode)
-
-    monkeypatch.setattr(type(store.fs), "pipe_file", staticmethod(sometimes))
-    assert store.create("a", b"x")
-    assert refusals == []
+    name = names.data(0, "0123abcd", "f" * 64)
+    write(Store(str(tmp_path), look), name, b"x")
+    assert re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]{{12}}\.tmp", *seen)
+    assert names.fingerprint_of("", *seen) == "0123abcd"
+    assert os.listdir(tmp_path) == [name]
 
 
-def test_an_error_of_the_store_is_no_lost_race(monkeypatch):
-    store = Store("memory://broken")
-
-    def broken(path, content, mode):
-        raise OSError(errno.EIO, "input/output error")
-
-    monkeypatch.setattr(type(store.fs), "pipe_file", staticmethod(broken))
-    with pytest.raises(StoreError, match=r"creating /broken/a failed: input/output error"):
-        store.create("a", b"x")
-
-
-class _NameNode(pafs.FSSpecHandler):
-    """HDFS as the protocol sees it: a rename that refuses an existing target, no exclusive open."""
-
-    def move(self, source, target):
-        if self.fs.exists(target):
-            raise OSError(errno.EEXIST, "rename refused", target)
-        self.fs.mv(source, target)
-
-
-@pytest.fixture
-def hdfs(tmp_path, monkeypatch):
-    files = ArrowFSWrapper(pafs.PyFileSystem(_NameNode(fsspec.filesystem("file", auto_mkdir=False))))
-    monkeypatch.setattr(store_module, "_filesystem", lambda root: files)
-    monkeypatch.setattr(store_module, "_base", lambda root: root.removeprefix("hdfs://host"))
-    return Store(f"hdfs://host{tmp_path}/run")
-
-
-def test_on_hdfs_the_rename_decides_who_was_first(hdfs, monkeypatch, tmp_path):
-    assert hdfs.create("_done/a", b"first")
-    assert not hdfs.create("_done/a", b"second")
-    monkeypatch.setattr(type(hdfs.fs), "exists", lambda self, path: path.endswith("/b") and os.path.exists(path + "x"))
-    assert os.listdir(tmp_path / "run" / "_done") == ["a"]
-    assert hdfs.read("_done/a") == b"first"
-
-
-def test_on_hdfs_a_refused_rename_is_a_lost_race(hdfs, tmp_path, monkeypatch):
-    hdfs.create("a", b"first")
-    answers = iter([False, True])  # not there when looked at, there when the rename is refused
-    monkeypatch.setattr(type(hdfs.fs), "exists", lambda self, path: next(answers))
-    assert not hdfs.create("a", b"second")
-    assert os.listdir(tmp_path / "run") == ["a"]
-
-
-def test_on_hdfs_put_replaces(hdfs):
-    hdfs.put("a", b"1")
-    hdfs.put("a", b"2")
-    assert hdfs.read("a") == b"2"
+@pytest.mark.parametrize("scheme", ["", "file://", "local://"])
+def test_a_local_folder_may_be_named_by_a_url(tmp_path, scheme):
+    store = Store(f"{scheme}{tmp_path}/")
+    assert (store.is_local, store.path(""), store.path("a/b")) == (True, str(tmp_path), f"{tmp_path}/a/b")
+    assert not Store("memory://run/").is_local
+    assert [Store("memory://run/").path(name) for name in ("", "a")] == ["/run", "/run/a"]

@@ -1,0 +1,81 @@
+"""Listings of fsspec stores, which name files and times each in its own way."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from pass_ops.shards import store as store_module
+from pass_ops.shards.store import Entry, Store
+
+
+class _Listing:
+    """A store that answers every listing with the same."""
+
+    def __init__(self, *found: dict) -> None:
+        self.found = [{"type": "file", "size": 0, **info} for info in found]
+
+    def ls(self, path, detail):
+        return self.found
+
+    def find(self, path, detail):
+        return {info["name"]: info for info in self.found}
+
+
+@pytest.fixture
+def listing(monkeypatch):
+    """listing(info, ...): a store that lists these."""
+
+    def make(*found: dict) -> Store:
+        monkeypatch.setattr(store_module, "_filesystem", lambda root: _Listing(*found))
+        monkeypatch.setattr(store_module, "_base", lambda root: "bucket/run")
+        return Store("gs://bucket/run")
+
+    return make
+
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("info", "modified"),
+    [
+        ({"mtime": NOON.timestamp()}, NOON),
+        ({"mtime": 0}, datetime(1970, 1, 1, tzinfo=UTC)),
+        ({"LastModified": NOON}, NOON),
+        ({"LastModified": NOON.replace(tzinfo=None)}, NOON),
+        ({"LastModified": NOON.replace(tzinfo=timezone(timedelta(hours=2)))}, NOON - timedelta(hours=2)),
+        ({"updated": "2026-01-01T12:00:00+00:00"}, NOON),
+        ({"created": NOON.timestamp()}, NOON),
+        ({"mtime": None, "created": NOON}, NOON),
+        ({"etag": "x"}, None),
+    ],
+)
+def test_the_time_of_a_file(listing, info, modified):
+    [entry] = listing({"name": "bucket/run/a", **info}).entries()
+    assert entry == Entry("a", 0, modified and modified.timestamp())
+
+
+@pytest.mark.parametrize("folder", ["", "below"])
+def test_what_lies_directly_in_the_folder_by_name(listing, folder):
+    path = f"bucket/run/{folder}".rstrip("/")
+    store = listing(
+        {"name": f"{path}/b", "size": 3},
+        {"name": f"/{path}/a", "size": None},
+        {"name": f"{path}/c/", "type": "directory"},
+        {"name": f"{path}/c/d"},
+        {"name": path, "type": "directory"},
+    )
+    assert store.entries(folder) == [Entry("a", 0, None), Entry("b", 3, None)]
+    assert store.folders(folder) == ["c"]
+
+
+def test_an_absent_folder_is_empty(listing, monkeypatch):
+    store = listing()
+
+    def absent(self, path, detail):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(_Listing, "ls", absent)
+    assert (store.entries(), store.folders("below")) == ([], [])
