@@ -122,10 +122,10 @@ def remove_replaced(store: Store, old_fp8s: set[str]) -> None:
     """
     here = [entry.name for entry in store.entries() if names.fingerprint_of("", entry.name) in old_fp8s]
     data = [name for name in here if names.parse("", name) is not None]
-    for name in sorted(set(here) - set(data), key=lambda name: not name.startswith("_manifest")):
-        store.remove(name)
-    for folder in names.FOLDERS[:1]:
-        _remove_in(store, folder, old_fp8s)
+    for name in here:  # in order of name, so the manifest before the list of parts
+        if name not in data:
+            store.remove(name)
+    _remove_in(store, names.DONE, old_fp8s)
     for name in data:
         store.remove(name)
     for folder in names.FOLDERS[1:]:
@@ -145,14 +145,14 @@ def _made_from(store: Store) -> tuple[str, ...]:
     for folder in _beside(store.at(run)):
         with suppress(NotADatasetError, CorruptDatasetError):
             found[folder.root] = read_dataset_json(folder)[0]
-    stale: dict[str, None] = {}
+    stale: list[str] = []
     frontier = [store.root]
     while frontier:
-        source = Store(frontier.pop()).path("")
+        source = Store(frontier.pop()).path()
         for folder_url, spec in found.items():
-            sources = {Store(resolve_folder(folder_url, ref.folder)).path("") for ref in spec.inputs.values()}
+            sources = {Store(resolve_folder(folder_url, ref.folder)).path() for ref in spec.inputs.values()}
             if source in sources and folder_url not in stale:
-                stale[folder_url] = None
+                stale.append(folder_url)
                 frontier.append(folder_url)
     return tuple(stale)
 

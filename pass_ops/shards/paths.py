@@ -37,7 +37,7 @@ def _split(url: str) -> tuple[str, str]:
     """What two URLs must share for a relative path between them (scheme and bucket or host), and the path below it."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme in ("file", "local"):
-        return "", Store(url).path("")
+        return "", Store(url).path()
     if scheme == "memory":
         return "memory://", "/" + rest.strip("/")
     bucket, _, path = rest.partition("/")

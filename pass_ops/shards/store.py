@@ -70,8 +70,8 @@ class Store:
         """The same store, another folder."""
         return Store(root, self.before)
 
-    def path(self, name: str) -> str:
-        """The file's path, as `fs` takes it."""
+    def path(self, name: str = "") -> str:
+        """The file's path, as `fs` takes it; without a name, the folder's."""
         base = _base(self.root)
         return posixpath.join(base, name) if name else base
 

@@ -57,7 +57,7 @@ def verify(url: str) -> list[Finding]:
     findings: list[Finding] = []
     for folder in folders:
         findings += _dataset(folder)
-    seen = {folder.path("") for folder in folders}
+    seen = {folder.path() for folder in folders}
     for folder in folders:
         findings += _chain(folder, seen)
     return findings
@@ -156,9 +156,9 @@ def _chain(store: Store, seen: set[str]) -> Iterator[Finding]:
         return
     for ref in spec.inputs.values():
         above = store.at(resolve_folder(store.root, ref.folder))
-        if above.path("") in seen or not above.exists(names.DATASET):
+        if above.path() in seen or not above.exists(names.DATASET):
             continue
-        seen.add(above.path(""))
+        seen.add(above.path())
         try:
             yield from _inputs(above, read_dataset_json(above)[0])
         except CorruptDatasetError as error:

@@ -15,6 +15,7 @@ from pass_ops.errors import PartError
 from pass_ops.shards import (
     ROLLOUTS,
     DatasetSpec,
+    Store,
     commit_part,
     create_dataset,
     finalize,
@@ -175,12 +176,16 @@ def test_a_signal_that_does_not_fit_its_rollouts_is_found(tmp_path, make_dataset
 
 @pytest.mark.parametrize(
     ("rows", "says"),
-    [([0, 1], "2 rows for 4 rollouts"), ([2, 3, 0, 1], "not the rollouts' in their order: b/0, b/1, a/0")],
+    [
+        ([0, 1], "2 rows for 4 rollouts"),
+        ([2, 3, 0, 1], "the rows are not the rollouts' in their order: b/0, b/1, a/0 and 1 more"),
+    ],
 )
 def test_a_signal_with_other_rows_than_its_rollouts_is_found(tmp_path, make_dataset, rollouts, outcomes, rows, says):
     made = make_dataset(str(tmp_path / "rollouts"), rollouts("a", "b"))
     signal = make_signal(str(tmp_path / "outcome"), made, [outcomes(rollouts("a", "b")).take(rows)])
-    assert any(code == "alignment" and says in message for code, message in errors_of(signal.url))
+    file = signal.store.path(signal.parts[0].data)
+    assert Finding("error", "alignment", file, says) in verify(signal.url)
 
 
 def _shaped(rollouts: pa.Table, **columns: list) -> pa.Table:
@@ -220,7 +225,8 @@ def test_a_sound_shaped_dataset_is_found_sound_and_one_of_other_rollouts_is_not(
     made = make_dataset(str(tmp_path / "rollouts"), rollouts("a"))
     assert verify(_shape(str(tmp_path / "shaped"), made, _shaped(rollouts("a")))) == []
     other = _shape(str(tmp_path / "other"), made, _shaped(rollouts("a", text=["changed"] * 2)))
-    assert errors_of(other) == [("alignment", "column text is not that of its rollouts")]
+    file = Store(other).path(open_dataset(other).parts[0].data)
+    assert verify(other) == [Finding("error", "alignment", file, "column text is not that of its rollouts")]
 
 
 NOT_0 = "a row that is not trainable has {} other than 0"
@@ -312,6 +318,10 @@ def test_prompts_that_break_a_rule_are_not_committed(spoiled, expected):
 
     assert problems(prompts(), "prompts") == []
     assert problems(prompts(**spoiled), "prompts") == [expected]
+    code, [row], message = expected
+    prompt = prompts(**spoiled)["prompt_id"][row]
+    with pytest.raises(PartError, match=re.escape(f"part 0: {message}: {prompt} [{code}]")):
+        check_part(prompts(**spoiled), "prompts", where="part 0")
 
 
 def test_empty_completions_are_sound(tmp_path, make_dataset, rollouts):

@@ -55,7 +55,7 @@ def test_a_commit_is_a_content_named_file_and_a_marker_that_names_it(near_root, 
 def test_rejections_are_kept_with_their_reasons_and_a_prompt_counts_as_a_group(near_root, generate_spec, rollouts):
     ds = create_dataset(near_root, generate_spec())
     rejected = [
-        Rejection(prompt_id="long", reason="too_long", detail="9000 tokens", payload={"tokens": 9000}),
+        Rejection(prompt_id="long", reason="too_long", detail="9000 tokens", payload={"tokens": 9000, "limit": 8192}),
         Rejection(prompt_id="a", sample_index=1, reason="aborted", transient=True, attempts=3),
     ]
     record = commit_part(ds, 0, rollouts("a"), rejected=rejected)
@@ -72,7 +72,7 @@ def test_rejections_are_kept_with_their_reasons_and_a_prompt_counts_as_a_group(n
             "detail": "9000 tokens",
             "transient": False,
             "attempts": 1,
-            "payload": '{"tokens": 9000}',
+            "payload": '{"limit": 8192, "tokens": 9000}',
         },
         {
             "stage": "generate",
@@ -113,20 +113,6 @@ def test_a_damaged_file_under_the_content_name_is_made_anew(near_root, generate_
     ds.store.remove(f"_done/000000-{ds.fp8}.json")
     assert commit_part(ds, 0, rollouts("a")) == record
     assert ds.store.read(record.data) == good
-
-
-def test_what_is_pending_comes_from_listings_alone(root, generate_spec, rollouts):
-    ds = create_dataset(root, generate_spec(parts=5))
-    for part in (0, 3):
-        begin_attempt(ds, part)
-        commit_part(ds, part, rollouts(f"g{part}"))
-    begin_attempt(ds, 1)
-    fail_part(ds, 2, cause="boom", traceback="line 1")
-    operations = []
-    watched = create_dataset(root, ds.spec, store=Store(root, lambda operation, name: operations.append(operation)))
-    operations.clear()
-    assert pending_parts(watched) == PendingParts(todo=(1, 2, 4), suspects=(1, 2), failed=(2,))
-    assert operations == ["list"] * 4
 
 
 def test_a_marker_outranks_an_earlier_failure(near_root, generate_spec, rollouts):
@@ -185,22 +171,6 @@ def test_a_void_marker_is_seen_though_another_file_of_the_part_lies_there(near_r
     assert committed(ds, 0) == record
     ds.store.remove(record.data)
     assert committed(ds, 0) is None
-    assert pending_parts(ds).todo == (0,)
-
-
-def test_attempts_that_led_to_a_void_marker_do_not_count_when_the_part_is_redone(near_root, generate_spec, rollouts):
-    ds = create_dataset(near_root, generate_spec(parts=1))
-    assert [begin_attempt(ds, 0) for _ in range(3)] == [1, 2, 3]
-    ds.store.remove(commit_part(ds, 0, rollouts("a")).data)
-    again = create_dataset(near_root, generate_spec(parts=1))
-    assert pending_parts(again) == PendingParts(todo=(0,), suspects=(), failed=())
-    assert begin_attempt(again, 0) == 1
-
-
-def test_a_marker_whose_rejected_file_is_gone_is_void_too(near_root, generate_spec, rollouts):
-    ds = create_dataset(near_root, generate_spec(parts=1))
-    record = commit_part(ds, 0, rollouts("a"), rejected=[Rejection(prompt_id="a", sample_index=5, reason="r")])
-    ds.store.remove(record.rejected)
     assert pending_parts(ds).todo == (0,)
 
 

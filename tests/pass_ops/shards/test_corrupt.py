@@ -49,6 +49,16 @@ def test_a_marker_that_cannot_be_read(near_root, generate_spec, rollouts, use, c
     assert found.endswith("); remove it and run again: the part is redone")
 
 
+def test_a_list_of_parts_that_cannot_be_read(near_root, make_dataset, rollouts):
+    made = make_dataset(near_root, rollouts("a"))
+    name = f"_parts-{made.spec.fingerprint[:8]}.parquet"
+    made.store.put(name, b"no parquet")
+    for use in (pending_parts, finalize):
+        made.store.put(name, b"no parquet")
+        found = said(CorruptDatasetError, lambda use=use: use(load_dataset(near_root)))
+        assert found.startswith(f"{made.store.path(name)} ")
+
+
 def test_keys_of_later_versions_are_skipped(near_root, make_dataset, rollouts):
     made = make_dataset(near_root, rollouts("a"))
     for name in (f"_done/000000-{made.spec.fingerprint[:8]}.json", f"_manifest-{made.spec.fingerprint[:8]}.json"):

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import json
 import pickle
+import uuid
 
 import pytest
+from verifying import said
 
 from pass_ops.errors import (
+    CorruptDatasetError,
     FingerprintMismatchError,
     IncompleteDatasetError,
     NotADatasetError,
@@ -15,6 +18,7 @@ from pass_ops.errors import (
 from pass_ops.shards import (
     DatasetSpec,
     InputRef,
+    Rejection,
     Store,
     begin_attempt,
     commit_part,
@@ -66,8 +70,12 @@ def test_the_same_fingerprint_goes_on_and_changes_nothing(root, generate_spec, r
 def test_other_options_in_the_folder_are_refused_and_named(near_root, generate_spec):
     create_dataset(near_root, generate_spec())
     before = Store(near_root).read("_dataset.json")
-    with pytest.raises(FingerprintMismatchError, match=r"seed: 7 there, 8 asked(.|\n)*--overwrite"):
-        create_dataset(near_root, generate_spec(seed=8))
+    there, asked = generate_spec(), generate_spec(seed=8, parts=3)
+    assert said(FingerprintMismatchError, lambda: create_dataset(near_root, asked)) == (
+        f"{near_root} holds another dataset (fingerprint {there.fingerprint[:8]}, asked {asked.fingerprint[:8]}). "
+        "It differs in:\n  parts: 2 there, 3 asked\n  seed: 7 there, 8 asked\n"
+        "Nothing was changed. Give another folder, the old options, or --overwrite to replace it"
+    )
     assert Store(near_root).read("_dataset.json") == before
 
 
@@ -82,20 +90,33 @@ def test_overwriting_with_the_same_fingerprint_changes_nothing_and_says_so(
 ):
     complete = make_dataset(near_root, rollouts("a"))
     ds = create_dataset(near_root, complete.spec, overwrite=True)
-    assert "overwrite changed nothing" in ds.notes[0]
-    assert ds.notes[0] in caplog.messages
+    assert ds.notes == (
+        f"{near_root} already is the dataset asked for (fingerprint {ds.fp8}): overwrite changed nothing",
+    )
+    assert caplog.messages == list(ds.notes)
     assert open_dataset(near_root) == complete
 
 
 def test_overwriting_replaces_the_dataset_and_removes_every_file_of_the_old_one(
     root, make_dataset, rollouts, generate_spec
 ):
-    old = make_dataset(root, rollouts("a"), rollouts("b"))
+    old = make_dataset(root, rollouts("a"), rollouts("b"), rejected=[Rejection(prompt_id="x", reason="r")])
     begin_attempt(load_dataset(root), 0)
     fail_part(load_dataset(root), 1, cause="x", traceback="")
-    ds = create_dataset(root, generate_spec(seed=8), overwrite=True)
-    assert "was replaced" in ds.notes[0]
-    store = Store(root)
+    removed: list[str] = []
+    store = Store(root, lambda operation, name: removed.append(name) if operation == "remove" else None)
+    ds = create_dataset(root, generate_spec(seed=8), overwrite=True, store=store)
+    new8, old8 = ds.fp8, old.spec.fingerprint[:8]
+    assert ds.notes == (f"{root}: fingerprint {old8} was replaced by {new8}",)
+    assert removed == [  # what readers start from first, then the commits, then the rest
+        f"_manifest-{old8}.json",
+        f"_parts-{old8}.parquet",
+        *(f"_done/00000{part}-{old8}.json" for part in range(2)),
+        *(record.data for record in old.parts),
+        old.parts[0].rejected,
+        f"_failed/000001-{old8}.json",
+        f"_attempts/000000-{old8}-1.json",
+    ]
     left = [
         entry.name for folder in ("", "_done", "_rejected", "_attempts", "_failed") for entry in store.entries(folder)
     ]
@@ -110,8 +131,12 @@ def test_a_replaced_fingerprint_is_refused_in_that_folder(near_root, generate_sp
     create_dataset(near_root, generate_spec(seed=8), overwrite=True)
     create_dataset(near_root, generate_spec(seed=9), overwrite=True)
     for seed in (7, 8):
-        with pytest.raises(ReplacedFingerprintError, match="another folder"):
-            create_dataset(near_root, generate_spec(seed=seed), overwrite=True)
+        again = generate_spec(seed=seed)
+        assert said(ReplacedFingerprintError, lambda again=again: create_dataset(near_root, again, overwrite=True)) == (
+            f"fingerprint {again.fingerprint[:8]} was replaced in {near_root} before: a writer of it may still be "
+            "alive and its files are being removed, so it is refused there. Nothing was changed. "
+            "Make this dataset in another folder"
+        )
     assert load_dataset(near_root).spec == generate_spec(seed=9)
 
 
@@ -164,7 +189,33 @@ def test_overwriting_lists_what_was_made_from_the_old_dataset(root, make_dataset
     Store(f"{root}/round-000/unreadable").create("_dataset.json", b"{")
     ds = create_dataset(made.url, generate_spec(seed=8), overwrite=True)
     assert ds.stale == (signal_url, shaped_url)
-    assert sum("is stale" in note for note in ds.notes) == 2
+    assert ds.notes[1:] == tuple(
+        f"{folder} was made from the replaced dataset and is stale" for folder in (signal_url, shaped_url)
+    )
+
+
+def test_a_dataset_that_is_a_bucket_of_its_own_has_nothing_beside_it(generate_spec):
+    url, beside = (f"memory://alone-{uuid.uuid4()}" for _ in range(2))
+    create_dataset(url, generate_spec())
+    made_from = InputRef(relative_folder(beside, url), "a" * 64)
+    create_dataset(beside, generate_spec(inputs={"prompts": made_from}))
+    assert create_dataset(url, generate_spec(seed=8), overwrite=True).stale == ()
+
+
+def test_of_two_overwrites_at_a_time_one_is_refused(near_root, generate_spec):
+    create_dataset(near_root, generate_spec())
+    reads: list[str] = []
+
+    def another_one_comes_first(operation: str, name: str) -> None:
+        if (operation, name) == ("read", "_dataset.json"):
+            reads.append(name)
+            if len(reads) == 2:  # the look at what was put there
+                Store(near_root).put("_dataset.json", generate_spec(seed=9).to_json())
+
+    store = Store(near_root, another_one_comes_first)
+    assert said(
+        CorruptDatasetError, lambda: create_dataset(near_root, generate_spec(seed=8), overwrite=True, store=store)
+    ) == (f"{near_root} was overwritten by somebody else at the same time; run again once they have finished")
 
 
 @pytest.mark.parametrize(
@@ -176,6 +227,8 @@ def test_overwriting_lists_what_was_made_from_the_old_dataset(root, make_dataset
         ("/data/rollouts", "/data"),
         ("rollouts", "."),
         ("gs://bucket", "gs://"),
+        ("/data/X", "/data"),
+        ("/data/rollouts/", "/data"),
     ],
 )
 def test_what_was_made_from_a_dataset_is_searched_in_its_run_or_beside_it(url, searched):
