@@ -24,7 +24,7 @@ def canonical_json(value: Any) -> str:
     >>> canonical_json({"k": 1.0, "a": (0.7, None)})
     '{"a":[0.7,null],"k":1}'
     """
-    return json.dumps(plain_json(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return json.dumps(plain_json(value), sort_keys=True, separators=(",", ":"))
 
 
 def plain_json(value: Any, where: str = "") -> Any:

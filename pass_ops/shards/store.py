@@ -124,7 +124,7 @@ class Store:
         self._hook("read", name)
         if self.is_local:
             return open(self.path(name), "rb")
-        stream: BufferedIOBase = self.fs.open(self.path(name), "rb")
+        stream: BufferedIOBase = self.fs.open(self.path(name))
         return stream
 
     def exists(self, name: str) -> bool:

@@ -3,11 +3,13 @@ from __future__ import annotations
 import hashlib
 import pickle
 
+import numpy as np
 import pytest
+from verifying import said
 
 from pass_ops.errors import SpecError
 from pass_ops.shards import DatasetSpec, InputRef, ModelRef, canonical_json, folder_digest, sha256_bytes
-from pass_ops.shards.fingerprint import content_digest
+from pass_ops.shards.fingerprint import content_digest, json_file
 from pass_ops.shards.spec import differences, parse_dataset_json
 
 SPEC = {"stage": "score", "stage_version": 1, "options": {"k": 0.7}, "parts": 2}
@@ -19,19 +21,51 @@ def test_canonical_json_is_one_text_for_one_value():
     assert canonical_json(1e300) == "1e+300"
 
 
+def test_integral_floats_are_integers_as_long_as_those_are_exact():
+    numbers = [2.0**53 - 1, 2.0**53, -(2.0**53), -0.0, 0.5, np.float64(0.7)]
+    assert canonical_json(numbers) == "[9007199254740991,9007199254740992.0,-9007199254740992.0,0,0.5,0.7]"
+    assert canonical_json((1, (True, np.str_("x")))) == '[1,[true,"x"]]'
+
+
+FINITE = "a dataset's description holds finite numbers only"
+HOLDS = "which JSON cannot hold; give strings, numbers, booleans, lists and tables only"
+KEYS = "keys in a dataset's description are strings"
+
+
 @pytest.mark.parametrize(
-    ("value", "says"), [(float("nan"), "nan"), (b"x", "bytes"), ({1: 2}, "key 1"), ({"a": {"b": {1, 2}}}, "a.b")]
+    ("value", "says"),
+    [
+        (float("nan"), f"the value is nan; {FINITE}"),
+        ({"a": [0.0, float("inf")]}, f"a[1] is inf; {FINITE}"),
+        (b"x", f"the value is b'x' (bytes), {HOLDS}"),
+        ({"a": {"b": {1}}}, f"a.b is {{1}} (set), {HOLDS}"),
+        ([np.int64(1)], f"[0] is np.int64(1) (int64), {HOLDS}"),
+        ({1: 2}, f"the value has the key 1; {KEYS}"),
+        ({"a": {None: 1}}, f"a has the key None; {KEYS}"),
+    ],
 )
 def test_what_json_cannot_hold_is_refused_by_name(value, says):
-    with pytest.raises(SpecError, match=says):
-        canonical_json(value)
+    assert said(SpecError, lambda: canonical_json(value)) == says
+
+
+def test_a_file_for_people_keeps_the_order_of_its_keys_and_holds_no_nan():
+    assert json_file({"b": "é", "a": [1]}) == '{\n "b": "é",\n "a": [\n  1\n ]\n}\n'.encode()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        json_file({"a": float("nan")})
 
 
 def test_the_fingerprint_is_the_sha256_of_what_decides_the_bytes():
-    spec = DatasetSpec(**SPEC, seed=3, carried={"round": 1})
+    spec = DatasetSpec(
+        **SPEC,
+        inputs={"rollouts": InputRef("../rollouts", "aa")},
+        models={"teacher": ModelRef("t", "cc")},
+        seed=3,
+        environment={"numpy": "2"},
+        carried={"round": 1},
+    )
     text = (
-        '{"environment":{},"format_version":1,"inputs":{},"models":{},"options":{"k":0.7},"parts":2,"round":1,'
-        '"seed":3,"stage":"score","stage_version":1}'
+        '{"environment":{"numpy":"2"},"format_version":1,"inputs":{"rollouts":"aa"},"models":{"teacher":"cc"},'
+        '"options":{"k":0.7},"parts":2,"round":1,"seed":3,"stage":"score","stage_version":1}'
     )
     assert spec.fingerprint == hashlib.sha256(text.encode()).hexdigest()
 
@@ -91,18 +125,43 @@ def test_dataset_json_gives_back_the_spec_and_what_it_replaced():
     assert pickle.loads(pickle.dumps(spec)) == spec
 
 
+NO_SIZE = "carried holds no sampling.group_size; without it rejected prompts cannot be counted as rollouts"
+OWN_KEYS = "which are keys of _dataset.json itself; rename them"
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"stage": "train"}, "prompts, generate, score, shape"),
-        ({"parts": 0}, "at least one part"),
-        ({"stage": "generate"}, "group_size"),
-        ({"carried": {"seed": 1}}, "seed"),
+        ({"stage": "train"}, "stage is 'train'; it is one of prompts, generate, score, shape"),
+        ({"parts": 0}, "parts is 0; a dataset has at least one part"),
+        ({"parts": True}, "parts is True; a dataset has at least one part"),
+        ({"stage": "generate"}, NO_SIZE),
+        ({"stage": "generate", "carried": {"sampling": [4]}}, NO_SIZE),
+        ({"stage": "generate", "carried": {"sampling": {"group_size": "4"}}}, NO_SIZE),
+        ({"carried": {"seed": 1}}, f"carried holds seed, {OWN_KEYS}"),
+        (
+            {"carried": {"replaced": [], "fingerprint": "x", "format_version": 1, "round": 0}},
+            f"carried holds fingerprint, format_version, replaced, {OWN_KEYS}",
+        ),
+        ({"options": {"k": float("nan")}}, f"options.k is nan; {FINITE}"),
+        ({"environment": {"k": float("nan")}}, f"environment.k is nan; {FINITE}"),
+        ({"carried": {"k": float("nan")}}, f"carried.k is nan; {FINITE}"),
     ],
 )
 def test_a_spec_that_describes_no_dataset_is_refused(change, says):
-    with pytest.raises(SpecError, match=says):
-        DatasetSpec(**{**SPEC, **change})
+    assert said(SpecError, lambda: DatasetSpec(**{**SPEC, **change})) == says
+
+
+def test_one_part_is_enough_and_the_group_size_is_known_where_it_is_said():
+    assert DatasetSpec(**{**SPEC, "parts": 1}).group_size is None
+    assert DatasetSpec(**SPEC, carried={"sampling": {"group_size": 4}}).group_size == 4
+
+
+def test_what_a_spec_is_given_may_change_afterwards():
+    options = {"k": [1.0]}
+    spec = DatasetSpec(**{**SPEC, "options": options})
+    options["k"].append(2.0)
+    assert spec.options == {"k": [1]}
 
 
 def test_differences_name_each_field_with_both_values():

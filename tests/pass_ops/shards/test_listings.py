@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+import uuid
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+import s3fs
 
 from pass_ops.shards import store as store_module
 from pass_ops.shards.store import Entry, Store
@@ -29,10 +32,20 @@ def listing(monkeypatch):
 
     def make(*found: dict) -> Store:
         monkeypatch.setattr(store_module, "_filesystem", lambda root: _Listing(*found))
-        monkeypatch.setattr(store_module, "_base", lambda root: "bucket/run")
-        return Store("gs://bucket/run")
+        monkeypatch.setattr(store_module, "_base", lambda root: "bucket/runX")
+        return Store("gs://bucket/runX")
 
     return make
+
+
+@pytest.fixture
+def tokyo(monkeypatch):
+    """A machine that is not in UTC."""
+    with monkeypatch.context() as there:
+        there.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
 
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -52,23 +65,37 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
         ({"etag": "x"}, None),
     ],
 )
-def test_the_time_of_a_file(listing, info, modified):
-    [entry] = listing({"name": "bucket/run/a", **info}).entries()
+def test_the_time_of_a_file(listing, tokyo, info, modified):
+    [entry] = listing({"name": "bucket/runX/a", **info}).entries()
     assert entry == Entry("a", 0, modified and modified.timestamp())
 
 
 @pytest.mark.parametrize("folder", ["", "below"])
 def test_what_lies_directly_in_the_folder_by_name(listing, folder):
-    path = f"bucket/run/{folder}".rstrip("/")
+    path = f"bucket/runX/{folder}".rstrip("/")
     store = listing(
-        {"name": f"{path}/b", "size": 3},
+        {"name": f"{path}/bX", "size": 3},
         {"name": f"/{path}/a", "size": None},
         {"name": f"{path}/c/", "type": "directory"},
         {"name": f"{path}/c/d"},
         {"name": path, "type": "directory"},
     )
-    assert store.entries(folder) == [Entry("a", 0, None), Entry("b", 3, None)]
+    assert store.entries(folder) == [Entry("a", 0, None), Entry("bX", 3, None)]
     assert store.folders(folder) == ["c"]
+
+
+def test_a_listing_on_s3_shows_what_another_client_wrote_since(s3_bucket):
+    store = Store(f"{s3_bucket}/listed-{uuid.uuid4()}")
+    store.create("a", b"1")
+    assert [entry.name for entry in store.entries()] == ["a"]
+    s3fs.S3FileSystem(skip_instance_cache=True).pipe_file(store.path("b"), b"2")
+    assert [entry.name for entry in store.entries()] == ["a", "b"]
+
+
+def test_a_local_file_that_is_gone_when_it_is_looked_at_is_not_listed(tmp_path):
+    (tmp_path / "a").symlink_to("gone")
+    (tmp_path / "b").touch()
+    assert [entry.name for entry in Store(str(tmp_path)).entries()] == ["b"]
 
 
 def test_an_absent_folder_is_empty(listing, monkeypatch):
