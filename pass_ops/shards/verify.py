@@ -195,8 +195,9 @@ def _parts(store: Store, spec: DatasetSpec, records: tuple[PartRecord, ...]) -> 
         if file is not None:
             yield from _metadata(file, spec, where)
             table = yield from _read(file, where)
-            if table is not None:
-                yield from _table(table, spec, where)
+            if table is not None and (yield from _columns(table, spec, where)):
+                for problem in part_problems(table, spec.stage):
+                    yield Finding("error", problem.code, where, describe(problem, table))
                 yield from _counts(file, table, record, where)
                 yield from _groups(table, record.part, groups, where)
                 if rollouts is not None and record.part < len(rollouts.parts):
@@ -248,24 +249,23 @@ def _metadata(file: pq.ParquetFile, spec: DatasetSpec, where: str) -> Iterator[F
             )
 
 
-def _table(table: pa.Table, spec: DatasetSpec, where: str) -> Iterator[Finding]:
+def _columns(table: pa.Table, spec: DatasetSpec, where: str) -> Generator[Finding, None, bool]:
+    """Whether the columns are those of the stage (returned): if not, nothing more can be said of the rows."""
     try:
         schema = schema_for(spec.stage, table.column_names)
     except PartError as error:
         yield Finding("error", "schema", where, str(error))
-        return
-    broken = False
-    for field in schema:
-        found = table.schema.field(field.name) if field.name in table.column_names else None
-        if found is None or found.type != field.type or found.nullable != field.nullable:
-            broken = True
-            yield Finding("error", "schema", where, f"column {field.name} is {found and found.type}, not {field.type}")
-        elif not field.nullable and table[field.name].null_count:
-            broken = True
-            yield Finding("error", "schema", where, f"column {field.name} holds nulls")
-    if not broken:
-        for problem in part_problems(table, spec.stage):
-            yield Finding("error", problem.code, where, describe(problem, table))
+        return False
+    found = {field.name: field for field in table.schema}
+    wrong = [field for field in schema if field.name not in found or found[field.name] != field]
+    for field in wrong:
+        is_ = _kind(found[field.name]) if field.name in found else "absent"
+        yield Finding("error", "schema", where, f"column {field.name} is {is_}, not {_kind(field)}")
+    return not wrong
+
+
+def _kind(field: pa.Field) -> str:
+    return str(field.type) if field.nullable else f"{field.type} not null"
 
 
 def _counts(file: pq.ParquetFile, table: pa.Table, record: PartRecord, where: str) -> Iterator[Finding]:
@@ -289,10 +289,10 @@ def _groups(table: pa.Table, part: int, groups: dict[str, int], where: str) -> I
 
 
 def _rejections(store: Store, record: PartRecord) -> Iterator[Finding]:
-    if record.rejected is None or record.rejected_sha256 is None:
+    if record.rejected is None:
         return
     where = store.path(record.rejected)
-    file = yield from _file(store, record.rejected, record.rejected_sha256)
+    file = yield from _file(store, record.rejected, record.rejected_sha256 or "none")
     table = None if file is None else (yield from _read(file, where))
     if table is None:
         return
@@ -329,8 +329,6 @@ def _alignment(
             theirs, sizes = source.read(columns=columns), _row_groups(source)
     except (CorruptDatasetError, pa.ArrowException, OSError) as error:
         yield Finding("error", "alignment", where, f"its rollouts' part cannot be read to compare with: {error}")
-        return
-    if "rollout_id" not in table.column_names:
         return
     for problem in alignment_problems(table, theirs):
         yield Finding("error", problem.code, where, describe(problem, table))

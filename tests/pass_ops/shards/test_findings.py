@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
-from verifying import make_signal, smuggle
+from dataclasses import replace
 
-from pass_ops.shards import Rejection, create_dataset, open_dataset, sha256_bytes, verify
-from pass_ops.shards.records import make_manifest, parts_bytes
+import pyarrow as pa
+import pytest
+from verifying import make_signal, said, smuggle
+
+from pass_ops.errors import CorruptDatasetError
+from pass_ops.shards import (
+    Finding,
+    Rejection,
+    Store,
+    begin_attempt,
+    commit_part,
+    create_dataset,
+    fail_part,
+    load_dataset,
+    open_dataset,
+    sha256_bytes,
+    verify,
+)
+from pass_ops.shards.records import make_manifest, parse_marker, parts_bytes
 from pass_ops.shards.tables import part_bytes, plain_bytes, rejected_bytes
 
 
@@ -14,6 +30,110 @@ def told(dataset):
     """Findings about a dataset, files named from its folder."""
     top = dataset.store.path("")
     return [(f.severity, f.code, f.where.removeprefix(top).lstrip("/"), f.message) for f in verify(dataset.url)]
+
+
+def errors_told(dataset):
+    return [finding for finding in told(dataset) if finding[0] == "error"]
+
+
+@pytest.mark.parametrize(
+    ("done", "state"),
+    [(1, "1 of 2 parts have no marker"), (2, "all parts are done"), (0, "2 of 2 parts have no marker")],
+)
+def test_a_dataset_that_is_not_finalized(near_root, generate_spec, rollouts, done, state):
+    ds = create_dataset(near_root, generate_spec())
+    for part in range(done):
+        commit_part(ds, part, rollouts(f"g{part}"))
+    says = f"the dataset is not finalized; {state}: run its stage again"
+    assert verify(near_root) == [Finding("error", "incomplete", near_root, says)]
+
+
+def test_a_part_of_a_dataset_that_is_not_finalized(near_root, generate_spec, rollouts):
+    ds = create_dataset(near_root, generate_spec())
+    ds.store.remove(commit_part(ds, 1, rollouts("a")).data)
+    assert [(finding.code, finding.where) for finding in verify(near_root)] == [
+        ("incomplete", near_root),
+        ("missing_file", ds.store.path(commit_part(ds, 1, rollouts("a")).data)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("fingerprint", "0" * 64),
+        ("stage", "score"),
+        ("content_digest", "0" * 64),
+        ("totals", {"parts": 1}),
+        ("rejected", {"aborted": 1}),
+        ("groups_by_size", {"2": 2}),
+    ],
+)
+def test_a_manifest_that_says_something_else_than_the_parts(near_root, make_dataset, rollouts, field, value):
+    made = make_dataset(near_root, rollouts("a"))
+    name = f"_manifest-{made.spec.fingerprint[:8]}.json"
+    made.store.put(name, replace(made.manifest, **{field: value}).to_json())
+    says = f"{field} is {value}, but the parts give {getattr(made.manifest, field)}"
+    assert told(made) == [("error", "manifest", name, says)]
+
+
+@pytest.mark.parametrize("file", ["_dataset.json", "_manifest-{}.json", "_parts-{}.parquet"])
+def test_a_small_file_that_cannot_be_read(near_root, make_dataset, rollouts, file):
+    made = make_dataset(near_root, rollouts("a"))
+    made.store.put(file.format(made.spec.fingerprint[:8]), b"x")
+    says = said(CorruptDatasetError, lambda: open_dataset(near_root))
+    assert verify(near_root) == [Finding("error", "corrupt", near_root, says)]
+
+
+def test_a_marker_that_cannot_be_read(near_root, make_dataset, rollouts):
+    made = make_dataset(near_root, rollouts("a"))
+    name = f"_done/000000-{made.spec.fingerprint[:8]}.json"
+    made.store.put(name, b"x")
+    says = said(CorruptDatasetError, lambda: parse_marker(b"x", made.store.path(name)))
+    assert told(made) == [
+        ("error", "marker", name, says),
+        ("error", "marker", name, "the part's marker is gone, though the dataset is finalized"),
+    ]
+
+
+def test_a_group_in_two_parts(near_root, make_dataset, rollouts):
+    made = make_dataset(near_root, rollouts("a"), rollouts("b"), rollouts("c", "a"))
+    assert told(made) == [("error", "unique_ids", made.parts[2].data, "a is also in part 0")]
+
+
+def test_an_input_that_is_absent_or_cannot_be_read(tmp_path, make_dataset, rollouts, outcomes):
+    made = make_dataset(str(tmp_path / "rollouts"), rollouts("a"))
+    signal = make_signal(str(tmp_path / "outcome"), made, [outcomes(rollouts("a"))])
+    Store(made.url).put("_dataset.json", b"x")
+    says = said(CorruptDatasetError, lambda: open_dataset(made.url))
+    made_from = f"made from rollouts ({made.url}), which cannot be read: {says}: make it again"
+    assert verify(signal.url) == [
+        Finding("error", "stale_input", signal.url, made_from),
+        Finding("error", "corrupt", made.url, says),
+    ]
+    (tmp_path / "rollouts").rename(tmp_path / "elsewhere")
+    absent = f"its input rollouts ({made.url}) is not there to compare with"
+    assert verify(signal.url) == [Finding("info", "input_absent", signal.url, absent)]
+
+
+def test_files_that_no_marker_names(near_root, make_dataset, rollouts):
+    made = make_dataset(near_root, rollouts("a"), rejected=[Rejection(prompt_id="x", sample_index=0, reason="r")])
+    fp8 = made.spec.fingerprint[:8]
+    begin_attempt(load_dataset(near_root), 0)
+    fail_part(load_dataset(near_root), 0, cause="before", traceback="")
+    orphans = [
+        f".part-000000-{fp8}-00000000.parquet.0123456789ab.tmp",
+        "notes.txt",
+        f"part-000000-{fp8}-00000000.parquet",
+        "_done/000000-00000000.json",
+        f"_rejected/000000-{fp8}-00000000.parquet",
+        f"_failed/.000000-{fp8}.json.0123456789ab.tmp",
+        "_attempts/notes.txt",
+    ]
+    for size, name in enumerate(orphans):
+        made.store.put(name, b"x" * size)
+    assert told(made) == [
+        ("info", "orphan", name, f"no marker names it; harmless, {size} bytes") for size, name in enumerate(orphans)
+    ]
 
 
 def test_a_file_that_is_gone(near_root, make_dataset, rollouts):
@@ -46,13 +166,13 @@ def test_a_file_under_another_name(near_root, make_dataset, rollouts):
     smuggle(near_root, 0, part_bytes(rollouts("a"), "generate"), sha8="0" * 8)
     made = open_dataset(near_root)
     says = f"its name does not hold the first digits of its sha256, {made.parts[0].sha256[:8]}"
-    assert ("error", "file_name", made.parts[0].data, says) in told(made)
+    assert errors_told(made) == [("error", "file_name", made.parts[0].data, says)]
 
 
 def test_a_part_with_other_counts_than_its_marker(near_root, make_dataset, rollouts):
     smuggle(make_dataset(near_root, rollouts("a")).url, 0, part_bytes(rollouts("a", "b"), "generate"))
     made = open_dataset(near_root)
-    assert [finding for finding in told(made) if finding[0] == "error"] == [
+    assert errors_told(made) == [
         ("error", "counts", made.parts[0].data, f"{name} is {found}, but the marker says {said}")
         for name, found, said in (
             ("rows", 4, 2),
@@ -69,7 +189,7 @@ def test_metadata_of_another_stage_and_version(near_root, make_dataset, rollouts
     pa.parquet.write_table(table, sink)
     smuggle(make_dataset(near_root, rollouts("a")).url, 0, sink.getvalue().to_pybytes())
     made = open_dataset(near_root)
-    assert [finding for finding in told(made) if finding[0] == "error"] == [
+    assert errors_told(made) == [
         ("error", "schema", made.parts[0].data, "its metadata has format_version b'9', not b'1'"),
         ("error", "schema", made.parts[0].data, "its metadata has stage b'score', not b'generate'"),
     ]
@@ -84,7 +204,7 @@ def test_columns_of_no_signal(near_root, make_dataset, rollouts, outcomes):
         "the columns rollout_id, status fit no kind of signal; "
         "the kinds are outcome, format, process_steps, process_tokens, logprobs"
     )
-    assert ("error", "schema", signal.parts[0].data, says) in told(signal)
+    assert errors_told(signal) == [("error", "schema", signal.parts[0].data, says)]
 
 
 def test_rejections_that_are_not_what_the_marker_counts(near_root, make_dataset, rollouts):
@@ -92,7 +212,7 @@ def test_rejections_that_are_not_what_the_marker_counts(near_root, make_dataset,
     name = made.parts[0].rejected
     two = [Rejection(prompt_id="x", sample_index=index, reason="r") for index in range(2)]
     made.store.put(name, rejected_bytes("generate", two))
-    assert [finding[1:] for finding in told(made)[1:]] == [("counts", name, "2 rejections, but the marker counts 1")]
+    assert told(made)[1:] == [("error", "counts", name, "2 rejections, but the marker counts 1")]
     made.store.put(name, plain_bytes(pa.table({"a": [1]}), "generate"))
     assert told(made)[1:] == [("error", "schema", name, "its columns are ['a'], not those of rejections")]
     made.store.remove(name)
@@ -134,4 +254,4 @@ def test_a_list_of_parts_in_which_one_is_missing(near_root, make_dataset, rollou
     made.store.put(f"_parts-{fp8}.parquet", listed)
     made.store.put(f"_manifest-{fp8}.json", make_manifest(made.spec, records, sha256_bytes(listed)).to_json())
     says = "the list of parts is not 0 to 1 in order"
-    assert ("error", "manifest", f"_manifest-{fp8}.json", says) in told(made)
+    assert errors_told(made)[0] == ("error", "manifest", f"_manifest-{fp8}.json", says)

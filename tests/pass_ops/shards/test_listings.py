@@ -18,11 +18,14 @@ class _Listing:
 
     def __init__(self, *found: dict) -> None:
         self.found = [{"type": "file", "size": 0, **info} for info in found]
+        self.asked: list[tuple[str, str]] = []
 
     def ls(self, path, detail):
+        self.asked.append(("ls", path))
         return self.found
 
     def find(self, path, detail):
+        self.asked.append(("find", path))
         return {info["name"]: info for info in self.found}
 
 
@@ -31,7 +34,8 @@ def listing(monkeypatch):
     """listing(info, ...): a store that lists these."""
 
     def make(*found: dict) -> Store:
-        monkeypatch.setattr(store_module, "_filesystem", lambda root: _Listing(*found))
+        files = _Listing(*found)
+        monkeypatch.setattr(store_module, "_filesystem", lambda root: files)
         monkeypatch.setattr(store_module, "_base", lambda root: "bucket/runX")
         return Store("gs://bucket/runX")
 
@@ -70,8 +74,8 @@ def test_the_time_of_a_file(listing, tokyo, info, modified):
     assert entry == Entry("a", 0, modified and modified.timestamp())
 
 
-@pytest.mark.parametrize("folder", ["", "below"])
-def test_what_lies_directly_in_the_folder_by_name(listing, folder):
+@pytest.mark.parametrize(("folder", "how"), [("", "ls"), ("below", "find")])
+def test_what_lies_directly_in_the_folder_by_name(listing, folder, how):
     path = f"bucket/runX/{folder}".rstrip("/")
     store = listing(
         {"name": f"{path}/bX", "size": 3},
@@ -82,6 +86,7 @@ def test_what_lies_directly_in_the_folder_by_name(listing, folder):
     )
     assert store.entries(folder) == [Entry("a", 0, None), Entry("bX", 3, None)]
     assert store.folders(folder) == ["c"]
+    assert store.fs.asked == [(how, path), ("ls", path)]
 
 
 def test_a_listing_on_s3_shows_what_another_client_wrote_since(s3_bucket):
