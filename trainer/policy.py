@@ -107,11 +107,6 @@ def load_policy(folder: str, options: TrainOptions, world: World = ALONE) -> Pol
     _probe_head(model, folder)
     if pack:
         _probe_packing(model, folder, attention)
-    if options.share_prompts and (pack or world.size > 1):
-        raise TrainOptionError(
-            f"share_prompts goes with padded rows in one process; here layout is {'pack' if pack else 'pad'} in "
-            f"{world.size}. Set it to false, or layout to 'pad' and run without torchrun."
-        )
     scorer = TokenLogprobs(
         model,
         chunk_rows=max(1, options.logits_elements // model.get_input_embeddings().num_embeddings),
@@ -119,7 +114,7 @@ def load_policy(folder: str, options: TrainOptions, world: World = ALONE) -> Pol
         entropy_gradient=options.entropy_coef > 0,
     )
     if options.share_prompts:
-        _probe_sharing(scorer, folder)
+        _check_sharing(scorer, folder, pack=pack, processes=world.size)
     if world.size > 1:
         model.set_attn_implementation(options.attention)
         shard(scorer, model, device=device, compute_dtype=scorer.compute_dtype)
@@ -184,8 +179,13 @@ def _probe_packing(model: Any, folder: str, attention: str) -> None:
 
 
 @torch.no_grad()
-def _probe_sharing(scorer: TokenLogprobs, folder: str) -> None:
-    """A prompt computed once must give what it gives in front of every row."""
+def _check_sharing(scorer: TokenLogprobs, folder: str, *, pack: bool, processes: int) -> None:
+    """A prompt computed once must give what it gives in front of every row; of several processes each would need it."""
+    if pack or processes > 1:
+        raise TrainOptionError(
+            f"share_prompts goes with padded rows in one process; here layout is {'pack' if pack else 'pad'} in "
+            f"{processes}. Set it to false, or layout to 'pad' and run without torchrun."
+        )
     vocabulary, device = scorer.model.get_input_embeddings().num_embeddings, next(scorer.parameters()).device
     ids = torch.tensor([[1, 2, 3, 4, 5, 1, 2, 3], [1, 2, 3, 4, 5, 3, 2, 1]], device=device).remainder(vocabulary)
     targets, after = ids[:, 4:].flatten(), torch.arange(8, device=device)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 import torch
 
-from pipelines.engines import release
+from pipelines.engines import Engine, acquire, release
+from tests.pipelines.engines.asking import RAW
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +29,13 @@ def oracle(tiny_model: str) -> Callable[..., torch.Tensor]:
 def _no_engine_is_left() -> Iterator[None]:
     yield
     release()
+
+
+@pytest.fixture
+def engine(tiny_model: str) -> Engine:
+    """vLLM with the tiny model in float32."""
+    import flask  # noqa: F401 - both have globals that break a careless look at every module's
+
+    import pass_ops.estimators  # noqa: F401
+
+    return acquire(tiny_model, RAW)

@@ -26,8 +26,7 @@ from pipelines.models import architecture, describe_model, load_tokenizer, model
 from pipelines.sources import PromptSource, write_prompts
 from pipelines.stages.generate import GenerateOptions, generate
 from tests.pipelines.adapters import make_adapter, merge
-
-RAW = EngineOptions(dtype="float32", kv_cache_gib=0.25, max_num_seqs=32)
+from tests.pipelines.engines.asking import RAW
 
 
 @pytest.fixture

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import random
 import shutil
-import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,46 +13,19 @@ import torch
 
 from pipelines.engines import (
     Engine,
-    EngineOptionError,
     EngineOptions,
-    EngineStartError,
     RequestRejected,
     Sample,
     SampleRequest,
     Sampling,
-    WeightsMismatchError,
     acquire,
-    release,
     start_engine,
 )
 from pipelines.engines.vllm import sampled_logprobs
 from pipelines.engines.vllm_arguments import engine_arguments
+from tests.pipelines.engines.asking import grid, request, sample_all
 
-RAW = EngineOptions(dtype="float32", kv_cache_gib=0.25, max_num_seqs=32)
 PROCESSED = EngineOptions(dtype="float32", kv_cache_gib=0.25, max_num_seqs=32, logprobs_mode="processed_logprobs")
-PROMPTS = ("1+2=?", "a", "7+7+7=?\n", "what is the sum of 12 and 30?", "z.z.z")
-
-
-@pytest.fixture
-def engine(tiny_model: str) -> Engine:
-    import flask  # noqa: F401 - both have globals that break a careless look at every module's
-
-    import pass_ops.estimators  # noqa: F401
-
-    return acquire(tiny_model, RAW)
-
-
-def request(engine: Engine, text: str, seed: int, **sampling: Any) -> SampleRequest:
-    sampling = {"max_tokens": 40, **sampling}
-    return SampleRequest(prompt_token_ids=engine.tokenizer.encode(text), seed=seed, sampling=Sampling(**sampling))
-
-
-def sample_all(engine: Engine, requests: list[SampleRequest]) -> list[Sample]:
-    return [future.result(timeout=120) for future in [engine.submit(r) for r in requests]]
-
-
-def grid(engine: Engine, **sampling: Any) -> list[SampleRequest]:
-    return [request(engine, text, seed, **sampling) for text in PROMPTS for seed in range(8)]
 
 
 def oracle_logits(oracle: Any, asked: SampleRequest, sample: Sample) -> torch.Tensor:
@@ -287,111 +255,6 @@ def left_by(sampling: Sampling, logits: torch.Tensor) -> torch.Tensor:
             logits[token] = -torch.inf
         reached += float(probabilities[token])
     return logits
-
-
-def test_reloaded_weights_give_exactly_what_a_fresh_engine_gives(
-    engine: Engine, tiny_model: str, tiny_model_updated: str
-) -> None:
-    prompt = engine.tokenizer.encode(
-        "7+8=?\n" * 50
-    )  # longer than two cache blocks, so that the prefix cache is in play
-    requests = [
-        SampleRequest(prompt_token_ids=prompt, seed=seed, sampling=Sampling(max_tokens=40)) for seed in range(8)
-    ]
-    old = sample_all(engine, requests)
-    engine.load_weights(tiny_model_updated)
-    reloaded = sample_all(engine, requests)
-    scored = engine.score(prompt, start=1).result(timeout=60)
-    release()
-    fresh_engine = acquire(tiny_model_updated, RAW)
-    fresh = sample_all(fresh_engine, requests)
-    assert [s.token_ids.tolist() for s in reloaded] == [s.token_ids.tolist() for s in fresh]
-    assert [s.logprobs.tolist() for s in reloaded] == [s.logprobs.tolist() for s in fresh]
-    assert scored.tolist() == fresh_engine.score(prompt, start=1).result(timeout=60).tolist()
-    assert [s.token_ids.tolist() for s in old] != [s.token_ids.tolist() for s in fresh]
-
-
-def test_what_was_submitted_before_a_reload_is_sampled_with_the_old_weights(
-    engine: Engine, tiny_model: str, tiny_model_updated: str
-) -> None:
-    before = sample_all(engine, grid(engine))
-    in_flight = [engine.submit(asked) for asked in grid(engine)]
-    engine.load_weights(tiny_model_updated)
-    assert [f.result(timeout=60).token_ids.tolist() for f in in_flight] == [s.token_ids.tolist() for s in before]
-    engine.load_weights(tiny_model)
-
-
-def test_weights_of_another_architecture_are_refused_and_the_engine_lives(
-    engine: Engine, tiny_model_factory: Callable[..., str]
-) -> None:
-    with pytest.raises(WeightsMismatchError, match="vocab_size"):
-        engine.load_weights(tiny_model_factory(seed=1, characters="abc"))
-    with pytest.raises(FileNotFoundError, match="no-such-model"):
-        engine.load_weights("no-such-model")
-    assert sample_all(engine, [request(engine, "a", 1)])
-
-
-def test_rollouts_do_not_change_when_the_cache_is_too_small_for_all(engine: Engine, tiny_model: str) -> None:
-    sampling = {"max_tokens": 300, "ignore_eos": True}
-    expected = sample_all(engine, [request(engine, "a", seed, **sampling) for seed in range(8)])
-    blocks = 10 * 128 * 512 / 2**30  # 10 blocks of 128 tokens of 512 bytes; 8 rollouts need 24, so some are preempted
-    small = acquire(tiny_model, EngineOptions(dtype="float32", kv_cache_gib=blocks, max_num_seqs=32))
-    preempted = sample_all(small, [request(small, "a", seed, **sampling) for seed in range(8)])
-    assert [s.token_ids.tolist() for s in preempted] == [s.token_ids.tolist() for s in expected]
-
-
-def test_starting_and_closing_leave_the_process_as_it_was(tiny_model: str) -> None:
-    release()
-    children_before = set(children())
-    acquire(tiny_model, RAW)  # whatever the import of vLLM leaves behind is not this test's subject
-    release()
-    random.seed(1)
-    np.random.seed(1)
-    torch.manual_seed(1)
-    expected = (random.random(), np.random.rand(), torch.rand(1).item())
-    random.seed(1)
-    np.random.seed(1)
-    torch.manual_seed(1)
-    environment, set_num_threads = dict(os.environ), torch.set_num_threads
-    threads = set(threading.enumerate())
-    acquire(tiny_model, RAW)
-    assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
-    assert torch.set_num_threads is set_num_threads
-    assert {k: v for k, v in os.environ.items() if not k.startswith("VLLM_")} == {
-        k: v for k, v in environment.items() if not k.startswith("VLLM_")
-    }
-    release()
-    release()
-    assert {t.name for t in set(threading.enumerate()) - threads} <= {"tqdm_monitor"}
-    assert set(children()) <= children_before
-
-
-def children() -> list[str]:
-    found: list[str] = []
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # a thread that has ended since it was listed
-            found += [pid for pid in (task / "children").read_text().split() if alive(pid)]
-    return found
-
-
-def alive(pid: str) -> bool:
-    try:
-        return "vllm" in Path(f"/proc/{pid}/cmdline").read_text()
-    except FileNotFoundError:
-        return False
-
-
-def test_a_second_vllm_engine_in_the_process_is_refused(engine: Engine, tiny_model: str) -> None:
-    with pytest.raises(EngineStartError, match="already runs"):
-        start_engine(tiny_model, RAW)
-    assert sample_all(engine, [request(engine, "a", 1)])
-
-
-def test_a_context_longer_than_the_models_is_refused(tiny_model: str) -> None:
-    release()
-    with pytest.raises(EngineOptionError, match=r"max_model_len is 9999, but the model .* takes at most 512"):
-        acquire(tiny_model, EngineOptions(dtype="float32", max_model_len=9999))
-    assert acquire(tiny_model, RAW).max_model_len == 512, "a failed start does not stand in the way"
 
 
 def test_a_prompt_fits_one_prefill_step_on_a_cpu() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,36 +111,11 @@ def store_run(tmp_path) -> Callable[..., StoredRun]:
     ) -> StoredRun:
         url = str(tmp_path / "run")
         base = f"{url}/round-000"
-        carried = {
-            "sampling": SAMPLING | (sampling or {}),
-            "tokenizer_digest": "t",
-            "vocabulary": "v",
-            "round": 0,
-            "policy_digest": "p",
-        }
-        source = _write(
-            f"{base}/rollouts",
-            DatasetSpec(stage="generate", stage_version=1, options={}, parts=len(parts), seed=1, carried=carried),
-            [
-                pa.Table.from_pylist([{n: r[n] for n in ROLLOUTS.names} for r in rows], schema=ROLLOUTS)
-                for rows in parts
-            ],
-        )
+        source = _rollouts(f"{base}/rollouts", parts, sampling=SAMPLING | (sampling or {}))
         kinds = {"steps": "process_steps" if options.signal == "prm" else "process_tokens"}
         kinds |= {"verifier": "outcome", "format": "format"}
         signals = {
-            name: _write(
-                f"{base}/signals/{name}",
-                DatasetSpec(
-                    stage="score",
-                    stage_version=1,
-                    options={"kind": kind},
-                    parts=len(parts),
-                    inputs={"rollouts": source.ref(f"{base}/signals/{name}")},
-                ),
-                [_signal_table(rows, kind) for rows in parts],
-            )
-            for name, kind in kinds.items()
+            name: _signal(f"{base}/signals/{name}", parts, source=source, kind=kind) for name, kind in kinds.items()
         }
         scored = {name: signals[name] for name in options.roles}
         spec = shape_spec(source, scored, out=f"{base}/shaped", options=options)
@@ -157,6 +132,19 @@ def store_run(tmp_path) -> Callable[..., StoredRun]:
         return StoredRun(url, _write(f"{base}/shaped", spec, shaped))
 
     return make
+
+
+def _rollouts(url: str, parts: Sequence[list[dict[str, Any]]], *, sampling: dict[str, Any]) -> CompleteDataset:
+    carried = {"sampling": sampling, "tokenizer_digest": "t", "vocabulary": "v", "round": 0, "policy_digest": "p"}
+    spec = DatasetSpec(stage="generate", stage_version=1, options={}, parts=len(parts), seed=1, carried=carried)
+    columns = [[{name: row[name] for name in ROLLOUTS.names} for row in rows] for rows in parts]
+    return _write(url, spec, [pa.Table.from_pylist(rows, schema=ROLLOUTS) for rows in columns])
+
+
+def _signal(url: str, parts: Sequence[list[dict[str, Any]]], *, source: CompleteDataset, kind: str) -> CompleteDataset:
+    inputs = {"rollouts": source.ref(url)}
+    spec = DatasetSpec(stage="score", stage_version=1, options={"kind": kind}, parts=len(parts), inputs=inputs)
+    return _write(url, spec, [_signal_table(rows, kind) for rows in parts])
 
 
 @pytest.fixture
