@@ -128,7 +128,7 @@ def leave_one_out_statistics(
             total += mean
         if not (math.isfinite(total) and math.isfinite(checked)):
             return g
-        center_G[g], scale_G[g] = _center_and_scale(LEAVE_ONE_OUT, rollouts, shift, (total, 0.0, 0.0), 0, 0.0)
+        center_G[g], scale_G[g] = _leave_one_out(rollouts, shift, total)
     return FINE
 
 
@@ -173,19 +173,27 @@ def _center_and_scale(
 ) -> tuple[float, float]:
     """(center, scale) of a pool of `count` values with these moments around `shift`, one of the values."""
     total, squares, largest = moments
+    if operator == LEAVE_ONE_OUT:
+        return _leave_one_out(count, shift, total)
     if count == 0 or operator == NONE:
         return 0.0, 1.0
     mean = total / count
     if operator == MEAN_ONLY:
         return shift + mean, 1.0
-    if operator == LEAVE_ONE_OUT:
-        return shift + mean, (count - 1) / count if count > 1 else math.inf
     if operator == ABS_MAX:
         return 0.0, largest if largest > 0.0 else math.inf
     if count == 1 or squares == 0.0:
         return shift + mean, math.inf
     variance = (squares - total * mean) / (count - ddof)
     return shift + mean, math.sqrt(max(variance, 0.0)) + eps
+
+
+@part
+def _leave_one_out(count: int, shift: float, total: float) -> tuple[float, float]:
+    """(center, scale) that make of x its distance from the mean of the others: n / (n - 1) * (x - mean)."""
+    if count == 0:
+        return 0.0, 1.0
+    return shift + total / count, (count - 1) / count if count > 1 else math.inf
 
 
 @part

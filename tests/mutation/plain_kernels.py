@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -25,7 +27,7 @@ SECONDS = float(os.environ.get("MUTANT_SECONDS", "inf"))
 
 settings.register_profile(
     "mutants",
-    max_examples=25,
+    max_examples=8 if math.isfinite(SECONDS) else 25,
     derandomize=True,
     database=None,
     deadline=None,
@@ -70,17 +72,28 @@ def _interpreted(function=None, **_options):
 
 
 numba.njit = _interpreted
+os.fsync = lambda _: None  # no test pulls the plug, and hundreds of syncs a mutant take seconds
 
 
 def pytest_collection_modifyitems(items):
     """Soonest first; an S3 server is started only for mutants of the code that speaks to one."""
-    if get_mutant_under_test().partition("__mutmut_")[2] and ".shards.store." not in get_mutant_under_test():
+    if _of_a_mutant() and ".shards.store." not in get_mutant_under_test():
         items[:] = [item for item in items if "s3" not in item.nodeid]
     seconds = json.loads(STATISTICS.read_text())["duration_by_test"] if STATISTICS.exists() else {}
     items.sort(key=lambda item: ("s3" in item.nodeid, seconds.get(item.nodeid, 0.0)))
 
 
+def _of_a_mutant():
+    return bool(get_mutant_under_test().partition("__mutmut_")[2])
+
+
+def pytest_configure():
+    """An endless loop ends long before mutmut's own limit would end it, and counts as caught all the same."""
+    if _of_a_mutant() and math.isfinite(SECONDS):
+        resource.setrlimit(resource.RLIMIT_CPU, (int(SECONDS * 5), int(SECONDS * 5) + 1))
+
+
 def pytest_runtest_setup(item):
     """A mutant's process has used its time: its other tests are not run, and it counts as alive."""
-    if get_mutant_under_test().partition("__mutmut_")[2] and time.process_time() > SECONDS:
+    if _of_a_mutant() and time.process_time() > SECONDS:
         pytest.skip(f"{SECONDS} seconds are over")

@@ -185,6 +185,7 @@ class TestChunkByTrace:
 
     def test_a_move_of_exactly_eta_does_not_cut(self):
         assert ends((tokens([0.0, 0.5, 0.0]),), **self.OPTIONS, eta=0.5) == [[3]]
+        assert ends((tokens([0.0, 9.0, 0.5], mask=[T, F, T]),), **self.OPTIONS, eta=0.5) == [[3]]
 
     def test_the_default_eta(self):
         # steps of 1.5e-8 cut at 1e-8, steps of 0.5e-8 do not

@@ -57,9 +57,22 @@ class TestLeaveOneOut:
 
     def test_equal_values_give_exactly_0(self):
         group = [rollout([0.1, 0.1], outcome=0.3) for _ in range(3)]
-        options = {"signal": "kl", "standardize": "leave_one_out", "weights": Weights(format=0.0)}
+        options = {"signal": "kl", "standardize": "leave_one_out", "weights": Weights(process=0.7, format=0.0)}
         for estimator in ("pass", "reward_shaping", "prime"):
             assert advantages(group, estimator=estimator, **options) == [[0.0, 0.0]] * 3
+
+    def test_scores_without_weight_are_in_no_pool_and_have_to_be_finite_all_the_same(self):
+        # outcomes 6 and 0: 2 / (2 - 1) * (6 - 3); the scores count for nothing
+        weights = Weights(process=0.0, format=0.0)
+        options = {"signal": "kl", "standardize": "leave_one_out", "weights": weights, "estimator": "grpo_process"}
+        assert advantages([rollout([1.0, 3.0], outcome=6.0), rollout([5.0], outcome=0.0)], **options) == [
+            [6.0] * 2,
+            [-6.0],
+        ]
+        for scores in ([math.nan], [math.inf], [0.0, math.nan]):
+            for group in ((scores, [5.0]), ([5.0], scores)):
+                with pytest.raises(NonFiniteError, match="it would spoil its whole group"):
+                    advantages([rollout(s, outcome=1.0) for s in group], **options)
 
 
 class TestNames:
@@ -139,6 +152,9 @@ def remember(group, config):
 def outcome(group, config):
     return [np.full(len(mask), x) for mask, x in zip(group.mask, group.outcome)]
 
+def minus_zero(group, config):
+    return [np.full(len(mask), -0.0) for mask in group.mask]
+
 def one_too_few(group, config):
     return outcome(group, config)[1:]
 
@@ -215,6 +231,19 @@ class TestByImportPath:
         assert [row["path_score"] for row in rows] == [None] * 4
         assert [row["trainable"] for row in rows] == [True, False, False, False]
 
+    def test_a_group_comes_under_its_own_id(self, own):
+        config = ShapingConfig(estimator="own_estimators:remember", weights=OUTCOME_ONLY)
+        row = {"mask": [T], "outcome": 1.0}
+        lacking = {"mask": [T], "outcome": None}
+        shape(to_table([[row], [lacking, row], [row]]), config)
+        assert [group.group_id for group, _ in own.seen] == ["g0", "g1", "g2"]
+
+    def test_its_minus_zero_is_stored_as_zero(self, own):
+        (found,) = advantages(
+            [{"mask": [T], "outcome": 1.0}], estimator="own_estimators:minus_zero", weights=OUTCOME_ONLY
+        )
+        assert math.copysign(1.0, found[0]) == 1.0
+
     def test_it_can_be_what_a_named_one_is(self, own):
         group = [{"mask": [T, T], "outcome": 1.0}, {"mask": [T], "outcome": 3.0}]
         named = {"estimator": "grpo_outcome", "standardize": "none"}
@@ -225,8 +254,18 @@ class TestByImportPath:
         ("name", "error", "message"),
         [
             ("one_too_few", EstimatorError, "'g0/0': .* gave 0 arrays for the 1 rollouts of its group; return one"),
-            ("too_short", EstimatorError, r"'g0/0': .* gave an array of shape \(1,\) for a completion of 2 tokens"),
-            ("nan", EstimatorError, "'g0/0': .* gave NaN at unmasked token 1; it would reach"),
+            (
+                "too_short",
+                EstimatorError,
+                r"^rollout 'g0/0': estimator 'own_estimators:too_short' gave an array of shape \(1,\) for a completion "
+                "of 2 tokens; return one advantage for each token$",
+            ),
+            (
+                "nan",
+                EstimatorError,
+                "^rollout 'g0/0': estimator 'own_estimators:nan' gave NaN at unmasked token 1; it would reach the "
+                "policy's weights; return a number there, 0 where there is nothing to learn$",
+            ),
             ("huge", OutputOverflowError, "'g0/0': .* beyond float32"),
         ],
     )
