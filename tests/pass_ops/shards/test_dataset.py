@@ -29,7 +29,6 @@ from pass_ops.shards import (
     open_dataset,
     pending_parts,
     relative_folder,
-    resolve_folder,
     verify,
 )
 from pass_ops.shards.dataset import _common_folder
@@ -233,21 +232,6 @@ def test_of_two_overwrites_at_a_time_one_is_refused(near_root, generate_spec):
 )
 def test_what_was_made_from_a_dataset_is_searched_in_its_run_or_beside_it(url, searched):
     assert _common_folder(url) == searched
-
-
-@pytest.mark.parametrize(
-    ("dataset", "target", "folder"),
-    [
-        ("/run/round-000/signals/prm", "/run/round-000/rollouts", "../../rollouts"),
-        ("s3://b/run/shaped", "s3://b/run/rollouts", "../rollouts"),
-        ("s3://b/run/shaped", "s3://other/rollouts", "s3://other/rollouts"),
-        ("memory://run/shaped", "memory://run/rollouts", "../rollouts"),
-        ("/run/shaped", "gs://b/rollouts", "gs://b/rollouts"),
-    ],
-)
-def test_an_input_in_the_same_store_is_named_relative_to_the_dataset(dataset, target, folder):
-    assert relative_folder(dataset, target) == folder
-    assert resolve_folder(dataset, folder) == target
 
 
 def test_a_run_folder_can_be_moved_as_a_whole(tmp_path, make_dataset, rollouts, outcomes):

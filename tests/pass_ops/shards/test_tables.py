@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pass_ops.errors import PartError
 from pass_ops.shards import ROLLOUTS, shaped_schema, signal_schema
 from pass_ops.shards.schemas import conform, group_bounds, lengths, row_group_cuts
-from pass_ops.shards.tables import count_table, group_keys, open_parquet, part_bytes
+from pass_ops.shards.tables import count_table, group_keys, open_parquet, part_bytes, plain_bytes
 
 
 def _many(groups: int, size: int) -> pa.Table:
@@ -104,17 +104,53 @@ def test_a_part_says_its_stage_and_format_and_stores_floats_and_ids_split():
     assert not columns["rollout_id"].has_dictionary_page
 
 
+def test_how_each_kind_of_column_is_compressed(monkeypatch):
+    given, writer = [], pq.ParquetWriter
+    monkeypatch.setattr(pq, "ParquetWriter", lambda *where, **how: given.append(how) or writer(*where, **how))
+    table = shaped_schema({"prm": "process_steps"}).empty_table()
+    part_bytes(conform(table, "shape"), "shape")
+    [how] = given
+    ids = ["prompt_token_ids", "token_ids", "process_ends", "chunk_ends"]
+    floats = ["behavior_logprobs", "process_scores", "chunk_credits", "chunk_advantages"]
+    encoding = dict.fromkeys([*ids[:2], *floats], "BYTE_STREAM_SPLIT") | dict.fromkeys(ids[2:], "DELTA_BINARY_PACKED")
+    lists = {"prompt_token_ids", "token_ids", "loss_mask", *floats, *ids}
+    assert how == {
+        "compression": "zstd",
+        "compression_level": {**{f"{name}.list.element": 3 for name in ids}, "text": 3},
+        "use_dictionary": [
+            name
+            for name in table.column_names
+            if table.schema.field(name).type == pa.string() and name not in ("text", "rollout_id")
+        ],
+        "write_statistics": [name for name in table.column_names if name not in {*lists, "text"}],
+        "column_encoding": {f"{name}.list.element": kind for name, kind in encoding.items()},
+        "version": "2.6",
+    }
+
+
+@pytest.mark.parametrize(("rows", "row_groups"), [(0, 0), (1, 1), (2**20 + 1, 1)])
+def test_any_other_table_is_one_row_group(rows, row_groups):
+    content = plain_bytes(pa.table({"a": np.zeros(rows, np.int8)}), "generate")
+    file = open_parquet(content)
+    assert (file.num_row_groups, file.metadata.num_rows) == (row_groups, rows)
+    assert file.schema_arrow.metadata == {b"format_version": b"1", b"stage": b"generate"}
+
+
 def test_the_group_of_a_row_is_its_group_id_or_what_stands_before_the_last_slash():
     assert group_keys(pa.table({"rollout_id": ["a%2Fb/0", "a%2Fb/11"]})).to_pylist() == ["a%2Fb"] * 2
     assert group_keys(pa.table({"group_id": ["x"], "rollout_id": ["y/0"]})).to_pylist() == ["x"]
     assert group_keys(pa.table({"prompt_id": ["p"]})).to_pylist() == ["p"]
     assert group_bounds(pa.chunked_array([["a", "a"], ["b", "a"]])).tolist() == [0, 2, 3, 4]
     assert group_bounds(pa.chunked_array([[]], pa.string())).tolist() == [0]
+    assert {group_bounds(pa.chunked_array([keys], pa.string())).dtype for keys in ([], ["a"])} == {np.dtype(np.int64)}
 
 
 def test_lengths_of_sliced_and_null_lists():
     column = pa.chunked_array([pa.array([[1], [2, 3], None, []]).slice(1), pa.array([[4, 5, 6]])])
     assert lengths(column).tolist() == [2, 0, 0, 3]
+    assert lengths(column.chunk(0)).tolist() == [2, 0, 0]
+    assert lengths(pa.chunked_array([], pa.list_(pa.int32()))).tolist() == []
+    assert {lengths(column).dtype, lengths(column.slice(0, 0)).dtype} == {np.dtype(np.int64)}
 
 
 @pytest.mark.parametrize(
