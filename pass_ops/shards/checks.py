@@ -89,7 +89,7 @@ def _ids(table: pa.Table) -> Iterator[Problem]:
     if not form.all():
         yield from _problem("id_form", ~form, "rollout_id is not {group_id}/{sample_index}")
         return
-    samples = pc.list_element(pc.split_pattern(ids, "/", max_splits=1, reverse=True), 1)
+    samples = pc.list_element(pc.split_pattern(ids, "/"), 1)
     index_N = pc.cast(samples, pa.int64()).to_numpy()
     if "group_id" in table.column_names:
         made = pc.binary_join_element_wise(keys, pc.cast(table["sample_index"], pa.string()), "/")
@@ -123,9 +123,11 @@ def _signal(table: pa.Table) -> Iterator[Problem]:
         "outcome": ["outcome_reward"],
         "format": ["format_reward", "format_ok"],
         "process_steps": ["process_scores", "process_ends"],
+        "process_tokens": ["process_scores"],
+        "logprobs": ["logprobs"],
     }
     ok = _true(pc.equal(table["status"], "ok"))
-    for name in valued.get(kind, ["logprobs"] if kind == "logprobs" else ["process_scores"]):
+    for name in valued[kind]:
         yield from _problem(
             "null_status", _true(pc.is_valid(table[name])) != ok, f"{name} must be null exactly where status is not ok"
         )
@@ -205,8 +207,7 @@ def _token_list(table: pa.Table, name: str, rollouts: pa.Table) -> Iterator[Prob
     yield from _finite(table, name)
     rows, values = _flat(table[name])
     mask_rows, mask = _flat(rollouts["loss_mask"])
-    if not valid.all():
-        mask = mask[valid[mask_rows]]
+    mask = mask[valid[mask_rows]]
     if len(mask) == len(values):
         masked = np.zeros(table.num_rows, bool)
         masked[rows[~mask & (values != 0)]] = True
@@ -217,15 +218,11 @@ def _finite(table: pa.Table, name: str) -> Iterator[Problem]:
     column = table[name]
     if pa.types.is_list(column.type):
         rows, values = _flat(column)
-    elif pa.types.is_floating(column.type):
-        valid = _true(pc.is_valid(column))
-        rows, values = np.flatnonzero(valid), column.drop_null().to_numpy()
     else:
-        return
-    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-        bad = np.zeros(table.num_rows, bool)
-        bad[rows[~np.isfinite(values)]] = True
-        yield from _problem("finite", bad, f"{name} holds NaN or infinity")
+        rows, values = np.flatnonzero(_true(pc.is_valid(column))), column.drop_null().to_numpy()
+    bad = np.zeros(table.num_rows, bool)
+    bad[rows[~np.isfinite(values)]] = True
+    yield from _problem("finite", bad, f"{name} holds NaN or infinity")
 
 
 def _ends(table: pa.Table, name: str, tokens_N: np.ndarray | None) -> Iterator[Problem]:
@@ -239,9 +236,7 @@ def _ends(table: pa.Table, name: str, tokens_N: np.ndarray | None) -> Iterator[P
     yield from _problem("ends", bad, f"{name} does not strictly increase from above 0")
     if tokens_N is not None:
         last_N = np.zeros(table.num_rows, np.int64)
-        last = np.ones(len(rows), bool)
-        last[:-1] = first[1:]
-        last_N[rows[last]] = ends[last]
+        last_N[rows] = ends  # of several values for one row, the last stays
         wrong = _true(pc.is_valid(table[name])) & (last_N != tokens_N)
         yield from _problem("ends", wrong, f"the last of {name} is not the length of the completion")
 
@@ -258,8 +253,6 @@ def _problem(code: str, bad: np.ndarray, message: str) -> Iterator[Problem]:
 
 def _repeated(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """bool: the value appeared before."""
-    if len(values) == 0:
-        return np.zeros(0, bool)
     array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     codes = array.dictionary_encode().indices.to_numpy()
     again = np.ones(len(codes), bool)
@@ -270,9 +263,9 @@ def _repeated(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
 def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     """Row of each value (int64), and the values, of a list column; null rows have none."""
     rows = np.repeat(np.arange(len(column)), lengths(column))
-    parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
-    return rows, np.concatenate(parts) if parts else np.zeros(0)
+    return rows, column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
 
 
 def _true(column: pa.ChunkedArray) -> np.ndarray:
-    return column.to_numpy().astype(bool) if len(column) else np.zeros(0, bool)
+    values: np.ndarray = column.to_numpy()
+    return values.astype(bool)

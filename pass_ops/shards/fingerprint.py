@@ -72,8 +72,8 @@ def content_digest(fingerprint: str, part_sha256s: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def file_digest(store: Store, name: str) -> str:
-    """sha256 of a file of any size, in bounded memory."""
+def file_digest(store: Store, name: str = "") -> str:
+    """sha256 of a file of any size, in bounded memory; without a name, of the one the store's URL names."""
     with store.open(name) as stream:
         return hashlib.file_digest(stream, hashlib.sha256).hexdigest()
 
@@ -86,7 +86,7 @@ def folder_digest(url: str) -> str:
     store = Store(url)
     names = sorted(_walk(store))
     if not names:
-        return file_digest(store, "")
+        return file_digest(store)
     digest = hashlib.sha256()
     for name in names:
         digest.update(f"{file_digest(store, name)} {name}\n".encode())

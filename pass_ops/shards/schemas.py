@@ -199,10 +199,9 @@ def _same_but_marks(one: pa.DataType, other: pa.DataType) -> bool:
     if pa.types.is_list(one) and pa.types.is_list(other):
         return _same_but_marks(one.value_type, other.value_type)
     if pa.types.is_struct(one) and pa.types.is_struct(other):
-        if one.num_fields != other.num_fields:
+        if [field.name for field in one] != [field.name for field in other]:
             return False
-        pairs = zip(one, other, strict=True)
-        return all(a.name == b.name and _same_but_marks(a.type, b.type) for a, b in pairs)
+        return all(_same_but_marks(a.type, b.type) for a, b in zip(one, other, strict=True))
     return bool(one == other)
 
 

@@ -13,6 +13,7 @@ from verifying import errors_of, make_signal, put, smuggle
 
 from pass_ops.errors import PartError
 from pass_ops.shards import (
+    PROMPTS,
     ROLLOUTS,
     DatasetSpec,
     Store,
@@ -308,8 +309,6 @@ ONE_OF = "exactly one of prompt and messages must be set"
     ],
 )
 def test_prompts_that_break_a_rule_are_not_committed(spoiled, expected):
-    from pass_ops.shards import PROMPTS
-
     def prompts(**columns: list) -> pa.Table:
         given = {"prompt_id": ["a", "b"], "prompt": ["x", "y"], "source": ["s"] * 2, **columns}
         return pa.table(
@@ -322,6 +321,20 @@ def test_prompts_that_break_a_rule_are_not_committed(spoiled, expected):
     prompt = prompts(**spoiled)["prompt_id"][row]
     with pytest.raises(PartError, match=re.escape(f"part 0: {message}: {prompt} [{code}]")):
         check_part(prompts(**spoiled), "prompts", where="part 0")
+
+
+@pytest.mark.parametrize(
+    ("schema", "stage"),
+    [
+        (PROMPTS, "prompts"),
+        (ROLLOUTS, "generate"),
+        *((signal_schema(kind), "score") for kind in SOUND),
+        (shaped_schema({"prm": "process_steps", "ref": "logprobs"}), "shape"),
+    ],
+)
+def test_a_part_without_rows_is_sound(schema, stage):
+    assert problems(pa.Table.from_batches([], schema), stage) == []
+    assert problems(schema.empty_table(), stage) == []
 
 
 def test_empty_completions_are_sound(tmp_path, make_dataset, rollouts):
