@@ -233,5 +233,5 @@ def _attempts_on_record(store: Store, fp8: str) -> dict[int, int]:
     for entry in store.entries(names.ATTEMPTS):
         part = names.parse(names.ATTEMPTS, entry.name)
         if part and part.fp8 == fp8 and part.part not in done:
-            highest[part.part] = max(part.number, highest.get(part.part, 0))
+            highest[part.part] = max(part.number, highest.get(part.part, part.number))
     return highest

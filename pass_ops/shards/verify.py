@@ -152,8 +152,6 @@ def _chain(store: Store, seen: set[str]) -> Iterator[Finding]:
         spec, _ = read_dataset_json(store)
     except (NotADatasetError, CorruptDatasetError):
         return
-    if spec.stage == "prompts":
-        return
     for ref in spec.inputs.values():
         above = store.at(resolve_folder(store.root, ref.folder))
         if above.path() in seen or not above.exists(names.DATASET):
@@ -292,7 +290,7 @@ def _rejections(store: Store, record: PartRecord) -> Iterator[Finding]:
     if record.rejected is None:
         return
     where = store.path(record.rejected)
-    file = yield from _file(store, record.rejected, record.rejected_sha256 or "none")
+    file = yield from _file(store, record.rejected, str(record.rejected_sha256))
     table = None if file is None else (yield from _read(file, where))
     if table is None:
         return

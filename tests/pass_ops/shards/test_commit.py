@@ -138,6 +138,24 @@ def test_attempts_count_from_one_in_every_run_and_stay_on_record(root, generate_
     assert on_record == [f"000000-{ds.fp8}-{number}.json" for number in (1, 2, 3, 4)] + [f"000001-{ds.fp8}-1.json"]
 
 
+def test_a_run_knows_the_attempts_before_it_of_the_parts_that_are_not_done(near_root, generate_spec, rollouts):
+    ds = create_dataset(near_root, generate_spec(parts=3))
+    begin_attempt(ds, 0)
+    commit_part(ds, 0, rollouts("a"))
+    for _ in range(11):
+        begin_attempt(ds, 1)
+    for name in (
+        "_attempts/notes.txt",
+        "_attempts/000002-00000000-7.json",
+        "_done/notes.txt",
+        "_done/000001-00000000.json",
+    ):
+        ds.store.create(name, b"{}")
+    assert load_dataset(near_root).attempts_before == {1: 11}
+    assert begin_attempt(load_dataset(near_root), 1) == 1
+    assert ds.store.exists(f"_attempts/000001-{ds.fp8}-12.json")
+
+
 def test_a_failure_says_why_and_a_later_one_replaces_it(near_root, generate_spec):
     ds = create_dataset(near_root, generate_spec())
     fail_part(ds, 0, cause="first", traceback="a")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pyarrow as pa
 import pytest
@@ -22,6 +22,7 @@ from pass_ops.shards import (
     sha256_bytes,
     verify,
 )
+from pass_ops.shards.fingerprint import json_file
 from pass_ops.shards.records import make_manifest, parse_marker, parts_bytes
 from pass_ops.shards.tables import part_bytes, plain_bytes, rejected_bytes
 
@@ -159,6 +160,32 @@ def test_a_file_that_is_no_parquet(near_root, make_dataset, rollouts):
     assert first[:3] == ("error", "sha256", made.parts[0].data)
     assert second[:3] == ("error", "unreadable", made.parts[0].data)
     assert second[3].startswith("cannot be read as Parquet: ")
+
+
+def test_files_whose_pages_cannot_be_read(near_root, make_dataset, rollouts):
+    made = make_dataset(near_root, rollouts("a"), rejected=[Rejection(prompt_id="x", sample_index=0, reason="r")])
+    files = made.parts[0].files
+    for name in files:
+        content = made.store.read(name)
+        made.store.put(name, content[:4] + bytes(200) + content[204:])  # the footer is sound
+    found = told(made)
+    assert [finding[:3] for finding in found] == [
+        ("error", code, name) for name in files for code in ("sha256", "unreadable")
+    ]
+    assert all(finding[3].startswith("cannot be read as Parquet: ") for finding in found[1::2])
+    assert "None" not in found[1][3]
+
+
+def test_a_marker_that_knows_no_sha256_of_its_rejections(near_root, make_dataset, rollouts):
+    made = make_dataset(near_root, rollouts("a"), rejected=[Rejection(prompt_id="x", sample_index=0, reason="r")])
+    fp8, records = made.spec.fingerprint[:8], [replace(made.parts[0], rejected_sha256=None)]
+    listed = parts_bytes(records, made.spec.stage)
+    made.store.put(f"_parts-{fp8}.parquet", listed)
+    made.store.put(f"_manifest-{fp8}.json", make_manifest(made.spec, records, sha256_bytes(listed)).to_json())
+    made.store.put(f"_done/000000-{fp8}.json", json_file(asdict(records[0])))
+    assert [finding[:3] for finding in told(made)] == [
+        ("error", code, made.parts[0].rejected) for code in ("sha256", "file_name")
+    ]
 
 
 def test_a_file_under_another_name(near_root, make_dataset, rollouts):

@@ -9,6 +9,7 @@ from verifying import codes_of, make_signal, put, smuggle
 from pass_ops.errors import NotADatasetError
 from pass_ops.shards import (
     DatasetSpec,
+    InputRef,
     Store,
     commit_part,
     create_dataset,
@@ -157,15 +158,14 @@ def test_of_a_part_of_other_columns_nothing_more_is_told(tmp_path, make_dataset,
 def test_a_row_group_that_splits_a_group_is_found(tmp_path, make_dataset, rollouts):
     import pyarrow.parquet as pq
 
-    url = make_dataset(str(tmp_path), rollouts("a")).url
+    url = make_dataset(str(tmp_path), rollouts("a", "b")).url
     sink = pa.BufferOutputStream()
-    table = rollouts("a").replace_schema_metadata({"format_version": "1", "stage": "generate"})
+    table = rollouts("a", "b").replace_schema_metadata({"format_version": "1", "stage": "generate"})
     pq.write_table(table, sink, row_group_size=1)
     smuggle(url, 0, sink.getvalue().to_pybytes())
     file = Store(url).path(open_dataset(url).parts[0].data)
-    says = "row group 1 begins within a group, at row 1"
     assert [finding for finding in verify(url) if finding.severity == "error"] == [
-        Finding("error", "row_groups", file, says)
+        Finding("error", "row_groups", file, f"row group {row} begins within a group, at row {row}") for row in (1, 3)
     ]
 
 
@@ -197,3 +197,37 @@ def test_a_stale_input_is_found_also_two_steps_up(run, make_dataset, rollouts, g
     assert verify(shaped_url) == [
         Finding("error", "stale_input", signal.url, f"made from rollouts ({rollouts_url}), {says}")
     ]
+
+
+def test_rows_are_not_compared_with_rollouts_that_are_others_now(run, rollouts, generate_spec):
+    anew = create_dataset(f"{run}/round-000/rollouts", generate_spec(seed=9), overwrite=True)
+    for part in range(2):
+        commit_part(anew, part, rollouts(f"other-{part}"))
+    finalize(anew)
+    assert codes_of(f"{run}/round-000/signals/outcome") == {"stale_input"}
+
+
+def test_what_several_inputs_were_made_from_is_told_once(near_root, make_dataset, rollouts, outcomes, generate_spec):
+    gone = {"prompts": InputRef("../prompts", "a" * 64)}
+    made = make_dataset(f"{near_root}/rollouts", rollouts("a"), spec=generate_spec(parts=1, inputs=gone))
+    signals = [make_signal(f"{near_root}/{name}", made, [outcomes(rollouts("a"))]) for name in ("one", "two")]
+    url = f"{near_root}/combined"
+    inputs = {"absent": InputRef("../absent", "b" * 64), **{signal.url: signal.ref(url) for signal in signals}}
+    ds = create_dataset(url, DatasetSpec(stage="score", stage_version=1, options={}, parts=1, inputs=inputs))
+    commit_part(ds, 0, outcomes(rollouts("a")))
+    finalize(ds)
+    assert verify(url) == [
+        Finding("info", "input_absent", url, f"its input absent ({near_root}/absent) is not there to compare with"),
+        Finding(
+            "info",
+            "input_absent",
+            made.url,
+            f"its input prompts ({near_root}/prompts) is not there to compare with",
+        ),
+    ]
+
+
+def test_a_folder_that_is_no_dataset_any_more_is_an_absent_input(run):
+    Store(f"{run}/round-000/rollouts").remove("_dataset.json")
+    [finding] = verify(f"{run}/round-000/signals/outcome")
+    assert (finding.severity, finding.code) == ("info", "input_absent")
