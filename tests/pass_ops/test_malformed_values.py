@@ -285,10 +285,10 @@ BAD = {
         "the rewards or the weights down",
     ),
     "an outcome beyond float32": (
-        STEPS,
+        put("outcome_reward", [0.0, 1.0, 1.0], pa.float32()),
         {"standardize": "none", "estimator": "grpo_outcome", "weights": Weights(outcome=1e39)},
         errors.OutputOverflowError,
-        "rollout 'q1/0': a credit, advantage or path score is beyond float32, so it cannot be stored; scale "
+        "rollout 'q1/1': a credit, advantage or path score is beyond float32, so it cannot be stored; scale "
         "the rewards or the weights down",
     ),
     "weights whose squares overflow": (
