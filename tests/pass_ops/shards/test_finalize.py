@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 from verifying import said
 
 from pass_ops.errors import NotFinalized
 from pass_ops.shards import (
+    PartRecord,
     Rejection,
     Store,
     commit_part,
@@ -17,6 +19,7 @@ from pass_ops.shards import (
     record_run,
 )
 from pass_ops.shards.fingerprint import content_digest
+from pass_ops.shards.records import make_manifest
 from pass_ops.shards.tables import open_parquet
 
 
@@ -42,9 +45,44 @@ def test_the_manifest_counts_what_the_markers_say(root, generate_spec, rollouts)
     assert manifest.groups_by_size == {"1": 1, "2": 2}
     document = json.loads(ds.store.read(f"_manifest-{ds.fp8}.json"))
     assert document["content_digest"] == manifest.content_digest
+    assert document == asdict(manifest)
+    assert (manifest.format_version, manifest.stage, manifest.fingerprint) == (1, "generate", ds.fingerprint)
     table = open_parquet(ds.store.read(f"_parts-{ds.fp8}.parquet")).read()
     assert table["data"].to_pylist() == [first.data, second.data]
     assert table["rejected"].to_pylist() == [first.rejected, None]
+
+
+def test_the_list_of_parts_has_the_same_columns_whatever_it_holds(near_root, make_dataset, rollouts):
+    made = make_dataset(near_root, rollouts("a"))
+    content = made.store.read(f"_parts-{made.spec.fingerprint[:8]}.parquet")
+    optional = ("rejected", "rejected_sha256")
+    assert [(field.name, str(field.type), field.nullable) for field in open_parquet(content).schema_arrow] == [
+        (name, kind, name in optional)
+        for name, kind in {
+            "part": "int32",
+            "data": "string",
+            "sha256": "string",
+            "bytes": "int64",
+            "rows": "int64",
+            "groups": "int64",
+            "tokens": "int64",
+            "groups_by_size": "string",
+            "rejected": "string",
+            "rejected_sha256": "string",
+            "rejected_rollouts": "int64",
+            "reasons": "string",
+        }.items()
+    ]
+
+
+def test_sizes_of_groups_are_listed_from_the_smallest(generate_spec):
+    counts = dict.fromkeys(("bytes", "rows", "groups", "tokens"), 0)
+    record = PartRecord(part=0, data="data", sha256="sha256", **counts, groups_by_size={"10": 1, "9": 2, "2": 3})
+    assert list(make_manifest(generate_spec(), [record], "sha256").groups_by_size.items()) == [
+        ("2", 3),
+        ("9", 2),
+        ("10", 1),
+    ]
 
 
 def test_finalizing_again_changes_nothing(root, make_dataset, rollouts):
@@ -121,6 +159,30 @@ def test_too_many_rejections_refuse_the_dataset_exactly_above_the_limit(
     finalize(ds, max_reject_rate=rate)
 
 
+def test_the_reasons_of_all_parts_are_counted_together(near_root, generate_spec, rollouts):
+    ds = create_dataset(near_root, generate_spec())
+    for part, reasons in enumerate((["too_long", "aborted"], ["aborted"])):
+        rejected = [Rejection(prompt_id="x", sample_index=5, reason=reason) for reason in reasons]
+        commit_part(ds, part, rollouts(f"g{part}"), rejected=rejected)
+    assert said(NotFinalized, lambda: finalize(ds)) == (
+        f"{near_root} is not finalized: 42.86% of the rollouts were rejected (aborted 2, too_long 1), more than "
+        "max_reject_rate 5.00%; see _rejected"
+    )
+
+
+@pytest.mark.parametrize(("groups", "refused"), [(9, True), (10, False)])
+def test_one_rollout_of_twenty_may_be_rejected(near_root, generate_spec, rollouts, groups, refused):
+    ds = create_dataset(near_root, generate_spec(parts=1))
+    rejected = [Rejection(prompt_id="x", sample_index=5, reason="aborted")]
+    commit_part(ds, 0, rollouts(*(f"g{group}" for group in range(groups))), rejected=rejected)
+    if refused:
+        assert said(NotFinalized, lambda: finalize(ds)).startswith(
+            f"{near_root} is not finalized: 5.26% of the rollouts"
+        )
+    else:
+        assert finalize(ds).totals["rejected_rollouts"] == 1
+
+
 def test_a_part_whose_file_is_gone_refuses_the_dataset_and_stays_for_the_next_run(near_root, generate_spec, rollouts):
     ds = create_dataset(near_root, generate_spec(parts=1))
     record = commit_part(ds, 0, rollouts("a"))
@@ -130,6 +192,14 @@ def test_a_part_whose_file_is_gone_refuses_the_dataset_and_stays_for_the_next_ru
             f"{near_root} is not finalized: files of parts 0 are gone; run again to redo them"
         )
     assert ds.store.exists(f"_done/000000-{ds.fp8}.json")
+
+
+def test_a_finalized_dataset_is_refused_when_a_file_is_gone(near_root, make_dataset, rollouts):
+    made = make_dataset(near_root, rollouts("a"), rollouts("b"))
+    made.store.remove(made.parts[1].data)
+    assert said(NotFinalized, lambda: finalize(create_dataset(near_root, made.spec))) == (
+        f"{near_root} is not finalized: files of parts 1 are gone; run again to redo them"
+    )
 
 
 def test_finalize_removes_only_own_files_that_a_marker_outvotes(root, generate_spec, rollouts):
@@ -149,6 +219,9 @@ def test_finalize_removes_only_own_files_that_a_marker_outvotes(root, generate_s
     commit_part(ds, 1, rollouts("b"))
     finalize(ds, max_reject_rate=1.0)
     assert [name for name in [*outvoted, *others, *named.files] if ds.store.exists(name)] == [*others, *named.files]
+    ds.store.create(outvoted[0], b"left by a late writer")
+    finalize(ds)
+    assert not ds.store.exists(outvoted[0])
 
 
 def test_a_list_of_parts_left_without_a_manifest_is_replaced(near_root, generate_spec, rollouts):
