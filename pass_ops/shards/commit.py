@@ -69,10 +69,10 @@ def commit_part(ds: Dataset, part: int, table: pa.Table, *, rejected: Sequence[R
     table = conform(table, ds.spec.stage)
     check_part(table, ds.spec.stage, where=f"part {part} of {ds.url}")
     content = part_bytes(table, ds.spec.stage)
-    refused = rejected_bytes(ds.spec.stage, rejected) if rejected else None
+    refused = rejected_bytes(ds.spec.stage, rejected) if rejected else b""
     record = _record(ds, part, table, content, rejected=rejected, refused=refused)
     create_whole(ds.store, record.data, content)
-    if record.rejected and refused is not None:
+    if record.rejected:
         create_whole(ds.store, record.rejected, refused)
     return _create_marker(ds, record)
 
@@ -117,10 +117,10 @@ def rejected_files(ds: Dataset) -> set[str]:
 
 
 def _record(
-    ds: Dataset, part: int, table: pa.Table, content: bytes, *, rejected: Sequence[Rejection], refused: bytes | None
+    ds: Dataset, part: int, table: pa.Table, content: bytes, *, rejected: Sequence[Rejection], refused: bytes
 ) -> PartRecord:
     sha256 = sha256_bytes(content)
-    refused_sha256 = sha256_bytes(refused) if refused is not None else None
+    refused_sha256 = sha256_bytes(refused) if refused else None
     whole = ds.spec.group_size or 1
     reasons = [item.reason for item in rejected]
     return PartRecord(

@@ -107,7 +107,8 @@ def _parquet(table: pa.Table, row_groups: Sequence[tuple[int, int]]) -> bytes:
         version="2.6",
     ) as writer:
         for start, stop in row_groups:
-            writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
+            rows = table.slice(start, stop - start)
+            writer.write_table(rows, row_group_size=rows.num_rows)
     content: bytes = sink.getvalue().to_pybytes()
     return content
 

@@ -15,6 +15,7 @@ from pass_ops.shards import (
     open_dataset,
     verify,
 )
+from pass_ops.shards.checks import part_problems
 from pass_ops.shards.fingerprint import sha256_bytes
 from pass_ops.shards.records import make_manifest, parse_marker, parts_bytes
 
@@ -25,6 +26,11 @@ def errors_of(url: str) -> list[tuple[str, str]]:
 
 def codes_of(url: str) -> set[str]:
     return {code for code, _ in errors_of(url)}
+
+
+def problems(table: pa.Table, stage: str) -> list[tuple[str, list[int], str]]:
+    """Every broken rule of a part: its name, the rows that break it, what is wrong."""
+    return [(problem.code, problem.rows.tolist(), problem.message) for problem in part_problems(table, stage)]
 
 
 def make_signal(url, made, tables):

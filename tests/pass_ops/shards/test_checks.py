@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from verifying import errors_of, make_signal, put, smuggle
+from verifying import errors_of, make_signal, problems, put, smuggle
 
 from pass_ops.errors import PartError
 from pass_ops.shards import (
@@ -25,7 +25,7 @@ from pass_ops.shards import (
     signal_schema,
     verify,
 )
-from pass_ops.shards.checks import Problem, check_part, describe, part_problems
+from pass_ops.shards.checks import Problem, check_part, describe
 from pass_ops.shards.schemas import signal_kind
 from pass_ops.shards.tables import part_bytes
 from pass_ops.shards.verify import Finding
@@ -59,11 +59,6 @@ SOUND = {
 def test_a_sound_signal_of_each_kind_is_found_sound(tmp_path, make_dataset, rollouts, kind):
     made = make_dataset(str(tmp_path / "rollouts"), rollouts("a"))
     assert verify(make_signal(str(tmp_path / kind), made, [_kind(kind, *SOUND[kind])]).url) == []
-
-
-def problems(table, stage):
-    """Every broken rule: its name, the rows that break it, what is wrong."""
-    return [(problem.code, problem.rows.tolist(), problem.message) for problem in part_problems(table, stage)]
 
 
 NAN, INF = float("nan"), float("inf")

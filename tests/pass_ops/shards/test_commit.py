@@ -11,6 +11,8 @@ import pytest
 
 from pass_ops.errors import PartError, StoreError
 from pass_ops.shards import (
+    PROMPTS,
+    DatasetSpec,
     PendingParts,
     Rejection,
     Store,
@@ -85,6 +87,13 @@ def test_rejections_are_kept_with_their_reasons_and_a_prompt_counts_as_a_group(n
             "payload": None,
         },
     ]
+
+
+def test_a_prompt_rejected_where_there_are_no_rollouts_counts_once(near_root):
+    ds = create_dataset(near_root, DatasetSpec(stage="prompts", stage_version=1, options={}, parts=1))
+    rejected = [Rejection(prompt_id="x", reason="empty"), Rejection(prompt_id="y", reason="empty")]
+    record = commit_part(ds, 0, PROMPTS.empty_table(), rejected=rejected)
+    assert (record.rows, record.rejected_rollouts, record.reasons) == (0, 2, {"empty": 2})
 
 
 def test_the_first_marker_wins_and_the_loser_removes_its_own_files(root, generate_spec, rollouts):

@@ -61,6 +61,22 @@ def test_rollouts_that_are_none(rollouts, spoil, says):
     assert said(PartError, lambda: conform(spoil(rollouts("a")), "generate")) == f"{says}. Nothing was committed"
 
 
+def test_a_shaped_part_gets_the_marks_of_its_signals_and_keeps_other_columns():
+    schema = shaped_schema({"prm": "process_steps", "verifier": "outcome", "base": "logprobs"})
+    loose = pa.schema([pa.field(field.name, field.type) for field in schema] + [("logprobs", pa.int64())])
+    made = conform(loose.empty_table(), "shape").schema
+    assert made.equals(schema.append(pa.field("logprobs", pa.int64())))
+    wrong = loose.set(loose.get_field_index("detail_prm"), pa.field("detail_prm", pa.int64()))
+    assert said(PartError, lambda: conform(wrong.empty_table(), "shape")) == (
+        "column detail_prm of a part of stage shape is int64, not string; cast it. Nothing was committed"
+    )
+    wrong = loose.set(loose.get_field_index("base_logprobs"), pa.field("base_logprobs", pa.list_(pa.float64())))
+    assert said(PartError, lambda: conform(wrong.empty_table(), "shape")) == (
+        "column base_logprobs of a part of stage shape is list<item: double>, not list<element: float not null>; "
+        "cast it. Nothing was committed"
+    )
+
+
 @pytest.mark.parametrize(
     ("messages", "says"),
     [

@@ -89,6 +89,11 @@ def test_cuts_cover_all_rows_and_never_split_a_group(sizes, rows):
     assert all(stop - start >= rows for start, stop in cuts[:-1])
 
 
+def test_a_row_group_is_cut_at_the_first_group_that_makes_it_large_enough():
+    assert row_group_cuts(np.array([0, 4, 8, 12, 13]), 4) == [(0, 4), (4, 8), (8, 12), (12, 13)]
+    assert row_group_cuts(np.array([0, 3, 6, 9]), 4) == [(0, 6), (6, 9)]
+
+
 def test_a_part_says_its_stage_and_format_and_stores_floats_and_ids_split():
     file = open_parquet(part_bytes(conform(_many(3, 2), "generate"), "generate"))
     assert file.schema_arrow.metadata == {b"format_version": b"1", b"stage": b"generate"}
