@@ -30,7 +30,7 @@ def resolve_folder(dataset: str, folder: str) -> str:
         return folder
     store, path = _split(dataset)
     joined = posixpath.normpath(posixpath.join(path, folder))
-    return joined if store == "" else f"{store}{joined.lstrip('/') if store == 'memory://' else joined}"
+    return f"{store}{joined.lstrip('/') if store == 'memory://' else joined}"
 
 
 def _split(url: str) -> tuple[str, str]:
@@ -39,6 +39,6 @@ def _split(url: str) -> tuple[str, str]:
     if not separator or scheme in ("file", "local"):
         return "", Store(url).path()
     if scheme == "memory":
-        return "memory://", "/" + rest.strip("/")
+        return "memory://", f"/{rest}"
     bucket, _, path = rest.partition("/")
-    return f"{scheme}://{bucket}", "/" + path.strip("/")
+    return f"{scheme}://{bucket}", f"/{path}"

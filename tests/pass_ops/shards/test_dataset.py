@@ -198,7 +198,10 @@ def test_a_dataset_that_is_a_bucket_of_its_own_has_nothing_beside_it(generate_sp
     create_dataset(url, generate_spec())
     made_from = InputRef(relative_folder(beside, url), "a" * 64)
     create_dataset(beside, generate_spec(inputs={"prompts": made_from}))
-    assert create_dataset(url, generate_spec(seed=8), overwrite=True).stale == ()
+    listed: list[str] = []
+    store = Store(url, lambda operation, name: listed.append(name) if operation == "list" else None)
+    assert create_dataset(url, generate_spec(seed=8), overwrite=True, store=store).stale == ()
+    assert listed == ["", "_done", "_rejected", "_failed", "_attempts", "_done", "_attempts"]
 
 
 def test_of_two_overwrites_at_a_time_one_is_refused(near_root, generate_spec):
@@ -221,7 +224,7 @@ def test_of_two_overwrites_at_a_time_one_is_refused(near_root, generate_spec):
     ("url", "searched"),
     [
         ("run/round-000/rollouts", "run"),
-        ("s3://bucket/run/round-012/signals/prm", "s3://bucket/run"),
+        ("gs://bucket/run/round-012/signals/prm", "gs://bucket/run"),
         ("/data/signals/prm", "/data"),
         ("/data/rollouts", "/data"),
         ("rollouts", "."),

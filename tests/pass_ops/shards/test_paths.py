@@ -11,12 +11,12 @@ from pass_ops.shards import relative_folder, resolve_folder
     ("dataset", "target", "folder"),
     [
         ("/run/round-000/signals/prm", "/run/round-000/rollouts", "../../rollouts"),
-        ("/run/shaped", "gs://b/rollouts", "gs://b/rollouts"),
-        ("s3://b/run/shaped", "s3://b/run/rollouts", "../rollouts"),
-        ("s3://b/X", "s3://b/rollouts/X", "../rollouts/X"),
-        ("s3://b/run/shaped", "s3://b", "../.."),
-        ("s3://b/run/shaped", "s3://other/rollouts", "s3://other/rollouts"),
-        ("s3://b/run/shaped", "/run/rollouts", "/run/rollouts"),
+        ("/run/shaped", "s3://b/rollouts", "s3://b/rollouts"),
+        ("gs://b/run/shaped", "gs://b/run/rollouts", "../rollouts"),
+        ("gs://b/X", "gs://b/rollouts/X", "../rollouts/X"),
+        ("gs://b/run/shaped", "gs://b", "../.."),
+        ("gs://b/run/shaped", "gs://other/rollouts", "gs://other/rollouts"),
+        ("gs://b/run/shaped", "/run/rollouts", "/run/rollouts"),
         ("memory://run/shaped", "memory://run/rollouts", "../rollouts"),
         ("memory://X", "memory://Y/X", "../Y/X"),
         ("memory://Y/shaped", "memory://X/rollouts", "../../X/rollouts"),
@@ -32,7 +32,7 @@ def test_an_input_in_the_same_store_is_named_from_the_dataset(dataset, target, f
     [
         ("file:///run/shaped", "/run/rollouts", "../rollouts"),
         ("/run/shaped/", "local:///run/rollouts/", "../rollouts"),
-        ("s3://b/run/shaped/", "s3://b/run/rollouts/", "../rollouts"),
+        ("gs://b/run/shaped/", "gs://b/run/rollouts/", "../rollouts"),
         ("memory:///run/shaped/", "memory://run/rollouts/", "../rollouts"),
     ],
 )
