@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from cases import check_against_oracle, to_config, to_table
 from hypothesis import given
@@ -21,3 +22,16 @@ def test_long_masked_runs_from_any_bit_on(signal, chunk, data):
     options = Options(estimator="pass", signal=signal, chunk=chunk)
     later = to_table(drawn).slice(len(drawn[0]))  # its first mask begins in the middle of a byte
     check_against_oracle(drawn[1:], options, shape(later, to_config(options)))
+
+
+@pytest.mark.parametrize("chunk", [True, False])
+def test_steps_of_many_masked_words(chunk):
+    rng = np.random.default_rng(0)
+    group = []
+    for length in (1500, 1277, 64, 1):
+        ends = [*sorted(rng.choice(np.arange(1, length), size=length // 120, replace=False).tolist()), length]
+        scores = (rng.integers(-12, 13, size=len(ends)) / 4).tolist()
+        mask = (rng.random(length) < 0.02).tolist()
+        group.append({"mask": mask, "scores": scores, "ends": ends, "outcome": 1.0, "format": 0.0})
+    options = Options(estimator="pass", signal="prm", chunk=chunk, standardize=("none",) * 3)
+    assert check_against_oracle([group], options, shape(to_table([group]), to_config(options))) == 0

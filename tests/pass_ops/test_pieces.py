@@ -42,6 +42,10 @@ def test_values_are_those_of_one_piece(laid, estimator, threads):
 
 
 BAD = {
+    "scores of a rollout that lacks its outcome": (
+        put("outcome_reward", [1.0, 0.0, None], pa.float32(), put("process_scores", [[0.5, 1.0], [2.0], [NAN]], F32)),
+        errors.NonFiniteError,
+    ),
     "scores": (put("process_scores", [[0.5, 1.0], [2.0], [NAN]], F32), errors.NonFiniteError),
     "ends": (put("process_ends", [[1, 3], [2], [2]], I32), errors.StepEndsError),
     "outcome": (put("outcome_reward", [1.0, 0.0, NAN], pa.float32()), errors.NonFiniteError),
@@ -49,11 +53,12 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_rollout_of_a_later_piece_is_named(laid, case):
+def test_a_bad_rollout_of_a_later_piece_is_named(laid, case, threads):
     table, error = BAD[case]
     with small_pieces(), pytest.raises(error, match=r"^rollout 'q2/0': "):
-        shape(laid(table), ShapingConfig(), threads=2)
+        shape(laid(table), ShapingConfig(), threads=threads)
 
 
 def test_rollouts_of_other_pieces_are_held_to_their_own_tokens(laid):
