@@ -78,10 +78,14 @@ os.fsync = os.fstat  # no test pulls the plug, and hundreds of syncs a mutant ta
 def pytest_collection_modifyitems(items):
     """The module's own tests first, then the soonest; an S3 server only for the code that speaks to one."""
     if _of_a_mutant() and ".shards.store." not in get_mutant_under_test():
-        items[:] = [item for item in items if "s3" not in item.nodeid]
+        items[:] = [item for item in items if not _speaks_to_s3(item)]
     seconds = json.loads(STATISTICS.read_text())["duration_by_test"] if STATISTICS.exists() else {}
     own = f"test_{get_mutant_under_test().rpartition('.')[0].rpartition('.')[2]}"
-    items.sort(key=lambda item: ("s3" in item.nodeid, own not in item.nodeid, seconds.get(item.nodeid, 0.0)))
+    items.sort(key=lambda item: (_speaks_to_s3(item), own not in item.nodeid, seconds.get(item.nodeid, 0.0)))
+
+
+def _speaks_to_s3(item):
+    return "s3_bucket" in item.fixturenames or (hasattr(item, "callspec") and item.callspec.params.get("root") == "s3")
 
 
 def _of_a_mutant():
