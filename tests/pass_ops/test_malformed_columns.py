@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pyarrow as pa
 import pytest
 from malformed import STEPS, drop, put, refused, rename
@@ -73,10 +75,10 @@ BAD = {
     ),
     # types
     "not a table": (
-        {"group_id": ["a"]},
+        Decimal(1),
         {},
         errors.ShapingError,
-        "expected a pyarrow.Table, got builtins.dict; convert it first (polars: frame.to_arrow(), Hugging "
+        "expected a pyarrow.Table, got decimal.Decimal; convert it first (polars: frame.to_arrow(), Hugging "
         "Face: dataset.data.table, pandas: pyarrow.Table.from_pandas(frame))",
     ),
     "group_id is a float": (
