@@ -251,10 +251,9 @@ def _problem(code: str, bad: np.ndarray, message: str) -> Iterator[Problem]:
         yield Problem(code, np.flatnonzero(bad), message)
 
 
-def _repeated(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
+def _repeated(values: pa.ChunkedArray) -> np.ndarray:
     """bool: the value appeared before."""
-    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    codes = array.dictionary_encode().indices.to_numpy()
+    codes = values.combine_chunks().dictionary_encode().indices.to_numpy()
     again = np.ones(len(codes), bool)
     again[np.unique(codes, return_index=True)[1]] = False
     return again

@@ -92,7 +92,7 @@ def create_dataset(url: str, spec: DatasetSpec, *, overwrite: bool = False, stor
         notes = (f"{url}: fingerprint {there.fingerprint[:8]} was replaced by {spec.fingerprint[:8]}",)
         notes += tuple(f"{folder} was made from the replaced dataset and is stale" for folder in stale)
     for note in notes:
-        _LOG.warning("%s", note)
+        _LOG.warning(note)
     if replaced:
         remove_replaced(store, {fingerprint[:8] for fingerprint in replaced})
     return Dataset(url, spec, store, _attempts_on_record(store, spec.fingerprint[:8]), notes, stale)

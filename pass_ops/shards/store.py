@@ -83,7 +83,7 @@ class Store:
     @property
     def _overlaps(self) -> bool:
         """Whether requests may overlap: object stores, whose fsspec side is asynchronous."""
-        return not self.is_local and bool(getattr(self.fs, "async_impl", False))
+        return not self.is_local and bool(self.fs.async_impl)
 
     def read(self, name: str) -> bytes:
         """The file's whole content. Raises FileNotFoundError."""
@@ -287,8 +287,8 @@ class Store:
 
 
 def _protocol(root: str) -> str:
-    scheme = root.split("://", 1)[0] if "://" in root else "file"
-    return "file" if scheme in ("file", "local") else scheme
+    scheme, separator, _ = root.partition("://")
+    return scheme if separator and scheme != "local" else "file"
 
 
 def _filesystem(root: str) -> Any:
@@ -298,7 +298,7 @@ def _filesystem(root: str) -> Any:
 
 def _base(root: str) -> str:
     if _protocol(root) == "file":
-        return os.path.abspath(root.split("://", 1)[1] if "://" in root else root)
+        return os.path.abspath(root.rpartition("://")[2])
     return str(fsspec.core.url_to_fs(root, use_listings_cache=False)[1]).rstrip("/")
 
 

@@ -48,7 +48,7 @@ def group_keys(table: pa.Table) -> pa.ChunkedArray:
     if "group_id" in table.column_names:
         return table["group_id"]
     if "rollout_id" in table.column_names:
-        return pc.list_element(pc.split_pattern(table["rollout_id"], "/", max_splits=1, reverse=True), 0)
+        return pc.list_element(pc.split_pattern(table["rollout_id"], "/"), 0)
     return table["prompt_id"]
 
 

@@ -61,6 +61,7 @@ def test_the_same_fingerprint_goes_on_and_changes_nothing(root, generate_spec, r
     commit_part(create_dataset(root, generate_spec()), 0, rollouts("a"))
     before = Store(root).read("_dataset.json")
     again = create_dataset(root, generate_spec())
+    assert (again.notes, again.stale) == ((), ())
     assert pending_parts(again).todo == (1,)
     assert Store(root).read("_dataset.json") == before
     assert pickle.loads(pickle.dumps(again)) == again == load_dataset(root)

@@ -6,9 +6,11 @@ import re
 import threading
 
 import pytest
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
 from pass_ops.shards import names
-from pass_ops.shards.store import Store
+from pass_ops.shards import store as store_module
+from pass_ops.shards.store import _MEMORY_CREATE, Store
 
 
 def test_create_publishes_once_and_put_replaces(root):
@@ -75,6 +77,27 @@ def test_of_many_threads_exactly_one_creates(kind, tmp_path):
     assert len(won) == 1
     assert store.read("marker") == b"%d" % won[0]
     store.remove("marker")
+
+
+def test_a_store_in_memory_tests_and_sets_under_one_lock(monkeypatch, tmp_path):
+    store = Store(f"memory://locked-{tmp_path.name}")
+    held: list[bool] = []
+    monkeypatch.setattr(type(store.fs), "pipe_file", lambda *what, **how: held.append(_MEMORY_CREATE.locked()))
+    assert store.create("a", b"x")
+    assert (held, _MEMORY_CREATE.locked()) == ([True], False)
+
+
+def test_an_object_store_is_asked_for_a_file_once(monkeypatch, tmp_path):
+    plain = Store(f"memory://once-{tmp_path.name}")
+    plain.create("a", b"x")
+    overlapping, asked = AsyncFileSystemWrapper(plain.fs, asynchronous=False), []
+    for files, how in ((plain.fs, {}), (overlapping, {"start": 0})):
+        read = files.cat_file
+        monkeypatch.setattr(files, "cat_file", lambda path, read=read, **how: asked.append(how) or read(path, **how))
+        monkeypatch.setattr(store_module, "_filesystem", lambda root, files=files: files)
+        assert plain.read("a") == b"x"
+        assert asked.pop() == how
+        monkeypatch.undo()
 
 
 def test_every_operation_is_announced_before_it_begins(tmp_path):
