@@ -10,9 +10,10 @@ from typing import ClassVar
 
 import pyarrow as pa
 import pytest
+from cases import to_table
 from golden import PROCESS_ONLY, F, T, approx, credits, ends, shaped, steps, tokens
 
-from pass_ops import Standardizers, Weights, token_advantages
+from pass_ops import ShapingConfig, Standardizers, Weights, shape, token_advantages
 
 
 class TestStandardization:
@@ -186,6 +187,12 @@ class TestChunkByTrace:
     def test_a_move_of_exactly_eta_does_not_cut(self):
         assert ends((tokens([0.0, 0.5, 0.0]),), **self.OPTIONS, eta=0.5) == [[3]]
         assert ends((tokens([0.0, 9.0, 0.5], mask=[T, F, T]),), **self.OPTIONS, eta=0.5) == [[3]]
+
+    def test_eta_is_held_to_the_mean_of_the_tables_own_group(self):
+        # sums 0, 1 over two rollouts: a move of 1/2 cuts at eta 0.4, in whichever group of the table
+        group = [tokens([0.0, 1.0]), tokens([0.0, 0.0])]
+        config = ShapingConfig(**self.OPTIONS, eta=0.4)
+        assert shape(to_table([group] * 3), config)["chunk_ends"].to_pylist() == [[1, 2]] * 6
 
     def test_the_default_eta(self):
         # steps of 1.5e-8 cut at 1e-8, steps of 0.5e-8 do not

@@ -16,6 +16,7 @@ IDS = {
     "ids that begin alike": ["b", "ba", "ba", "bab"],
     "equal lengths, another first letter": ["axx", "bxx", "cxx"],
     "an empty id": ["", "", "a"],
+    "empty ids alone": ["", ""],
     "beyond ASCII": ["ä", "ä", "a"],
     "no rows": [],
 }

@@ -150,6 +150,12 @@ BAD = {
         errors.NullValueError,
         "rollout 'q1/1': group_id is null, so it belongs to no group; give it the prompt_id",
     ),
+    "group_ids that are null, all of them": (
+        put("group_id", pa.nulls(3)),
+        {},
+        errors.NullValueError,
+        "rollout 'q1/0': group_id is null, so it belongs to no group; give it the prompt_id",
+    ),
     "a null loss_mask": (
         put("loss_mask", [[True, True, False], None, [True]], BOOL),
         {},
@@ -282,6 +288,13 @@ BAD = {
         {"standardize": "none", "estimator": "grpo_process"},
         errors.OutputOverflowError,
         "rollout 'q1/0': a credit, advantage or path score is beyond float32, so it cannot be stored; scale "
+        "the rewards or the weights down",
+    ),
+    "only a credit beyond float32": (
+        put("loss_mask", [[True] * 3, [True] * 1000, [True]], BOOL, put("process_ends", [[1, 3], [1000], [1]], I32)),
+        {"standardize": "none", "weights": Weights(process=3e38), "k": 1.0},
+        errors.OutputOverflowError,
+        "rollout 'q1/1': a credit, advantage or path score is beyond float32, so it cannot be stored; scale "
         "the rewards or the weights down",
     ),
     "an outcome beyond float32": (

@@ -61,6 +61,15 @@ class TestLeaveOneOut:
         for estimator in ("pass", "reward_shaping", "prime"):
             assert advantages(group, estimator=estimator, **options) == [[0.0, 0.0]] * 3
 
+    @pytest.mark.parametrize("estimator", ["pass", "reward_shaping", "grpo_process"])
+    def test_equal_values_give_exactly_0_under_masked_norm_too(self, estimator):
+        group = [rollout([0.1, 0.1], outcome=0.1, format=0.1) for _ in range(3)]
+        weights = Weights(process=0.7, outcome=0.3, format=0.9)
+        options = {"signal": "kl", "weights": weights, "std_eps": 0.0, "estimator": estimator}
+        if estimator == "grpo_process":  # one pool, of raw values
+            options["weights"] = Weights()
+        assert advantages(group, **options) == [[0.0, 0.0]] * 3
+
     def test_scores_without_weight_are_in_no_pool_and_have_to_be_finite_all_the_same(self):
         # outcomes 6 and 0: 2 / (2 - 1) * (6 - 3); the scores count for nothing
         weights = Weights(process=0.0, format=0.0)
@@ -76,6 +85,12 @@ class TestLeaveOneOut:
 
 
 class TestNames:
+    def test_no_advantage_is_minus_zero(self):
+        group = [{"mask": [T], "outcome": -0.0}, {"mask": [T], "outcome": 2.0}]
+        for operator in ("none", "abs_max"):
+            ((zero,), _) = advantages(group, estimator="grpo_outcome", standardize=operator, weights=OUTCOME_ONLY)
+            assert math.copysign(1.0, zero) == 1.0
+
     GROUP = (rollout([1.0], outcome=3.0, format=0.0), rollout([2.0], outcome=1.0, format=1.0))
 
     @pytest.mark.parametrize(("name", "operator"), [("rloo", "leave_one_out"), ("dr_grpo", "mean_only")])
