@@ -106,8 +106,10 @@ def test_wrong_weights_and_standardizers_name_their_stream():
 def test_shape_takes_a_config_and_a_number_of_threads():
     with pytest.raises(errors.OptionError, match=r"^config: expected a ShapingConfig, got \{\}"):
         shape(STEPS, {})
-    with pytest.raises(errors.OptionError, match=r"^threads: expected a whole number of at least 1, got 0"):
-        shape(STEPS, ShapingConfig(), threads=0)
+    for threads in (0, True, 1.5, "2"):
+        says = rf"^threads: expected a whole number of at least 1, got {threads!r}"
+        with pytest.raises(errors.OptionError, match=says):
+            shape(STEPS, ShapingConfig(), threads=threads)
 
 
 @pytest.mark.parametrize(
