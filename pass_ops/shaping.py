@@ -19,7 +19,7 @@ from pass_ops.rollouts import Streams, choose_streams, read_rollouts
 if TYPE_CHECKING:
     from pass_ops.blocks import Chunks
 
-LEAST_SPAN_VALUES = 1 << 17  # less is not worth a thread
+LEAST_SPAN_VALUES = 1 << 20  # less is not worth a thread: the calls around the kernels hold the interpreter
 MOST_SPAN_VALUES = 1 << 24  # bounds what is held beside inputs and outputs
 SPANS_A_THREAD = 2
 MADE = ("chunk_ends", "chunk_credits", "chunk_advantages", "path_score", "trainable")

@@ -36,12 +36,19 @@ CAUGHT = ("killed", "timeout", "segfault", "suspicious")
 
 
 def prepare() -> None:
-    """Copy what is mutated and what its tests read; a file that is the same keeps its time, and so its results."""
+    """Copy what is mutated and what its tests read; a file that is the same keeps its time, and so its results.
+
+    Which test reaches which function is asked anew when a file is not: mutmut itself asks new tests only.
+    """
     files = [path for folder in COPIED for path in sorted((ROOT / folder).rglob("*")) if path.is_file()]
     kept = {path.relative_to(ROOT) for path in [*files, *map(ROOT.joinpath, SINGLE)] if "__pycache__" not in path.parts}
-    for path in kept:
+    changed = False
+    for path in sorted(kept):
         source = (ROOT / path).read_text()
-        _write(PLACE / path, undecorate(source) if path.parts[0] == "pass_ops" and path.suffix == ".py" else source)
+        mutable = path.parts[0] == "pass_ops" and path.suffix == ".py"
+        changed |= _write(PLACE / path, undecorate(source) if mutable else source)
+    if changed:
+        (PLACE / "mutants" / "mutmut-stats.json").unlink(missing_ok=True)
     for place in (PLACE, PLACE / "mutants"):
         for folder in COPIED:
             for path in (place / folder).rglob("*.py"):
@@ -49,10 +56,13 @@ def prepare() -> None:
                     path.unlink()
 
 
-def _write(path: Path, text: str) -> None:
-    if not path.exists() or path.read_text() != text:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+def _write(path: Path, text: str) -> bool:
+    """Whether it had to be written."""
+    if path.exists() and path.read_text() == text:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return True
 
 
 def sample(number: int) -> list[str]:
