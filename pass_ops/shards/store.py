@@ -216,6 +216,8 @@ class Store:
                 os.link(temporary, target)
             except FileExistsError:
                 return False
+            except FileNotFoundError:  # whoever overwrites the dataset removed the temporary file: once more, as on
+                return self._create_local(name, content)  # stores without any, where a late writer's file harms nothing
             except OSError as error:
                 if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
                     message = (

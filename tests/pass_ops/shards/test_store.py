@@ -142,6 +142,19 @@ def test_a_writer_killed_before_it_publishes_leaves_a_hidden_file_that_tells_its
     assert os.listdir(tmp_path) == [name]
 
 
+def test_a_temporary_file_that_somebody_else_removes_is_written_again(tmp_path):
+    removed: list[str] = []
+
+    def remove(operation: str, _: str) -> None:
+        if operation == "create:link" and len(removed) < 2:
+            removed.extend(os.listdir(tmp_path))
+            os.unlink(tmp_path / removed[-1])
+
+    assert Store(str(tmp_path), remove).create("a", b"x")
+    assert len(set(removed)) == 2
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"a": b"x"}
+
+
 @pytest.mark.parametrize("scheme", ["", "file://", "local://"])
 def test_a_local_folder_may_be_named_by_a_url(tmp_path, scheme):
     store = Store(f"{scheme}{tmp_path}/")
