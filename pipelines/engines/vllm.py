@@ -150,8 +150,8 @@ class VllmBackend:
             _one_in_this_process.release()
 
     def _use_adapter(self, model: str) -> None:
-        self._lora = lora_request(model, next(self._adapters))
         adapter = read_adapter(model)
+        self._lora = None if adapter is None else lora_request(adapter, next(self._adapters))
         self._adapts_lm_head = adapter is not None and "lm_head" in adapter.modules
 
     def _params(self, request: Request) -> Any:

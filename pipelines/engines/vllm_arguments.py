@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.adapters import read_adapter
+from pipelines.adapters import Adapter, read_adapter
 from pipelines.engines.base import EngineOptionError, EngineOptions, SampleRequest
 from pipelines.models import read_config
 
@@ -155,9 +155,8 @@ def lora_arguments(model: str) -> dict[str, Any]:
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(fitting), "lora_target_modules": modules}
 
 
-def lora_request(model: str, number: int) -> Any:
-    """What names a model folder's adapter in a request; None for a whole model."""
+def lora_request(adapter: Adapter, number: int) -> Any:
+    """What names an adapter in a request."""
     from vllm.lora.request import LoRARequest
 
-    adapter = read_adapter(model)
-    return None if adapter is None else LoRARequest(f"adapter-{number}", number, str(adapter.folder.resolve()))
+    return LoRARequest(f"adapter-{number}", number, str(adapter.folder.resolve()))
