@@ -29,12 +29,12 @@ from benchmarks.rows import prompt_row  # noqa: E402
 from deploy.flink.cluster import CACHE, LocalCluster  # noqa: E402
 from pass_ops import shards  # noqa: E402
 from pipelines.runners import RunnerOptions  # noqa: E402
-from pipelines.stages.loop import PartOutput, in_background  # noqa: E402
+from pipelines.stages.loop import PartOutput, PartWork, in_background  # noqa: E402
 from pipelines.stages.operations import Operations  # noqa: E402
 from pipelines.stages.parts import run_stage  # noqa: E402
 
 
-class Sleeping:
+class Sleeping(PartWork):
     """A part is a sleep and one row; seconds: of each part."""
 
     def __init__(self, seconds: Sequence[float]) -> None:

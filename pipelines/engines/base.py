@@ -186,6 +186,10 @@ class Engine(Protocol):
     def max_model_len(self) -> int:
         """The most tokens a prompt and its completion may have together."""
 
+    @property
+    def in_flight(self) -> int:
+        """Requests taken in and not answered yet, those that wait for a seat among them."""
+
     def submit(self, request: SampleRequest) -> Future[Sample]:
         """Begin one rollout; never blocks. A completion is cut at max_model_len (finish_reason length)."""
 

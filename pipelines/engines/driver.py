@@ -102,7 +102,8 @@ class DrivenEngine:
         self._closing = threading.Event()
         self._lock = threading.Lock()  # orders a submit against the end: whatever got into the inbox is answered
         self._end: EngineDead | None = None
-        self._open: dict[int, Future[Any]] = {}  # in flight; the driver's alone
+        self._open: dict[int, Future[Any]] = {}  # with the backend; the driver's alone
+        self._waiting: deque[_Work | _Load] = deque()  # not yet there; the driver's alone
         self._next_key = 0
         self._loading = threading.Lock()  # one load at a time: each is checked against the folder before it
         ready: Future[Backend] = Future()
@@ -126,6 +127,11 @@ class DrivenEngine:
     def dead(self) -> bool:
         """Whether this engine was closed or failed, or belongs to the process this one was forked from."""
         return self._end is not None or os.getpid() != self._pid
+
+    @property
+    def in_flight(self) -> int:
+        """See `Engine.in_flight`. Counted without a lock: what moves between the queues right now may be missed."""
+        return self._inbox.qsize() + len(self._waiting) + len(self._open)
 
     def submit(self, request: SampleRequest) -> Future[Sample]:
         """See `Engine.submit`. Rejects an empty or too long prompt and ids outside the vocabulary."""
@@ -226,50 +232,49 @@ class DrivenEngine:
             ready.set_exception(e)
             return
         ready.set_result(backend)
-        waiting: deque[_Work | _Load] = deque()
         end = EngineDead(f"The {self._name} engine was closed.")
         try:
-            self._loop(backend, waiting)
+            self._loop(backend)
         except BaseException as e:  # set on every open future
             logger.exception("the %s engine died", self._name)
             end = EngineDead(f"The {self._name} engine died: {type(e).__name__}: {e}. Start another.")
             end.__cause__ = e
-        self._finish(waiting, end)
+        self._finish(end)
         try:
             backend.close()
         except Exception:  # closing is the last thing that happens here; nobody waits for its outcome
             logger.exception("the %s engine did not close cleanly", self._name)
 
-    def _loop(self, backend: Backend, waiting: deque[_Work | _Load]) -> None:
+    def _loop(self, backend: Backend) -> None:
         while True:
-            self._receive(waiting, block=not (self._open or waiting))
+            self._receive(block=not (self._open or self._waiting))
             if self._closing.is_set():
                 return
-            self._begin(backend, waiting)
+            self._begin(backend)
             if self._open:
                 for key, answer in backend.step():
                     _answer(self._open.pop(key), answer)
 
-    def _receive(self, waiting: deque[_Work | _Load], *, block: bool) -> None:
-        """Move what has arrived to `waiting`; with `block`, wait for the first."""
+    def _receive(self, *, block: bool) -> None:
+        """Move what has arrived to `_waiting`; with `block`, wait for the first."""
         try:
             while (command := self._inbox.get(block=block)) is not None:
-                waiting.append(command)
+                self._waiting.append(command)
                 block = False
         except queue.Empty:
             pass
 
-    def _begin(self, backend: Backend, waiting: deque[_Work | _Load]) -> None:
+    def _begin(self, backend: Backend) -> None:
         """Hand waiting commands to the backend in order; a load waits until nothing is in flight."""
-        while waiting:
-            command = waiting[0]
+        while self._waiting:
+            command = self._waiting[0]
             if isinstance(command, _Load):
                 if self._open:
                     return
-                waiting.popleft()
+                self._waiting.popleft()
                 _load(backend, command)
                 continue
-            waiting.popleft()
+            self._waiting.popleft()
             if not command.future.set_running_or_notify_cancel():
                 continue
             self._next_key += 1
@@ -279,20 +284,20 @@ class DrivenEngine:
             except RequestRejected as rejection:
                 _answer(self._open.pop(self._next_key), rejection)
 
-    def _finish(self, waiting: deque[_Work | _Load], end: EngineDead) -> None:
+    def _finish(self, end: EngineDead) -> None:
         with self._lock:
             self._end = end
-        self._receive_all(waiting)
-        unbegun = [command.future for command in waiting]
-        waiting.clear()
+        self._receive_all()
+        unbegun = [command.future for command in self._waiting]
+        self._waiting.clear()
         for future in [f for f in unbegun if f.set_running_or_notify_cancel()] + list(self._open.values()):
             future.set_exception(_copy(end))
         self._open.clear()
 
-    def _receive_all(self, waiting: deque[_Work | _Load]) -> None:
+    def _receive_all(self) -> None:
         while not self._inbox.empty():
             if (command := self._inbox.get()) is not None:
-                waiting.append(command)
+                self._waiting.append(command)
 
 
 def _answer(future: Future[Any], answer: Answer) -> None:

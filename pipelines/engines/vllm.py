@@ -66,15 +66,13 @@ def sampled_logprobs(flat: Any, token_ids: NDArray[np.int32]) -> NDArray[np.floa
     A position may list other tokens before or after the sampled one, so the entry is found by its id. Raises
     RuntimeError where a position lacks its token: vLLM's answer is then not what this file takes it for.
     """
+    listed = np.subtract(flat.end_indices, flat.start_indices)  # how many tokens each position lists, one after another
+    position = np.repeat(np.arange(len(token_ids)), listed)
+    sampled = np.flatnonzero(np.asarray(flat.token_ids) == token_ids[position])
     found = np.full(len(token_ids), np.nan, dtype=np.float32)
-    listed = np.zeros(len(token_ids), dtype=bool)
-    for i, (begin, end) in enumerate(zip(flat.start_indices, flat.end_indices, strict=True)):
-        for j in range(begin, end):
-            if flat.token_ids[j] == token_ids[i]:
-                found[i], listed[i] = flat.logprobs[j], True
-    if not listed.all():
-        position = int(np.flatnonzero(~listed)[0])
-        raise RuntimeError(f"vLLM returned no logprob for token {token_ids[position]} at position {position}.")
+    found[position[sampled]] = np.asarray(flat.logprobs, dtype=np.float32)[sampled]
+    if len(missing := np.setdiff1d(np.arange(len(token_ids)), position[sampled])):
+        raise RuntimeError(f"vLLM returned no logprob for token {token_ids[missing[0]]} at position {missing[0]}.")
     return found
 
 
@@ -203,7 +201,7 @@ def _start_engine(model: str, options: EngineOptions) -> tuple[Any, int]:
         arguments = engine_arguments(base, options, device=device_kind(), dtype=dtype, context_length=length)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of torch to vLLM
-            _let_modules_be_scanned()
+            let_modules_be_scanned()
             return LLMEngine.from_engine_args(EngineArgs(**arguments | lora_arguments(model))), length
     except EngineOptionError:
         raise
@@ -214,7 +212,7 @@ def _start_engine(model: str, options: EngineOptions) -> tuple[Any, int]:
         ) from e
 
 
-def _let_modules_be_scanned() -> None:
+def let_modules_be_scanned() -> None:
     """Let vLLM start beside libraries whose globals are proxies (numba's llvmlite, flask).
 
     On a CPU without Triton, vLLM 0.32 looks into `__dict__` of every global of every module: llvmlite's library object

@@ -56,6 +56,7 @@ class Conversation:
         self._token_ids: list[int] = []
         self._logprobs: list[float] = []
         self._loss_mask: list[bool] = []
+        self._text = (0, "")  # of so many tokens: decoding is half of what a short rollout costs besides the model
         self._calls = 0
         self._busy = False
         self._cut = False
@@ -63,7 +64,9 @@ class Conversation:
     @property
     def text(self) -> str:
         """See `Sampler.text`."""
-        return self._decode(self._token_ids)
+        if self._text[0] != len(self._token_ids):
+            self._text = (len(self._token_ids), self._decode(self._token_ids))
+        return self._text[1]
 
     @property
     def room(self) -> int:
@@ -89,6 +92,8 @@ class Conversation:
             )
         finally:
             self._busy = False
+        if not self._token_ids:
+            self._text = (len(sample.token_ids), sample.text)
         self._add(sample.token_ids.tolist(), sample.logprobs.tolist(), chosen=True)
         self._cut = sample.finish_reason == "length"
         stopped_by = next((text for text in sampling.stop if text in sample.text), None)

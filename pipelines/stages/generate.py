@@ -23,13 +23,16 @@ from pipelines.programs.base import single_turn
 from pipelines.stages.encode import PlannedPrompt, plan_part
 from pipelines.stages.environment import check_worker, engine_environment
 from pipelines.stages.generate_options import GenerateOptionError, GenerateOptions
-from pipelines.stages.loop import PartOutput, in_background
+from pipelines.stages.loop import PartOutput, PartWork, in_background
 from pipelines.stages.operations import Operations
 from pipelines.stages.rollouts import LoadedProgram, sample_part
 
 __all__ = ["GenerateOptionError", "GenerateOptions", "GenerateWork", "derive_seed", "generate", "generate_spec"]
 
 STAGE_VERSION = 1
+
+# Parts of one worker under way at once: what a SIGKILL costs, and what runs alone after one.
+_MOST_PARTS = 32
 
 # sha256 of nothing: what models.chat_template_digest says where there is no template.
 _NO_TEMPLATE = hashlib.sha256(b"").hexdigest()
@@ -144,7 +147,7 @@ def _has_messages(source: CompleteDataset) -> bool:
     return part is not None and source.read_part(part, columns=["messages"])["messages"].null_count == 0
 
 
-class GenerateWork:
+class GenerateWork(PartWork):
     """The generate stage's `PartWork`."""
 
     def __init__(
@@ -191,6 +194,11 @@ class GenerateWork:
             max_model_len=self._engine.max_model_len,
         )
         return in_background(self._sample, planned)
+
+    def has_room(self, parts: int) -> bool:
+        """For what keeps the engine full: a part's last rollouts leave seats empty long before it is complete."""
+        wanted = self._engine_options.max_num_seqs * 9 // 8  # an eighth waits for the next free seats
+        return super().has_room(parts) or (parts < _MOST_PARTS and self._engine.in_flight < wanted)
 
     def _sample(self, planned: Sequence[PlannedPrompt | Rejection]) -> PartOutput:
         sampling = self._options.sampling

@@ -24,6 +24,9 @@ from pipelines.stages.attempts import attempts_made, withdraw_attempt
 
 T = TypeVar("T")
 
+# So often a waiting loop asks whether the stage has room for a part more, in seconds.
+_ASK_EVERY = 0.01
+
 # A full or read-only disk: no part is to blame, and every further part would fail the same way.
 _DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
@@ -48,6 +51,10 @@ class PartWork(Protocol):
 
     def start(self, part: int) -> Future[PartOutput]:
         """Begin a part without waiting for its result; parts under way at the same time share what setup acquired."""
+
+    def has_room(self, parts: int) -> bool:
+        """Whether one more part would be of use beside so many under way: one is computed while another is read."""
+        return parts < 2
 
 
 def in_background(function: Callable[..., T], *args: object) -> Future[T]:
@@ -89,7 +96,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 class PartLoop:
     """Drives the parts that one worker is offered. Used by one thread; `abandon` may come from another."""
 
-    def __init__(self, *, dataset: Dataset, work: PartWork, parts_in_flight: int, max_attempts: int) -> None:
+    def __init__(self, *, dataset: Dataset, work: PartWork, parts_in_flight: int | None, max_attempts: int) -> None:
         self._dataset = dataset
         self._work = work
         self._parts_in_flight = parts_in_flight
@@ -99,14 +106,14 @@ class PartLoop:
         self._stopped = False
 
     def offer(self, part: int) -> None:
-        """Begin a part, waiting first until fewer than `parts_in_flight` are under way. Committed parts are skipped."""
+        """Begin a part, waiting first until there is room for it (see `Limits`). Committed parts are skipped."""
         if shards.committed(self._dataset, part) is not None:
             return
         if attempts_made(self._dataset, part):
             self._deferred.setdefault(part, None)
             return
-        while len(self._in_flight) >= self._parts_in_flight:
-            self._collect()
+        while self._in_flight and not self._has_room():
+            self._collect(wait_at_most=_ASK_EVERY)
         self._begin(part)
 
     def defer(self, parts: Iterable[int]) -> None:
@@ -146,9 +153,13 @@ class PartLoop:
         self._in_flight[future] = (part, attempt)
         return future
 
-    def _collect(self) -> None:
-        """Wait for at least one part in flight and commit whatever is complete; a part that raised is deferred."""
-        done, _ = wait(self._in_flight, return_when=FIRST_COMPLETED)
+    def _has_room(self) -> bool:
+        parts = len(self._in_flight)
+        return self._work.has_room(parts) if self._parts_in_flight is None else parts < self._parts_in_flight
+
+    def _collect(self, *, wait_at_most: float | None = None) -> None:
+        """Wait (by default for one part in flight) and commit whatever is complete; a part that raised is deferred."""
+        done, _ = wait(self._in_flight, timeout=wait_at_most, return_when=FIRST_COMPLETED)
         for future in sorted(done, key=lambda future: self._in_flight[future]):
             part = self._in_flight[future][0]
             error = self._settle(future)

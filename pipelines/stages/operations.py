@@ -19,17 +19,19 @@ class OperationsError(PassError, ValueError):
 class Limits:
     """What a configuration's [operations] sets.
 
-    parts_in_flight: parts of one worker under way at once. max_attempts: a part that failed so often is given up
+    parts_in_flight: parts of one worker under way at once; None = what the stage can use (`PartWork.has_room`: two, and
+    of `generate` as many as keep its engine full). max_attempts: a part that failed so often is given up
     (`_failed`) and the others go on; a later run tries it again. max_reject_rate: above this share of rejected rollouts
     a dataset is not finalized.
     """
 
-    parts_in_flight: int = 2
+    parts_in_flight: int | None = None
     max_attempts: int = 3
     max_reject_rate: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.parts_in_flight < 1 or self.max_attempts < 1 or not 0 <= self.max_reject_rate <= 1:
+        in_flight = 1 if self.parts_in_flight is None else self.parts_in_flight
+        if in_flight < 1 or self.max_attempts < 1 or not 0 <= self.max_reject_rate <= 1:
             raise OperationsError(
                 "parts_in_flight and max_attempts must be at least 1, max_reject_rate between 0 and 1, not "
                 f"{self.parts_in_flight}, {self.max_attempts} and {self.max_reject_rate}"

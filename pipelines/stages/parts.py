@@ -41,7 +41,13 @@ class PartDriver(beam.DoFn):
     """A `PartLoop` as a DoFn: offered one part number at a time, drained at the end of the bundle."""
 
     def __init__(
-        self, dataset: Dataset, work: PartWork, *, suspects: Sequence[int], parts_in_flight: int, max_attempts: int
+        self,
+        dataset: Dataset,
+        work: PartWork,
+        *,
+        suspects: Sequence[int],
+        parts_in_flight: int | None,
+        max_attempts: int,
     ) -> None:
         self.dataset = dataset
         self._work = work

@@ -18,7 +18,7 @@ from pipelines.models import tokenizer_digest
 from pipelines.signals.base import SIGNALS, Signal, SignalInputError, SignalOptionError, SignalResultError
 from pipelines.stages.environment import check_worker
 from pipelines.stages.inputs import check_alignment, open_prompts, open_rollouts, open_signal, reopen
-from pipelines.stages.loop import PartOutput, in_background
+from pipelines.stages.loop import PartOutput, PartWork, in_background
 from pipelines.stages.operations import Operations
 
 STAGE_VERSION = 1
@@ -112,7 +112,7 @@ def score_part(
     return table
 
 
-class ScoreWork:
+class ScoreWork(PartWork):
     """The score stage's `PartWork`."""
 
     def __init__(

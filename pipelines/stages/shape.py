@@ -22,7 +22,7 @@ from pass_ops.errors import OptionError
 from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest
 from pipelines.stages.environment import check_worker
 from pipelines.stages.inputs import WrongInputError, check_alignment, kinds, open_rollouts, open_signal, reopen
-from pipelines.stages.loop import PartOutput, in_background
+from pipelines.stages.loop import PartOutput, PartWork, in_background
 from pipelines.stages.operations import Operations
 from pipelines.verifiers.importing import source_digest
 
@@ -176,7 +176,7 @@ def shape_part(
     return table.append_column("round", pa.repeat(pa.scalar(round, pa.int32()), len(table)))
 
 
-class ShapeWork:
+class ShapeWork(PartWork):
     """The shape stage's `PartWork`."""
 
     def __init__(self, *, spec: DatasetSpec, rollouts: str, signals: Mapping[str, str], options: ShapeOptions) -> None:

@@ -142,7 +142,11 @@ class Arena:
         _until(lambda: not self._order.exists(), f"a worker comes to {fault.point!r}", client)
 
     def _client(self, name: str) -> BaseProcess:
-        settings = ["engine.extra.latency=" + str(SECONDS_A_PART), "operations.max_attempts=20"]
+        settings = [
+            f"engine.extra.latency={SECONDS_A_PART}",
+            "operations.parts_in_flight=2",
+            "operations.max_attempts=20",
+        ]
         flags = [flag for setting in settings for flag in ("--set", setting)]
         command = ["generate", self._project.config, "--out", str(self._folder / name), *flags]
         return passrl([*command, *external(self.cluster)], self._log(name))

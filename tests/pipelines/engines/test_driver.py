@@ -87,6 +87,18 @@ def test_a_rejected_request_leaves_its_neighbours_alone(engine: DrivenEngine) ->
     assert after.result(timeout=10).token_ids.tolist() == [2]
 
 
+def test_what_is_in_flight_is_counted_until_it_is_answered(engine: DrivenEngine, echo: Echo) -> None:
+    echo.gate.clear()
+    first = engine.submit(ask(1))
+    assert echo.entered.wait(10)
+    behind = [engine.submit(ask(seed)) for seed in (2, 3)]  # these wait until the step is over
+    assert engine.in_flight == 3
+    echo.gate.set()
+    for future in (first, *behind):
+        future.result(timeout=10)
+    assert engine.in_flight == 0
+
+
 def test_a_failing_backend_answers_every_future_and_closes(engine: DrivenEngine, echo: Echo) -> None:
     echo.gate.clear()
     futures = [engine.submit(ask(1))]

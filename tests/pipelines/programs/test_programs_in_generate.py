@@ -68,6 +68,27 @@ def rows(out: Path) -> list[dict[str, Any]]:
 
 RECORDED = EngineOptions(kind="recorded", recording="synthetic:1")
 
+MEETING = """
+import threading
+
+everyone = threading.Barrier(5)  # one rollout a part: it breaks unless five parts are under way at once
+
+async def meet(prompt, sample):
+    everyone.wait(timeout=20)
+    await sample()
+"""
+
+
+def test_so_many_parts_are_under_way_that_the_engine_is_full(tmp_path: Path, tiny_model: str, module: Path) -> None:
+    module.write_text(MEETING)
+    file = tmp_path / "five.jsonl"
+    file.write_text("".join(f'{{"prompt": "{i}"}}\n' for i in range(5)))
+    write_prompts(PromptSource(source=str(file), prompts_per_part=1), out=str(tmp_path / "five"))
+    options = GenerateOptions(group_size=1, sampling=SAMPLING, program="own_program:meet")
+    out = str(tmp_path / "rollouts")
+    manifest = generate(prompts=str(tmp_path / "five"), out=out, model=tiny_model, engine=RECORDED, options=options)
+    assert manifest.totals["rejected_rollouts"] == 0
+
 
 def test_a_program_named_by_import_path_makes_the_rollouts_and_its_error_costs_its_own(
     tmp_path: Path, tiny_model: str, sums: str, module: Path

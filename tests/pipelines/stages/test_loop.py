@@ -6,6 +6,7 @@ import errno
 import json
 from concurrent.futures import Future
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from pass_ops import shards
 from pass_ops.errors import StoreError
 from pipelines.engines.base import EngineDead
-from pipelines.stages.loop import PartLoop, PartOutput, StageAborted, in_background
+from pipelines.stages.loop import PartLoop, PartOutput, PartWork, StageAborted, in_background
 
 
 def output(part: int) -> PartOutput:
@@ -27,7 +28,7 @@ def completed(part: int) -> Future[PartOutput]:
     return future
 
 
-class ScriptedWork:
+class ScriptedWork(PartWork):
     """Answers a part with the next of its script: "ok", an exception for the future, or "open" (left to the test)."""
 
     def __init__(self, script: dict[int, list[object]]) -> None:
@@ -56,7 +57,7 @@ def dataset(tmp_path: Path) -> shards.Dataset:
     return shards.create_dataset(str(tmp_path / "out"), spec)
 
 
-def loop(dataset: shards.Dataset, work: ScriptedWork, *, parts_in_flight: int = 2) -> PartLoop:
+def loop(dataset: shards.Dataset, work: ScriptedWork, *, parts_in_flight: int | None = 2) -> PartLoop:
     return PartLoop(dataset=dataset, work=work, parts_in_flight=parts_in_flight, max_attempts=3)
 
 
@@ -92,6 +93,23 @@ def test_a_third_part_waits_for_room_and_commits_what_completed_meanwhile(datase
     driver.offer(2)
     assert work.begun == [0, 1, 2]
     assert done(dataset) == [1]
+
+
+def test_left_open_the_work_says_when_a_part_more_is_of_use(dataset: shards.Dataset) -> None:
+    class Asked(ScriptedWork):
+        answers: ClassVar = [False, False, True]
+
+        def has_room(self, parts: int) -> bool:
+            assert parts == 1
+            return self.answers.pop(0)
+
+    work = Asked({0: ["open"], 1: ["open"]})
+    driver = loop(dataset, work, parts_in_flight=None)
+    driver.offer(0)  # there is always room for the first
+    driver.offer(1)  # the second waits, though nothing completes, until the work says so
+    assert work.begun == [0, 1]
+    assert work.answers == []
+    assert done(dataset) == []
 
 
 def test_parts_in_flight_one_never_begins_a_part_before_the_last_is_committed(dataset: shards.Dataset) -> None:

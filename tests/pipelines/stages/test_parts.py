@@ -18,7 +18,7 @@ from pipelines.runners import RunnerFlagError, RunnerOptions
 from pipelines.stages.generate import GenerateOptions, generate
 from pipelines.stages.loop import in_background
 from pipelines.stages.operations import Operations
-from pipelines.stages.parts import PartOutput, StageAborted, run_stage
+from pipelines.stages.parts import PartOutput, PartWork, StageAborted, run_stage
 
 # What one worker of these tests did, by name of the test's own log; the direct runner works in this process.
 LOGS: dict[str, list[Any]] = {}
@@ -29,7 +29,7 @@ def one_row(part: int) -> pa.Table:
     return pa.Table.from_pylist([row], schema=shards.PROMPTS)
 
 
-class Numbers:
+class Numbers(PartWork):
     """Writes one row a part. faults: part -> exceptions it raises, one an attempt."""
 
     def __init__(self, log: str, faults: dict[int, list[BaseException]] | None = None) -> None:

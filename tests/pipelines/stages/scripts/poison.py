@@ -13,10 +13,10 @@ from pass_ops import shards
 from pass_ops.errors import NotFinalized
 from pipelines.runners import RunnerOptions
 from pipelines.stages.operations import Operations
-from pipelines.stages.parts import PartOutput, in_background, run_stage
+from pipelines.stages.parts import PartOutput, PartWork, in_background, run_stage
 
 
-class Poisoned:
+class Poisoned(PartWork):
     """Writes one row a part, except that one part ends the process."""
 
     def __init__(self, poison: int) -> None:
