@@ -8,9 +8,14 @@ from pass_ops.shards import Dataset, names
 def attempts_made(dataset: Dataset, part: int) -> int:
     """Attempts this command has on record, whichever worker made them."""
     before = number = dataset.attempts_before.get(part, 0)
-    while dataset.store.exists(names.attempt(part, dataset.fp8, number + 1)):
+    while _is_on_record(dataset, names.attempt(part, dataset.fp8, number + 1)):
         number += 1
     return number - before
+
+
+def _is_on_record(dataset: Dataset, name: str) -> bool:
+    """Asked by reading the little file: `exists` would also list the store, for a folder of that name."""
+    return dataset.store.read_many([name])[name] is not None
 
 
 def withdraw_attempt(dataset: Dataset, part: int, attempt: int) -> None:

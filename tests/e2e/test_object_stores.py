@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections import Counter
 
 import pytest
 
 from pass_ops.shards import Store
 from pipelines.cli import main
 from pipelines.config import load_config
+from pipelines.engines import EngineOptions, Sampling
+from pipelines.sources import PromptSource, write_prompts
+from pipelines.stages.generate import GenerateOptions, generate
 from trainer import train
 
 STAGES = ("generate", "score", "shape")
@@ -53,6 +57,35 @@ def test_stages_on_an_object_store_make_the_same_datasets(project, store, reques
         assert main([stage, project.config, "--out", out]) == 0
     assert digests(out) == digests(project.out)
     assert main(["verify", out]) == 0, capsys.readouterr().out
+
+
+def test_a_part_more_costs_three_puts_and_reads_of_its_input(s3, tiny_model, tmp_path):
+    """Requests of the generate stage that grow with its parts: from 4 parts to 20, per part."""
+    sent: Counter[str] = Counter()
+
+    def count(request, **_):
+        sent["LIST" if "list-type" in request.url else request.method] += 1
+
+    Store(s3).fs.s3.meta.events.register("before-send.s3", count)
+    counted = {}
+    for parts in (4, 20):
+        file, prompts = tmp_path / f"{parts}.jsonl", f"{s3}/{parts}/prompts"
+        file.write_text("".join(f'{{"prompt": "{i}+1=?"}}\n' for i in range(parts)))
+        write_prompts(PromptSource(source=str(file), prompts_per_part=1), out=prompts)
+        sent.clear()
+        generate(
+            prompts=prompts,
+            out=f"{s3}/{parts}/rollouts",
+            model=tiny_model,
+            engine=EngineOptions(kind="recorded", recording="synthetic:1"),
+            options=GenerateOptions(group_size=2, sampling=Sampling(max_tokens=8)),
+        )
+        counted[parts] = Counter(sent)
+    more = {verb: (counted[20][verb] - counted[4][verb]) / 16 for verb in counted[20]}
+    assert more["PUT"] == 3  # the attempt, the data, the marker
+    # Marker and earlier attempt are looked for, the input is sized and read, the marker read for the manifest.
+    assert more["GET"] + more["HEAD"] == 5
+    assert more["LIST"] < 0.1
 
 
 @pytest.mark.parametrize("store", ["memory", "s3"])
