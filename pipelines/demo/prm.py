@@ -21,8 +21,8 @@ from pipelines.demo.arithmetic import (
     split_steps,
     write_trace,
 )
+from pipelines.demo.fit import IGNORED, Batch, pad_rows
 from pipelines.demo.tokenizer import EOS_TOKEN, PAD_TOKEN, STEP_TAG, token_of
-from pipelines.demo.training import IGNORED, Batch, pad_rows
 from pipelines.engines.process_reward import Qwen2ForProcessRewardModel
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.demo.assets import MODELS
+from pipelines.demo.fit import LOG_EVERY
 
 LANGUAGE_MODELS = ("policy", "teacher")
 
@@ -44,7 +45,8 @@ def write_readme(folder: Path, *, command: str) -> None:
                 ["parameters", _cell(models["prm"]["outcome"], "parameters")],
             ],
         ),
-        "## Validation loss while training",
+        "## Loss while training",
+        f"Mean over the {LOG_EVERY} steps before. Each trace is read once, so this is the loss on unseen traces.",
         _losses(models),
     ]
     (folder / "README.md").write_text("\n\n".join(blocks) + "\n")
@@ -91,7 +93,7 @@ def _losses(models: dict[str, dict[str, Any]]) -> str:
         for record in models.values():
             log = record["log"]
             line = log[max(0, round(share * len(log)) - 1)]
-            cells.append(f"{line['validation_loss']:.4f} ({line['step']})")
+            cells.append(f"{line['loss']:.4f} ({line['step']})")
         rows.append([f"{share:.0%}", *cells])
     return _table(["of the training", *(f"{name}, at step" for name in models)], rows)
 

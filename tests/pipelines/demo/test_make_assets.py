@@ -9,12 +9,14 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from pipelines.demo import make_assets
-from pipelines.demo.arithmetic import Trace, check_steps, split_steps
+from pipelines.demo.arithmetic import TEACHER, Split, Trace, check_format, check_steps, split_of, split_steps
+from pipelines.demo.fit import IGNORED, Batch, FitOptions, Progress, fit, log_of
 from pipelines.demo.measure import measure, sample
 from pipelines.demo.prm import (
     Qwen2ForProcessRewardModel,
@@ -22,21 +24,14 @@ from pipelines.demo.prm import (
     from_language_model,
     graded_batch,
     prm_input,
+    prm_loss,
     spoil,
     step_scores,
 )
 from pipelines.demo.tokenizer import STEP_TAG, build_prm_tokenizer, build_tokenizer
-from pipelines.demo.training import (
-    IGNORED,
-    Batch,
-    FitOptions,
-    Progress,
-    fit,
-    language_loss,
-    learning_rate_at,
-    least_loss,
-    trace_batch,
-)
+from pipelines.demo.traces import completion_loss, least_loss, write_pairs
+from trainer.checkpoint import weights_digest
+from trainer.metrics import read_metrics
 
 PROMPT = "57a+9b-8c+4d-9e+1f+8?"
 STEPS = ["a+9=66", "=66", "b-8=68"]
@@ -65,6 +60,11 @@ def tiny_language_model() -> Qwen2ForCausalLM:
             eos_token_id=1,
         )
     )
+
+
+def tiny_prm(*, layers: int = 2) -> Qwen2ForProcessRewardModel:
+    ours, theirs = build_tokenizer().get_vocab(), build_prm_tokenizer().get_vocab()
+    return from_language_model(tiny_language_model(), layers=layers, teacher_vocabulary=ours, vocabulary=theirs)
 
 
 @pytest.fixture(scope="module")
@@ -132,45 +132,86 @@ def test_a_second_run_keeps_what_is_made_and_makes_anew_what_was_interrupted(
     assert {path: path.read_bytes() for path in made.rglob("*.safetensors")} == before  # same seed, same weights
 
 
-def test_only_the_completion_and_the_end_of_text_are_learned() -> None:
-    tokenizer = build_tokenizer()
-    batch = trace_batch([("57a+9?", Trace("A66", -0.5)), ("57a+9b-8?", Trace("A5", -0.1))], tokenizer)
-    assert batch.input_ids.shape == batch.targets.shape == (2, 12)
-    learned = [row[row != IGNORED].tolist() for row in batch.targets]
-    assert learned == [[*tokenizer("A66").input_ids, 1], [*tokenizer("A5").input_ids, 1]]
-    assert batch.input_ids[0, -2:].tolist() == [0, 0]
-    assert least_loss([("", Trace("A66", -0.5)), ("", Trace("A5", -0.1))]) == pytest.approx(0.6 / 7)
+def test_policy_and_teacher_read_every_pair_once_and_an_interrupted_script_goes_on(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    command = [*arguments(tmp_path), "--only", "policy"]
+    with monkeypatch.context() as patched:
+        patched.setattr(make_assets, "measure", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            make_assets.main(command)
+    unfinished = tmp_path / "policy.unfinished"
+    lines = read_metrics(unfinished / "run")
+    assert [(line["step"], line["rollouts"], line["epoch"]) for line in lines] == [(1, 32, 0), (2, 32, 0)]
+    assert pq.read_metadata(unfinished / "pairs.parquet").num_rows == 64
+    [line] = log_of(unfinished / "run")
+    assert (line.step, line.loss) == (2, pytest.approx((lines[0]["loss"] + lines[1]["loss"]) / 2, abs=1e-5))
+    monkeypatch.setattr("trainer.run.apply_gradients", interrupt)  # the training itself is not done again
+    make_assets.main(command)
+    assert weights_digest(tmp_path / "policy") == weights_digest(made / "policy")
+    assert not unfinished.exists()
+
+
+def test_pairs_are_prompts_of_their_split_and_the_same_for_the_same_seed(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        write_pairs(tmp_path / name, TEACHER, count=50, seed=seed)
+    rows = pq.read_table(tmp_path / "a").to_pylist()
+    assert len({row["prompt"] for row in rows}) == 50
+    assert {split_of(row["prompt"]) for row in rows} == {Split.ASSETS}
+    assert all(check_format(row["completion"]) for row in rows)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() != (tmp_path / "c").read_bytes()
+
+
+def test_the_validation_loss_is_the_mean_over_completion_tokens_and_ends_of_text() -> None:
+    model, tokenizer = tiny_language_model(), build_tokenizer()
+    pairs = [("57a+9?", Trace("A66", -0.5)), ("57a+9b-8?", Trace("a+9=66\nb-8=58\nA58", -0.1))]
+    logprobs = []
+    for prompt, trace in pairs:
+        ids = torch.tensor([*tokenizer(prompt + trace.text).input_ids, tokenizer.eos_token_id])
+        with torch.no_grad():
+            of_vocabulary = torch.log_softmax(model(ids[None]).logits[0], dim=-1)
+        logprobs += [float(of_vocabulary[at - 1, ids[at]]) for at in range(len(prompt), len(ids))]
+    assert len(logprobs) == 4 + 18
+    assert completion_loss(model, tokenizer, pairs) == pytest.approx(-sum(logprobs) / 22, rel=1e-5)
+    assert least_loss(pairs) == pytest.approx(0.6 / 22)
 
 
 class Lesson:
-    """A tiny model learning one trace again and again."""
+    """A tiny PRM learning the same right traces again and again."""
 
     def __init__(self) -> None:
-        self.model = tiny_language_model()
+        self.model = tiny_prm()
         self.drawn = 0
 
     def batches(self) -> Iterator[Batch]:
-        texts = itertools.cycle(["a+9=66\nA66", "=57\na+9=66\nA66", "a+9=56\nA56"])
-        for text in texts:
+        for steps in itertools.cycle([["a+9=66"], ["=57", "a+9=66"], ["a+9=66", "b-8=58"]]):
             self.drawn += 1
-            yield trace_batch([(PROMPT, Trace(text, -1.0))], build_tokenizer())
+            yield graded_batch([(PROMPT, steps)], build_prm_tokenizer())
 
     def learn(self, state: Path, options: FitOptions, *, killed_at: int | None = None) -> list[Progress]:
         def loss_of(batch: Batch) -> torch.Tensor:
             if self.drawn == killed_at:
                 raise KeyboardInterrupt
-            return language_loss(self.model, batch)
+            return prm_loss(self.model, batch)
 
-        return fit(self.model, self.batches(), loss_of, validate=lambda: 0.5, options=options, state=state)
+        return fit(self.model, self.batches(), loss_of, options=options, state=state)
 
 
-LESSON = FitOptions(steps=30, learning_rate=1e-2, warmup_steps=3, validate_every=10)
+LESSON = FitOptions(steps=30, learning_rate=1e-2, warmup_steps=3)
+
+
+@pytest.fixture(autouse=True)
+def frequent_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.demo.fit.LOG_EVERY", 10)
 
 
 def test_fitting_lowers_the_loss_and_logs_what_it_does(tmp_path: Path) -> None:
     lines = Lesson().learn(tmp_path / "state.pt", LESSON)
-    assert [(line.step, line.validation_loss) for line in lines] == [(10, 0.5), (20, 0.5), (30, 0.5)]
-    assert lines[-1].train_loss < 0.5 * lines[0].train_loss
+    assert [line.step for line in lines] == [10, 20, 30]
+    assert lines[-1].loss < 0.5 * lines[0].loss
 
 
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
@@ -179,7 +220,7 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path: Path) ->
     with pytest.raises(KeyboardInterrupt):
         first.learn(tmp_path / "state.pt", LESSON, killed_at=17)
     found = second.learn(tmp_path / "state.pt", LESSON)
-    assert [(line.step, line.train_loss) for line in found] == [(line.step, line.train_loss) for line in expected]
+    assert [(line.step, line.loss) for line in found] == [(line.step, line.loss) for line in expected]
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(second.model.state_dict()[name], tensor), name
 
@@ -188,12 +229,6 @@ def test_a_state_of_other_options_is_refused(tmp_path: Path) -> None:
     Lesson().learn(tmp_path / "state.pt", LESSON)
     with pytest.raises(ValueError, match="would make a model of no recipe"):
         Lesson().learn(tmp_path / "state.pt", dataclasses.replace(LESSON, steps=40))
-
-
-def test_the_learning_rate_warms_up_stays_and_falls_to_nothing() -> None:
-    options = FitOptions(steps=100, learning_rate=1.0, warmup_steps=10, decay_share=0.4)
-    rates = [learning_rate_at(step, options) for step in (0, 4, 9, 50, 60, 80, 99, 100)]
-    assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 1.0, 0.5, 0.025, 0.0])
 
 
 def test_sampling_gives_each_prompt_its_own_completion_in_order() -> None:
@@ -240,9 +275,8 @@ def test_within_steps_a_prm_learns_where_a_line_goes_wrong() -> None:
 
 def test_a_fresh_prm_reads_as_its_teacher_does() -> None:
     """Same text, other ids, two more layers: the hidden states agree, the tag being read as the line break."""
-    teacher = tiny_language_model()
+    teacher, prm = tiny_language_model(), tiny_prm(layers=3)
     ours, theirs = build_tokenizer(), build_prm_tokenizer()
-    prm = from_language_model(teacher, layers=3, teacher_vocabulary=ours.get_vocab(), vocabulary=theirs.get_vocab())
     with torch.no_grad():
         expected = teacher.model(torch.tensor([ours("57a+9?a+9=66\n").input_ids])).last_hidden_state
         found = prm.model(torch.tensor([theirs("57a+9?a+9=66" + STEP_TAG).input_ids])).last_hidden_state
@@ -250,10 +284,7 @@ def test_a_fresh_prm_reads_as_its_teacher_does() -> None:
 
 
 def test_step_scores_come_one_a_step_whatever_the_padding() -> None:
-    ours, theirs = build_tokenizer(), build_prm_tokenizer()
-    prm = from_language_model(
-        tiny_language_model(), layers=2, teacher_vocabulary=ours.get_vocab(), vocabulary=theirs.get_vocab()
-    )
+    theirs, prm = build_prm_tokenizer(), tiny_prm()
     together = step_scores(prm, theirs, [(PROMPT, STEPS), (PROMPT, STEPS[:1])])
     alone = step_scores(prm, theirs, [(PROMPT, STEPS[:1])])
     assert [len(scores) for scores in together] == [3, 1]
