@@ -12,21 +12,31 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from trainer.fused import fused_logprobs
+
 
 class TokenLogprobs(nn.Module):
     """Log-probabilities of chosen tokens under a causal language model: all that training asks of it.
 
     chunk_rows: tokens whose logits exist at a time; where there are more, they are formed again in the backward pass.
+    fused: by the library's kernel (`trainer.fused`), which tells no entropy.
     """
 
     def __init__(
-        self, model: Any, *, chunk_rows: int, compute_dtype: torch.dtype, entropy_gradient: bool = False
+        self,
+        model: Any,
+        *,
+        chunk_rows: int,
+        compute_dtype: torch.dtype,
+        entropy_gradient: bool = False,
+        fused: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.chunk_rows = chunk_rows
         self.compute_dtype = compute_dtype
         self.entropy_gradient = entropy_gradient  # only an entropy bonus needs it, and it costs a [N, V] tensor
+        self.fused = fused
 
     def forward(
         self,
@@ -37,7 +47,7 @@ class TokenLogprobs(nn.Module):
         temperature: float,
         *,
         prefix_1P: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """At the temperature, at 1, and the entropy at the temperature: float32, natural log, full vocabulary.
 
         logprobs = log softmax(logits / temperature)[target]; select_N are positions in [B * S]. prefix_1P: what stands
@@ -47,6 +57,14 @@ class TokenLogprobs(nn.Module):
         with torch.autocast(input_ids_BS.device.type, self.compute_dtype) if lower else nullcontext():
             hidden = self._hidden(input_ids_BS, position_ids_BS, prefix_1P)
             hidden_ND = hidden.reshape(-1, hidden.shape[-1]).index_select(0, select_N)
+            if self.fused and len(targets_N):
+                at_one_N = fused_logprobs(self.model, hidden_ND, targets_N, 1.0)
+                cooled = temperature != 1.0
+                return (
+                    fused_logprobs(self.model, hidden_ND, targets_N, temperature) if cooled else at_one_N,
+                    at_one_N,
+                    None,
+                )
             parts = list(zip(hidden_ND.split(self.chunk_rows), targets_N.split(self.chunk_rows), strict=True))
             if len(parts) == 1:
                 return self._chunk(*parts[0], temperature)

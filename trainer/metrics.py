@@ -13,7 +13,7 @@ metrics.jsonl holds one object a step:
 | importance_mean, importance_max | of the importance weights, over tokens; null without them |
 | rejected | share of tokens rejected by their ratio to the sampler |
 | behavior_kl | mean over tokens of r - 1 - log r: how far the policy moved from the sampler (k3) |
-| entropy | mean over tokens, at the sampling temperature, nats |
+| entropy | mean over tokens, at the sampling temperature, nats; null with head fused |
 | advantage_mean, and _min, _p05, _p50, _p95, _max | over tokens |
 | grad_norm, lr | global norm before clipping; learning rate |
 | rollouts, tokens | the denominators: rollouts of the step, their unmasked tokens |
@@ -111,7 +111,7 @@ class StepMetrics:
             "importance_max": float(importance_N.max()) if len(importance_N) else None,
             "rejected": sums.get("rejected", 0.0) / tokens,
             "behavior_kl": _mean(np.expm1(log_behavior_N) - log_behavior_N),
-            "entropy": sums.get("entropy", 0.0) / tokens,
+            "entropy": sums["entropy"] / tokens if "entropy" in sums else None,
             **_quantiles("advantage", values.get("advantages_N", none_N), ADVANTAGE_QUANTILES),
             "rollouts": batch.rollouts,
             "tokens": batch.tokens,
@@ -147,7 +147,8 @@ def describe_step(line: Mapping[str, Any], steps: int) -> str:
     parts += [f"ratio {line['ratio_p01']:.3f} to {line['ratio_p99']:.3f}"] if line["ratio_p01"] is not None else []
     parts += [f"clipped {line['clip_low'] + line['clip_high']:.1%}"]
     parts += [f"rejected {line['rejected']:.1%}"] if line["rejected"] else []
-    parts += [f"entropy {line['entropy']:.3f}", f"grad {line['grad_norm']:.3f}", f"lr {line['lr']:.1e}"]
+    parts += [f"entropy {line['entropy']:.3f}"] if line["entropy"] is not None else []
+    parts += [f"grad {line['grad_norm']:.3f}", f"lr {line['lr']:.1e}"]
     parts += [f"{line['tokens_per_second']:,.0f} tokens/s"]
     parts += [f"MFU {line['mfu']:.0%}"] if line["mfu"] is not None else []
     wait = line["data_wait"] / line["seconds"] if line["seconds"] else 0.0

@@ -21,14 +21,15 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "reject": ("none", "token", "sequence", "geometric", "veto"),
     "aggregation": ("rollout_mean", "token_mean", "constant"),
     "optimizer": ("adamw", "adamw_8bit"),
+    "head": ("chunked", "fused"),
     "compute_dtype": ("float32", "bfloat16"),
     "tracker": ("none", "trackio", "wandb"),
     "export_dtype": ("auto", "float32", "bfloat16", "float16"),
 }
-# These change the speed, the memory or the storage of a run, never what it computes, the first five but for rounding; a
+# These change the speed, the memory or the storage of a run, never what it computes, the first six but for rounding; a
 # run may be resumed with others.
 OPERATIONAL = frozenset(
-    {"micro_batch_tokens", "logits_elements", "gradient_checkpointing", "layout", "share_prompts",
+    {"micro_batch_tokens", "logits_elements", "gradient_checkpointing", "layout", "share_prompts", "head",
      "prefetch_steps", "decode_threads", "save_every", "keep_checkpoints", "tensorboard", "tracker", "tracker_project",
      "peak_tflops"}
 )  # fmt: skip
@@ -88,9 +89,10 @@ class TrainOptions:
     (default 8192, on a CPU 2048, which its caches like better). share_prompts: a prompt that several rollouts of a step
     have is computed once and read by all of them (layout pad, one process); pays more the longer prompts are.
     compute_dtype: of the forward and backward pass (bfloat16 by autocast); weights, gradients and optimizer state are
-    float32. logits_elements: entries of the largest [tokens, vocabulary] tensor. gradient_checkpointing: layers are
-    computed again in the backward pass rather than kept. attention: transformers' name.
-    export_dtype: of the exported weights, auto = the policy folder's own.
+    float32. head: how log-probabilities are formed; chunked, a [tokens, vocabulary] tensor of at most logits_elements
+    entries at a time, or fused, liger-kernel's Triton kernel (a GPU, extra `liger`; no entropy).
+    gradient_checkpointing: layers are computed again in the backward pass rather than kept. attention: transformers'
+    name. export_dtype: of the exported weights, auto = the policy folder's own.
 
     Saving. save_every: steps between checkpoints (0 = only at the end); the newest keep_checkpoints stay.
 
@@ -150,6 +152,7 @@ class TrainOptions:
     share_prompts: bool = False
     micro_batch_tokens: int | None = None
     compute_dtype: str = "float32"
+    head: str = "chunked"
     logits_elements: int = 2**26
     attention: str = "sdpa"
     gradient_checkpointing: bool = False
@@ -208,6 +211,8 @@ class TrainOptions:
                 "share_prompts goes with layout 'pad' and without gradient_checkpointing (which keeps no keys and "
                 "values); set it to false, or the others."
             )
+        if self.head == "fused" and self.entropy_coef:
+            raise TrainOptionError("head 'fused' tells no entropy; set entropy_coef to 0, or head to 'chunked'.")
         self._check_corrections()
         self._check_next_token()
         if (self.aggregation == "constant") != (self.aggregation_constant is not None):

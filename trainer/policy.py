@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from trainer.batching import MicroBatch
 from trainer.distributed import ALONE, World, shard, whole
 from trainer.errors import PolicyMismatchError, PolicyNotFoundError, TrainOptionError
+from trainer.fused import check_fused
 from trainer.logprobs import TokenLogprobs, head_logits
 from trainer.lora import adapted, base_folder, is_adapter
 from trainer.options import TrainOptions
@@ -32,11 +33,14 @@ HEAD_TOLERANCE = 1e-4  # absolute, on logits of a probe: another head than ours 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenOutputs:
-    """Per token with a loss, float32: log-probabilities at the sampling temperature and at 1; entropy at the former."""
+    """Per token with a loss, float32: log-probabilities at the sampling temperature and at 1; entropy at the former.
+
+    The entropy is None where the head is fused.
+    """
 
     logprobs_N: Tensor
     logprobs_t1_N: Tensor
-    entropy_N: Tensor
+    entropy_N: Tensor | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +109,8 @@ def load_policy(folder: str, options: TrainOptions, world: World = ALONE) -> Pol
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     pack = options.layout == "pack" or (options.layout == "auto" and options.attention.startswith("flash"))
     _probe_head(model, folder)
+    if options.head == "fused":
+        check_fused(model, folder)
     if pack:
         _probe_packing(model, folder, attention)
     scorer = TokenLogprobs(
@@ -112,6 +118,7 @@ def load_policy(folder: str, options: TrainOptions, world: World = ALONE) -> Pol
         chunk_rows=max(1, options.logits_elements // model.get_input_embeddings().num_embeddings),
         compute_dtype=getattr(torch, options.compute_dtype),
         entropy_gradient=options.entropy_coef > 0,
+        fused=options.head == "fused",
     )
     if options.share_prompts:
         _check_sharing(scorer, folder, pack=pack, processes=world.size)

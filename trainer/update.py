@@ -65,7 +65,7 @@ def backward(policy: Policy, batch: MicroBatch, *, options: TrainOptions, temper
     _check_finite(batch, outputs, loss, options)
     if "log_ratio_N" in metrics:
         _check_ratio(batch, metrics["log_ratio_N"], options.stop_ratio)
-    return metrics | {"entropy": outputs.entropy_N.detach().sum()}
+    return metrics if outputs.entropy_N is None else metrics | {"entropy": outputs.entropy_N.detach().sum()}
 
 
 @torch.no_grad()
@@ -141,7 +141,7 @@ def _loss(
     return policy_loss(
         outputs.logprobs_N[tokens],
         outputs.logprobs_t1_N[tokens],
-        outputs.entropy_N[tokens],
+        None if outputs.entropy_N is None else outputs.entropy_N[tokens],
         behavior_N=batch.behavior_N[tokens],
         old_N=None if batch.old_N is None else batch.old_N[tokens],
         advantages_N=batch.advantages_N[tokens],

@@ -84,7 +84,7 @@ def training_table(trainings: Sequence[Training]) -> Table:
         "kl": lambda row: f"{row['kl']:.4f}" if "kl" in row else "",
         "moved (KL)": lambda row: f"{row['behavior_kl']:.4f}" if "behavior_kl" in row else "",
         "clipped": lambda row: f"{row['clip_low'] + row['clip_high']:.1%}",
-        "entropy": lambda row: f"{row['entropy']:.3f}",
+        "entropy": lambda row: f"{row['entropy']:.3f}" if "entropy" in row else "",
         "grad": lambda row: f"{row['grad_norm']:.3f}",
         "tokens/s": lambda row: f"{row['tokens_per_second']:,.0f}",
         "waited": lambda row: f"{row['data_wait_share']:.1%}",

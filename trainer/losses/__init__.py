@@ -35,7 +35,7 @@ __all__ = [
 def policy_loss(
     logprobs_N: Tensor,
     logprobs_t1_N: Tensor,
-    entropy_N: Tensor,
+    entropy_N: Tensor | None,
     *,
     behavior_N: Tensor,
     old_N: Tensor | None,
@@ -48,7 +48,8 @@ def policy_loss(
     """Surrogate + kl_coef * KL - entropy_coef * entropy; surrogate and entropy at the sampling temperature, KL at 1.
 
     next_token is its loss alone, at temperature 1. Corrections act on the surrogate alone. Metrics: those of the parts,
-    `log_behavior_N` (logprobs - behavior), `policy_loss` and `loss`. reference_N may be None where kl_coef is 0.
+    `log_behavior_N` (logprobs - behavior), `policy_loss` and `loss`. reference_N may be None where kl_coef is 0,
+    entropy_N where entropy_coef is.
     """
     if options.loss == "next_token":
         loss, metrics = next_token(logprobs_t1_N, weights_N=weights_N)
@@ -75,7 +76,7 @@ def policy_loss(
         )
         loss = loss + options.kl_coef * penalty
         metrics |= found
-    if options.entropy_coef:
+    if options.entropy_coef and entropy_N is not None:
         loss = loss - options.entropy_coef * (weights_N * entropy_N).sum()
     return loss, metrics | {"loss": loss.detach()}
 

@@ -1,0 +1,48 @@
+"""Log-probabilities by a library's kernel: liger-kernel's output head and cross-entropy in one (Triton, for a GPU).
+
+Dimensions: _N tokens with a loss, _D hidden size, _V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.errors import PolicyMismatchError, TrainOptionError
+
+
+def check_fused(model: Any, folder: str) -> None:
+    """Raises TrainOptionError without the library, PolicyMismatchError for a head that its kernel does not compute."""
+    try:
+        import liger_kernel.transformers.functional  # noqa: F401
+    except ImportError as error:
+        raise TrainOptionError(
+            "head 'fused' needs the package liger-kernel; install the extra 'liger', or set 'chunked'."
+        ) from error
+    head = type(model.get_output_embeddings())
+    if head is not nn.Linear or getattr(model.config, "final_logit_softcapping", None):
+        raise PolicyMismatchError(
+            f"{folder} ({type(model).__name__}) has an output head ({head.__name__}) or a cap on its logits that the "
+            "fused kernel does not compute; set head to 'chunked'."
+        )
+
+
+def fused_logprobs(model: Any, hidden_ND: Tensor, targets_N: Tensor, temperature: float) -> Tensor:
+    """Of the targets log softmax(logits / temperature), float32 [N]; the logits of a chunk of tokens exist at a time.
+
+    The kernel takes no factor on the logits, so the temperature and an architecture's own factor go into the hidden
+    state. N must not be 0.
+    """
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+    head, config = model.get_output_embeddings(), model.config
+    factor = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    dtype = hidden_ND.dtype
+    scaled_ND = hidden_ND if factor == temperature else (hidden_ND.float() * (factor / temperature)).to(dtype)
+    bias = None if head.bias is None else (head.bias.float() / temperature).to(dtype)
+    loss_N: Tensor = liger_fused_linear_cross_entropy(
+        scaled_ND, head.weight.to(dtype), targets_N, bias, reduction="none", accum_dtype=torch.float32
+    )
+    return -loss_N
