@@ -28,7 +28,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.xfail(strict=True, reason="the shipped models are those of the loop before trainer.sft")
 def test_the_shipped_models_are_the_outcome_of_the_scripts_defaults() -> None:
     defaults = parse_arguments(["--out", "unused"])
     steps = {name: getattr(defaults, f"{name}_steps") for name in MODELS}
