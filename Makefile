@@ -31,7 +31,7 @@ test-deep: install
 	$(PYTEST) -q tests -m deep --timeout 7200
 
 test-cluster: install
-	$(PYTEST) -q tests/cluster -m cluster --timeout 1800
+	$(PYTEST) -q tests -m cluster --timeout 1800
 
 # Fifty SIGKILLs on running Flink jobs; at most an hour. Writes the page that tells how it went.
 faults: install flink

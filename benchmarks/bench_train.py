@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--budget", type=int, help="our micro_batch_tokens", default=MICRO_BATCH_TOKENS["cpu"])
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--steps", type=int, help="updates of each, the first not counted (default by model)")
+    parser.add_argument("--groups", type=int, help="groups a step (default by model)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--worker", choices=("ours", "bare"), help=argparse.SUPPRESS)
@@ -75,9 +76,9 @@ def main() -> None:
 
 
 def workload_of(name: str, given: argparse.Namespace) -> Workload:
-    """The model's workload, with as many steps as were asked for."""
+    """The model's workload, with as many steps, and groups a step, as were asked for."""
     workload = WORKLOADS[name]
-    return replace(workload, steps=given.steps or workload.steps)
+    return replace(workload, steps=given.steps or workload.steps, groups=given.groups or workload.groups)
 
 
 def options_for(name: str, given: argparse.Namespace) -> TrainOptions:

@@ -1,5 +1,7 @@
 """Does PASS learn? Three rounds of the demo for several seeds, on each signal, beside GRPO(outcome) and greedy.
 
+"alone": without the outcome and format rewards, which the other arms have beside their process signal.
+
     python benchmarks/demo_gain.py --out runs/demo-gain --seeds 0 1 2 --arms "PASS, execution" "GRPO(outcome)"
     python benchmarks/demo_gain.py --out runs/demo-gain --seeds 0
 
@@ -86,9 +88,16 @@ ARMS: dict[str, Callable[[RunConfig], RunConfig]] = {
     "PASS, teacher KL per step": opd_steps_config,
     "PASS, G-OPD": g_opd_config,
     "PASS, PRM": prm_config,
-    "PASS, PRM alone": lambda config: alone(prm_config(config)),
     "PASS, Monte-Carlo": monte_carlo_config,
     "GRPO(outcome)": grpo_config,
+}
+
+
+ARMS |= {
+    "PASS, execution alone": alone,
+    "PASS, teacher KL alone": lambda config: alone(teacher_config(config)),
+    "PASS, Monte-Carlo alone": lambda config: alone(monte_carlo_config(config)),
+    "PASS, PRM alone": lambda config: alone(prm_config(config)),
 }
 
 

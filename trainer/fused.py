@@ -5,6 +5,7 @@ Dimensions: _N tokens with a loss, _D hidden size, _V vocabulary.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -13,8 +14,13 @@ from torch import Tensor, nn
 from trainer.errors import PolicyMismatchError, TrainOptionError
 
 
-def check_fused(model: Any, folder: str) -> None:
-    """Raises TrainOptionError without the library, PolicyMismatchError for a head that its kernel does not compute."""
+def check_fused(model: Any, folder: str, device: torch.device) -> None:
+    """Raises TrainOptionError without the library or a GPU, PolicyMismatchError for a head its kernel does not compute.
+
+    The library below 0.8.2 gave wrong gradients of single tokens' losses; pyproject.toml asks for more.
+    """
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise TrainOptionError("head 'fused' is a kernel for a GPU and device is cpu; set head to 'chunked'.")
     try:
         import liger_kernel.transformers.functional  # noqa: F401
     except ImportError as error:
@@ -40,8 +46,9 @@ def fused_logprobs(model: Any, hidden_ND: Tensor, targets_N: Tensor, temperature
     head, config = model.get_output_embeddings(), model.config
     factor = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
     dtype = hidden_ND.dtype
-    scaled_ND = hidden_ND if factor == temperature else (hidden_ND.float() * (factor / temperature)).to(dtype)
-    bias = None if head.bias is None else (head.bias.float() / temperature).to(dtype)
+    factor /= temperature
+    scaled_ND = hidden_ND if factor == 1.0 else (hidden_ND.float() * factor).to(dtype)
+    bias = None if head.bias is None else (head.bias.float() * factor).to(dtype)
     loss_N: Tensor = liger_fused_linear_cross_entropy(
         scaled_ND, head.weight.to(dtype), targets_N, bias, reduction="none", accum_dtype=torch.float32
     )

@@ -84,15 +84,16 @@ class TrainOptions:
     kept, before an update with a token ratio above stop_ratio (and advantage other than 0) or a gradient norm before
     clipping above stop_grad_norm (inf = never); what is NaN or infinite always stops it.
 
-    Machine. layout: pad (length buckets), pack (one row, attention never crosses rollouts), auto = pack on an
-    accelerator. micro_batch_tokens: tokens of one forward pass, padding included; a longer rollout goes alone
-    (default 8192, on a CPU 2048, which its caches like better). share_prompts: a prompt that several rollouts of a step
-    have is computed once and read by all of them (layout pad, one process); pays more the longer prompts are.
-    compute_dtype: of the forward and backward pass (bfloat16 by autocast); weights, gradients and optimizer state are
-    float32. head: how log-probabilities are formed; chunked, a [tokens, vocabulary] tensor of at most logits_elements
-    entries at a time, or fused, liger-kernel's Triton kernel (a GPU, extra `liger`; no entropy).
-    gradient_checkpointing: layers are computed again in the backward pass rather than kept. attention: transformers'
-    name. export_dtype: of the exported weights, auto = the policy folder's own.
+    Machine. layout: pad (length buckets), pack (one row, attention never crosses rollouts), auto = pack where attention
+    is a flash attention, whose cost does not grow with what else is in the row. micro_batch_tokens: tokens of one
+    forward pass, padding included; a longer rollout goes alone (default 8192, on a CPU 2048, which its caches like
+    better). share_prompts: a prompt that several rollouts of a step have is computed once and read by all of them
+    (layout pad, one process); pays more the longer prompts are. compute_dtype: of the forward and backward pass
+    (bfloat16 by autocast); weights, gradients and optimizer state are float32. head: how log-probabilities are formed;
+    chunked, a [tokens, vocabulary] tensor of at most logits_elements entries at a time, or fused, liger-kernel's Triton
+    kernel (a GPU, extra `liger`; no entropy). gradient_checkpointing: layers are computed again in the backward pass
+    rather than kept. attention: transformers' name. export_dtype: of the exported weights, auto = the policy folder's
+    own.
 
     Saving. save_every: steps between checkpoints (0 = only at the end); the newest keep_checkpoints stay.
 

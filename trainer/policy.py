@@ -107,10 +107,10 @@ def load_policy(folder: str, options: TrainOptions, world: World = ALONE) -> Pol
     _disable_dropout(model)
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    pack = options.layout == "pack" or (options.layout == "auto" and options.attention.startswith("flash"))
+    pack = options.layout == "pack" or (options.layout == "auto" and "flash" in options.attention)
     _probe_head(model, folder)
     if options.head == "fused":
-        check_fused(model, folder)
+        check_fused(model, folder, device)
     if pack:
         _probe_packing(model, folder, attention)
     scorer = TokenLogprobs(

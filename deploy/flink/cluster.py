@@ -4,9 +4,9 @@
     python deploy/flink/cluster.py down
     python deploy/flink/cluster.py run -- COMMAND     # a cluster for one command
 
-For trying, testing and measuring; the Kubernetes manifests are for work. Everything listens on localhost only. A
-TaskManager or worker pool that dies is started again, as Kubernetes would do; no process outlives the tool.
-The jars come from `make flink`.
+For trying, testing and measuring; the Kubernetes manifests are for work. All but the job server listen on localhost
+only. A TaskManager or worker pool that dies is started again, as Kubernetes would do; no process outlives the tool. The
+jars come from `make flink`.
 """
 
 from __future__ import annotations

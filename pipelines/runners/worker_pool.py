@@ -1,6 +1,9 @@
 """Starts SDK workers on this machine when a runner asks for them: the EXTERNAL environment.
 
-    python -m pipelines.runners.worker_pool --port 50000
+    python -m pipelines.runners.worker_pool --port 50000 --gpus 0 1 2 3
+
+With --gpus each worker sees one of these (CUDA_VISIBLE_DEVICES; "0,1" "2,3" gives each two, for tensor parallel
+engines): the one that the fewest live workers see.
 
 Instead of Beam's own pool (2.77), which listens on all interfaces, takes whatever `python` is first on PATH, lets a
 worker block on a full pipe of standard output that nobody reads, and leaves its workers behind when it is killed.
@@ -10,11 +13,14 @@ It has no authentication either: whoever reaches the port can start workers. Kee
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -25,11 +31,24 @@ import pipelines.runners.quiet  # noqa: F401 - Beam's first import, without its 
 STOP_SECONDS = 10
 
 
+@dataclass(frozen=True)
+class Worker:
+    """A started worker. gpus: its CUDA_VISIBLE_DEVICES; None = the pool's own."""
+
+    process: subprocess.Popen[bytes]
+    gpus: str | None
+
+    def sees(self, gpus: str) -> bool:
+        """Whether it is alive and was given these."""
+        return self.gpus == gpus and self.process.poll() is None
+
+
 class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     """Beam's worker pool service: one process a worker."""
 
-    def __init__(self) -> None:
-        self._workers: dict[str, subprocess.Popen[bytes]] = {}
+    def __init__(self, gpus: Sequence[str] = ()) -> None:
+        self._gpus = tuple(gpus)
+        self._workers: dict[str, Worker] = {}
         self._lock = threading.Lock()
 
     def StartWorker(self, request: Any, context: Any) -> Any:  # noqa: ARG002 - gRPC's signature
@@ -38,13 +57,15 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             *(sys.executable, "-m", "pipelines.runners.worker", f"--id={request.worker_id}"),
             f"--provision_endpoint={request.provision_endpoint.url}",
         ]
-        try:
-            # Standard input stays open as long as this process lives: the worker ends with it.
-            worker = subprocess.Popen(command, stdin=subprocess.PIPE)
-        except OSError:
-            return beam_fn_api_pb2.StartWorkerResponse(error=traceback.format_exc())
         with self._lock:
-            self._workers[request.worker_id] = worker
+            gpus = self._least_seen()
+            environment = os.environ if gpus is None else os.environ | {"CUDA_VISIBLE_DEVICES": gpus}
+            try:
+                # Standard input stays open as long as this process lives: the worker ends with it.
+                process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+            except OSError:
+                return beam_fn_api_pb2.StartWorkerResponse(error=traceback.format_exc())
+            self._workers[request.worker_id] = Worker(process, gpus)
         return beam_fn_api_pb2.StartWorkerResponse()
 
     def StopWorker(self, request: Any, context: Any) -> Any:  # noqa: ARG002
@@ -52,19 +73,23 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         with self._lock:
             worker = self._workers.pop(request.worker_id, None)
         if worker is not None:
-            worker.terminate()
+            worker.process.terminate()
             try:
-                worker.wait(STOP_SECONDS)
+                worker.process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                worker.kill()
-                worker.wait()
+                worker.process.kill()
+                worker.process.wait()
         return beam_fn_api_pb2.StopWorkerResponse()
 
+    def _least_seen(self) -> str | None:
+        workers = self._workers.values()
+        return min(self._gpus, key=lambda gpus: sum(worker.sees(gpus) for worker in workers), default=None)
 
-def serve(host: str, port: int) -> grpc.Server:
+
+def serve(host: str, port: int, *, gpus: Sequence[str] = ()) -> grpc.Server:
     """Start the service. Raises RuntimeError where the port is taken."""
     server = grpc.server(ThreadPoolExecutor(), options=[("grpc.so_reuseport", 0)])
-    beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(WorkerPool(), server)
+    beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(WorkerPool(gpus), server)
     server.add_insecure_port(f"{host}:{port}")
     server.start()
     return server
@@ -75,8 +100,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A pool of SDK workers for --environment_type=EXTERNAL.")
     parser.add_argument("--host", default="localhost", help="address to listen on (default localhost)")
     parser.add_argument("--port", type=int, default=50000, help="port to listen on (default 50000)")
+    parser.add_argument("--gpus", nargs="+", default=(), help="CUDA_VISIBLE_DEVICES of each worker, dealt out in turn")
     options = parser.parse_args()
-    server = serve(options.host, options.port)
+    server = serve(options.host, options.port, gpus=options.gpus)
     print(f"worker pool on {options.host}:{options.port}", flush=True)
     server.wait_for_termination()
 

@@ -106,12 +106,16 @@ class PartLoop:
         self._stopped = False
 
     def offer(self, part: int) -> None:
-        """Begin a part, waiting first until there is room for it (see `Limits`). Committed parts are skipped."""
+        """Commit what is complete and begin a part, waiting until there is room for it (see `Limits`).
+
+        Committed parts are skipped.
+        """
         if shards.committed(self._dataset, part) is not None:
             return
         if attempts_made(self._dataset, part):
             self._deferred.setdefault(part, None)
             return
+        self._collect(wait_at_most=0)
         while self._in_flight and not self._has_room():
             self._collect(wait_at_most=_ASK_EVERY)
         self._begin(part)

@@ -31,7 +31,8 @@ __all__ = ["PartDriver", "PartOutput", "PartWork", "StageAborted", "in_backgroun
 # The element that stands for all parts with an earlier attempt: one worker takes them, one after another, so that a
 # part that kills its worker is not held against an innocent one beside it.
 SUSPECTS = -1
-# So many times one command resubmits the rest of a job that lost a worker. FnApiRunner restarts nothing by itself.
+# So many times one command resubmits the rest of a job that was lost. FnApiRunner restarts nothing by itself, and a
+# Flink job gives up where its TaskManager holds on to a dead worker: a new job starts new ones.
 MAX_RESTARTS = 10
 _MARK = "@@@"
 _LOG = logging.getLogger(__name__)
@@ -156,9 +157,7 @@ def run_stage(
                 break
             except JobFailed as failed:
                 restarts += 1
-                # A new attempt on record: a worker was lost with parts in hand. Anything else would only fail again.
-                lost = _attempts(dataset, shards.pending_parts(dataset)) != before
-                if not lost or restarts > MAX_RESTARTS:
+                if restarts > MAX_RESTARTS or not _was_lost(failed, dataset, pending, before):
                     raise _reported(failed, dataset) from failed
     try:
         return shards.finalize(dataset, max_reject_rate=operations.max_reject_rate)
@@ -206,6 +205,17 @@ def job_name(dataset: Dataset) -> str:
     """passrl-STAGE-FP8-FOLDER, the last being twelve digits of the folder's sha256: one live job a folder."""
     folder = shards.sha256_bytes(shards.Store(dataset.url).path("").encode())[:12]
     return f"passrl-{dataset.spec.stage}-{dataset.fp8}-{folder}"
+
+
+def _was_lost(failed: JobFailed, dataset: Dataset, before: PendingParts, attempts: dict[int, int]) -> bool:
+    """Whether the job was lost rather than stopped, so that its rest is worth another one.
+
+    Lost: a worker died with parts in hand (new attempts on record), or parts were committed and no worker said why it
+    stopped. Anything else would only fail again.
+    """
+    after = shards.pending_parts(dataset)
+    progress = len(after.todo) < len(before.todo) and _MARK not in failed.log
+    return progress or _attempts(dataset, after) != attempts
 
 
 def _attempts(dataset: Dataset, pending: PendingParts) -> dict[int, int]:

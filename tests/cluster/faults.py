@@ -144,7 +144,7 @@ class Arena:
     def _client(self, name: str) -> BaseProcess:
         settings = [
             f"engine.extra.latency={SECONDS_A_PART}",
-            "operations.parts_in_flight=2",
+            "engine.max_num_seqs=16",  # of 12 requests a part, what keeps two parts of a worker under way
             "operations.max_attempts=20",
         ]
         flags = [flag for setting in settings for flag in ("--set", setting)]

@@ -8,10 +8,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from trainer.errors import PolicyMismatchError, TrainOptionError
 from trainer.fused import check_fused
 from trainer.options import TrainOptions
+from trainer.policy import load_policy
 
 # In a process of its own: the interpreter is chosen when Triton is imported.
 BOTH_HEADS = """
@@ -62,7 +64,7 @@ def test_a_head_the_kernel_does_not_compute_is_refused(policy_folder):
     model = AutoModelForCausalLM.from_pretrained(policy_folder)
     model.config.final_logit_softcapping = 30.0
     with pytest.raises(PolicyMismatchError, match="set head to 'chunked'"):
-        check_fused(model, policy_folder)
+        check_fused(model, policy_folder, torch.device("cuda"))
 
 
 def test_without_the_library_the_extra_is_named(policy_folder, monkeypatch):
@@ -70,4 +72,9 @@ def test_without_the_library_the_extra_is_named(policy_folder, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("liger_kernel.")]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(TrainOptionError, match="extra 'liger'"):
-        check_fused(None, policy_folder)
+        check_fused(None, policy_folder, torch.device("cuda"))
+
+
+def test_a_cpu_is_refused(policy_folder):
+    with pytest.raises(TrainOptionError, match="a kernel for a GPU"):
+        load_policy(policy_folder, TrainOptions(device="cpu", head="fused"))

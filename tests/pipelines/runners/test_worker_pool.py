@@ -21,25 +21,26 @@ NOWHERE = "localhost:1"  # the worker waits for this provision service as long a
 class Pool:
     """A pool process and its service."""
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
         port = Ports.free().pool
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.runners.worker_pool", f"--port={port}"], stdout=subprocess.PIPE, text=True
-        )
+        command = [sys.executable, "-m", "pipelines.runners.worker_pool", f"--port={port}", *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == f"worker pool on localhost:{port}\n"
         self.stub = beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolStub(grpc.insecure_channel(f"localhost:{port}"))
 
-    def start_worker(self) -> int:
+    def start_worker(self, worker_id: str = "1-1") -> int:
         """Start a worker; its process id."""
-        request = beam_fn_api_pb2.StartWorkerRequest(worker_id="1-1")
+        before = self._children()
+        request = beam_fn_api_pb2.StartWorkerRequest(worker_id=worker_id)
         request.provision_endpoint.url = NOWHERE
         assert self.stub.StartWorker(request, wait_for_ready=True).error == ""
-        return int(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text() or self._child())
+        (worker,) = self._children() - before
+        return worker
 
-    def _child(self) -> str:
+    def _children(self) -> set[int]:
         tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
-        return "".join((task / "children").read_text() for task in tasks)
+        return {int(child) for task in tasks for child in (task / "children").read_text().split()}
 
 
 @pytest.fixture
@@ -59,6 +60,24 @@ def is_alive(pid: int) -> bool:
 def gone(pid: int) -> bool:
     """Whether a process is gone within ten seconds."""
     return any(not is_alive(pid) or time.sleep(0.1) for _ in range(100))
+
+
+def test_each_worker_sees_the_gpus_that_the_fewest_others_see():
+    pool = Pool("--gpus", "0,1", "2,3")
+    try:
+        seen = [gpus_of(pool.start_worker(f"1-{i}")) for i in range(3)]
+        pool.stub.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="1-1"))
+        seen.append(gpus_of(pool.start_worker("1-4")))
+    finally:
+        pool.process.kill()
+        pool.process.wait()
+    assert seen == ["0,1", "2,3", "0,1", "2,3"]
+
+
+def gpus_of(pid: int) -> str:
+    """CUDA_VISIBLE_DEVICES of a process."""
+    entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(entry.partition("=")[::2] for entry in entries)["CUDA_VISIBLE_DEVICES"]
 
 
 def test_a_stopped_worker_is_gone(pool):

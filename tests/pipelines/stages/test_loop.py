@@ -95,6 +95,13 @@ def test_a_third_part_waits_for_room_and_commits_what_completed_meanwhile(datase
     assert done(dataset) == [1]
 
 
+def test_what_is_complete_is_committed_though_there_is_room_for_more(dataset: shards.Dataset) -> None:
+    driver = loop(dataset, ScriptedWork({}), parts_in_flight=9)
+    driver.offer(0)
+    driver.offer(1)
+    assert done(dataset) == [0]
+
+
 def test_left_open_the_work_says_when_a_part_more_is_of_use(dataset: shards.Dataset) -> None:
     class Asked(ScriptedWork):
         answers: ClassVar = [False, False, True]

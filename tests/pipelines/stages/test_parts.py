@@ -14,7 +14,7 @@ import pytest
 from pass_ops import shards
 from pass_ops.errors import NotFinalized
 from pipelines.engines.base import EngineDead, EngineOptions, EngineStartError, Sampling
-from pipelines.runners import RunnerFlagError, RunnerOptions
+from pipelines.runners import JobFailed, RunnerFlagError, RunnerOptions
 from pipelines.stages.generate import GenerateOptions, generate
 from pipelines.stages.loop import in_background
 from pipelines.stages.operations import Operations
@@ -218,6 +218,34 @@ def test_resource_hints_reach_the_environment_of_a_stage_that_runs_a_model(
     hints = components.environments[inner.environment_id].resource_hints
     assert hints["beam:resources:min_ram_bytes:v1"] == b"24000000000"
     assert hints["beam:resources:accelerator:v1"] == b"type:nvidia-l4;count:1"
+
+
+@pytest.mark.parametrize(
+    ("done", "jobs"),
+    [([5], 1), ([2, 5], 2), ([0], 1)],
+    ids=["all parts were committed", "some were", "none was"],
+)
+def test_the_rest_of_a_job_that_failed_without_a_word_is_submitted_again_where_it_got_on(
+    tmp_path: Path, log: str, monkeypatch: pytest.MonkeyPatch, done: list[int], jobs: int
+) -> None:
+    """As on a cluster whose TaskManager holds on to a dead worker until its restarts are used up."""
+    from pipelines.stages import parts
+
+    submitted: list[int] = []
+
+    def fails(construct: Callable[[Any], None], options: RunnerOptions, **job: object) -> None:
+        for part in range(done[len(submitted)]):
+            shards.commit_part(dataset(tmp_path), part, one_row(part))
+        submitted.append(1)
+        raise JobFailed("the pipeline failed in state FAILED")
+
+    monkeypatch.setattr(parts, "run_job", fails)
+    if done[-1] == 5:
+        assert stage(dataset(tmp_path), Numbers(log)).totals["rows"] == 5
+    else:
+        with pytest.raises(StageAborted, match="state FAILED"):
+            stage(dataset(tmp_path), Numbers(log))
+    assert len(submitted) == jobs
 
 
 @pytest.mark.parametrize("mode", ["multi_threading", "multi_processing"])

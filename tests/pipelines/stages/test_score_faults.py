@@ -11,6 +11,7 @@ from pipelines.runners import RunnerOptions
 from pipelines.signals import build_signal
 from pipelines.stages.operations import Operations
 from pipelines.stages.score import score
+from tests.cluster.conftest import ROOT, need
 
 VERIFIER = """
 import ctypes
@@ -23,20 +24,22 @@ def verify(text, answer):
 """
 
 RUNNERS = {
-    "direct": (),
-    "threads": ("--direct_running_mode=multi_threading", "--direct_num_workers=2"),
-    # Portable: workers are processes of their own that get the job over Beam's Fn API.
-    "processes": ("--direct_running_mode=multi_processing", "--direct_num_workers=2"),
+    "direct": RunnerOptions(),
+    "threads": RunnerOptions(flags=("--direct_running_mode=multi_threading", "--direct_num_workers=2")),
+    "processes": RunnerOptions(flags=("--direct_running_mode=multi_processing", "--direct_num_workers=2")),
+    "prism": RunnerOptions(name="prism", flags=(f"--prism_location={ROOT / '.cache/prism/prism'}",)),
 }
 
 
-@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("runner", [*list(RUNNERS)[:3], pytest.param("prism", marks=pytest.mark.cluster)])
 def test_each_fault_loses_one_rows_reward(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str) -> None:
+    if runner == "prism":
+        need("go", target="prism")
     (tmp_path / "faulty_verifier.py").write_text(VERIFIER)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # for workers of their own
     signal = build_signal("outcome", {"verifier": "faulty_verifier:verify", "timeout_s": 2.0, "workers": 1})
-    operations = Operations(runner=RunnerOptions(flags=RUNNERS[runner]))
+    operations = Operations(runner=RUNNERS[runner])
     score(signal=signal, rollouts=run.rollouts, out=run.signal("right"), operations=operations)
 
     dataset = shards.open_dataset(run.signal("right"))
