@@ -75,8 +75,10 @@ def test_each_worker_sees_the_gpus_that_the_fewest_others_see():
 
 
 def gpus_of(pid: int) -> str:
-    """CUDA_VISIBLE_DEVICES of a process."""
-    entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    """CUDA_VISIBLE_DEVICES of a process that was just started."""
+    environment = Path(f"/proc/{pid}/environ")
+    while not (entries := environment.read_text().split("\0"))[0]:  # empty for a moment while it begins
+        time.sleep(0.01)
     return dict(entry.partition("=")[::2] for entry in entries)["CUDA_VISIBLE_DEVICES"]
 
 
