@@ -22,6 +22,10 @@ CONNECT_SECONDS = 30.0
 # Between two stages of a batch job no task is there; without this every worker would be ended and started again. Short,
 # because a worker that lingers after its job keeps its engine, and with it the GPU, from the next job's.
 KEEP_WORKERS_MS = 5000
+# A TaskManager may keep a dead worker's connection for the rest of a job and fail every restart on it (Beam 2.62: a task
+# that is cancelled while it opens never gives its share back). A worker this old gets no further bundle; the one it has,
+# a stage's whole share of a batch job, it finishes.
+RETIRE_WORKERS_MS = 20_000
 
 
 def launch(flags: Sequence[str]) -> Launch:
@@ -40,8 +44,9 @@ def launch(flags: Sequence[str]) -> Launch:
                 "(worker pools), PROCESS or DOCKER, each with --environment_config."
             )
         flags = [*flags, "--environment_type=LOOPBACK"]
-    if flag_value(flags, "environment_cache_millis") is None:
-        flags = [*flags, f"--environment_cache_millis={KEEP_WORKERS_MS}"]
+    for name, value in {"cache": KEEP_WORKERS_MS, "expiration": RETIRE_WORKERS_MS}.items():
+        if flag_value(flags, f"environment_{name}_millis") is None:
+            flags = [*flags, f"--environment_{name}_millis={value}"]
     server = _connected(endpoint, flags) if endpoint else _started(flags)
     return Launch(runner=ConnectedRunner(server), flags=tuple(flags), known=server.known_flags(), server=server)
 
