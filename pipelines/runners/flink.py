@@ -22,9 +22,9 @@ CONNECT_SECONDS = 30.0
 # Between two stages of a batch job no task is there; without this every worker would be ended and started again. Short,
 # because a worker that lingers after its job keeps its engine, and with it the GPU, from the next job's.
 KEEP_WORKERS_MS = 5000
-# A TaskManager may keep a dead worker's connection for the rest of a job and fail every restart on it (Beam 2.62: a task
-# that is cancelled while it opens never gives its share back). A worker this old gets no further bundle; the one it has,
-# a stage's whole share of a batch job, it finishes.
+# A TaskManager may keep a dead worker's connection for the rest of a job and fail every restart on it (Beam 2.62; seen
+# in `make faults`). A worker this old gets no further bundle; the one it has, a stage's whole share of a batch job, it
+# finishes.
 RETIRE_WORKERS_MS = 20_000
 
 
