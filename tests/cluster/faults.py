@@ -126,9 +126,7 @@ class Arena:
         if fault.point == ANY_MOMENT:
             time.sleep(random.Random(repr(fault)).uniform(0, SECONDS_A_PART))
             if fault.kind == "worker":
-                _until(cluster.worker_pids, "a worker runs", client)
-                with suppress(ProcessLookupError, IndexError):
-                    os.kill(cluster.worker_pids()[0], 9)
+                _until(self._kill_worker, "a worker runs", client)
             elif fault.kind == "client":
                 client.kill()
             else:
@@ -140,6 +138,13 @@ class Arena:
         partial.write_text(json.dumps(order))
         partial.rename(self._order)
         _until(lambda: not self._order.exists(), f"a worker comes to {fault.point!r}", client)
+
+    def _kill_worker(self) -> bool:
+        """Kill a worker; False where none is running just then."""
+        with suppress(ProcessLookupError, IndexError):
+            os.kill(self.cluster.worker_pids()[0], 9)
+            return True
+        return False
 
     def _client(self, name: str) -> BaseProcess:
         settings = [
