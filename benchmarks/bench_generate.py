@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -25,14 +24,6 @@ from typing import Any
 from pipelines.engines import Engine, EngineOptions, SampleRequest, Sampling
 
 ENGINE = EngineOptions(dtype="float32", kv_cache_gib=1.0, max_num_seqs=256)
-# What our engine sets for itself, so that the bare one runs alike: in process, quiet, off the network.
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "HF_HUB_OFFLINE": "1",
-}
 MAX_TOKENS = 256
 Side = Callable[[str], tuple[float, float]]  # a command -> seconds and tokens
 CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz+-=?.: \n"
@@ -70,14 +61,15 @@ def write_parts(root: Path, *, prompts: int, per_part: int) -> str:
 
 def bare(model: str, prompts: str, group: int) -> Side:
     """What runs LLM.generate once: by command seeded or unseeded; returns seconds and tokens."""
-    from vllm import LLM, SamplingParams
-    from vllm.inputs import TokensPrompt
-
     from pass_ops import shards
-    from pipelines.engines.vllm import let_modules_be_scanned
+    from pipelines.engines.vllm import let_modules_be_scanned, set_environment
     from pipelines.engines.vllm_arguments import engine_arguments
     from pipelines.models import load_tokenizer
     from pipelines.stages.generate import derive_seed
+
+    set_environment(ENGINE)  # in process, quiet, off the network, as our engine; before vLLM's first import
+    from vllm import LLM, SamplingParams
+    from vllm.inputs import TokensPrompt
 
     arguments = engine_arguments(model, ENGINE, device="cpu", dtype="float32", context_length=512)
     let_modules_be_scanned()
@@ -145,13 +137,8 @@ class Child:
     """One side in a process of its own, asked line by line."""
 
     def __init__(self, *arguments: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, *arguments],
-            env=os.environ | ENVIRONMENT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        command = [sys.executable, __file__, *arguments]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._reply()
 
     def ask(self, command: str) -> tuple[float, float]:

@@ -90,10 +90,6 @@ ARMS: dict[str, Callable[[RunConfig], RunConfig]] = {
     "PASS, PRM": prm_config,
     "PASS, Monte-Carlo": monte_carlo_config,
     "GRPO(outcome)": grpo_config,
-}
-
-
-ARMS |= {
     "PASS, execution alone": alone,
     "PASS, teacher KL alone": lambda config: alone(teacher_config(config)),
     "PASS, Monte-Carlo alone": lambda config: alone(monte_carlo_config(config)),

@@ -59,12 +59,9 @@ class TokenLogprobs(nn.Module):
             hidden_ND = hidden.reshape(-1, hidden.shape[-1]).index_select(0, select_N)
             if self.fused and len(targets_N):
                 at_one_N = fused_logprobs(self.model, hidden_ND, targets_N, 1.0)
-                cooled = temperature != 1.0
-                return (
-                    fused_logprobs(self.model, hidden_ND, targets_N, temperature) if cooled else at_one_N,
-                    at_one_N,
-                    None,
-                )
+                if temperature == 1.0:
+                    return at_one_N, at_one_N, None
+                return fused_logprobs(self.model, hidden_ND, targets_N, temperature), at_one_N, None
             parts = list(zip(hidden_ND.split(self.chunk_rows), targets_N.split(self.chunk_rows), strict=True))
             if len(parts) == 1:
                 return self._chunk(*parts[0], temperature)

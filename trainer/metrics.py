@@ -13,7 +13,7 @@ metrics.jsonl holds one object a step:
 | importance_mean, importance_max | of the importance weights, over tokens; null without them |
 | rejected | share of tokens rejected by their ratio to the sampler |
 | behavior_kl | mean over tokens of r - 1 - log r: how far the policy moved from the sampler (k3) |
-| entropy | mean over tokens, at the sampling temperature, nats; null with head fused |
+| entropy | mean over tokens, at the sampling temperature, nats; null with head fused, and where no token has a loss |
 | advantage_mean, and _min, _p05, _p50, _p95, _max | over tokens |
 | grad_norm, lr | global norm before clipping; learning rate |
 | rollouts, tokens | the denominators: rollouts of the step, their unmasked tokens |

@@ -90,7 +90,7 @@ class VllmBackend:
                 f"vLLM cannot start on {model}: this process already runs a vLLM engine. Close that first (`release`), "
                 "or use `acquire`, which keeps one."
             )
-        _set_environment(options)
+        set_environment(options)
         try:
             with _side_effects_undone():
                 self._engine, self.max_model_len = _start_engine(model, options)
@@ -175,7 +175,7 @@ class VllmBackend:
         return finite_or_rejected(sample, logprobs, allow_zero_probability=False)
 
 
-def _set_environment(options: EngineOptions) -> None:
+def set_environment(options: EngineOptions) -> None:
     """The variables vLLM reads, before it is imported; its log level also before it configures its logging itself."""
     os.environ.update(_FORCED_ENVIRONMENT | batch_invariance(options, device=device_kind()))
     for name, value in _DEFAULT_ENVIRONMENT.items():

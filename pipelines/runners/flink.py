@@ -44,9 +44,8 @@ def launch(flags: Sequence[str]) -> Launch:
                 "(worker pools), PROCESS or DOCKER, each with --environment_config."
             )
         flags = [*flags, "--environment_type=LOOPBACK"]
-    for name, value in {"cache": KEEP_WORKERS_MS, "expiration": RETIRE_WORKERS_MS}.items():
-        if flag_value(flags, f"environment_{name}_millis") is None:
-            flags = [*flags, f"--environment_{name}_millis={value}"]
+    defaults = {"environment_cache_millis": KEEP_WORKERS_MS, "environment_expiration_millis": RETIRE_WORKERS_MS}
+    flags = [*flags, *(f"--{name}={value}" for name, value in defaults.items() if flag_value(flags, name) is None)]
     server = _connected(endpoint, flags) if endpoint else _started(flags)
     return Launch(runner=ConnectedRunner(server), flags=tuple(flags), known=server.known_flags(), server=server)
 

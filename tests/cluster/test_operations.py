@@ -76,7 +76,8 @@ def test_a_rerun_ends_the_job_of_a_killed_client_and_goes_on_from_what_it_commit
     assert f"job {submitted} of an earlier command is cancelled" in work.log.read_text()
     until(lambda: flink.overview()["jobs-running"] == 0)
     # A client that is killed with its workers inside may leave a half-written temporary file, which harms nothing.
-    assert [finding for finding in shards.verify(work.rollouts) if finding.severity != "info"] == []
+    harmless = {"orphan"} if workers is loopback else set()
+    assert [finding for finding in shards.verify(work.rollouts) if finding.code not in harmless] == []
 
 
 def test_an_interrupt_cancels_the_job(project, flink):

@@ -76,7 +76,8 @@ def policy_loss(
         )
         loss = loss + options.kl_coef * penalty
         metrics |= found
-    if options.entropy_coef and entropy_N is not None:
+    if options.entropy_coef:
+        assert entropy_N is not None  # TrainOptions refuses a bonus with a head that tells no entropy
         loss = loss - options.entropy_coef * (weights_N * entropy_N).sum()
     return loss, metrics | {"loss": loss.detach()}
 

@@ -31,7 +31,7 @@ RUNNERS = {
 }
 
 
-@pytest.mark.parametrize("runner", [*list(RUNNERS)[:3], pytest.param("prism", marks=pytest.mark.cluster)])
+@pytest.mark.parametrize("runner", ["direct", "threads", "processes", pytest.param("prism", marks=pytest.mark.cluster)])
 def test_each_fault_loses_one_rows_reward(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str) -> None:
     if runner == "prism":
         need("go", target="prism")
