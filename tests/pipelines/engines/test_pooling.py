@@ -21,7 +21,7 @@ from pipelines.engines import (
     start_engine,
 )
 from pipelines.engines.process_reward import Qwen2ForProcessRewardModel
-from pipelines.models import load_tokenizer
+from pipelines.models.folder import load_tokenizer
 
 PRM = str(asset_folder("prm"))
 STEPS = ["a+9=66", "b-8=58", "=58", "A62"]
