@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.demo_models.fit import LOG_EVERY
 from pipelines.demo.assets import MODELS
-from pipelines.demo.fit import LOG_EVERY
 
 LANGUAGE_MODELS = ("policy", "teacher")
 

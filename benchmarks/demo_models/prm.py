@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from benchmarks.demo_models.fit import IGNORED, Batch, pad_rows
+from benchmarks.demo_models.tokenizer import EOS_TOKEN, PAD_TOKEN, STEP_TAG, token_of
 from pipelines.demo.arithmetic import (
     GRADED,
     STEP_SEPARATOR,
@@ -21,8 +23,6 @@ from pipelines.demo.arithmetic import (
     split_steps,
     write_trace,
 )
-from pipelines.demo.fit import IGNORED, Batch, pad_rows
-from pipelines.demo.tokenizer import EOS_TOKEN, PAD_TOKEN, STEP_TAG, token_of
 from pipelines.engines.process_reward import Qwen2ForProcessRewardModel
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Make the demo's models: ``python -m pipelines.demo.make_assets --out DIR --seed S``.
+"""Make the demo's models: ``python -m benchmarks.demo_models.make_assets --out DIR --seed S``.
 
 Policy and teacher learn traces of the arithmetic task from random weights, by `trainer.sft`; the PRM starts from the
 teacher. A model whose folder already holds the outcome of the same recipe is kept. A training under way lies in
@@ -19,15 +19,15 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
+from benchmarks.demo_models.fit import FitOptions, Progress, fit, log_of, train_options
+from benchmarks.demo_models.measure import measure
+from benchmarks.demo_models.prm import from_language_model, graded_batches, prm_loss, separation
+from benchmarks.demo_models.report import write_readme
+from benchmarks.demo_models.tokenizer import build_prm_tokenizer, build_tokenizer
+from benchmarks.demo_models.traces import completion_loss, least_loss, validation_traces, write_pairs
 from pipelines.demo import arithmetic
 from pipelines.demo.arithmetic import Habits, Split, make_prompts
 from pipelines.demo.assets import MODELS
-from pipelines.demo.fit import FitOptions, Progress, fit, log_of, train_options
-from pipelines.demo.measure import measure
-from pipelines.demo.prm import from_language_model, graded_batches, prm_loss, separation
-from pipelines.demo.report import write_readme
-from pipelines.demo.tokenizer import build_prm_tokenizer, build_tokenizer
-from pipelines.demo.traces import completion_loss, least_loss, validation_traces, write_pairs
 from trainer import sft
 
 #: the longest prompt has 33 tokens, a completion at most 112
@@ -176,7 +176,7 @@ def made(out: Path, recipe: Recipe) -> bool:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.demo.make_assets", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.demo_models.make_assets", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for policy/, teacher/, prm/ and README.md")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=MODELS, action="append", help="make this model only (repeatable)")
@@ -193,7 +193,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def command_line(arguments: argparse.Namespace) -> str:
     """The command that makes the same models anew."""
     steps = " ".join(f"--{name}-steps {getattr(arguments, f'{name}_steps')}" for name in MODELS)
-    return f"python -m pipelines.demo.make_assets --out DIR --seed {arguments.seed} {steps}"
+    return f"python -m benchmarks.demo_models.make_assets --out DIR --seed {arguments.seed} {steps}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

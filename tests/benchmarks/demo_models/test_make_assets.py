@@ -14,11 +14,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from pipelines.demo import make_assets
-from pipelines.demo.arithmetic import TEACHER, Split, Trace, check_format, check_steps, split_of, split_steps
-from pipelines.demo.fit import IGNORED, Batch, FitOptions, Progress, fit, log_of
-from pipelines.demo.measure import measure, sample
-from pipelines.demo.prm import (
+from benchmarks.demo_models import make_assets
+from benchmarks.demo_models.fit import IGNORED, Batch, FitOptions, Progress, fit, log_of
+from benchmarks.demo_models.measure import measure, sample
+from benchmarks.demo_models.prm import (
     Qwen2ForProcessRewardModel,
     auc,
     from_language_model,
@@ -28,8 +27,9 @@ from pipelines.demo.prm import (
     spoil,
     step_scores,
 )
-from pipelines.demo.tokenizer import STEP_TAG, build_prm_tokenizer, build_tokenizer
-from pipelines.demo.traces import completion_loss, least_loss, write_pairs
+from benchmarks.demo_models.tokenizer import STEP_TAG, build_prm_tokenizer, build_tokenizer
+from benchmarks.demo_models.traces import completion_loss, least_loss, write_pairs
+from pipelines.demo.arithmetic import TEACHER, Split, Trace, check_format, check_steps, split_of, split_steps
 from trainer.checkpoint import weights_digest
 from trainer.metrics import read_metrics
 
@@ -205,7 +205,7 @@ LESSON = FitOptions(steps=30, learning_rate=1e-2, warmup_steps=3)
 
 @pytest.fixture(autouse=True)
 def frequent_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.demo.fit.LOG_EVERY", 10)
+    monkeypatch.setattr("benchmarks.demo_models.fit.LOG_EVERY", 10)
 
 
 def test_fitting_lowers_the_loss_and_logs_what_it_does(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_measures_count_over_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     def scripted(*_: object, temperature: float, **__: object) -> list[str]:
         return ["=57\nA62", "A00", "A01", "A02"] if temperature else ["A62", "A62"]
 
-    monkeypatch.setattr("pipelines.demo.measure.sample", scripted)
+    monkeypatch.setattr("benchmarks.demo_models.measure.sample", scripted)
     measures = measure(tiny_language_model(), build_tokenizer(), [PROMPT, PROMPT], samples=2, seed=0)
     assert (measures.pass_1, measures.pass_all, measures.greedy) == (0.25, 0.5, 1.0)
     assert measures.pass_1_error == pytest.approx(0.25)  # rates 0.5 and 0: deviation 0.3536, over the root of 2

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, Qwen2Config
 
+from benchmarks.demo_models.tokenizer import STEP_TAG, build_prm_tokenizer, build_tokenizer
 from pipelines.demo.arithmetic import CHARACTERS
-from pipelines.demo.tokenizer import STEP_TAG, build_prm_tokenizer, build_tokenizer
 
 POLICY_TOKENIZER = build_tokenizer()
 PRM_TOKENIZER = build_prm_tokenizer()
