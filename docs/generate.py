@@ -1,4 +1,4 @@
-"""Writes the pages of docs/reference that are made from the code; tests/docs fails where a committed one is stale.
+"""Writes the pages that are made from the code; tests/docs fails where a committed one is stale.
 
 python docs/generate.py          # what `make reference` runs
 """
@@ -14,7 +14,7 @@ import pyarrow as pa
 from pass_ops.shards import schemas
 from pipelines.cli import build_parser
 
-REFERENCE = Path(__file__).parent / "reference"
+DOCS = Path(__file__).parent
 NOTICE = "<!-- Generated from the code by docs/generate.py: run `make reference` instead of editing this page. -->"
 
 #: what a column holds; a column without a line here is an error
@@ -83,8 +83,8 @@ def columns() -> str:
             "",
             NOTICE,
             "",
-            'Every dataset is Parquet. A "?" after a type means that the column may be null. The rules that relate columns',
-            "are in section 3 of [the contract](../spec/contract.md).",
+            'Every dataset is Parquet. A "?" after a type means that the column may be null.',
+            "The rules that relate columns are in section 3 of [the contract](../spec/contract.md).",
             "",
             *_table("prompts", list(schemas.PROMPTS)),
             *_table("rollouts", list(schemas.ROLLOUTS)),
@@ -153,17 +153,35 @@ def metrics() -> str:
 
     text = trainer.metrics.__doc__ or ""
     table = [line for line in text.splitlines() if line.startswith("|")]
-    intro = "`train/metrics.jsonl` holds one object per optimizer step. TensorBoard and a tracker get the same numbers under"
-    return "\n".join(["# Metrics", "", NOTICE, "", intro, "`train/`, with `update` as the step.", "", *table, ""])
+    intro = "`train/metrics.jsonl` holds one object per optimizer step."
+    where = "TensorBoard and a tracker get the same numbers under `train/`, with `update` as the step."
+    return "\n".join(["# Metrics", "", NOTICE, "", intro, where, "", *table, ""])
 
 
-PAGES: dict[str, Callable[[], str]] = {"columns.md": columns, "commands.md": commands, "metrics.md": metrics}
+def decisions() -> str:
+    """decisions/index.md, from the decisions' own titles."""
+    intro = (
+        "Where two designs were possible: what was chosen, what was rejected, and what would show that we were wrong."
+    )
+    lines = ["# Decisions", "", NOTICE, "", intro, ""]
+    for page in sorted((DOCS / "decisions").glob("[0-9]*.md")):
+        title = page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+        lines.append(f"- [{title}]({page.name})")
+    return "\n".join([*lines, ""])
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "decisions/index.md": decisions,
+    "reference/columns.md": columns,
+    "reference/commands.md": commands,
+    "reference/metrics.md": metrics,
+}
 
 
 def main() -> None:
     """Write every page."""
     for name, page in PAGES.items():
-        (REFERENCE / name).write_text(page(), encoding="utf-8")
+        (DOCS / name).write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":
