@@ -150,7 +150,7 @@ class ShapingConfig(_Options):
         elif self.estimator in TOGETHER:
             raise OptionError(
                 f"option standardize: one operator per stream needs streams that are standardized separately, but "
-                f"estimator {self.estimator!r} standardizes them together; {advice("", OPERATORS)}"
+                f"estimator {self.estimator!r} standardizes them together; choose one of {', '.join(map(repr, OPERATORS))}"
             )
         if not isinstance(self.weights, Weights):
             raise OptionError(
