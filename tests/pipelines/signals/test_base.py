@@ -20,7 +20,7 @@ from pipelines.signals import (
     sidecar,
     signal_from_table,
 )
-from pipelines.verifiers.importing import load_object
+from pass_ops.importing import load_object
 
 SMALLEST = {
     "outcome": {"verifier": "number"},
