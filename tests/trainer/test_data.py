@@ -20,9 +20,9 @@ from tests.trainer.rows import (
     write_shaped,
 )
 from trainer import train
-from trainer.checkpoint import weights_digest
 from trainer.data import ShapedData, build_index, select
-from trainer.errors import NothingTrainableError, TrainDataError
+from trainer.errors import TrainDataError
+from trainer.model_folder import weights_digest
 from trainer.options import TrainOptions
 from trainer.order import Step, all_steps
 from trainer.stream import ahead_of_use, decode_part, stream_steps
@@ -104,7 +104,7 @@ def test_old_rounds_are_dropped_where_asked(make_shaped):
 
 def test_nothing_left_is_an_error_with_the_counts(make_shaped):
     data = data_of(make_shaped([[untrainable(row) for row in ROWS]]))
-    with pytest.raises(NothingTrainableError, match="untrainable 18"):
+    with pytest.raises(TrainDataError, match="untrainable 18"):
         selected(data)
 
 

@@ -12,9 +12,10 @@ import torch
 
 from tests.trainer.rows import random_rows, split_groups, step_of
 from trainer import TrainOptions, train
-from trainer.checkpoint import complete_checkpoints, weights_digest
+from trainer.checkpoint import complete_checkpoints
 from trainer.errors import PolicyMismatchError, PolicyNotFoundError, TrainOptionError
 from trainer.metrics import read_metrics
+from trainer.model_folder import weights_digest
 from trainer.policy import load_policy
 
 ROWS = random_rows(groups=6, size=3)
@@ -36,7 +37,7 @@ def run(make_shaped, policy_folder, tmp_path):
 def logprobs(folder: str, options: TrainOptions = OPTIONS) -> torch.Tensor:
     (batch,) = step_of(ROWS, reference=False).micro_batches
     with torch.no_grad():
-        return load_policy(folder, options).token_outputs(batch, temperature=1.0).logprobs_N
+        return load_policy(folder, options).token_outputs(batch).logprobs_N
 
 
 def test_a_new_adapter_changes_nothing_and_is_the_same_for_the_same_seed(policy_folder):

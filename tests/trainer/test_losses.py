@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from trainer.losses import (
+    LossInputs,
     cispo,
     clipped_surrogate,
     gspo,
@@ -139,11 +142,12 @@ def test_the_plain_policy_gradient_reads_no_ratio():
 
 def test_the_penalty_reads_temperature_one_and_the_surrogate_the_sampling_temperature():
     at_temperature, at_one, entropy = (torch.tensor([value], requires_grad=True) for value in (-1.0, -3.0, 0.5))
-    loss, metrics = policy_loss(
-        at_temperature, at_one, entropy, behavior_N=torch.tensor([-1.0]), old_N=None, advantages_N=torch.tensor([2.0]),
-        reference_N=torch.tensor([-3.0 + math.log(2)]), weights_N=torch.ones(1),
-        rows_N=torch.zeros(1, dtype=torch.long), options=TrainOptions(kl_coef=0.1, entropy_coef=0.01),
+    inputs = LossInputs(
+        logprobs_N=at_temperature, logprobs_t1_N=at_one, entropy_N=entropy, behavior_N=torch.tensor([-1.0]),
+        advantages_N=torch.tensor([2.0]), reference_N=torch.tensor([-3.0 + math.log(2)]), weights_N=torch.ones(1),
+        rows_N=torch.zeros(1, dtype=torch.long),
     )  # fmt: skip
+    loss, metrics = policy_loss(inputs, TrainOptions(kl_coef=0.1, entropy_coef=0.01))
     loss.backward()
     assert float(loss.detach()) == pytest.approx(-2.0 + 0.1 * (1 - math.log(2)) - 0.01 * 0.5, abs=1e-6)
     assert float(at_temperature.grad) == pytest.approx(-2.0)
@@ -153,8 +157,6 @@ def test_the_penalty_reads_temperature_one_and_the_surrogate_the_sampling_temper
 
 
 def test_each_aggregation_weighs_tokens_as_its_formula_says():
-    import numpy as np
-
     unmasked = np.array([1, 3])
     assert loss_weights(unmasked, aggregation="rollout_mean").tolist() == [1 / 2, 1 / 6]
     assert loss_weights(unmasked, aggregation="token_mean").tolist() == [1 / 4, 1 / 4]
@@ -203,18 +205,18 @@ def test_a_long_rollout_overflows_neither_its_weight_nor_its_ratio():
 
 
 def test_a_correction_looks_at_the_old_policy_where_there_is_one_and_at_the_current_one_otherwise():
-    given = {
-        "behavior_N": torch.tensor([-2.0]), "advantages_N": torch.ones(1), "weights_N": torch.ones(1),
-        "rows_N": torch.zeros(1, dtype=torch.long), "reference_N": None,
-    }  # fmt: skip
-    logprobs, zero = torch.tensor([-2.0 + math.log(1.5)], requires_grad=True), torch.zeros(1)
+    logprobs = torch.tensor([-2.0 + math.log(1.5)], requires_grad=True)
+    inputs = LossInputs(
+        logprobs_N=logprobs, logprobs_t1_N=logprobs, behavior_N=torch.tensor([-2.0]), advantages_N=torch.ones(1),
+        weights_N=torch.ones(1), rows_N=torch.zeros(1, dtype=torch.long),
+    )  # fmt: skip
     decoupled = TrainOptions(old_policy="recompute", importance="token", importance_cap=math.inf, clip_high=9.0)
     old = torch.tensor([-2.0 + math.log(3.0)])
-    loss, metrics = policy_loss(logprobs, logprobs, zero, old_N=old, options=decoupled, **given)
+    loss, metrics = policy_loss(replace(inputs, old_N=old), decoupled)
     assert float(loss.detach()) == pytest.approx(-3.0 * 0.5, rel=1e-6)  # w = old / behavior = 3, r = pi / old = 0.5
     assert float(metrics["log_mismatch_N"]) == pytest.approx(math.log(3.0), rel=1e-6)
     bypass = TrainOptions(loss="policy_gradient", importance="token", importance_cap=1.25)
-    loss, metrics = policy_loss(logprobs, logprobs, zero, old_N=None, options=bypass, **given)
+    loss, metrics = policy_loss(inputs, bypass)
     assert float(loss.detach()) == pytest.approx(1.25 * (2.0 - math.log(1.5)), rel=1e-6)
     loss.backward()
     assert float(logprobs.grad) == pytest.approx(-1.25)  # the weight carries no gradient
@@ -223,12 +225,11 @@ def test_a_correction_looks_at_the_old_policy_where_there_is_one_and_at_the_curr
 
 def test_a_rejected_token_adds_nothing_and_its_kl_and_weight_stay():
     logprobs = torch.tensor([-1.0, -1.0], requires_grad=True)
-    loss, metrics = policy_loss(
-        logprobs, logprobs, torch.zeros(2), behavior_N=torch.tensor([-1.0, -4.0]), old_N=None,
-        advantages_N=torch.ones(2), reference_N=torch.full((2,), -1.0 + math.log(2)), weights_N=torch.full((2,), 0.5),
-        rows_N=torch.tensor([0, 1]),
-        options=TrainOptions(kl_coef=1.0, reject="token", reject_low=0.5, reject_high=2.0),
+    inputs = LossInputs(
+        logprobs_N=logprobs, logprobs_t1_N=logprobs, behavior_N=torch.tensor([-1.0, -4.0]), advantages_N=torch.ones(2),
+        reference_N=torch.full((2,), -1.0 + math.log(2)), weights_N=torch.full((2,), 0.5), rows_N=torch.tensor([0, 1]),
     )  # fmt: skip
+    loss, metrics = policy_loss(inputs, TrainOptions(kl_coef=1.0, reject="token", reject_low=0.5, reject_high=2.0))
     assert int(metrics["rejected"]) == 1
     assert float(metrics["policy_loss"]) == pytest.approx(-0.5)
     assert float(loss.detach()) == pytest.approx(-0.5 + (1 - math.log(2)), abs=1e-6)

@@ -19,7 +19,7 @@ from trainer.data import build_index, select
 from trainer.errors import TrainDataError, TrainOptionError
 from trainer.metrics import read_metrics
 from trainer.order import all_steps
-from trainer.pairs import PairData
+from trainer.pairs import open_pairs
 from trainer.policy import load_policy
 from trainer.stream import stream_steps
 from trainer.update import backward
@@ -50,7 +50,7 @@ def test_the_gradient_is_that_of_cross_entropy_on_the_completions(pairs, traces)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     policy = load_policy(POLICY, OPTIONS)
-    data = PairData((pairs,), POLICY)
+    data = open_pairs([pairs], POLICY)
     index = build_index(data, threads=1)
     whole = replace(OPTIONS, batch_size=24)
     steps = all_steps(select(index, whole, context=256).units, whole)
@@ -59,7 +59,7 @@ def test_the_gradient_is_that_of_cross_entropy_on_the_completions(pairs, traces)
         rollouts, masked=[False] * 24, aggregation="token_mean", constant=None, budget=600, pack=False,
         vocabulary_size=policy.vocabulary_size,
     )  # fmt: skip
-    loss = sum(float(backward(policy, micro, options=whole, temperature=1.0)["loss"]) for micro in step.micro_batches)
+    loss = sum(float(backward(policy, micro, options=whole)["loss"]) for micro in step.micro_batches)
 
     model = AutoModelForCausalLM.from_pretrained(POLICY, dtype=torch.float64)
     tokenizer = AutoTokenizer.from_pretrained(POLICY)

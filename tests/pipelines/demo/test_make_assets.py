@@ -30,8 +30,8 @@ from pipelines.demo.prm import (
 )
 from pipelines.demo.tokenizer import STEP_TAG, build_prm_tokenizer, build_tokenizer
 from pipelines.demo.traces import completion_loss, least_loss, write_pairs
-from trainer.checkpoint import weights_digest
 from trainer.metrics import read_metrics
+from trainer.model_folder import weights_digest
 
 PROMPT = "57a+9b-8c+4d-9e+1f+8?"
 STEPS = ["a+9=66", "=66", "b-8=68"]

@@ -4,8 +4,8 @@ import pytest
 
 from pass_ops.shards import open_dataset
 from tests.trainer.rows import random_rows
-from trainer.checks import check_data_and_policy, sampling_temperature
-from trainer.errors import PolicyMismatchError, SamplingTreatmentError, TrainDataError
+from trainer.compatibility import check_data_and_policy, sampling_temperature
+from trainer.errors import PolicyMismatchError, TrainDataError
 from trainer.options import TrainOptions
 
 ROWS = random_rows(groups=1, size=2)
@@ -23,12 +23,12 @@ def test_the_temperature_is_the_datas(sampled):
 
 
 def test_raw_logprobs_at_another_temperature_are_refused(sampled):
-    with pytest.raises(SamplingTreatmentError, match="mix two temperatures"):
+    with pytest.raises(TrainDataError, match="mix two temperatures"):
         sampling_temperature([sampled(temperature=0.7)], OPTIONS)
 
 
 def test_greedy_rollouts_are_refused(sampled):
-    with pytest.raises(SamplingTreatmentError, match="greedily"):
+    with pytest.raises(TrainDataError, match="greedily"):
         sampling_temperature([sampled(temperature=0.0)], OPTIONS)
 
 
@@ -38,14 +38,14 @@ def test_greedy_rollouts_are_refused(sampled):
 )
 def test_truncated_sampling_is_refused_unless_accepted(sampled, cut):
     source = sampled(**cut)
-    with pytest.raises(SamplingTreatmentError, match=next(iter(cut))):
+    with pytest.raises(TrainDataError, match=next(iter(cut))):
         sampling_temperature([source], OPTIONS)
     assert sampling_temperature([source], TrainOptions(truncated_sampling="accept")) == 1.0
 
 
 def test_datasets_of_two_temperatures_are_refused(sampled):
     other = sampled(name="other", temperature=0.7, logprobs_mode="processed_logprobs")
-    with pytest.raises(SamplingTreatmentError, match="different temperatures"):
+    with pytest.raises(TrainDataError, match="different temperatures"):
         sampling_temperature([sampled(), other], OPTIONS)
 
 
