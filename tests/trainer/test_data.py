@@ -76,6 +76,13 @@ def test_groups_without_any_advantage_are_dropped_where_asked(make_shaped):
     assert selected(data, zero_advantage="drop", unit="rollout")[1].counts["zero_advantage"] == 4
 
 
+def test_an_advantage_of_a_rollout_that_is_dropped_anyway_keeps_no_group(make_shaped):
+    rows = [replace(row, advantages=(0.0, 0.0)) if row.group == "g001" else row for row in ROWS]
+    rows[3] = replace(fully_masked(rows[3]), trainable=True, advantages=(1.0,))
+    _, selection = selected(data_of(make_shaped([rows])), zero_advantage="drop")
+    assert (selection.counts["untrainable"], selection.counts["zero_advantage"], selection.counts["left"]) == (1, 2, 15)
+
+
 def test_long_rollouts_are_kept_masked_or_dropped(make_shaped):
     data = data_of(make_shaped([ROWS]))
     long = {i for i, row in enumerate(ROWS) if len(row.prompt) + len(row.tokens) > 8}

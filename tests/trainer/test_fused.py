@@ -54,7 +54,7 @@ def test_the_fused_head_gives_the_logprobs_and_gradients_of_the_chunked_one(poli
 
 
 def test_an_entropy_bonus_needs_the_chunked_head():
-    with pytest.raises(TrainOptionError, match="tells no entropy"):
+    with pytest.raises(TrainOptionError, match="computes no entropy"):
         TrainOptions(head="fused", entropy_coef=0.1)
 
 

@@ -17,6 +17,7 @@ from trainer.distributed import ALONE
 from trainer.errors import (
     NonFiniteTrainingError,
     PolicyMismatchError,
+    PolicyNotFoundError,
     RunFolderError,
     StateError,
     TrainDataError,
@@ -340,6 +341,19 @@ def test_a_ratio_beyond_its_limit_stops_the_run_and_names_the_rollouts(run, make
     steps = len(read_metrics(tmp_path / "out"))
     assert [c.step for c in complete_checkpoints(tmp_path / "out" / "state")][-1:] == ([steps] if steps else [])
     assert run("never", data=[data], options=replace(OPTIONS, stop_ratio=float("inf"))).steps == 6
+
+
+def test_a_ratio_beyond_its_limit_where_the_advantage_is_zero_stops_nothing(run, make_shaped):
+    behavior = tuple(-14.0 if m else 0.0 for m in ROWS[7].mask)
+    silent = changed(ROWS, 7, behavior=behavior, advantages=(0.0, 0.0))
+    data = make_shaped([silent], name="silent")
+    assert run("out", data=[data], options=replace(OPTIONS, stop_ratio=1e3)).steps == 6
+
+
+def test_a_wrong_policy_path_claims_no_folder(run, policy_folder, tmp_path):
+    with pytest.raises(PolicyNotFoundError, match=r"no config\.json"):
+        run("out", policy=policy_folder + "-typo")
+    assert run("out").steps == 6
 
 
 def test_a_gradient_beyond_its_limit_stops_the_run_with_the_largest_first(run, make_shaped, tmp_path):

@@ -108,13 +108,29 @@ def test_a_file_without_the_columns_is_refused_by_name(tmp_path):
         sft([str(tmp_path / "bad.parquet")], policy=POLICY, out=str(tmp_path / "out"), options=OPTIONS)
 
 
+@pytest.mark.parametrize(("given", "named"), [([], "nothing to train on"), ("a/str", r"\['a/str'\]")])
+def test_what_is_no_list_of_files_is_refused(given, named):
+    with pytest.raises(TrainDataError, match=named):
+        open_pairs(given, POLICY)
+
+
+@pytest.mark.parametrize("content", [None, b"no parquet"], ids=["missing", "not Parquet"])
+def test_a_file_that_cannot_be_read_is_refused_by_the_command_and_claims_nothing(tmp_path, capsys, content):
+    file = tmp_path / "pairs.parquet"
+    if content is not None:
+        file.write_bytes(content)
+    assert main(["sft", str(file), "--policy", POLICY, "--out", str(tmp_path / "out")]) == 2
+    assert "pairs.parquet cannot be read as a Parquet file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_messages_are_encoded_by_the_chat_template(tmp_path):
-    data = PairData((str(tmp_path / "chat.parquet"),), POLICY)
-    data.tokenizer.chat_template = (
-        "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
-    )
     pq.write_table(
         pa.table({"prompt": [[{"role": "user", "content": "1+2"}]], "completion": ["A3."]}), tmp_path / "chat.parquet"
+    )
+    data = open_pairs([str(tmp_path / "chat.parquet")], POLICY)
+    data.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
     )
     row = data.read(0, ("prompt_token_ids", "token_ids")).to_pylist()[0]
     assert data.tokenizer.decode(row["prompt_token_ids"]).replace(" ", "") == "1+2="

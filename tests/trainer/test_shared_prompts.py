@@ -70,7 +70,7 @@ def test_a_run_with_shared_prompts_goes_the_same_way(make_shaped, policy_folder,
 
 @pytest.mark.parametrize("changes", [{"layout": "pack"}, {"gradient_checkpointing": True}])
 def test_what_cannot_share_is_refused(changes):
-    with pytest.raises(TrainOptionError, match="share_prompts goes with"):
+    with pytest.raises(TrainOptionError, match="share_prompts needs"):
         replace(OPTIONS, share_prompts=True, **changes)
 
 
