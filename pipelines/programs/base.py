@@ -24,7 +24,7 @@ from pipelines.verifiers.importing import load_object, source_digest
 
 #: programs by short name; any other is given as an import path `module:function`
 PROGRAMS = {
-    "calculator": "pipelines.programs.calculator:calculator",
+    "calculator": "pipelines.demo.calculator:calculator",
     "retrieval": "pipelines.programs.retrieval:retrieval",
 }
 

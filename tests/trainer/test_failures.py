@@ -29,6 +29,7 @@ OPTIONS = TrainOptions(
 # A run under a limit on the size of files, as a full disk would be: what is written beyond fails.
 LIMITED = """
 import json, resource, sys
+sys.dont_write_bytecode = True  # a .pyc cut off by the limit would break every later import of its module
 from trainer import TrainOptions, train
 from trainer.errors import NotSavedError
 arguments = json.loads(sys.argv[1])

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines.cli import main
+from pipelines.cli.parser import main
 from pipelines.demo.arithmetic import TEACHER, Split, make_prompts, write_trace
 from pipelines.demo.assets import asset_folder
 from trainer import TrainOptions, sft

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from pass_ops import shards
-from pipelines.adapters import AdapterError, read_adapter
 from pipelines.engines import (
     EngineOptionError,
     EngineOptions,
@@ -22,9 +21,10 @@ from pipelines.engines import (
     acquire,
     start_engine,
 )
-from pipelines.models import architecture, describe_model, load_tokenizer, model_digest
-from pipelines.sources import PromptSource, write_prompts
-from pipelines.stages.generate import GenerateOptions, generate
+from pipelines.models.adapters import AdapterError, read_adapter
+from pipelines.models.folder import architecture, describe_model, load_tokenizer, model_digest
+from pipelines.prompts.stage import PromptSource, write_prompts
+from pipelines.rollouts.stage import GenerateOptions, generate
 from tests.pipelines.adapters import make_adapter, merge
 from tests.pipelines.engines.asking import RAW
 
