@@ -27,9 +27,10 @@ def test_the_site_builds_strictly_and_is_offline(tmp_path):
         command, check=False, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
     )
     assert built.returncode == 0, built.stderr
-    texts = {path: path.read_text(encoding="utf-8") for path in (tmp_path / "site").rglob("*.[hc][ts][ms]*")}
-    assert {path.suffix for path in texts} == {".html", ".css"}
-    foreign = {found for text in texts.values() for found in (*ASSET.findall(text), *IMPORTED.findall(text))}
+    files = [path for suffix in ("html", "css") for path in (tmp_path / "site").rglob(f"*.{suffix}")]
+    assert len(files) > 30
+    texts = [path.read_text(encoding="utf-8") for path in files]
+    foreign = {found for text in texts for found in (*ASSET.findall(text), *IMPORTED.findall(text))}
     assert not foreign
 
 
