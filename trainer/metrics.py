@@ -1,6 +1,6 @@
-"""What is written per step, and where.
+"""The numbers written per step.
 
-metrics.jsonl holds one object a step:
+metrics.jsonl holds one object per step:
 
 | key | meaning |
 | --- | --- |
@@ -51,7 +51,7 @@ SUMMARY_KEYS = (
 
 
 class StepMetrics:
-    """Gathers what the micro-batches of one step say; everything stays on the device until `finish`."""
+    """Collects the metrics of a step's micro-batches; everything stays on the device until `finish`."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -60,7 +60,7 @@ class StepMetrics:
         self._real = 0
 
     def add(self, batch: MicroBatch, values: Mapping[str, Tensor]) -> None:
-        """One micro-batch: sums over its tokens, and one value a token where a name ends in _N."""
+        """Adds a micro-batch: sums over its tokens, or one value per token where a name ends in _N."""
         for name, value in (*values.items(), ("advantages_N", batch.advantages_N)):
             if name.endswith("_N"):
                 self._values.setdefault(name, []).append(value)
@@ -70,7 +70,7 @@ class StepMetrics:
         self._real += batch.real_tokens
 
     def gathered(self, world: World) -> StepMetrics:
-        """Those of all ranks together."""
+        """The metrics of all ranks together."""
         if world.size == 1:
             return self
         everything = StepMetrics()
@@ -88,9 +88,9 @@ class StepMetrics:
     def finish(
         self, batch: StepBatch, *, seconds: float, data_wait: float, token_share: float | None = None
     ) -> dict[str, Any]:
-        """The step's numbers under the keys of this module's table, except those of the optimizer.
+        """The step's numbers under the keys of this module's table, except the optimizer's.
 
-        token_share: what one token a second uses of the peak (`trainer.flops.token_share`), None where not known.
+        token_share: the share of the peak that one token per second uses (`trainer.flops.token_share`), if known.
         """
         sums = {name: float(value) for name, value in self._sums.items()}
         values = {name: torch.cat(parts).to("cpu", torch.float64).numpy() for name, parts in self._values.items()}
@@ -141,7 +141,7 @@ def _quantiles(name: str, values_N: NDArray[np.float64], wanted: Mapping[str, fl
 
 
 def describe_step(line: Mapping[str, Any], steps: int) -> str:
-    """One line for people; what is absent or 0 is left out."""
+    """One line for people, without what is absent or 0."""
     parts = [f"step {line['step']}/{steps}", f"loss {line['loss']:+.4f}"]
     parts += [f"kl {line['kl']:.4f}"] if line["kl"] is not None else []
     parts += [f"ratio {line['ratio_p01']:.3f} to {line['ratio_p99']:.3f}"] if line["ratio_p01"] is not None else []
@@ -156,14 +156,14 @@ def describe_step(line: Mapping[str, Any], steps: int) -> str:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The steps in metrics.jsonl so far; a last line that was cut off by a kill is left out."""
+    """The steps in metrics.jsonl so far, without a last line cut off by a kill."""
     path = folder / "metrics.jsonl"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def summarize(steps: list[dict[str, Any]]) -> dict[str, float]:
-    """Means over the steps of the main numbers (where given), and totals of tokens, time and what was left out."""
+    """Means over the steps of the main metrics (where given), and totals of counts and time."""
     summary: dict[str, float] = {}
     for key in SUMMARY_KEYS:
         values = [step[key] for step in steps if step[key] is not None]
