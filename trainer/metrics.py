@@ -4,25 +4,25 @@ metrics.jsonl holds one object per step:
 
 | key | meaning |
 | --- | --- |
-| step, update, epoch | steps of this call done, optimizer steps over all rounds, epoch (from 0) |
+| step, update, epoch | steps done in this call, optimizer steps over all rounds, epoch (from 0) |
 | loss, policy_loss | what was minimized; its surrogate part |
-| kl | the KL term before its weight, aggregated as the loss; null without a KL term |
-| clip_low, clip_high | share of tokens beyond the clip in the direction of their advantage, below and above |
+| kl | the KL term before its weight, aggregated like the loss; null without a KL term |
+| clip_low, clip_high | share of tokens clipped below (advantage below 0) and above (advantage above 0) |
 | ratio_mean, ratio_min, ratio_p01, ratio_p50, ratio_p99, ratio_max | of exp(logprob - old logprob), over tokens |
 | mismatch | mean over tokens of exp(abs(old - behaviour logprob)), 1 = none; null where old is the behaviour |
 | importance_mean, importance_max | of the importance weights, over tokens; null without them |
 | rejected | share of tokens rejected by their ratio to the sampler |
-| behavior_kl | mean over tokens of r - 1 - log r: how far the policy moved from the sampler (k3) |
+| behavior_kl | mean over tokens of r - 1 - log r: how far the policy is from the sampler (k3) |
 | entropy | mean over tokens, at the sampling temperature, nats; null with head fused, and where no token has a loss |
 | advantage_mean, and _min, _p05, _p50, _p95, _max | over tokens |
 | grad_norm, lr | global norm before clipping; learning rate |
 | rollouts, tokens | the denominators: rollouts of the step, their unmasked tokens |
-| dropped_tokens | tokens left out because a stored log-probability is not finite |
+| dropped_tokens | tokens dropped because a stored log-probability is not finite |
 | masked_rollouts | rollouts masked for their length |
-| fed_tokens, padding | tokens of the forward passes (prompts too), share of them that is padding |
-| seconds, data_wait | of the step; of these waiting for data |
-| tokens_per_second | fed tokens without padding a second |
-| mfu | model FLOPs utilization (`trainer.flops`); null where the device's peak is not known |
+| fed_tokens, padding | tokens of the forward passes (prompts and padding included), share that is padding |
+| seconds, data_wait | duration of the step; the part of it spent waiting for data |
+| tokens_per_second | fed tokens per second, padding excluded |
+| mfu | model FLOPs utilization (`trainer.flops`); null where the device's peak is unknown |
 
 TensorBoard and a tracker get the same numbers under `train/`, at `update`.
 """
