@@ -143,14 +143,15 @@ class ShapingConfig(_Options):
         if isinstance(self.estimator, str) and ":" in self.estimator:
             _check_path(self.estimator)
         else:
-            _choice(self.estimator, ESTIMATORS, option="estimator", others=" (a function of your own is module:function)")
+            _choice(self.estimator, ESTIMATORS, option="estimator", others="; your own is given as module:function")
         _choice(self.signal, SIGNALS, option="signal")
         if not isinstance(self.standardize, Standardizers):
             _choice(self.standardize, OPERATORS, option="standardize")
         elif self.estimator in TOGETHER:
             raise OptionError(
                 f"option standardize: one operator per stream needs streams that are standardized separately, but "
-                f"estimator {self.estimator!r} standardizes them together; choose one of {', '.join(map(repr, OPERATORS))}"
+                f"estimator {self.estimator!r} standardizes them together; "
+                f"choose one of {', '.join(map(repr, OPERATORS))}"
             )
         if not isinstance(self.weights, Weights):
             raise OptionError(

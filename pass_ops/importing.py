@@ -1,4 +1,4 @@
-"""Objects by import path, and the digest of their source. Stdlib only, so that a verifier's child process stays small."""
+"""Objects by import path, and the digest of their source. Stdlib only, to keep verifiers' child processes small."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_a_wheel_builds_and_its_command_runs_elsewhere(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     (entry,) = (tmp_path / "site").glob("*.dist-info/entry_points.txt")
-    assert "passrl = pipelines.cli.parser:main" in entry.read_text()
+    assert "passrl = pipelines.cli:main" in entry.read_text()
     helped = run(
         sys.executable,
         "-c",

@@ -19,12 +19,12 @@ import pyarrow as pa
 from pass_ops import shards
 from pass_ops.config import WITH_PROCESS, ShapingConfig
 from pass_ops.errors import OptionError
+from pass_ops.importing import source_digest
 from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest
 from pipelines.parts.inputs import WrongInputError, check_alignment, kinds, open_rollouts, open_signal, reopen
 from pipelines.parts.loop import PartOutput, PartWork, in_background
 from pipelines.parts.operations import Operations
 from pipelines.parts.worker_check import check_worker
-from pass_ops.importing import source_digest
 
 STAGE_VERSION = 2
 # What a shaped dataset copies from its rollouts, so that the trainer needs nothing else.

@@ -107,7 +107,10 @@ def test_shape_takes_a_config_and_a_number_of_threads():
     [
         (lambda: ShapingConfig(kk=1), "ShapingConfig: unknown option 'kk'; did you mean 'k'?"),
         (lambda: Weights(proces=1.0), "Weights: unknown option 'proces'; did you mean 'process'?"),
-        (lambda: Standardizers(sound="none"), "Standardizers: unknown option 'sound'; choose one of 'process', 'outcome', 'format'"),
+        (
+            lambda: Standardizers(sound="none"),
+            "Standardizers: unknown option 'sound'; choose one of 'process', 'outcome', 'format'",
+        ),
     ],
 )
 def test_an_unknown_option_is_answered_with_the_nearest(options, message):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.demo_models.prm import prm_input
+from benchmarks.demo_models.tokenizer import STEP_TAG
 from pipelines.demo.arithmetic import Split, make_prompts
 from pipelines.demo.assets import asset_folder
-from pipelines.demo.prm import prm_input
-from pipelines.demo.tokenizer import STEP_TAG
 from pipelines.engines import (
     Engine,
     EngineOptionError,
