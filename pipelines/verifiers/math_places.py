@@ -16,6 +16,7 @@ _ANSWER = re.compile(r"answers?\b", re.IGNORECASE)
 _JOINT = re.compile(r"\s*(?:,|,?\s*(?:and|or))\s*")
 _LEAD = re.compile(r"(?:[\s:=*_]|is\b|are\b|be\b|equals\b|the\b)*")
 _SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
+_CLAUSE = re.compile(r",\s+(?!and\b|or\b)(?=[a-z]{2})")
 _NOT_EQUALS = re.compile(r"(?<![<>!=\\])=(?!=)")
 _COMMAND = re.compile(r"\\[a-zA-Z]+|\\.")
 _PROSE = re.compile(r"[^\W\d_]{2,}")
@@ -73,7 +74,8 @@ def _after_anchor(text: str, at: int, formulas: list[_Formula]) -> str | None:
     sentence = rest[: end.start() if end else None].strip(" *_")
     if inside is not None:
         sentence = sentence.partition("\\]")[0].partition("$")[0].partition("\\)")[0]
-    return _value(sentence)
+    clause = _CLAUSE.split(sentence, maxsplit=1)[0]
+    return _value(clause if any(sign.isdigit() for sign in clause) else sentence)
 
 
 def _joined(text: str, formulas: list[_Formula], index: int) -> str:

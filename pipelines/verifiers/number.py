@@ -26,7 +26,7 @@ _ENGLISH = rf"(?:(?:{_GROUPS}|\d{{1,2}}(?:,\d{{2}}){{1,40}},\d{{3}}(?!\d)|\d++)(
 # A sign counts unless a letter, a digit or a closing bracket stands before it: "7-3" ends with 3, "= -3" with -3.
 _NUMBER = re.compile(
     r"(?P<sign>(?<![\w).}\]])[-+])?\$?"
-    rf"(?:(?:(?P<whole>\d{{1,40}}) {{1,2}})?(?P<above>{_ENGLISH}) ?/ ?\$?(?P<below>\d{{1,40}}(?:\.\d{{1,40}})?)(?![\d/])"
+    rf"(?:(?:(?P<whole>\d{{1,40}}) {{1,2}})?(?<!/)(?P<above>{_ENGLISH}) ?/ ?\$?(?P<below>\d{{1,40}}(?:\.\d{{1,40}})?)(?![\d/])"
     rf"|(?P<german>{_GERMAN})|(?P<english>{_ENGLISH})(?:[eE](?P<power>[-+]?\d{{1,4}})(?!\w))?)"
 )
 _SUPERSCRIPTS = str.maketrans("⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹", "-+0123456789")
@@ -34,8 +34,9 @@ _REWRITTEN = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\\?[$€£¥₹]", "$"),
-        (f"[{''.join(VULGAR)}]", lambda found: " " + VULGAR[found[0]]),
-        (r"\\[dtc]?frac ?\{ ?(-?\d{1,40}) ?\} ?\{ ?(\d{1,40}) ?\}|\\[dtc]?frac ?(\d) ?(\d)", r" \1\3/\2\4"),
+        (f"[{''.join(VULGAR)}]", lambda found: VULGAR[found[0]]),
+        (r"(?<=\d)(?=\\[dtc]?frac)", " "),
+        (r"\\[dtc]?frac ?\{ ?(-?\d{1,40}) ?\} ?\{ ?(\d{1,40}) ?\}|\\[dtc]?frac ?(\d) ?(\d)", r"\1\3/\2\4"),
         (r"(?<=\d)(?:\\[,;:! ]|,\\!|\{,\}|~)(?=\d{3}(?!\d))", ""),
         (r"[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]{1,9}", lambda found: "^" + found[0].translate(_SUPERSCRIPTS)),
         (r"(?<=\d) ?(?:[xX×*·]|\\times|\\cdot) ?10 ?(?:\^|\*\*) ?[{(]?([-+]?\d{1,4})[)}]?", r"e\1"),
@@ -44,7 +45,7 @@ _REWRITTEN = tuple(
 )
 _APART = re.compile(r"(?<![^\s{(])([-+]) +(?=\$?[\d.])")
 #: what makes the number before it a part of an expression: 2\sqrt{3} is not 2
-_FACTOR = re.compile(r"\s*(?:\\(?:sqrt|pi|times|cdot|frac)|[*+/(√π!]|-\s?\d|\^(?!\s?\{?\s?\\circ)|[a-cknx-z](?![a-zA-Z]))")
+_FACTOR = re.compile(r"\s*(?:\\(?:sqrt|pi|times|cdot|frac)|\*(?!\*)|[+/(√π!]|-\s?\d|\^(?!\s?\{?\s?\\circ)|[a-cknx-z](?![a-zA-Z]))")
 
 
 def final_number(text: str, *, marker: str = "####", reasoning: Reasoning = "skip") -> Number | None:
