@@ -1,159 +1,143 @@
-"""Python code of a model, in a process of its own with limits on time and memory and without a network. Linux.
+"""Programs of a model in confined processes, as their supervisor sees them. Linux.
 
-What holds it: wall-clock and CPU limits, RLIMIT_DATA for memory, RLIMIT_FSIZE and RLIMIT_NOFILE, a scratch folder that
-is deleted, an empty environment, a seccomp filter that refuses to open a socket, and SIGKILL for its process group. It
-keeps a model's mistakes from costing more than their row. It is no wall against an attacker: the files of this user can
-be read. Run workers in a container for that.
+`confine` says what a process may do, `nursery` forks it, `session` watches what it uses and ends it; here is what is run.
+Whatever a program does costs its own run at most and leaves no process and no file:
+
+- processor time over the limit, more idle time than that again and again, memory, output or files beyond their bounds
+  end the run; time during which other processes had the cores does not count, so a busy machine changes no verdict;
+- where something from outside ends a process of this module (the system out of memory, an operator), the run starts
+  again, three times at most.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import json
 import os
-import platform
-import resource
-import signal
-import struct
-import subprocess
-import sys
-import tempfile
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, TypeVar
 
-from pipelines.verifiers.limits import die_with_parent, limit_memory
+from pipelines.verifiers.confine import active_isolation
+from pipelines.verifiers.roles import NONCE_BYTES
+from pipelines.verifiers.session import LostError, Session, Status
 
-OUTPUT_LIMIT = 1 << 20  # bytes a program may write to one file, its output among them
-OPEN_FILES = 64
-_BOOT = "from pipelines.verifiers.sandbox import confined_main; confined_main(int(sys.argv[1]), int(sys.argv[2]))"
+__all__ = ["OUTPUT_LIMIT", "Run", "active_isolation", "run_cells", "run_python", "run_test"]
 
-_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
-#: machine -> (AUDIT_ARCH, number of the call socket); io_uring_setup, which can open sockets too, is 425 on both.
-#: socketpair stays: it reaches nothing outside, and asyncio needs it.
-_MACHINES = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
-_IO_URING_SETUP = 425
-_X32_CALLS = 0x40000000  # x86_64 knows every call a second time from here on
+OUTPUT_LIMIT = 32 << 20  # bytes of output that are read; more ends the program
+ATTEMPTS = 3
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """How a program ended. status: ok (exit code 0), failed, timeout, memory. output, error: its two streams."""
 
-    status: Literal["ok", "failed", "timeout", "memory"]
+    status: Status
     output: str
     error: str
 
 
-def run_python(code: str, *, stdin: str = "", timeout_s: float = 5.0, memory_mb: int = 512) -> Run:
+def run_python(
+    code: str | Sequence[str],
+    *,
+    stdin: str = "",
+    timeout_s: float = 5.0,
+    memory_mb: int = 512,
+    prelude: str = "",
+    output_limit: int = OUTPUT_LIMIT,
+) -> Run:
     """Run a program under the limits of this module.
 
-    timeout_s: wall-clock and CPU seconds, the interpreter's start (0.1 s) included. memory_mb: of data, beyond which
-    allocations fail.
+    code: the program, or parts of it that are compiled one by one and share their names. timeout_s: seconds of the
+    processor. memory_mb: of data, beyond which allocations fail. prelude: code of a data set's harness before it.
     """
-    with tempfile.TemporaryDirectory(prefix="passrl-") as folder:
-        streams = {name: os.path.join(folder, name) for name in (".stdin", ".output", ".error")}
-        with open(streams[".stdin"], "w", encoding="utf-8") as file:
-            file.write(stdin)
-        program = os.path.join(folder, "program.py")
-        with open(program, "w", encoding="utf-8", errors="surrogatepass") as file:
-            file.write(code)
-        code_number = _run(folder, streams, timeout_s=timeout_s, memory_mb=memory_mb)
-        output, error = (_read(streams[name]) for name in (".output", ".error"))
-    if code_number is None or code_number == -signal.SIGXCPU:
-        return Run("timeout", output, error)
-    if code_number == 0:
-        return Run("ok", output, error)
-    return Run("memory" if "MemoryError" in error[-500:] else "failed", output, error)
+    parts = [code] if isinstance(code, str) else list(code)
+
+    def attempt(session: Session) -> Run:
+        given = {"parts": parts, "prelude": prelude}
+        pid, (output, error) = session.start("script", given, stdin=stdin.encode("utf-8", "surrogatepass"), pipes=2)
+        session.read_to_end([output, error], limit=output_limit)
+        code_number = session.end(pid)
+        texts = [session.said(one).decode("utf-8", "replace") for one in (output, error)]
+        status = session.exceeded or ("ok" if code_number == 0 else "failed")
+        if status == "failed" and "MemoryError" in texts[1][-500:]:
+            status = "memory"
+        return Run(status, *texts)
+
+    return _attempts(attempt, timeout_s=timeout_s, memory_mb=memory_mb) or Run("failed", "", "")
 
 
-def _run(folder: str, streams: dict[str, str], *, timeout_s: float, memory_mb: int) -> int | None:
-    """The exit code, None at the time limit. Whatever it started is dead afterwards."""
-    command = [sys.executable, "-I", "-c", _path_and_boot(), str(int(timeout_s) + 1), str(memory_mb)]
-    with (
-        open(streams[".stdin"], "rb") as stdin,
-        open(streams[".output"], "wb") as output,
-        open(streams[".error"], "wb") as error,
-        # Output goes to files, whose size the kernel limits; a pipe would be this process's memory.
-        subprocess.Popen(
-            command,
-            stdin=stdin,
-            stdout=output,
-            stderr=error,
-            cwd=folder,
-            env={"LC_ALL": "C.UTF-8", "HOME": folder, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            start_new_session=True,
-        ) as process,
-    ):
+def run_test(
+    code: Sequence[str],
+    test: Mapping[str, Any],
+    *,
+    timeout_s: float = 5.0,
+    memory_mb: int = 512,
+    prelude: str = "",
+) -> tuple[str, str]:
+    """(status, detail) of a test against a program: passed, failed or reference, which says that the test is at fault.
+
+    test: what `pipelines.verifiers.harness.tests` takes. It runs in another process than the program does, under the
+    same limits; the two talk over a socket.
+    """
+
+    def attempt(session: Session) -> tuple[str, str]:
+        ours, theirs = socket.socketpair()
+        verdict, report = os.pipe()
+        with ours, theirs, open(report, "wb", closefd=True) as reporting:
+            session.start("program", {"parts": list(code), "prelude": prelude}, others=[theirs.fileno()])
+            harness, _ = session.start("tests", dict(test), others=[ours.fileno(), reporting.fileno()])
+        session.watch(verdict)
+        session.read_to_end([verdict], limit=1 << 16)
+        session.end(harness)
+        if session.exceeded:
+            return "failed", session.exceeded
         try:
-            return process.wait(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            found = json.loads(session.said(verdict))
+        except ValueError:
+            return "failed", "the tests did not come to their end"
+        return str(found["status"]), str(found["detail"])
+
+    return _attempts(attempt, timeout_s=timeout_s, memory_mb=memory_mb) or ("failed", "its process was killed")
 
 
-def _path_and_boot() -> str:
-    # -I keeps the scratch folder and the user's site off the path; this module itself has to be on it.
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    return f"import sys; sys.path.append({root!r}); {_BOOT}"
+def run_cells(code: Sequence[str], *, timeout_s: float = 5.0, memory_mb: int = 512) -> list[bool]:
+    """Which of these pieces of code ran through, one after the other in one process and one namespace.
 
-
-def confined_main(cpu_seconds: int, memory_mb: int) -> None:
-    """In the child: take the limits on, then run program.py as `__main__`."""
-    import runpy
-
-    die_with_parent()
-    limit_memory(memory_mb)
-    limits = {
-        resource.RLIMIT_CPU: cpu_seconds,
-        resource.RLIMIT_FSIZE: OUTPUT_LIMIT,
-        resource.RLIMIT_NOFILE: OPEN_FILES,
-        resource.RLIMIT_CORE: 0,
-    }
-    for kind, limit in limits.items():
-        resource.setrlimit(kind, (limit, limit))
-    refuse_network()
-    sys.argv[:] = ["program.py"]
-    runpy.run_path("program.py", run_name="__main__")
-
-
-def refuse_network() -> None:
-    """From here on this process and its children cannot open a socket: PermissionError. Raises OSError if not possible.
-
-    A seccomp filter of the kernel, which any user may set: no namespace, no root.
+    One that ends the process, or that is running at the limit, did not, nor did any after it. Before each piece the
+    process is told a number and must answer with it: what an earlier piece has written counts against it, not for it.
     """
-    machine = platform.machine()
-    if sys.platform != "linux" or machine not in _MACHINES:
-        raise OSError(f"on {sys.platform}/{machine} a program cannot be kept off the network; run it on Linux")
-    architecture, socket_call = _MACHINES[machine]
-    program = _seccomp_program(architecture, (socket_call, _IO_URING_SETUP))
-    buffer = ctypes.create_string_buffer(program, len(program))
 
-    class Filter(ctypes.Structure):
-        _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+    def attempt(session: Session) -> list[bool]:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            session.start("cells", {"parts": list(code), "prelude": ""}, others=[theirs.fileno()])
+            theirs.close()
+            line = ours.detach()
+        session.watch(line)
+        ran: list[bool] = []
+        for number in range(len(code)):
+            nonce = os.urandom(NONCE_BYTES)
+            before = len(session.said(line))
+            with contextlib.suppress(OSError):
+                os.write(line, nonce)
+            session.read_until(line, before + NONCE_BYTES + 1)
+            said = session.said(line)
+            expected = number * (NONCE_BYTES + 1)
+            if before != expected or said[expected:] not in {nonce + b"0", nonce + b"1"}:
+                break
+            ran.append(said.endswith(b"1"))
+        return ran + [False] * (len(code) - len(ran))
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    given = Filter(len(program) // 8, ctypes.addressof(buffer))
-    for arguments in (
-        (_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
-        (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(given), 0, 0),
-    ):
-        if libc.prctl(*arguments) != 0:
-            raise OSError(ctypes.get_errno(), "the kernel refuses a seccomp filter, so the network stays reachable")
-
-
-def _seccomp_program(architecture: int, refused: tuple[int, ...]) -> bytes:
-    """Classic BPF over struct seccomp_data (call number at 0, architecture at 4): EPERM for the refused calls."""
-    load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06
-    allow, kill, eperm = 0x7FFF0000, 0x80000000, 0x00050001
-    checks = len(refused) + 1
-    lines = [(load, 0, 0, 4), (equal, 1, 0, architecture), (give, 0, 0, kill), (load, 0, 0, 0)]
-    lines += [(equal, checks - i, 0, number) for i, number in enumerate(refused)]
-    lines += [(at_least, 1, 0, _X32_CALLS), (give, 0, 0, allow), (give, 0, 0, eperm)]
-    return b"".join(struct.pack("=HBBI", *line) for line in lines)
+    return _attempts(attempt, timeout_s=timeout_s, memory_mb=memory_mb) or [False] * len(code)
 
 
-def _read(path: str) -> str:
-    with open(path, "rb") as file:
-        return file.read(OUTPUT_LIMIT).decode(errors="replace")
+def _attempts(attempt: Callable[[Session], _T], *, timeout_s: float, memory_mb: int) -> _T | None:
+    """What a run gives; None where it was killed from outside every time."""
+    for _ in range(ATTEMPTS):
+        with contextlib.suppress(LostError), Session(timeout_s=timeout_s, memory_mb=memory_mb) as session:
+            return attempt(session)
+    return None
