@@ -39,7 +39,7 @@ def program_of(text: str, names: Collection[str] = ()) -> str:
     >>> program_of("def f():\n    return 1\n```\nIt returns 1.")
     'def f():\n    return 1\n'
     """
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff").split("\n")
+    lines = _lines(text)
     fences = [number for number, line in enumerate(lines) if _FENCE.fullmatch(line)]
     if not fences:
         return "\n".join(lines)
@@ -52,8 +52,17 @@ def program_of(text: str, names: Collection[str] = ()) -> str:
     return _chosen(tagged or [code for code in plain if _is_program(code)] or plain, names)
 
 
+def python_blocks(text: str) -> list[str]:
+    """The code of every block that is tagged as Python; one that is not closed reaches to the end."""
+    return [block.code for block in _blocks(_lines(text)) if _PYTHON.match(block.tag)]
+
+
+def _lines(text: str) -> list[str]:
+    return text.replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff").split("\n")
+
+
 def _chosen(codes: list[str], names: Collection[str]) -> str:
-    defining = [code for code in codes if names and not _defined(code).isdisjoint(names)]
+    defining = [code for code in codes if names and not defined_names(code).isdisjoint(names)]
     return (defining or codes or [""])[-1]
 
 
@@ -104,7 +113,7 @@ def _is_program(code: str) -> bool:
     )
 
 
-def _defined(code: str) -> set[str]:
+def defined_names(code: str) -> set[str]:
     """The names that a program defines, the methods of its class Solution among them."""
     tree = parsed(code)
     found: set[str] = set()

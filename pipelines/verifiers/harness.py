@@ -91,7 +91,7 @@ def _code(given: dict[str, Any], peer: Peer) -> None:
     namespace = module.__dict__
     if given["prompt"]:
         exec(compile(given["prompt"], "prompt.py", "exec", dont_inherit=True), namespace)
-    own = _load(peer, given["entry"], given["names"])
+    own = _load(peer, given["entry"], [*given["names"], *given["builtins"]])
     loads = peer.asked
     candidate = own.pop("", None)
     namespace.update(own, **_modules(given["modules"]))

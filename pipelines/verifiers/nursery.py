@@ -14,6 +14,7 @@ Stdlib only. What it imports here, every program has at no cost.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import io
@@ -23,6 +24,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,7 +67,32 @@ def main(handle: int, root: str) -> None:
     supervisor.send(json.dumps({"problem": _problem()}).encode())
     role = _serve(supervisor)
     if role is not None:
+        _finish(role)
+
+
+def _finish(role: Callable[[], None]) -> None:
+    """Run it and end as the interpreter does, but for what it would take apart: that takes longer than the rest."""
+    code = 1
+    try:
         role()
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if not isinstance(error.code, int | None):
+            print(error.code, file=sys.stderr)
+    except BaseException as error:  # noqa: BLE001  the program's
+        sys.excepthook(type(error), error, error.__traceback__)
+    try:
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and not thread.daemon:
+                thread.join()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.modules["__main__"].__dict__.clear()  # files that the program has not closed are written
+        gc.collect()
+        sys.__stdout__.flush()  # type: ignore[union-attr]
+    finally:
+        os._exit(code & 0xFF)
 
 
 def _problem() -> str:

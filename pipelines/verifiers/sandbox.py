@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 
 from pipelines.verifiers.confine import active_isolation
 from pipelines.verifiers.roles import NONCE_BYTES
-from pipelines.verifiers.session import LostError, Session, Status
+from pipelines.verifiers.session import Budget, LostError, Session, Status
 
-__all__ = ["OUTPUT_LIMIT", "Run", "active_isolation", "run_cells", "run_python", "run_test"]
+__all__ = ["OUTPUT_LIMIT", "Budget", "Run", "active_isolation", "run_cells", "run_python", "run_test"]
 
 OUTPUT_LIMIT = 32 << 20  # bytes of output that are read; more ends the program
 ATTEMPTS = 3
@@ -48,11 +48,12 @@ def run_python(
     memory_mb: int = 512,
     prelude: str = "",
     output_limit: int = OUTPUT_LIMIT,
+    budget: Budget | None = None,
 ) -> Run:
     """Run a program under the limits of this module.
 
     code: the program, or parts of it that are compiled one by one and share their names. timeout_s: seconds of the
-    processor. memory_mb: of data, beyond which allocations fail. prelude: code of a data set's harness before it.
+    processor. memory_mb: of data, beyond which allocations fail. prelude: code of a data set's harness before it. budget: shared by several runs.
     """
     parts = [code] if isinstance(code, str) else list(code)
 
@@ -67,7 +68,7 @@ def run_python(
             status = "memory"
         return Run(status, *texts)
 
-    return _attempts(attempt, timeout_s=timeout_s, memory_mb=memory_mb) or Run("failed", "", "")
+    return _attempts(attempt, timeout_s=timeout_s, memory_mb=memory_mb, budget=budget) or Run("failed", "", "")
 
 
 def run_test(
@@ -77,6 +78,7 @@ def run_test(
     timeout_s: float = 5.0,
     memory_mb: int = 512,
     prelude: str = "",
+    budget: Budget | None = None,
 ) -> tuple[str, str]:
     """(status, detail) of a test against a program: passed, failed or reference, which says that the test is at fault.
 
@@ -101,7 +103,7 @@ def run_test(
             return "failed", "the tests did not come to their end"
         return str(found["status"]), str(found["detail"])
 
-    return _attempts(attempt, timeout_s=timeout_s, memory_mb=memory_mb) or ("failed", "its process was killed")
+    return _attempts(attempt, timeout_s=timeout_s, memory_mb=memory_mb, budget=budget) or ("failed", "it was not run")
 
 
 def run_cells(code: Sequence[str], *, timeout_s: float = 5.0, memory_mb: int = 512) -> list[bool]:
@@ -132,12 +134,19 @@ def run_cells(code: Sequence[str], *, timeout_s: float = 5.0, memory_mb: int = 5
             ran.append(said.endswith(b"1"))
         return ran + [False] * (len(code) - len(ran))
 
-    return _attempts(attempt, timeout_s=timeout_s, memory_mb=memory_mb) or [False] * len(code)
+    return _attempts(attempt, timeout_s=timeout_s, memory_mb=memory_mb, budget=None) or [False] * len(code)
 
 
-def _attempts(attempt: Callable[[Session], _T], *, timeout_s: float, memory_mb: int) -> _T | None:
-    """What a run gives; None where it was killed from outside every time."""
+def _attempts(
+    attempt: Callable[[Session], _T], *, timeout_s: float, memory_mb: int, budget: Budget | None
+) -> _T | None:
+    """What a run gives; None where no time was left for it, or where it was killed from outside every time."""
     for _ in range(ATTEMPTS):
+        if budget is not None and budget.left_s <= 0:
+            return None
         with contextlib.suppress(LostError), Session(timeout_s=timeout_s, memory_mb=memory_mb) as session:
-            return attempt(session)
+            found = attempt(session)
+            if budget is not None:
+                budget.left_s -= session.spent()
+            return found
     return None

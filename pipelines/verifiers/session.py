@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
@@ -40,6 +41,13 @@ Status = Literal["ok", "failed", "timeout", "memory"]
 
 class LostError(Exception):
     """A process was ended by neither itself nor this module: the run says nothing about the program."""
+
+
+@dataclass
+class Budget:
+    """Seconds that several runs have together. What other processes took the cores for does not count."""
+
+    left_s: float
 
 
 class SandboxError(OSError):
@@ -105,7 +113,8 @@ class Session:
         self._scratches: list[Scratch] = []
         self._living: set[int] = set()
         self._codes: dict[int, int] = {}
-        self._busy: dict[int, float] = {}
+        self._computed: dict[int, float] = {}
+        self._queued: dict[int, float] = {}
         self._said: dict[int, bytearray] = {}
         self._open: set[int] = set()
         self._born: list[int] = []
@@ -204,6 +213,10 @@ class Session:
                 self._lose()
             self._step()
 
+    def spent(self) -> float:
+        """Seconds of this run so far, but for those that its processes were seen to wait for a core."""
+        return time.monotonic() - self._started_at - sum(self._queued.values())
+
     def _exceed(self, limit: Status) -> None:
         self.exceeded = limit
         self.kill()
@@ -257,18 +270,17 @@ class Session:
     def _look(self) -> None:
         """End the run where a process has used more than it may."""
         self._looked_at = time.monotonic()
-        wall = self._looked_at - self._started_at
         for process in self._living:
             now = used(process)
             if now is not None:
-                self._busy[process] = now.computed + now.queued
-            if now is not None and now.computed >= self._timeout_s:
-                return self._exceed("timeout")
+                self._computed[process], self._queued[process] = now.computed, now.queued
+                if now.computed >= self._timeout_s:
+                    return self._exceed("timeout")
             if resident(process) > (self._memory_mb << 20) + _MEMORY_SLACK:
                 return self._exceed("memory")
         if any(scratch.over() for scratch in self._scratches):
             return self._exceed("failed")
-        idle = wall - sum(self._busy.values())
+        wall, idle = self._looked_at - self._started_at, self.spent() - sum(self._computed.values())
         if idle >= IDLE_FACTOR * self._timeout_s or wall >= WALL_FACTOR * self._timeout_s + WALL_ADDED_S:
             return self._exceed("timeout")
         return None
