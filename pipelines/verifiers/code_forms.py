@@ -236,16 +236,9 @@ def _call(given: Any, wanted: Any, tolerance: float) -> CallTest:
         except ValueError as error:
             raise ValueError(f"the reference's call {given[:80]!r} is no test: not one JSON value a line") from error
         return CallTest(arguments=arguments, wanted=[wanted], tolerance=tolerance)
-    arguments = [_whole_keys(one) for one in given] if isinstance(given, list) else [given]
+    arguments = given if isinstance(given, list) else [given]
     alone = [wanted[0]] if isinstance(wanted, list) and len(wanted) == 1 else []
     return CallTest(arguments=arguments, wanted=[wanted, *alone], tolerance=tolerance)
-
-
-def _whole_keys(value: Any) -> Any:
-    """JSON made texts of a dictionary's whole numbers."""
-    if isinstance(value, dict) and value and all(key.lstrip("-").isdecimal() for key in value):
-        return {int(key): held for key, held in value.items()}
-    return value
 
 
 def _lines(value: Any) -> str:

@@ -20,6 +20,7 @@ import struct
 import sys
 import sysconfig
 from dataclasses import dataclass
+from functools import cache
 
 from pipelines.verifiers import landlock
 from pipelines.verifiers.limits import limit_memory
@@ -69,9 +70,15 @@ def confine(limits: Confinement) -> None:
         resource.setrlimit(kind, (limit, limit))
     _drop_capabilities()
     if landlock.abi():
-        libraries = {sys.prefix, sys.base_prefix, *sysconfig.get_paths().values()}
-        landlock.restrict_files(readable={*_READABLE, *libraries}, changeable=(*_CHANGEABLE, limits.scratch))
+        landlock.restrict_files(readable=readable(), changeable=(*_CHANGEABLE, limits.scratch))
     refuse_calls(files_guarded=landlock.abi() > 0)
+
+
+@cache
+def readable() -> tuple[str, ...]:
+    """The interpreter, its libraries and what they look up: paths of which none lies beneath another."""
+    paths = {*_READABLE, *map(os.path.realpath, (sys.prefix, sys.base_prefix, *sysconfig.get_paths().values()))}
+    return tuple(sorted(path for path in paths if not any(path.startswith(f"{other}/") for other in paths)))
 
 
 def _drop_capabilities() -> None:

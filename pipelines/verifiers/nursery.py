@@ -28,7 +28,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipelines.verifiers.confine import Confinement, confine
+from pipelines.verifiers.confine import Confinement, confine, readable
 from pipelines.verifiers.limits import die_with_parent, hide_memory
 
 # What programs and the roles import, without which a program would read it from the disk each time.
@@ -59,6 +59,7 @@ def main(handle: int, root: str) -> None:
     for module in _PRELOADED:
         importlib.import_module(module)
     sys.path.remove(root)
+    readable()  # its children find it found
     sys.set_int_max_str_digits(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the supervisor's
     gc.collect()

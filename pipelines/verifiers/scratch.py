@@ -9,6 +9,7 @@ import uuid
 
 SCRATCH_BYTES = 64 << 20
 SCRATCH_FILES = 1000
+_REMOVALS = 10
 
 
 class Scratch:
@@ -39,7 +40,18 @@ class Scratch:
         return False
 
     def remove(self) -> None:
-        """Delete it with all it holds, however deep: what lies in a folder is moved to the top, where paths are short."""
+        """Delete it with all it holds, however deep: what lies in a folder is moved to the top, where paths are short.
+
+        Doing so again is no error, nor is a process that still writes as it dies.
+        """
+        for _ in range(_REMOVALS):
+            with contextlib.suppress(OSError):
+                self._empty()
+                os.rmdir(self.path)
+            if not os.path.lexists(self.path):
+                return
+
+    def _empty(self) -> None:
         while entries := list(os.scandir(self.path)):
             for entry in entries:
                 if not entry.is_dir(follow_symlinks=False):
@@ -49,4 +61,3 @@ class Scratch:
                 for inner in os.listdir(entry.path):
                     os.rename(os.path.join(entry.path, inner), os.path.join(self.path, uuid.uuid4().hex))
                 os.rmdir(entry.path)
-        os.rmdir(self.path)

@@ -14,6 +14,7 @@ import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32_CALLS = 0x40000000  # x86-64 knows every call a second time from here on
@@ -58,6 +59,11 @@ _CHANGES: dict[str, tuple[int | None, int]] = {
 }  # fmt: skip
 #: answered as by an older kernel, so that the C library takes the call that can be judged by its arguments
 _UNKNOWN: dict[str, tuple[int | None, int]] = {"clone3": (435, 435), "openat2": (437, 437)}
+
+# Classic BPF: instructions, and what a filter gives back
+_LOAD, _EQUAL, _AT_LEAST, _MASK, _GIVE = 0x20, 0x15, 0x35, 0x54, 0x06
+_KILL, _REFUSE = 0x80000000, 0x00050000
+_ALLOW, _EPERM = (_GIVE, 0, 0, 0x7FFF0000), (_GIVE, 0, 0, _REFUSE | errno.EPERM)
 
 _CLONE_THREAD = 0x10000
 _MAP_SHARED_ANONYMOUS = 0x21
@@ -124,28 +130,35 @@ def _rules(own_pid: int, *, files_guarded: bool) -> list[_Rule]:
 
 def _filter(machine: str, rules: Sequence[_Rule], *, files_guarded: bool) -> bytes:
     """Classic BPF over struct seccomp_data: call number at 0, architecture at 4, arguments of 8 bytes from 16."""
-    load, equal, at_least, mask, give = 0x20, 0x15, 0x35, 0x54, 0x06
-    allow, kill, refuse = 0x7FFF0000, 0x80000000, 0x00050000
-    column = list(_ARCHITECTURES).index(machine)
-    eperm = (give, 0, 0, refuse | errno.EPERM)
-    lines = [(load, 0, 0, 4), (equal, 1, 0, _ARCHITECTURES[machine]), (give, 0, 0, kill), (load, 0, 0, 0)]
-    if machine == "x86_64":
-        lines += [(at_least, 0, 1, _X32_CALLS), eperm]
-    for calls, error in (
-        (_REFUSED, errno.EPERM),
-        ({} if files_guarded else _CHANGES, errno.EPERM),
-        (_UNKNOWN, errno.ENOSYS),
-    ):
-        for numbers in calls.values():
-            if (number := numbers[column]) is not None:
-                lines += [(equal, 0, 1, number), (give, 0, 0, refuse | error)]
+    lines = []
     for rule in rules:
-        if (number := rule.call[column]) is None:
+        if (number := rule.call[_column(machine)]) is None:
             continue
         count = len(rule.values)
-        body = [(load, 0, 0, 16 + 8 * rule.argument), (mask, 0, 0, rule.mask)]
-        body += [(equal, count - index, 0, value) for index, value in enumerate(rule.values)]
-        body += [(give, 0, 0, allow), eperm] if not rule.refuse_others else [eperm, (give, 0, 0, allow)]
-        lines += [(equal, 0, len(body), number), *body]
-    lines.append((give, 0, 0, allow))
+        body = [(_LOAD, 0, 0, 16 + 8 * rule.argument), (_MASK, 0, 0, rule.mask)]
+        body += [(_EQUAL, count - index, 0, value) for index, value in enumerate(rule.values)]
+        body += [_ALLOW, _EPERM] if not rule.refuse_others else [_EPERM, _ALLOW]
+        lines += [(_EQUAL, 0, len(body), number), *body]
+    return _by_number(machine, files_guarded=files_guarded) + _packed([*lines, _ALLOW])
+
+
+@cache
+def _by_number(machine: str, *, files_guarded: bool) -> bytes:
+    """The beginning of the filter: what the number of a call decides, the same for every process."""
+    lines = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, _ARCHITECTURES[machine]), (_GIVE, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
+    if machine == "x86_64":
+        lines += [(_AT_LEAST, 0, 1, _X32_CALLS), _EPERM]
+    unknown = (_GIVE, 0, 0, _REFUSE | errno.ENOSYS)
+    for calls, answer in ((_REFUSED, _EPERM), ({} if files_guarded else _CHANGES, _EPERM), (_UNKNOWN, unknown)):
+        for numbers in calls.values():
+            if (number := numbers[_column(machine)]) is not None:
+                lines += [(_EQUAL, 0, 1, number), answer]
+    return _packed(lines)
+
+
+def _column(machine: str) -> int:
+    return list(_ARCHITECTURES).index(machine)
+
+
+def _packed(lines: Sequence[tuple[int, int, int, int]]) -> bytes:
     return b"".join(struct.pack("=HBBI", *line) for line in lines)
