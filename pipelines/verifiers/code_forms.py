@@ -1,13 +1,14 @@
 r"""The references of the verifier `code`: what published sets hold, read into tests. Stdlib only.
 
-| form | reference answer |
-| --- | --- |
-| humaneval | {"test": code with check(candidate), "entry_point": name, "prompt": code} (HumanEval, its variants, BigCodeBench) |
-| mbpp | {"test_list": [...], "test_setup_code": code, "challenge_test_list": [...]} |
-| apps | {"inputs": [...], "outputs": [...]}, with "fn_name" where a function is called; or a row's {"input_output": ...} |
-| livecodebench | a list of {"input", "output", "testtype"}, or a row's {"public_test_cases", "private_test_cases", "metadata"} |
-| asserts | a list of statements, each a test; those without a test in them come before each of the others |
-| tests | a text of Python: statements, check(candidate), test functions and classes |
+humaneval      {"test": code with check(candidate), "entry_point": name, "prompt": code}: HumanEval, its variants,
+               BigCodeBench
+mbpp           {"test_list": [...], "test_setup_code": code, "challenge_test_list": [...]}
+apps           {"inputs": [...], "outputs": [...]}, with "fn_name" where a function is called; or a row's
+               {"input_output": ...}
+livecodebench  a list of {"input", "output", "testtype"}, or a row's {"public_test_cases", "private_test_cases",
+               "metadata"}
+asserts        a list of statements, each a test; those without a test in them come before each of the others
+tests          a text of Python: statements, check(candidate), test functions and classes
 
 A JSON text within JSON (as the sets' own files have it) is read through. What holds no test is refused.
 """
@@ -28,15 +29,14 @@ from pipelines.verifiers.reference_code import Uses, check_tests, has_test, uses
 FORMS = ("humaneval", "mbpp", "apps", "livecodebench", "asserts", "tests")
 APPS_TOLERANCE = 1e-5  # numpy.allclose, by which its harness compares numbers
 
-_STAR_IMPORTS = (
-    "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json "
-    "builtins typing"
-).split()  # fmt: skip
-_IMPORTS = "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json"
+_MODULES = [
+    "string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics", "itertools",
+    "functools", "operator", "io", "sys", "json",
+]  # fmt: skip
 #: what the harnesses of APPS and LiveCodeBench put before every program
 CONTEST_PRELUDE = (
-    "".join(f"from {name} import *\n" for name in _STAR_IMPORTS)
-    + "".join(f"import {name}\n" for name in _IMPORTS.split())
+    "".join(f"from {name} import *\n" for name in [*_MODULES, "builtins", "typing"])
+    + "".join(f"import {name}\n" for name in _MODULES)
     + "import time\nsys.setrecursionlimit(50000)\n"
 )
 
@@ -95,7 +95,11 @@ def read_reference(answer: str, *, form: str | None = None, entry_point: str | N
     if looks_like is None or form not in {None, looks_like}:
         raise ValueError(
             f"the reference answer {answer[:80]!r} is no test"
-            + (f" of the form {form}; it looks like {looks_like}" if looks_like else f" of the forms {', '.join(FORMS)}")
+            + (
+                f" of the form {form}; it looks like {looks_like}"
+                if looks_like
+                else f" of the forms {', '.join(FORMS)}"
+            )
             + " (docs/signals.md shows each)"
         )
     reference = _READERS[looks_like](loaded, entry_point)
@@ -180,7 +184,7 @@ def _apps(loaded: dict[str, Any], entry_point: str | None) -> Reference:
 
 def _livecodebench(loaded: Any, entry_point: str | None) -> Reference:
     row = loaded if isinstance(loaded, dict) else {}
-    cases = loaded if isinstance(loaded, list) else []
+    cases = _cases(loaded) if isinstance(loaded, list) else []
     for key in ("public_test_cases", "private_test_cases"):
         cases = [*cases, *_cases(row.get(key) or [])]
     metadata = _loaded(row.get("metadata") or "{}")
@@ -215,9 +219,10 @@ def _cases(held: Any) -> list[dict[str, Any]]:
             found = _loaded(_TextUnpickler(io.BytesIO(zlib.decompress(base64.b64decode(found)))).load())
         except (ValueError, zlib.error, pickle.UnpicklingError, EOFError) as error:
             raise ValueError(f"the reference's test cases are no test: they cannot be unpacked ({error})") from error
-    if not (isinstance(found, list) and all(isinstance(one, dict) and {"input", "output"} <= one.keys() for one in found)):
+    cases = found if isinstance(found, list) else [found]
+    if not all(isinstance(one, dict) and {"input", "output"} <= one.keys() for one in cases):
         raise ValueError("the reference answer is no test: a test case has input and output")
-    return found
+    return list(cases)
 
 
 class _TextUnpickler(pickle.Unpickler):

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from pipelines.verifiers.answers import Reasoning, after_reasoning
 from pipelines.verifiers.base import Verdict
 from pipelines.verifiers.code_forms import CallTest, CodeTest, OutputTest, Reference, read_reference
 from pipelines.verifiers.fences import defined_names, parsed, program_of
 from pipelines.verifiers.outputs import same_output
-from pipelines.verifiers.sandbox import Budget, run_python, run_test
 from pipelines.verifiers.reference_code import NothingTestedError, main_function
+from pipelines.verifiers.sandbox import Budget, run_python, run_test
 
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _OUTPUT_ROOM = 1 << 20  # bytes beside several times the wanted output, for white space and long decimals
 
 
@@ -38,11 +39,11 @@ def verify(
 ) -> Verdict:
     """Correct where every test passes; with partial = true the reward is the share that does.
 
-    The program is the last Python block of the text (`pipelines.verifiers.fences`), else the whole text; preamble stands
-    before it. form: that of the reference, None = the one it looks like. entry_point: the function that is tested, None =
-    the one the reference names, else the program's only one, or its last that no other calls. test_timeout_s (seconds
-    of the processor) and memory_mb hold for each test, total_timeout_s for all of them: a test for which no time is
-    left is not passed. reasoning: what of the text is the answer (`pipelines.verifiers.answers`).
+    The program is the last Python block of the text (`pipelines.verifiers.fences`), else the whole text; `preamble`
+    stands before it. form: that of the reference, None = the one it looks like. entry_point: the function under test,
+    None = the one the reference names, else the program's only one, or its last that no other calls. test_timeout_s
+    (seconds of the processor) and memory_mb hold for each test, total_timeout_s for all of them: a test for which no
+    time is left is not passed. reasoning: what of the text is the answer (`pipelines.verifiers.answers`).
 
     Raises ValueError for a reference in none of the forms, for one that tests nothing, and where its own code fails for
     want of a module.
@@ -93,7 +94,7 @@ class _Candidate:
 
 
 def _parts(program: str, reference: Reference, preamble: str) -> list[str]:
-    """The program behind its preamble and prompt. One that does not define what is tested goes on where the prompt ends."""
+    """The program after its preamble and prompt; without the function under test it is the prompt's continuation."""
     prompt = reference.prompt
     if prompt and reference.entry not in defined_names(program):
         parts = [preamble, prompt + program]
@@ -108,9 +109,8 @@ def _main(program: str) -> str | None:
 
 
 def _defines_something(program: str) -> bool:
-    return any(
-        isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) for node in ast.walk(parsed(program) or ast.Module())
-    )
+    tree = parsed(program)
+    return tree is not None and any(isinstance(node, _DEFINITIONS) for node in ast.walk(tree))
 
 
 def _passes(
@@ -122,25 +122,33 @@ def _passes(
         run = run_python(candidate.parts, stdin=test.stdin, output_limit=room, **limits)
         same = same_output(run.output, test.output, tolerance=test.tolerance, blank_lines=test.blank_lines)
         return run.status == "ok" and same
-    if isinstance(test, CallTest):
-        given = {"entry": candidate.entry, "arguments": test.arguments, "wanted": test.wanted, "tolerance": test.tolerance}
-        if candidate.entry is None:
-            return False
-    else:
-        # What the prompt defines is not asked of the program, which could have changed it.
-        prompt = reference.prompt if parsed(reference.prompt) else ""
-        needs_entry = test.uses.candidate or reference.entry is not None
-        if needs_entry and candidate.entry is None:
-            return False
-        given = {
-            "parts": test.parts,
-            "prompt": prompt,
-            "entry": candidate.entry if needs_entry else None,
-            "names": [] if prompt else [name for name in test.uses.names if name != reference.entry],
-            "builtins": list(test.uses.builtins),
-            "modules": list(test.uses.modules),
-        }
+    needs_entry = isinstance(test, CallTest) or test.uses.candidate or reference.entry is not None
+    if needs_entry and candidate.entry is None:
+        return False
+    given = _call(candidate, test) if isinstance(test, CallTest) else _code(candidate, test, reference, needs_entry)
     status, detail = run_test(candidate.parts, given, **limits)
     if status == "reference":
         raise ValueError(detail)
     return status == "passed"
+
+
+def _call(candidate: _Candidate, test: CallTest) -> dict[str, Any]:
+    return {
+        "entry": candidate.entry,
+        "arguments": test.arguments,
+        "wanted": test.wanted,
+        "tolerance": test.tolerance,
+    }
+
+
+def _code(candidate: _Candidate, test: CodeTest, reference: Reference, needs_entry: bool) -> dict[str, Any]:
+    # What the prompt defines is not asked of the program, which could have changed it.
+    prompt = reference.prompt if parsed(reference.prompt) else ""
+    return {
+        "parts": test.parts,
+        "prompt": prompt,
+        "entry": candidate.entry if needs_entry else None,
+        "names": [] if prompt else [name for name in test.uses.names if name != reference.entry],
+        "builtins": list(test.uses.builtins),
+        "modules": list(test.uses.modules),
+    }

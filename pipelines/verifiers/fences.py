@@ -3,9 +3,9 @@ r"""The program in a completion: which of its Markdown code blocks it is, or tha
 Blocks are read as CommonMark does, with what models make of it:
 
 - a fence is three or more backticks or tildes, at any indentation, which is then taken off the block's lines;
-- a block ends at a fence of the same character, at least as long, not indented by four or more beyond the opening one,
-  with nothing after it; where the code up to there is no Python, as with a fence in a docstring, it goes on to the first
-  such fence at which it is; an unclosed block goes on to the end of the text;
+- a block ends at a fence of the same character, at least as long, with nothing after it, and indented by no more than
+  three beyond the opening one; where the code up to there is no Python, as with a fence in a docstring, it goes on to
+  the first such fence at which it is; an unclosed block goes on to the end of the text;
 - a text that begins with code and closes a block it never opened (the prompt did) is that code.
 
 Of several blocks tagged as Python, or where there is none, of those without a tag, the last one counts that defines a

@@ -19,10 +19,11 @@ def same_output(found: str, wanted: str, *, tolerance: float, blank_lines: bool)
 
     blank_lines: those between others count.
 
-    >>> same_output("1  2 \n\n", "1 2", tolerance=0.0, blank_lines=True), same_output("1 2", "1\n2", tolerance=0.0, blank_lines=True)
-    (True, False)
-    >>> same_output("0.333333", "0.33333333", tolerance=1e-5, blank_lines=True), same_output("7", "8", tolerance=1.0, blank_lines=True)
-    (True, False)
+    >>> exact = {"tolerance": 0.0, "blank_lines": True}
+    >>> same_output("1  2 \n\n", "1 2", **exact), same_output("1 2", "1\n2", **exact), same_output("7.0", "7", **exact)
+    (True, False, True)
+    >>> same_output("0.333333", "0.33333333", tolerance=1e-5, blank_lines=True)
+    True
     """
     ours, theirs = (_lines(text, blank_lines=blank_lines) for text in (found, wanted))
     return len(ours) == len(theirs) and all(

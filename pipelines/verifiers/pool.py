@@ -1,10 +1,11 @@
 """Functions that may hang or crash, called in child processes that can be killed.
 
-A call's time limit counts from the answer to the call before it: seconds that the child computes or does nothing at all.
-While other processes have the cores it does not count, so a busy machine changes no verdict. What goes wrong is that
-call's alone: the child is killed, a fresh one goes on with the next call. No signal is used and nothing is forked with a copy of this process,
-so it works on any thread (Beam's are never the main one) of a process that holds an engine. Children are new
-interpreters that import neither this process's `__main__` nor, of this project, anything beyond `pipelines.verifiers`.
+A call's time limit counts from the answer to the call before it: the seconds in which the child computes or does
+nothing at all. While other processes have the cores it does not count, so a busy machine changes no verdict. What goes
+wrong is that call's alone: the child is killed, a fresh one goes on with the next call. No signal is used and nothing
+is forked with a copy of this process, so it works on any thread (Beam's are never the main one) of a process that holds
+an engine. Children are new interpreters that import neither this process's `__main__` nor, of this project, anything
+beyond `pass_ops.importing` and `pipelines.verifiers`.
 
 docs/decisions/005-verifier-pool.md says why not a library's pool.
 """
@@ -120,7 +121,9 @@ class CallPool:
             # A child that had answered before may have been brought down by an earlier call (a thread it left behind):
             # the call at which it died is asked again, as the first of a fresh child. So is one whose child was killed
             # from outside, but for a call at which that happens every time.
-            if killed >= KILLED_LIMIT or not (child.killed_from_outside or (failure.status != "timeout" and child.answered)):
+            if killed >= KILLED_LIMIT or not (
+                child.killed_from_outside or (failure.status != "timeout" and child.answered)
+            ):
                 results.append(failure)
                 killed = 0
         return results

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pipelines.verifiers.fences import python_blocks
 from pipelines.verifiers.sandbox import run_cells
 
+
 def check_steps(
     prompt: str,
     steps: Sequence[str],

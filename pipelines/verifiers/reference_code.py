@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-_PATCHING = frozenset({"mock", "patch", "monkeypatch", "MagicMock", "Mock", "capsys", "capfd"})
 _BUILTINS = frozenset(dir(builtins))
 
 
@@ -34,16 +33,17 @@ def check_tests(code: str) -> None:
     except (SyntaxError, ValueError) as error:
         raise ValueError(f"the reference answer {code[:80]!r} is no test: {error}") from error
     for node in ast.walk(tree):
+        line = f"line {getattr(node, 'lineno', 1)}"
         if isinstance(node, (ast.Await, ast.AsyncFunctionDef)) or _imports(node, "asyncio"):
-            raise ValueError(f"the reference's tests await what the program defines (line {node.lineno}): not supported")
-        if _imports(node, "unittest.mock") or isinstance(node, (ast.Name, ast.arg)) and _name(node) in _PATCHING:
+            raise ValueError(f"the reference's tests await what the program defines ({line}), which is not supported")
+        if _imports(node, "unittest.mock") or _imports(node, "mock") or _replaces_input(node):
             raise ValueError(
-                f"the reference's tests change the program's process (line {node.lineno}), in which they do not run: "
+                f"the reference's tests change the program's process ({line}), in which they do not run: "
                 "they would call a right program wrong"
             )
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test") and _required(node):
-            raise ValueError(f"the reference's {node.name} takes arguments (a fixture of pytest's?), which it is not given")
+            raise ValueError(f"the reference's {node.name} takes arguments, as a fixture of pytest's: it is given none")
     if not has_test(code):
         raise NothingTestedError(f"the reference answer {code[:80]!r} is no test: nothing in it can fail")
 
@@ -103,12 +103,7 @@ def main_function(tree: ast.Module) -> str | None:
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == "Solution":
             functions += [one for one in node.body if isinstance(one, ast.FunctionDef) and not one.name.startswith("_")]
-    named = {
-        _name(node)
-        for function in functions
-        for node in ast.walk(function)
-        if _name(node) != function.name
-    }
+    named = {_name(node) for function in functions for node in ast.walk(function) if _name(node) != function.name}
     roots = [function.name for function in functions if function.name not in named]
     return next(reversed(roots or [function.name for function in functions]), None)
 
@@ -136,6 +131,15 @@ def _imports(node: ast.AST, module: str) -> bool:
     if isinstance(node, ast.ImportFrom):
         return node.module == module or any(f"{node.module}.{alias.name}" == module for alias in node.names)
     return False
+
+
+def _replaces_input(node: ast.AST) -> bool:
+    """Whether it puts something in the place of the input or of a builtin. (Output comes back from the program.)"""
+    return (
+        isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and (_name(node.value) == "builtins" or (_name(node.value), node.attr) in {("sys", "stdin"), ("sys", "argv")})
+    )
 
 
 def _required(function: ast.FunctionDef) -> bool:

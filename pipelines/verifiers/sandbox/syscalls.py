@@ -20,8 +20,11 @@ _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32_CALLS = 0x40000000  # x86-64 knows every call a second time from here on
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 
-#: name -> (number on x86-64, number on ARM64), None = no such call there. What they share is refused with EPERM.
-_REFUSED: dict[str, tuple[int | None, int]] = {
+#: number on x86-64, number on ARM64, None = no such call there
+_Numbers = tuple[int | None, int | None]
+
+#: refused with EPERM
+_REFUSED: dict[str, _Numbers] = {
     # the network (socketpair stays: it reaches nothing outside, and asyncio needs it)
     "socket": (41, 198), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
     # a second process, or another program in this one
@@ -52,13 +55,13 @@ _REFUSED: dict[str, tuple[int | None, int]] = {
     "mknodat": (259, 33),
 }  # fmt: skip
 #: refused besides where no Landlock guards the files: every change of a name
-_CHANGES: dict[str, tuple[int | None, int]] = {
+_CHANGES: dict[str, _Numbers] = {
     "creat": (85, None), "mkdir": (83, None), "mkdirat": (258, 34), "rmdir": (84, None), "unlink": (87, None),
     "unlinkat": (263, 35), "rename": (82, None), "renameat": (264, 38), "renameat2": (316, 276), "link": (86, None),
     "linkat": (265, 37), "symlink": (88, None), "symlinkat": (266, 36),
 }  # fmt: skip
 #: answered as by an older kernel, so that the C library takes the call that can be judged by its arguments
-_UNKNOWN: dict[str, tuple[int | None, int]] = {"clone3": (435, 435), "openat2": (437, 437)}
+_UNKNOWN: dict[str, _Numbers] = {"clone3": (435, 435), "openat2": (437, 437)}
 
 # Classic BPF: instructions, and what a filter gives back
 _LOAD, _EQUAL, _AT_LEAST, _MASK, _GIVE = 0x20, 0x15, 0x35, 0x54, 0x06
@@ -77,7 +80,7 @@ _SETS_PDEATHSIG = 1
 class _Rule:
     """A call judged by one argument: refused where (argument & mask) is one of values, or where it is none of them."""
 
-    call: tuple[int | None, int]
+    call: _Numbers
     argument: int
     values: tuple[int, ...]
     mask: int = 0xFFFFFFFF

@@ -18,10 +18,11 @@ import sys
 import types
 import unittest
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from pipelines.verifiers.peers import TESTS, Peer, Remote
-from pipelines.verifiers.roles import SOLUTION
+from pipelines.verifiers.sandbox.peers import TESTS, Peer, Remote
+from pipelines.verifiers.sandbox.roles import SOLUTION
 
 
 class NothingTestedError(Exception):
@@ -69,8 +70,10 @@ def _whole_keys(value: Any) -> Any:
 def same(found: Any, wanted: Any, *, tolerance: float) -> bool:
     """Whether a call's value is the wanted one of a JSON file: tuples count as lists, floats within the tolerance.
 
-    >>> same((1, [2.0000001]), [1, [2.0]], tolerance=1e-6), same({1: "a"}, {"1": "a"}, tolerance=0), same("1", 1, tolerance=0)
-    (True, True, False)
+    >>> same((1, [2.0000001]), [1, [2.0]], tolerance=1e-6), same({1: "a"}, {"1": "a"}, tolerance=0.0)
+    (True, True)
+    >>> same("1", 1, tolerance=0.0), same(1.5, 1.0, tolerance=0.0)
+    (False, False)
     """
     if isinstance(found, (list, tuple)) and isinstance(wanted, (list, tuple)):
         return len(found) == len(wanted) and all(
@@ -83,7 +86,7 @@ def same(found: Any, wanted: Any, *, tolerance: float) -> bool:
         )
     if isinstance(wanted, float) and isinstance(found, (int, float)) and not isinstance(found, bool):
         close = tolerance and math.isfinite(wanted) and abs(found - wanted) <= 1e-8 + tolerance * abs(wanted)
-        return bool(found == wanted or close or (wanted != wanted and found != found))
+        return bool(found == wanted or close or (math.isnan(wanted) and math.isnan(found)))
     return bool(found == wanted)
 
 
@@ -142,7 +145,7 @@ def _defined(parts: Sequence[str], namespace: dict[str, Any], candidate: Any) ->
         if isinstance(value, type):
             found += _methods(value)
         elif name == "check" and candidate is not None:
-            found.append(lambda check=value: check(candidate))
+            found.append(partial(value, candidate))
         elif name.startswith("test"):
             found.append(value)
     return found
@@ -154,9 +157,9 @@ _DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
 def _methods(kind: type) -> list[Callable[[], None]]:
     """The test methods of a class of unittest's or of pytest's kind."""
     if issubclass(kind, unittest.TestCase):
-        return [lambda: _run_cases(kind)]
+        return [partial(_run_cases, kind)]
     names = [name for name in vars(kind) if name.startswith("test")] if kind.__name__.startswith("Test") else []
-    return [lambda name=name: _run_method(kind(), name) for name in names]
+    return [partial(_run_method, kind, name) for name in names]
 
 
 def _run_cases(kind: type[unittest.TestCase]) -> None:
@@ -167,7 +170,8 @@ def _run_cases(kind: type[unittest.TestCase]) -> None:
         raise AssertionError("".join(problems)[-400:])
 
 
-def _run_method(test: Any, name: str) -> None:
+def _run_method(kind: type, name: str) -> None:
+    test: Any = kind()
     if hasattr(test, "setup_method"):
         setup = test.setup_method
         setup(getattr(test, name)) if inspect.signature(setup).parameters else setup()

@@ -3,7 +3,7 @@
 A message holds values and, apart from them, the mutable containers they refer to, by number. So a list that is named
 twice arrives as one list, and an answer brings back what became of the containers that came with the question. What is
 neither plain data nor found in the standard library by its name stays where it is: the other side gets its number, and
-a `Remote` (`pipelines.verifiers.peers`) stands for it. Nothing is unpickled. Stdlib only.
+a `Remote` (`pipelines.verifiers.sandbox.peers`) stands for it. Nothing is unpickled. Stdlib only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import importlib
 import sys
 import types
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -27,9 +27,9 @@ _JSON_INTEGERS = 1 << 53
 #: immutable types of the standard library: to arguments that JSON holds, and back
 _VALUES: dict[type, tuple[Callable[[Any], list[Any]], Callable[..., Any]]] = {
     complex: (lambda value: [value.real, value.imag], complex),
-    range: (lambda value: [hex(value.start), hex(value.stop), hex(value.step)], lambda *ends: range(*map(_from_hex, ends))),
+    range: (lambda value: list(map(hex, (value.start, value.stop, value.step))), lambda *ends: range(*_whole(ends))),
     Decimal: (lambda value: [str(value)], Decimal),
-    Fraction: (lambda value: [hex(value.numerator), hex(value.denominator)], lambda *two: Fraction(*map(_from_hex, two))),
+    Fraction: (lambda value: [hex(value.numerator), hex(value.denominator)], lambda *two: Fraction(*_whole(two))),
     datetime.date: (lambda value: [value.isoformat()], datetime.date.fromisoformat),
     datetime.time: (lambda value: [value.isoformat()], datetime.time.fromisoformat),
     datetime.datetime: (lambda value: [value.isoformat()], datetime.datetime.fromisoformat),
@@ -49,7 +49,7 @@ class Message:
     """The containers of one message, by number; an answer goes on with those of its question."""
 
     def __init__(self, exported: Callable[[object], Wire], *, by_name: bool = False) -> None:
-        """exported: what stands for an object that stays on this side. by_name: modules and functions go by name too."""
+        """exported: what stands for an object that stays here. by_name: modules and functions go by name too."""
         self.containers: list[Any] = []
         self.by_name = by_name
         self._numbers: dict[int, int] = {}
@@ -121,7 +121,7 @@ class Message:
         return {"t": "known", "v": [module, name]} if found is value else None
 
     def _array(self, value: Any) -> Wire:
-        """numpy's scalars and arrays, where the program has loaded numpy."""
+        """Numpy's scalars and arrays, where the program has loaded numpy."""
         numpy = sys.modules.get("numpy")
         if numpy is None or not isinstance(value, (numpy.generic, numpy.ndarray)) or value.dtype.hasobject:
             return None
@@ -151,28 +151,27 @@ def _decode(value: Wire, *, containers: list[Any], imported: Callable[[Wire], An
         return value
     read = functools.partial(_decode, containers=containers, imported=imported, by_name=by_name)
     kind, held = value["t"], value["v"]
-    if kind == "container":
-        return containers[held]
-    if kind == "tuple":
-        return tuple(map(read, held))
-    if kind == "frozenset":
-        return frozenset(map(read, held))
-    if kind == "int":
-        return _from_hex(held)
-    if kind == "bytes":
-        return base64.b64decode(held)
-    if kind == "ndarray":
-        numpy = _import("numpy")
-        return numpy.frombuffer(base64.b64decode(held[2]), numpy.dtype(held[0])).reshape(held[1]).copy()
+    plain: dict[str, Callable[[], Any]] = {
+        "container": lambda: containers[held],
+        "tuple": lambda: tuple(map(read, held)),
+        "frozenset": lambda: frozenset(map(read, held)),
+        "int": lambda: int(held, 16),
+        "bytes": lambda: base64.b64decode(held),
+        "ndarray": lambda: _array(*held),
+        "known": lambda: _load(*held, by_name=by_name),
+    }
     if kind in _VALUES_BY_NAME:
         return _VALUES_BY_NAME[kind](*held)
-    if kind == "known":
-        return _load(*held, by_name=by_name)
-    return imported(value)
+    return plain[kind]() if kind in plain else imported(value)
+
+
+def _array(kind: str, shape: list[int], data: str) -> Any:
+    numpy = _import("numpy")
+    return numpy.frombuffer(base64.b64decode(data), numpy.dtype(kind)).reshape(shape).copy()
 
 
 def _load(module: str, name: str, *, by_name: bool) -> Any:
-    """What a name stands for on this side. A function that the other side answers with would be called here: none is."""
+    """What a name stands for here. Of functions only those that were asked for: what answers, the tests may call."""
     if name and not _is_stdlib(module):
         raise WireError(f"{module}.{name} is not of the standard library")
     if not name and not by_name:
@@ -196,5 +195,5 @@ def _is_stdlib(module: Any) -> bool:
     return isinstance(module, str) and module.partition(".")[0] in sys.stdlib_module_names
 
 
-def _from_hex(text: str) -> int:
-    return int(text, 16)
+def _whole(texts: Sequence[str]) -> list[int]:
+    return [int(text, 16) for text in texts]

@@ -1,6 +1,6 @@
 """What a process takes on before it runs a model's program: limits, no rights, a filter of system calls, no files.
 
-Three layers, none of which needs a right or a set-up of the machine, so they hold for root, for others and in containers:
+Three layers. None needs a right or a set-up of the machine, so they hold for root, for others and in containers:
 
 1. rlimits, and as root the loss of every capability;
 2. Landlock, where the kernel offers it: the interpreter and its libraries can be read, the scratch folder changed,
@@ -22,9 +22,9 @@ import sysconfig
 from dataclasses import dataclass
 from functools import cache
 
-from pipelines.verifiers import landlock
 from pipelines.verifiers.limits import limit_memory
-from pipelines.verifiers.syscalls import refuse_calls
+from pipelines.verifiers.sandbox import landlock
+from pipelines.verifiers.sandbox.syscalls import refuse_calls
 
 OPEN_FILES = 64
 FILE_BYTES = 16 << 20  # what one file in the scratch folder may hold

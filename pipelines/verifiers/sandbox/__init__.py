@@ -1,7 +1,7 @@
 """Programs of a model in confined processes, as their supervisor sees them. Linux.
 
-`confine` says what a process may do, `nursery` forks it, `session` watches what it uses and ends it; here is what is run.
-Whatever a program does costs its own run at most and leaves no process and no file:
+`confine` says what a process may do, `nursery` forks it, `session` watches what it uses and ends it; here is what is
+run. Whatever a program does costs its own run at most and leaves no process and no file:
 
 - processor time over the limit, more idle time than that again and again, memory, output or files beyond their bounds
   end the run; time during which other processes had the cores does not count, so a busy machine changes no verdict;
@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pipelines.verifiers.confine import active_isolation
-from pipelines.verifiers.roles import NONCE_BYTES
-from pipelines.verifiers.session import Budget, LostError, Session, Status
+from pipelines.verifiers.sandbox.confine import active_isolation
+from pipelines.verifiers.sandbox.roles import NONCE_BYTES
+from pipelines.verifiers.sandbox.session import Budget, LostError, Session, Status
 
 __all__ = ["OUTPUT_LIMIT", "Budget", "Run", "active_isolation", "run_cells", "run_python", "run_test"]
 
@@ -53,7 +53,8 @@ def run_python(
     """Run a program under the limits of this module.
 
     code: the program, or parts of it that are compiled one by one and share their names. timeout_s: seconds of the
-    processor. memory_mb: of data, beyond which allocations fail. prelude: code of a data set's harness before it. budget: shared by several runs.
+    processor. memory_mb: of data, beyond which allocations fail. prelude: code of a data
+    set's harness before it. budget: shared by several runs.
     """
     parts = [code] if isinstance(code, str) else list(code)
 
@@ -82,8 +83,8 @@ def run_test(
 ) -> tuple[str, str]:
     """(status, detail) of a test against a program: passed, failed or reference, which says that the test is at fault.
 
-    test: what `pipelines.verifiers.harness.tests` takes. It runs in another process than the program does, under the
-    same limits; the two talk over a socket.
+    test: what `pipelines.verifiers.sandbox.harness.tests` takes. It runs in another process than the program does,
+    under the same limits; the two talk over a socket.
     """
 
     def attempt(session: Session) -> tuple[str, str]:

@@ -28,24 +28,24 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipelines.verifiers.confine import Confinement, confine, readable
 from pipelines.verifiers.limits import die_with_parent, hide_memory
+from pipelines.verifiers.sandbox.confine import Confinement, confine, readable
 
 # What programs and the roles import, without which a program would read it from the disk each time.
-_PRELOADED = (
-    "array asyncio bisect cmath collections collections.abc contextlib copy csv dataclasses datetime decimal enum "
-    "fractions functools heapq inspect io itertools json math numbers operator pathlib queue random re statistics "
-    "string struct tempfile textwrap threading time traceback types typing unittest "
-    "pipelines.verifiers.roles pipelines.verifiers.harness"
-).split()  # fmt: skip
+_PRELOADED = [
+    "array", "asyncio", "bisect", "cmath", "collections.abc", "contextlib", "copy", "csv", "dataclasses", "datetime",
+    "decimal", "enum", "fractions", "functools", "heapq", "inspect", "itertools", "math", "numbers", "operator",
+    "pathlib", "queue", "random", "re", "statistics", "string", "struct", "tempfile", "textwrap", "time", "traceback",
+    "types", "typing", "unittest", "pipelines.verifiers.sandbox.roles", "pipelines.verifiers.sandbox.harness",
+]  # fmt: skip
 MESSAGE_BYTES = 1 << 16
 
 #: "{"run": ...}" -> the function that the child then calls with (payload, descriptors)
 ROLES = {
-    "script": "pipelines.verifiers.roles:script",
-    "program": "pipelines.verifiers.roles:program",
-    "cells": "pipelines.verifiers.roles:cells",
-    "tests": "pipelines.verifiers.harness:tests",
+    "script": "pipelines.verifiers.sandbox.roles:script",
+    "program": "pipelines.verifiers.sandbox.roles:program",
+    "cells": "pipelines.verifiers.sandbox.roles:cells",
+    "tests": "pipelines.verifiers.sandbox.harness:tests",
 }
 
 
@@ -123,11 +123,11 @@ def _serve(supervisor: socket.socket) -> Callable[[], None] | None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     children: set[int] = set()
     while True:
-        ready, _, _ = select.select([supervisor, woken], [], [])
+        ready, _, _ = select.select([supervisor.fileno(), woken], [], [])
         if woken in ready:
             os.read(woken, 4096)
         _reap(children, supervisor)
-        if supervisor not in ready:
+        if supervisor.fileno() not in ready:
             continue
         message, descriptors, _, _ = socket.recv_fds(supervisor, MESSAGE_BYTES, 16)
         asked = json.loads(message) if message else None

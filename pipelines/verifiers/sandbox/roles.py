@@ -14,7 +14,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.verifiers.peers import Peer
+from pipelines.verifiers.sandbox.peers import Peer
 
 #: module name under which the program of a call form is known, as `from solution import f` in tests has it
 SOLUTION = "solution"

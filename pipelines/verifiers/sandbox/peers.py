@@ -1,6 +1,6 @@
 """Two processes that call each other's functions: the tests in one, a model's program in the other.
 
-Each side keeps its own objects and gives the other a `Remote` for what is no plain data (`pipelines.verifiers.wire`).
+Each side keeps its own objects and gives the other a `Remote` for what is no plain data (`wire`).
 The tests compare plain data that has come over, in their own process, so the program can neither read what it is
 compared with nor take part: an object of the program's own is equal to no plain data, whatever its `__eq__` says, and
 takes no operator against it. The program may call the functions it was handed and use the objects of the tests' own
@@ -21,7 +21,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from pipelines.verifiers.wire import Message, Wire, WireError
+from pipelines.verifiers.sandbox.wire import Message, Wire, WireError
 
 MESSAGE_BYTES = 256 << 20
 _LENGTH = struct.Struct("=Q")
@@ -40,9 +40,11 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "floordiv": operator.floordiv, "mod": operator.mod, "matmul": operator.matmul, "pow": operator.pow,
     "and": operator.and_, "or": operator.or_, "xor": operator.xor,
 }  # fmt: skip
-_BETWEEN_REMOTES = frozenset(
-    "eq ne lt le gt ge add sub mul truediv floordiv mod matmul pow and or xor contains".split()
-)  # fmt: skip
+#: what takes two objects: never one of the program's and the tests' plain data, which is what it is compared with
+_BETWEEN_REMOTES = frozenset({
+    "eq", "ne", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "matmul", "pow", "and", "or",
+    "xor", "contains",
+})  # fmt: skip
 _SPECIAL = [
     name for name in _OPERATIONS if name not in {"call", "getattr", "setattr", "isinstance", "issubclass", "exit"}
 ]
@@ -109,7 +111,7 @@ class Peer:
         self._numbers: dict[int, int] = {id(root): 0}
         self._remotes: dict[int, Remote] = {}
         #: exception classes that the other side defines, by name: raised here in their stead
-        self._errors: dict[str, type[Exception]] = {}
+        self._errors: dict[str, type[BaseException]] = {}
 
     def ask(self, operation: str, number: int, *arguments: Any, by_name: bool = False, **named: Any) -> Any:
         """The answer to an operation on the other side's object. Raises what it raises there; EOFError: it is gone."""
@@ -179,12 +181,12 @@ class Peer:
 
     def _error_class(self, names: list[str]) -> type[BaseException]:
         for name in names:
-            known = self._errors.get(name) or getattr(builtins, name, None)
+            known: Any = self._errors.get(name) or getattr(builtins, name, None)
             if isinstance(known, type) and issubclass(known, BaseException):
-                break
-        if known.__name__ != names[0]:
-            known = self._errors[names[0]] = type(names[0], (known,), {})
-        return known
+                own: type[BaseException] = known if name == names[0] else type(names[0], (known,), {})
+                self._errors[names[0]] = own
+                return own
+        raise WireError(f"{names[:1]} is no exception")
 
     def _error(self, names: list[str], text: str) -> BaseException:
         kind = self._error_class(names)

@@ -1,6 +1,6 @@
 """The processes of one run of a program, from their start to their end: what they use, what they say, how they end.
 
-The supervisor's side of `pipelines.verifiers.nursery`. Linux.
+The supervisor's side of `pipelines.verifiers.sandbox.nursery`. Linux.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.verifiers.limits import resident, used
-from pipelines.verifiers.nursery import MESSAGE_BYTES
+from pipelines.verifiers.sandbox.nursery import MESSAGE_BYTES
 from pipelines.verifiers.scratch import Scratch
 
 IDLE_FACTOR = 2.0  # a program may wait (sleep, read from the disk) for so many times its processor time
@@ -31,10 +32,9 @@ _TICK_S = 0.05
 _START_LIMIT_S, _KILL_LIMIT_S = 60.0, 30.0
 _MEMORY_SLACK = 64 << 20  # the interpreter's own code and files, beside the data that memory_mb counts
 _BOOT = (
-    "import sys; sys.path.insert(0, sys.argv[2]); from pipelines.verifiers.nursery import main; "
+    "import sys; sys.path.insert(0, sys.argv[2]); from pipelines.verifiers.sandbox.nursery import main; "
     "main(int(sys.argv[1]), sys.argv[2])"
 )
-_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 Status = Literal["ok", "failed", "timeout", "memory"]
 
@@ -51,7 +51,10 @@ class Budget:
 
 
 class SandboxError(OSError):
-    """This machine cannot confine a program, so none is run. (No PassError: importing that here costs each worker 0.5 s.)"""
+    """No program can be confined on this machine, so none is run.
+
+    It reaches users as the detail of a row, so it is no PassError, whose import would cost every worker time.
+    """
 
 
 class Nursery:
@@ -63,7 +66,7 @@ class Nursery:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        root = str(Path(__file__).resolve().parents[3])
         environment = {
             "LC_ALL": "C.UTF-8",
             "PYTHONHASHSEED": "0",  # sets have the same order in every run
@@ -228,11 +231,12 @@ class Session:
 
     def _step(self) -> None:
         """Take what has come, or let a moment pass; look at the limits now and then."""
-        if self._nursery.line.fileno() < 0:
+        line = self._nursery.line.fileno()
+        if line < 0:
             raise LostError
-        ready, _, _ = select.select([self._nursery.line, *self._open], [], [], _TICK_S)
+        ready, _, _ = select.select([line, *self._open], [], [], _TICK_S)
         for descriptor in ready:
-            if descriptor is self._nursery.line:
+            if descriptor == line:
                 self._hear()
             else:
                 self._take(descriptor)
@@ -291,6 +295,7 @@ def _memory_file(content: bytes) -> int:
     descriptor = os.memfd_create("passrl", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with open(descriptor, "wb", closefd=False) as file:
         file.write(content)
-    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
