@@ -89,7 +89,11 @@ def _give_up(*_: object) -> None:
 
 def without_landlock() -> None:
     """As on an older kernel: landlock_create_ruleset is not there, for this process and all below."""
-    lines = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x00050026), (0x06, 0, 0, 0x7FFF0000)]
+    filter_calls([(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x00050026), (0x06, 0, 0, 0x7FFF0000)])
+
+
+def filter_calls(lines: list[tuple[int, int, int, int]]) -> None:
+    """Put a filter on the system calls of this process: instructions of classic BPF."""
     program = b"".join(struct.pack("=HBBI", *line) for line in lines)
     buffer = ctypes.create_string_buffer(program, len(program))
     given = struct.pack("=HxxxxxxQ", len(lines), ctypes.addressof(buffer))
