@@ -57,7 +57,9 @@ def _nobodys_view() -> list[str]:
     for folder in sorted({closed for path in needed if (closed := _closed_folder(path))}):
         inside = sorted(path for path in needed if path.startswith(f"{folder}/"))
         for number, path in enumerate(inside):
-            lines.append(f"mkdir -p /tmp/passrl-view/{number}; mount --bind {shlex.quote(path)} /tmp/passrl-view/{number}")
+            lines.append(
+                f"mkdir -p /tmp/passrl-view/{number}; mount --bind {shlex.quote(path)} /tmp/passrl-view/{number}"
+            )
         lines.append(f"mount -t tmpfs -o mode=755 view {shlex.quote(folder)}")
         for number, path in enumerate(inside):
             lines.append(f"mkdir -p {shlex.quote(path)}; mount --bind /tmp/passrl-view/{number} {shlex.quote(path)}")

@@ -51,7 +51,12 @@ def test_no_program_reaches_a_server_on_this_machine() -> None:
 
 @pytest.mark.parametrize(
     "start",
-    ["os.fork()", "subprocess.run([sys.executable, '-c', '1'])", "os.system('true')", "os.execv('/bin/true', ['true'])"],
+    [
+        "os.fork()",
+        "subprocess.run([sys.executable, '-c', '1'])",
+        "os.system('true')",
+        "os.execv('/bin/true', ['true'])",
+    ],
 )
 def test_a_program_is_one_process(start: str) -> None:
     run = run_python(f"import os, subprocess, sys\nif {start} == 0x7f00: raise PermissionError('not permitted')")
@@ -88,7 +93,9 @@ def test_integers_of_any_length_are_printed() -> None:
 
 def test_scratch_folders_are_gone_however_deep_they_were(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    code = "import os\nfor _ in range(300):\n    os.mkdir('a' * 200)\n    os.chdir('a' * 200)\nopen('x', 'w').write('y')"
+    code = (
+        "import os\nfor _ in range(300):\n    os.mkdir('a' * 200)\n    os.chdir('a' * 200)\nopen('x', 'w').write('y')"
+    )
     run_python(code)
     assert list(tmp_path.iterdir()) == []
 
