@@ -5,7 +5,8 @@ Blocks are read as CommonMark does, with what models make of it:
 - a fence is three or more backticks or tildes, at any indentation, which is then taken off the block's lines;
 - a block ends at a fence of the same character, at least as long, with nothing after it, and indented by no more than
   three beyond the opening one; where the code up to there is no Python, as with a fence in a docstring, it goes on to
-  the first such fence at which it is; an unclosed block goes on to the end of the text;
+  the first such fence at which it is, but not beyond the opening of another block; an unclosed block goes on to the
+  end of the text;
 - a text that begins with code and closes a block it never opened (the prompt did) is that code.
 
 Of several blocks tagged as Python, or where there is none, of those without a tag, the last one counts that defines a
@@ -23,6 +24,9 @@ from dataclasses import dataclass
 _FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})[ \t]*(.*)")
 _PYTHON = re.compile(r"\{?\s*\.?(?:python[\d.]*|py[\d.]*|ipython[\d.]*|sage)(?![\w-])", re.IGNORECASE)
 _CLOSINGS_TRIED = 16  # how many fences a block may hold
+# A collapsed policy writes a hundred thousand blocks: beyond so many, a block ends at its first fence, and only the last
+# ones can be the program.
+_BLOCKS_READ = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ def program_of(text: str, names: Collection[str] = ()) -> str:
     head = "\n".join(lines[: fences[0]]) + "\n"
     if _is_bare(lines[fences[0]]) and _is_program(head):
         return head
-    blocks = list(_blocks(lines))
+    blocks = list(_blocks(lines))[-_BLOCKS_READ:]
     tagged = [block.code for block in blocks if _PYTHON.match(block.tag)]
     plain = [block.code for block in blocks if not block.tag]
     return _chosen(tagged or [code for code in plain if _is_program(code)] or plain, names)
@@ -67,32 +71,36 @@ def _chosen(codes: list[str], names: Collection[str]) -> str:
 
 
 def _blocks(lines: list[str]) -> Iterator[_Block]:
-    start = 0
+    start, parses = 0, iter(range(_BLOCKS_READ))
     while start < len(lines):
         opening = _FENCE.fullmatch(lines[start])
         start += 1
         if opening is None or (opening[2].startswith("`") and "`" in opening[3]):
             continue
-        end = _end(lines, start, opening)
+        end = _end(lines, start, opening, parses)
         yield _Block(opening[3].strip(), _code(lines[start:end], len(opening[1])))
         start = end + 1
 
 
-def _end(lines: list[str], start: int, opening: re.Match[str]) -> int:
+def _end(lines: list[str], start: int, opening: re.Match[str], parses: Iterator[int]) -> int:
     """The line of the fence that ends the block."""
-    closings = []
+    first = None
+    python = not opening[3] or _PYTHON.match(opening[3])
+    tried = 0
     for number in range(start, len(lines)):
         fence = _FENCE.fullmatch(lines[number])
-        if fence is None or fence[3] or not fence[2].startswith(opening[2]) or len(fence[1]) > len(opening[1]) + 3:
+        if fence is None or not fence[2].startswith(opening[2]) or len(fence[1]) > len(opening[1]) + 3:
             continue
-        closings.append(number)
-        if len(closings) == _CLOSINGS_TRIED:
-            break
-    python = not opening[3] or _PYTHON.match(opening[3])
-    for number in closings if python and len(closings) > 1 else ():
-        if parsed(_code(lines[start:number], len(opening[1]))) is not None:
+        if fence[3]:
+            if first is not None:  # the next block
+                break
+            continue
+        if not python or next(parses, None) is None or parsed(_code(lines[start:number], len(opening[1]))) is not None:
             return number
-    return closings[0] if closings else len(lines)
+        first, tried = number if first is None else first, tried + 1
+        if tried == _CLOSINGS_TRIED:
+            break
+    return len(lines) if first is None else first
 
 
 def _code(lines: list[str], indentation: int) -> str:

@@ -190,7 +190,9 @@ class Peer:
 
     def _error(self, names: list[str], text: str) -> BaseException:
         kind = self._error_class(names)
-        if issubclass(kind, ModuleNotFoundError):  # a module that the program lacks must not look like one that the tests lack
+        if issubclass(
+            kind, ModuleNotFoundError
+        ):  # a module that the program lacks must not look like one that the tests lack
             kind = ImportError
         try:
             return kind(text)
