@@ -9,6 +9,9 @@ tested.
 from __future__ import annotations
 
 import ast
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -24,6 +27,18 @@ _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _OUTPUT_ROOM = 1 << 20  # bytes beside several times the wanted output, for white space and long decimals
 
 
+@contextmanager
+def _integers_of_any_length() -> Iterator[None]:
+    """References and programs hold more than the 4,300 digits that Python reads by default."""
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        yield
+    finally:
+        sys.set_int_max_str_digits(before)
+
+
+@_integers_of_any_length()
 def verify(
     text: str,
     answer: str,

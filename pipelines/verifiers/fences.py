@@ -24,8 +24,8 @@ from dataclasses import dataclass
 _FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})[ \t]*(.*)")
 _PYTHON = re.compile(r"\{?\s*\.?(?:python[\d.]*|py[\d.]*|ipython[\d.]*|sage)(?![\w-])", re.IGNORECASE)
 _CLOSINGS_TRIED = 16  # how many fences a block may hold
-# A collapsed policy writes a hundred thousand blocks: beyond so many, a block ends at its first fence, and only the last
-# ones can be the program.
+# A collapsed policy writes a hundred thousand blocks: beyond so many, a block ends at its first fence, and only the
+# last ones can be the program.
 _BLOCKS_READ = 256
 
 

@@ -1,11 +1,11 @@
-"""The verifier `code`: each published form of a reference in its public shape, programs as models write them, and references at fault."""
+"""The verifier `code`: each published form of a reference in its public shape, and programs as models write them."""
+# ruff: noqa: E501  programs and references, a line each, as the sets have them
 
 from __future__ import annotations
 
 import base64
 import json
 import pickle
-import sys
 import textwrap
 import zlib
 
@@ -13,8 +13,6 @@ import pytest
 
 from pipelines.verifiers.code_tests import verify
 from pipelines.verifiers.fences import program_of
-
-sys.set_int_max_str_digits(0)  # of this process: some references hold longer numbers
 
 
 def fenced(code: str) -> str:
@@ -199,7 +197,7 @@ def test_outputs_are_compared_as_the_sets_own_harnesses_do(printed: str, wanted:
 
 
 def test_integers_of_thousands_of_digits() -> None:
-    power = str(10**5000)
+    power = "1" + "0" * 5000
     assert reward(fenced("print(10**5000)"), {"inputs": [""], "outputs": [power]}) == 1.0
     assert reward(fenced("def f():\n    return 10**5000"), ["assert f() == 10**5000"]) == 1.0
     assert (
