@@ -154,7 +154,7 @@ def list_lengths(column: pa.Array | pa.ChunkedArray) -> Array:
     >>> list_lengths(pa.array([[1, 2], None, []]))
     array([2, 0, 0])
     """
-    counts_R = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    counts_R: Array = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
     return counts_R.astype(np.int64)
 
 
