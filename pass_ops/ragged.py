@@ -114,11 +114,14 @@ def falling(ends: Ragged) -> Array:
     """Rows (bool) whose values do not increase strictly from above 0, as exclusive ends must."""
     start, stop = int(ends.starts_R1[0]), int(ends.starts_R1[-1])
     values_E = ends.values[start:stop]
-    first_F = ends.starts_R1[:-1][ends.lengths_R > 0] - start
+    first_F = (ends.starts_R1[:-1] - start).astype(np.intp)
+    filled_R = ends.lengths_R > 0
+    if not filled_R.all():
+        first_F = first_F[filled_R]
     rises_E = np.empty(len(values_E), dtype=np.bool_)
     np.greater(values_E[1:], values_E[:-1], out=rises_E[1:])
     rises_E[first_F] = values_E[first_F] > 0
-    falling_R = np.zeros(len(ends.lengths_R), dtype=np.bool_)
+    falling_R = np.zeros(len(filled_R), dtype=np.bool_)
     if not rises_E.all():
         falling_R[np.searchsorted(ends.starts_R1, np.flatnonzero(~rises_E) + start, side="right") - 1] = True
     return falling_R
@@ -126,9 +129,11 @@ def falling(ends: Ragged) -> Array:
 
 def last_values(column: Ragged) -> Array:
     """The last value of each row; 0 for an empty one."""
-    last_R = np.zeros(len(column.lengths_R), dtype=column.values.dtype)
-    filled_R = column.lengths_R > 0
-    last_R[filled_R] = column.values[column.starts_R1[1:][filled_R] - 1]
+    filled_R, starts_R1 = column.lengths_R > 0, column.starts_R1.astype(np.intp)
+    if filled_R.all():
+        return column.values[starts_R1[1:] - 1]
+    last_R = np.zeros(len(filled_R), dtype=column.values.dtype)
+    last_R[filled_R] = column.values[starts_R1[1:][filled_R] - 1]
     return last_R
 
 
