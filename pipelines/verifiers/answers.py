@@ -23,9 +23,10 @@ _REASONING = re.compile(
 _TAG = re.compile(r"<(?P<close>/)?(?:final_)?answer>", re.IGNORECASE)
 _BRACE = re.compile(r"(?P<box>\\{1,2}(?:boxed|fbox)\s*\{)|\\.|(?P<brace>[{}])", re.DOTALL)
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)[ \t]*(?=[-+−.\d\\])")
-# Hyphens, dashes and minus signs; the full-width forms of ASCII; spaces other than the plain one.
+# Hyphens, dashes and minus signs; apostrophes; the full-width forms of ASCII; spaces other than the plain one.
 _TYPOGRAPHY = str.maketrans(
     dict.fromkeys("−–—‐‑‒﹣－", "-")
+    | dict.fromkeys("’‘ʼ", "'")
     | {chr(code + 0xFEE0): chr(code) for code in range(0x21, 0x7F) if chr(code) != "-"}
     | dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000", " ")
     | dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u200e\u200f")
@@ -96,7 +97,7 @@ def last_box(text: str) -> str | None:
 
 
 def plain_typography(text: str) -> str:
-    """The text with every dash as "-", full-width forms as ASCII, every kind of space as " ", and no invisible signs.
+    """The text with every dash as "-", every apostrophe as "'", full-width forms as ASCII, every kind of space as " ", and no invisible signs.
 
     >>> plain_typography("（−5\u202f000）")
     '(-5 000)'
