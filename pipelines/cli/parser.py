@@ -67,7 +67,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="PASS: reshape any scalar step signal into per-chunk advantages, offline, in Parquet.",
         epilog="Unknown flags after -- go to the Beam runner. Exit codes: 0 done, 1 failed, 2 wrong usage or input.",
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="the version, and what holds a model's programs here")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="show the version, and what holds a model's programs"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run_commands(commands)
     _add_stage_commands(commands)
