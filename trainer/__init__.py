@@ -26,8 +26,9 @@ from trainer.options import TrainOptions
 
 if TYPE_CHECKING:
     from trainer.batching import MicroBatch, StepBatch
+    from trainer.export import export_policy
     from trainer.losses import LossInputs, policy_loss
-    from trainer.policy import Policy, export_policy, load_policy
+    from trainer.policy import Policy, load_policy
     from trainer.run import TrainResult, sft, train
     from trainer.steps import batches
     from trainer.update import apply_gradients, batch_loss, learning_rate, make_optimizer
@@ -41,7 +42,8 @@ __all__ = [
 _MODULES = {  # of the names that need torch
     "trainer.batching": ("MicroBatch", "StepBatch"),
     "trainer.losses": ("LossInputs", "policy_loss"),
-    "trainer.policy": ("Policy", "export_policy", "load_policy"),
+    "trainer.export": ("export_policy",),
+    "trainer.policy": ("Policy", "load_policy"),
     "trainer.run": ("TrainResult", "sft", "train"),
     "trainer.steps": ("batches",),
     "trainer.update": ("apply_gradients", "batch_loss", "learning_rate", "make_optimizer"),

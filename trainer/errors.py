@@ -25,6 +25,10 @@ class PolicyNotFoundError(TrainerError, FileNotFoundError):
     """The policy folder holds no Hugging Face checkpoint."""
 
 
+class ModelLoadError(TrainerError, ValueError):
+    """A model folder cannot be loaded as what its config says, or not with the attention asked for."""
+
+
 class PolicyMismatchError(TrainerError, ValueError):
     """The policy does not belong to the shaped data, or the trainer cannot train its architecture correctly."""
 

@@ -74,11 +74,10 @@ class TokenLogprobs(nn.Module):
 
     def _hidden(self, input_ids_BS: Tensor, position_ids_BS: Tensor | None, prefix_1P: Tensor | None) -> Tensor:
         """[B, S, D]. Gradients flow from all rows into the prefix's keys and values."""
-        body = self.model.base_model
+        body = model_body(self.model)
         if prefix_1P is None:
-            plain: Tensor = body(
-                input_ids=input_ids_BS, position_ids=position_ids_BS, use_cache=False
-            ).last_hidden_state
+            given = {} if position_ids_BS is None else {"position_ids": position_ids_BS}
+            plain: Tensor = body(input_ids=input_ids_BS, use_cache=False, **given).last_hidden_state
             return plain
         cache = body(input_ids=prefix_1P, use_cache=True).past_key_values
         cache.batch_repeat_interleave(len(input_ids_BS))
@@ -96,12 +95,20 @@ class TokenLogprobs(nn.Module):
         return at_temperature_N, at_one_N, entropy_N
 
 
+def model_body(model: Any) -> Any:
+    """The part of a causal language model that gives the last hidden states: all but its head."""
+    body = model.base_model
+    return model.get_decoder() if body is model else body
+
+
 def head_logits(model: Any, hidden: Tensor) -> Tensor:
     """The model's logits from its last hidden state, including what some architectures apply after the head."""
     logits: Tensor = model.get_output_embeddings()(hidden)
-    config = model.config
+    config = model.config.get_text_config(decoder=True)
     if getattr(config, "logit_scale", None):  # Cohere
         logits = logits * config.logit_scale
+    if getattr(config, "lm_head_multiplier", None):  # Falcon-H1
+        logits = logits * config.lm_head_multiplier
     if getattr(config, "logits_scaling", None):  # Granite
         logits = logits / config.logits_scaling
     if getattr(config, "final_logit_softcapping", None):  # Gemma

@@ -149,8 +149,9 @@ class TrainOptions:
     GPU, extra `liger`; it computes no entropy)."""
     logits_elements: AtLeastOne = 2**26
     """Largest number of elements of a [tokens, vocabulary] tensor of logits held at a time."""
-    attention: str = "sdpa"
-    """transformers' name of the attention implementation. Example: "flash_attention_2"."""
+    attention: str = "auto"
+    """transformers' name of the attention implementation, or auto: sdpa, and eager for a model of which sdpa would
+    leave a part out. Example: "flash_attention_2"."""
     gradient_checkpointing: bool = False
     """Recomputes layers in the backward pass instead of keeping their activations."""
     device: str = "auto"

@@ -31,6 +31,7 @@ from trainer.compatibility import check_data_and_policy, open_shaped, sampling_t
 from trainer.data import ShapedData, TrainData
 from trainer.distributed import World, joined_world
 from trainer.errors import StateError, TrainingStoppedError
+from trainer.export import export_policy
 from trainer.failures import saved, within_memory
 from trainer.flops import token_share
 from trainer.metrics import StepMetrics, describe_step, read_metrics, summarize
@@ -39,7 +40,7 @@ from trainer.model_folder import weights_digest
 from trainer.old_logprobs import AUDIT
 from trainer.options import TrainOptions
 from trainer.pairs import open_pairs
-from trainer.policy import Policy, export_policy, load_policy
+from trainer.policy import Policy, load_policy
 from trainer.run_folder import begin, local_folder
 from trainer.steps import StepPlan, plan_steps, recompute_plan, step_batches
 from trainer.stream import ahead_of_use

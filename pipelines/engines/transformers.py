@@ -24,9 +24,10 @@ from pipelines.engines.base import (
 )
 from pipelines.engines.device import device_kind, resolve_dtype
 from pipelines.engines.driver import Answer, DrivenEngine, ScoreRequest
-from pipelines.engines.transformers_common import batch_size, no_progress_bar
+from pipelines.engines.transformers_common import batch_size
 from pipelines.models.adapters import read_adapter
 from pipelines.models.folder import check_model_folder, load_tokenizer
+from trainer.loading import context_length, load_model
 
 SCORED_LOGITS = 2**28  # at most this many at a time (1 GiB in float32), one request's own apart
 Work = tuple[int, SampleRequest | ScoreRequest]
@@ -105,21 +106,20 @@ class TransformersBackend:
         self._processed = options.logprobs_mode == "processed_logprobs"
         self.tokenizer = load_tokenizer(model)
         self.load_weights(model)
-        limit = int(self._model.config.max_position_embeddings)
+        limit = context_length(self._model.config)
         if options.max_model_len is not None and options.max_model_len > limit:
             fact = f"max_model_len is {options.max_model_len}, but the model {model} takes at most {limit} tokens."
             raise EngineOptionError(fact)
         self.max_model_len = options.max_model_len or limit
-        self.vocab_size = int(self._model.config.vocab_size)
+        self.vocab_size = int(self._model.get_input_embeddings().num_embeddings)
         self._waiting: deque[Work] = deque()
 
     def load_weights(self, model: str) -> None:
         """Load the folder's model anew."""
         from transformers import AutoModelForCausalLM
 
-        with no_progress_bar():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=self._dtype, local_files_only=True)
-        self._model = loaded.to(self._device).eval()
+        loaded = load_model(AutoModelForCausalLM, model, dtype=self._dtype)
+        self._model = loaded.to(self._device)
         ends = loaded.generation_config.eos_token_id
         self._end_ids = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
 

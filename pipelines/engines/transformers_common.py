@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from pipelines.engines.base import EngineOptionError, EngineOptions
 
 
@@ -17,17 +14,3 @@ def batch_size(options: EngineOptions) -> int:
     if size < 1:
         raise EngineOptionError(f"extra.batch_size is {size}; it must be 1 or more.")
     return size
-
-
-@contextmanager
-def no_progress_bar() -> Iterator[None]:
-    """Without transformers' bar over the weights."""
-    from transformers.utils import logging
-
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()

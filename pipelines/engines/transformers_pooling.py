@@ -15,8 +15,9 @@ import torch
 from pipelines.engines.base import EngineOptionError, EngineOptions
 from pipelines.engines.device import device_kind, resolve_dtype
 from pipelines.engines.driver import Answer, PoolRequest
-from pipelines.engines.transformers_common import batch_size, no_progress_bar
+from pipelines.engines.transformers_common import batch_size
 from pipelines.models.folder import load_tokenizer, read_config
+from trainer.loading import context_length, load_model
 
 #: of EngineOptions.pooling; the names are vLLM's, `tokens` is ours
 KNOWN = frozenset({"pooling_type", "step_tag_id", "use_activation", "tokens"})
@@ -46,17 +47,14 @@ class TransformersPoolingBackend:
         self._tokens = [self.tokenizer.convert_tokens_to_ids(token) for token in pooling.get("tokens", ())]
         self.load_weights(model)
         config = self._model.config
-        self.max_model_len = options.max_model_len or int(config.max_position_embeddings)
-        self.vocab_size = int(config.vocab_size)
+        self.max_model_len = options.max_model_len or context_length(config)
+        self.vocab_size = int(config.get_text_config(decoder=True).vocab_size)
         self._waiting: deque[tuple[int, PoolRequest]] = deque()
 
     def load_weights(self, model: str) -> None:
         """Load the folder's model anew."""
-        with no_progress_bar():
-            loaded: Any = _model_class(model, with_tokens=bool(self._tokens)).from_pretrained(
-                model, dtype=self._dtype, local_files_only=True
-            )
-        self._model = loaded.to(self._device).eval()
+        loaded = load_model(_model_class(model, with_tokens=bool(self._tokens)), model, dtype=self._dtype)
+        self._model = loaded.to(self._device)
 
     def add(self, key: int, request: PoolRequest) -> None:
         """Keep a request for a batch."""

@@ -10,7 +10,8 @@ import torch
 from tests.trainer.rows import random_rows, step_of
 from trainer.errors import PolicyMismatchError, PolicyNotFoundError, TrainOptionError
 from trainer.options import TrainOptions
-from trainer.policy import export_policy, load_policy
+from trainer.export import export_policy
+from trainer.policy import load_policy
 
 OPTIONS = TrainOptions(device="cpu")
 ROWS = random_rows(groups=2, size=3)
@@ -87,7 +88,7 @@ def test_an_unknown_device_is_refused(policy_folder):
 
 
 def test_a_model_that_changes_its_logits_in_an_unknown_way_is_refused(policy_folder, monkeypatch):
-    monkeypatch.setattr("trainer.policy.head_logits", lambda model, hidden: model.get_output_embeddings()(hidden) * 2)
+    monkeypatch.setattr("trainer.logprobs.head_logits", lambda model, hidden: model.get_output_embeddings()(hidden) * 2)
     with pytest.raises(PolicyMismatchError, match="changes its logits"):
         load_policy(policy_folder, OPTIONS)
 
