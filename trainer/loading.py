@@ -91,6 +91,8 @@ def _from_pretrained(model_class: Any, folder: Path, *, dtype: torch.dtype, atte
     for kind, keys in found.items():
         if keys:
             raise ModelLoadError(_incomplete(folder, type(model).__name__, kind, keys))
+    if getattr(model.config, "rescale_every", 0):
+        model.config.rescale_every = 0  # RWKV in eval mode divides its own weights, against float16's overflow
     return model.eval()
 
 

@@ -97,8 +97,8 @@ class TokenLogprobs(nn.Module):
 
 def model_body(model: Any) -> Any:
     """The part of a causal language model that gives the last hidden states: all but its head."""
-    body = model.base_model
-    return model.get_decoder() if body is model else body
+    candidates = (model.base_model, model.get_decoder(), getattr(model, "model", model))
+    return next((part for part in candidates if part is not model), model)
 
 
 def head_logits(model: Any, hidden: Tensor) -> Tensor:
