@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pass_ops.shards import CompleteDataset, SamplingFacts, open_dataset
+from trainer.data import given_urls
 from trainer.errors import PolicyMismatchError, TrainDataError
 from trainer.options import TrainOptions
 
 
 def open_shaped(shaped: Sequence[str]) -> tuple[CompleteDataset, ...]:
     """Opens shaped datasets. Raises TrainDataError for anything else, and errors of pass_ops.errors."""
-    if isinstance(shaped, str):
-        raise TrainDataError(f"shaped is the text {shaped!r}; give a list of dataset URLs: [{shaped!r}].")
-    if not shaped:
-        raise TrainDataError("No shaped dataset was given; there is nothing to train on.")
-    sources = tuple(open_dataset(url) for url in shaped)
+    sources = tuple(open_dataset(url) for url in given_urls(shaped, name="shaped", what="dataset URLs"))
+    digests = [source.content_digest for source in sources]
+    if twice := {source.url for source in sources if digests.count(source.content_digest) > 1}:
+        raise TrainDataError(f"{', '.join(sorted(twice))} would be trained on twice; give every dataset once.")
     for source in sources:
         if source.spec.stage != "shape":
             raise TrainDataError(

@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike, fspath
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pass_ops.groups import group_bounds, group_numbers
@@ -22,8 +24,12 @@ from trainer.errors import TrainDataError
 from trainer.options import TrainOptions
 from trainer.order import Units, form_units
 
-INDEX_COLUMNS = ("group_id", "prompt_token_ids", "loss_mask", "chunk_ends", "chunk_advantages", "trainable", "round")
-REFERENCE_COLUMN = "reference_logprobs"
+BEHAVIOR_COLUMN, REFERENCE_COLUMN = "behavior_logprobs", "reference_logprobs"
+INDEX_COLUMNS = (
+    "group_id", "rollout_id", "prompt_token_ids", "loss_mask", "chunk_ends", "chunk_advantages", "trainable", "round",
+    BEHAVIOR_COLUMN,
+)  # fmt: skip
+LARGEST_LOGPROB = 1e-4  # 0 but for rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,23 +110,77 @@ class ShapedData:
         return f"{self.sources[source].url}, part {i}"
 
 
-def build_index(data: TrainData, *, threads: int) -> RowIndex:
-    """Reads the light columns of every part, `threads` parts at a time. Raises TrainDataError."""
+def given_urls(given: object, *, name: str, what: str) -> list[str]:
+    """The list of URLs or paths a caller gave. Raises TrainDataError for anything else, and for an empty list."""
+    if isinstance(given, (str, PathLike)):
+        raise TrainDataError(f"{name} is the text {str(given)!r}; give a list of {what}: [{str(given)!r}].")
+    if not isinstance(given, Sequence) or not all(isinstance(url, (str, PathLike)) for url in given):
+        raise TrainDataError(f"{name} is {given!r}; give a list of {what}.")
+    if not given:
+        raise TrainDataError(f"No {what} were given; there is nothing to train on.")
+    return [fspath(url) for url in given]
+
+
+def build_index(data: TrainData, *, threads: int, reference: bool = False) -> RowIndex:
+    """Reads the light columns of every part, `threads` parts at a time, and checks the log-probabilities.
+
+    reference: also those of the reference. Raises TrainDataError for values that are NaN, infinite or above 0, for
+    columns without any, and for a rollout that a source has twice.
+    """
+    if not data.places:
+        raise TrainDataError("The shaped datasets have no parts; there is nothing to train on.")
     with ThreadPoolExecutor(threads) as pool:
-        blocks = list(pool.map(lambda part: _index_part(data, part), range(len(data.places))))
+        read = [pool.submit(_index_part, data, part, reference=reference) for part in range(len(data.places))]
+        blocks = [block.result() for block in read]
+    _check_unique(data, [block.pop("rollout_id") for block in blocks])
+    for name in (BEHAVIOR_COLUMN, *((REFERENCE_COLUMN,) if reference else ())):
+        if not sum(block.pop(name) for block in blocks) and any(block["unmasked_R"].any() for block in blocks):
+            raise TrainDataError(
+                f"The datasets hold no {name} at all ({data.describe(0)}). Without them every token would be left out; "
+                "generate, score or import the rollouts with log-probabilities."
+            )
     groups = np.cumsum([0] + [int(b["group_R"][-1]) + 1 if len(b["group_R"]) else 0 for b in blocks])
     for part, block in enumerate(blocks):
         block["group_R"] += groups[part]
     names = ("part_R", "row_R", "group_R", "length_R", "unmasked_R", "round_R", "trainable_R", "zero_R")
-    if not blocks:
-        raise TrainDataError("The shaped datasets have no parts; there is nothing to train on.")
     return RowIndex(**{name: np.concatenate([b[name] for b in blocks]) for name in names})
 
 
-def _index_part(data: TrainData, part: int) -> dict[str, NDArray[Any]]:
-    table = data.read(part, INDEX_COLUMNS)
+def _check_unique(data: TrainData, ids: Sequence[pa.ChunkedArray]) -> None:
+    for source in sorted({source for source, _ in data.places}):
+        parts = [part for part, (its, _) in enumerate(data.places) if its == source]
+        together = pa.chunked_array([chunk for part in parts for chunk in ids[part].chunks], ids[parts[0]].type)
+        if pc.count_distinct(together).as_py() == len(together):
+            continue
+        counts = pc.value_counts(together)
+        twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))[0].as_py()
+        raise TrainDataError(
+            f"Rollout {twice} is there more than once in the dataset of {data.describe(parts[0])}: its credit would "
+            "count double. Run passrl verify on the dataset, and make it again."
+        )
+
+
+def check_logprobs(table: pa.Table, name: str, *, where: str) -> int:
+    """How many log-probabilities the column has. Raises TrainDataError where one is NaN, infinite or above 0."""
+    values = list_values(table[name])
+    wrong = np.flatnonzero(~(np.isfinite(values) & (values <= LARGEST_LOGPROB)))
+    if len(wrong):
+        row = int(np.searchsorted(list_offsets(table[name]), wrong[0], side="right")) - 1
+        raise TrainDataError(
+            f"{where}: rollout {table['rollout_id'][row].as_py()} has {name} {values[wrong[0]]}, which is no logarithm "
+            f"of a probability ({len(wrong)} such values in the part). Run passrl verify on the dataset, and make the "
+            "rollouts or the signal again."
+        )
+    return len(values)
+
+
+def _index_part(data: TrainData, part: int, *, reference: bool) -> dict[str, Any]:
+    table = data.read(part, (*INDEX_COLUMNS, REFERENCE_COLUMN) if reference else INDEX_COLUMNS)
+    logprobs = (BEHAVIOR_COLUMN, REFERENCE_COLUMN) if reference else (BEHAVIOR_COLUMN,)
     unmasked_R = _row_counts(table["loss_mask"], lambda values: values)
     return {
+        "rollout_id": table["rollout_id"],
+        **{name: check_logprobs(table, name, where=data.describe(part)) for name in logprobs},
         "part_R": np.full(table.num_rows, part, np.int64),
         "row_R": np.arange(table.num_rows, dtype=np.int64),
         "group_R": group_numbers(group_bounds(table["group_id"])),

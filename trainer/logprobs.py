@@ -111,8 +111,9 @@ def head_logits(model: Any, hidden: Tensor) -> Tensor:
         logits = logits * config.lm_head_multiplier
     if getattr(config, "logits_scaling", None):  # Granite
         logits = logits / config.logits_scaling
-    if getattr(config, "final_logit_softcapping", None):  # Gemma
-        logits = torch.tanh(logits / config.final_logit_softcapping) * config.final_logit_softcapping
+    cap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
+    if cap:  # Gemma, RecurrentGemma
+        logits = torch.tanh(logits / cap) * cap
     return logits
 
 

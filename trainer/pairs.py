@@ -1,8 +1,8 @@
 """Prompts and completions from Parquet, presented as shaped data: examples to imitate, of advantage 1.
 
 A file has a column `prompt`, text or a list of messages (role, content), and a column `completion`, text. Text prompts
-are encoded as they are, messages by the policy's chat template; the end-of-text token is appended to a completion. One
-row group is one part; a row with a null counts as not trainable.
+are encoded as they are, messages by the policy's chat template; a completion ends with one end-of-text token. One row
+group is one part; a row with a null counts as not trainable.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jinja2 import TemplateError
 
+from trainer.data import given_urls
 from trainer.errors import TrainDataError
 from trainer.model_folder import base_folder
 
@@ -42,7 +44,9 @@ class PairData:
         """The policy's."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(base_folder(self.policy), local_files_only=True)
+        return AutoTokenizer.from_pretrained(
+            base_folder(self.policy), local_files_only=True, trust_remote_code=False
+        )
 
     def read(self, part: int, columns: Sequence[str]) -> pa.Table:
         """Part `part` with these columns of a shaped dataset."""
@@ -60,20 +64,16 @@ class PairData:
 
 def open_pairs(pairs: Sequence[str], policy: str) -> PairData:
     """Raises TrainDataError where a file is missing, is no Parquet file, or lacks a column."""
-    if isinstance(pairs, str):
-        raise TrainDataError(f"pairs is the text {pairs!r}; give a list of Parquet files: [{pairs!r}].")
-    if not pairs:
-        raise TrainDataError("No file of pairs was given; there is nothing to train on.")
-    places = tuple((f, i) for f, url in enumerate(pairs) for i in range(_row_groups(url)))
-    return PairData(tuple(pairs), policy, places)
+    urls = given_urls(pairs, name="pairs", what="Parquet files")
+    places = tuple((f, i) for f, url in enumerate(urls) for i in range(_row_groups(url)))
+    return PairData(tuple(urls), policy, places)
 
 
 def _table(rows: Sequence[dict[str, Any]], tokenizer: Any, *, prefix: str) -> pa.Table:
     whole = [row["prompt"] is not None and row["completion"] is not None for row in rows]
     prompts = [_prompt_ids(row["prompt"], tokenizer) if ok else [] for row, ok in zip(rows, whole, strict=True)]
     completions = [
-        [*tokenizer(row["completion"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] if ok else []
-        for row, ok in zip(rows, whole, strict=True)
+        _completion_ids(row["completion"], tokenizer) if ok else [] for row, ok in zip(rows, whole, strict=True)
     ]
     ids = [f"{prefix}-{i}" for i in range(len(rows))]
     lengths = list(map(len, completions))
@@ -90,17 +90,50 @@ def _table(rows: Sequence[dict[str, Any]], tokenizer: Any, *, prefix: str) -> pa
     return pa.table({**flat, **columns})
 
 
+def _completion_ids(completion: str, tokenizer: Any) -> list[int]:
+    """With one end token, whether or not the text spells it."""
+    return [*_without_end(tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer), _end(tokenizer)]
+
+
 def _prompt_ids(prompt: str | list[dict[str, str]], tokenizer: Any) -> list[int]:
+    """As the tokenizer encodes a text, but without an end token it appends: after that a model begins another text."""
     if isinstance(prompt, str):
-        return list(tokenizer(prompt)["input_ids"])
-    return list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False))
+        ids = list(tokenizer(prompt)["input_ids"])
+        spelled = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        return ids if spelled[-1:] == [_end(tokenizer)] else _without_end(ids, tokenizer)
+    if not tokenizer.chat_template:
+        raise TrainDataError(
+            f"The prompt {str(prompt)[:80]} is a list of messages, and the policy's tokenizer has no chat template. Add "
+            "chat_template.jinja to the policy's folder, or write prompts as text."
+        )
+    try:
+        ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
+    except (KeyError, TypeError, ValueError, TemplateError) as error:
+        raise TrainDataError(f"The policy's chat template cannot render {str(prompt)[:80]}: {error}.") from error
+    return list(ids)
+
+
+def _without_end(ids: Sequence[int], tokenizer: Any) -> list[int]:
+    kept = len(ids)
+    while kept and ids[kept - 1] == _end(tokenizer):
+        kept -= 1
+    return list(ids[:kept])
+
+
+def _end(tokenizer: Any) -> int:
+    if tokenizer.eos_token_id is None:
+        raise TrainDataError(
+            f"The tokenizer of {tokenizer.name_or_path} has no end token, so a completion would never end. Set "
+            "eos_token in its tokenizer_config.json."
+        )
+    return int(tokenizer.eos_token_id)
 
 
 def _row_groups(url: str) -> int:
     try:
         with fsspec.open(url, "rb") as stream:
             metadata = pq.read_metadata(stream)
-    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+    except (OSError, ValueError, ImportError) as error:  # ArrowInvalid is a ValueError; a scheme may need a package
         raise TrainDataError(f"{url} cannot be read as a Parquet file: {error}. Give files of pairs.") from error
     names = metadata.schema.to_arrow_schema().names
     if missing := [name for name in COLUMNS if name not in names]:
@@ -108,7 +141,18 @@ def _row_groups(url: str) -> int:
             f"{url} has no column {', '.join(missing)} (it has {', '.join(names)}). Supervised training needs the "
             "columns prompt and completion; rename yours."
         )
+    for name, kind in ((name, metadata.schema.to_arrow_schema().field(name).type) for name in COLUMNS):
+        if not (_is_text(kind) or (name == "prompt" and pa.types.is_list(kind) and pa.types.is_struct(kind.value_type))):
+            raise TrainDataError(
+                f"{url}: the column {name} is of type {kind}. Supervised training needs text, or, as a prompt, a list "
+                "of messages (role, content)."
+            )
     return int(metadata.num_row_groups)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_null(inner)
 
 
 def _sha256(url: str) -> str:

@@ -6,6 +6,7 @@ OUT/
   old/               the old policy's log-probabilities (`trainer.old_logprobs`) while they are needed
   state/             resumable checkpoints (`trainer.checkpoint`); the last one is carried into the next round
   policy/            the exported Hugging Face folder (or where `export` says)
+  _trainer.lock      who is writing here, while it does
   _done.json         written last: steps, metrics, digest of the exported weights
 """
 
@@ -16,7 +17,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from trainer.errors import StateError, TrainingStoppedError
 from trainer.export import export_policy
 from trainer.failures import saved, within_memory
 from trainer.flops import token_share
+from trainer.folder_lock import LOCK, locked
 from trainer.metrics import StepMetrics, describe_step, read_metrics, summarize
 from trainer.metrics_log import MetricsLog
 from trainer.model_folder import weights_digest
@@ -41,7 +43,7 @@ from trainer.old_logprobs import AUDIT
 from trainer.options import TrainOptions
 from trainer.pairs import open_pairs
 from trainer.policy import Policy, load_policy
-from trainer.run_folder import begin, local_folder
+from trainer.run_folder import claim, describe, local_folder
 from trainer.steps import StepPlan, plan_steps, recompute_plan, step_batches
 from trainer.stream import ahead_of_use
 from trainer.update import apply_gradients, backward, learning_rate, make_optimizer
@@ -146,8 +148,10 @@ def _train(
 ) -> TrainResult:
     folder = local_folder(out, name="out")
     exported = local_folder(export, name="export") if export else folder / "policy"
-    with joined_world(options.device) as world, _determinism():
-        before = world.on_main(lambda: begin(folder, exported, data, policy=policy, state=state, options=options))
+    with joined_world(options.device) as world, _determinism(), ExitStack() as held:
+        before, identity = world.on_main(lambda: describe(data, policy=policy, state=state, options=options))
+        world.on_main(lambda: _lock(held, folder, exported))
+        world.on_main(lambda: claim(folder, exported, identity))
         if world.on_main(lambda: (folder / "_done.json").exists() and exported.exists()):
             return _result(folder, exported)
         model = load_policy(policy, options, world)
@@ -160,6 +164,13 @@ def _train(
             _recompute_old(run, folder / "old")
         _run_steps(run, folder, progress=progress)
         return _finish(run, folder, exported)
+
+
+def _lock(held: ExitStack, folder: Path, exported: Path) -> None:
+    """Of this run's folder, and of the export where that is elsewhere."""
+    held.enter_context(locked(folder / LOCK))
+    if exported.parent != folder:
+        held.enter_context(locked(exported.with_name(f".{exported.name}.lock")))
 
 
 @dataclass(kw_only=True)

@@ -27,18 +27,12 @@ def local_folder(url: str, *, name: str) -> Path:
     )
 
 
-def begin(
-    folder: Path,
-    exported: Path,
-    data: TrainData,
-    *,
-    policy: str,
-    state: str | None,
-    options: TrainOptions,
-) -> Checkpoint | None:
-    """Claims the run's folder, or checks that it is this run's; returns the checkpoint carried from the round before.
+def describe(
+    data: TrainData, *, policy: str, state: str | None, options: TrainOptions
+) -> tuple[Checkpoint | None, dict[str, Any]]:
+    """The checkpoint carried from the round before, and what the run is.
 
-    Raises PolicyNotFoundError, AdapterError, StateError, RunFolderError.
+    Raises PolicyNotFoundError, AdapterError, StateError.
     """
     base_folder(policy)  # a wrong path must not become the run's identity
     before = _carried(state, policy)
@@ -48,11 +42,11 @@ def begin(
         "state": dict(before.files) if before else None,
         "options": options.semantic(),
     }
-    _claim(folder, exported, identity)
-    return before
+    return before, identity
 
 
-def _claim(folder: Path, exported: Path, identity: Mapping[str, Any]) -> None:
+def claim(folder: Path, exported: Path, identity: Mapping[str, Any]) -> None:
+    """Claims the run's folder, or checks that it is this run's. Raises StateError, RunFolderError."""
     path = folder / "_train.json"
     if path.exists():
         _check_same_run(json.loads(path.read_text(encoding="utf-8")), identity, folder=str(folder))

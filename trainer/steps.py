@@ -32,7 +32,7 @@ class StepPlan:
 
 def plan_steps(data: TrainData, policy: Policy, options: TrainOptions, *, temperature: float) -> StepPlan:
     """Index, filters and order of the data. Raises TrainDataError."""
-    index = build_index(data, threads=options.decode_threads)
+    index = build_index(data, threads=options.decode_threads, reference=options.kl_coef > 0)
     selection = select(index, options, context=policy.context)
     steps = all_steps(selection.units, options)
     return StepPlan(data=data, index=index, selection=selection, steps=steps, temperature=temperature)
