@@ -85,6 +85,7 @@ def _from_pretrained(model_class: Any, folder: Path, *, dtype: torch.dtype, atte
                 attn_implementation=chosen,
                 local_files_only=True,
                 trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # they are named below
                 output_loading_info=True,
             )
     except (*UNUSABLE, SafetensorError) as error:
@@ -100,7 +101,7 @@ def _from_pretrained(model_class: Any, folder: Path, *, dtype: torch.dtype, atte
 def _why_not(folder: Path, error: Exception, *, attention: str) -> str:
     first = (str(error).strip() or repr(error)).split("\n\n")[0].split("Model type should be one of")[0].strip()
     if "attn_implementation" in first or "attention" in first.lower() and attention not in ("auto", "eager"):
-        return f"{folder} cannot be run with attention {attention!r}: {first.splitlines()[0]} {EAGER}"
+        return f"{folder} cannot be run with attention {attention!r}: {first.splitlines()[0].split('. ')[0]}. {EAGER}"
     if "Unrecognized configuration class" in first:
         return (
             f"{folder} is no causal language model of text (a multimodal, encoder or other model: {first}). Give the "
@@ -110,7 +111,7 @@ def _why_not(folder: Path, error: Exception, *, attention: str) -> str:
 
 
 def _incomplete(folder: Path, name: str, kind: str, keys: Any) -> str:
-    shown = [str(key) for key in (sorted(keys, key=str) if not isinstance(keys, Mapping) else keys)]
+    shown = sorted(str(key[0] if isinstance(key, tuple) else key) for key in keys)
     listed = ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else "")
     what = {
         "missing_keys": "lacks tensors that its config calls for, and transformers would fill them with random numbers",

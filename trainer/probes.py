@@ -28,7 +28,8 @@ def check_logprobs(scorer: TokenLogprobs, folder: str, *, pack: bool) -> None:
     """
     name = f"{folder} ({type(scorer.model).__name__}, attention {scorer.model.config._attn_implementation!r})"
     with _in_float32(scorer) as tolerance, _named(f"{name} cannot be run on text by the trainer"):
-        versions = [parameter._version for parameter in scorer.parameters()]
+        trained = [parameter for parameter in scorer.parameters() if parameter.requires_grad]
+        versions = [parameter._version for parameter in trained]
         rows = [probe_ids(scorer.model, length=length, seed=length) for length in (12, 7)]
         plain = [_plain(scorer, row) for row in rows]
         off_N = (_padded(scorer, rows[:1]) - plain[0]).abs()
@@ -38,7 +39,7 @@ def check_logprobs(scorer: TokenLogprobs, folder: str, *, pack: bool) -> None:
                 f"attention leaves out a part of it: log-probabilities would be wrong by {off_N.max():.2g} nats. Set "
                 "attention = 'eager'; if that changes nothing, add its transform to trainer.logprobs.head_logits."
             )
-        if [parameter._version for parameter in scorer.parameters()] != versions:
+        if [parameter._version for parameter in trained] != versions:
             raise PolicyMismatchError(
                 f"{name} changes its own weights in a forward pass, so what is exported would not be what was trained. "
                 "Train another architecture."
