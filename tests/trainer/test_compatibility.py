@@ -65,10 +65,18 @@ def test_rollouts_of_another_vocabulary_are_refused(make_shaped):
         check_data_and_policy([source], options=OPTIONS, policy_digest=None, vocabulary={"size": 32, "digest": "b"})
 
 
-@pytest.mark.parametrize(("given", "named"), [([], "nothing to train on"), ("a/str", r"give a list .*\['a/str'\]")])
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [([], "nothing to train on"), ("a/str", r"give a list .*\['a/str'\]"), (5, "shaped is 5"), ([5], r"shaped is \[5\]")],
+)
 def test_what_is_no_list_of_datasets_is_refused(given, named):
     with pytest.raises(TrainDataError, match=named):
         open_shaped(given)
+
+
+def test_a_dataset_given_twice_is_refused(make_shaped):
+    with pytest.raises(TrainDataError, match="would be trained on twice"):
+        open_shaped([make_shaped([ROWS]), make_shaped([ROWS], name="again")])
 
 
 def test_a_dataset_of_another_stage_is_refused(tmp_path):

@@ -225,3 +225,53 @@ def test_an_error_while_reading_ahead_reaches_the_reader_in_its_place():
     assert next(taken) == 1
     with pytest.raises(TrainDataError, match="part 1 is broken"):
         next(taken)
+
+
+class Damaged:
+    """Data as another program might have written it: a column of every part replaced."""
+
+    def __init__(self, data: ShapedData, name: str, change) -> None:
+        self.data, self.name, self.change = data, name, change
+        self.places, self.describe = data.places, data.describe
+
+    def read(self, part, columns):
+        table = self.data.read(part, columns)
+        if self.name not in columns:
+            return table
+        values = [self.change(value, part) for value in table[self.name].to_pylist()]
+        return table.set_column(
+            table.column_names.index(self.name), self.name, pa.array(values, table[self.name].type)
+        )
+
+
+@pytest.mark.parametrize("column", ["behavior_logprobs", "reference_logprobs"])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 0.5])
+def test_what_is_no_logprob_is_refused_with_its_rollout(make_shaped, column, value):
+    rows = split_groups(ROWS, 2)
+    chosen = (tuple(map(float, np.float32(rows[1][4].behavior))), tuple(map(float, np.float32(rows[1][4].reference))))
+
+    def change(values, part):  # noqa: ARG001
+        return [*values[:-1], value] if tuple(values) in chosen else values
+
+    data = data_of(make_shaped(rows))
+    build_index(data, threads=1, reference=True)
+    damaged = Damaged(data, column, change)
+    with pytest.raises(TrainDataError, match=rf"part 1: rollout {rows[1][4].rollout_id} has {column} .*passrl verify"):
+        build_index(damaged, threads=1, reference=True)
+    if column == "reference_logprobs":
+        build_index(damaged, threads=1)  # nothing will read it
+
+
+@pytest.mark.parametrize("column", ["behavior_logprobs", "reference_logprobs"])
+def test_logprobs_missing_throughout_are_refused(make_shaped, column):
+    empty = Damaged(data_of(make_shaped([ROWS])), column, lambda values, part: [])
+    with pytest.raises(TrainDataError, match=f"no {column} at all"):
+        build_index(empty, threads=1, reference=True)
+
+
+def test_a_rollout_that_is_there_twice_is_refused(make_shaped):
+    data = data_of(make_shaped(split_groups(ROWS, 2)))
+    first = ROWS[0].rollout_id
+    repeated = Damaged(data, "rollout_id", lambda value, part: first if value == ROWS[-1].rollout_id else value)
+    with pytest.raises(TrainDataError, match=f"Rollout {first} is there more than once"):
+        build_index(repeated, threads=1)

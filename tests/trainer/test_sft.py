@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from pipelines.cli.parser import main
 from pipelines.demo.arithmetic import TEACHER, Split, make_prompts, write_trace
@@ -108,7 +110,10 @@ def test_a_file_without_the_columns_is_refused_by_name(tmp_path):
         sft([str(tmp_path / "bad.parquet")], policy=POLICY, out=str(tmp_path / "out"), options=OPTIONS)
 
 
-@pytest.mark.parametrize(("given", "named"), [([], "nothing to train on"), ("a/str", r"\['a/str'\]")])
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [([], "nothing to train on"), ("a/str", r"\['a/str'\]"), (5, "pairs is 5; give a list"), ([5], r"pairs is \[5\]")],
+)
 def test_what_is_no_list_of_files_is_refused(given, named):
     with pytest.raises(TrainDataError, match=named):
         open_pairs(given, POLICY)
@@ -140,3 +145,78 @@ def test_messages_are_encoded_by_the_chat_template(tmp_path):
 def test_what_next_token_does_not_know_is_refused():
     with pytest.raises(TrainOptionError, match="kl_coef"):
         TrainOptions(loss="next_token", kl_coef=0.1)
+
+
+@pytest.fixture
+def changed_tokenizer(tmp_path):
+    """The demo's policy with a tokenizer of another post-processor or without an end token."""
+
+    def make(*, appends_end: bool = False, end: bool = True) -> str:
+        from transformers import AutoTokenizer
+
+        folder = tmp_path / "policy"
+        shutil.copytree(POLICY, folder)
+        tokenizer = AutoTokenizer.from_pretrained(POLICY)
+        if appends_end:
+            token = (tokenizer.eos_token, tokenizer.eos_token_id)
+            tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+                single=f"$A {token[0]}", special_tokens=[token]
+            )
+        if not end:
+            tokenizer.eos_token = None
+        tokenizer.save_pretrained(folder)
+        return str(folder)
+
+    return make
+
+
+def one_pair(folder, prompt, completion) -> str:
+    pq.write_table(pa.table({"prompt": [prompt], "completion": [completion]}), folder / "one.parquet")
+    return str(folder / "one.parquet")
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_completion_ends_with_one_end_token_however_it_is_written(written, tmp_path):
+    plain = open_pairs([one_pair(tmp_path, "1+2", "=3")], POLICY)
+    end = plain.tokenizer.eos_token
+    data = open_pairs([one_pair(tmp_path, "1+2", "=3" + written * end)], POLICY)
+    ids = data.read(0, ("token_ids",))["token_ids"][0].as_py()
+    assert ids == [*data.tokenizer("=3", add_special_tokens=False).input_ids, data.tokenizer.eos_token_id]
+
+
+def test_a_prompt_does_not_end_with_an_end_token_its_tokenizer_appends(changed_tokenizer, tmp_path):
+    policy = changed_tokenizer(appends_end=True)
+    data = open_pairs([one_pair(tmp_path, "1+2", "=3")], policy)
+    assert data.tokenizer("1+2").input_ids[-1] == data.tokenizer.eos_token_id
+    row = data.read(0, ("prompt_token_ids", "token_ids")).to_pylist()[0]
+    assert row["prompt_token_ids"] == data.tokenizer("1+2", add_special_tokens=False).input_ids
+    assert row["token_ids"].count(data.tokenizer.eos_token_id) == 1
+
+
+def test_a_tokenizer_without_an_end_token_is_refused(changed_tokenizer, tmp_path):
+    data = open_pairs([one_pair(tmp_path, "1+2", "=3")], changed_tokenizer(end=False))
+    with pytest.raises(TrainDataError, match="has no end token"):
+        data.read(0, ("token_ids",))
+
+
+def test_messages_need_a_template_that_renders_them(tmp_path):
+    data = open_pairs([one_pair(tmp_path, [{"role": "user", "content": "1+2"}], "=3")], POLICY)
+    data.tokenizer.chat_template = None
+    with pytest.raises(TrainDataError, match="has no chat template"):
+        data.read(0, ("token_ids",))
+    data.tokenizer.chat_template = "{{ raise_exception('no users here') }}"
+    with pytest.raises(TrainDataError, match="cannot render.*no users here"):
+        data.read(0, ("token_ids",))
+
+
+@pytest.mark.parametrize("column", ["prompt", "completion"])
+def test_columns_that_are_no_text_are_refused(column, tmp_path):
+    values = {"prompt": ["a"], "completion": ["b"], column: [7]}
+    pq.write_table(pa.table(values), tmp_path / "numbers.parquet")
+    with pytest.raises(TrainDataError, match=rf"numbers\.parquet: the column {column} is of type int64"):
+        open_pairs([str(tmp_path / "numbers.parquet")], POLICY)
+
+
+def test_a_folder_is_no_file_of_pairs(tmp_path):
+    with pytest.raises(TrainDataError, match="cannot be read as a Parquet file"):
+        open_pairs([str(tmp_path)], POLICY)
