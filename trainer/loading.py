@@ -100,7 +100,7 @@ def _from_pretrained(model_class: Any, folder: Path, *, dtype: torch.dtype, atte
 
 def _why_not(folder: Path, error: Exception, *, attention: str) -> str:
     first = (str(error).strip() or repr(error)).split("\n\n")[0].split("Model type should be one of")[0].strip()
-    if "attn_implementation" in first or "attention" in first.lower() and attention not in ("auto", "eager"):
+    if "attn_implementation" in first or ("attention" in first.lower() and attention not in ("auto", "eager")):
         return f"{folder} cannot be run with attention {attention!r}: {first.splitlines()[0].split('. ')[0]}. {EAGER}"
     if "Unrecognized configuration class" in first:
         return (
@@ -263,7 +263,8 @@ def _untied(model: Any, stored: Mapping[str, Any]) -> tuple[list[str], dict[str,
     groups: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         groups.setdefault(id(parameter), []).append(name)
-    names, aliases = [], {}
+    names: list[str] = []
+    aliases: dict[str, str] = {}
     for group in groups.values():
         theirs = {name: next(iter(in_folder_names(model, {name: _META}))) for name in group if len(group) > 1}
         present = [name for name in theirs if theirs[name] in stored] or group
@@ -289,7 +290,7 @@ def weight_files(folder: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if not index.is_file():
-        raise ModelLoadError(f"{folder} has no model.safetensors and no index of parts. Save the weights in that format.")
+        raise ModelLoadError(f"{folder} has no model.safetensors and no index of parts. Save the weights so.")
     names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
     return [folder / name for name in sorted(set(names))]
 
@@ -311,7 +312,7 @@ def _dtype(name: str) -> torch.dtype:
 
 def stored_tensors(folder: Path, names: frozenset[str]) -> dict[str, Tensor]:
     """These tensors of the folder as they are stored."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as stored:
             found |= {name: stored.get_tensor(name) for name in stored.keys() if name in names}  # noqa: SIM118

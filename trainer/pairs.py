@@ -44,9 +44,7 @@ class PairData:
         """The policy's."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(
-            base_folder(self.policy), local_files_only=True, trust_remote_code=False
-        )
+        return AutoTokenizer.from_pretrained(base_folder(self.policy), local_files_only=True, trust_remote_code=False)
 
     def read(self, part: int, columns: Sequence[str]) -> pa.Table:
         """Part `part` with these columns of a shaped dataset."""
@@ -103,8 +101,8 @@ def _prompt_ids(prompt: str | list[dict[str, str]], tokenizer: Any) -> list[int]
         return ids if spelled[-1:] == [_end(tokenizer)] else _without_end(ids, tokenizer)
     if not tokenizer.chat_template:
         raise TrainDataError(
-            f"The prompt {str(prompt)[:80]} is a list of messages, and the policy's tokenizer has no chat template. Add "
-            "chat_template.jinja to the policy's folder, or write prompts as text."
+            f"The prompt {str(prompt)[:80]} is a list of messages, and the policy's tokenizer has no chat template. "
+            "Add chat_template.jinja to the policy's folder, or write prompts as text."
         )
     try:
         ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
@@ -141,8 +139,10 @@ def _row_groups(url: str) -> int:
             f"{url} has no column {', '.join(missing)} (it has {', '.join(names)}). Supervised training needs the "
             "columns prompt and completion; rename yours."
         )
-    for name, kind in ((name, metadata.schema.to_arrow_schema().field(name).type) for name in COLUMNS):
-        if not (_is_text(kind) or (name == "prompt" and pa.types.is_list(kind) and pa.types.is_struct(kind.value_type))):
+    for name in COLUMNS:
+        kind = metadata.schema.to_arrow_schema().field(name).type
+        messages = name == "prompt" and pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)
+        if not (messages or _is_text(kind)):
             raise TrainDataError(
                 f"{url}: the column {name} is of type {kind}. Supervised training needs text, or, as a prompt, a list "
                 "of messages (role, content)."
@@ -152,7 +152,7 @@ def _row_groups(url: str) -> int:
 
 def _is_text(kind: pa.DataType) -> bool:
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_null(inner)
+    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_null(inner))
 
 
 def _sha256(url: str) -> str:

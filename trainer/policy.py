@@ -141,8 +141,8 @@ def checkpoint_layers(model: Any, folder: str) -> None:
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise TrainOptionError(
-            f"gradient_checkpointing is set, but {folder} ({type(model).__name__}) has no layers that can be recomputed "
-            "one by one. Set it to false and lower micro_batch_tokens."
+            f"gradient_checkpointing is set, but {folder} ({type(model).__name__}) has no layers that can be "
+            "recomputed one by one. Set it to false and lower micro_batch_tokens."
         )
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)

@@ -60,9 +60,7 @@ def check_logprobs(scorer: TokenLogprobs, folder: str, *, pack: bool) -> None:
 
 
 @torch.no_grad()
-def check_sharing(
-    scorer: TokenLogprobs, folder: str, *, pack: bool, options: TrainOptions, processes: int
-) -> None:
+def check_sharing(scorer: TokenLogprobs, folder: str, *, pack: bool, options: TrainOptions, processes: int) -> None:
     """Raises PolicyMismatchError unless a prompt computed once gives the same as in front of every row."""
     if pack or processes > 1 or options.gradient_checkpointing:
         raise TrainOptionError(

@@ -107,13 +107,18 @@ def tokenizer_digest(folder: str) -> str:
 
 
 def chat_template_digest(folder: str) -> str:
-    """sha256 of the chat template (chat_template.jinja, else the key in tokenizer_config.json); of "" where none is."""
+    """sha256 of the chat template (chat_template.jinja, else the key in tokenizer_config.json); of "" where none is.
+
+    Where a folder additional_chat_templates holds further ones, of all of them.
+    """
     path = check_model_folder(folder)
     template: Any = ""
     if (path / "chat_template.jinja").exists():
         template = (path / "chat_template.jinja").read_text(encoding="utf-8")
     elif (path / "tokenizer_config.json").exists():
         template = _read_json(path / "tokenizer_config.json").get("chat_template") or ""
+    if more := sorted((path / "additional_chat_templates").glob("*.jinja")):
+        return _json_digest([template, {file.name: file.read_text(encoding="utf-8") for file in more}])
     if isinstance(template, str):
         return hashlib.sha256(template.encode()).hexdigest()
     return _json_digest(template)

@@ -67,7 +67,12 @@ def test_rollouts_of_another_vocabulary_are_refused(make_shaped):
 
 @pytest.mark.parametrize(
     ("given", "named"),
-    [([], "nothing to train on"), ("a/str", r"give a list .*\['a/str'\]"), (5, "shaped is 5"), ([5], r"shaped is \[5\]")],
+    [
+        ([], "nothing to train on"),
+        ("a/str", r"give a list .*\['a/str'\]"),
+        (5, "shaped is 5"),
+        ([5], r"shaped is \[5\]"),
+    ],
 )
 def test_what_is_no_list_of_datasets_is_refused(given, named):
     with pytest.raises(TrainDataError, match=named):

@@ -239,9 +239,7 @@ class Damaged:
         if self.name not in columns:
             return table
         values = [self.change(value, part) for value in table[self.name].to_pylist()]
-        return table.set_column(
-            table.column_names.index(self.name), self.name, pa.array(values, table[self.name].type)
-        )
+        return table.set_column(table.column_names.index(self.name), self.name, pa.array(values, table[self.name].type))
 
 
 @pytest.mark.parametrize("column", ["behavior_logprobs", "reference_logprobs"])
@@ -250,7 +248,7 @@ def test_what_is_no_logprob_is_refused_with_its_rollout(make_shaped, column, val
     rows = split_groups(ROWS, 2)
     chosen = (tuple(map(float, np.float32(rows[1][4].behavior))), tuple(map(float, np.float32(rows[1][4].reference))))
 
-    def change(values, part):  # noqa: ARG001
+    def change(values, part):
         return [*values[:-1], value] if tuple(values) in chosen else values
 
     data = data_of(make_shaped(rows))

@@ -20,7 +20,9 @@ def test_a_second_trainer_is_refused_with_who_since_when_and_where(make_shaped, 
     refused = []
 
     def again(*_: object) -> None:
-        with pytest.raises(RunFolderError, match=rf"{out} is being written .*process {os.getpid()} on .* since 20") as e:
+        with pytest.raises(
+            RunFolderError, match=rf"{out} is being written .*process {os.getpid()} on .* since 20"
+        ) as e:
             train([data], policy=policy_folder, out=str(out), options=small_options)
         refused.append(e)
 

@@ -9,8 +9,8 @@ import torch
 
 from tests.trainer.rows import random_rows, step_of
 from trainer.errors import PolicyMismatchError, PolicyNotFoundError, TrainOptionError
-from trainer.options import TrainOptions
 from trainer.export import export_policy
+from trainer.options import TrainOptions
 from trainer.policy import load_policy
 
 OPTIONS = TrainOptions(device="cpu")

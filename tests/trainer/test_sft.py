@@ -205,7 +205,7 @@ def test_messages_need_a_template_that_renders_them(tmp_path):
     with pytest.raises(TrainDataError, match="has no chat template"):
         data.read(0, ("token_ids",))
     data.tokenizer.chat_template = "{{ raise_exception('no users here') }}"
-    with pytest.raises(TrainDataError, match="cannot render.*no users here"):
+    with pytest.raises(TrainDataError, match=r"cannot render.*no users here"):
         data.read(0, ("token_ids",))
 
 
