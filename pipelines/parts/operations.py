@@ -21,7 +21,8 @@ class Limits:
 
     parts_in_flight: parts of one worker under way at once; None = what the stage can use (`PartWork.has_room`: two, and
     of `generate` as many as keep its engine full). max_attempts: a part that failed so often is given up
-    (`_failed`) and the others go on; a later run tries it again. max_reject_rate: above this share of rejected rollouts
+    (`_failed`) and the others go on; attempts of earlier commands that were killed count too, and once a part is given
+    up, the next command tries it with a new count. max_reject_rate: above this share of rejected rollouts
     a dataset is not finalized.
     """
 
