@@ -44,6 +44,7 @@ DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 # Of Sampling.extra: they say where a completion ends, not how its tokens are drawn.
 ENDING_PARAMETERS = frozenset({"stop_token_ids", "include_stop_str_in_output"})
+_STRINGS = "a list of non-empty strings"
 LOWEST_TEMPERATURE = 0.01  # vLLM silently raises what is lower to this, and the logprobs would be another temperature's
 
 
@@ -52,7 +53,9 @@ class Sampling:
     """How tokens are drawn: temperature first, then top_k, top_p and min_p cut the distribution (off at 0, 1.0, 0.0).
 
     temperature 0 is greedy. max_tokens counts sampled tokens, the end token included. A stop string ends a completion
-    as soon as its text contains it; token_ids and text keep it as sampled. ignore_eos samples on past end tokens.
+    as soon as its text contains it; token_ids and text keep it as sampled. One that is a special token ends it by its
+    id; text never shows it, unless it is among keep_special_tokens: special tokens, such as <think>, that stay in text.
+    ignore_eos samples on past end tokens.
     extra: further parameters by the names of vLLM's SamplingParams (repetition_penalty, logit_bias, bad_words, ...),
     for the kinds vllm and server.
     """
@@ -64,10 +67,14 @@ class Sampling:
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    keep_special_tokens: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        for name in ("stop", "keep_special_tokens"):
+            given: Any = getattr(self, name)
+            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
+            _require(all(isinstance(s, str) and s for s in getattr(self, name)), name, given, _STRINGS)
         warm = np.isfinite(self.temperature) and self.temperature >= LOWEST_TEMPERATURE
         allowed = f"0 (greedy) or at least {LOWEST_TEMPERATURE}"
         _require(warm or self.temperature == 0, "temperature", self.temperature, allowed)
@@ -75,7 +82,6 @@ class Sampling:
         _require(_is_int(self.top_k) and self.top_k >= 0, "top_k", self.top_k, "an integer, 0 (off) or more")
         _require(0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 (off) and 1")
         _require(_is_int(self.max_tokens) and self.max_tokens >= 1, "max_tokens", self.max_tokens, "1 or more")
-        _require(all(isinstance(s, str) and s for s in self.stop), "stop", self.stop, "a list of non-empty strings")
         if self.extra:
             check_parameters(self.extra)
 
@@ -86,8 +92,13 @@ class Sampling:
         return self.top_p < 1 or self.top_k > 0 or self.min_p > 0 or bent
 
     def as_options(self) -> dict[str, Any]:
-        """Its options by name, `extra` only where it says something."""
-        return {name: value for name, value in asdict(self).items() if name != "extra" or value}
+        """Its options by name, later ones only where they say something: older datasets keep their fingerprints."""
+        later = ("extra", "keep_special_tokens")
+        return {name: value for name, value in asdict(self).items() if name not in later or value}
+
+    def as_values(self) -> dict[str, Any]:
+        """`as_options` with `extra` in any case, as signals record it."""
+        return {"extra": dict(self.extra)} | self.as_options()
 
     @property
     def logprobs_mode(self) -> str:
@@ -166,7 +177,7 @@ class Sample:
 
     token_ids: int32 [T], exactly what was sampled, the end token included. logprobs: float32 [T], natural log, of the
     sampled tokens in the engine's logprobs_mode. finish_reason: stop (end token or stop string) or length.
-    text: token_ids decoded without special tokens.
+    text: token_ids decoded without special tokens, except `Sampling.keep_special_tokens`.
     """
 
     token_ids: NDArray[np.int32]

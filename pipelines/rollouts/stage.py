@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, replace
@@ -17,20 +18,22 @@ from typing import Any
 
 from pass_ops import shards
 from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest, ModelRef, Rejection
-from pipelines.engines.base import Engine, EngineOptions, RequestRejected, SampleRequest, Sampling
+from pipelines.engines.base import Engine, EngineOptionError, EngineOptions, RequestRejected, SampleRequest, Sampling
 from pipelines.engines.environment import engine_environment
-from pipelines.models.folder import describe_model, model_digest
+from pipelines.engines.text import stops
+from pipelines.models.folder import describe_model, load_tokenizer, model_digest
 from pipelines.parts.loop import PartOutput, PartWork, in_background
 from pipelines.parts.operations import Operations
 from pipelines.parts.worker_check import check_worker
 from pipelines.programs.base import single_turn
-from pipelines.rollouts.encode import PlannedPrompt, plan_part
+from pipelines.rollouts.encode import PlannedPrompt, plan_part, special_encoding
 from pipelines.rollouts.options import GenerateOptionError, GenerateOptions
 from pipelines.rollouts.rows import LoadedProgram, sample_part
 
 __all__ = ["GenerateOptionError", "GenerateOptions", "GenerateWork", "derive_seed", "generate", "generate_spec"]
 
 STAGE_VERSION = 1
+_LOG = logging.getLogger(__name__)
 
 # Parts of one worker under way at once: what a SIGKILL costs, and what runs alone after one.
 _MOST_PARTS = 32
@@ -97,16 +100,22 @@ def generate_spec(
             "not know; leave it out or use kind vllm."
         )
     facts = describe_model(model)
-    if facts.chat_template_digest == _NO_TEMPLATE and (options.chat or _has_messages(source)):
+    prompts = _first_prompts(source)
+    if facts.chat_template_digest == _NO_TEMPLATE and (options.chat or any(row["messages"] for row in prompts)):
         raise GenerateOptionError(
             f"{model} has no chat template, but {'chat is set' if options.chat else 'the prompts are messages'}. "
             "Use a model with one (chat_template.jinja), or plain prompts without chat."
         )
-    sampling = options.sampling.as_options() | {
-        "group_size": options.group_size,
-        "logprobs_mode": engine.logprobs_mode,
-        "truncated": options.sampling.truncated,
-    }
+    tokenizer = load_tokenizer(model)
+    sampling = (
+        options.sampling.as_options()
+        | _stop_tokens(tokenizer, options.sampling)
+        | {
+            "group_size": options.group_size,
+            "logprobs_mode": engine.logprobs_mode,
+            "truncated": options.sampling.truncated,
+        }
+    )
     return DatasetSpec(
         stage="generate",
         stage_version=STAGE_VERSION,
@@ -116,6 +125,7 @@ def generate_spec(
             "chat_template_kwargs": dict(options.chat_template_kwargs),
             "max_prompt_tokens": options.max_prompt_tokens,
             **_program_options(options),
+            **_told(special_encoding(tokenizer, prompts, options=options), model=model),
         },
         parts=source.spec.parts,
         inputs={"prompts": source.ref(out)},
@@ -142,10 +152,27 @@ def _program_options(options: GenerateOptions) -> dict[str, Any]:
     return {"program": program.path, "program_options": dict(program.options), "program_code": program.code()}
 
 
-def _has_messages(source: CompleteDataset) -> bool:
-    """All rows of a prompts dataset are of one kind; the first part that has rows tells."""
+def _first_prompts(source: CompleteDataset) -> list[dict[str, Any]]:
+    """The rows of the first part that has any; all rows of a prompts dataset are of one kind, so these tell which."""
     part = next((record.part for record in source.parts if record.rows), None)
-    return part is not None and source.read_part(part, columns=["messages"])["messages"].null_count == 0
+    return [] if part is None else source.read_part(part, columns=["prompt", "messages"]).to_pylist()
+
+
+def _stop_tokens(tokenizer: Any, sampling: Sampling) -> dict[str, Any]:
+    """The stop strings that are special tokens, with their ids, where there are any. Raises GenerateOptionError."""
+    try:
+        found = stops(tokenizer, sampling.stop, sampling.keep_special_tokens).tokens
+    except EngineOptionError as error:
+        raise GenerateOptionError(f"generate.sampling: {error}") from error
+    return {"stop_tokens": dict(found)} if found else {}
+
+
+def _told(special: dict[str, Any], *, model: str) -> dict[str, Any]:
+    """The special cases of encoding, said once where something is left out."""
+    if "dropped_tokens" in special:
+        dropped = ", ".join(special["dropped_tokens"])
+        _LOG.warning("The tokenizer of %s puts %s after every text; prompts are given without it.", model, dropped)
+    return special
 
 
 class GenerateWork(PartWork):

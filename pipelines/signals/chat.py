@@ -111,7 +111,7 @@ class CachedChat:
 
     def ask(self, messages: Messages, *, seed: int, sampling: Sampling) -> Future[Reply]:
         """See `Chat.ask`; what was answered before is not asked again."""
-        asked = json.dumps([self._identity, list(messages), seed, asdict(sampling)], sort_keys=True)
+        asked = json.dumps([self._identity, list(messages), seed, sampling.as_values()], sort_keys=True)
         name = hashlib.sha256(asked.encode()).hexdigest() + ".json"
         try:
             known: Future[Reply] = Future()

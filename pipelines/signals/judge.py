@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -93,7 +93,7 @@ class JudgeSignal(StepwiseSignal):
 
     def options(self) -> dict[str, Any]:
         """Of a model folder the digest counts, not its place."""
-        options = {**super().options(), "sampling": asdict(self.sampling)}
+        options = {**super().options(), "sampling": self.sampling.as_values()}
         return {name: value for name, value in options.items() if name != "engine" and (self.url or name != "model")}
 
     def models(self) -> dict[str, ModelRef]:
