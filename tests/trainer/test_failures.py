@@ -15,9 +15,10 @@ from pass_ops.errors import CorruptDatasetError, IncompleteDatasetError, PassErr
 from pass_ops.shards import DatasetSpec, InputRef, commit_part, create_dataset, finalize
 from tests.trainer.rows import SAMPLING, random_rows, shaped_table, split_groups
 from trainer import TrainOptions, train
-from trainer.checkpoint import complete_checkpoints, weights_digest
+from trainer.checkpoint import complete_checkpoints
 from trainer.errors import DeviceMemoryError
 from trainer.metrics import read_metrics
+from trainer.model_folder import weights_digest
 from trainer.policy import Policy
 
 ROWS = random_rows(groups=6, size=3)
