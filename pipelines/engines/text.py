@@ -43,6 +43,46 @@ def special_tokens(tokenizer: Any) -> Mapping[str, int]:
     return {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
+@lru_cache(maxsize=4)
+def spelling_tokenizer(tokenizer: Any) -> Any:
+    """A copy (of the library tokenizers) that reads the names of special tokens as ordinary text.
+
+    A copy, because transformers' split_special_tokens switches the one tokenizer that all threads share.
+    """
+    from tokenizers import Tokenizer
+
+    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    copy.encode_special_tokens = True
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
+
+
+def class_tokens(tokenizer: Any, tokens: Sequence[str]) -> list[int]:
+    """The ids of vocabulary entries whose logits are a classifier's classes, in the form a model emits them.
+
+    A vocabulary may have an entry twice, at the start of a word and within one ("▁+" and "+" of Mistral's): the one
+    meant is that which the tokenizer makes of the entry's text. Raises EngineOptionError for any other entry.
+    """
+    vocabulary = tokenizer.get_vocab()
+
+    def emitted(index: int) -> bool:
+        return list(tokenizer(tokenizer.decode([index]), add_special_tokens=False)["input_ids"]) == [index]
+
+    for token in tokens:
+        if token not in vocabulary or not emitted(vocabulary[token]):
+            core = token.strip(" ▁Ġ")
+            alike = sorted(name for name in vocabulary if name.strip(" ▁Ġ") == core and emitted(vocabulary[name]))
+            fact = "reads as another token" if token in vocabulary else "is not in its vocabulary"
+            candidates = ", ".join(f"{name!r} (id {vocabulary[name]})" for name in alike)
+            raise EngineOptionError(
+                f"tokens holds {token!r}, which {fact}: the model's tokenizer would never make it of a text, and the "
+                f"logits would be those of something else. "
+                + (f"Candidates: {candidates}." if alike else "Give a single token as tokenizer.json has it.")
+            )
+    return [vocabulary[token] for token in tokens]
+
+
 def completion_text(tokenizer: Any, token_ids: TokenIds, *, keep: Sequence[str] = ()) -> str:
     """The text of a completion without special tokens, except those of the names `keep`."""
     if keep:

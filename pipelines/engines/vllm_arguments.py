@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.engines.base import EngineOptionError, EngineOptions, SampleRequest
-from pipelines.engines.text import Stops
+from pipelines.engines.text import Stops, class_tokens
 from pipelines.models.adapters import Adapter, read_adapter
-from pipelines.models.folder import read_config
+from pipelines.models.folder import load_tokenizer, read_config
 
 # Scoring makes the logits of a whole batch of prompt tokens in float32 (2,048 tokens x 152,000 words = 1.2 GB), beyond
 # the memory vLLM plans with; a GPU cuts prompts into pieces of this many tokens.
@@ -80,6 +80,7 @@ def purpose(model: str, options: EngineOptions) -> dict[str, Any]:
 def _token_classifier(model: str, options: EngineOptions, tokens: Sequence[str]) -> dict[str, Any]:
     """The overrides by which vLLM takes a causal language model's head, cut down to these tokens, for a classifier."""
     (name,) = read_config(model)["architectures"]
+    class_tokens(load_tokenizer(model), tokens)
     return {
         **options.extra.get("hf_overrides", {}),
         "architectures": [name.replace("ForCausalLM", "ForSequenceClassification")],

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.engines.base import Engine, RequestRejected, Sample, SampleRequest, Sampling
-from pipelines.engines.text import completion_text, stops
+from pipelines.engines.text import completion_text, spelling_tokenizer, stops
 from pipelines.programs.base import RolloutFull, Turn
 
 # A request the engine may answer the second time (RequestRejected.transient) is made so often before it is rejected.
@@ -108,8 +108,11 @@ class Conversation:
 
     def insert(self, text: str, *, special_tokens: bool = False) -> None:
         """See `Sampler.insert`."""
-        encoded = self._engine.tokenizer(text, add_special_tokens=False, split_special_tokens=not special_tokens)
-        token_ids = encoded["input_ids"]
+        tokenizer = self._engine.tokenizer
+        if special_tokens:
+            token_ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        else:
+            token_ids = spelling_tokenizer(tokenizer).encode(text, add_special_tokens=False).ids
         self._require_room(len(token_ids))
         self._add(token_ids, [0.0] * len(token_ids), chosen=False)
         self._cut = False

@@ -130,8 +130,8 @@ def write_prompts(
         inputs={file.name: InputRef(folder=file.url, content_digest=file.sha256) for file in content.files},
     )
     dataset = shards.create_dataset(out, spec, overwrite=overwrite)
-    if rejected := [row for row in rows if isinstance(row, Rejection)]:
-        _LOG.warning("%d of %d prompts cannot be used. The first: %s", len(rejected), len(rows), rejected[0].detail)
+    if unusable := [row for row in rows if isinstance(row, Rejection)]:
+        _LOG.warning("%d of %d prompts cannot be used. The first: %s", len(unusable), len(rows), unusable[0].detail)
     todo = sorted(shards.pending_parts(dataset).todo)
     for part in todo:
         kept = [row for row in parts[part] if isinstance(row, dict)]

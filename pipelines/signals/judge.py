@@ -19,6 +19,7 @@ from pipelines.engines.environment import engine_environment
 from pipelines.models.folder import chat_template_digest, load_tokenizer, model_digest, tokenizer_digest
 from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.chat import CachedChat, Chat, EngineChat, Reply, shared_http_chat
+from pipelines.signals.grades import read_grade
 from pipelines.signals.steps import Steps
 from pipelines.signals.stepwise import EMPTY, StepwiseSignal, tasks
 
@@ -35,6 +36,7 @@ The step:
 
 Is this step right, given the task and the steps before it, and does it bring the solution forward? Think briefly.
 End with a line that reads "Score: N", N a whole number from 0 (wrong or useless) to 10 (right and useful)."""
+ANSWER = r"Score:\s*(\d+)\s*\Z"  # stands for `read_grade`, which reads this form and those that models use besides
 RETRY_TEMPERATURE = 0.7  # a greedy judge asked again would say the same again
 _PLACES = re.compile(r"\{(prompt|previous|step|number)\}")
 
@@ -46,7 +48,8 @@ class JudgeSignal(StepwiseSignal):
     model: a folder, run by `engine` with its own chat template; or with url (an OpenAI-compatible base such as
     http://host:8000/v1) the model's name there, and api_key = "env:NAME" where the server wants one. template: the
     message, with {prompt}, {previous} (the steps before, a blank line between), {step} and {number} (from 1); system:
-    a system message. answer: regular expression that must match in the reply, its group 1 the grade: a number within
+    a system message. answer: by default the grade is read in the forms that `pipelines.signals.grades` lists; else a
+    regular expression that must match in the reply, its group 1 the grade. It is a number within
     scale = [lowest, highest]. A reply that does not is asked for again, attempts times in all, each with another seed
     and, where sampling is greedy, at RETRY_TEMPERATURE; then the row is null with status error.
     cache: a folder where replies are kept by the content of what was asked.
@@ -62,7 +65,7 @@ class JudgeSignal(StepwiseSignal):
     engine: EngineOptions = field(default_factory=EngineOptions)
     template: str = TEMPLATE
     system: str | None = None
-    answer: str = r"Score:\s*(\d+)\s*\Z"
+    answer: str = ANSWER
     scale: tuple[float, float] = (0.0, 10.0)
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.0, max_tokens=512))
     attempts: int = 3
@@ -140,12 +143,15 @@ class JudgeSignal(StepwiseSignal):
 
     def grade(self, text: str) -> float | None:
         """The grade that a reply gives, scaled to 0..1; None where it gives none."""
+        lowest, highest = self.scale
+        if self.answer == ANSWER:
+            grade = read_grade(text, lowest=lowest, highest=highest)
+            return None if grade is None else (grade - lowest) / (highest - lowest)
         found = re.search(self.answer, text)
         try:
             value = float(found[1]) if found else math.nan
         except (TypeError, ValueError):
             return None
-        lowest, highest = self.scale
         return (value - lowest) / (highest - lowest) if lowest <= value <= highest else None
 
     def _grades(self, chat: Chat, questions: Sequence[str]) -> dict[str, _Grade]:

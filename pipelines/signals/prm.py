@@ -16,10 +16,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pass_ops.shards import DatasetSpec, ModelRef
-from pipelines.engines.base import Engine, EngineOptions, RequestRejected
+from pipelines.engines.base import Engine, EngineOptionError, EngineOptions, RequestRejected
 from pipelines.engines.environment import engine_environment
+from pipelines.engines.text import class_tokens
 from pipelines.models.folder import chat_template_digest, load_tokenizer, model_digest, tokenizer_digest
 from pipelines.signals.base import Row, SignalOptionError, sidecar
+from pipelines.signals.spelled import encode, protected
 from pipelines.signals.steps import Steps
 from pipelines.signals.stepwise import EMPTY, StepwiseSignal, tasks
 
@@ -30,13 +32,17 @@ class PrmSignal(StepwiseSignal):
 
     model: the folder of a Qwen2ForProcessRewardModel (Qwen2.5-Math-PRM), of a ...ForTokenClassification (engine.kind
     "transformers"), or with tokens = [bad, good] of a causal language model whose next-token logits are the head
-    (Math-Shepherd). tag: text after each step, at whose last token the head is read. between: text after each tag.
-    template: what the model reads, with {prompt} and {steps}; with chat = true its own chat template instead: system,
-    the task as the user's message, the steps as the assistant's. positive: index of the class that means right, or the
-    only one (a sigmoid). A rollout that does not fit the model's context is too_long.
+    (Math-Shepherd): two entries of its vocabulary, in the form that its tokenizer makes of their text. tag: text after
+    each step, at whose last token the head is read. between: text after each tag. template: what the model reads, with
+    {prompt} and {steps}; with chat = true its own chat template instead: system, the task as the user's message, the
+    steps as the assistant's. positive: index of the class that means right, or the only one (a sigmoid). The task and
+    the steps are text: a tag in a step is left out, and names of special tokens are spelled out. A rollout that does
+    not fit the model's context is too_long.
+
+    By their model cards:
 
     Qwen2.5-Math-PRM: chat = true, system = "Please reason step by step, and put your final answer within \boxed{}."
-    Math-Shepherd: tag = " ки", between = "\n", template = "{prompt} {steps}", tokens = ["-", "+"]
+    Math-Shepherd: tag = " ки", between = "\n", template = "{prompt} {steps}", tokens = ["▁-", "▁+"]
     """
 
     kind: ClassVar[str] = "process_steps"
@@ -86,6 +92,8 @@ class PrmSignal(StepwiseSignal):
     def check(self, rollouts: DatasetSpec, inputs: Mapping[str, DatasetSpec]) -> None:
         """The model's tokenizer finds the tag where it is written. Raises SignalOptionError."""
         tokenizer = load_tokenizer(self.model)
+        if self.tokens is not None:
+            _check_tokens(tokenizer, self.tokens)
         known = tokenizer(self.tag, add_special_tokens=False).input_ids
         if not known or (tokenizer.unk_token_id is not None and tokenizer.unk_token_id in known):
             raise SignalOptionError(f"tag is {self.tag!r}, which the tokenizer of {self.model} does not know")
@@ -116,17 +124,15 @@ class PrmSignal(StepwiseSignal):
 
     def _read(self, tokenizer: Any, task: str, steps: Sequence[str]) -> tuple[list[int], list[int]]:
         """The model's token ids, and for each step the index of the token that ends its tag."""
-        # A tag that the policy wrote itself would be a place to score of its own choice.
-        clean = [step.replace(self.tag, "") if self.tag.strip() else step for step in steps]
+        clean = [protected(tokenizer, without(step, self.tag)) for step in steps]
         text, tag_ends = tagged(clean, tag=self.tag, between=self.between)
-        whole = self._around(tokenizer, task, text)
+        whole = self._around(tokenizer, protected(tokenizer, task), text)
         start = whole.rfind(text)
         if start < 0:
             return [], []
-        encoded = tokenizer(whole, add_special_tokens=not self.chat, return_offsets_mapping=True)
-        token_at = {at: index for index, (begin, end) in enumerate(encoded.offset_mapping) for at in range(begin, end)}
+        ids, token_at = encode(tokenizer, whole, add_special_tokens=not self.chat)
         places = [token_at[start + end - 1] for end in tag_ends if start + end - 1 in token_at]
-        return list(encoded.input_ids), sorted(set(places))
+        return ids, sorted(set(places))
 
     def _around(self, tokenizer: Any, task: str, steps: str) -> str:
         if not self.chat:
@@ -144,6 +150,26 @@ class PrmSignal(StepwiseSignal):
             return Row("error", str(rejected))
         scores = right_probability(logits_TC[list(places)], positive=self.positive)
         return Row(values={"process_scores": scores, "process_ends": steps.ends})
+
+
+def _check_tokens(tokenizer: Any, tokens: Sequence[str]) -> None:
+    try:
+        ids = class_tokens(tokenizer, tokens)
+    except EngineOptionError as error:
+        raise SignalOptionError(str(error)) from error
+    if len(set(ids)) < len(ids):
+        raise SignalOptionError(f"tokens is {list(tokens)}; give two different tokens, [bad, good]")
+
+
+def without(step: str, tag: str) -> str:
+    r"""The step without the tag, which would be a place to score of the policy's own choice.
+
+    >>> without("1 <t<t>>2", "<t>"), without("a\nb", "\n")
+    ('1 2', 'a\nb')
+    """
+    while tag.strip() and tag in step:
+        step = step.replace(tag, "")
+    return step
 
 
 def tagged(steps: Sequence[str], *, tag: str, between: str) -> tuple[str, list[int]]:

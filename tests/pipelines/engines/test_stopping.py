@@ -53,7 +53,7 @@ def test_a_stop_string_of_the_prompt_ends_nothing_where_it_ends_inside_a_charact
     np.testing.assert_array_equal(held.logprobs, free.logprobs)
 
 
-@pytest.mark.parametrize("prompt", [CUT, "say END now".encode()])
+@pytest.mark.parametrize("prompt", [CUT, b"say END now"])
 def test_a_stop_string_of_the_completion_ends_it_wherever_the_prompt_ends(engine, prompt) -> None:
     sample = say(engine, prompt_of(engine, prompt), stop=["END", "8"])
     assert (sample.text.lstrip("\ufffd\x80"), sample.finish_reason) == ("ab END", "stop")

@@ -39,7 +39,10 @@ def rejected(dataset: shards.CompleteDataset) -> list[tuple[str, str]]:
         (b'{"prompt": "caf\xe9"}', r"cannot be read: 'utf-8' codec can't decode byte 0xe9 in position 15"),
         (b'{"prompt": "\xed\xa0\xbd"}', r"cannot be read: 'utf-8' codec can't decode byte 0xed"),
         (b'{"prompt": "a", "prompt": "b"}', r"cannot be read: the key 'prompt' stands twice in one object"),
-        (b'{"messages": [{"role": "user", "role": "system", "content": "a"}]}', r"cannot be read: the key 'role' stands twice"),
+        (
+            b'{"messages": [{"role": "user", "role": "system", "content": "a"}]}',
+            r"cannot be read: the key 'role' stands twice",
+        ),
         (b'{"prompt": "a", "n": ' + b"9" * 5000 + b"}", r"cannot be read: Exceeds the limit"),
         (b'{"prompt": "a", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", r"cannot be read: maximum recursion depth"),
         (b'{"prompt": "a", "x": ' + b"[" * 100 + b"]" * 100 + b"}", r"is nested more than 100 levels deep"),
