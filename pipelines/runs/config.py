@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.options import ConfigError, build
 from pipelines.engines.base import EngineOptions
-from pipelines.runs.evaluate import EvalOptions
-from pipelines.runners import RunnerOptions
+from pipelines.options import ConfigError, build
+from pipelines.parts.operations import Limits
 from pipelines.prompts.stage import PromptSource
 from pipelines.rollouts.stage import GenerateOptions
-from pipelines.parts.operations import Limits
+from pipelines.runners import RunnerOptions
+from pipelines.runs.evaluate import EvalOptions
 from pipelines.shaped.stage import ShapeOptions
 from trainer import TrainOptions
 
@@ -132,5 +132,3 @@ def _beside(data: Any, folder: Path, key: str = "") -> Any:
     if isinstance(data, str) and key in PATH_KEYS and data and "://" not in data and (folder / data).exists():
         return str((folder / data).resolve())
     return data
-
-
