@@ -124,7 +124,7 @@ class EngineOptions:
     served_model, api_key, timeout_s; transformers: batch_size; recorded: latency).
     pooling: None for a model that samples; else how one that classifies tokens (a process reward model) is pooled, by
     the names of vLLM's PoolerConfig, as {"pooling_type": "STEP", "step_tag_id": 9}; {} = the model's own way. Besides
-    these, tokens = ["-", "+"] makes a causal language model a classifier whose classes are those tokens' logits.
+    these, tokens = ["▁-", "▁+"] makes a causal language model a classifier whose classes are those tokens' logits.
     """
 
     kind: str = "vllm"
