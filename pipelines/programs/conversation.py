@@ -96,9 +96,10 @@ class Conversation:
             self._text = (len(sample.token_ids), sample.text)
         self._add(sample.token_ids.tolist(), sample.logprobs.tolist(), chosen=True)
         self._cut = sample.finish_reason == "length"
-        stopped_by = stops(self._engine.tokenizer, sampling.stop, sampling.keep_special_tokens).found(
-            sample.token_ids.tolist(), sample.text
-        )
+        stopped_by = None
+        if sampling.stop:
+            found = stops(self._engine.tokenizer, sampling.stop, sampling.keep_special_tokens)
+            stopped_by = found.found(sample.token_ids.tolist(), sample.text)
         return Turn(
             text=sample.text,
             token_ids=tuple(sample.token_ids.tolist()),

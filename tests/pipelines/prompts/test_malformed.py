@@ -149,7 +149,7 @@ def test_a_parquet_file_with_texts_that_are_none_is_refused(tmp_path: Path) -> N
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     table = pa.table([["a"], ["b"]], names=["prompt", "prompt"])
     pq.write_table(table, tmp_path / "p.parquet")
-    with pytest.raises(SourceFormatError, match=r"p\.parquet is no readable parquet file: Multiple matches"):
+    with pytest.raises(SourceFormatError, match=r"p\.parquet has two columns named 'prompt'"):
         write_prompts(PromptSource(source=str(tmp_path / "p.parquet")), out=str(tmp_path / "out"))
     saved = tmp_path / "saved"
     saved.mkdir()
