@@ -55,7 +55,7 @@ class World:
         if self.is_main:
             try:
                 result = (function(), None)
-            except Exception as error:  # noqa: BLE001 - raised again, on every rank
+            except Exception as error:
                 result = (None, error)
         shared: list[Any] = [result]
         dist.broadcast_object_list(shared, src=0)

@@ -98,13 +98,10 @@ class RolloutProgram(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """A program by its short name or import path, with its options. Raises ProgramError where it leads nowhere."""
+    """A program by its short name or import path, with its options; `code` and `load` find out whether it exists."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.code()
 
     @property
     def path(self) -> str:
@@ -112,7 +109,7 @@ class Program:
         return PROGRAMS.get(self.name, self.name)
 
     def code(self) -> str:
-        """The digest of its source file."""
+        """The digest of its source file. Raises ProgramError where the name leads nowhere."""
         try:
             return source_digest(self.path)
         except (ImportError, ValueError) as error:
@@ -134,6 +131,6 @@ class Program:
         return partial(function, **self.options)
 
 
-async def single_turn(prompt: Prompt, sample: Sampler) -> None:  # noqa: ARG001 - the protocol's
+async def single_turn(prompt: Prompt, sample: Sampler) -> None:
     """What a rollout is without a program: one completion."""
     await sample()
