@@ -35,9 +35,9 @@ test-cluster: install
 
 # Fifty SIGKILLs on running Flink jobs; at most an hour. Writes the page that tells how it went.
 faults: install flink
-	$(BIN)/python -m tests.cluster.faults --report docs/faults.md
+	$(BIN)/python -m tests.cluster.faults --report docs/explanation/measured/faults.md
 
-# The jars of a Flink cluster on this machine (Java 17, Maven), and the cluster itself: docs/flink.md.
+# The jars of a Flink cluster on this machine (Java 17, Maven), and the cluster itself: docs/how-to/flink.md.
 flink: .cache/flink/jars/.fetched
 
 .cache/flink/jars/.fetched: deploy/flink/pom.xml
@@ -57,7 +57,7 @@ prism: .cache/prism/v$(BEAM_VERSION)
 	GOBIN=$(CURDIR)/.cache/prism go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM_VERSION)
 	@touch $@
 
-# One small change to pass_ops at a time: does a test notice? docs/proof.md has the result.
+# One small change to pass_ops at a time: does a test notice? docs/explanation/proof.md has the result.
 mutants: install
 	nice $(BIN)/python tests/mutation/run.py
 

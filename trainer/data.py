@@ -1,4 +1,4 @@
-"""Shaped datasets as the trainer sees them before it reads tokens: a light index of every row, and filters on it.
+"""An index of every row of the data, read from its light columns, and the filters applied to it.
 
 Dimensions: _R rows (rollouts).
 """
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pass_ops.shards import CompleteDataset
-from trainer.errors import NothingTrainableError, TrainDataError
+from trainer.errors import TrainDataError
 from trainer.options import TrainOptions
 from trainer.order import Units, form_units
 
@@ -26,7 +26,7 @@ REFERENCE_COLUMN = "reference_logprobs"
 
 @dataclass(frozen=True, kw_only=True)
 class RowIndex:
-    """One entry a row, over all parts of all sources in order. part_R counts through the sources."""
+    """One entry per row, over all parts of all sources in order. part_R numbers the parts across sources."""
 
     part_R: NDArray[np.int64]
     row_R: NDArray[np.int64]  # within its part
@@ -43,7 +43,7 @@ class RowIndex:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What the filters left: rows to order, of these the ones that add nothing (masked_R), and what was dropped."""
+    """What the filters left: units to order, the rows among them that add nothing (masked_R), and counts."""
 
     units: Units
     masked_R: NDArray[np.bool_]  # over all rows of the index: in the denominators, not in the numerator
@@ -51,7 +51,7 @@ class Selection:
 
 
 class TrainData(Protocol):
-    """Rollouts in parts: what the trainer knows of where they come from. `ShapedData`, or `trainer.pairs.PairData`."""
+    """Where rollouts come from: `ShapedData` or `trainer.pairs.PairData`."""
 
     @property
     def places(self) -> tuple[tuple[int, int], ...]:
@@ -59,7 +59,7 @@ class TrainData(Protocol):
 
     @property
     def digests(self) -> list[str]:
-        """What decides the content, for the run's identity."""
+        """Digests that identify the content."""
 
     def read(self, part: int, columns: Sequence[str]) -> pa.Table:
         """Part `part` with these columns of a shaped dataset."""
@@ -103,7 +103,7 @@ class ShapedData:
 
 
 def build_index(data: TrainData, *, threads: int) -> RowIndex:
-    """Reads the light columns of every part, `threads` parts at a time."""
+    """Reads the light columns of every part, `threads` parts at a time. Raises TrainDataError."""
     with ThreadPoolExecutor(threads) as pool:
         blocks = list(pool.map(lambda part: _index_part(data, part), range(len(data.places))))
     groups = np.cumsum([0] + [int(b["group_R"][-1]) + 1 if len(b["group_R"]) else 0 for b in blocks])
@@ -111,7 +111,7 @@ def build_index(data: TrainData, *, threads: int) -> RowIndex:
         block["group_R"] += groups[part]
     names = ("part_R", "row_R", "group_R", "length_R", "unmasked_R", "round_R", "trainable_R", "zero_R")
     if not blocks:
-        raise NothingTrainableError("The shaped datasets have no parts; there is nothing to train on.")
+        raise TrainDataError("The shaped datasets have no parts; there is nothing to train on.")
     return RowIndex(**{name: np.concatenate([b[name] for b in blocks]) for name in names})
 
 
@@ -147,8 +147,8 @@ def _row_counts(lists: pa.ChunkedArray, test: Callable[[NDArray[Any]], NDArray[A
 def select(index: RowIndex, options: TrainOptions, *, context: int) -> Selection:
     """Applies the filters and forms the units.
 
-    Dropped, in this order and counted under these names: untrainable, too_old, zero_advantage, too_long. Raises
-    TrainDataError where a kept rollout is longer than `context`, NothingTrainableError where no row is left.
+    Dropped in this order and counted under these names: untrainable, too_old, zero_advantage, too_long. Raises
+    TrainDataError where a kept rollout is longer than `context`, or no row is left.
     """
     limit = options.max_length or context
     keep_R = index.trainable_R.copy()
@@ -177,7 +177,7 @@ def select(index: RowIndex, options: TrainOptions, *, context: int) -> Selection
 def _check_selection(index: RowIndex, fed_R: NDArray[np.bool_], *, counts: Mapping[str, int], context: int) -> None:
     if not fed_R.any():
         shown = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise NothingTrainableError(f"No rollout is left to train on ({shown}). Check the signals, or loosen a filter.")
+        raise TrainDataError(f"No rollout is left to train on ({shown}). Check the signals, or loosen a filter.")
     longest = int(index.length_R[fed_R].max())
     if longest > context:
         raise TrainDataError(
@@ -193,12 +193,12 @@ def list_lengths(lists: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
 
 
 def list_offsets(lists: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
-    """Where each list begins in `list_values`, and the end: one more than there are lists."""
+    """Where each list starts in `list_values`, and where the last one ends."""
     return np.concatenate([[0], np.cumsum(list_lengths(lists))]).astype(np.int64)
 
 
 def list_values(lists: pa.ChunkedArray | pa.Array) -> NDArray[Any]:
-    """The entries of all lists, end to end."""
+    """The entries of all lists, concatenated."""
     flat = pc.list_flatten(lists)
     flat = flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
     return np.asarray(flat.to_numpy(zero_copy_only=False))

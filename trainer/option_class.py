@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,8 @@ T = TypeVar("T")
 CONFIG = pydantic.ConfigDict(
     extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True, arbitrary_types_allowed=True
 )
+_SUBJECT = re.compile(r"^\w+ should")  # "Input should be", "String should have"
+_CHOICE = re.compile(r"'([^']*)'")
 _UNIONS = (types.UnionType, typing.Union)
 
 
@@ -64,6 +67,8 @@ def problems(refused: pydantic.ValidationError, cls: type) -> Iterator[str]:
     for place, owner, item in found:
         if item["type"] == "unexpected_keyword_argument":
             yield f"{place}: unknown key; {advice(str(item['loc'][-1]), _names(owner))}"
+        elif item["loc"][-1:] == ("[key]",):
+            yield f"{place}: unknown key; {advice(str(item['input']), _CHOICE.findall(item['ctx']['expected']))}"
         elif item["type"] == "missing":
             yield f"{place}: is required"
         elif _other_branch(place, item, found):
@@ -71,7 +76,7 @@ def problems(refused: pydantic.ValidationError, cls: type) -> Iterator[str]:
         elif isinstance(cause := item.get("ctx", {}).get("error"), Exception):
             yield f"{place}: {cause}" if place else str(cause)
         else:
-            yield f"{place} is {item['input']!r}: {_lower(item['msg'].replace('Input should', 'it must'))}"
+            yield f"{place} is {item['input']!r}: {_lower(_SUBJECT.sub('it must', item['msg']))}"
 
 
 def _other_branch(place: str, item: Any, found: list[tuple[str, type, Any]]) -> bool:

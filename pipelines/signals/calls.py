@@ -10,13 +10,13 @@ from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge
 
+from pass_ops.importing import load_object, source_digest
 from pass_ops.nearest import advice
 from pass_ops.shards import DatasetSpec
 from pipelines.options import Table, options
 from pipelines.options.types import AtLeastOne, Positive
 from pipelines.signals.base import SignalBase, SignalOptionError
 from pipelines.verifiers import LIBRARIES, VERIFIERS
-from pipelines.verifiers.importing import load_object, source_digest
 from pipelines.verifiers.pool import DEFAULT_MEMORY_MB, CallResult, shared_pool
 
 DEFAULT_TIMEOUT_S = 10.0

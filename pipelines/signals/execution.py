@@ -8,13 +8,13 @@ from typing import ClassVar
 
 import pyarrow as pa
 
+from pass_ops.importing import source_digest
 from pass_ops.shards import DatasetSpec
 from pipelines.options import Table, options
 from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.calls import CallingSignal, check_call, check_target
 from pipelines.signals.steps import Steps
 from pipelines.signals.stepwise import EMPTY, StepwiseSignal, tasks
-from pipelines.verifiers.importing import source_digest
 from pipelines.verifiers.pool import CallResult
 
 

@@ -1,6 +1,6 @@
 """SIGKILL on a running Flink job, from a seeded list: the dataset comes out complete, the bytes of an undisturbed one.
 
-    python -m tests.cluster.faults --report docs/faults.md          # fifty faults, what `make faults` runs
+    python -m tests.cluster.faults --report docs/explanation/measured/faults.md  # what `make faults` runs
 
 A job meets up to three faults, one after another. Each falls once so many parts are committed: at any moment, or right
 before an operation of the commit protocol (by tests/cluster/inject, in the workers alone).

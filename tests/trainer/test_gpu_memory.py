@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.gpu_memory_table import MODELS, table
 from tests.trainer.rows import random_rows, step_of
-from trainer.fits import MODELS, ModelShape, gpu_bytes, state_bytes, table
+from trainer.gpu_memory import ModelShape, gpu_bytes, state_bytes
 from trainer.options import TrainOptions
 from trainer.policy import load_policy
 from trainer.update import apply_gradients, backward, make_optimizer
@@ -27,10 +28,10 @@ def test_weights_gradients_and_optimizer_take_what_the_formula_says(policy_folde
     policy = load_policy(policy_folder, options)
     optimizer = make_optimizer(policy.model, options)
     step = step_of(random_rows(groups=2, size=2), reference=False)
-    backward(policy, step.micro_batches[0], options=options, temperature=1.0)
+    backward(policy, step.micro_batches[0], options=options)
     tensors = [p.detach() for p in policy.model.parameters()]
     tensors += [p.grad for p in policy.model.parameters() if p.grad is not None]
-    apply_gradients(policy, optimizer, step, rate=1e-3, options=options, temperature=1.0)
+    apply_gradients(policy, optimizer, step, rate=1e-3, options=options)
     tensors += [v for state in optimizer.state.values() for k, v in state.items() if k != "step"]
     assert sum(t.numel() * t.element_size() for t in tensors) == state_bytes(SHAPE, options)
 

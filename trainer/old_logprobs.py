@@ -1,6 +1,6 @@
-"""The old policy's log-probabilities, recomputed once before the first update, and what they say about the sampler.
+"""The old policy's log-probabilities, recomputed once before the first update, and how far they are from the sampler's.
 
-    OUT/old/part-000000.npy     float32, one for each completion token of the part; NaN where no step will read it
+    OUT/old/part-000000.npy     float32, one per completion token of the part; NaN where no step reads it
     OUT/old/audit.json          written last: tokens, mismatch, the worst rollouts
 
 Dimensions: _C completion tokens of a part, _N tokens with a loss, _R rollouts.
@@ -8,9 +8,9 @@ Dimensions: _C completion tokens of a part, _N tokens with a loss, _R rollouts.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pass_ops.shards import Store
 from trainer.batching import build_micro_batch, check_ids, kept_tokens, plan_micro_batches
 from trainer.checkpoint import write_json
 from trainer.data import RowIndex, TrainData
-from trainer.errors import MismatchError, NonFiniteTrainingError
-from trainer.options import TrainOptions
+from trainer.errors import NonFiniteTrainingError, TrainingStoppedError
 from trainer.policy import Policy
 from trainer.stream import PartData, Rollout, decode_part, old_file
 
@@ -34,8 +34,8 @@ WORST = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """mismatch: mean over tokens of exp(|log old - log behavior|), 1 = none; worst: rollouts with their own mean, the
-    largest first.
+    """mismatch: mean over tokens of exp(|log old - log behavior|), 1 = none. worst: the rollouts with the largest mean,
+    in descending order.
     """
 
     tokens: int
@@ -51,11 +51,12 @@ def recompute_old(
     policy: Policy,
     folder: Path,
     temperature: float,
-    options: TrainOptions,
+    limit: float | None,
 ) -> Audit:
-    """One pass over the parts that steps will read (wanted_R, over the index); done before, it is read back.
+    """One pass over the rollouts wanted_R of the index; if the folder has its result already, that is returned.
 
-    Raises MismatchError above options.max_mismatch, NonFiniteTrainingError where the policy gives none.
+    Raises TrainingStoppedError where the mismatch exceeds `limit`, NonFiniteTrainingError where the policy gives a
+    log-probability that is not finite.
     """
     path, world = folder / AUDIT, policy.world
     if not world.on_main(path.exists):
@@ -63,10 +64,9 @@ def recompute_old(
         found = _measure(data, index, wanted_R, folder=folder, policy=policy, temperature=temperature)
         world.on_main(lambda: write_json(path, asdict(found)))
     audit = Audit(**json.loads(path.read_text(encoding="utf-8")))
-    limit = options.max_mismatch or np.inf
-    shown = ", ".join(f"{rollout} ({value:.3f})" for rollout, value in audit.worst)
-    if audit.mismatch > limit:
-        raise MismatchError(
+    if limit is not None and audit.mismatch > limit:
+        shown = ", ".join(f"{rollout} ({value:.3f})" for rollout, value in audit.worst)
+        raise TrainingStoppedError(
             f"Training stopped before its first update: trainer and sampler disagree, mean exp|log old - log behavior| "
             f"is {audit.mismatch:.4f}, max_mismatch {limit:g}. Worst: {shown}. Compare the engine's dtype, temperature "
             "and weights with the policy's, or raise max_mismatch.",
@@ -120,10 +120,10 @@ def _part_logprobs(decoded: PartData, rows: list[int], *, policy: Policy, temper
     for chosen in policy.world.share(plan, filler=plan[0]):
         members = [rollouts[r] for r in chosen]
         kept = [kept_tokens(rollout) for rollout in members]
-        batch = build_micro_batch(members, [0.0] * len(members), kept, pack=policy.pack).to(policy.device)
-        found_N = policy.token_outputs(batch, temperature=temperature).logprobs_N.float().cpu().numpy()
+        batch = build_micro_batch(members, [0.0] * len(members), kept, pack=policy.pack, temperature=temperature)
+        found_N = policy.token_outputs(batch.to(policy.device)).logprobs_N.float().cpu().numpy()
         places_N = np.concatenate([decoded.token_offsets_R[rows[r]] + k for r, k in zip(chosen, kept, strict=True)])
-        stopped = stopped or _not_finite(found_N, batch.rows_N.cpu().numpy(), members)
+        stopped = stopped or _not_finite(found_N, batch.rows_N.numpy(), members)
         found.append((places_N, found_N))
     policy.world.agree(stopped)
     for of_one_rank in policy.world.gather(found):
@@ -147,9 +147,6 @@ def _not_finite(
 
 
 def _write(path: Path, values_C: NDArray[np.float32]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as stream:
-        np.save(stream, values_C, allow_pickle=False)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    content = io.BytesIO()
+    np.save(content, values_C, allow_pickle=False)
+    Store(str(path.parent)).put(path.name, content.getvalue())

@@ -15,9 +15,10 @@ from pass_ops.errors import CorruptDatasetError, IncompleteDatasetError, PassErr
 from pass_ops.shards import DatasetSpec, InputRef, commit_part, create_dataset, finalize
 from tests.trainer.rows import SAMPLING, random_rows, shaped_table, split_groups
 from trainer import TrainOptions, train
-from trainer.checkpoint import complete_checkpoints, weights_digest
+from trainer.checkpoint import complete_checkpoints
 from trainer.errors import DeviceMemoryError
 from trainer.metrics import read_metrics
+from trainer.model_folder import weights_digest
 from trainer.policy import Policy
 
 ROWS = random_rows(groups=6, size=3)
@@ -28,6 +29,7 @@ OPTIONS = TrainOptions(
 # A run under a limit on the size of files, as a full disk would be: what is written beyond fails.
 LIMITED = """
 import json, resource, sys
+sys.dont_write_bytecode = True  # a .pyc cut off by the limit would break every later import of its module
 from trainer import TrainOptions, train
 from trainer.errors import NotSavedError
 arguments = json.loads(sys.argv[1])
