@@ -137,7 +137,7 @@ def sft(options: Namespace) -> None:
 
 
 @configured
-def eval(options: Namespace, work: Run) -> None:
+def eval(options: Namespace, work: Run) -> None:  # noqa: A001 - the command's name
     """pass@k of a policy."""
     from pipelines.runs.rounds import evaluate
 

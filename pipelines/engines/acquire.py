@@ -33,7 +33,7 @@ def acquire(model: str, options: EngineOptions) -> Engine:
     is closed and another started. Whoever still uses the engine for another model gets the new weights under their
     hands or EngineDead: a process works on one stage at a time. Safe to call from several threads. `release` closes it.
     """
-    global _running
+    global _running  # noqa: PLW0603 - the documented per-process cache
     with _lock:
         weights = weights_identity(model)
         if _running is not None and not _running.engine.dead and _running.options == options:
@@ -83,7 +83,7 @@ def start_engine(model: str, options: EngineOptions) -> DrivenEngine:
 
 
 def _close() -> None:
-    global _running
+    global _running  # noqa: PLW0603
     if _running is not None:
         _running.engine.close()
         _running = None

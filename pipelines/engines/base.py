@@ -27,7 +27,7 @@ from pipelines.engines.errors import (
 )
 from pipelines.engines.vllm_names import check_arguments, check_parameters
 from pipelines.options import Table, Url, options
-from pipelines.options.types import AtLeastOne, NotNegative, Positive, Share
+from pipelines.options.types import AtLeastOne, Positive, Share, ZeroOrMore
 
 __all__ = [
     "Engine",
@@ -76,7 +76,7 @@ class Sampling:
     """Logits are divided by this before the softmax. 0 is greedy; 1.0 draws from the model's own distribution."""
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
     """Keeps the smallest set of most likely tokens whose probabilities sum to this (1.0 = off). Example: 0.95."""
-    top_k: NotNegative = 0
+    top_k: ZeroOrMore = 0
     """Keeps this many of the most likely tokens (0 = off). Example: 50."""
     min_p: Share = 0.0
     """Drops tokens less likely than this share of the most likely one's probability (0.0 = off). Example: 0.05."""
@@ -133,7 +133,7 @@ class EngineOptions:
     logprobs_mode: LogprobsMode = "raw_logprobs"
     """Which log-probabilities the engine reports: those of the raw logits, or those after temperature and truncation.
     Generating rollouts sets this to what their temperature needs."""
-    seed: NotNegative = 0
+    seed: ZeroOrMore = 0
     """The engine's own seed. Rollouts do not depend on it: each has a seed of its own."""
     deterministic: bool = False
     """Makes a rollout bit-identical whatever else is in its batch; this costs throughput. Kind vllm only."""

@@ -228,7 +228,7 @@ class DrivenEngine:
     def _run(self, start: Callable[[], Backend], ready: Future[Backend]) -> None:
         try:
             backend = start()
-        except BaseException as e:
+        except BaseException as e:  # noqa: BLE001 - raised in the constructor's thread
             ready.set_exception(e)
             return
         ready.set_result(backend)

@@ -109,7 +109,7 @@ class ServerBackend:
             answer: Answer | BaseException = (
                 self._score(request) if isinstance(request, ScoreRequest) else self._sample(request)
             )
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised on the driver's thread
             answer = error
         self._answers.put((key, answer))
 

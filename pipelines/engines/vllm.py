@@ -226,7 +226,7 @@ def let_modules_be_scanned() -> None:
             return hasattr(value, name)
         try:
             return isinstance(value.__dict__, (dict, MappingProxyType))
-        except Exception:
+        except Exception:  # noqa: BLE001 - a proxy may raise anything; such an object is no kernel
             return False
 
     dispatcher.hasattr = has

@@ -66,7 +66,7 @@ def in_background(function: Callable[..., T], *args: object) -> Future[T]:
             return
         try:
             result = function(*args)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits on the future
             future.set_exception(error)
         else:
             future.set_result(result)
@@ -148,7 +148,7 @@ class PartLoop:
         attempt = shards.begin_attempt(self._dataset, part)
         try:
             future = self._work.start(part)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - an error of start and one on the future are one case
             future = Future()
             future.set_exception(error)
         except BaseException:  # an interrupt: nothing is known against the part

@@ -131,6 +131,6 @@ class Program:
         return partial(function, **self.options)
 
 
-async def single_turn(prompt: Prompt, sample: Sampler) -> None:
+async def single_turn(prompt: Prompt, sample: Sampler) -> None:  # noqa: ARG001 - the protocol's
     """What a rollout is without a program: one completion."""
     await sample()

@@ -21,7 +21,7 @@ from pass_ops.errors import PassError
 from pass_ops.nearest import advice
 from pass_ops.shards import DatasetSpec, InputRef, Manifest, Rejection
 from pipelines.options import options
-from pipelines.options.types import AtLeastOne, NotNegative, Strings
+from pipelines.options.types import AtLeastOne, Strings, ZeroOrMore
 from pipelines.parts.job_record import job_record
 from pipelines.prompts.files import (
     Record,
@@ -82,7 +82,7 @@ class PromptSource:
     """Text around a plain prompt, which replaces {prompt}. Example: "{prompt}\\nThink step by step."."""
     shuffle_seed: int | None = None
     """Orders the prompts by a hash of this seed and their row (default: the file's order). Example: 0."""
-    offset: NotNegative = 0
+    offset: ZeroOrMore = 0
     """Prompts skipped at the start of that order."""
     limit: AtLeastOne | None = None
     """Most prompts taken, from offset on; the window wraps around at the end and never repeats a row. Example: 64."""

@@ -47,8 +47,9 @@ class GenerateOptions:
         if self.program is None and self.program_options:
             raise GenerateOptionError("program_options are given, but no program that takes them")
         if self.program is not None and self.program not in PROGRAMS and ":" not in self.program:
-            hint = advice(self.program, PROGRAMS)
-            raise GenerateOptionError(f"program is {self.program!r}; {hint} Your own is given as module:function")
+            raise GenerateOptionError(
+                f"program is {self.program!r} (your own is given as module:function); {advice(self.program, PROGRAMS)}"
+            )
 
     @property
     def named_program(self) -> Program | None:

@@ -75,7 +75,7 @@ async def _rollout(
         )
     except (EngineDead, MemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a program is other people's code; it costs its own rollout
         return _rejection(
             prompt, index, conversation, reason="program_error", detail=f"{type(error).__name__}: {error}"
         )

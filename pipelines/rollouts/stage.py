@@ -39,7 +39,7 @@ _MOST_PARTS = 32
 _NO_TEMPLATE = hashlib.sha256(b"").hexdigest()
 
 
-def derive_seed(run_seed: int, round: int, group_id: str, sample_index: int) -> int:
+def derive_seed(run_seed: int, round: int, group_id: str, sample_index: int) -> int:  # noqa: A002 - the contract's word
     """The seed of one rollout: the first 63 bits of sha256 over the four, so that it holds for a rollout on its own.
 
     >>> derive_seed(0, 0, "gsm8k-0", 1)
@@ -57,7 +57,7 @@ def generate(
     engine: EngineOptions,
     options: GenerateOptions,
     seed: int = 0,
-    round: int = 0,
+    round: int = 0,  # noqa: A002 - the contract's word
     operations: Operations = Operations(),
 ) -> Manifest:
     """Make the dataset `out` of rollouts from the dataset `prompts`; part i from part i. Committed parts are kept.
@@ -84,7 +84,7 @@ def generate_spec(
     engine: EngineOptions,
     options: GenerateOptions,
     seed: int,
-    round: int,
+    round: int,  # noqa: A002
 ) -> DatasetSpec:
     """Everything that decides the bytes of the rollouts. Reads the model's files once for their digests.
 
@@ -160,7 +160,7 @@ class GenerateWork(PartWork):
         engine: EngineOptions,
         options: GenerateOptions,
         seed: int,
-        round: int,
+        round: int,  # noqa: A002
     ) -> None:
         self._spec = spec
         self._prompts_url = prompts

@@ -51,7 +51,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         self._workers: dict[str, Worker] = {}
         self._lock = threading.Lock()
 
-    def StartWorker(self, request: Any, context: Any) -> Any:
+    def StartWorker(self, request: Any, context: Any) -> Any:  # noqa: ARG002 - gRPC's signature
         """Start one worker process. An error is returned to the runner, not raised."""
         command = [
             *(sys.executable, "-m", "pipelines.runners.worker", f"--id={request.worker_id}"),
@@ -68,7 +68,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             self._workers[request.worker_id] = Worker(process, gpus)
         return beam_fn_api_pb2.StartWorkerResponse()
 
-    def StopWorker(self, request: Any, context: Any) -> Any:
+    def StopWorker(self, request: Any, context: Any) -> Any:  # noqa: ARG002
         """End one worker process; unknown ones are gone already."""
         with self._lock:
             worker = self._workers.pop(request.worker_id, None)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.options import ConfigError, Table, build, options
-from pipelines.options.types import AtLeastOne, NotNegative
+from pipelines.options.types import AtLeastOne, ZeroOrMore
 from pipelines.engines.base import EngineOptions
 from pipelines.runs.evaluate import EvalOptions
 from pipelines.runners import RunnerOptions
@@ -36,7 +36,7 @@ class RunSection:
     seed: int = 0
     """Seed of the order of prompts and of every rollout. Batches are ordered by train.seed, evaluations draw by
     eval.seed."""
-    rounds: NotNegative = 1
+    rounds: ZeroOrMore = 1
     """How many rounds `passrl rounds` makes."""
     prompts_per_round: AtLeastOne | None = None
     """Prompts a round takes: the next ones of the source, which is shuffled once by the seed and begun again when it is

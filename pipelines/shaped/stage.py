@@ -195,7 +195,7 @@ def shape_part(
     *,
     options: ShapeOptions,
     policy_digest: str,
-    round: int,
+    round: int,  # noqa: A002
 ) -> pa.Table:
     """One shaped part: joined, shaped, and marked with whose rollouts these are."""
     from pass_ops import shape

@@ -194,7 +194,7 @@ def build_signal(name: str, options: Mapping[str, Any]) -> Signal:
     """
     if name not in SIGNALS and ":" not in name:
         raise SignalOptionError(
-            f"There is no signal {name!r}; {advice(name, SIGNALS)} One of your own is given as module:Class."
+            f"there is no signal {name!r} (your own is given as module:Class); {advice(name, SIGNALS)}"
         )
     try:
         cls = load_object(SIGNALS.get(name, name))
@@ -214,7 +214,7 @@ def signal_from_table(table: Mapping[str, Any]) -> Signal:
     name = options.pop("signal", None)
     if not isinstance(name, str):
         raise SignalOptionError(
-            f'A signal\'s table has no key "signal"; set it to one of {", ".join(SIGNALS)}, or module:Class.'
+            f'a signal\'s table has no key "signal"; set it to one of {", ".join(SIGNALS)}, or module:Class'
         )
     return build_signal(name, options)
 

@@ -72,8 +72,8 @@ class VerifyingSignal(CallingSignal):
         super().__post_init__()
         if self.verifier not in VERIFIERS and ":" not in self.verifier:
             raise SignalOptionError(
-                f"verifier is {self.verifier!r}; {advice(self.verifier, VERIFIERS)} Your own is given as "
-                "module:function"
+                f"verifier is {self.verifier!r} (your own is given as module:function); "
+                f"{advice(self.verifier, VERIFIERS)}"
             )
         check_target("verifier", self._target)
 

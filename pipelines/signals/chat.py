@@ -141,7 +141,7 @@ def _then(asked: Future[A], change: Callable[[A], B]) -> Future[B]:
     def pass_on(done: Future[A]) -> None:
         try:
             changed.set_result(change(done.result()))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the reader of the future is told
             changed.set_exception(error)
 
     asked.add_done_callback(pass_on)

@@ -18,7 +18,7 @@ from pipelines.engines.base import EngineOptions, RequestRejected, Sampling
 from pipelines.engines.environment import engine_environment
 from pipelines.models.folder import chat_template_digest, load_tokenizer, model_digest, tokenizer_digest
 from pipelines.options import Secret, Url, options, secret
-from pipelines.options.types import AtLeastOne, NotNegative, Positive
+from pipelines.options.types import AtLeastOne, Positive, ZeroOrMore
 from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.chat import CachedChat, Chat, EngineChat, Reply, shared_http_chat
 from pipelines.signals.steps import Steps
@@ -79,7 +79,7 @@ class JudgeSignal(StepwiseSignal):
     """Requests to the server under way at once."""
     timeout_s: Positive = 120.0
     """Seconds after which a request to the server is given up."""
-    retries: NotNegative = 4
+    retries: ZeroOrMore = 4
     """How often a request that failed is sent again."""
 
     def __post_init__(self) -> None:

@@ -25,7 +25,7 @@ def main(handle: int, target: str, adapter: str, memory_mb: int) -> None:
     with Connection(handle) as line:
         try:
             function, adapt = load_object(target), load_object(adapter)
-        except Exception:
+        except Exception:  # noqa: BLE001  whatever a user's module raises while it is imported is the parent's to report
             line.send(("failed", traceback.format_exc(limit=-3)))
             return
         line.send(("ready", ""))
@@ -43,5 +43,5 @@ def _answer(
 ) -> tuple[str, Any, str]:
     try:
         return "ok", adapt(function(*call, **options)), ""
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001  it becomes the row's status, its value stays null
         return "error", None, f"{type(error).__name__}: {error}"[:DETAIL_CHARACTERS]

@@ -154,7 +154,7 @@ def test_every_named_estimator_and_one_by_import_path_may_be_compared(two_groups
 
 
 def test_an_unknown_option_of_the_grid_names_the_nearest():
-    with pytest.raises(ConfigError, match=r"setting 'kk=0'.*\n.*did you mean k\?"):
+    with pytest.raises(ConfigError, match=r"setting 'kk=0'.*\n.*did you mean 'k'"):
         grid_settings(STEPS, {"kk": [0]})
 
 
