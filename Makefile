@@ -8,7 +8,7 @@ PACKAGES := pass_ops trainer pipelines
 BEAM_VERSION := $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements/cpu.txt)
 SLOTS ?= 2
 
-.PHONY: install demo test test-deep mutants test-cluster faults flink flink-up flink-down prism check bench bench-% wheel requirements clean
+.PHONY: install demo test test-deep mutants test-cluster faults flink flink-up flink-down prism check docs reference bench bench-% wheel requirements clean
 
 install: $(STAMP)
 
@@ -33,7 +33,7 @@ test-deep: install
 test-cluster: install
 	$(PYTEST) -q tests -m cluster --timeout 1800
 
-# Fifty SIGKILLs on running Flink jobs; at most an hour. Writes the page that tells how it went.
+# Fifty SIGKILLs on running Flink jobs; at most an hour. Writes the page with the results.
 faults: install flink
 	$(BIN)/python -m tests.cluster.faults --report docs/explanation/measured/faults.md
 
@@ -68,6 +68,14 @@ check: install
 	$(BIN)/lint-imports
 	$(PYTEST) -q --doctest-modules $(PACKAGES)
 
+# The documentation as an offline site in site/. A broken link or a page without a place is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The pages made from the code; tests/docs fails where one is stale.
+reference: install
+	$(BIN)/python docs/generate.py
+
 bench: install
 	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
@@ -84,4 +92,4 @@ requirements: install
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml --extra cpu --extra dev --extra gcp -o requirements/gcp.txt
 
 clean:
-	rm -rf dist build runs .cache
+	rm -rf dist build runs site .cache

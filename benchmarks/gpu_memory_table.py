@@ -1,4 +1,7 @@
-"""Which model trains on how many GPUs: prints the tables of docs/training.md, computed by `trainer.gpu_memory`."""
+"""Which model trains on how many GPUs, computed by `trainer.gpu_memory`.
+
+Prints the tables of docs/explanation/measured/training.md.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def table(options: TrainOptions, *, memory_gib: float = 80.0) -> str:
 
 
 def main() -> None:
-    """Prints the tables of docs/training.md."""
+    """Prints the tables of docs/explanation/measured/training.md."""
     for rank in (0, 16):
         print(f"\nlora_rank = {rank}\n")
         print(table(TrainOptions(compute_dtype="bfloat16", gradient_checkpointing=True, lora_rank=rank)))

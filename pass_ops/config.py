@@ -143,7 +143,7 @@ class ShapingConfig(_Options):
         if isinstance(self.estimator, str) and ":" in self.estimator:
             _check_path(self.estimator)
         else:
-            _choice(self.estimator, ESTIMATORS, option="estimator", others="; your own is given as module:function")
+            _choice(self.estimator, ESTIMATORS, option="estimator", others=" (your own is given as module:function)")
         _choice(self.signal, SIGNALS, option="signal")
         if not isinstance(self.standardize, Standardizers):
             _choice(self.standardize, OPERATORS, option="standardize")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pass_ops.shards import CompleteDataset
+from pass_ops.shards.schemas import group_bounds, lengths
 from trainer.errors import TrainDataError
 from trainer.options import TrainOptions
 from trainer.order import Units, form_units
@@ -73,11 +75,11 @@ class ShapedData:
     """Several sources as one list of parts."""
 
     sources: tuple[CompleteDataset, ...]
-    places: tuple[tuple[int, int], ...] = field(init=False)  # part -> (source, part of that source)
 
-    def __post_init__(self) -> None:
-        places = [(s, i) for s, source in enumerate(self.sources) for i in range(len(source.parts))]
-        object.__setattr__(self, "places", tuple(places))
+    @cached_property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """Part -> (source, part of that source)."""
+        return tuple((s, i) for s, source in enumerate(self.sources) for i in range(len(source.parts)))
 
     @property
     def digests(self) -> list[str]:
@@ -121,8 +123,8 @@ def _index_part(data: TrainData, part: int) -> dict[str, NDArray[Any]]:
     return {
         "part_R": np.full(table.num_rows, part, np.int64),
         "row_R": np.arange(table.num_rows, dtype=np.int64),
-        "group_R": _group_numbers(table["group_id"]),
-        "length_R": list_lengths(table["prompt_token_ids"]) + list_lengths(table["loss_mask"]),
+        "group_R": _group_numbers(group_bounds(table["group_id"])),
+        "length_R": lengths(table["prompt_token_ids"]) + lengths(table["loss_mask"]),
         "unmasked_R": unmasked_R,
         "round_R": table["round"].to_numpy().astype(np.int64),
         "trainable_R": table["trainable"].to_numpy().astype(bool) & (unmasked_R > 0),
@@ -130,10 +132,9 @@ def _index_part(data: TrainData, part: int) -> dict[str, NDArray[Any]]:
     }
 
 
-def _group_numbers(group_ids: pa.ChunkedArray) -> NDArray[np.int64]:
-    codes_R: NDArray[np.int64] = group_ids.combine_chunks().dictionary_encode().indices.to_numpy()
-    numbers_R: NDArray[np.int64] = np.cumsum(np.diff(codes_R, prepend=codes_R[:1]) != 0, dtype=np.int64)
-    return numbers_R
+def _group_numbers(bounds_G1: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which group each row belongs to, from the rows at which groups start."""
+    return np.repeat(np.arange(len(bounds_G1) - 1), np.diff(bounds_G1))
 
 
 def _row_counts(lists: pa.ChunkedArray, test: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[np.int64]:
@@ -186,15 +187,9 @@ def _check_selection(index: RowIndex, fed_R: NDArray[np.bool_], *, counts: Mappi
         )
 
 
-def list_lengths(lists: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
-    """Entries of each list; 0 for a null."""
-    filled = pc.fill_null(pc.list_value_length(lists), 0)
-    return np.asarray(filled.to_numpy(zero_copy_only=False), np.int64)
-
-
 def list_offsets(lists: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
     """Where each list starts in `list_values`, and where the last one ends."""
-    return np.concatenate([[0], np.cumsum(list_lengths(lists))]).astype(np.int64)
+    return np.concatenate([[0], np.cumsum(lengths(lists))]).astype(np.int64)
 
 
 def list_values(lists: pa.ChunkedArray | pa.Array) -> NDArray[Any]:

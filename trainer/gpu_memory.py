@@ -1,6 +1,6 @@
 """How much memory a training run takes on each GPU, computed from the model's shape and the options.
 
-`benchmarks/gpu_memory_table.py` prints the table of docs/training.md from it.
+`benchmarks/gpu_memory_table.py` prints the table of docs/explanation/measured/training.md from it.
 
 P weights, A trained weights (A = P; with LoRA r (in + out) for each linear layer, on top of P), W GPUs, b bytes of the
 compute type, T tokens of a micro-batch, D hidden size, I intermediate size, L blocks, E entries of a logits chunk:

@@ -14,14 +14,14 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from pipelines.engines.base import EngineOptions
 from pipelines.options import ConfigError, Table, build, options
 from pipelines.options.types import AtLeastOne, ZeroOrMore
-from pipelines.engines.base import EngineOptions
-from pipelines.runs.evaluate import EvalOptions
-from pipelines.runners import RunnerOptions
+from pipelines.parts.operations import Limits
 from pipelines.prompts.stage import PromptSource
 from pipelines.rollouts.stage import GenerateOptions
-from pipelines.parts.operations import Limits
+from pipelines.runners import RunnerOptions
+from pipelines.runs.evaluate import EvalOptions
 from pipelines.shaped.stage import ShapeOptions
 from trainer import TrainOptions
 
@@ -145,5 +145,3 @@ def _beside(data: Any, folder: Path, key: str = "") -> Any:
     if isinstance(data, str) and key in PATH_KEYS and data and "://" not in data and (folder / data).exists():
         return str((folder / data).resolve())
     return data
-
-

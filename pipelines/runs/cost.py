@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipelines.runs.config import RunConfig
-from pipelines.runs.rounds import round_prompts
 from pipelines.prompts.files import read_source
 from pipelines.prompts.stage import advise_prompts_per_part, prompt_rows
+from pipelines.runs.config import RunConfig
+from pipelines.runs.rounds import round_prompts
 
 # Stored bytes a token: ids 1.2, logprobs 3.4, text and mask about 2 for rollouts; the shaped dataset repeats them.
 ROLLOUT_BYTES, SHAPED_BYTES = 7.0, 8.0

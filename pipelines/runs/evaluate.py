@@ -51,7 +51,9 @@ class EvalOptions:
 
     def __post_init__(self) -> None:
         if any(k > self.samples for k in self.k):
-            raise EvaluationError(f"k is {list(self.k)}, but samples is {self.samples}; pass@k needs at least k samples")
+            raise EvaluationError(
+                f"k is {list(self.k)}, but samples is {self.samples}; pass@k needs at least k samples"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

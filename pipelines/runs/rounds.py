@@ -20,21 +20,21 @@ from pass_ops import shards
 from pass_ops.errors import PassError
 from pass_ops.shards import Manifest
 from pass_ops.shards.store import Store
-from pipelines.options import as_dict
-from pipelines.runs.config import RunConfig
-from pipelines.runs.evaluate import EvalResult, EvaluationError, evaluate_rollouts
-from pipelines.signals.reverify import VerdictDiff, reverify
-from pipelines.runs.summary import ShapedSummary, summarize_shaped
-from pipelines.runs.lineage import record_round
 from pipelines.models.folder import describe_model, model_digest
-from pipelines.runs.progress import Report, Reporter
-from pipelines.signals.base import Signal, signal_from_table
-from pipelines.signals.modelled import ModelSignal
+from pipelines.options import as_dict
+from pipelines.parts.operations import Operations
 from pipelines.prompts.stage import PromptSource, write_prompts
 from pipelines.rollouts.stage import generate
-from pipelines.parts.operations import Operations
-from pipelines.signals.stage import score
+from pipelines.runs.config import RunConfig
+from pipelines.runs.evaluate import EvalResult, EvaluationError, evaluate_rollouts
+from pipelines.runs.lineage import record_round
+from pipelines.runs.progress import Report, Reporter
+from pipelines.runs.summary import ShapedSummary, summarize_shaped
 from pipelines.shaped.stage import check_streams, shape_dataset
+from pipelines.signals.base import Signal, signal_from_table
+from pipelines.signals.modelled import ModelSignal
+from pipelines.signals.reverify import VerdictDiff, reverify
+from pipelines.signals.stage import score
 
 RESULTS = "results.json"
 

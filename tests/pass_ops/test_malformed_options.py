@@ -16,7 +16,7 @@ OPTIONS = {
         {"estimator": "pas"},
         "option estimator: unknown value 'pas'; the choices are 'pass', 'reward_shaping', 'grpo_process', "
         "'grpo_outcome', 'rloo', 'dr_grpo', 'gdpo', 'prime'; did you mean 'pass'? "
-        "(a function of your own is module:function)",
+        "(your own is given as module:function)",
     ),
     "estimator without a module": (
         {"estimator": ":shape"},

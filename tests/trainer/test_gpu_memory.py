@@ -55,7 +55,7 @@ def test_more_gpus_hold_more_and_every_saving_saves():
 
 @pytest.mark.parametrize("rank", [0, 16])
 def test_the_page_shows_the_formulas_table(rank):
-    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "explanation" / "measured" / "training.md").read_text()
     assert table(TrainOptions(compute_dtype="bfloat16", gradient_checkpointing=True, lora_rank=rank)) in page
 
 

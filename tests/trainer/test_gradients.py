@@ -23,7 +23,7 @@ def policy(policy_folder) -> Policy:
 
 
 def plain_gradient(folder: str, rows, options: TrainOptions, *, temperature: float) -> dict[str, torch.Tensor]:
-    """pass.md section 6 word for word: one rollout, one token at a time, in float64. The other losses likewise."""
+    """docs/spec/method.md section 6 word for word, a token at a time, in float64. The other losses likewise."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")

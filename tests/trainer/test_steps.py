@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,16 @@ def test_plain_torch_takes_the_step_of_train(make_shaped, policy_folder, tmp_pat
     trained = load_policy(result.policy_dir, options).model.state_dict()
     for name, tensor in policy.model.state_dict().items():
         torch.testing.assert_close(tensor, trained[name], atol=1e-6, rtol=0)
+
+
+def test_the_loop_in_the_packages_docstring_runs(make_shaped, policy_folder):
+    block = trainer.__doc__.split("your own:\n")[1].split("`apply_gradients`")[0]
+    loop = textwrap.dedent(block).replace("runs/mine/round-000/shaped", make_shaped([ROWS]))
+    names = {name: getattr(trainer, name) for name in trainer.__all__}
+    names |= {"folder": policy_folder, "options": TrainOptions(**PLAIN)}
+    before = load_policy(policy_folder, names["options"]).model.get_output_embeddings().weight
+    exec(loop, names)
+    assert not torch.equal(names["policy"].model.get_output_embeddings().weight, before)
 
 
 def test_wrong_data_is_refused_before_the_first_batch_is_asked_for(policy_folder):

@@ -174,7 +174,7 @@ def test_a_stream_without_a_signal_is_refused_before_anything_is_read():
 
 
 def test_a_signal_of_another_kind_is_refused_before_anything_is_read(two_groups):
-    with pytest.raises(WrongInputError, match="signal = 'kl'"):
+    with pytest.raises(WrongInputError, match="signal is 'kl'"):
         run_sweep(two_groups, grid_settings(raw(), {"signal": ["kl"]}))
 
 

@@ -103,7 +103,11 @@ def test_the_source_of_a_signal_of_ones_own_is_in_its_code_digest(own_module: Pa
         ("format", {"pattern": "a", "function": "m:f"}, "both is set|both"),
         ("format", {"pattern": "("}, "is no regular expression"),
         ("format", {"pattern": "a", "mode": "match"}, "mode"),
-        ("execution", {"checker": "pipelines.demo.arithmetic:check_steps", "separator": ""}, "it must have at least 1 char"),
+        (
+            "execution",
+            {"checker": "pipelines.demo.arithmetic:check_steps", "separator": ""},
+            "it must have at least 1 char",
+        ),
         ("opd", {"teacher": "t", "policy": "t"}, "one signal stands for two models"),
         ("combine", {"signals": ["a"]}, "at least two"),
         ("combine", {"signals": ["a", "a"]}, "at least two different"),

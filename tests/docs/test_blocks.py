@@ -26,7 +26,7 @@ def examples(page: Path) -> doctest.DocTest:
 
 
 def test_the_readme_and_the_page_about_the_library_have_blocks_to_run():
-    assert {ROOT / "docs" / "library.md", ROOT / "README.md"} <= set(PAGES)
+    assert {ROOT / "docs" / "how-to" / "library.md", ROOT / "README.md"} <= set(PAGES)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
