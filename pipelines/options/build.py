@@ -21,6 +21,8 @@ def build(cls: type[T], data: Mapping[str, Any], *, where: str, error: type[Pass
     A plain dataclass (a signal of your own) is checked against its types, too.
 
     Args:
+        cls: the class, made with `@options` or a plain dataclass.
+        data: key -> value, as TOML and JSON have them.
         where: what the message begins with: the file, or what else the data came from.
         error: what is raised, with one line for each problem: its dotted key, the value, and what it must be.
     """

@@ -23,7 +23,7 @@ class Limits:
 
     parts_in_flight: AtLeastOne | None = None
     """Parts that one worker has under way at once (default: what the stage can use: two, or as many as keep the engine
-    full while generating)."""
+    full while generating). Example: 4."""
     max_attempts: AtLeastOne = 3
     """A part that failed this often is given up, while the others go on; a later run tries it again."""
     max_reject_rate: Share = 0.05

@@ -77,7 +77,8 @@ class PromptSource:
     extra: Strings = ()
     """Further columns to keep with each prompt, together as one JSON object. Example: ["level"]."""
     name: str | None = None
-    """What the column `source` holds where no column has that role (default: the file's name without suffix)."""
+    """What the column `source` holds where no column has that role (default: the file's name without suffix).
+    Example: "gsm8k"."""
     template: Annotated[str, AfterValidator(_holds_the_prompt)] = "{prompt}"
     """Text around a plain prompt, which replaces {prompt}. Example: "{prompt}\\nThink step by step."."""
     shuffle_seed: int | None = None

@@ -41,7 +41,7 @@ class GenerateOptions:
     (default: one completion). sampling.max_tokens then bounds all that it samples and inserts. Example:
     "retrieval"."""
     program_options: Table = field(default_factory=dict)
-    """Keyword arguments of the program. Example: { limit = 3 }."""
+    """Keyword arguments of the program. Example: { results = 2 }."""
 
     def __post_init__(self) -> None:
         if self.program is None and self.program_options:

@@ -43,7 +43,7 @@ class EvalOptions:
     outcome: str = "outcome"
     """Name of the signal of [signals] that judges."""
     sampling: Sampling | None = None
-    """How tokens are drawn (default: as the rounds draw them)."""
+    """How tokens are drawn, with the keys of [generate.sampling] (default: as the rounds draw them)."""
     between: AtLeastOne | None = None
     """Prompts per benchmark after rounds that are neither the first nor the last (default: all). Example: 100."""
     seed: int = 0

@@ -42,7 +42,7 @@ class ShapeOptions(ShapingConfig):
 
     signal: Signal | None = None  # type: ignore[assignment]  # None until the process signal's kind is known
     """prm = the process signal has one score per step, kl = one per token (default: as the signal named in process has
-    it). Set it only to insist on one of the two."""
+    it). Set it only to insist on one of the two. Example: "kl"."""
     process: str | None = None
     """Name of the process signal; needed by the estimators that read one. Example: "equations"."""
     outcome: str | None = None

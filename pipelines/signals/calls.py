@@ -33,7 +33,7 @@ class CallingSignal(SignalBase):
     memory_mb: Annotated[int, Ge(64)] = DEFAULT_MEMORY_MB
     """Memory of a calling process in MB; beyond it an allocation fails, and the row's status is error."""
     workers: AtLeastOne | None = None
-    """Calling processes (default: one per core)."""
+    """Calling processes (default: one per core). Example: 4."""
 
     @property
     def _target(self) -> str:

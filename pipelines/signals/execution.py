@@ -28,7 +28,7 @@ class ExecutionSignal(StepwiseSignal, CallingSignal):
     """module:function of (prompt, steps, **checker_options) -> one score per step; steps are the texts between
     separators. Example: "pipelines.verifiers.equations:check_steps"."""
     checker_options: Table = field(default_factory=dict)
-    """Keyword arguments of the checker. Example: { tolerance = 0.01 }."""
+    """Keyword arguments of the checker. Example: { silent = 0.0 }."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -67,7 +67,7 @@ class JudgeSignal(StepwiseSignal):
     scale: Annotated[tuple[float, float], Strict(False)] = (0.0, 10.0)
     """[lowest, highest] grade; a grade outside counts as none."""
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.0, max_tokens=512))
-    """How replies are drawn (default: greedily, at most 512 tokens)."""
+    """How replies are drawn, with the keys of [generate.sampling] (default: greedily, at most 512 tokens)."""
     attempts: AtLeastOne = 3
     """How often a step is asked about until a reply has a grade, each time with another seed, and warmer where sampling
     is greedy; then the row is null with status error."""

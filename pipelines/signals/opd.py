@@ -37,7 +37,7 @@ class OpdSignal(StepwiseSignal):
     """Name of the teacher's logprobs signal. Example: "teacher"."""
     policy: str | None = None
     """Name of a logprobs signal of the policy (default: the rollouts' behavior_logprobs, which must be those of
-    temperature 1 without truncation)."""
+    temperature 1 without truncation). Example: "policy"."""
     per: Per = "token"
     """One score per token, or one per step; only steps use the separator."""
 
