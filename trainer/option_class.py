@@ -63,7 +63,7 @@ def options(error: type[PassError]) -> Callable[[type[T]], type[T]]:
 
 def problems(refused: pydantic.ValidationError, cls: type) -> Iterator[str]:
     """What pydantic found, one sentence each: the option's dotted name, what it is and what it must be."""
-    found = [(*_place(item["loc"], cls), item) for item in refused.errors(include_url=False)]
+    found = [(*_place(item, cls), item) for item in refused.errors(include_url=False)]
     for place, owner, item in found:
         if item["type"] == "unexpected_keyword_argument":
             yield f"{place}: unknown key; {advice(str(item['loc'][-1]), _names(owner))}"
@@ -90,20 +90,20 @@ def _names(cls: type) -> list[str]:
     return [field.name for field in dataclasses.fields(cls) if field.init]
 
 
-def _place(loc: tuple[int | str, ...], cls: type) -> tuple[str, type]:
-    """The dotted name of what pydantic calls `loc`, and the options class it belongs to.
+def _place(item: Any, cls: type) -> tuple[str, type]:
+    """The dotted name of what a problem is about, and the options class it belongs to.
 
     Names that pydantic gives the branches of a union are left out.
     """
     names, owner, hint = [], cls, typing.cast(Any, cls)
-    for index, part in enumerate(loc):
+    for index, part in enumerate(item["loc"]):
         holder = nested_class(hint)
         if isinstance(part, int) or (origin := _mapping(hint)) is not None:
             hint = hint if isinstance(part, int) else typing.get_args(origin)[1]
         elif holder is not None and part in _names(holder):
             owner, hint = holder, typing.get_type_hints(holder)[part]
-        elif index == len(loc) - 1 and holder is not None and part != holder.__name__:
-            owner = holder  # a key that the class does not have
+        elif holder is not None and item["type"] == "unexpected_keyword_argument" and index == len(item["loc"]) - 1:
+            owner = holder
         else:
             continue
         names.append(str(part))

@@ -86,7 +86,8 @@ class TrainOptions:
     """How token losses become one number: rollout_mean (mean over a rollout's unmasked tokens, then over rollouts; the
     paper's), token_mean, or constant (sum divided by rollouts * aggregation_constant)."""
     aggregation_constant: Positive | None = None
-    """Tokens per rollout that aggregation constant divides by. Example: the maximal completion length."""
+    """Tokens per rollout that aggregation constant divides by, usually the longest a completion may be. Example:
+    1024.0."""
 
     old_policy: Literal["behavior", "recompute"] = "behavior"
     """What the ratio is relative to: behavior, the sampler's stored log-probabilities; recompute, those of the policy

@@ -1,4 +1,4 @@
-"""Every option there is, by section: what `passrl options`, `passrl schema` and docs/reference/options.md are made of."""
+"""Every option there is, by section: for `passrl options`, `passrl schema` and docs/reference/options.md."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ def _tables(cls: type, name: str, shown: set[type]) -> Iterator[Section]:
 
 def _signal_sections() -> Iterator[Section]:
     text = (
-        "One table for each signal, named as you like. Its key `signal` says which one it is, one of the following or your "
-        "own as module:Class; its other keys are that signal's options."
+        "One table for each signal, named as you like. Its key `signal` says which one it is, one of the following or "
+        "your own as module:Class; its other keys are that signal's options."
     )
     yield Section(name="signals", title="[signals.NAME]", text=text, options=())
     for name, path in SIGNALS.items():

@@ -18,6 +18,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 _EXAMPLE = re.compile(r"\s*Example: (.+?)\.?$")
+_REMARK = re.compile(r" \(([^)]*)\)$")  # behind an example: 2.0 (TIS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ def option(name: str, facts: Mapping[str, Any], required: bool) -> Option:
         default=toml(facts["default"]) if "default" in facts else None,
         required=required,
         meaning=_EXAMPLE.sub("", meaning),
-        example=example[1] if example else None,
+        example=_REMARK.sub(r"  # \1", example[1]) if example else None,
     )
 
 
@@ -154,7 +155,7 @@ class _TomlSchema(GenerateJsonSchema):
         del found["title"]
         return found
 
-    def field_title_should_be_set(self, schema: Any) -> bool:
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic's signature
         return False
 
     def nullable_schema(self, schema: Any) -> dict[str, Any]:

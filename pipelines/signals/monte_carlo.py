@@ -45,8 +45,8 @@ class MonteCarloSignal(StepwiseSignal, VerifyingSignal, ModelSignal):
     """Most continuations of one rollout, the cost cap: each of K steps gets min(samples, max_continuations // K). A
     rollout with more steps than max_continuations is too_long."""
     sampling: Sampling | None = None
-    """How continuations are drawn, with the keys of [generate.sampling] (default: as the rollouts were). max_tokens counts from the start of the completion,
-    so that the policy could have sampled the whole itself."""
+    """How continuations are drawn, with the keys of [generate.sampling] (default: as the rollouts were). max_tokens
+    counts from the start of the completion, so that the policy could have sampled the whole itself."""
     seed: int = 0
     """Seed of the continuations."""
 

@@ -10,9 +10,9 @@ from pipelines.verifiers.base import Verdict
 def verify(text: str, answer: str, *, letters: str = "ABCDEFGHIJ") -> Verdict:
     r"""Correct where the letter that the text settles on is the reference's.
 
-    The text's letter is, in this order, the last `\boxed{C}`, the last "answer is (C)" or "Answer: C", the
-    text or its last line where that is nothing but a letter, the last "(C)". Raises ValueError for a reference without
-    a letter.
+    The text's letter is, in this order, the last `\boxed{C}`, the last "answer is (C)" or "Answer: C", the text or its
+    last line where that is nothing but a letter, the last "(C)". letters: those that can be an answer. Raises
+    ValueError for a reference without a letter.
 
     >>> verify("B is tempting, but the answer is **(c)**.", "C").correct
     True

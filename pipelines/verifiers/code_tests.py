@@ -45,9 +45,11 @@ def verify(
 ) -> Verdict:
     """Correct where every test passes; with partial = true the reward is the share that does.
 
-    The program is the last fenced block of the text, else the whole text; preamble stands before it. test_timeout_s and
-    memory_mb hold for each test; the signal's own timeout_s must leave room for all of them. Raises ValueError for a
-    reference in none of the forms.
+    The program is the last fenced block of the text, else the whole text.
+
+    test_timeout_s: seconds for each test; the signal's own timeout_s must leave room for all of them. memory_mb: memory
+    for each test in MB. partial: whether the reward is the share of tests passed. preamble: code before the program.
+    Raises ValueError for a reference in none of the forms.
     """
     tests = list(_tests(answer))
     program = program_of(text)

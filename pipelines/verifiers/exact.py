@@ -8,6 +8,8 @@ from pipelines.verifiers.base import Verdict
 def verify(text: str, answer: str, *, ignore_case: bool = False) -> Verdict:
     r"""Correct where text and answer are the same string once stripped; an empty completion is unparseable.
 
+    ignore_case: whether upper and lower case count as the same.
+
     >>> verify(" Paris\n", "Paris").correct
     True
     """

@@ -31,7 +31,10 @@ def final_number(text: str, *, marker: str = "####") -> Decimal | None:
 
 
 def verify(text: str, answer: str, *, marker: str = "####") -> Verdict:
-    """Correct where the final numbers of both have the same value. Raises ValueError where the answer has none."""
+    """Correct where the final numbers of both have the same value.
+
+    marker: text before the number that counts. Raises ValueError where the answer has no number.
+    """
     expected = final_number(answer, marker=marker)
     if expected is None:
         raise ValueError(f"the reference answer {answer[:80]!r} holds no number")

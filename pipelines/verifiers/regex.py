@@ -10,6 +10,8 @@ from pipelines.verifiers.base import Verdict
 def verify(text: str, answer: str, *, pattern: str, ignore_case: bool = False) -> Verdict:
     r"""Correct where the last match of pattern (its first group, where it has one) is the answer, both stripped.
 
+    pattern: a regular expression (Python's `re`). ignore_case: whether upper and lower case count as the same.
+
     >>> verify("a+9=66\nA66", "66", pattern=r"(?:\A|\n)A(\d\d)\Z").correct
     True
     """

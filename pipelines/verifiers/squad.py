@@ -24,6 +24,8 @@ def verify(text: str, answer: str, *, reward: Literal["exact", "f1"] = "exact", 
     The text's answer is the line after the last `marker` (letter case aside), else the whole text. answer: one string,
     or a JSON list of accepted strings, of which the best counts.
 
+    reward: exact, 1 or 0, or f1, the token F1. marker: text before the answer.
+
     >>> verify("It was built in Paris.\nAnswer: the Eiffel Tower.", "Eiffel Tower").correct
     True
     """
