@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import textwrap
 import typing
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from pass_ops.nearest import advice
 from pass_ops.shards import signal_schema
 from pipelines.inspect.lint.checks import LintOptions
 from pipelines.options import ConfigError
-from pipelines.options.describe import Option, function_options, json_schema, options_of
+from pipelines.options.describe import Option, documented, function_options, json_schema, options_of
 from pipelines.parts.granularity import PROCESS_KINDS
 from pipelines.runs.config import RunConfig
 from pipelines.signals.base import SIGNALS
@@ -76,7 +77,7 @@ def config_schema() -> dict[str, Any]:
 def markdown(shown: Sequence[Section]) -> Iterator[str]:
     """The sections as lines of Markdown: a heading, a sentence and a table each."""
     for section in shown:
-        yield from (f"## {section.title}", "", section.text, "")
+        yield from (f"## {section.title}", "", _escaped(section.text), "")
         if section.columns:
             yield from (f"Columns: {', '.join(f'`{column}`' for column in section.columns)}.", "")
         if section.options:
@@ -138,7 +139,7 @@ def _signal_sections() -> Iterator[Section]:
 def _verifier_sections() -> Iterator[Section]:
     for name, path in VERIFIERS.items():
         function = load_object(path)
-        text = " ".join((inspect.getdoc(function) or "").partition(">>>")[0].split())
+        text, _ = documented(function)
         title = f'verifier_options for verifier = "{name}"'
         yield Section(name=f"verifiers.{name}", title=title, text=text, options=function_options(function))
 
@@ -151,7 +152,12 @@ def _section(cls: type, name: str, *, title: str | None = None) -> Section:
 def _row(option: Option) -> str:
     default = "required" if option.required else _code(option.default)
     cells = (_code(option.name), option.type, default, option.meaning, _code(option.example))
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|').replace('<', '&lt;') for cell in cells)} |"
+    return f"| {' | '.join(_escaped(cell).replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown would take for a tag; in code it stays as it is."""
+    return re.sub(r"(`[^`]*`)|<", lambda found: found[1] or "&lt;", text)
 
 
 def _code(text: str | None) -> str:

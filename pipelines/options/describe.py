@@ -47,16 +47,29 @@ def options_of(cls: type) -> tuple[Option, ...]:
 
 def function_options(function: Callable[..., Any]) -> tuple[Option, ...]:
     """The keyword-only parameters of a function; their meanings stand in its docstring as `name: meaning`."""
-    parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     hints = inspect.get_annotations(function, eval_str=True)
+    _, meanings = documented(function)
     found = []
-    for parameter in parameters:
+    for parameter in _keywords(function):
         facts = pydantic.TypeAdapter(hints[parameter.name]).json_schema(schema_generator=_TomlSchema)
-        facts["description"] = _said_of(parameter.name, function, [other.name for other in parameters])
+        facts["description"] = meanings.get(parameter.name, "")
         if parameter.default not in (parameter.empty, None):
             facts["default"] = parameter.default
         found.append(option(parameter.name, facts, parameter.default is parameter.empty))
     return tuple(found)
+
+
+def documented(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    """What a function's docstring says before its options, and of each option, up to "Raises" and the examples."""
+    names = "|".join(parameter.name for parameter in _keywords(function))
+    doc, *_ = re.split(r"\s(?:Raises|>>>)\s", " ".join((inspect.getdoc(function) or "").split()))
+    text, *pairs = re.split(rf"(?:^|\s)({names}): ", doc)
+    meanings = zip(pairs[::2], pairs[1::2], strict=True)
+    return text, {name: meaning[:1].upper() + meaning[1:] for name, meaning in meanings}
+
+
+def _keywords(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
 
 def option(name: str, facts: Mapping[str, Any], required: bool) -> Option:
@@ -130,13 +143,6 @@ def _docs_in_source(cls: type) -> Iterator[tuple[str, str]]:
             match after:
                 case ast.Expr(value=ast.Constant(value=str(text))):
                     yield statement.target.id, " ".join(text.split())
-
-
-def _said_of(name: str, function: Callable[..., Any], names: list[str]) -> str:
-    others = "|".join(names)
-    pattern = rf"\b{name}: (.+?)(?=\s(?:{others}): |\sRaises|\s>>>|$)"
-    found = re.search(pattern, " ".join((inspect.getdoc(function) or "").split()))
-    return found[1] if found else ""
 
 
 class _TomlSchema(GenerateJsonSchema):
