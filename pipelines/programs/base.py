@@ -118,6 +118,7 @@ class Program:
 
     def load(self) -> Callable[[Prompt, Sampler], Awaitable[None]]:
         """The function with its options. Imports it; raises ProgramError where it cannot be called so."""
+        self.code()
         try:
             function = load_object(self.path)
         except ImportError as error:

@@ -202,7 +202,7 @@ def _find(dataset: CompleteDataset, rollout_id: str) -> int:
             return part
         others |= dict.fromkeys(other for other in ids if len(others) < 1000 or other.startswith(f"{group}/"))
     near = [other for other in others if group and other.startswith(f"{group}/")]
-    hint = advice(rollout_id, near or others) if others else "it holds no rollouts"
+    hint = advice(rollout_id, near or others, listed=bool(near)) if others else "it holds no rollouts"
     raise RolloutNotFoundError(f"rollout {rollout_id!r} is not in {dataset.url}; {hint}")
 
 

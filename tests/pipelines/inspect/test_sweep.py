@@ -159,7 +159,7 @@ def test_an_unknown_option_of_the_grid_names_the_nearest():
 
 
 def test_a_value_out_of_range_names_the_setting():
-    with pytest.raises(ConfigError, match=r"setting 'k=2'.*\n.*0 to 1"):
+    with pytest.raises(ConfigError, match=r"setting 'k=2'.*\n.*k is 2: it must be less than or equal to 1"):
         grid_settings(STEPS, {"k": [2]})
 
 
