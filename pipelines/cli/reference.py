@@ -65,8 +65,8 @@ def config_schema() -> dict[str, Any]:
         schema["$defs"] |= table.pop("$defs", {})
         table["properties"] = {"signal": {"const": name}} | table["properties"]
         table["required"] = ["signal", *table.get("required", ())]
-        schema["$defs"][f"signal {name}"] = table
-        branches.append({"$ref": f"#/$defs/signal {name}"})
+        schema["$defs"][f"signal.{name}"] = table
+        branches.append({"$ref": f"#/$defs/signal.{name}"})
     own = {"type": "object", "required": ["signal"], "properties": {"signal": {"type": "string", "pattern": ":"}}}
     own["description"] = "A signal of your own, given as module:Class, and its options."
     schema["properties"]["signals"]["additionalProperties"] = {"oneOf": [*branches, own]}
