@@ -59,7 +59,7 @@ class ShapeOptions(ShapingConfig):
 
     @property
     def config(self) -> ShapingConfig:
-        """The shaping options alone. Raises OptionError where the process signal's kind decides and is not known yet."""
+        """The shaping options alone. Raises OptionError before the process signal's kind is known."""
         if self.signal is None and self.process is not None:
             raise OptionError(f"option signal: what {self.process!r} is, is not known yet; see `resolve_signal`")
         return self._shaping(self.signal or "prm")
