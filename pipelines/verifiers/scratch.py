@@ -55,7 +55,7 @@ class Scratch:
 
 
 def remove_folder(path: str) -> None:
-    """Delete a folder with all it holds, however deep: what lies in a folder is moved to the top, where paths are short.
+    """Delete a folder with all it holds, however deep: what lies in an inner one is moved up, where paths are short.
 
     Where it is not there, that is no error, nor is a process that still writes as it dies.
     """
