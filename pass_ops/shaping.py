@@ -38,7 +38,7 @@ def shape(table: Any, config: ShapingConfig = ShapingConfig(), *, threads: int |
             belongs to no pool.
         config: the estimator and its options; by default PASS with the paper's.
         threads: how many groups are worked on at a time; None takes pyarrow.cpu_count(). The result has the same bits
-            whatever the number.
+            for any number.
 
     Returns:
         A pyarrow Table of the same rows and columns, which are not copied, and: chunk_ends list<int32> (exclusive token
