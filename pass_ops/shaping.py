@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,9 @@ SPANS_A_THREAD = 2
 MADE = ("chunk_ends", "chunk_credits", "chunk_advantages", "path_score", "trainable")
 
 
-def shape(table: Any, config: ShapingConfig = ShapingConfig(), *, threads: int | None = None) -> pa.Table:
+def shape(
+    table: columns.ArrowStream, config: ShapingConfig = ShapingConfig(), *, threads: int | None = None
+) -> pa.Table:
     """Form the advantages of every rollout of `table` with the estimator that `config` names.
 
     Args:
