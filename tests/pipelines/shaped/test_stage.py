@@ -155,8 +155,10 @@ def test_every_shaping_option_is_in_the_fingerprint(scored) -> None:
 
 
 def test_a_token_level_signal_is_shaped_as_kl(scored) -> None:
-    options = ShapeOptions(signal="kl", process="opd", outcome="right", weights=Weights(format=0.0))
-    table = whole(shape_run(scored, options))
+    options = ShapeOptions(process="opd", outcome="right", weights=Weights(format=0.0))
+    shaped = shape_run(scored, options)
+    assert shaped.spec.options["signal"] == "kl"  # as the data has it; recorded like a signal that was set
+    table = whole(shaped)
     assert "process_ends" not in table.column_names
     assert [row["rollout_id"] for row in table.to_pylist() if not row["trainable"]] == ["p2/1"]
 
@@ -224,12 +226,12 @@ def test_a_stream_that_counts_needs_its_own_signal(options: ShapeOptions, messag
     ("change", "message"),
     [
         (
-            {"process": "opd"},
-            "of kind process_tokens, and with signal = 'prm' it must be process_steps; set signal to 'kl'",
+            {"process": "opd", "signal": "prm"},
+            "signal is 'prm', but the process signal 'opd' is of kind process_tokens, which is 'kl'",
         ),
         (
             {"signal": "kl"},
-            "of kind process_steps, and with signal = 'kl' it must be process_tokens; set signal to 'prm'",
+            "signal is 'kl', but the process signal 'steps' is of kind process_steps, which is 'prm'",
         ),
         ({"process": "right", "outcome": "steps"}, "is of kind"),
         ({"reference": "form", "format": "start"}, "is of kind"),
