@@ -65,8 +65,8 @@ def config_schema() -> dict[str, Any]:
         schema["$defs"] |= table.pop("$defs", {})
         table["properties"] = {"signal": {"const": name}} | table["properties"]
         table["required"] = ["signal", *table.get("required", ())]
-        schema["$defs"][f"signal {name}"] = table
-        branches.append({"$ref": f"#/$defs/signal {name}"})
+        schema["$defs"][f"signal.{name}"] = table
+        branches.append({"$ref": f"#/$defs/signal.{name}"})
     own = {"type": "object", "required": ["signal"], "properties": {"signal": {"type": "string", "pattern": ":"}}}
     own["description"] = "A signal of your own, given as module:Class, and its options."
     schema["properties"]["signals"]["additionalProperties"] = {"oneOf": [*branches, own]}
@@ -79,7 +79,7 @@ def markdown(shown: Sequence[Section]) -> Iterator[str]:
     for section in shown:
         yield from (f"## {section.title}", "", _escaped(section.text), "")
         if section.columns:
-            yield from (f"Columns: {', '.join(f'`{column}`' for column in section.columns)}.", "")
+            yield from (f"Columns: {', '.join(section.columns)}.", "")
         if section.options:
             yield from ("| key | type | default | meaning | example |", "| --- | --- | --- | --- | --- |")
             yield from (_row(option) for option in section.options)
@@ -130,10 +130,17 @@ def _signal_sections() -> Iterator[Section]:
     yield Section(name="signals", title="[signals.NAME]", text=text, options=())
     for name, path in SIGNALS.items():
         cls = load_object(path)
-        kinds = [cls.kind] if isinstance(cls.kind, str) else PROCESS_KINDS.values()
-        columns = dict.fromkeys(column for kind in kinds for column in signal_schema(kind).names)
         section = _section(cls, f"signals.{name}", title=f'[signals.NAME] signal = "{name}"')
-        yield dataclasses.replace(section, columns=tuple(column for column in columns if column not in _ALWAYS))
+        yield dataclasses.replace(section, columns=tuple(_columns(cls.kind)))
+
+
+def _columns(kind: str | property) -> Iterator[str]:
+    """What a signal of this kind writes; a property = per step or per token, as its option `per` says."""
+    names = signal_schema(kind if isinstance(kind, str) else PROCESS_KINDS["step"]).names
+    always = names if isinstance(kind, str) else signal_schema(PROCESS_KINDS["token"]).names
+    for name in names:
+        if name not in _ALWAYS:
+            yield name if name in always else f"{name} (per step)"
 
 
 def _verifier_sections() -> Iterator[Section]:
@@ -145,7 +152,7 @@ def _verifier_sections() -> Iterator[Section]:
 
 
 def _section(cls: type, name: str, *, title: str | None = None) -> Section:
-    text = " ".join((inspect.getdoc(cls) or "").split())
+    text = " ".join((inspect.getdoc(cls) or "").partition("Raises")[0].split())
     return Section(name=name, title=title or f"[{name}]", text=text, options=options_of(cls))
 
 

@@ -55,13 +55,18 @@ class ShapeOptions(ShapingConfig):
     """Names of further logprobs signals to carry along; stored as NAME_logprobs. Example: ["teacher"]."""
 
     def __post_init__(self) -> None:
-        _ = self.config  # ShapingConfig's own checks
+        self._shaping(self.signal or "prm")  # ShapingConfig's own checks
 
     @property
     def config(self) -> ShapingConfig:
-        """The shaping options alone."""
+        """The shaping options alone. Raises OptionError before the process signal's kind is known."""
+        if self.signal is None and self.process is not None:
+            raise OptionError(f"option signal: what {self.process!r} is, is not known yet; see `resolve_signal`")
+        return self._shaping(self.signal or "prm")
+
+    def _shaping(self, signal: Signal) -> ShapingConfig:
         values = {item.name: getattr(self, item.name) for item in fields(ShapingConfig)}
-        return ShapingConfig(**values | {"signal": self.signal or "prm"})
+        return ShapingConfig(**values | {"signal": signal})
 
     @property
     def roles(self) -> dict[str, str]:

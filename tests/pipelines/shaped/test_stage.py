@@ -15,7 +15,7 @@ from pass_ops.errors import FingerprintMismatchError, IncompleteDatasetError, Op
 from pipelines.inspect.explain.explanation import NotExplainableError, explain_rollout
 from pipelines.inspect.lint.checks import lint
 from pipelines.parts.inputs import AlignmentError, WrongInputError
-from pipelines.shaped.stage import ShapeOptions, join_signals, shape_dataset
+from pipelines.shaped.stage import ShapeOptions, join_signals, resolve_signal, shape_dataset
 from pipelines.signals import Row, sidecar
 
 OPTIONS = ShapeOptions(process="steps", outcome="right", format="form", reference="start", logprobs=("teacher",))
@@ -268,6 +268,11 @@ def test_rows_in_another_order_are_not_joined(scored) -> None:
 
 def test_shaping_options_alone_are_what_pass_ops_is_given() -> None:
     options = ShapeOptions(k=0.0, weights=Weights(outcome=2.0), process="steps")
-    assert options.config == ShapingConfig(k=0.0, weights=Weights(outcome=2.0))
+    with pytest.raises(OptionError, match="'steps' is, is not known yet"):
+        _ = options.config
+    for kind, signal in (("process_steps", "prm"), ("process_tokens", "kl")):
+        resolved = resolve_signal(options, {"steps": kind})
+        assert resolved.config == ShapingConfig(signal=signal, k=0.0, weights=Weights(outcome=2.0))
+    assert ShapeOptions(estimator="rloo", k=0.0).config == ShapingConfig(estimator="rloo", k=0.0)
     with pytest.raises(OptionError, match="k"):
         ShapeOptions(k=2.0)
