@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import pytest
 
 from pass_ops import ShapingConfig, Weights, shape, shards
 from pass_ops.errors import FingerprintMismatchError, IncompleteDatasetError, OptionError, StaleInputError
+from pipelines.inspect.explain.explanation import NotExplainableError, explain_rollout
+from pipelines.inspect.lint.checks import lint
 from pipelines.parts.inputs import AlignmentError, WrongInputError
 from pipelines.shaped.stage import ShapeOptions, join_signals, resolve_signal, shape_dataset
 from pipelines.signals import Row, sidecar
@@ -180,6 +184,19 @@ def test_the_source_of_an_estimator_by_import_path_is_in_the_fingerprint(scored,
     module.write_text(OWN.format(0.5))
     with pytest.raises(FingerprintMismatchError, match=r"options\.code\.own_shaping:centred"):
         shape_run(scored, options)
+
+
+def test_a_dataset_of_an_estimator_that_is_not_here_can_be_linted(scored, tmp_path, monkeypatch) -> None:
+    (tmp_path / "own_gone.py").write_text(OWN.format(0.25))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = ShapeOptions(estimator="own_gone:centred", outcome="right", weights=Weights(process=0.0, format=0.0))
+    dataset = shape_run(scored, options)
+    (tmp_path / "own_gone.py").unlink()
+    monkeypatch.delitem(sys.modules, "own_gone")
+    importlib.invalidate_caches()
+    lint(dataset.url)
+    with pytest.raises(NotExplainableError, match="own_gone:centred"):
+        explain_rollout(dataset.url, dataset.read_part(0)["rollout_id"][0].as_py())
 
 
 def test_a_named_estimator_has_no_code_of_its_own(scored) -> None:
