@@ -45,22 +45,26 @@ def sampling_temperature(sources: Sequence[CompleteDataset], options: TrainOptio
 
 
 def _temperature(source: CompleteDataset, options: TrainOptions) -> float:
-    sampling: Mapping[str, Any] | None = source.spec.carried.get("sampling")
+    return check_sampling(source.spec.carried.get("sampling"), options, where=source.url)
+
+
+def check_sampling(sampling: Mapping[str, Any] | None, options: TrainOptions, *, where: str) -> float:
+    """The temperature of rollouts that `where` holds; raises SamplingTreatmentError as `sampling_temperature` does."""
     if not sampling or "temperature" not in sampling:
         raise SamplingTreatmentError(
-            f"{source.url} does not say how its rollouts were sampled (_dataset.json has no sampling.temperature), so "
+            f"{where} does not say how its rollouts were sampled (_dataset.json has no sampling.temperature), so "
             "the ratio to the sampler cannot be formed. Shape rollouts that carry their sampling."
         )
     temperature = float(sampling["temperature"])
     mode = sampling.get("logprobs_mode", "raw_logprobs")
     if temperature <= 0:
         raise SamplingTreatmentError(
-            f"{source.url} was sampled greedily (temperature {temperature}); behaviour log-probabilities of greedy "
+            f"{where} was sampled greedily (temperature {temperature}); behaviour log-probabilities of greedy "
             "choices give no ratio. Sample at a temperature above 0."
         )
     if temperature != 1 and mode.startswith("raw"):
         raise SamplingTreatmentError(
-            f"{source.url} was sampled at temperature {temperature} but stores {mode}, those before temperature: the "
+            f"{where} was sampled at temperature {temperature} but stores {mode}, those before temperature: the "
             "ratio would mix two temperatures. Generate with logprobs_mode 'processed_logprobs'."
         )
     cuts = {"top_p": 1, "top_k": 0, "min_p": 0}
@@ -69,7 +73,7 @@ def _temperature(source: CompleteDataset, options: TrainOptions) -> float:
         truncated["extra"] = sampling["extra"]  # penalties, banned words, ...: the engine's own ways to bend it
     if truncated and options.truncated_sampling == "refuse":
         raise SamplingTreatmentError(
-            f"{source.url} was sampled from a truncated distribution ({truncated}); its ratio to the full-vocabulary "
+            f"{where} was sampled from a truncated distribution ({truncated}); its ratio to the full-vocabulary "
             "policy is biased. Set truncated_sampling to 'accept' to train on it nevertheless."
         )
     return temperature

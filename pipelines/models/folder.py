@@ -61,14 +61,17 @@ class ModelFacts:
     vocabulary: Vocabulary
 
 
-def describe_model(folder: str) -> ModelFacts:
+def describe_model(folder: str, *, weights: bool = True) -> ModelFacts:
     """Every digest of a model folder; reads the weights once (cached per process until a file changes).
+
+    weights: False reads only the headers of the weight files and leaves `digest` empty, which takes milliseconds.
 
     Raises ModelNotFoundError, ModelFilesError.
     """
+    tensor_shapes(folder)  # a file that was cut off is refused before anything is read for long
     return ModelFacts(
         folder=folder,
-        digest=model_digest(folder),
+        digest=model_digest(folder) if weights else "",
         tokenizer_digest=tokenizer_digest(folder),
         chat_template_digest=chat_template_digest(folder),
         vocabulary=vocabulary(folder),
@@ -311,7 +314,7 @@ def _vocabulary(identity: tuple[str, int, int]) -> Vocabulary:
 
 
 def _tokens_by_id(folder: str) -> dict[int, str]:
-    return {i: token for token, i in _read_vocabulary(str(Path(folder) / "tokenizer.json")).items()}
+    return {i: token for token, i in _read_vocabulary(str(check_model_folder(folder) / "tokenizer.json")).items()}
 
 
 def _read_vocabulary(path: str) -> dict[str, int]:

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from pass_ops import shards
 from pass_ops.errors import NotFinalized, PassError
@@ -24,7 +25,8 @@ from pipelines.parts.job_record import job_record
 from pipelines.parts.loop import PartLoop, PartOutput, PartWork, StageAborted, in_background
 from pipelines.parts.operations import Operations, Progress
 from pipelines.runners import JobFailed, run_job
-from pipelines.runners.quiet import beam
+from pipelines.runners.quiet import beam, pickler
+from pipelines.verifiers.importing import extend_import_path
 
 __all__ = ["PartDriver", "PartOutput", "PartWork", "StageAborted", "in_background", "run_stage"]
 
@@ -49,13 +51,23 @@ class PartDriver(beam.DoFn):
         suspects: Sequence[int],
         parts_in_flight: int | None,
         max_attempts: int,
+        modules: Sequence[str] = (),
     ) -> None:
         self.dataset = dataset
         self._work = work
+        self._modules = tuple(modules)
         self._suspects = tuple(suspects)
         self._parts_in_flight = parts_in_flight
         self._max_attempts = max_attempts
         self._loop: PartLoop | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The work as bytes of its own: reading them may import the user's modules, which must be found by then."""
+        return {**self.__dict__, "_work": pickler.dumps(self._work)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        extend_import_path(state["_modules"])
+        self.__dict__.update(state, _work=pickler.loads(state["_work"]))
 
     def setup(self) -> None:
         """Once a worker: acquire the engine, open the inputs."""
@@ -148,6 +160,7 @@ def run_stage(
                 suspects=pending.suspects,
                 parts_in_flight=operations.parts_in_flight,
                 max_attempts=operations.max_attempts,
+                modules=operations.modules,
             )
             try:
                 _run_job(driver, pending, operations, runs_model=runs_model, costs=costs)

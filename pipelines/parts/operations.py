@@ -43,9 +43,11 @@ class Operations(Limits):
     """The limits, and what belongs to one call.
 
     runner: where the Beam job runs. overwrite: replace a dataset that was made with other options. progress: called
-    with (parts done, parts in all) from a thread of its own.
+    with (parts done, parts in all) from a thread of its own. modules: folders that workers put at the end of their
+    import path, for signals, verifiers, programs and estimators of your own.
     """
 
     runner: RunnerOptions = field(default_factory=RunnerOptions)
     overwrite: bool = False
     progress: Progress | None = None
+    modules: tuple[str, ...] = ()

@@ -12,20 +12,22 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pipelines.options import ConfigError, build
 from pipelines.engines.base import EngineOptions
-from pipelines.runs.evaluate import EvalOptions
-from pipelines.runners import RunnerOptions
+from pipelines.options import ConfigError, build
+from pipelines.parts.operations import Limits
 from pipelines.prompts.stage import PromptSource
 from pipelines.rollouts.stage import GenerateOptions
-from pipelines.parts.operations import Limits
+from pipelines.runners import RunnerOptions
+from pipelines.runs.evaluate import EvalOptions
 from pipelines.shaped.stage import ShapeOptions
 from trainer import TrainOptions
 
 # Values under these keys name files or folders, wherever they stand.
 PATH_KEYS = frozenset({"model", "recording", "source", "tokenizer"})
+
+Consent = Literal["disk_space", "group_size_1", "negative_weights"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +36,15 @@ class RunSection:
 
     seed: of the order of prompts and of every rollout (train.seed orders batches, eval.seed draws evaluations). rounds:
     how many `passrl rounds` makes. prompts_per_round: each round takes the next so many prompts of the source, shuffled
-    once by the seed and begun again when it is used up; None = all, every round.
+    once by the seed and begun again when it is used up; None = all, every round. accept: what the check before a run
+    refuses and you want all the same: disk_space (the estimate is above what is free), group_size_1 (groups of one
+    rollout), negative_weights (a stream that is punished for being right).
     """
 
     seed: int = 0
     rounds: int = 1
     prompts_per_round: int | None = None
+    accept: tuple[Consent, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,5 +137,3 @@ def _beside(data: Any, folder: Path, key: str = "") -> Any:
     if isinstance(data, str) and key in PATH_KEYS and data and "://" not in data and (folder / data).exists():
         return str((folder / data).resolve())
     return data
-
-

@@ -114,8 +114,7 @@ def shape_spec(
     rollouts: CompleteDataset, signals: Mapping[str, CompleteDataset], *, out: str, options: ShapeOptions
 ) -> DatasetSpec:
     """Everything that decides the bytes of the shaped dataset. Raises WrongInputError for a signal of another kind."""
-    for name, kind in kinds(signals).items():
-        _check_kind(name, kind, options)
+    check_kinds(options, kinds(signals))
     roles: dict[str, Any] = {"process": None, "outcome": None, "format": None, "reference": None}
     roles |= {role: name for name, role in options.roles.items() if role in roles}
     sources = {"rollouts": rollouts, **signals}
@@ -205,8 +204,16 @@ class ShapeWork(PartWork):
         )
 
 
-def _check_kind(name: str, kind: str, options: ShapeOptions) -> None:
-    role = options.roles[name]
+def check_kinds(options: ShapeOptions, kinds: Mapping[str, str]) -> None:
+    """Refuse a signal whose kind is not that of the stream it is named for. kinds: signal name -> kind.
+
+    Raises WrongInputError.
+    """
+    for name, role in options.roles.items():
+        _check_kind(name, kinds[name], role, options)
+
+
+def _check_kind(name: str, kind: str, role: str, options: ShapeOptions) -> None:
     if role == "process" and kind in _PROCESS_KINDS.values():
         wanted, option = _PROCESS_KINDS[options.signal], f"with signal = {options.signal!r} "
         other = next(signal for signal, its_kind in _PROCESS_KINDS.items() if its_kind == kind)

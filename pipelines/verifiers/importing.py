@@ -5,8 +5,17 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+
+def extend_import_path(folders: Iterable[str]) -> None:
+    """Find modules in these folders too, after everything that is installed, so that they hide no installed module."""
+    for folder in folders:
+        if folder not in sys.path:
+            sys.path.append(folder)
 
 
 def load_object(path: str) -> Any:
