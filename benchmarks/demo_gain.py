@@ -5,7 +5,8 @@
     python benchmarks/demo_gain.py --out runs/demo-gain --seeds 0 1 2 --arms "PASS, execution" "GRPO(outcome)"
     python benchmarks/demo_gain.py --out runs/demo-gain --seeds 0
 
-Prints one JSON object a run and writes OUT/table.md: what docs/demo.md holds. A finished run is not repeated.
+Prints one JSON object a run and writes OUT/table.md: what docs/explanation/measured/demo.md holds. A
+finished run is not repeated.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def options(error: type[PassError]) -> Callable[[type[T]], type[T]]:
     """Make a class of annotated fields a frozen, keyword-only options class.
 
     Every value is checked when an instance is made: its type strictly (no number given as text, no fraction for a whole
-    number), its choices and its bounds; infinity and NaN only where the field allows them. `__post_init__` checks what
+    number), its choices and its bounds; infinity only where the field allows it. `__post_init__` checks what
     several fields must agree on, and raises ValueError or a PassError that is one.
 
     Args:

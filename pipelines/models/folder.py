@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,14 +18,13 @@ from typing import Any
 
 from pass_ops.errors import PassError
 from pipelines.models.adapters import read_adapter
+from trainer.model_folder import SAVED_BY_KEYS, file_digest, file_identity
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
 )  # fmt: skip
-# Written by save_pretrained; they name the place or the version, not the content.
-VOLATILE_KEYS = frozenset({"_name_or_path", "name_or_path", "transformers_version", "is_local", "local_files_only"})
 SAFETENSORS_HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
 
 
@@ -82,9 +80,9 @@ def model_digest(folder: str) -> str:
     """sha256 (64 hex digits) over weight files (name, digest) and both configs; of an adapter: over it and its base."""
     path = check_model_folder(folder)
     if (adapter := read_adapter(folder)) is not None:
-        weights = _file_digest(_identity(adapter.weights))
+        weights = file_digest(adapter.weights)
         return _json_digest({"adapter": adapter.config, "weights": weights, "base": model_digest(str(path))})
-    digests = {file.name: _file_digest(_identity(file)) for file in weight_files(folder)}
+    digests = {file.name: file_digest(file) for file in weight_files(folder)}
     digests["config.json"] = _json_digest(read_config(folder))
     if (path / "generation_config.json").exists():
         digests["generation_config.json"] = _json_digest(_stable(_read_json(path / "generation_config.json")))
@@ -102,7 +100,7 @@ def tokenizer_digest(folder: str) -> str:
             content = {k: v for k, v in _stable(_read_json(file)).items() if k != "chat_template"}
             digests[name] = _json_digest(content)
         else:
-            digests[name] = _file_digest(_identity(file))
+            digests[name] = file_digest(file)
     if not digests:
         raise ModelFilesError(
             f"{folder} has no tokenizer: none of {', '.join(TOKENIZER_FILES)} is there. "
@@ -132,7 +130,7 @@ def vocabulary(folder: str) -> Vocabulary:
             f"{folder} has no tokenizer.json, so its vocabulary cannot be compared or used. Save the tokenizer with "
             "transformers' save_pretrained (fast tokenizer) into that folder."
         )
-    return _vocabulary(_identity(file))
+    return _vocabulary(file_identity(file))
 
 
 def check_same_vocabulary(*, policy: str, other: str, role: str) -> Vocabulary:
@@ -209,7 +207,7 @@ def weights_identity(folder: str) -> tuple[tuple[str, int, int], ...]:
     """Path, mtime (ns) and size of every weight file: unchanged means the same weights, without reading them."""
     adapter = read_adapter(folder)
     own = () if adapter is None else (adapter.weights, adapter.folder / "adapter_config.json")
-    return tuple(_identity(file) for file in (*weight_files(folder), *own))
+    return tuple(file_identity(file) for file in (*weight_files(folder), *own))
 
 
 def tensor_shapes(folder: str) -> dict[str, tuple[int, ...]]:
@@ -261,7 +259,7 @@ def _first_difference(a: dict[str, Any], b: dict[str, Any]) -> str | None:
 
 
 def _stable(content: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in content.items() if key not in VOLATILE_KEYS}
+    return {key: value for key, value in content.items() if key not in SAVED_BY_KEYS}
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -293,18 +291,6 @@ def _safetensors_header(file: Path) -> dict[str, Any]:
 def _json_digest(content: Any) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _identity(file: Path) -> tuple[str, int, int]:
-    stat = os.stat(file)
-    return str(file.absolute()), stat.st_mtime_ns, stat.st_size
-
-
-# Per-process caches: keyed by (path, mtime, size), so a rewritten file is read again.
-@lru_cache(maxsize=256)
-def _file_digest(identity: tuple[str, int, int]) -> str:
-    with open(identity[0], "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @lru_cache(maxsize=16)

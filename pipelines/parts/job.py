@@ -18,6 +18,7 @@ from typing import Any
 
 from pass_ops import shards
 from pass_ops.errors import NotFinalized, PassError
+from pass_ops.importing import extend_import_path
 from pass_ops.shards import Dataset, Manifest, PendingParts, names
 from pass_ops.shards.commit import parts_in
 from pipelines.parts.attempts import attempts_made
@@ -26,7 +27,6 @@ from pipelines.parts.loop import PartLoop, PartOutput, PartWork, StageAborted, i
 from pipelines.parts.operations import Operations, Progress
 from pipelines.runners import JobFailed, run_job
 from pipelines.runners.quiet import beam, pickler
-from pipelines.verifiers.importing import extend_import_path
 
 __all__ = ["PartDriver", "PartOutput", "PartWork", "StageAborted", "in_background", "run_stage"]
 

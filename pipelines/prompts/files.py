@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import io
 import json
 import posixpath
 from collections.abc import Iterator, Sequence
@@ -16,9 +15,10 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pass_ops.errors import PassError
+from pass_ops.shards.store import arrow_reader
+from pass_ops.shards.tables import open_parquet
 
 FORMATS = ("auto", "jsonl", "parquet", "huggingface")
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -177,9 +177,9 @@ def _jsonl(content: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _table_rows(content: bytes, name: str, file_format: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         if file_format == "parquet":
-            table = pq.read_table(io.BytesIO(content))
+            table = open_parquet(content).read()
         else:
-            table = pa.ipc.open_stream(content).read_all()
+            table = pa.ipc.open_stream(arrow_reader(content)).read_all()
     except (pa.ArrowException, OSError) as error:
         raise SourceFormatError(f"{name} is no readable {file_format} file: {error}. Copy or make it again.") from error
     for row, values in enumerate(table.to_pylist()):

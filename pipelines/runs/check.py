@@ -26,7 +26,8 @@ from pipelines.runs.lengths import length_problems
 from pipelines.runs.run import Run, round_prompts
 from pipelines.shaped.stage import check_kinds, check_streams
 from pipelines.signals.base import Signal
-from trainer.checks import check_sampling, local_folder
+from trainer.compatibility import check_sampling
+from trainer.model_folder import local_folder
 
 STAGES = ("generate", "score", "shape", "train", "eval")
 WEIGHTS = ("process", "outcome", "format")

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
 from pass_ops.errors import PassError
+from pass_ops.importing import extend_import_path
 from pipelines.options import ConfigError
 from pipelines.parts.operations import Operations
 from pipelines.prompts.stage import PromptSource
@@ -15,7 +16,6 @@ from pipelines.runs.config import RunConfig
 from pipelines.runs.progress import Report, Reporter
 from pipelines.signals.base import Signal, signal_from_table
 from pipelines.signals.modelled import ModelSignal
-from pipelines.verifiers.importing import extend_import_path
 
 
 class SignalOrderError(PassError, ValueError):

@@ -19,12 +19,12 @@ import pyarrow as pa
 from pass_ops import shards
 from pass_ops.config import WITH_PROCESS, ShapingConfig
 from pass_ops.errors import OptionError
+from pass_ops.importing import source_digest
 from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest
 from pipelines.parts.inputs import WrongInputError, check_alignment, kinds, open_rollouts, open_signal, reopen
 from pipelines.parts.loop import PartOutput, PartWork, in_background
 from pipelines.parts.operations import Operations
 from pipelines.parts.worker_check import check_worker
-from pipelines.verifiers.importing import source_digest
 
 STAGE_VERSION = 2
 # What a shaped dataset copies from its rollouts, so that the trainer needs nothing else.
@@ -91,7 +91,12 @@ def shape_dataset(
 
 
 def check_streams(options: ShapeOptions) -> None:
-    """Refuse a stream that counts and has no signal, and one signal in two places. Raises OptionError."""
+    """Refuse a stream that counts and has no signal, one signal in two places, and an estimator without source.
+
+    Raises:
+        OptionError: names the option and what to set.
+    """
+    _own_code(options)
     named = [options.process, options.outcome, options.format, options.reference, *options.logprobs]
     twice = [name for name in named if name is not None and named.count(name) > 1]
     if twice:
@@ -135,8 +140,13 @@ def shape_spec(
 
 
 def _own_code(options: ShapeOptions) -> dict[str, dict[str, str]]:
-    """The source digest of an estimator given by import path."""
-    return {"code": {options.estimator: source_digest(options.estimator)}} if ":" in options.estimator else {}
+    """The source digest of an estimator given by import path, which is not imported. Raises OptionError."""
+    if ":" not in options.estimator:
+        return {}
+    try:
+        return {"code": {options.estimator: source_digest(options.estimator)}}
+    except ImportError as error:
+        raise OptionError(f"option estimator: {error}; put it there (PYTHONPATH), or name another estimator") from error
 
 
 def join_signals(rollouts: pa.Table, signals: Mapping[str, pa.Table], *, reference: str | None = None) -> pa.Table:

@@ -24,10 +24,10 @@ from typing import Any, ClassVar, Protocol, Self
 import pyarrow as pa
 
 from pass_ops.errors import PassError
+from pass_ops.importing import load_object, source_digest
 from pass_ops.shards import DatasetSpec, ModelRef, signal_schema
 from pass_ops.shards.schemas import SIGNAL_KINDS, STATUSES
 from pipelines.options import ConfigError, build
-from pipelines.verifiers.importing import load_object, source_digest
 
 #: columns that are there whatever the status
 ALWAYS = frozenset({"verify_status"})

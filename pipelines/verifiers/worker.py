@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
-from pipelines.verifiers.importing import load_object
+from pass_ops.importing import load_object
 from pipelines.verifiers.limits import die_with_parent, limit_memory
 
 DETAIL_CHARACTERS = 500

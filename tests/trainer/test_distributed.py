@@ -62,9 +62,8 @@ def test_the_gradient_of_two_ranks_is_that_of_one_process(tied_policy_folder, tm
     assert len(found["counts"][0]) == len(found["counts"][1]) > 1
     assert size > 1 or 0 in found["counts"][1]
     rows = random_rows(groups=groups, size=size)
-    alone = gradient_of(
-        load_policy(tied_policy_folder, options), step_of(rows, budget=budget), options, temperature=0.7
-    )
+    step = step_of(rows, budget=budget, temperature=0.7)
+    alone = gradient_of(load_policy(tied_policy_folder, options), step, options)
     assert largest_difference(found["gradients"], {k: v for k, v in alone.items() if k != "loss"}) < limit
 
 

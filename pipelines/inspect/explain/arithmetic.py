@@ -114,7 +114,7 @@ def work_out(
 def _starts(
     row: StoredRow, used: Sequence[StoredRow], reads: Reads, pools: dict[str, Pool], stored: Collection[int]
 ) -> list[tuple[int, str]]:
-    """Chunk-by-Value: the token each chunk starts at, and why (pass.md section 3)."""
+    """Chunk-by-Value: the token each chunk starts at, and why (docs/spec/method.md section 3)."""
     config = reads.config
     if config.estimator in WITHOUT_PROCESS:
         return [(0, "start")]
@@ -149,7 +149,7 @@ def _trace(used: Sequence[StoredRow], pool: Pool, t: int) -> Number:
 def _divide_length(
     row: StoredRow, starts: Sequence[tuple[int, str]], credit: Callable[[float | None], Credit], k: float
 ) -> tuple[Chunk, ...]:
-    """Divide-Length (pass.md section 4) over the chunks that start at `starts`."""
+    """Divide-Length (docs/spec/method.md section 4) over the chunks that start at `starts`."""
     length, count = len(row.mask), len(starts)
     ends = [*(start for start, _ in starts[1:]), length]
     chunks: list[Chunk] = []

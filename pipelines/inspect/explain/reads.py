@@ -34,7 +34,7 @@ class Credit:
 
 
 class Reads:
-    """Which streams the options read, and what they make of a row (pass.md 0a, 1 and 2)."""
+    """Which streams the options read, and what they make of a row (docs/spec/method.md 0a, 1 and 2)."""
 
     def __init__(self, config: ShapingConfig, columns: Columns) -> None:
         self.config = config

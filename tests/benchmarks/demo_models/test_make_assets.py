@@ -30,8 +30,8 @@ from benchmarks.demo_models.prm import (
 from benchmarks.demo_models.tokenizer import STEP_TAG, build_prm_tokenizer, build_tokenizer
 from benchmarks.demo_models.traces import completion_loss, least_loss, write_pairs
 from pipelines.demo.arithmetic import TEACHER, Split, Trace, check_format, check_steps, split_of, split_steps
-from trainer.checkpoint import weights_digest
 from trainer.metrics import read_metrics
+from trainer.model_folder import weights_digest
 
 PROMPT = "57a+9b-8c+4d-9e+1f+8?"
 STEPS = ["a+9=66", "=66", "b-8=68"]

@@ -60,7 +60,7 @@ def test_an_operator_per_stream_is_a_table(write):
     [
         ("[shape]\nkk = 1\n", "shape.kk: unknown key; did you mean k?"),
         ("[shape]\nestimator = 'grpo'\n", "shape: option estimator: unknown value 'grpo'; the choices are 'pass', "),
-        ("[shape]\nestimator = 'nowhere:own'\n", "shape: option estimator: 'nowhere:own' leads nowhere (No module "),
+        ("[shape]\nestimator = ':own'\n", "shape: option estimator: ':own' is not an import path"),
         ("[shap]\nk = 1\n", "shap: unknown key; did you mean shape?"),
         (
             "[generate.sampling]\ntemprature = 1\n",

@@ -195,6 +195,7 @@ def test_a_named_estimator_has_no_code_of_its_own(scored) -> None:
         (ShapeOptions(process="steps", format="form"), "option outcome: weights.outcome is 1, but no outcome signal"),
         (ShapeOptions(process="steps", outcome="right"), r"option format: .* or set weights\.format to 0"),
         (ShapeOptions(process="steps", outcome="steps", format="form"), "'steps' is named for two streams"),
+        (ShapeOptions(estimator="no_such_module:f"), "option estimator: .*no module 'no_such_module'"),
     ],
 )
 def test_a_stream_that_counts_needs_its_own_signal(options: ShapeOptions, message: str) -> None:
