@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipelines.options.build import as_dict, build
-from pipelines.options.errors import ConfigError
+from pipelines.options.errors import ConfigError, problem_lines
 from pipelines.options.secrets import secret
 
-__all__ = ["ConfigError", "as_dict", "build", "secret"]
+__all__ = ["ConfigError", "as_dict", "build", "problem_lines", "secret"]

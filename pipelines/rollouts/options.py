@@ -41,8 +41,6 @@ class GenerateOptions:
             raise GenerateOptionError("generate.group_size and generate.max_prompt_tokens must be 1 or more.")
         if self.program is None and self.program_options:
             raise GenerateOptionError("generate.program_options are given, but no generate.program that takes them.")
-        if self.program is not None:
-            Program(name=self.program)  # a wrong name is refused here
 
     @property
     def named_program(self) -> Program | None:

@@ -18,6 +18,7 @@ from pass_ops.errors import PassError
 from pass_ops.extras import missing_extra, require
 from pass_ops.shards import DatasetSpec, Rejection
 from pipelines.models.folder import ModelFacts, describe_model
+from pipelines.options import problem_lines
 from pipelines.prompts.stage import PromptRow, PromptSource, read_prompts
 from pipelines.rollouts.options import GenerateOptions
 from pipelines.rollouts.stage import planned_rollouts
@@ -38,7 +39,7 @@ class RunRefused(PassError, ValueError):
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n  ".join(["nothing was started, for:", *self.problems]))
+        super().__init__("\n  ".join(["not started, because:", *self.problems]))
 
     def __reduce__(self) -> tuple[type[RunRefused], tuple[tuple[str, ...]]]:
         return type(self), (self.problems,)
@@ -143,14 +144,12 @@ class _Check:
         """What is raised inside becomes a problem that begins with `place`."""
         try:
             yield
-        except (PassError, ImportError) as error:
+        except (PassError, ImportError, OSError) as error:
             missing = missing_extra(error, place or "this run")
             if missing is not None:
                 self.missing.append(str(missing))
-            elif isinstance(error, PassError):
-                self.problems += [f"{place}: {line}" if place else line for line in _lines(error)]
             else:
-                raise
+                self.problems += [f"{place}: {line}" if place else line for line in problem_lines(error)]
 
     def generate(self) -> None:
         """The prompts, and what would be sampled from them."""
@@ -282,9 +281,3 @@ def _trainer_packages(options: Any) -> dict[str, str]:
         **({"liger_kernel": "train.head fused"} if options.head == "fused" else {}),
         **({options.tracker: f"train.tracker {options.tracker}"} if options.tracker != "none" else {}),
     }
-
-
-def _lines(error: PassError) -> list[str]:
-    if isinstance(error, RunRefused):
-        return list(error.problems)
-    return [line.strip() for line in str(error).splitlines() if line.strip()]

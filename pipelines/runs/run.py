@@ -9,7 +9,7 @@ from functools import cached_property
 
 from pass_ops.errors import PassError
 from pass_ops.importing import extend_import_path
-from pipelines.options import ConfigError
+from pipelines.options import ConfigError, problem_lines
 from pipelines.parts.operations import Operations
 from pipelines.prompts.stage import PromptSource
 from pipelines.runs.config import RunConfig
@@ -106,7 +106,7 @@ def configured_signals(config: RunConfig) -> dict[str, Signal]:
         try:
             signal = signal_from_table(table)
         except PassError as error:
-            problems.append(f"signals.{name}: {error}")
+            problems += [f"signals.{name}: {line}" for line in problem_lines(error)]
             continue
         signals[name] = signal.run_with(config.engine) if isinstance(signal, ModelSignal) else signal
     problems += [
@@ -115,7 +115,7 @@ def configured_signals(config: RunConfig) -> dict[str, Signal]:
         if name not in config.signals
     ]
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError("\n  ".join(["the signals cannot be used:", *problems]))
     return {name: signals[name] for name in signal_order(signals)}
 
 
