@@ -38,13 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with redirect_stdout(sys.stdout if is_main_process() else io.StringIO()):
             code = command(options)
-    except ModuleNotFoundError as error:
-        missing = missing_extra(error, f"passrl {options.command}")
-        if missing is None:
+    except (PassError, ImportError) as raised:
+        error = missing_extra(raised, f"passrl {options.command}") or raised
+        if not isinstance(error, PassError):
             raise
-        print(missing, file=sys.stderr)
-        return WRONG_INPUT
-    except PassError as error:
         print(f"passrl {options.command}: {error}", file=sys.stderr)
         if type(error).__name__ == "JobSubmitted":  # by name: a light command need not import the runners
             return DONE

@@ -10,9 +10,9 @@ class ConfigError(PassError, ValueError):
 
 
 def problem_lines(error: BaseException) -> list[str]:
-    """The problems that an error lists, one a line; its whole message where it lists none.
+    r"""The problems that an error lists, one a line; its whole message where it lists none.
 
-    >>> problem_lines(ConfigError("run.toml: cannot be used:\\n  k: unknown key\\n  eta: is required"))
+    >>> problem_lines(ConfigError("run.toml: cannot be used:\n  k: unknown key\n  eta: is required"))
     ['k: unknown key', 'eta: is required']
     """
     lines = [line.strip().removeprefix(": ") for line in str(error).splitlines() if line.strip()]

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pass_ops import shards
 from pass_ops.config import load_estimator
 from pass_ops.errors import PassError
-from pass_ops.extras import missing_extra, require
+from pass_ops.extras import EXTRAS, MissingExtraError, by_extra, missing_extra
 from pass_ops.shards import DatasetSpec, Rejection
 from pipelines.models.folder import ModelFacts, describe_model
 from pipelines.options import problem_lines
@@ -95,7 +96,7 @@ def find_problems(
         check.all_of(frozenset(stages), signals)
     return Findings(
         problems=tuple(dict.fromkeys(check.problems)),
-        missing=tuple(dict.fromkeys(check.missing)),
+        missing=tuple(str(error) for error in by_extra(check.missing)),
         prompts=tuple(check.prompts),
         policy=check.policy if (Path(check.policy) / "config.json").exists() else None,
     )
@@ -109,16 +110,19 @@ class _Check:
         self.round_index, self.rounds = round_index, rounds
         self.policy = policy
         self.problems: list[str] = []
-        self.missing: list[str] = []
+        self.missing: list[MissingExtraError] = []
         self.prompts: list[PromptRow] = []
         self.signals: Mapping[str, Signal] = {}
         self.facts: ModelFacts | None = None
         self.rollouts: DatasetSpec | None = None
 
     def all_of(self, stages: frozenset[str], names: Collection[str]) -> None:
-        if stages & {"generate", "score", "eval"}:
+        if stages & {"generate", "eval"}:
+            if self.config.engine.kind == "vllm":
+                self.need("vllm", "engine.kind vllm")
             with self.noting("policy.model"):
                 self.facts = describe_model(self.policy, weights=False)
+        if stages & {"score", "eval"}:
             with self.noting():
                 self.signals = self.run.signals
         if "generate" in stages:
@@ -147,9 +151,14 @@ class _Check:
         except (PassError, ImportError, OSError) as error:
             missing = missing_extra(error, place or "this run")
             if missing is not None:
-                self.missing.append(str(missing))
+                self.missing.append(missing)
             else:
                 self.problems += [f"{place}: {line}" if place else line for line in problem_lines(error)]
+
+    def need(self, package: str, purpose: str) -> None:
+        """Note an optional package that is not installed. It is not imported: that takes seconds."""
+        if find_spec(package) is None:
+            self.missing.append(MissingExtraError(EXTRAS[package], [(purpose, package)]))
 
     def generate(self) -> None:
         """The prompts, and what would be sampled from them."""
@@ -182,8 +191,6 @@ class _Check:
         messages = any(isinstance(row, dict) and row["messages"] is not None for row in rows)
         planned = None
         with self.noting(place):
-            if self.config.engine.kind == "vllm":
-                require("vllm", "engine.kind vllm")
             planned = planned_rollouts(self.facts, engine=self.config.engine, options=options, messages=messages)
         with self.noting(place):
             self.problems += [
@@ -203,6 +210,8 @@ class _Check:
         if rollouts is None:
             return
         for name, signal in signals.items():
+            if signal.needs_tokenizer:
+                self.need("tokenizers", f"signals.{name}")
             with self.noting(f"signals.{name}"):
                 bound = signal.for_policy(self.policy, rollouts)
                 bound.check(rollouts, {needed: self._planned_input(needed) for needed in bound.inputs})
@@ -238,8 +247,7 @@ class _Check:
         with self.noting("train"):
             local_folder(self.run.url, name="the run's folder")
         for package, needed in _trainer_packages(options).items():
-            with self.noting(needed):
-                require(package, needed)
+            self.need(package, needed)
         if options.kl_coef > 0 and self.config.shape.reference is None:
             self.problems.append(
                 f"train.kl_coef is {options.kl_coef:g}, but shape.reference names no logprobs signal; name one, or "

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar
 
+from pass_ops.extras import missing_extra
 from pass_ops.importing import load_object, source_digest
 from pass_ops.shards import DatasetSpec
 from pipelines.signals.base import SignalBase, SignalOptionError
@@ -53,9 +54,7 @@ class CallingSignal(SignalBase):
             try:
                 found[library] = version(library)
             except PackageNotFoundError as error:
-                raise SignalOptionError(
-                    f"{self._target} needs the library {library}, which is not installed: install the extra `verifiers`"
-                ) from error
+                raise missing_extra(error, self._target) or error from error
         return found
 
     def _call(self, calls: Sequence[tuple[Any, ...]], *, adapter: str, options: Mapping[str, Any]) -> list[CallResult]:

@@ -10,6 +10,7 @@ import re
 from functools import cache
 from typing import Any
 
+from pass_ops.extras import require
 from pipelines.verifiers.base import Verdict, listed_strings
 
 _DOLLAR = re.compile(r"(?<!\\)\$")
@@ -75,10 +76,7 @@ def _in_a_box(answer: str) -> str:
 
 @cache
 def _library() -> tuple[Any, Any]:
-    try:
-        from math_verify import parse, verify
-    except ImportError as error:
-        raise ImportError(f"{error}: the verifier `math` needs the extra `verifiers` (math-verify)") from error
+    library = require("math_verify", "the verifier `math`")
     # It warns about switched-off limits and about every answer it cannot parse.
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    return parse, verify
+    return library.parse, library.verify

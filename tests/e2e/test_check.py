@@ -90,9 +90,10 @@ def test_another_vocabulary_is_told_by_its_first_token(project, tiny_model_facto
     assert "token id 12 is None there and 'a' here" in found
 
 
-def test_weights_that_are_cut_off_are_found_without_reading_them(project):
+@pytest.mark.parametrize("kept", [20, -1])
+def test_weights_that_are_cut_off_are_found_without_reading_them(project, kept):
     weights = project.folder / "model" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:20])
+    weights.write_bytes(weights.read_bytes()[:kept])
     (found,) = problems(project)
     assert "model.safetensors is not a readable safetensors file" in found
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import make_project
+from tests.e2e.project import make_project
 from tests.e2e.killing import finished
 from trainer.model_folder import weights_digest
 
