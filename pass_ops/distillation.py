@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pass_ops import columns
 from pass_ops.errors import (
-    ColumnTypeError,
     LengthMismatchError,
     NonFiniteError,
     NullValueError,
@@ -27,30 +26,33 @@ from pass_ops.errors import (
     OutputOverflowError,
     ShapingError,
 )
-from pass_ops.ragged import list_array, offsets, one_chunk, ragged
-
-Lists: TypeAlias = "pa.ListArray | pa.ChunkedArray"
+from pass_ops.ragged import list_array, offsets, ragged
 
 
-def opd_scores(*, policy: Lists, teacher: Lists) -> pa.ListArray:
+def opd_scores(*, policy: Any, teacher: Any) -> pa.ListArray:
     """OPD: l_teacher - l_policy for each token.
 
     Args:
         policy: list<float32>, one list per rollout, one log-probability per completion token, 0.0 where masked; a null
-            list where they could not be computed.
+            list where they could not be computed. A pyarrow array, or anything with `__arrow_c_stream__` (a polars or
+            pandas Series). float64 is rounded to float32.
         teacher: the same of the teacher.
 
     Returns:
         list<float32> of the same lengths; null where one of the inputs is null. Arithmetic is float64.
 
     Raises:
-        ShapingError: lengths differ, a null inside a list, NaN or infinity, a difference beyond float32.
+        ColumnTypeError: an input is no list of numbers, or has a float64 value beyond float32.
+        LengthMismatchError: the inputs have different numbers of rollouts or of tokens.
+        NullValueError: a null inside a list.
+        NonFiniteError: NaN or infinity in an input.
+        OutputOverflowError: a score is beyond float32.
     """
     given = _aligned({"policy": policy, "teacher": teacher})
     return given.lists(given.flat("teacher") - given.flat("policy"))
 
 
-def g_opd_scores(*, policy: Lists, base: Lists, teacher: Lists, lam: float = 1.25) -> pa.ListArray:
+def g_opd_scores(*, policy: Any, base: Any, teacher: Any, lam: float = 1.25) -> pa.ListArray:
     """G-OPD (Eq. 5): -[(l_policy - l_base) - lam * (l_teacher - l_base)] for each token.
 
     Computed as (l_teacher - l_policy) + (lam - 1) * (l_teacher - l_base), the same value, so that lam = 1 gives the
@@ -66,7 +68,7 @@ def g_opd_scores(*, policy: Lists, base: Lists, teacher: Lists, lam: float = 1.2
         As `opd_scores`.
 
     Raises:
-        ShapingError: as `opd_scores`; OptionError where lam is not a finite number.
+        OptionError: lam is not a finite number. And as `opd_scores`.
     """
     if isinstance(lam, bool) or not isinstance(lam, (int, float)) or not math.isfinite(lam):
         raise OptionError(f"option lam: expected a finite number, got {lam!r}; the paper uses 1.25")
@@ -105,7 +107,7 @@ class _Aligned:
         )
 
 
-def _aligned(inputs: dict[str, Lists]) -> _Aligned:
+def _aligned(inputs: dict[str, Any]) -> _Aligned:
     arrays = {name: _lists(name, given) for name, given in inputs.items()}
     (first, *others) = arrays
     for name in others:
@@ -133,13 +135,8 @@ def _aligned(inputs: dict[str, Lists]) -> _Aligned:
     return aligned
 
 
-def _lists(name: str, given: Lists) -> pa.ListArray:
-    array = one_chunk(given) if isinstance(given, pa.ChunkedArray) else given
-    if not isinstance(array, pa.Array):
-        raise ColumnTypeError(
-            f"{name} is {type(given).__name__}, expected a pyarrow list<float32> array; pass table['logprobs'], say"
-        )
-    array = columns.to_type(array, columns.LIST_OF_FLOAT32, name=name)
+def _lists(name: str, given: Any) -> pa.ListArray:
+    array = columns.to_type(columns.to_array(given, name=name), columns.LIST_OF_FLOAT32, name=name)
     row = columns.first_null_in_lists(array)
     if row is not None:
         raise NullValueError(

@@ -108,8 +108,7 @@ ESTIMATORS: dict[str, Callable[[Rollouts, ShapingConfig], Chunks]] = {
 def _one_chunk(rollouts: Rollouts, advantage_R: np.ndarray) -> Chunks:
     """One chunk a rollout, with this advantage."""
     output = Output(rollouts, chunks=0, per_token=False)
-    for _ in blocks.split(output):
-        pass  # only the masks are needed: which rows are trainable
+    blocks.read_masks(output, 0, len(rollouts))  # which rows are trainable
     lengths_R = rollouts.mask.lengths_R
     some_R = lengths_R > 0
     with np.errstate(over="ignore"):  # refused in the next line

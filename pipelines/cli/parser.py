@@ -55,6 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return DONE if code is None else int(code)
 
 
+class _Version(argparse.Action):
+    """Prints what is installed and what holds the programs that a model writes."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from pipelines.verifiers.sandbox import active_isolation
+
+        parser.exit(message=f"passrl {version('passrl')}\nprograms of a model: {active_isolation()}\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line as one parser."""
     parser = argparse.ArgumentParser(
@@ -62,7 +71,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="PASS: reshape any scalar step signal into per-chunk advantages, offline, in Parquet.",
         epilog="Unknown flags after -- go to the Beam runner. Exit codes: 0 done, 1 failed, 2 wrong usage or input.",
     )
-    parser.add_argument("--version", action="version", version=f"passrl {version('passrl')}")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="show the version, and what holds a model's programs"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run_commands(commands)
     _add_stage_commands(commands)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pass_ops.shards.sampling import cuts
 from pipelines.engines.errors import (
     EngineDead,
     EngineOptionError,
@@ -83,7 +84,7 @@ class Sampling:
     def truncated(self) -> bool:
         """Whether the distribution is cut or bent: full-vocabulary logprobs are then not the behaviour's."""
         bent = any(name not in ENDING_PARAMETERS for name in self.extra)
-        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0 or bent
+        return bent or bool(cuts(asdict(self)))
 
     def as_options(self) -> dict[str, Any]:
         """Its options by name, `extra` only where it says something."""

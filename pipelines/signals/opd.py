@@ -12,15 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from pass_ops import g_opd_scores, opd_scores
-from pass_ops.shards import DatasetSpec
+from pass_ops.ragged import ragged
+from pass_ops.shards import DatasetSpec, SamplingFacts
 from pipelines.signals.base import Row, SignalInputError, SignalOptionError, sidecar
 from pipelines.signals.stepwise import StepwiseSignal
 
@@ -75,7 +74,7 @@ class OpdSignal(StepwiseSignal):
             if kind != "logprobs":
                 raise SignalInputError(f"{role}: the signal {name!r} is of kind {kind}; give one of kind logprobs")
         sampling = rollouts.carried.get("sampling") or {}
-        if self.policy is None and not _full_vocabulary_at_one(sampling):
+        if self.policy is None and not SamplingFacts.of(sampling).full_vocabulary_at_one:
             raise SignalInputError(
                 f"the rollouts were sampled with {dict(sampling)}: their behavior_logprobs are not those of "
                 "temperature 1 over the "
@@ -94,8 +93,9 @@ class OpdSignal(StepwiseSignal):
         known = pa.array(np.flatnonzero([text is None for text in lacking]))
         columns = {role: inputs[name]["logprobs"].take(known) for role, name in roles.items()}
         columns.setdefault("policy", rollouts["behavior_logprobs"].take(known))
-        scores = iter(_rows_of(self._per_token(columns)))
-        rows = [Row("no_input", text) if text else Row(values={"process_scores": next(scores)}) for text in lacking]
+        scores = ragged(self._per_token(columns))
+        found = (scores.row(row) for row in range(len(known)))
+        rows = [Row("no_input", text) if text else Row(values={"process_scores": next(found)}) for text in lacking]
         if self.per == "step":
             rows = [_summed(row, steps.ends) for row, steps in zip(rows, self.cut(rollouts), strict=True)]
         return sidecar(self.kind, rollouts, rows)
@@ -119,19 +119,9 @@ class GOpdSignal(OpdSignal):
         return g_opd_scores(policy=arrays["policy"], base=arrays["base"], teacher=arrays["teacher"], lam=self.lam)
 
 
-def _full_vocabulary_at_one(sampling: Mapping[str, Any]) -> bool:
-    off = {"temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0}
-    return all(sampling.get(name) == value for name, value in off.items())
-
-
 def _lacking(roles: Mapping[str, str], statuses: Mapping[str, str]) -> str | None:
     """Which inputs of a row are null and why; None where none is."""
     return "; ".join(f"{role}: {statuses[name]}" for role, name in roles.items() if statuses[name] != "ok") or None
-
-
-def _rows_of(lists: pa.ListArray) -> list[NDArray[np.float32]]:
-    offsets, values = lists.offsets.to_numpy(), lists.values.to_numpy()
-    return [values[start:stop] for start, stop in pairwise(offsets.tolist())]
 
 
 def _summed(row: Row, ends: Sequence[int]) -> Row:

@@ -1,17 +1,21 @@
-"""Verifier `exact`: the whole completion, white space around it aside, is the reference answer."""
+"""Verifier `exact`: all that follows the reasoning, white space around it aside, is the reference answer. Stdlib only."""
 
 from __future__ import annotations
 
+from pipelines.verifiers.answers import Reasoning, after_reasoning
 from pipelines.verifiers.base import Verdict
 
 
-def verify(text: str, answer: str, *, ignore_case: bool = False) -> Verdict:
+def verify(text: str, answer: str, *, ignore_case: bool = False, reasoning: Reasoning = "skip") -> Verdict:
     r"""Correct where text and answer are the same string once stripped; an empty completion is unparseable.
+
+    reasoning: `skip` what stands before its end, `required` to have one, or `keep` it (`pipelines.verifiers.answers`).
+    Raises ValueError for an empty reference.
 
     >>> verify(" Paris\n", "Paris").correct
     True
     """
-    found, expected = text.strip(), answer.strip()
+    found, expected = after_reasoning(text, reasoning).strip(), answer.strip()
     if not expected:
         raise ValueError("the reference answer is empty")
     if not found:

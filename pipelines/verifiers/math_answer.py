@@ -1,82 +1,85 @@
-"""Verifier `math`: mathematical answers by value, through the library math-verify (extra `verifiers`).
+r"""Verifier `math`: mathematical answers by value, through the library math-verify (extra `verifiers`).
 
-The library's own time limits use signals, which fail off the main thread: they are off, the pool's limit holds.
+The library parses and compares single expressions. What surrounds that is the project's: which expression of a text is
+the answer (`answers`, `math_places`), in which LaTeX it is given to the parser (`math_text`), and what the library
+calls equal too easily (`math_equal`). The library's own time limits use signals, which fail off the main thread: they
+are off, the pool's limit holds.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 from functools import cache
 from typing import Any
 
 from pass_ops.extras import require
+from pipelines.verifiers.answers import Reasoning, answer_text, last_box
 from pipelines.verifiers.base import Verdict, listed_strings
+from pipelines.verifiers.math_places import final_expression
+from pipelines.verifiers.math_text import in_base, only_text, plain, readings
 
-_DOLLAR = re.compile(r"(?<!\\)\$")
-_MONEY = re.compile(r"\\\$|\\!\s*")
-_BOX = "\\boxed{"
+#: characters beyond which an answer is compared as text: no answer is as long, and sympy would take for ever
+LONGEST_ANSWER = 1000
 
 
-def verify(text: str, answer: str, *, precision: int = 6) -> Verdict:
-    r"""Correct where the text's answer, its last `\boxed{}`, else its last LaTeX or number, equals `answer`.
+def verify(text: str, answer: str, *, precision: int = 6, reasoning: Reasoning = "skip") -> Verdict:
+    r"""Correct where the text's answer, its last `\boxed{}`, else its last formula or number, equals `answer`.
 
     answer: LaTeX or plain, with or without `$`; a JSON list of strings (what a list in a source becomes) is all of them
     together; of a text with a `\boxed{}`, such as a worked solution, the last box counts. precision: decimals to
-    which floats are compared. Raises ValueError where the reference cannot be read.
+    which floats are compared; where these are all zero, digits less 2. reasoning: `skip` what stands before its end,
+    `required` to have one, or `keep` it (`pipelines.verifiers.answers`). Raises ValueError for an empty reference.
 
-    >>> verify("So it is $\\boxed{\\frac{1}{2}}$.", "0.5").correct
+    >>> verify("So it is $\\boxed{\\frac{1}{2}}$", "0.5").correct
     True
     """
-    parse, same = _library()
-    expected = parse(reference(answer), parsing_timeout=None)
-    if not expected:
-        raise ValueError(f"the reference answer {answer[:80]!r} cannot be read as mathematics")
-    span = boxed_span(text)
-    found = parse(text if span is None else _in_a_box(text[slice(*span)]), parsing_timeout=None)
-    if not found:
+    expected = readings(reference(answer)[:LONGEST_ANSWER])
+    if not expected[0]:
+        raise ValueError(f"the reference answer {answer[:80]!r} cannot be read as mathematics: it is empty")
+    text = answer_text(text, reasoning)
+    box = last_box(text)
+    given = final_expression(text) if box is None else box
+    if not given or not given.strip():
         return Verdict(correct=False, unparseable=True)
-    # What sympy cannot compare is not equal: the reference could be read, so the fault is the completion's.
-    return Verdict(
-        correct=bool(same(expected, found, float_rounding=precision, timeout_seconds=None)), extracted=str(found[-1])
-    )
+    if len(given) > LONGEST_ANSWER:
+        return Verdict(correct=False, extracted=given[:LONGEST_ANSWER])
+    found = readings(given)
+    correct = any(_same(one, other, precision=precision) for one in expected for other in found)
+    return Verdict(correct=correct, extracted=found[0])
 
 
 def reference(answer: str) -> str:
-    r"""A reference answer as text that holds one boxed answer.
+    r"""The expression of a reference answer.
 
-    >>> reference("$(-\\infty, 0)$."), reference('["1", "$2$"]'), reference("\\$32,\\!348")
-    ('$\\boxed{(-\\infty, 0)}$', '$\\boxed{1, 2}$', '$\\boxed{32,348}$')
+    >>> reference("$(-\\infty, 0)$."), reference('["1", "$2$"]'), reference("2 + 3 = \\boxed{5}"), reference("So 5\n#### 5")
+    ('$(-\\infty, 0)$', '1, $2$', '5', '5')
     """
-    if (span := boxed_span(answer)) is not None:
-        return _in_a_box(answer[slice(*span)])
-    parts = listed_strings(answer) or [answer]
-    return _in_a_box(", ".join(_DOLLAR.sub("", part).strip().rstrip(".") for part in parts))
+    if (box := last_box(answer)) is not None:
+        return box
+    if "####" in answer:
+        return answer.rpartition("####")[2].strip()
+    return ", ".join(part.strip().rstrip(".") for part in listed_strings(answer) or [answer])
 
 
-def boxed_span(text: str) -> tuple[int, int] | None:
-    r"""Where the content of the last `\boxed{}` begins and ends; None where there is no closed one.
-
-    >>> boxed_span("so $\\boxed{\\frac{1}{2}}$")
-    (11, 22)
-    """
-    start = text.rfind(_BOX) + len(_BOX)
-    depth = 1
-    for at in range(start, len(text) if start >= len(_BOX) else 0):
-        depth += {"{": 1, "}": -1}.get(text[at], 0)
-        if depth == 0:
-            return start, at
-    return None
-
-
-def _in_a_box(answer: str) -> str:
-    """An answer as the library is asked about it: without money signs and thin spaces, which it stumbles over."""
-    return f"${_BOX}{_MONEY.sub('', answer)}}}$"
+def _same(expected: str, found: str, *, precision: int) -> bool:
+    """Whether two tidied answers are the same as text, else by value."""
+    if plain(expected) == plain(found):
+        return bool(plain(found))
+    if only_text(expected) or only_text(found):
+        return False
+    values = in_base(expected), in_base(found)
+    if None not in values:
+        return values[0] == values[1]
+    parse, same = _library()
+    known, given = parse(expected), parse(found)
+    return known is not None and given is not None and bool(same(known, given, precision=precision))
 
 
 @cache
 def _library() -> tuple[Any, Any]:
-    library = require("math_verify", "the verifier `math`")
+    require("math_verify", "the verifier `math`")
+    from pipelines.verifiers.math_equal import parsed, same
+
     # It warns about switched-off limits and about every answer it cannot parse.
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    return library.parse, library.verify
+    return parsed, same

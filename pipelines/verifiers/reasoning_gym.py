@@ -11,33 +11,32 @@ Needs the extra `verifiers`.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from pass_ops.extras import require
+from pipelines.verifiers.answers import Reasoning, answer_text
 from pipelines.verifiers.base import Verdict
 
 # Tasks whose scorers compare the answer with a tuple of tuples, which JSON turns into lists.
 _TUPLE_TASKS = frozenset({"arc_agi", "rearc"})
 # What scorers raise on an answer they cannot read.
 _UNREADABLE = (ValueError, TypeError, LookupError, SyntaxError, ArithmeticError)
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
-def verify(text: str, answer: str, *, task: str | None = None) -> Verdict:
+def verify(text: str, answer: str, *, task: str | None = None, reasoning: Reasoning = "skip") -> Verdict:
     """The reward is the library's score, 0 to 1; correct where it is 1.
 
     The text's answer is what the last <answer></answer> holds, else the whole text, stripped. task: the library's name
-    of the task; None = the one in the entry's metadata. Raises ValueError for an entry or a task it does not know.
+    of the task; None = the one in the entry's metadata. reasoning: `skip` what stands before its end, `required` to have
+    one, or `keep` it (`pipelines.verifiers.answers`). Raises ValueError for an entry or a task it does not know.
     """
     entry = _entry(answer)
     name = task or entry["metadata"].get("source_dataset")
     if not isinstance(name, str):
         raise ValueError("the entry's metadata name no source_dataset; set the option task to the library's task")
-    tagged = _TAGGED.findall(text)
-    found = (tagged[-1] if tagged else text).strip()
+    found = answer_text(text, reasoning).strip()
     if not found:
         return Verdict(correct=False, unparseable=True)
     if name in _TUPLE_TASKS:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import re
 
+from pipelines.verifiers.answers import Reasoning, after_reasoning
 from pipelines.verifiers.base import Verdict
 
 
-def verify(text: str, answer: str, *, pattern: str, ignore_case: bool = False) -> Verdict:
+def verify(
+    text: str, answer: str, *, pattern: str, ignore_case: bool = False, reasoning: Reasoning = "skip"
+) -> Verdict:
     r"""Correct where the last match of pattern (its first group, where it has one) is the answer, both stripped.
+
+    reasoning: `skip` what stands before its end, `required` to have one, or `keep` it (`pipelines.verifiers.answers`).
+    Raises ValueError for an empty reference.
 
     >>> verify("a+9=66\nA66", "66", pattern=r"(?:\A|\n)A(\d\d)\Z").correct
     True
@@ -16,8 +22,10 @@ def verify(text: str, answer: str, *, pattern: str, ignore_case: bool = False) -
     expected = answer.strip()
     if not expected:
         raise ValueError("the reference answer is empty")
-    matches = list(re.finditer(pattern, text))
-    if not matches or (found := matches[-1][1 if matches[-1].re.groups else 0]) is None:
+    last = None
+    for match in re.finditer(pattern, after_reasoning(text, reasoning)):
+        last = match
+    if last is None or (found := last[1 if last.re.groups else 0]) is None:
         return Verdict(correct=False, unparseable=True)
     found = found.strip()
     same = found.casefold() == expected.casefold() if ignore_case else found == expected

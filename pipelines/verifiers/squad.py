@@ -1,50 +1,66 @@
-"""Verifier `squad`: short answers by exact match or token F1 under SQuAD's normalization.
+"""Verifier `squad`: short answers by exact match or token F1 under SQuAD's normalization. Stdlib only.
 
 Source: Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text" (arXiv 1606.05250), evaluation
-script v1.1; yes/no/noanswer as in HotpotQA's (arXiv 1809.09600).
+script v1.1; the F1 of yes/no/noanswer as in HotpotQA's (arXiv 1809.09600).
 """
 
 from __future__ import annotations
 
+import json
 import re
 import string
 from collections import Counter
 from typing import Literal
 
+from pipelines.verifiers.answers import Reasoning, answer_text, last_box
 from pipelines.verifiers.base import Verdict, listed_strings
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_STYLED = re.compile(r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf) ?\{([^{}]*)\}")
 _CLOSED = frozenset({"yes", "no", "noanswer"})
 
 
-def verify(text: str, answer: str, *, reward: Literal["exact", "f1"] = "exact", marker: str = "Answer:") -> Verdict:
+def verify(
+    text: str,
+    answer: str,
+    *,
+    reward: Literal["exact", "f1"] = "exact",
+    marker: str = "Answer:",
+    reasoning: Reasoning = "skip",
+) -> Verdict:
     r"""Correct where the normalized answers are the same string; with reward = "f1" the reward is the token F1.
 
-    The text's answer is the line after the last `marker` (letter case aside), else the whole text. answer: one string,
-    or a JSON list of accepted strings, of which the best counts.
+    The text's answer is the line after the last `marker` (letter case aside), else the whole text; of it, what a
+    `\boxed{}` holds. answer: one string, a JSON list of accepted strings, of which the best counts, or SQuAD's own
+    {"text": [..]}. An accepted string of which normalization leaves nothing ("A", "+") is compared as it is written.
+    reasoning: `skip` what stands before its end, `required` to have one, or `keep` it (`pipelines.verifiers.answers`).
 
     >>> verify("It was built in Paris.\nAnswer: the Eiffel Tower.", "Eiffel Tower").correct
     True
     """
     if reward not in ("exact", "f1"):
         raise ValueError(f"reward is {reward!r}; choose exact or f1")
-    expected = [normalize(one) for one in listed_strings(answer) or [answer]]
-    if not any(expected):
-        raise ValueError(f"the reference answer {answer[:80]!r} is empty once normalized")
-    extracted = final_answer(text, marker=marker)
+    accepted = [one for one in _accepted(answer) if one.strip()]
+    if not accepted:
+        raise ValueError(f"the reference answer {answer[:80]!r} is empty")
+    extracted = final_answer(text, marker=marker, reasoning=reasoning)
     found = normalize(extracted)
-    if not found:
+    if not found and all(map(normalize, accepted)):
         return Verdict(correct=False, unparseable=True)
-    correct = found in expected
-    best = max(token_f1(found, one) for one in expected) if reward == "f1" else float(correct)
-    return Verdict(correct=correct, reward=best, extracted=extracted)
+    scores = [_score(extracted, one, f1=reward == "f1") for one in accepted]
+    correct = any(_score(extracted, one, f1=False) for one in accepted)
+    return Verdict(correct=correct, reward=max(scores), extracted=extracted)
 
 
-def final_answer(text: str, *, marker: str) -> str:
-    """What follows the last marker on its line, else the whole text, stripped."""
-    at = text.casefold().rfind(marker.casefold()) if marker else -1
-    return (text[at + len(marker) :].lstrip().partition("\n")[0] if at >= 0 else text).strip()
+def final_answer(text: str, *, marker: str, reasoning: Reasoning = "skip") -> str:
+    """What follows the last marker on its line, else the whole text; of it the last box; stripped."""
+    text = answer_text(text, reasoning)
+    ends = [found.end() for found in re.finditer(re.escape(marker), text, re.IGNORECASE)] if marker else []
+    if ends:
+        text = text[ends[-1] :].lstrip(" \t\r\n*_").partition("\n")[0]
+    box = last_box(text)
+    return (text if box is None else _STYLED.sub(r"\1", box)).strip()
 
 
 def normalize(text: str) -> str:
@@ -63,3 +79,20 @@ def token_f1(found: str, expected: str) -> float:
     words, wanted = found.split(), expected.split()
     common = sum((Counter(words) & Counter(wanted)).values())
     return 2 * common / (len(words) + len(wanted)) if common else 0.0
+
+
+def _accepted(answer: str) -> list[str]:
+    try:
+        loaded = json.loads(answer)
+    except ValueError:
+        loaded = None
+    if isinstance(loaded, dict) and isinstance(loaded.get("text"), list):
+        return [str(one) for one in loaded["text"]]
+    return listed_strings(answer) or [answer]
+
+
+def _score(extracted: str, accepted: str, *, f1: bool) -> float:
+    found, expected = normalize(extracted), normalize(accepted)
+    if not expected:  # an article or punctuation is the answer
+        return float(" ".join(extracted.lower().split()).rstrip(".") == " ".join(accepted.lower().split()).rstrip("."))
+    return token_f1(found, expected) if f1 else float(found == expected)

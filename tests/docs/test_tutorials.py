@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import shutil
 import subprocess
-import sys
+from contextlib import redirect_stdout
+
+import pytest
 
 from pipelines.cli import main
-from tests.docs.pages import DOCS, ROOT, blocks
+from tests.docs.pages import DOCS, PAGES, ROOT, blocks, name
 
 TAKING_A_CONFIGURATION = {"run", "rounds", "generate", "score", "shape", "sweep"}
 ENGINE = ["--set", "engine.kind=recorded", "--set", "engine.recording=synthetic:3"]
@@ -39,17 +42,39 @@ def run(line, folder):
     assert main([*words[1:], *more]) == expected, line
 
 
-def test_the_tutorials_on_data_and_signals_run(tmp_path, monkeypatch, capsys):
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory):
+    """The folder after both tutorials, and what their commands printed."""
+    folder = tmp_path_factory.mktemp("reader")
     policy = "pipelines/demo/assets/policy"
-    shutil.copytree(ROOT / policy, tmp_path / policy)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "mine"), str(ROOT)]))
-    monkeypatch.syspath_prepend(tmp_path / "mine")
-    follow(DOCS / "tutorials" / "own-data.md", tmp_path)
-    follow(DOCS / "tutorials" / "own-signal.md", tmp_path)
-    assert "runs/mine: clean" in capsys.readouterr().out
-    assert {"shaped", "shaped-k1", "shaped-padding", "shaped-confidence"} <= {
-        folder.name for folder in (tmp_path / "runs" / "mine" / "round-000").iterdir()
-    }
-    assert (tmp_path / "runs" / "mine-rounds" / "round-001" / "policy").is_dir()
-    sys.modules.pop("confidence", None)
+    shutil.copytree(ROOT / policy, folder / policy)
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.chdir(folder)
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(folder / "mine"), str(ROOT)]))
+        patch.syspath_prepend(folder / "mine")
+        follow(DOCS / "tutorials" / "own-data.md", folder)
+        follow(DOCS / "tutorials" / "own-signal.md", folder)
+    return folder, printed.getvalue()
+
+
+def test_the_tutorials_on_data_and_signals_run(followed):
+    folder, printed = followed
+    assert "runs/mine: clean" in printed
+    made = {path.name for path in (folder / "runs" / "mine" / "round-000").iterdir()}
+    assert {"shaped", "shaped-k1", "shaped-padding", "shaped-confidence"} <= made
+    assert (folder / "runs" / "mine-rounds" / "round-001" / "policy").is_dir()
+
+
+def test_the_training_loop_on_its_page_runs(followed, monkeypatch):
+    ((_, loop),) = blocks(DOCS / "how-to" / "train.md", "python")
+    monkeypatch.chdir(followed[0])
+    names: dict[str, object] = {}
+    exec(loop.replace("models/mine", "pipelines/demo/assets/policy").replace("updates=16", "updates=2"), names)
+    assert isinstance(names["metrics"], dict)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_python_block_is_python(page):
+    for title, body in blocks(page, "python"):
+        compile(body, title or str(page), "exec")

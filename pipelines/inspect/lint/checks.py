@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pass_ops.shards import open_dataset
+from pass_ops.shards import SamplingFacts, open_dataset
 from pipelines.inspect.lint.facts import Facts, gather
 
 Severity = Literal["error", "warning", "info"]
@@ -300,26 +300,22 @@ def _logprobs(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
 
 
 def _mode(facts: Facts) -> Iterator[LintFinding]:
-    sampling = facts.sampling
-    if not facts.counting or "temperature" not in sampling:
+    sampling = SamplingFacts.of(facts.sampling)
+    if not facts.counting or sampling.temperature is None:
         return
-    temperature = float(sampling["temperature"])
-    mode = str(sampling.get("logprobs_mode", "raw_logprobs"))
-    if temperature == 0:
+    if sampling.greedy:
         yield _finding(
             "error", "greedy_sampling", "the rollouts were sampled greedily (temperature 0)",
             "Behaviour log-probabilities of greedy choices give no ratio: sample at a temperature above 0.",
         )  # fmt: skip
-    elif temperature != 1 and mode.startswith("raw"):
+    elif sampling.mixes_temperatures:
         yield _finding(
             "error", "raw_logprobs_at_temperature",
-            f"sampled at temperature {temperature:g}, but {mode} are those before temperature",
+            f"sampled at temperature {sampling.temperature:g}, but {sampling.logprobs_mode} precede temperature",
             "The ratio would mix two temperatures: generate with processed_logprobs.",
         )  # fmt: skip
-    off = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
-    cut = {name: sampling[name] for name, value in off.items() if sampling.get(name, value) not in (value, -1, None)}
-    if cut:
-        listed = ", ".join(f"{name} {value:g}" for name, value in cut.items())
+    if sampling.truncated:
+        listed = ", ".join(f"{name} {value}" for name, value in sampling.truncated.items())
         yield _finding(
             "warning", "truncated_sampling", f"part of the distribution was cut away ({listed})",
             "The ratio to the full-vocabulary policy is biased: sample with top_p 1, top_k 0, min_p 0, or decide with "

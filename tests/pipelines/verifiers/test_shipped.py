@@ -1,4 +1,4 @@
-"""The verifiers math, squad, choice, code and reasoning_gym: golden verdicts, and references that are at fault."""
+"""The verifiers code and reasoning_gym: golden verdicts, and references that are at fault."""
 
 from __future__ import annotations
 
@@ -6,85 +6,7 @@ import json
 
 import pytest
 
-from pipelines.verifiers import choice, code_tests, math_answer, reasoning_gym, squad
-
-
-@pytest.mark.parametrize(
-    ("text", "answer", "correct"),
-    [
-        ("so $\\boxed{\\frac{3}{4}}$.", "0.75", True),
-        ("\\boxed{1} no: \\boxed{2}", "2", True),
-        ("\\boxed{2} no: \\boxed{1}", "2", False),
-        ("It is $x = 5$", "5", True),
-        ("$\\boxed{2\\sqrt{2}}$", "$\\sqrt{8}$", True),
-        ("$\\boxed{\\$18.90}$", "\\$18.90", True),
-        ("$\\boxed{[-2, 7]}$", "[-2,7]", True),
-        ("$\\boxed{(-2, 7)}$", "[-2,7]", False),
-        ("$\\boxed{3, 5}$", '["$5$", "$3$"]', True),
-        ("$\\boxed{3}$", '["$5$", "$3$"]', False),
-        ("so \\boxed{1.6}", "Start: $s=\\frac{45}{3600}=\\boxed{1.6} \\mathrm{~cm}$", True),
-        ("$\\boxed{\\text{Evelyn}}$", "\\text{Evelyn}", True),
-        ("$\\boxed{\\text{Carla}}$", "\\text{Evelyn}", False),
-    ],
-)
-def test_math_compares_by_value(text: str, answer: str, correct: bool) -> None:
-    assert math_answer.verify(text, answer).correct is correct
-
-
-def test_math_text_without_mathematics_is_unparseable_and_such_a_reference_the_datas_fault() -> None:
-    assert math_answer.verify("no idea", "5").unparseable
-    with pytest.raises(ValueError, match="cannot be read as mathematics"):
-        math_answer.verify("5", "")
-
-
-@pytest.mark.parametrize(
-    ("text", "answer", "exact", "f1"),
-    [
-        ("The Eiffel-Tower!", "eiffeltower", 1.0, 1.0),
-        ("Reasons...\nanswer: the Eiffel Tower in Paris\nDone", "Eiffel Tower", 0.0, 2 * 2 / (4 + 2)),
-        ("New York City", '["NYC", "New York"]', 0.0, 0.8),
-        ("NYC", '["NYC", "New York"]', 1.0, 1.0),
-        ("yes it is", "yes", 0.0, 0.0),
-        ("Rome", "Paris", 0.0, 0.0),
-    ],
-)
-def test_squad_exact_match_and_f1(text: str, answer: str, exact: float, f1: float) -> None:
-    assert squad.verify(text, answer).reward == exact
-    assert squad.verify(text, answer, reward="f1").reward == pytest.approx(f1)
-    assert squad.verify(text, answer).correct is (exact == 1.0)
-
-
-def test_squad_unparseable_and_wrong_references() -> None:
-    assert squad.verify("Answer: the", "Paris").unparseable
-    with pytest.raises(ValueError, match="empty once normalized"):
-        squad.verify("Paris", "the")
-
-
-@pytest.mark.parametrize(
-    ("text", "letter"),
-    [
-        ("B", "B"),
-        ("(c)", "C"),
-        ("A is wrong and B is wrong. The answer is (D).", "D"),
-        ("Answer: **B**\nbecause (A) is false", "B"),
-        ("the answer is \\boxed{\\text{C}}", "C"),
-        ("I considered A.\n\nOption C.", "C"),
-        ("It must be (A), or rather (B), I think", "B"),
-        ("A cat and a dog", None),
-        ("The answer is apple", None),
-    ],
-)
-def test_choice_finds_the_letter_that_the_text_settles_on(text: str, letter: str | None) -> None:
-    assert choice.chosen_letter(text, letters="ABCD") == letter
-
-
-def test_choice_verdicts() -> None:
-    assert choice.verify("The answer is B", "(B)").correct
-    assert not choice.verify("The answer is B", "C").correct
-    assert choice.verify("who knows", "C").unparseable
-    with pytest.raises(ValueError, match="names none of the letters"):
-        choice.verify("B", "42")
-
+from pipelines.verifiers import code_tests, reasoning_gym
 
 ADD = "Here:\n```python\ndef add(a, b):\n    return a + b\n```"
 READ = "```py\na, b = map(int, input().split())\nprint(a + b)\n```"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -11,35 +10,6 @@ import pytest
 from pass_ops.importing import load_object, source_digest
 from pipelines.verifiers import VERIFIERS, Verdict, exact, number, regex
 from pipelines.verifiers.base import plain_verdict
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("The answer is 72", "72"),
-        ("She sold 24.\n#### 72", "72"),
-        ("#### 12\nno, wait\n#### 72 clips and 3 more", "72"),
-        ("it costs $1,234.50.", "1234.50"),
-        ("#### -3", "-3"),
-        ("#### −3", "-3"),
-        ("#### $-3", "-3"),
-        ("#### -$3", "-3"),
-        ("10-3", "3"),
-        ("(2+5)-3", "3"),
-        ("= -.5", "-.5"),
-        ("3, 4", "4"),
-        ("1,2", "2"),
-        ("12,3456", "3456"),
-        ("between 3 and 4.", "4"),
-    ],
-)
-def test_the_final_number_of_a_text(text: str, expected: str) -> None:
-    assert number.final_number(text) == Decimal(expected)
-
-
-@pytest.mark.parametrize("text", ["", "no idea", "72 is wrong\n#### none"])
-def test_a_text_without_a_final_number_has_none(text: str) -> None:
-    assert number.final_number(text) is None
 
 
 def test_number_compares_by_value_and_reports_what_it_read() -> None:
@@ -78,6 +48,17 @@ def test_regex_takes_the_first_group_of_the_last_match() -> None:
 def test_an_empty_reference_is_refused(verify) -> None:
     with pytest.raises(ValueError, match="reference answer is empty"):
         verify("x", " ")
+
+
+@pytest.mark.parametrize(
+    "verify", [exact.verify, lambda t, a, **options: regex.verify(t, a, pattern=r"[a-z0-9]+\Z", **options)]
+)
+def test_what_stands_before_the_end_of_the_reasoning_is_not_the_answer(verify) -> None:
+    assert verify("<think>5</think>6", "6").correct
+    assert not verify("<think>5</think>6", "5").correct
+    assert verify("<think>5", "5").unparseable
+    assert verify("6", "6", reasoning="required").unparseable
+    assert verify("6", "6", reasoning="keep").correct
 
 
 def test_format_patterns_match_the_whole_text_or_any_part() -> None:
