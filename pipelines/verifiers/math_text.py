@@ -82,31 +82,7 @@ _WORDS = re.compile(
     r"(?P<unit>(?:[a-zA-Z]{3,}|mm|cm|dm|km|mg|kg|ft|in|mi|yd|oz|lb|lbs|hr|ml|mL|m(?=/s))(?:[ /][a-zA-Z]+)*(?: ?\^ ?\{?\d\}?)?)"
 )
 _NO_UNITS = frozenset(
-    [
-        "and",
-        "or",
-        "mod",
-        "pi",
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "log",
-        "ln",
-        "exp",
-        "sqrt",
-        "if",
-        "for",
-        "when",
-        "percent",
-        "pct",
-        "percentage",
-        "times",
-        "over",
-        "choose",
-    ]
+    "and or mod pi sin cos tan cot sec csc log ln exp sqrt if for when percent pct percentage times over choose".split()
 )
 _AMBIGUOUS = re.compile(r"(?<![\w\\.])(\d+)e([-+]\d)(?![\w.])")
 _SEVERAL = re.compile(r"(?<![\d.^_])\d[\d.]* \d")
@@ -196,3 +172,5 @@ def _without_unit(text: str) -> str:
     if found is None or _NO_UNITS.intersection(re.split(r"[ /.^]+", found["unit"].lower())):
         return text
     return found["value"]
+
+
