@@ -20,7 +20,7 @@ from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest, ModelRef, Re
 from pipelines.engines.base import Engine, EngineOptions, RequestRejected, SampleRequest, Sampling
 from pipelines.engines.environment import engine_environment
 from pipelines.models.folder import ModelFacts, describe_model, model_digest
-from pipelines.parts.loop import PartOutput, PartWork, in_background
+from pipelines.parts.loop import PartOutput, PartWork, Stage, in_background
 from pipelines.parts.operations import Operations
 from pipelines.parts.worker_check import check_worker
 from pipelines.programs.base import single_turn
@@ -76,12 +76,37 @@ def generate(
     """
     from pipelines.parts.job import run_stage
 
+    stage = generate_stage(
+        prompts=prompts,
+        out=out,
+        model=model,
+        engine=engine,
+        options=options,
+        seed=seed,
+        round=round,
+        overwrite=operations.overwrite,
+    )
+    return run_stage(stage, operations)
+
+
+def generate_stage(
+    *,
+    prompts: str,
+    out: str,
+    model: str,
+    engine: EngineOptions,
+    options: GenerateOptions,
+    seed: int = 0,
+    round: int = 0,  # noqa: A002
+    overwrite: bool = False,
+) -> Stage:
+    """What `generate` runs, checked and ready; its dataset is begun. Raises as that does before anything runs."""
     source = shards.open_dataset(prompts)
     engine = replace(engine, logprobs_mode=options.sampling.logprobs_mode)
     spec = generate_spec(source, out=out, model=model, engine=engine, options=options, seed=seed, round=round)
-    dataset = shards.create_dataset(out, spec, overwrite=operations.overwrite)
+    dataset = shards.create_dataset(out, spec, overwrite=overwrite)
     work = GenerateWork(spec=spec, prompts=prompts, model=model, engine=engine, options=options, seed=seed, round=round)
-    return run_stage(dataset, work, operations, runs_model=True, costs=[part.rows for part in source.parts])
+    return Stage(dataset=dataset, work=work, runs_model=True, costs=[part.rows for part in source.parts])
 
 
 def generate_spec(
