@@ -63,6 +63,10 @@ def source_digest(path: str) -> str:
         ImportError: there is no such module, or it has no source file.
     """
     module_name, _ = split_path(path)
+    if module_name == "__main__":
+        raise ImportError(
+            f"{path!r} is defined in the script that runs; other processes cannot import it: put it into a module"
+        )
     try:
         spec = importlib.util.find_spec(module_name)
     except ModuleNotFoundError as error:

@@ -166,12 +166,13 @@ class StageParts(beam.PTransform):
         )
         hints = operations.runner.resources if stage.runs_model else {}
         fresh = longest_first(sorted(set(pending.todo).difference(pending.suspects)), stage.costs)
+        count = beam.CombineGlobally(beam.combiners.CountCombineFn())
         return (
             begin
             | "parts" >> beam.Create([*fresh, SUSPECTS] if pending.suspects else fresh, reshuffle=False)
             | "spread" >> beam.Reshuffle()
             | stage.dataset.spec.stage >> beam.ParDo(driver).with_resource_hints(**hints)
-            | "count" >> beam.CombineGlobally(beam.combiners.CountCombineFn()).without_defaults()
+            | "count" >> (count.without_defaults() if pending.todo else count)  # of nothing: 0, which finalizes too
             | "finalize" >> beam.ParDo(Finalize(stage.dataset, max_reject_rate=operations.max_reject_rate))
         )
 
