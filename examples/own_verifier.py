@@ -64,9 +64,8 @@ def main(folder: str) -> None:
     verdicts = open_dataset(f"{out}/close").read_part(0).to_pylist()
     print(dict(Counter(verdict["verify_status"] for verdict in verdicts)))
     near = [verdict for verdict in verdicts if 0 < verdict["outcome_reward"] < 1]
-    print(
-        f"{len(near)} wrong answers are close; the mean reward is {sum(v['outcome_reward'] for v in verdicts) / len(verdicts):.2f}"
-    )
+    mean = sum(verdict["outcome_reward"] for verdict in verdicts) / len(verdicts)
+    print(f"{len(near)} wrong answers are close; the mean reward is {mean:.2f}")
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run_commands(commands)
+    _add_option_commands(commands)
     _add_stage_commands(commands)
     _add_sft(commands)
     _add_store_commands(commands)
@@ -92,6 +93,14 @@ def _add_run_commands(commands: argparse._SubParsersAction[argparse.ArgumentPars
     rounds = _command(commands, "rounds", "several rounds, each starting from the policy of the one before")
     _config_arguments(rounds)
     rounds.add_argument("--rounds", type=round_count, help="how many (default: run.rounds of the configuration)")
+
+
+def _add_option_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    init = _command(commands, "init", "write a commented configuration to start from")
+    init.add_argument("file", nargs="?", default="passrl.toml", help="a new file (default passrl.toml)")
+    options = _command(commands, "options", "every option with its type, default and meaning")
+    options.add_argument("section", nargs="?", help="only this one: engine, signals.judge, verifiers.math, lint, ...")
+    _command(commands, "schema", "the JSON Schema of a configuration, by which editors complete and check it")
 
 
 def _add_stage_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -25,7 +25,6 @@ from pipelines.runs.progress import Reporter
 from pipelines.runs.rounds import evaluate_start, run_round
 from pipelines.runs.run import Run
 from pipelines.runs.summary import ShapedSummary
-from pipelines.shaped.stage import ShapeOptions
 
 CONFIG = Path(__file__).parent / "demo.toml"
 HELD_OUT_PROMPTS = 300
@@ -102,8 +101,7 @@ def teacher_config(config: RunConfig) -> RunConfig:
     signals = {name: table for name, table in config.signals.items() if name != "execution"}
     signals["teacher"] = {"signal": "logprobs", "model": str(asset_folder("teacher")), "engine": asdict(config.engine)}
     signals["opd"] = {"signal": "opd", "teacher": "teacher"}
-    shape: ShapeOptions = replace(config.shape, process="opd", signal="kl")
-    return replace(config, signals=signals, shape=shape)
+    return replace(config, signals=signals, shape=replace(config.shape, process="opd"))
 
 
 def _row(title: str, summary: ShapedSummary | None, result: EvalResult, train: Mapping[str, float]) -> dict[str, Any]:

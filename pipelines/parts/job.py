@@ -164,7 +164,7 @@ class StageParts(beam.PTransform):
             max_attempts=operations.max_attempts,
             modules=operations.modules,
         )
-        hints = operations.runner.resources if stage.runs_model else {}
+        hints = {str(name): hint for name, hint in operations.runner.resources.items()} if stage.runs_model else {}
         fresh = longest_first(sorted(set(pending.todo).difference(pending.suspects)), stage.costs)
         count = beam.CombineGlobally(beam.combiners.CountCombineFn())
         return (

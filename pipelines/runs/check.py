@@ -26,7 +26,7 @@ from pipelines.rollouts.stage import planned_rollouts
 from pipelines.runs.disk import disk_problem
 from pipelines.runs.lengths import length_problems
 from pipelines.runs.run import Run, round_prompts
-from pipelines.shaped.stage import check_kinds, check_streams
+from pipelines.shaped.stage import check_streams, resolve_signal
 from pipelines.signals.base import Signal
 from trainer.compatibility import check_sampling
 from trainer.model_folder import local_folder
@@ -230,7 +230,7 @@ class _Check:
             check_streams(shape)
         if self.signals:
             with self.noting("shape"):
-                check_kinds(shape, {name: self.signals[name].kind for name in shape.roles})
+                resolve_signal(shape, {name: self.signals[name].kind for name in shape.roles})
         if ":" in shape.estimator:
             with self.noting("shape"):
                 load_estimator(shape.estimator)
