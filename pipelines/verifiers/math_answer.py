@@ -12,6 +12,7 @@ import logging
 from functools import cache
 from typing import Any
 
+from pass_ops.extras import require
 from pipelines.verifiers.answers import Reasoning, answer_text, last_box
 from pipelines.verifiers.base import Verdict, listed_strings
 from pipelines.verifiers.math_places import final_expression
@@ -77,10 +78,9 @@ def _same(expected: str, found: str, *, precision: int) -> bool:
 
 @cache
 def _library() -> tuple[Any, Any]:
-    try:
-        from pipelines.verifiers.math_equal import parsed, same
-    except ImportError as error:
-        raise ImportError(f"{error}: the verifier `math` needs the extra `verifiers` (math-verify)") from error
+    require("math_verify", "the verifier `math`")
+    from pipelines.verifiers.math_equal import parsed, same
+
     # It warns about switched-off limits and about every answer it cannot parse.
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     return parsed, same
