@@ -23,9 +23,7 @@ _NO_PART = (
     r"| ?\\(?!text|q?quad)[A-Za-z]| ?\*(?!\*) ?\w| ?/ ?(?![A-Za-z](?![A-Za-z])))"
 )
 # A and I are words too, and letters only where no other word of their clause follows.
-_NO_WORD = (
-    r"(?! (?!(?:because|since|as|for|by|but|due|given|which|where|with|is|was|and|or|so|if|per|from|at|in)\b)[A-Za-z\d'])"
-)
+_NO_WORD = r"(?! (?!(?:because|since|as|for|by|but|due|given|which|where|with|is|was|and|or|so|if|per|from|at|in)\b)[A-Za-z\d'])"
 _AND = r" ?,? ?(?:\\text\{ ?)?(?:and|or|und|oder|et|ou|y|o|e|и|или|或|和|、|&|/)(?: ?\})? ?"
 _ALONE = r"(?=[ .;:!?。)\]}*_\"'$]{0,8}(?:\n|$))"
 #: "answer" and its relatives in the languages of multilingual benchmarks
@@ -151,6 +149,8 @@ def _patterns(letters: str) -> _Patterns:
             rf"(?:{stop}|{_CLOSE}[.!]?{_CLOSE}$)",
             re.IGNORECASE | re.MULTILINE,
         ),
-        alone=re.compile(rf"{_OPEN}(?:(?:option|choice|A:) )?{_OPEN}(?P<letter>{some}){_CLOSE}[.!]?{_CLOSE}", re.IGNORECASE),
+        alone=re.compile(
+            rf"{_OPEN}(?:(?:option|choice|A:) )?{_OPEN}(?P<letter>{some}){_CLOSE}[.!]?{_CLOSE}", re.IGNORECASE
+        ),
         bracketed=re.compile(rf"(?<![\w\\])(?!\(c\) \d)(?!\(i\))\((?P<letter>{some})\)", re.IGNORECASE),
     )

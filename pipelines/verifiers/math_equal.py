@@ -116,4 +116,3 @@ def _samples(a: Any, b: Any) -> Iterator[tuple[Any, Any]]:
     for shift in (0, 1):
         at = {symbol: _SAMPLES[(index + shift) % len(_SAMPLES)] for index, symbol in enumerate(symbols)}
         yield a.subs(at), b.subs(at)
-

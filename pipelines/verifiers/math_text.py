@@ -172,5 +172,3 @@ def _without_unit(text: str) -> str:
     if found is None or _NO_UNITS.intersection(re.split(r"[ /.^]+", found["unit"].lower())):
         return text
     return found["value"]
-
-

@@ -45,7 +45,9 @@ _REWRITTEN = tuple(
 )
 _APART = re.compile(r"(?<![^\s{(])([-+]) +(?=\$?[\d.])")
 #: what makes the number before it a part of an expression: 2\sqrt{3} is not 2
-_FACTOR = re.compile(r"\s*(?:\\(?:sqrt|pi|times|cdot|frac)|\*(?!\*)|[+/(√π!]|-\s?\d|\^(?!\s?\{?\s?\\circ)|[a-cknx-z](?![a-zA-Z]))")
+_FACTOR = re.compile(
+    r"\s*(?:\\(?:sqrt|pi|times|cdot|frac)|\*(?!\*)|[+/(√π!]|-\s?\d|\^(?!\s?\{?\s?\\circ)|[a-cknx-z](?![a-zA-Z]))"
+)
 
 
 def final_number(text: str, *, marker: str = "####", reasoning: Reasoning = "skip") -> Number | None:

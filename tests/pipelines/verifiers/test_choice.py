@@ -64,6 +64,7 @@ UNNAMED = [
     "x" + "\n" * 700 + "y",
 ]  # fmt: skip
 
+
 @pytest.mark.parametrize(("text", "letter"), NAMED)
 def test_what_names_a_letter(text: str, letter: str) -> None:
     assert chosen_letter(text, letters="ABCDEFGHIJ") == letter

@@ -32,7 +32,9 @@ def value(written: str) -> Fraction:
 
 
 @pytest.mark.parametrize(("written", "meant"), WRITTEN)
-@pytest.mark.parametrize("form", ["#### {}", "so it is {}.", "so \\boxed{{{}}}.", "<answer>{}</answer>", "{}", "$x = {}$"])
+@pytest.mark.parametrize(
+    "form", ["#### {}", "so it is {}.", "so \\boxed{{{}}}.", "<answer>{}</answer>", "{}", "$x = {}$"]
+)
 def test_a_number_means_the_same_wherever_it_stands(form: str, written: str, meant: str) -> None:
     found = final_number(form.format(written))
     assert found is not None
