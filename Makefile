@@ -8,7 +8,7 @@ PACKAGES := pass_ops trainer pipelines
 BEAM_VERSION := $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements/cpu.txt)
 SLOTS ?= 2
 
-.PHONY: install demo test test-deep mutants test-cluster faults flink flink-up flink-down prism check bench bench-% wheel requirements clean
+.PHONY: install demo test test-deep mutants test-cluster faults flink flink-up flink-down prism check docs reference bench bench-% wheel requirements clean
 
 install: $(STAMP)
 
@@ -33,11 +33,11 @@ test-deep: install
 test-cluster: install
 	$(PYTEST) -q tests -m cluster --timeout 1800
 
-# Fifty SIGKILLs on running Flink jobs; at most an hour. Writes the page that tells how it went.
+# Fifty SIGKILLs on running Flink jobs; at most an hour. Writes the page with the results.
 faults: install flink
-	$(BIN)/python -m tests.cluster.faults --report docs/faults.md
+	$(BIN)/python -m tests.cluster.faults --report docs/explanation/measured/faults.md
 
-# The jars of a Flink cluster on this machine (Java 17, Maven), and the cluster itself: docs/flink.md.
+# The jars of a Flink cluster on this machine (Java 17, Maven), and the cluster itself: docs/how-to/flink.md.
 flink: .cache/flink/jars/.fetched
 
 .cache/flink/jars/.fetched: deploy/flink/pom.xml
@@ -57,7 +57,7 @@ prism: .cache/prism/v$(BEAM_VERSION)
 	GOBIN=$(CURDIR)/.cache/prism go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM_VERSION)
 	@touch $@
 
-# One small change to pass_ops at a time: does a test notice? docs/proof.md has the result.
+# One small change to pass_ops at a time: does a test notice? docs/explanation/proof.md has the result.
 mutants: install
 	nice $(BIN)/python tests/mutation/run.py
 
@@ -67,6 +67,14 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(PYTEST) -q --doctest-modules $(PACKAGES)
+
+# The documentation as an offline site in site/. A broken link or a page without a place is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The pages made from the code; tests/docs fails where one is stale.
+reference: install
+	$(BIN)/python docs/generate.py
 
 bench: install
 	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
@@ -84,4 +92,4 @@ requirements: install
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml --extra cpu --extra dev --extra gcp -o requirements/gcp.txt
 
 clean:
-	rm -rf dist build runs .cache
+	rm -rf dist build runs site .cache

@@ -51,7 +51,7 @@ def make_model(folder: Path) -> str:
 
 def write_parts(root: Path, *, prompts: int, per_part: int) -> str:
     """The prompts dataset in parts of `per_part`."""
-    from pipelines.sources import PromptSource, write_prompts
+    from pipelines.prompts.stage import PromptSource, write_prompts
 
     file, out = root / "prompts.jsonl", root / f"prompts-{per_part}"
     file.write_text("".join(json.dumps({"prompt": f"{i}+{7 * i}-{i % 5}=?"}) + "\n" for i in range(prompts)))
@@ -64,8 +64,8 @@ def bare(model: str, prompts: str, group: int) -> Side:
     from pass_ops import shards
     from pipelines.engines.vllm import let_modules_be_scanned, set_environment
     from pipelines.engines.vllm_arguments import engine_arguments
-    from pipelines.models import load_tokenizer
-    from pipelines.stages.generate import derive_seed
+    from pipelines.models.folder import load_tokenizer
+    from pipelines.rollouts.stage import derive_seed
 
     set_environment(ENGINE)  # in process, quiet, off the network, as our engine; before vLLM's first import
     from vllm import LLM, SamplingParams
@@ -100,7 +100,7 @@ def bare(model: str, prompts: str, group: int) -> Side:
 def stage(model: str, root: Path, group: int) -> Side:
     """What runs the generate stage once over the prompts dataset that the command names; seconds and tokens."""
     from pipelines.engines import acquire
-    from pipelines.stages.generate import GenerateOptions, generate
+    from pipelines.rollouts.stage import GenerateOptions, generate
 
     engine = acquire(model, ENGINE)
     options = GenerateOptions(group_size=group, sampling=Sampling(max_tokens=MAX_TOKENS))

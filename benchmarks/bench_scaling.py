@@ -28,10 +28,10 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.rows import prompt_row  # noqa: E402
 from deploy.flink.cluster import CACHE, LocalCluster  # noqa: E402
 from pass_ops import shards  # noqa: E402
+from pipelines.parts.job import run_stage  # noqa: E402
+from pipelines.parts.loop import PartOutput, PartWork, in_background  # noqa: E402
+from pipelines.parts.operations import Operations  # noqa: E402
 from pipelines.runners import RunnerOptions  # noqa: E402
-from pipelines.stages.loop import PartOutput, PartWork, in_background  # noqa: E402
-from pipelines.stages.operations import Operations  # noqa: E402
-from pipelines.stages.parts import run_stage  # noqa: E402
 
 
 class Sleeping(PartWork):

@@ -28,9 +28,9 @@ import pyarrow as pa
 from pass_ops import shards
 from pipelines.demo.arithmetic import ANSWER_PATTERN, FORMAT_PATTERN, PUPIL, Split, make_prompts, solve, write_trace
 from pipelines.demo.assets import asset_folder
-from pipelines.models import describe_model, load_tokenizer
+from pipelines.models.folder import describe_model, load_tokenizer
 from pipelines.signals import Row, SignalBase, sidecar, signal_from_table
-from pipelines.stages.score import score
+from pipelines.signals.stage import score
 
 GROUP = 8
 ROWS_A_PART = 4096

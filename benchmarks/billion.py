@@ -45,7 +45,7 @@ from pass_ops.shards.checks import check_part
 from pass_ops.shards.fingerprint import sha256_bytes
 from pass_ops.shards.schemas import conform, group_bounds
 from pass_ops.shards.tables import group_keys, part_bytes
-from pipelines.stages.shape import ShapeOptions, join_signals
+from pipelines.shaped.stage import ShapeOptions, join_signals
 
 CONFIG = '[prompts]\nsource = "none.jsonl"\n[policy]\nmodel = "none"\n[shape]\n'
 

@@ -5,7 +5,8 @@
     python benchmarks/demo_gain.py --out runs/demo-gain --seeds 0 1 2 --arms "PASS, execution" "GRPO(outcome)"
     python benchmarks/demo_gain.py --out runs/demo-gain --seeds 0
 
-Prints one JSON object a run and writes OUT/table.md: what docs/demo.md holds. A finished run is not repeated.
+Prints one JSON object a run and writes OUT/table.md: what docs/explanation/measured/demo.md holds. A
+finished run is not repeated.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from pass_ops import Weights
-from pipelines.config import RunConfig
 from pipelines.demo.assets import asset_folder
 from pipelines.demo.run import BENCHMARK, demo_config, teacher_config
 from pipelines.engines.base import Sampling
-from pipelines.evaluate import EvalOptions, EvalResult, paired_gain
-from pipelines.progress import Reporter
-from pipelines.rounds import Run, evaluate, evaluate_round, evaluate_start, run_round
+from pipelines.runs.config import RunConfig
+from pipelines.runs.evaluate import EvalOptions, EvalResult, paired_gain
+from pipelines.runs.progress import Reporter
+from pipelines.runs.rounds import Run, evaluate, evaluate_round, evaluate_start, run_round
 
 
 def grpo_config(config: RunConfig) -> RunConfig:

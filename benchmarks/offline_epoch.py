@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from pass_ops.shards import open_dataset
-from pipelines.config import RunConfig
 from pipelines.demo.run import demo_config
-from pipelines.inspect.training import read_trainings, training_rows, training_svg
-from pipelines.progress import Reporter
-from pipelines.rounds import Run, make_rollouts, score_rollouts, shape_rollouts, update_policy
+from pipelines.inspect.views.training import read_trainings, training_rows, training_svg
+from pipelines.runs.config import RunConfig
+from pipelines.runs.progress import Reporter
+from pipelines.runs.rounds import Run, make_rollouts, score_rollouts, shape_rollouts, update_policy
 from trainer import TrainOptions
 
 PROMPTS, GROUP = 625, 8

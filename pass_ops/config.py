@@ -2,47 +2,41 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal, Self
 
 from pass_ops.errors import OptionError
+from pass_ops.importing import load_object, split_path
+from pass_ops.nearest import advice
 
 Signal = Literal["prm", "kl"]
 Operator = Literal["masked_norm", "abs_max", "mean_only", "leave_one_out", "none"]
 
-#: estimators by name; any other is given as an import path `module:function`, see `pass_ops.group`
+#: estimators by name; a function of your own is given by its import path `module:function`, see `pass_ops.group`
 ESTIMATORS = ("pass", "reward_shaping", "grpo_process", "grpo_outcome", "rloo", "dr_grpo", "gdpo", "prime")
 SIGNALS: tuple[Signal, ...] = ("prm", "kl")
 OPERATORS: tuple[Operator, ...] = ("masked_norm", "abs_max", "mean_only", "leave_one_out", "none")
 
-#: those that never read the process signal, and those that read it whatever its weight, for their chunks
+#: those that never read the process signal, and those that always do: their chunks come from it
 WITHOUT_PROCESS = ("grpo_outcome", "rloo", "dr_grpo", "gdpo")
 WITH_PROCESS = ("pass", "reward_shaping", "grpo_process")
-#: those that add streams up, or pool them, before they standardize
+#: those that sum or pool the streams before standardizing
 TOGETHER = ("reward_shaping", "grpo_process", "grpo_outcome")
-#: those whose operator is part of their name
+#: those that bring their own operator
 OWN_OPERATOR: dict[str, Operator] = {"rloo": "leave_one_out", "dr_grpo": "mean_only", "prime": "leave_one_out"}
 
 
 def _set(instance: object, name: str, value: object) -> None:
-    object.__setattr__(instance, name, value)  # normalizing a field of a frozen dataclass while it is being made
-
-
-def _listed(choices: Sequence[str]) -> str:
-    return ", ".join(repr(choice) for choice in choices)
+    object.__setattr__(instance, name, value)  # only from __post_init__, to normalize a field of a frozen dataclass
 
 
 def _choice(value: Any, choices: Sequence[str], *, option: str, others: str = "") -> None:
-    if isinstance(value, str) and value in choices:
-        return
-    near = difflib.get_close_matches(str(value).lower(), choices, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
-    raise OptionError(f"option {option}: unknown value {value!r}; the choices are {_listed(choices)}{others}; {hint}")
+    if not (isinstance(value, str) and value in choices):
+        hint = advice(str(value), choices, listed=True)
+        raise OptionError(f"option {option}: unknown value {value!r}; {hint}{others}")
 
 
 def _number(value: Any, *, option: str, low: float = -math.inf, high: float = math.inf) -> float:
@@ -60,15 +54,13 @@ def _number(value: Any, *, option: str, low: float = -math.inf, high: float = ma
 
 
 class _Options:
-    """Refuses an unknown option by name, as an unknown value is refused, rather than by a TypeError."""
+    """Refuses an unknown option as it does an unknown value: with an OptionError that names the nearest known one."""
 
     def __new__(cls, *_args: Any, **options: Any) -> Self:
         known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
         for name in options:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else "choose one of them"
-                raise OptionError(f"{cls.__name__}: unknown option {name!r}; the options are {_listed(known)}; {hint}")
+                raise OptionError(f"{cls.__name__}: unknown option {name!r}; {advice(name, known)}")
         return super().__new__(cls)
 
 
@@ -90,13 +82,13 @@ class Weights(_Options):
 
     @property
     def total(self) -> float:
-        """W, what a rollout with failed format is multiplied with (Eq. 4)."""
+        """W, the factor on the format score of a rollout that fails the format gate (Eq. 4)."""
         return self.process + self.outcome + self.format
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standardizers(_Options):
-    """One standardization operator for each stream, for estimators that standardize the streams apart.
+    """One standardization operator for each stream, for estimators that standardize the streams separately.
 
     abs_max is meant for KL-style process signals: on 0/1 rewards it gives no negative advantage.
 
@@ -119,7 +111,8 @@ class ShapingConfig(_Options):
 
     Attributes:
         estimator: `pass` (AF, CV, DL), `reward_shaping`, `grpo_process`, `grpo_outcome`, `rloo`, `dr_grpo`, `gdpo`,
-            `prime`, or your own function as "module:function" (`pass_ops.Group` says what it gets and gives).
+            `prime`, or a function of your own as "module:function", imported only when rollouts are shaped
+            (`pass_ops.group` says what it is given and must return).
         signal: `prm`, one score per step with its end, or `kl`, one score per token.
         standardize: operator N(x; S) of all streams, or `Standardizers` (`pass` and `gdpo`; your own function reads
             `config.standardizers`). `rloo`, `dr_grpo` and `prime` bring their own and ignore it.
@@ -133,7 +126,7 @@ class ShapingConfig(_Options):
     `k`, `eta` and `chunk` are read by `pass` and `reward_shaping`; the other named estimators ignore them.
 
     Raises:
-        OptionError: an unknown name, an import path that leads to no function, or a value outside its range.
+        OptionError: an unknown name, a value of another type, or one outside its range.
     """
 
     estimator: str = "pass"
@@ -148,18 +141,17 @@ class ShapingConfig(_Options):
 
     def __post_init__(self) -> None:
         if isinstance(self.estimator, str) and ":" in self.estimator:
-            load_estimator(self.estimator)
+            _check_path(self.estimator)
         else:
-            _choice(
-                self.estimator, ESTIMATORS, option="estimator", others="; your own function is given as module:function"
-            )
+            _choice(self.estimator, ESTIMATORS, option="estimator", others=" (your own is given as module:function)")
         _choice(self.signal, SIGNALS, option="signal")
         if not isinstance(self.standardize, Standardizers):
             _choice(self.standardize, OPERATORS, option="standardize")
         elif self.estimator in TOGETHER:
             raise OptionError(
-                f"option standardize: one operator per stream only works where streams are standardized apart, and "
-                f"estimator {self.estimator!r} standardizes them together; give one of {_listed(OPERATORS)}"
+                f"option standardize: one operator per stream needs streams that are standardized separately, but "
+                f"estimator {self.estimator!r} standardizes them together; "
+                f"choose one of {', '.join(map(repr, OPERATORS))}"
             )
         if not isinstance(self.weights, Weights):
             raise OptionError(
@@ -194,14 +186,27 @@ class ShapingConfig(_Options):
 
 
 def load_estimator(path: str) -> Callable[..., Any]:
-    """The function that the import path `module:function` names. Raises OptionError where it leads to none."""
-    where = f"option estimator: {path!r}"
+    """Import the function that `module:function` names.
+
+    Raises:
+        OptionError: there is no such module or function, or it cannot be called.
+    """
     try:
-        function: object = pkgutil.resolve_name(path)
-    except (ImportError, AttributeError, ValueError) as error:
+        function: object = load_object(path)
+    except (ImportError, ValueError) as error:
         raise OptionError(
-            f"{where} leads nowhere ({error}); give module:function, with the module on the import path"
+            f"option estimator: {path!r} cannot be imported ({error}); "
+            "put the module on the import path (PYTHONPATH), or name another estimator"
         ) from error
     if not callable(function):
-        raise OptionError(f"{where} is {function!r}, which cannot be called; name a function of (group, config)")
+        raise OptionError(
+            f"option estimator: {path!r} is {function!r}, which cannot be called; name a function of (group, config)"
+        )
     return function
+
+
+def _check_path(path: str) -> None:
+    try:
+        split_path(path)
+    except ValueError as error:
+        raise OptionError(f"option estimator: {error}") from None

@@ -1,4 +1,4 @@
-"""The rows of whole groups, read from a table into arrays and checked (pass.md 0 and 0a).
+"""The rows of whole groups, read from a table into arrays and checked (docs/spec/method.md 0 and 0a).
 
 A value that could not be computed is null. A row with a null in a used stream is not *used*: it is in no pool and not
 counted in G. What is wrong rather than missing raises, and names the rollout.
@@ -125,7 +125,7 @@ class Rollouts:
 
 
 def choose_streams(table: pa.Table, config: ShapingConfig) -> Streams:
-    """Decide from the options and the columns present what is read (pass.md 0a).
+    """Decide from the options and the columns present what is read (docs/spec/method.md 0a).
 
     Raises:
         MissingColumnError: a column that is needed is missing.

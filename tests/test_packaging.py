@@ -39,7 +39,7 @@ def test_the_command_line_starts_without_heavy_libraries():
 
 
 def test_reading_a_configuration_starts_no_heavy_library():
-    assert not modules_after("import pipelines.config") & {"apache_beam", "torch", "vllm", "transformers"}
+    assert not modules_after("import pipelines.runs.config") & {"apache_beam", "torch", "vllm", "transformers"}
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu", "gcp"])
@@ -78,7 +78,7 @@ def test_a_wheel_builds_and_its_command_runs_elsewhere(tmp_path):
     helped = run(
         sys.executable,
         "-c",
-        "import sys, pipelines; print(pipelines.__file__); from pipelines.cli import main; main(['--help'])",
+        "import sys, pipelines; print(pipelines.__file__); from pipelines.cli.parser import main; main(['--help'])",
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
     )

@@ -1,7 +1,7 @@
 """From the rollouts of a step to micro-batches of tensors.
 
-Dimensions: _B rows of a forward pass, _S its width, _N the tokens with a loss (unmasked completion tokens) laid end to
-end over the micro-batch, _T the completion tokens of one rollout. Only these N positions reach the vocabulary and the
+Dimensions: _B rows of a forward pass, _S its width, _N the tokens with a loss (unmasked completion tokens) of the
+micro-batch, concatenated, _T the completion tokens of one rollout. Only these N positions reach the vocabulary and the
 loss, so padded and packed layouts share every line after the hidden states.
 """
 
@@ -18,30 +18,33 @@ from torch import Tensor
 from trainer.distributed import ALONE, World
 from trainer.errors import TrainDataError
 from trainer.losses.aggregation import loss_weights
+from trainer.options import Aggregation
 from trainer.stream import Rollout
 
-PAD_ID = 0  # any id: padding is right of every real token, which causal attention therefore never shows it
+PAD_ID = 0  # any id: padding is to the right of every real token, so causal attention never sees it
 
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """One forward pass. select_N: position in [B * S] of the hidden state that predicts each token with a loss."""
+    """One forward pass. select_N: position in [B * S] of the hidden state that predicts each token with a loss.
+
+    prefix_1P: the prompt shared by all rows except its last token, which is not in the rows; None where none is shared.
+    """
 
     input_ids_BS: Tensor  # int64
     position_ids_BS: Tensor | None  # int64, restarting at every rollout; None where rollouts are padded
+    prefix_1P: Tensor | None  # int64
     select_N: Tensor  # int64
     targets_N: Tensor  # int64
     advantages_N: Tensor  # float32
     behavior_N: Tensor  # float32
     old_N: Tensor | None  # float32
     reference_N: Tensor | None  # float32
-    weights_N: Tensor  # float32: what a token's loss is multiplied with before the sum
-    rows_N: Tensor  # int64: which of rollout_ids
+    weights_N: Tensor  # float32: factor of each token's loss in the step's sum
+    rows_N: Tensor  # int64: index into rollout_ids
     rollout_ids: tuple[str, ...]
+    temperature: float  # that the rollouts were sampled at
     real_tokens: int  # without padding
-    prefix_1P: Tensor | None = (
-        None  # int64: the prompt of all rows but for its last token, computed once; not in the rows
-    )
 
     @property
     def fed_tokens(self) -> int:
@@ -49,7 +52,7 @@ class MicroBatch:
         return int(self.input_ids_BS.numel() + (0 if self.prefix_1P is None else self.prefix_1P.numel()))
 
     def to(self, device: torch.device) -> MicroBatch:
-        """The same on a device."""
+        """A copy on a device."""
         moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return MicroBatch(**{**vars(self), **moved})
 
@@ -60,16 +63,16 @@ class StepBatch:
 
     micro_batches: tuple[MicroBatch, ...]
     rollouts: int  # denominators: rollouts of the step
-    tokens: int  # unmasked completion tokens of these
-    dropped_tokens: int  # of these, tokens with a stored log-probability that is not finite
-    masked_rollouts: int  # of these, rollouts that are too long and add nothing
+    tokens: int  # their unmasked completion tokens
+    dropped_tokens: int  # tokens among them whose stored log-probability is not finite
+    masked_rollouts: int  # rollouts among them that are too long and add nothing
     rollout_ids: tuple[str, ...]
 
 
 def plan_micro_batches(lengths_R: NDArray[np.int64], *, budget: int, pack: bool) -> list[NDArray[np.int64]]:
-    """Which rollouts share a forward pass: at most `budget` tokens each, padding counted; a longer one goes alone.
+    """Which rollouts share a forward pass: at most `budget` tokens each, padding included; a longer one goes alone.
 
-    Padded: neighbours in order of length, so that little is padding. Packed: first fit, longest first.
+    Padded: neighbours in order of length, to keep padding small. Packed: first fit, longest first.
     """
     order = np.argsort(-lengths_R, kind="stable")
     if pack:
@@ -98,10 +101,7 @@ def _first_fit(order: NDArray[np.int64], lengths_R: NDArray[np.int64], *, budget
 
 
 def plan_by_prompt(rollouts: Sequence[Rollout], *, budget: int) -> list[NDArray[np.int64]]:
-    """Which rollouts share a forward pass where those of one prompt compute it once: at most `budget` tokens each.
-
-    Padded, neighbours in order of length. Rollouts alone with their prompt are planned by `plan_micro_batches`.
-    """
+    """As `plan_micro_batches`, padded, with the rollouts of one prompt together so that they share its computation."""
     members: dict[bytes, list[int]] = {}
     for r, rollout in enumerate(rollouts):
         members.setdefault(rollout.prompt_ids.tobytes(), []).append(r)
@@ -120,19 +120,19 @@ def build_step(
     rollouts: Sequence[Rollout],
     *,
     masked: Sequence[bool],
-    aggregation: str,
+    aggregation: Aggregation,
     constant: float | None,
     budget: int,
     pack: bool,
     vocabulary_size: int,
+    temperature: float = 1.0,
     share_prompts: bool = False,
     world: World = ALONE,
 ) -> StepBatch:
-    """Micro-batches of one step for this rank. `masked` rollouts count in the denominators and are not fed.
+    """The micro-batches of one step for this rank. `masked` rollouts count in the denominators and are not fed.
 
-    share_prompts: rollouts of one prompt share a forward pass, and the prompt is computed once there.
-
-    Every rank has equally many, the last one perhaps without a token that counts; all else is the whole step's.
+    share_prompts: rollouts of one prompt share a forward pass, which computes the prompt once. Every rank gets the same
+    number of micro-batches, the last one possibly without a token that counts; the other fields are the whole step's.
 
     Raises TrainDataError for a token id outside the vocabulary or an empty prompt.
     """
@@ -143,7 +143,7 @@ def build_step(
         check_ids(rollout, vocabulary_size)
     lengths_R = np.array([len(rollout) for rollout, _ in fed], np.int64)
     kept_R = [kept_tokens(rollout) for rollout, _ in fed]
-    if world.size > 1 and fed:  # work for every rank
+    if world.size > 1 and fed:  # enough micro-batches for every rank
         budget = min(budget, -(-int(lengths_R.sum()) // world.size))
     if share_prompts:
         plan = plan_by_prompt([rollout for rollout, _ in fed], budget=budget)
@@ -155,12 +155,13 @@ def build_step(
             [fed[r][1] for r in chosen],
             [kept_R[r] for r in chosen],
             pack=pack,
+            temperature=temperature,
             share_prompt=share_prompts,
         )
         for chosen in plan[world.rank :: world.size]
     ]
     if len(plan[:: world.size]) > len(batches):
-        batches.append(build_micro_batch([fed[0][0]], [0.0], [kept_R[0][:0]], pack=pack))
+        batches.append(build_micro_batch([fed[0][0]], [0.0], [kept_R[0][:0]], pack=pack, temperature=temperature))
     fed_tokens = sum(int(rollout.mask_T.sum()) for rollout, _ in fed)
     return StepBatch(
         micro_batches=tuple(batches),
@@ -173,7 +174,7 @@ def build_step(
 
 
 def kept_tokens(rollout: Rollout) -> NDArray[np.int64]:
-    """Unmasked completion positions whose stored log-probabilities are finite: the tokens of the numerator."""
+    """Unmasked completion positions whose stored log-probabilities are finite: the tokens that have a loss."""
     kept_T = rollout.mask_T & np.isfinite(rollout.behavior_T)
     for stored_T in (rollout.old_T, rollout.reference_T):
         if stored_T is not None:
@@ -182,7 +183,7 @@ def kept_tokens(rollout: Rollout) -> NDArray[np.int64]:
 
 
 def check_ids(rollout: Rollout, vocabulary_size: int) -> None:
-    """Raises TrainDataError for an empty prompt or an id the policy does not know."""
+    """Raises TrainDataError for an empty prompt or an id outside the policy's vocabulary."""
     if not len(rollout.prompt_ids):
         raise TrainDataError(
             f"Rollout {rollout.rollout_id} has an empty prompt: nothing predicts its first token. Generate with a "
@@ -191,8 +192,8 @@ def check_ids(rollout: Rollout, vocabulary_size: int) -> None:
     for name, ids in (("prompt_token_ids", rollout.prompt_ids), ("token_ids", rollout.token_ids_T)):
         if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= vocabulary_size):
             raise TrainDataError(
-                f"Rollout {rollout.rollout_id}: {name} go from {ids.min()} to {ids.max()}, the policy knows 0 to "
-                f"{vocabulary_size - 1}. These rollouts are another model's; train the policy that made them."
+                f"Rollout {rollout.rollout_id}: {name} go from {ids.min()} to {ids.max()}, but the policy's "
+                f"vocabulary from 0 to {vocabulary_size - 1}. Train the policy that sampled these rollouts."
             )
 
 
@@ -202,11 +203,12 @@ def build_micro_batch(
     kept: Sequence[NDArray[np.int64]],
     *,
     pack: bool,
+    temperature: float,
     share_prompt: bool = False,
 ) -> MicroBatch:
     """One forward pass over these rollouts: a row each, or packed one after another. kept: `kept_tokens` of each.
 
-    share_prompt: a prompt that all of them have is taken out of the rows, but for its last token.
+    share_prompt: a prompt common to all of them is moved from the rows to prefix_1P, except its last token.
     """
     prefix = _shared_prefix(rollouts) if share_prompt else None
     if prefix is not None:
@@ -219,7 +221,7 @@ def build_micro_batch(
         prompt = start + len(rollout.prompt_ids)
         ids[start:prompt] = rollout.prompt_ids
         ids[prompt : start + length] = rollout.token_ids_T
-    # The hidden state one position earlier predicts a token.
+    # A token is predicted by the hidden state one position earlier.
     before_R = [start + len(rollout.prompt_ids) - 1 for rollout, start in zip(rollouts, starts_R, strict=True)]
     positions = np.concatenate([np.arange(length) for length in lengths_R]) if pack else None
     old = [rollout.old_T for rollout in rollouts if rollout.old_T is not None]
@@ -237,13 +239,14 @@ def build_micro_batch(
         weights_N=torch.from_numpy(np.repeat(np.asarray(weights, np.float32), counts_R)),
         rows_N=torch.from_numpy(np.repeat(np.arange(len(rollouts)), counts_R)),
         rollout_ids=tuple(rollout.rollout_id for rollout in rollouts),
+        temperature=temperature,
         real_tokens=int(lengths_R.sum()) + (0 if prefix is None else len(prefix)),
         prefix_1P=None if prefix is None else torch.from_numpy(prefix.astype(np.int64).reshape(1, -1)),
     )
 
 
 def _shared_prefix(rollouts: Sequence[Rollout]) -> NDArray[np.int32] | None:
-    """The prompt of all rollouts without its last token; None where there is no such thing."""
+    """The prompt common to all rollouts without its last token; None where nothing can be shared."""
     first = rollouts[0].prompt_ids
     if len(rollouts) == 1 or len(first) == 1 or any(not np.array_equal(r.prompt_ids, first) for r in rollouts):
         return None

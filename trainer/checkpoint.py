@@ -3,13 +3,12 @@
     STATE/step-00000008/        torch.distributed.checkpoint files
     STATE/step-00000008.json    the marker: step, updates over all rounds, architecture, sha256 of every file
 
-A folder without its marker is not there for anyone. Training draws no random number (the order is a pure function of
-the step, dropout is off), so weights, optimizer state and two counters are all the state there is.
+A folder without its marker is ignored. Training draws no random number (the order is a pure function of the step,
+dropout is off), so weights, optimizer state and two counters are the whole state.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -23,13 +22,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from pass_ops.shards import Store
 from trainer.distributed import World
-from trainer.errors import CorruptStateError, StateMismatchError, StateNotFoundError
-from trainer.lora import base_folder, is_adapter
+from trainer.errors import StateError
+from trainer.model_folder import SAVED_BY_KEYS, sha256_file
 
 STATE_FORMAT = 2
-# Keys of config.json that do not change which weights fit: where or by what it was saved, or in which precision.
-VOLATILE_KEYS = frozenset({"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"})
+# Keys of config.json that do not change which weights fit.
+UNRELATED_KEYS = SAVED_BY_KEYS | {"dtype", "torch_dtype", "use_cache"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,37 +44,15 @@ class Checkpoint:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """All of it or nothing, under its final name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(content, indent=2, sort_keys=True) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
-
-
-def sha256_file(path: Path) -> str:
-    """64 hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def weights_digest(folder: Path) -> str:
-    """sha256 over the names and contents of a model folder's weight files: which weights these are.
-
-    Of an adapter's folder it is that of the adapter's and the base model's.
-    """
-    digests = {file.name: sha256_file(file) for file in sorted(folder.glob("*.safetensors"))}
-    if is_adapter(folder):
-        digests["base"] = weights_digest(base_folder(folder))
-    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+    """Replaces the file in one step; synced to disk. Raises StoreError, an OSError."""
+    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    Store(str(path.parent)).put(path.name, text.encode())
 
 
 def architecture(model: Any) -> dict[str, Any]:
-    """The model's config without what does not decide its weights' names, shapes and use."""
+    """The model's config without the keys that do not affect its weights' names, shapes and use."""
     config = json.loads(model.config.to_json_string(use_diff=False))
-    return {key: value for key, value in config.items() if key not in VOLATILE_KEYS}
+    return {key: value for key, value in config.items() if key not in UNRELATED_KEYS}
 
 
 def save_checkpoint(
@@ -95,7 +73,7 @@ def save_checkpoint(
 
 
 def _make_anew(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed before its marker
+    shutil.rmtree(folder, ignore_errors=True)  # from an attempt killed before its marker
     folder.mkdir(parents=True)
 
 
@@ -104,7 +82,7 @@ def _commit(folder: Path, found: Mapping[str, Any], *, keep: int) -> None:
     files = {file.name: sha256_file(file) for file in sorted(folder.iterdir())}
     write_json(_marker(folder), {"format": STATE_FORMAT, **found, "files": files})
     for old in complete_checkpoints(folder.parent)[:-keep]:
-        _marker(old.folder).unlink()  # the marker first: a folder half removed must not look complete
+        _marker(old.folder).unlink()  # the marker first: a half-removed folder must not look complete
         shutil.rmtree(old.folder)
 
 
@@ -114,29 +92,25 @@ def complete_checkpoints(state: Path) -> list[Checkpoint]:
     for marker in sorted(state.glob("step-*.json")):
         content = json.loads(marker.read_text(encoding="utf-8"))
         if content.pop("format") != STATE_FORMAT:
-            raise StateMismatchError(
-                f"{marker} is of another format than {STATE_FORMAT}; resume it with the version that wrote it."
-            )
+            raise StateError(f"{marker} is not of format {STATE_FORMAT}; resume it with the version that wrote it.")
         found.append(Checkpoint(folder=marker.with_suffix(""), **content))
     return found
 
 
 def newest_checkpoint(state: Path) -> Checkpoint:
-    """The last committed checkpoint; raises StateNotFoundError where there is none."""
+    """The last committed checkpoint. Raises StateError where there is none."""
     found = complete_checkpoints(state)
     if not found:
-        raise StateNotFoundError(f"{state} holds no complete checkpoint; give the train folder of a finished round.")
+        raise StateError(f"{state} holds no complete checkpoint; give the train folder of a finished round.")
     return found[-1]
 
 
 def load_checkpoint(
     checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.Optimizer, world: World
 ) -> None:
-    """Puts a checkpoint's weights and optimizer state in place, whatever the world that wrote it was.
+    """Loads a checkpoint's weights and optimizer state, however many ranks wrote it. The optimizer keeps its options.
 
-    The optimizer keeps its own options.
-
-    Raises StateMismatchError (another architecture, naming the key), CorruptStateError (bytes changed since).
+    Raises StateError where the architecture differs (naming the key) or bytes changed since.
     """
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
@@ -158,7 +132,7 @@ def load_checkpoint(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warning that no process group exists: where there is one process, that is on purpose."""
+    """Suppresses the warning that no process group exists; with one process that is intended."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
@@ -168,8 +142,8 @@ def _check_files(checkpoint: Checkpoint) -> None:
     for name, digest in checkpoint.files.items():
         path = checkpoint.folder / name
         if not path.is_file() or sha256_file(path) != digest:
-            raise CorruptStateError(
-                f"{path} is missing or not what its marker says. Remove {_marker(checkpoint.folder)} to go back to the "
+            raise StateError(
+                f"{path} is missing or differs from its marker. Remove {_marker(checkpoint.folder)} to resume from the "
                 "checkpoint before it."
             )
 
@@ -178,9 +152,9 @@ def _check_architecture(checkpoint: Checkpoint, ours: Mapping[str, Any]) -> None
     theirs = checkpoint.architecture
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
-            raise StateMismatchError(
-                f"State {checkpoint.folder} is of another model: {key} is {theirs.get(key)!r} there and "
-                f"{ours.get(key)!r} in the policy. Train the policy that state was saved with, or start without state."
+            raise StateError(
+                f"State {checkpoint.folder} belongs to another model: {key} is {theirs.get(key)!r} there and "
+                f"{ours.get(key)!r} in the policy. Train the policy it was saved with, or start without state."
             )
 
 

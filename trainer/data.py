@@ -1,4 +1,4 @@
-"""Shaped datasets as the trainer sees them before it reads tokens: a light index of every row, and filters on it.
+"""An index of every row of the data, read from its light columns, and the filters applied to it.
 
 Dimensions: _R rows (rollouts).
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +17,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pass_ops.shards import CompleteDataset
-from trainer.errors import NothingTrainableError, TrainDataError
+from pass_ops.shards.schemas import group_bounds, lengths
+from trainer.errors import TrainDataError
 from trainer.options import TrainOptions
 from trainer.order import Units, form_units
 
@@ -26,7 +28,7 @@ REFERENCE_COLUMN = "reference_logprobs"
 
 @dataclass(frozen=True, kw_only=True)
 class RowIndex:
-    """One entry a row, over all parts of all sources in order. part_R counts through the sources."""
+    """One entry per row, over all parts of all sources in order. part_R numbers the parts across sources."""
 
     part_R: NDArray[np.int64]
     row_R: NDArray[np.int64]  # within its part
@@ -43,7 +45,7 @@ class RowIndex:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What the filters left: rows to order, of these the ones that add nothing (masked_R), and what was dropped."""
+    """What the filters left: units to order, the rows among them that add nothing (masked_R), and counts."""
 
     units: Units
     masked_R: NDArray[np.bool_]  # over all rows of the index: in the denominators, not in the numerator
@@ -51,7 +53,7 @@ class Selection:
 
 
 class TrainData(Protocol):
-    """Rollouts in parts: what the trainer knows of where they come from. `ShapedData`, or `trainer.pairs.PairData`."""
+    """Where rollouts come from: `ShapedData` or `trainer.pairs.PairData`."""
 
     @property
     def places(self) -> tuple[tuple[int, int], ...]:
@@ -59,7 +61,7 @@ class TrainData(Protocol):
 
     @property
     def digests(self) -> list[str]:
-        """What decides the content, for the run's identity."""
+        """Digests that identify the content."""
 
     def read(self, part: int, columns: Sequence[str]) -> pa.Table:
         """Part `part` with these columns of a shaped dataset."""
@@ -73,11 +75,11 @@ class ShapedData:
     """Several sources as one list of parts."""
 
     sources: tuple[CompleteDataset, ...]
-    places: tuple[tuple[int, int], ...] = field(init=False)  # part -> (source, part of that source)
 
-    def __post_init__(self) -> None:
-        places = [(s, i) for s, source in enumerate(self.sources) for i in range(len(source.parts))]
-        object.__setattr__(self, "places", tuple(places))
+    @cached_property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """Part -> (source, part of that source)."""
+        return tuple((s, i) for s, source in enumerate(self.sources) for i in range(len(source.parts)))
 
     @property
     def digests(self) -> list[str]:
@@ -103,7 +105,7 @@ class ShapedData:
 
 
 def build_index(data: TrainData, *, threads: int) -> RowIndex:
-    """Reads the light columns of every part, `threads` parts at a time."""
+    """Reads the light columns of every part, `threads` parts at a time. Raises TrainDataError."""
     with ThreadPoolExecutor(threads) as pool:
         blocks = list(pool.map(lambda part: _index_part(data, part), range(len(data.places))))
     groups = np.cumsum([0] + [int(b["group_R"][-1]) + 1 if len(b["group_R"]) else 0 for b in blocks])
@@ -111,7 +113,7 @@ def build_index(data: TrainData, *, threads: int) -> RowIndex:
         block["group_R"] += groups[part]
     names = ("part_R", "row_R", "group_R", "length_R", "unmasked_R", "round_R", "trainable_R", "zero_R")
     if not blocks:
-        raise NothingTrainableError("The shaped datasets have no parts; there is nothing to train on.")
+        raise TrainDataError("The shaped datasets have no parts; there is nothing to train on.")
     return RowIndex(**{name: np.concatenate([b[name] for b in blocks]) for name in names})
 
 
@@ -121,8 +123,8 @@ def _index_part(data: TrainData, part: int) -> dict[str, NDArray[Any]]:
     return {
         "part_R": np.full(table.num_rows, part, np.int64),
         "row_R": np.arange(table.num_rows, dtype=np.int64),
-        "group_R": _group_numbers(table["group_id"]),
-        "length_R": list_lengths(table["prompt_token_ids"]) + list_lengths(table["loss_mask"]),
+        "group_R": _group_numbers(group_bounds(table["group_id"])),
+        "length_R": lengths(table["prompt_token_ids"]) + lengths(table["loss_mask"]),
         "unmasked_R": unmasked_R,
         "round_R": table["round"].to_numpy().astype(np.int64),
         "trainable_R": table["trainable"].to_numpy().astype(bool) & (unmasked_R > 0),
@@ -130,10 +132,9 @@ def _index_part(data: TrainData, part: int) -> dict[str, NDArray[Any]]:
     }
 
 
-def _group_numbers(group_ids: pa.ChunkedArray) -> NDArray[np.int64]:
-    codes_R: NDArray[np.int64] = group_ids.combine_chunks().dictionary_encode().indices.to_numpy()
-    numbers_R: NDArray[np.int64] = np.cumsum(np.diff(codes_R, prepend=codes_R[:1]) != 0, dtype=np.int64)
-    return numbers_R
+def _group_numbers(bounds_G1: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which group each row belongs to, from the rows at which groups start."""
+    return np.repeat(np.arange(len(bounds_G1) - 1), np.diff(bounds_G1))
 
 
 def _row_counts(lists: pa.ChunkedArray, test: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[np.int64]:
@@ -147,8 +148,8 @@ def _row_counts(lists: pa.ChunkedArray, test: Callable[[NDArray[Any]], NDArray[A
 def select(index: RowIndex, options: TrainOptions, *, context: int) -> Selection:
     """Applies the filters and forms the units.
 
-    Dropped, in this order and counted under these names: untrainable, too_old, zero_advantage, too_long. Raises
-    TrainDataError where a kept rollout is longer than `context`, NothingTrainableError where no row is left.
+    Dropped in this order and counted under these names: untrainable, too_old, zero_advantage, too_long. Raises
+    TrainDataError where a kept rollout is longer than `context`, or no row is left.
     """
     limit = options.max_length or context
     keep_R = index.trainable_R.copy()
@@ -177,7 +178,7 @@ def select(index: RowIndex, options: TrainOptions, *, context: int) -> Selection
 def _check_selection(index: RowIndex, fed_R: NDArray[np.bool_], *, counts: Mapping[str, int], context: int) -> None:
     if not fed_R.any():
         shown = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise NothingTrainableError(f"No rollout is left to train on ({shown}). Check the signals, or loosen a filter.")
+        raise TrainDataError(f"No rollout is left to train on ({shown}). Check the signals, or loosen a filter.")
     longest = int(index.length_R[fed_R].max())
     if longest > context:
         raise TrainDataError(
@@ -186,19 +187,13 @@ def _check_selection(index: RowIndex, fed_R: NDArray[np.bool_], *, counts: Mappi
         )
 
 
-def list_lengths(lists: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
-    """Entries of each list; 0 for a null."""
-    filled = pc.fill_null(pc.list_value_length(lists), 0)
-    return np.asarray(filled.to_numpy(zero_copy_only=False), np.int64)
-
-
 def list_offsets(lists: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
-    """Where each list begins in `list_values`, and the end: one more than there are lists."""
-    return np.concatenate([[0], np.cumsum(list_lengths(lists))]).astype(np.int64)
+    """Where each list starts in `list_values`, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum(lengths(lists))]).astype(np.int64)
 
 
 def list_values(lists: pa.ChunkedArray | pa.Array) -> NDArray[Any]:
-    """The entries of all lists, end to end."""
+    """The entries of all lists, concatenated."""
     flat = pc.list_flatten(lists)
     flat = flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
     return np.asarray(flat.to_numpy(zero_copy_only=False))

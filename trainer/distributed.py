@@ -1,9 +1,9 @@
-"""One process or several under torchrun: who runs, what all agree on, and how the model is sharded over them.
+"""One process or several under torchrun: what the ranks exchange, and how the model is sharded over them.
 
-Nothing is configured: torchrun's environment (RANK, LOCAL_RANK, WORLD_SIZE) says it. One process communicates nothing.
-Every rank reads the data and forms the same steps; of a step it feeds its share of the micro-batches, equally many on
-each rank, because sharded layers are gathered by all ranks together. Rank 0 alone writes, except for
-the shards of the state.
+Nothing is configured: torchrun's environment (RANK, LOCAL_RANK, WORLD_SIZE) decides. A single process communicates with
+nobody. Every rank reads the data and forms the same steps; of each step it feeds its share of the micro-batches, the
+same number on each rank, because all ranks gather the sharded layers together. Only rank 0 writes, except for the
+shards of the state.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """One process among its equals."""
+    """A process: its rank among `size` of them."""
 
     rank: int = 0
     size: int = 1
@@ -34,7 +34,7 @@ class World:
         return self.rank == 0
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's value, by rank, on every rank."""
+        """The values of all ranks, in order of rank, on every rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -42,13 +42,13 @@ class World:
         return values
 
     def agree(self, error: Exception | None) -> None:
-        """Raises the first rank's error on every rank: one that stopped alone would leave the others waiting for it."""
+        """Raises the first error of any rank on every rank; one that stopped alone would leave the others waiting."""
         for found in self.gather(error):
             if found is not None:
                 raise found
 
     def on_main(self, function: Callable[[], T]) -> T:
-        """What `function` returns on rank 0, or raises there, on every rank; the other ranks wait."""
+        """Calls `function` on rank 0; every rank returns its result, or raises its error."""
         if self.size == 1:
             return function()
         result: tuple[T | None, Exception | None] = (None, None)
@@ -65,7 +65,7 @@ class World:
         return value  # type: ignore[no-any-return]
 
     def share(self, items: Sequence[T], filler: T) -> list[T]:
-        """Every size-th item from the rank-th on; `filler` where others have one more."""
+        """Every size-th item from the rank-th on, padded with `filler` to the same number on each rank."""
         rounds = -(-len(items) // self.size)
         padded = [*items, *[filler] * (rounds * self.size - len(items))]
         return padded[self.rank :: self.size]
@@ -76,7 +76,7 @@ ALONE = World()
 
 @contextmanager
 def joined_world(device: str) -> Iterator[World]:
-    """The world of this process. Joins torchrun's process group, unless its caller has, and leaves it at the end."""
+    """The world of this process. Joins torchrun's process group unless the caller has, and leaves it at the end."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield ALONE
@@ -94,11 +94,11 @@ def joined_world(device: str) -> Iterator[World]:
 
 
 def shard(root: nn.Module, model: Any, *, device: torch.device, compute_dtype: torch.dtype) -> None:
-    """FSDP2 over all ranks: each block of `model` alone, what is left with `root`, whose forward is the entry.
+    """FSDP2 over all ranks: each block of `model` separately, the rest with `root`, whose forward is called.
 
-    Each rank holds its share of float32 weights, gradients and optimizer state on `device`. A block is gathered for its
-    forward and its backward pass, in compute_dtype; gradients are summed over ranks in float32, not averaged, since the
-    loss's denominators are the whole step's.
+    Each rank holds its share of float32 weights, gradients and optimizer state on `device`. A block is gathered in
+    compute_dtype for its forward and backward pass; gradients are summed over ranks in float32, not averaged, because
+    the loss's denominators are the whole step's.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -117,5 +117,5 @@ def shard(root: nn.Module, model: Any, *, device: torch.device, compute_dtype: t
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor itself, or of a sharded one all its shards put together; every rank has to call it."""
+    """The tensor with all its shards; every rank must call it."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -1,4 +1,4 @@
-"""What the trainer refuses or stops at. Every class is a PassError and the stdlib class it refines."""
+"""The trainer's errors. Every class is a PassError and the stdlib class it refines."""
 
 from __future__ import annotations
 
@@ -10,51 +10,39 @@ class TrainerError(PassError):
 
 
 class TrainOptionError(TrainerError, ValueError):
-    """A training option has an unknown name, a value outside its range, or clashes with another."""
+    """A training option is unknown, has the wrong type or value, contradicts another, or needs what is missing here."""
 
 
 class TrainDataError(TrainerError, ValueError):
-    """Shaped data cannot be trained on: lengths disagree, ids outside the vocabulary, a missing column."""
+    """The data cannot be trained on: a missing column, lengths that disagree, unknown token ids, nothing left."""
 
 
-class NothingTrainableError(TrainDataError):
-    """After the filters no rollout is left."""
-
-
-class SamplingTreatmentError(TrainDataError):
-    """The stored behaviour log-probabilities do not mean what the ratio needs, and no treatment was chosen."""
+class LossInputError(TrainerError, ValueError):
+    """A loss was given arrays of unequal length or wrong type, or a choice that does not exist."""
 
 
 class PolicyNotFoundError(TrainerError, FileNotFoundError):
-    """The policy folder is no Hugging Face checkpoint on this machine."""
+    """The policy folder holds no Hugging Face checkpoint."""
 
 
 class PolicyMismatchError(TrainerError, ValueError):
-    """The policy, the shaped data and the carried state do not belong together."""
+    """The policy does not belong to the shaped data, or the trainer cannot train its architecture correctly."""
 
 
-class LocalFolderError(TrainerError, ValueError):
-    """A folder the trainer writes to or resumes from is not on a local disk."""
+class AdapterError(TrainerError, ValueError):
+    """An adapter folder cannot be used: it is not LoRA in peft's format, or its base model is missing."""
 
 
-class ExportFolderError(TrainerError, FileExistsError):
-    """The folder for the exported policy holds something else."""
+class RunFolderError(TrainerError, ValueError):
+    """A folder the trainer writes to is not on a local disk, or holds something else."""
 
 
-class StateMismatchError(TrainerError, ValueError):
-    """A training folder or state was made with other data, options or another model."""
-
-
-class StateNotFoundError(TrainerError, FileNotFoundError):
-    """A folder given as state holds no complete checkpoint."""
-
-
-class CorruptStateError(TrainerError, ValueError):
-    """A checkpoint's bytes disagree with its marker."""
+class StateError(TrainerError, ValueError):
+    """A run or checkpoint cannot be continued: incomplete, changed on disk, or made with other data or options."""
 
 
 class TrainingStoppedError(TrainerError, ArithmeticError):
-    """A run was stopped for what its numbers say, its state kept; `rollout_ids` are the rollouts it came from."""
+    """A run stopped at a limit its options set; the state is kept. `rollout_ids` are the rollouts responsible."""
 
     def __init__(self, message: str, *, rollout_ids: tuple[str, ...] = ()) -> None:
         super().__init__(message)
@@ -62,11 +50,7 @@ class TrainingStoppedError(TrainerError, ArithmeticError):
 
 
 class NonFiniteTrainingError(TrainingStoppedError, FloatingPointError):
-    """NaN or infinity in a model output, the loss or a gradient."""
-
-
-class ExplodedTrainingError(TrainingStoppedError):
-    """A ratio or a gradient norm beyond stop_ratio or stop_grad_norm."""
+    """A model output, the loss or a gradient is NaN or infinite."""
 
 
 class DeviceMemoryError(TrainingStoppedError, MemoryError):
@@ -74,8 +58,4 @@ class DeviceMemoryError(TrainingStoppedError, MemoryError):
 
 
 class NotSavedError(TrainerError, OSError):
-    """Nothing can be written any more: the disk is full, or a limit is reached."""
-
-
-class MismatchError(TrainingStoppedError):
-    """The recomputed log-probabilities differ from the sampler's by more than max_mismatch."""
+    """A file could not be written, for example because the disk is full."""

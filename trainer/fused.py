@@ -1,4 +1,4 @@
-"""Log-probabilities by a library's kernel: liger-kernel's output head and cross-entropy in one (Triton, for a GPU).
+"""Log-probabilities by liger-kernel's fused output head and cross-entropy (Triton, for a GPU).
 
 Dimensions: _N tokens with a loss, _D hidden size, _V vocabulary.
 """
@@ -15,12 +15,12 @@ from trainer.errors import PolicyMismatchError, TrainOptionError
 
 
 def check_fused(model: Any, folder: str, device: torch.device) -> None:
-    """Raises TrainOptionError without the library or a GPU, PolicyMismatchError for a head its kernel does not compute.
+    """Raises TrainOptionError without the library or a GPU, PolicyMismatchError for a head the kernel cannot compute.
 
-    The library below 0.8.2 gave wrong gradients of single tokens' losses; pyproject.toml asks for more.
+    Versions before 0.8.2 gave wrong gradients of single tokens' losses; pyproject.toml requires a later one.
     """
     if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise TrainOptionError("head 'fused' is a kernel for a GPU and device is cpu; set head to 'chunked'.")
+        raise TrainOptionError("head 'fused' is a kernel for a GPU, but device is cpu; set head to 'chunked'.")
     try:
         import liger_kernel.transformers.functional  # noqa: F401
     except ImportError as error:
@@ -31,14 +31,14 @@ def check_fused(model: Any, folder: str, device: torch.device) -> None:
     if head is not nn.Linear or getattr(model.config, "final_logit_softcapping", None):
         raise PolicyMismatchError(
             f"{folder} ({type(model).__name__}) has an output head ({head.__name__}) or a cap on its logits that the "
-            "fused kernel does not compute; set head to 'chunked'."
+            "fused kernel cannot compute; set head to 'chunked'."
         )
 
 
 def fused_logprobs(model: Any, hidden_ND: Tensor, targets_N: Tensor, temperature: float) -> Tensor:
-    """Of the targets log softmax(logits / temperature), float32 [N]; the logits of a chunk of tokens exist at a time.
+    """Log softmax(logits / temperature) of the targets, float32 [N]; holds the logits of a chunk of tokens at a time.
 
-    The kernel takes no factor on the logits, so the temperature and an architecture's own factor go into the hidden
+    The kernel takes no factor on the logits, so temperature and the architecture's own factor are applied to the hidden
     state. N must not be 0.
     """
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy

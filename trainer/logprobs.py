@@ -16,10 +16,10 @@ from trainer.fused import fused_logprobs
 
 
 class TokenLogprobs(nn.Module):
-    """Log-probabilities of chosen tokens under a causal language model: all that training asks of it.
+    """Log-probabilities of chosen tokens under a causal language model, all that training needs of it.
 
-    chunk_rows: tokens whose logits exist at a time; where there are more, they are formed again in the backward pass.
-    fused: by the library's kernel (`trainer.fused`), which tells no entropy.
+    chunk_rows: tokens whose logits are held at a time; where there are more, they are recomputed in the backward pass.
+    fused: uses liger-kernel's kernel (`trainer.fused`), which computes no entropy.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class TokenLogprobs(nn.Module):
         *,
         prefix_1P: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """At the temperature, at 1, and the entropy at the temperature: float32, natural log, full vocabulary.
+        """Log-probabilities at the temperature and at 1, and the entropy at the temperature: float32 [N], natural log.
 
-        logprobs = log softmax(logits / temperature)[target]; select_N are positions in [B * S]. prefix_1P: what stands
-        before every row, computed once.
+        logprobs = log softmax(logits / temperature)[target] over the full vocabulary; select_N are positions in
+        [B * S]. prefix_1P: tokens in front of every row, computed once.
         """
         lower = self.compute_dtype != torch.float32
         with torch.autocast(input_ids_BS.device.type, self.compute_dtype) if lower else nullcontext():
@@ -73,7 +73,7 @@ class TokenLogprobs(nn.Module):
         return at_temperature_N, at_one_N, entropy_N
 
     def _hidden(self, input_ids_BS: Tensor, position_ids_BS: Tensor | None, prefix_1P: Tensor | None) -> Tensor:
-        """[B, S, D]. Gradients flow through a prefix's keys and values from all rows."""
+        """[B, S, D]. Gradients flow from all rows into the prefix's keys and values."""
         body = self.model.base_model
         if prefix_1P is None:
             plain: Tensor = body(
@@ -97,7 +97,7 @@ class TokenLogprobs(nn.Module):
 
 
 def head_logits(model: Any, hidden: Tensor) -> Tensor:
-    """The model's logits from its last hidden state, with the transforms some architectures apply after the head."""
+    """The model's logits from its last hidden state, including what some architectures apply after the head."""
     logits: Tensor = model.get_output_embeddings()(hidden)
     config = model.config
     if getattr(config, "logit_scale", None):  # Cohere

@@ -1,43 +1,21 @@
-"""LoRA through peft: which model a policy folder stands for, and the adapter that is trained in its place.
-
-A policy folder may hold an adapter (peft's adapter_config.json and adapter_model.safetensors) instead of a model; its
-`base_model_name_or_path` is then the folder of the model it adapts, absolute or as seen from the adapter's.
-"""
+"""LoRA through peft: the adapter that is trained in place of a model's own weights."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from trainer.errors import PolicyMismatchError, TrainOptionError
+from trainer.model_folder import base_folder, is_adapter
 from trainer.options import TrainOptions
-
-ADAPTER_CONFIG = "adapter_config.json"
-
-
-def is_adapter(folder: str | Path) -> bool:
-    """Whether the folder holds an adapter rather than a model."""
-    return (Path(folder) / ADAPTER_CONFIG).is_file()
-
-
-def base_folder(folder: str | Path) -> Path:
-    """The folder itself, or of an adapter's folder that of the model it adapts."""
-    if not is_adapter(folder):
-        return Path(folder)
-    config = json.loads((Path(folder) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    named = config["base_model_name_or_path"]
-    beside = Path(folder) / named
-    return beside if (beside / "config.json").is_file() else Path(named)
 
 
 def adapted(model: Any, folder: str, options: TrainOptions) -> Any:
-    """`model` with an adapter put into its linear layers, which alone is trained; None where no LoRA is wanted.
+    """`model` with an adapter in its linear layers, which alone is trained; None without LoRA.
 
-    The folder's adapter, else a new one that changes nothing yet (its random half is drawn from options.seed). Raises
-    PolicyMismatchError where the options are of another rank than the folder's adapter, TrainOptionError without peft.
+    The folder's adapter, or a new one that changes no output yet (its random half is drawn from options.seed). Raises
+    PolicyMismatchError where lora_rank is not the rank of the folder's adapter, TrainOptionError without peft.
     """
     if not (options.lora_rank or is_adapter(folder)):
         return None
@@ -62,6 +40,6 @@ def adapted(model: Any, folder: str, options: TrainOptions) -> Any:
     if rank != options.lora_rank:
         raise PolicyMismatchError(
             f"The policy {folder} is a LoRA adapter of rank {rank}, lora_rank is {options.lora_rank}. Set it to {rank} "
-            "to train the adapter on, or merge the adapter into its base and train that."
+            "to continue training the adapter, or merge the adapter into its base and train that."
         )
     return found

@@ -1,28 +1,28 @@
-"""What is written per step, and where.
+"""The numbers written per step.
 
-metrics.jsonl holds one object a step:
+metrics.jsonl holds one object per step:
 
 | key | meaning |
 | --- | --- |
-| step, update, epoch | steps of this call done, optimizer steps over all rounds, epoch (from 0) |
+| step, update, epoch | steps done in this call, optimizer steps over all rounds, epoch (from 0) |
 | loss, policy_loss | what was minimized; its surrogate part |
-| kl | the KL term before its weight, aggregated as the loss; null without a KL term |
-| clip_low, clip_high | share of tokens beyond the clip in the direction of their advantage, below and above |
+| kl | the KL term before its weight, aggregated like the loss; null without a KL term |
+| clip_low, clip_high | share of tokens clipped below (advantage below 0) and above (advantage above 0) |
 | ratio_mean, ratio_min, ratio_p01, ratio_p50, ratio_p99, ratio_max | of exp(logprob - old logprob), over tokens |
 | mismatch | mean over tokens of exp(abs(old - behaviour logprob)), 1 = none; null where old is the behaviour |
 | importance_mean, importance_max | of the importance weights, over tokens; null without them |
 | rejected | share of tokens rejected by their ratio to the sampler |
-| behavior_kl | mean over tokens of r - 1 - log r: how far the policy moved from the sampler (k3) |
+| behavior_kl | mean over tokens of r - 1 - log r: how far the policy is from the sampler (k3) |
 | entropy | mean over tokens, at the sampling temperature, nats; null with head fused, and where no token has a loss |
 | advantage_mean, and _min, _p05, _p50, _p95, _max | over tokens |
 | grad_norm, lr | global norm before clipping; learning rate |
 | rollouts, tokens | the denominators: rollouts of the step, their unmasked tokens |
-| dropped_tokens | tokens left out because a stored log-probability is not finite |
+| dropped_tokens | tokens dropped because a stored log-probability is not finite |
 | masked_rollouts | rollouts masked for their length |
-| fed_tokens, padding | tokens of the forward passes (prompts too), share of them that is padding |
-| seconds, data_wait | of the step; of these waiting for data |
-| tokens_per_second | fed tokens without padding a second |
-| mfu | model FLOPs utilization (`trainer.flops`); null where the device's peak is not known |
+| fed_tokens, padding | tokens of the forward passes (prompts and padding included), share that is padding |
+| seconds, data_wait | duration of the step; the part of it spent waiting for data |
+| tokens_per_second | fed tokens per second, padding excluded |
+| mfu | model FLOPs utilization (`trainer.flops`); null where the device's peak is unknown |
 
 TensorBoard and a tracker get the same numbers under `train/`, at `update`.
 """
@@ -51,7 +51,7 @@ SUMMARY_KEYS = (
 
 
 class StepMetrics:
-    """Gathers what the micro-batches of one step say; everything stays on the device until `finish`."""
+    """Collects the metrics of a step's micro-batches; everything stays on the device until `finish`."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -60,7 +60,7 @@ class StepMetrics:
         self._real = 0
 
     def add(self, batch: MicroBatch, values: Mapping[str, Tensor]) -> None:
-        """One micro-batch: sums over its tokens, and one value a token where a name ends in _N."""
+        """Adds a micro-batch: sums over its tokens, or one value per token where a name ends in _N."""
         for name, value in (*values.items(), ("advantages_N", batch.advantages_N)):
             if name.endswith("_N"):
                 self._values.setdefault(name, []).append(value)
@@ -70,7 +70,7 @@ class StepMetrics:
         self._real += batch.real_tokens
 
     def gathered(self, world: World) -> StepMetrics:
-        """Those of all ranks together."""
+        """The metrics of all ranks together."""
         if world.size == 1:
             return self
         everything = StepMetrics()
@@ -88,9 +88,9 @@ class StepMetrics:
     def finish(
         self, batch: StepBatch, *, seconds: float, data_wait: float, token_share: float | None = None
     ) -> dict[str, Any]:
-        """The step's numbers under the keys of this module's table, except those of the optimizer.
+        """The step's numbers under the keys of this module's table, except the optimizer's.
 
-        token_share: what one token a second uses of the peak (`trainer.flops.token_share`), None where not known.
+        token_share: the share of the peak that one token per second uses (`trainer.flops.token_share`), if known.
         """
         sums = {name: float(value) for name, value in self._sums.items()}
         values = {name: torch.cat(parts).to("cpu", torch.float64).numpy() for name, parts in self._values.items()}
@@ -141,7 +141,7 @@ def _quantiles(name: str, values_N: NDArray[np.float64], wanted: Mapping[str, fl
 
 
 def describe_step(line: Mapping[str, Any], steps: int) -> str:
-    """One line for people; what is absent or 0 is left out."""
+    """One line for people, without what is absent or 0."""
     parts = [f"step {line['step']}/{steps}", f"loss {line['loss']:+.4f}"]
     parts += [f"kl {line['kl']:.4f}"] if line["kl"] is not None else []
     parts += [f"ratio {line['ratio_p01']:.3f} to {line['ratio_p99']:.3f}"] if line["ratio_p01"] is not None else []
@@ -156,14 +156,14 @@ def describe_step(line: Mapping[str, Any], steps: int) -> str:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The steps in metrics.jsonl so far; a last line that was cut off by a kill is left out."""
+    """The steps in metrics.jsonl so far, without a last line cut off by a kill."""
     path = folder / "metrics.jsonl"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def summarize(steps: list[dict[str, Any]]) -> dict[str, float]:
-    """Means over the steps of the main numbers (where given), and totals of tokens, time and what was left out."""
+    """Means over the steps of the main metrics (where given), and totals of counts and time."""
     summary: dict[str, float] = {}
     for key in SUMMARY_KEYS:
         values = [step[key] for step in steps if step[key] is not None]

@@ -1,7 +1,7 @@
-"""Where the numbers of a step are written: metrics.jsonl, TensorBoard, a tracker.
+"""Where the metrics of a step are written: metrics.jsonl, TensorBoard, a tracker.
 
-metrics.jsonl is the record; the others are views of it that can be lost. On resume its lines after the checkpoint are
-cut off and written again; a tracker, which cannot cut, gets no step twice.
+metrics.jsonl is the record; the others are views of it that may be lost. On resume its lines after the checkpoint are
+removed and written again; a tracker, which cannot remove any, gets no step twice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TRACKER_ID = "tracker.json"
 
 
 class MetricsLog:
-    """Everything a run writes its steps to. step, updates: what is done already."""
+    """Everything a run writes its steps to. step, updates: how many are done already."""
 
     def __init__(self, folder: Path, *, step: int, updates: int, options: TrainOptions) -> None:
         self._path = folder / "metrics.jsonl"
@@ -48,7 +48,7 @@ class MetricsLog:
             self._tracker.log(shown, step=values["update"])
 
     def close(self) -> None:
-        """Flushes what the libraries hold."""
+        """Flushes TensorBoard and tracker."""
         if self._events is not None:
             self._events.close()
         if self._tracker is not None:
@@ -56,13 +56,13 @@ class MetricsLog:
 
 
 def _start_tracker(folder: Path, options: TrainOptions) -> Any:
-    """The tracker's module with a run begun, or gone on with: trackio has the calls of wandb."""
+    """The tracker's module with a run started or resumed; trackio has wandb's functions."""
     try:
         tracker = importlib.import_module(options.tracker)
     except ImportError as error:
         raise TrainOptionError(
-            f"tracker is {options.tracker!r}, which is not installed here ({error}). Install "
-            f"passrl[{options.tracker}], or set tracker to 'none'."
+            f"tracker {options.tracker!r} is not installed ({error}). Install passrl[{options.tracker}], or set "
+            "tracker to 'none'."
         ) from error
     place = folder / TRACKER_ID
     if not place.exists():

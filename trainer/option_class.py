@@ -31,7 +31,7 @@ def options(error: type[PassError]) -> Callable[[type[T]], type[T]]:
     """Make a class of annotated fields a frozen, keyword-only options class.
 
     Every value is checked when an instance is made: its type strictly (no number given as text, no fraction for a whole
-    number), its choices and its bounds; infinity and NaN only where the field allows them. `__post_init__` checks what
+    number), its choices and its bounds; infinity only where the field allows it. `__post_init__` checks what
     several fields must agree on, and raises ValueError or a PassError that is one.
 
     Args:
@@ -43,7 +43,7 @@ def options(error: type[PassError]) -> Callable[[type[T]], type[T]]:
         checked = made.__init__
 
         @functools.wraps(checked)
-        def __init__(self: Any, *arguments: Any, **values: Any) -> None:
+        def construct(self: Any, *arguments: Any, **values: Any) -> None:
             if arguments:
                 raise error(f"{cls.__name__}: give its options by name, as {cls.__name__}({_names(made)[0]}=...)")
             try:
@@ -51,7 +51,7 @@ def options(error: type[PassError]) -> Callable[[type[T]], type[T]]:
             except pydantic.ValidationError as refused:
                 raise error(f"{cls.__name__}: " + "\n  ".join(problems(refused, made))) from None
 
-        made.__init__ = __init__  # type: ignore[misc]
+        made.__init__ = construct  # type: ignore[method-assign]
         return typing.cast(type[T], made)
 
     return make

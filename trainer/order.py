@@ -1,7 +1,7 @@
 """Which rollouts form a step: a pure function of (index, options, seed, epoch, step).
 
 Dimensions: _R rows (rollouts) of the index, _U units (groups or single rollouts), _P parts. Nothing here depends on
-the number of workers, on batching or on what was read before, so position is one number: the step.
+the number of workers, on batching or on what was read before, so a position in the data is one number: the step.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Units:
-    """Units in the order of the data: unit u is rows_R[starts_U[u]:starts_U[u + 1]] and lies in part part_U[u]."""
+    """Units in the order of the data: unit u is rows_R[starts_U[u]:starts_U[u + 1]], in part part_U[u]."""
 
     rows_R: IntArray
-    starts_U: IntArray  # one more than there are units
+    starts_U: IntArray  # units + 1
     part_U: IntArray
     tokens_U: IntArray
 
@@ -42,7 +42,7 @@ def form_units(rows_R: IntArray, *, unit_R: IntArray, part_R: IntArray, tokens_R
 
 
 def step_counts(units: int, options: TrainOptions) -> list[int]:
-    """Steps of each epoch: `updates` dealt evenly to the epochs, else ceil(units / batch_size) each."""
+    """Steps of each epoch: `updates` spread evenly over the epochs, else ceil(units / batch_size) each."""
     if options.updates is not None:
         bounds = [options.updates * e // options.epochs for e in range(options.epochs + 1)]
         return [min(b - a, units) for a, b in pairwise(bounds)]
@@ -53,7 +53,7 @@ def epoch_order(units: Units, *, seed: int, epoch: int, shuffle_tokens: int) -> 
     """The units of an epoch in training order.
 
     Parts are shuffled and cut into windows of about shuffle_tokens tokens (at least one part); units are shuffled
-    within a window, so that a reader holds two windows at most. Data that fit one window are shuffled completely.
+    within a window, so that a reader holds at most two windows. Data that fit one window are shuffled completely.
     """
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
     parts_P, start_P = np.unique(units.part_U, return_index=True)
@@ -74,7 +74,7 @@ def epoch_order(units: Units, *, seed: int, epoch: int, shuffle_tokens: int) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One optimizer step: its number in this call of `train`, its epoch, and the rows of the index it holds."""
+    """One optimizer step: its number in this call of `train`, its epoch, and its rows of the index."""
 
     number: int
     epoch: int
@@ -82,7 +82,7 @@ class Step:
 
 
 def all_steps(units: Units, options: TrainOptions) -> list[Step]:
-    """Every step of the call, in order; the steps of an epoch are as equal as they can be, none is empty."""
+    """Every step of the call, in order; an epoch's steps are as equal in size as possible, and none is empty."""
     steps: list[Step] = []
     for epoch, count in enumerate(step_counts(len(units), options)):
         order_U = epoch_order(units, seed=options.seed, epoch=epoch, shuffle_tokens=options.shuffle_tokens)

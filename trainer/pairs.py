@@ -1,8 +1,8 @@
-"""Prompts and completions from Parquet, as the trainer reads shaped data: examples to imitate, of advantage 1.
+"""Prompts and completions from Parquet, presented as shaped data: examples to imitate, of advantage 1.
 
-A file has a column `prompt`, text or a list of messages (role, content), and a column `completion`, text. A prompt that
-is text is encoded as it is, messages by the policy's chat template; the end-of-text token is appended to a completion.
-One row group is one part; a row with a null is not trainable, and counted so.
+A file has a column `prompt`, text or a list of messages (role, content), and a column `completion`, text. Text prompts
+are encoded as they are, messages by the policy's chat template; the end-of-text token is appended to a completion. One
+row group is one part; a row with a null counts as not trainable.
 """
 
 from __future__ import annotations
@@ -19,22 +19,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainer.errors import TrainDataError
-from trainer.lora import base_folder
+from trainer.model_folder import base_folder
 
 COLUMNS = ("prompt", "completion")
 
 
 @dataclass(frozen=True)
 class PairData:
-    """Several files as one list of parts; the same columns as `trainer.data.ShapedData` gives."""
+    """Several files as one list of parts, with the columns of `trainer.data.ShapedData`."""
 
     urls: tuple[str, ...]
-    policy: str  # whose tokenizer encodes them
-
-    @cached_property
-    def places(self) -> tuple[tuple[int, int], ...]:
-        """Part -> (file, row group). Raises TrainDataError where a file lacks a column."""
-        return tuple((f, i) for f, url in enumerate(self.urls) for i in range(_row_groups(url)))
+    policy: str  # its tokenizer encodes them
+    places: tuple[tuple[int, int], ...]  # part -> (file, row group)
 
     @cached_property
     def digests(self) -> list[str]:
@@ -59,6 +55,16 @@ class PairData:
         """Where a part is, for messages."""
         file, group = self.places[part]
         return f"{self.urls[file]}, row group {group}"
+
+
+def open_pairs(pairs: Sequence[str], policy: str) -> PairData:
+    """Raises TrainDataError where a file is missing, is no Parquet file, or lacks a column."""
+    if isinstance(pairs, str):
+        raise TrainDataError(f"pairs is the text {pairs!r}; give a list of Parquet files: [{pairs!r}].")
+    if not pairs:
+        raise TrainDataError("No file of pairs was given; there is nothing to train on.")
+    places = tuple((f, i) for f, url in enumerate(pairs) for i in range(_row_groups(url)))
+    return PairData(tuple(pairs), policy, places)
 
 
 def _table(rows: Sequence[dict[str, Any]], tokenizer: Any, *, prefix: str) -> pa.Table:
@@ -90,15 +96,18 @@ def _prompt_ids(prompt: str | list[dict[str, str]], tokenizer: Any) -> list[int]
 
 
 def _row_groups(url: str) -> int:
-    with fsspec.open(url, "rb") as stream:
-        file = pq.ParquetFile(stream)
-        missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
-        if missing:
-            raise TrainDataError(
-                f"{url} has no column {', '.join(missing)} (it has {', '.join(file.schema_arrow.names)}). Supervised "
-                "training needs the columns prompt and completion; rename yours."
-            )
-        return int(file.num_row_groups)
+    try:
+        with fsspec.open(url, "rb") as stream:
+            metadata = pq.read_metadata(stream)
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        raise TrainDataError(f"{url} cannot be read as a Parquet file: {error}. Give files of pairs.") from error
+    names = metadata.schema.to_arrow_schema().names
+    if missing := [name for name in COLUMNS if name not in names]:
+        raise TrainDataError(
+            f"{url} has no column {', '.join(missing)} (it has {', '.join(names)}). Supervised training needs the "
+            "columns prompt and completion; rename yours."
+        )
+    return int(metadata.num_row_groups)
 
 
 def _sha256(url: str) -> str:

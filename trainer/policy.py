@@ -16,26 +16,26 @@ from torch import Tensor, nn
 
 from trainer.batching import MicroBatch
 from trainer.distributed import ALONE, World, shard, whole
-from trainer.errors import PolicyMismatchError, PolicyNotFoundError, TrainOptionError
+from trainer.errors import PolicyMismatchError, TrainOptionError
 from trainer.fused import check_fused
 from trainer.logprobs import TokenLogprobs, head_logits
-from trainer.lora import adapted, base_folder, is_adapter
+from trainer.lora import adapted
+from trainer.model_folder import base_folder
 from trainer.options import TrainOptions
 
-# What a policy folder holds beside weights and config: copied into the export as it is, so that the next round encodes
+# Files of a policy folder beside weights and config; copied into the export unchanged, so that the next round encodes
 # and samples as this one did.
 COPIED_PATTERNS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
                    "chat_template*", "generation_config.json")  # fmt: skip
 MICRO_BATCH_TOKENS = {"cpu": 2048}  # else 8192
-SHARING_TOLERANCE = 0.05  # nats, bfloat16's rounding included: another mask or position differs by far more
-HEAD_TOLERANCE = 1e-4  # absolute, on logits of a probe: another head than ours differs by far more
+SHARING_TOLERANCE = 0.05  # nats, above bfloat16's rounding and far below what a wrong mask or position causes
+HEAD_TOLERANCE = 1e-4  # absolute, on the logits of a probe; far below what an unknown head causes
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenOutputs:
-    """Per token with a loss, float32: log-probabilities at the sampling temperature and at 1; entropy at the former.
-
-    The entropy is None where the head is fused.
+    """Per token with a loss, float32: log-probabilities at the sampling temperature and at 1; entropy at the former
+    (None with head fused).
     """
 
     logprobs_N: Tensor
@@ -45,7 +45,7 @@ class TokenOutputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """A model ready to be trained: `model` to save and load, `scorer` to run."""
+    """A model ready to be trained: `model` is saved and loaded, `scorer` runs it."""
 
     model: Any
     adapter: Any  # peft's model around `model`; None where every weight is trained
@@ -59,22 +59,22 @@ class Policy:
 
     @property
     def vocabulary_size(self) -> int:
-        """Rows of the embedding: every token id below it can be fed."""
+        """Rows of the embedding: the token ids 0 to vocabulary_size - 1 can be fed."""
         return int(self.model.get_input_embeddings().num_embeddings)
 
     @property
     def context(self) -> int:
-        """Longest sequence the architecture is made for."""
+        """Longest sequence the architecture supports, in tokens."""
         return int(getattr(self.model.config, "max_position_embeddings", None) or 2**31 - 1)
 
-    def token_outputs(self, batch: MicroBatch, *, temperature: float) -> TokenOutputs:
-        """Log-probabilities of the batch's targets (`trainer.logprobs`)."""
+    def token_outputs(self, batch: MicroBatch) -> TokenOutputs:
+        """Log-probabilities of the batch's targets (`trainer.logprobs`); the batch must be on the policy's device."""
         at_temperature, at_one, entropy = self.scorer(
             batch.input_ids_BS,
             batch.position_ids_BS,
             batch.select_N,
             batch.targets_N,
-            temperature,
+            batch.temperature,
             prefix_1P=batch.prefix_1P,
         )
         return TokenOutputs(logprobs_N=at_temperature, logprobs_t1_N=at_one, entropy_N=entropy)
@@ -83,18 +83,13 @@ class Policy:
 def load_policy(folder: str, options: TrainOptions, world: World = ALONE) -> Policy:
     """The model of a Hugging Face folder, float32, dropout off, on the chosen device, sharded over the world.
 
-    Raises PolicyNotFoundError, PolicyMismatchError (an architecture whose logits are not those of its head, or that
-    cannot be packed), TrainOptionError (no such device).
+    Raises PolicyNotFoundError, AdapterError, PolicyMismatchError (an architecture whose logits are not those of its
+    head, or that cannot be packed), TrainOptionError (no such device, a missing package).
     """
     from transformers import AutoModelForCausalLM
 
     base = base_folder(folder)
-    if not (base / "config.json").is_file():
-        adapter_of = f", which the adapter {folder} names as its base," if is_adapter(folder) else ""
-        raise PolicyNotFoundError(
-            f"{base}{adapter_of} is no Hugging Face model folder (it has no config.json); give the policy's."
-        )
-    # Of several ranks each loads into host memory, and is checked there, where flash attention does not run.
+    # With several ranks each loads and checks the model in host memory, where flash attention does not run.
     attention = options.attention if world.size == 1 else "sdpa"
     model = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32, attn_implementation=attention, local_files_only=True
@@ -148,7 +143,7 @@ def _device(name: str) -> torch.device:
 
 
 def _disable_dropout(model: nn.Module) -> None:
-    """A ratio of two policies that differ by dropout noise would not be 1 for unchanged weights."""
+    """With dropout the ratio of new to old policy would not be 1 for unchanged weights."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -163,14 +158,14 @@ def _probe_head(model: Any, folder: str) -> None:
     theirs = model(input_ids=ids, use_cache=False).logits
     if ours.isfinite().all() and theirs.isfinite().all() and (ours - theirs).abs().max() > HEAD_TOLERANCE:
         raise PolicyMismatchError(
-            f"{folder} ({type(model).__name__}) changes its logits after the output embedding in a way the trainer "
-            "does not know; log-probabilities would be wrong. Add its transform to trainer.logprobs.head_logits."
+            f"{folder} ({type(model).__name__}) changes its logits after the output embedding in a way unknown to the "
+            "trainer; log-probabilities would be wrong. Add its transform to trainer.logprobs.head_logits."
         )
 
 
 @torch.no_grad()
 def _probe_packing(model: Any, folder: str, attention: str) -> None:
-    """Changing one packed rollout must not change another."""
+    """Raises PolicyMismatchError where changing one packed rollout changes another."""
     ids = torch.arange(1, 9, device=model.device).remainder(model.get_input_embeddings().num_embeddings).unsqueeze(0)
     other = ids.clone()
     other[0, :4] = ids[0, :4].flip(0)
@@ -187,11 +182,11 @@ def _probe_packing(model: Any, folder: str, attention: str) -> None:
 
 @torch.no_grad()
 def _check_sharing(scorer: TokenLogprobs, folder: str, *, pack: bool, processes: int) -> None:
-    """A prompt computed once must give what it gives in front of every row; of several processes each would need it."""
+    """Raises PolicyMismatchError unless a prompt computed once gives the same as in front of every row."""
     if pack or processes > 1:
         raise TrainOptionError(
-            f"share_prompts goes with padded rows in one process; here layout is {'pack' if pack else 'pad'} in "
-            f"{processes}. Set it to false, or layout to 'pad' and run without torchrun."
+            f"share_prompts needs layout 'pad' and one process; here the layout is {'pack' if pack else 'pad'} and "
+            f"there are {processes} processes. Set it to false, or layout to 'pad', and run without torchrun."
         )
     vocabulary, device = scorer.model.get_input_embeddings().num_embeddings, next(scorer.parameters()).device
     ids = torch.tensor([[1, 2, 3, 4, 5, 1, 2, 3], [1, 2, 3, 4, 5, 3, 2, 1]], device=device).remainder(vocabulary)
@@ -200,16 +195,16 @@ def _check_sharing(scorer: TokenLogprobs, folder: str, *, pack: bool, processes:
     once, _, _ = scorer(ids[:, 4:], None, after, targets, 1.0, prefix_1P=ids[:1, :4])
     if apart.isfinite().all() and not (apart - once).abs().max() <= SHARING_TOLERANCE:
         raise PolicyMismatchError(
-            f"{folder} ({type(scorer.model).__name__}) gives other log-probabilities after a prompt that is "
-            "computed once. Set share_prompts to false."
+            f"{folder} ({type(scorer.model).__name__}) computes other log-probabilities after a shared prompt. Set "
+            "share_prompts to false."
         )
 
 
 def export_policy(policy: Policy, folder: Path, *, dtype: str) -> None:
     """Writes a Hugging Face folder that vLLM loads: safetensors, the policy folder's config and tokenizer files.
 
-    Every rank calls it, rank 0 writes. dtype auto: the one the policy folder's config names, float32 where it names
-    none. The config is copied rather than written anew, so that an engine running the policy can take the new weights
+    Every rank must call it; rank 0 writes. dtype auto: the one in the policy folder's config, float32 where there is
+    none. The config is copied rather than generated, so that an engine running the policy can take the new weights
     without a restart. With LoRA the folder is an adapter in peft's format; auto is then float32.
     """
     base = base_folder(policy.folder)
@@ -236,7 +231,7 @@ def export_policy(policy: Policy, folder: Path, *, dtype: str) -> None:
 
 
 def _whole_weights(policy: Policy, dtype: torch.dtype) -> dict[str, Tensor]:
-    """What is exported, in host memory on rank 0, nothing elsewhere. Tied weights stay one tensor, stored once."""
+    """The exported tensors, in host memory on rank 0 (empty on other ranks). Tied weights stay one tensor."""
     model = policy.adapter or policy.model
     owners = {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
     trained = {name for name, p in model.named_parameters() if p.requires_grad}

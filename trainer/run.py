@@ -2,8 +2,8 @@
 
 OUT/
   _train.json        written first: what this run is; a rerun with anything else is refused
-  metrics.jsonl      one object a step (`trainer.metrics`); tensorboard/, tracker.json: views of it
-  old/               the old policy's log-probabilities while they are needed (`trainer.old`, old_policy "recompute")
+  metrics.jsonl      one object per step (`trainer.metrics`); tensorboard/, tracker.json: views of it
+  old/               the old policy's log-probabilities (`trainer.old_logprobs`) while they are needed
   state/             resumable checkpoints (`trainer.checkpoint`); the last one is carried into the next round
   policy/            the exported Hugging Face folder (or where `export` says)
   _done.json         written last: steps, metrics, digest of the exported weights
@@ -21,36 +21,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils import deterministic
 
 from pass_ops.errors import PassError
-from pass_ops.shards import open_dataset
-from trainer.batching import StepBatch, build_step
-from trainer.checkpoint import (
-    Checkpoint,
-    complete_checkpoints,
-    load_checkpoint,
-    save_checkpoint,
-    weights_digest,
-    write_json,
-)
-from trainer.checks import check_data_and_policy, local_folder, sampling_temperature
-from trainer.claim import begin
-from trainer.data import RowIndex, Selection, ShapedData, TrainData, build_index, select
+from trainer.batching import StepBatch
+from trainer.checkpoint import Checkpoint, complete_checkpoints, load_checkpoint, save_checkpoint, write_json
+from trainer.compatibility import check_data_and_policy, open_shaped, sampling_temperature
+from trainer.data import ShapedData, TrainData
 from trainer.distributed import World, joined_world
-from trainer.errors import CorruptStateError, TrainingStoppedError
+from trainer.errors import StateError, TrainingStoppedError
+from trainer.failures import saved, within_memory
 from trainer.flops import token_share
 from trainer.metrics import StepMetrics, describe_step, read_metrics, summarize
 from trainer.metrics_log import MetricsLog
-from trainer.old import AUDIT, recompute_old
+from trainer.model_folder import weights_digest
+from trainer.old_logprobs import AUDIT
 from trainer.options import TrainOptions
-from trainer.order import Step, all_steps
-from trainer.pairs import PairData
+from trainer.pairs import open_pairs
 from trainer.policy import Policy, export_policy, load_policy
-from trainer.stream import ahead_of_use, stream_steps
-from trainer.trouble import saved, within_memory
+from trainer.run_folder import begin, local_folder
+from trainer.steps import StepPlan, plan_steps, recompute_plan, step_batches
+from trainer.stream import ahead_of_use
 from trainer.update import apply_gradients, backward, learning_rate, make_optimizer
 
 log = logging.getLogger(__name__)
@@ -59,7 +51,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a run left. metrics: `trainer.metrics.summarize` of its steps, and the filters' counts (rows_*)."""
+    """What a run produced. metrics: `trainer.metrics.summarize` of its steps, and the filters' counts (rows_*)."""
 
     policy_dir: str
     steps: int
@@ -80,16 +72,28 @@ def train(
 ) -> TrainResult:
     """One round of updates of `policy` on shaped datasets.
 
-    shaped: dataset URLs. policy: Hugging Face folder. out: local folder of this run; started before with the same
-    arguments it goes on from its last checkpoint, finished it is returned as it is. state: `out` of the round before,
-    whose float32 weights, optimizer state and warm-up count are carried on; `policy` must be what that round exported.
-    policy_digest, vocabulary: the policy's, as generate records them, to be compared with the data's. export: the
-    exported policy's folder, default out/policy. progress: called after each step with (steps done,
-    steps in all, a line that describes the step).
+    Args:
+        shaped: dataset URLs.
+        policy: Hugging Face folder of the model or LoRA adapter to train.
+        out: local folder of this run. Called again with the same arguments, an interrupted run continues from its last
+            checkpoint and a finished one returns its result.
+        state: `out` of the round before, whose float32 weights, optimizer state and warm-up count are carried on;
+            `policy` must be what that round exported.
+        options: everything else; `TrainOptions` documents each field.
+        policy_digest: the policy's, as generate records it, to be compared with the data's.
+        vocabulary: likewise.
+        export: folder of the exported policy, default out/policy.
+        progress: called after each step with (steps done, steps in all, a line that describes the step).
 
-    Raises errors of trainer.errors and pass_ops.errors; TrainingStoppedError stops a run with its state kept.
+    Raises:
+        TrainDataError: the data is not shaped, or not trainable under these options.
+        PolicyNotFoundError, PolicyMismatchError, AdapterError: the policy folder is missing or does not belong here.
+        RunFolderError, StateError: out, state or export is not local, or holds something else.
+        TrainingStoppedError: the run stopped with its state kept: at a limit, at NaN, or out of memory.
+        NotSavedError: a file could not be written.
+        PassError: errors of pass_ops.errors, where a dataset is incomplete, stale or corrupt.
     """
-    sources = tuple(open_dataset(url) for url in shaped)
+    sources = open_shaped(shaped)
     check_data_and_policy(sources, options=options, policy_digest=policy_digest, vocabulary=vocabulary)
     return _train(
         ShapedData(sources),
@@ -112,12 +116,12 @@ def sft(
     export: str | None = None,
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Supervised training of `policy` on Parquet files of prompts and completions (`trainer.pairs`), as `train` trains.
+    """Supervised training of `policy` on Parquet files of prompts and completions (`trainer.pairs`), by the same loop.
 
-    The loss is next_token whatever options.loss says, and needs kl_coef 0. Raises as `train` does.
+    The loss is next_token whatever options.loss says; kl_coef must be 0. Arguments and errors are those of `train`.
     """
     return _train(
-        PairData(tuple(pairs), policy),
+        open_pairs(pairs, policy),
         policy=policy,
         out=out,
         state=None,
@@ -145,9 +149,13 @@ def _train(
         before = world.on_main(lambda: begin(folder, exported, data, policy=policy, state=state, options=options))
         if world.on_main(lambda: (folder / "_done.json").exists() and exported.exists()):
             return _result(folder, exported)
-        run = _prepare(data, policy=policy, options=options, temperature=temperature, world=world)
+        model = load_policy(policy, options, world)
+        plan = plan_steps(data, model, options, temperature=temperature)
+        counts = ", ".join(f"{name} {count}" for name, count in plan.selection.counts.items())
+        log.info("rollouts: %s", counts)
+        run = _Run(plan=plan, policy=model, optimizer=make_optimizer(model.model, options), options=options)
         _resume(run, folder / "state", before)
-        if options.old_policy == "recompute" and run.step < len(run.steps):
+        if options.old_policy == "recompute" and run.step < len(plan.steps):
             _recompute_old(run, folder / "old")
         _run_steps(run, folder, progress=progress)
         return _finish(run, folder, exported)
@@ -155,39 +163,20 @@ def _train(
 
 @dataclass(kw_only=True)
 class _Run:
-    """A run under way. step: steps of this call done; updates: optimizer steps over all rounds."""
+    """A run in progress. step: steps of this call done; updates: optimizer steps over all rounds."""
 
-    data: TrainData
-    index: RowIndex
-    selection: Selection
-    steps: list[Step]
+    plan: StepPlan
     policy: Policy
     optimizer: torch.optim.Optimizer
     options: TrainOptions
-    temperature: float
-    world: World
     step: int = 0
     updates: int = 0
-    whole: bool = True  # False where a step was cut off while it changed the weights: they are not to be saved
-    old: Path | None = None  # where the old policy's log-probabilities lie, if they are recomputed
+    whole: bool = True  # False after a step failed while changing the weights: they must not be saved
+    old: Path | None = None  # where the old policy's log-probabilities are, if they are recomputed
 
-
-def _prepare(data: TrainData, *, policy: str, options: TrainOptions, temperature: float, world: World) -> _Run:
-    model = load_policy(policy, options, world)
-    index = build_index(data, threads=options.decode_threads)
-    selection = select(index, options, context=model.context)
-    log.info("rollouts: %s", ", ".join(f"{name} {count}" for name, count in selection.counts.items()))
-    return _Run(
-        data=data,
-        index=index,
-        selection=selection,
-        steps=all_steps(selection.units, options),
-        policy=model,
-        optimizer=make_optimizer(model.model, options),
-        options=options,
-        temperature=temperature,
-        world=world,
-    )
+    @property
+    def world(self) -> World:
+        return self.policy.world
 
 
 def _resume(run: _Run, state: Path, before: Checkpoint | None) -> None:
@@ -202,18 +191,11 @@ def _resume(run: _Run, state: Path, before: Checkpoint | None) -> None:
 
 def _recompute_old(run: _Run, folder: Path) -> None:
     if run.step and not (folder / AUDIT).exists():
-        raise CorruptStateError(f"{folder} is lost, and the policy it was made with is trained on. Begin a new run.")
-    wanted_R = ~run.selection.masked_R
-    wanted_R &= np.isin(np.arange(len(run.index)), run.selection.units.rows_R)
-    recompute_old(
-        run.data,
-        run.index,
-        wanted_R,
-        policy=run.policy,
-        folder=folder,
-        temperature=run.temperature,
-        options=run.options,
-    )
+        raise StateError(
+            f"{folder} is lost, and the policy that its log-probabilities came from has been updated since. Start a "
+            "new run in another folder."
+        )
+    recompute_plan(run.plan, run.policy, run.options, folder=folder)
     run.old = folder
 
 
@@ -223,9 +205,10 @@ def _run_steps(run: _Run, folder: Path, *, progress: Progress | None) -> None:
     writer = None
     if run.world.is_main:
         writer = MetricsLog(folder, step=run.step, updates=run.updates, options=options)
-    batches = ahead_of_use(_batches(run, run.steps[run.step :]), depth=run.options.prefetch_steps)
+    made = step_batches(run.plan, policy, options, start=run.step, old=run.old)
+    batches = ahead_of_use(made, depth=options.prefetch_steps)
     try:
-        for step in run.steps[run.step :]:
+        for step in run.plan.steps[run.step :]:
             started = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - started
@@ -239,12 +222,12 @@ def _run_steps(run: _Run, folder: Path, *, progress: Progress | None) -> None:
                 with saved("step's numbers", folder):
                     writer.write(line)
                 if progress is not None:
-                    progress(run.step, len(run.steps), describe_step(line, len(run.steps)))
+                    progress(run.step, len(run.plan.steps), describe_step(line, len(run.plan.steps)))
             if _is_due(run):
                 _save(run, folder)
     except (PassError, OSError) as error:
         run.optimizer.zero_grad(set_to_none=True)
-        everywhere = run.world.size == 1 or isinstance(error, TrainingStoppedError)  # all ranks save, or none
+        everywhere = run.world.size == 1 or isinstance(error, TrainingStoppedError)  # all ranks save, or none does
         if run.whole and everywhere and run.step and not _is_due(run):
             _save(run, folder)  # the weights are still those of the last good step
         raise
@@ -254,48 +237,21 @@ def _run_steps(run: _Run, folder: Path, *, progress: Progress | None) -> None:
             writer.close()
 
 
-def _batches(run: _Run, steps: Sequence[Step]) -> Iterator[StepBatch]:
-    options = run.options
-    rollouts = stream_steps(
-        run.data,
-        run.index,
-        steps,
-        reference=options.kl_coef > 0,
-        threads=options.decode_threads,
-        ahead=options.prefetch_steps,
-        old=run.old,
-    )
-    for step, members in zip(steps, rollouts, strict=True):
-        yield build_step(
-            members,
-            masked=run.selection.masked_R[step.rows_R].tolist(),
-            aggregation=options.aggregation,
-            constant=options.aggregation_constant,
-            budget=run.policy.micro_batch_tokens,
-            pack=run.policy.pack,
-            share_prompts=run.policy.share_prompts,
-            vocabulary_size=run.policy.vocabulary_size,
-            world=run.world,
-        )
-
-
 def _update(run: _Run, batch: StepBatch, measured: StepMetrics) -> dict[str, float]:
-    """One optimizer step; its counters move only after it succeeded."""
+    """One optimizer step; the counters advance only after it succeeded."""
     stopped: TrainingStoppedError | None = None
     for micro in batch.micro_batches:
         try:
             with within_memory(micro, run.policy):
                 moved = micro.to(run.policy.device)
-                measured.add(moved, backward(run.policy, moved, options=run.options, temperature=run.temperature))
+                measured.add(moved, backward(run.policy, moved, options=run.options))
         except TrainingStoppedError as error:
             stopped = stopped or error
     run.world.agree(stopped)
-    rate = learning_rate(run.updates, run.options, step=run.step, steps=len(run.steps))
+    rate = learning_rate(run.updates, run.options, step=run.step, steps=len(run.plan.steps))
     with within_memory(batch.micro_batches[0], run.policy):
         try:
-            norm = apply_gradients(
-                run.policy, run.optimizer, batch, rate=rate, options=run.options, temperature=run.temperature
-            )
+            norm = apply_gradients(run.policy, run.optimizer, batch, rate=rate, options=run.options)
         except torch.OutOfMemoryError:
             run.whole = False
             raise
@@ -305,7 +261,7 @@ def _update(run: _Run, batch: StepBatch, measured: StepMetrics) -> dict[str, flo
 
 
 def _is_due(run: _Run) -> bool:
-    return run.step == len(run.steps) or (run.options.save_every > 0 and run.step % run.options.save_every == 0)
+    return run.step == len(run.plan.steps) or (run.options.save_every > 0 and run.step % run.options.save_every == 0)
 
 
 def _save(run: _Run, folder: Path) -> None:
@@ -331,14 +287,14 @@ def _finish(run: _Run, folder: Path, exported: Path) -> TrainResult:
 
 
 def _clear(temporary: Path, exported: Path) -> None:
-    for leftover in (temporary, exported):  # of an attempt that was killed before _done.json
+    for leftover in (temporary, exported):  # from an attempt killed before _done.json
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
 
 
 def _complete(run: _Run, folder: Path, temporary: Path, exported: Path) -> None:
     temporary.rename(exported)
-    counts = {f"rows_{name}": float(count) for name, count in run.selection.counts.items()}
+    counts = {f"rows_{name}": float(count) for name, count in run.plan.selection.counts.items()}
     done = {
         "steps": run.step,
         "updates": run.updates,
@@ -356,7 +312,7 @@ def _result(folder: Path, exported: Path) -> TrainResult:
 
 @contextmanager
 def _determinism() -> Iterator[None]:
-    """Deterministic kernels where torch has them, and the process's own setting back afterwards."""
+    """Deterministic kernels where torch has them; restores the process's own settings afterwards."""
     was, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     filled = deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)

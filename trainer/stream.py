@@ -1,7 +1,7 @@
-"""Decoded parts, read on threads ahead of use, and the rollouts of each step taken from them.
+"""Decoded parts, read ahead on threads, and the rollouts of each step taken from them.
 
-Dimensions: _R rows of a part, _C its completion tokens laid end to end, _Q its prompt tokens likewise, _T the
-completion tokens of one rollout. What a step holds was decided before (`order`); this file only fetches it.
+Dimensions: _R rows of a part, _C its completion tokens, concatenated, _Q its prompt tokens likewise, _T the completion
+tokens of one rollout. Which rollouts a step holds was decided before (`order`); this file only fetches them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pass_ops import token_advantages
-from trainer.data import REFERENCE_COLUMN, RowIndex, TrainData, list_lengths, list_offsets, list_values
-from trainer.errors import CorruptStateError, TrainDataError
+from pass_ops.shards.schemas import lengths
+from trainer.data import REFERENCE_COLUMN, RowIndex, TrainData, list_offsets, list_values
+from trainer.errors import StateError, TrainDataError
 from trainer.order import Step
 
 T = TypeVar("T")
-OLD_FIX = "The old policy's log-probabilities are lost and its weights are trained on: remove the run and begin anew."
+OLD_FIX = "The old policy's log-probabilities are lost and its weights have been updated; start a new run."
 TRAIN_COLUMNS = (
     "rollout_id", "prompt_token_ids", "token_ids", "loss_mask", "behavior_logprobs", "chunk_ends", "chunk_advantages",
 )  # fmt: skip
@@ -30,7 +31,7 @@ TRAIN_COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """One rollout's arrays. old_T and reference_T are None where nothing asks for them; NaN where none is stored."""
+    """One rollout's arrays. old_T and reference_T are None where nothing needs them, NaN where none is stored."""
 
     rollout_id: str
     prompt_ids: NDArray[np.int32]
@@ -47,7 +48,7 @@ class Rollout:
 
 @dataclass(frozen=True, kw_only=True)
 class PartData:
-    """A decoded part; its completion columns share token_offsets_R (one more than there are rows)."""
+    """A decoded part; its completion columns share token_offsets_R (rows + 1 entries)."""
 
     rollout_ids: pa.ChunkedArray
     prompt_offsets_R: NDArray[np.int64]
@@ -77,17 +78,17 @@ class PartData:
 
 
 def decode_part(data: TrainData, part: int, *, reference: bool, old: Path | None = None) -> PartData:
-    """Reads one part and expands its chunks. old: folder of recomputed log-probabilities (`trainer.old`).
+    """Reads one part and expands its chunks. old: folder of recomputed log-probabilities (`trainer.old_logprobs`).
 
-    Raises TrainDataError where a rollout's columns disagree in length.
+    Raises TrainDataError where a rollout's columns differ in length, StateError where `old` is damaged.
     """
     table = data.read(part, (*TRAIN_COLUMNS, REFERENCE_COLUMN) if reference else TRAIN_COLUMNS)
     where = data.describe(part)
-    length_R = list_lengths(table["token_ids"])
+    length_R = lengths(table["token_ids"])
     advantages = token_advantages(table)
     checked = {name: table[name] for name in ("loss_mask", "behavior_logprobs")} | {"advantages": advantages}
     for name, lists in checked.items():
-        _check_lengths(list_lengths(lists), length_R, name=name, table=table, where=where)
+        _check_lengths(lengths(lists), length_R, name=name, table=table, where=where)
     return PartData(
         rollout_ids=table["rollout_id"],
         prompt_offsets_R=list_offsets(table["prompt_token_ids"]),
@@ -103,29 +104,27 @@ def decode_part(data: TrainData, part: int, *, reference: bool, old: Path | None
 
 
 def old_file(folder: Path, part: int) -> Path:
-    """Where the recomputed log-probabilities of a part lie: float32, one for each of its completion tokens."""
+    """The file of a part's recomputed log-probabilities: float32, one per completion token."""
     return folder / f"part-{part:06d}.npy"
 
 
 def read_old(folder: Path, part: int, *, tokens: int) -> NDArray[np.float32]:
-    """Raises CorruptStateError where the file is not of this part."""
+    """A part's recomputed log-probabilities. Raises StateError where the file does not belong to it."""
     path = old_file(folder, part)
     try:
         values_C: NDArray[np.float32] = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise CorruptStateError(f"{path} cannot be read ({error}). {OLD_FIX}") from error
+        raise StateError(f"{path} cannot be read ({error}). {OLD_FIX}") from error
     if values_C.dtype != np.float32 or values_C.shape != (tokens,):
-        raise CorruptStateError(
-            f"{path} holds {values_C.dtype} {values_C.shape}, its part has {tokens} tokens. {OLD_FIX}"
-        )
+        raise StateError(f"{path} holds {values_C.dtype} {values_C.shape}, its part has {tokens} tokens. {OLD_FIX}")
     return values_C
 
 
 def _reference(table: pa.Table, length_R: NDArray[np.int64], *, where: str) -> NDArray[np.float32]:
-    """Reference log-probabilities laid end to end, NaN over the whole of a rollout that has none."""
+    """Reference log-probabilities, concatenated; NaN throughout a rollout that has none."""
     lists = table[REFERENCE_COLUMN]
     null_R = lists.is_null().to_numpy()
-    stored_R = list_lengths(lists)
+    stored_R = lengths(lists)
     _check_lengths(np.where(null_R, length_R, stored_R), length_R, name=REFERENCE_COLUMN, table=table, where=where)
     values_C = np.full(int(length_R.sum()), np.nan, np.float32)
     values_C[np.repeat(~null_R, length_R)] = list_values(lists)
@@ -154,10 +153,10 @@ def stream_steps(
     ahead: int,
     old: Path | None = None,
 ) -> Iterator[list[Rollout]]:
-    """The rollouts of each step, in order; parts of the next `ahead` steps are decoded on threads meanwhile.
+    """The rollouts of each step, in order; meanwhile the parts of the next `ahead` steps are decoded on threads.
 
-    A part is dropped after the last step of its epoch that needs it, so memory holds the parts of two shuffle windows
-    (`order.epoch_order`) at most.
+    A part is dropped after the last step of its epoch that needs it, so memory holds at most the parts of two shuffle
+    windows (`order.epoch_order`).
     """
     needed = [[(step.epoch, p) for p in dict.fromkeys(index.part_R[step.rows_R].tolist())] for step in steps]
     last_use = {key: number for number, keys in enumerate(needed) for key in keys}
@@ -179,7 +178,7 @@ def stream_steps(
 
 
 def ahead_of_use(items: Iterator[T], *, depth: int) -> Generator[T, None, None]:
-    """The same items, made on one thread up to `depth` ahead; an error appears where its item would have been."""
+    """The same items, computed on one thread up to `depth` ahead; an error is raised where its item was due."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="batch")
     queue = [pool.submit(_next, items) for _ in range(depth)]
     try:
@@ -191,7 +190,7 @@ def ahead_of_use(items: Iterator[T], *, depth: int) -> Generator[T, None, None]:
 
 
 def _next(items: Iterator[T]) -> tuple[T] | None:
-    """The next item in a tuple, None at the end: a StopIteration cannot pass through a future."""
+    """The next item in a tuple, None at the end, because a StopIteration cannot pass through a future."""
     for item in items:
         return (item,)
     return None

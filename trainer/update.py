@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from trainer.batching import MicroBatch, StepBatch
 from trainer.distributed import whole
-from trainer.errors import ExplodedTrainingError, NonFiniteTrainingError, TrainOptionError
-from trainer.losses import Metrics, policy_loss
+from trainer.errors import NonFiniteTrainingError, TrainingStoppedError, TrainOptionError
+from trainer.losses import LossInputs, Metrics, policy_loss
 from trainer.options import TrainOptions
 from trainer.policy import Policy, TokenOutputs
 
@@ -23,7 +23,7 @@ KEPT = "The last good state is kept; look at these rollouts"
 
 
 def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
-    """AdamW over what is trained: in one fused kernel, or torchao's with 8-bit state.
+    """AdamW over the trained parameters: in one fused kernel, or torchao's with 8-bit state.
 
     Raises TrainOptionError for adamw_8bit without torchao.
     """
@@ -41,7 +41,7 @@ def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optim
 
 
 def learning_rate(updates: int, options: TrainOptions, *, step: int, steps: int) -> float:
-    """The rate of the update after `updates` over all rounds, of these `step` of the `steps` of this call.
+    """The rate of the next update, after `updates` over all rounds, of which `step` of `steps` in this call.
 
     lr * min(1, (updates + 1) / warmup_steps, (steps - step) / (decay_share * steps)).
     """
@@ -50,22 +50,50 @@ def learning_rate(updates: int, options: TrainOptions, *, step: int, steps: int)
     return options.lr * min(1.0, warm, left)
 
 
-def backward(policy: Policy, batch: MicroBatch, *, options: TrainOptions, temperature: float) -> Metrics:
-    """Adds a micro-batch's share of the step's gradient; returns its metrics (`trainer.losses`).
+def batch_loss(policy: Policy, batch: MicroBatch, *, options: TrainOptions) -> tuple[Tensor, Metrics]:
+    """A micro-batch's share of the step's loss, with its graph, and its metrics (`trainer.losses`).
 
-    Raises NonFiniteTrainingError that names the rollouts where a log-probability or the loss is not finite,
-    ExplodedTrainingError those with a ratio above stop_ratio; both after the backward pass, for which other ranks wait.
+    The losses of a step's micro-batches add up to the step's loss. The batch must be on the policy's device.
     """
-    outputs = policy.token_outputs(batch, temperature=temperature)
-    if not len(batch.targets_N):  # nothing to learn here, and a pass that other ranks take part in
-        outputs.logprobs_N.sum().backward()
-        return {}
-    loss, metrics = _loss(outputs, batch, options)
+    loss, metrics, _ = _forward(policy, batch, options)
+    return loss, metrics
+
+
+def backward(policy: Policy, batch: MicroBatch, *, options: TrainOptions) -> Metrics:
+    """Adds the gradient of `batch_loss` to the policy's and checks the values; returns the metrics.
+
+    Raises NonFiniteTrainingError where a log-probability or the loss is not finite, TrainingStoppedError where a ratio
+    exceeds stop_ratio, naming the rollouts; both after the backward pass, in which all ranks take part.
+    """
+    loss, metrics, outputs = _forward(policy, batch, options)
     loss.backward()
-    _check_finite(batch, outputs, loss, options)
+    if metrics:
+        _check_finite(batch, outputs, loss, options)
     if "log_ratio_N" in metrics:
         _check_ratio(batch, metrics["log_ratio_N"], options.stop_ratio)
-    return metrics if outputs.entropy_N is None else metrics | {"entropy": outputs.entropy_N.detach().sum()}
+    return metrics
+
+
+def _forward(policy: Policy, batch: MicroBatch, options: TrainOptions) -> tuple[Tensor, Metrics, TokenOutputs]:
+    outputs = policy.token_outputs(batch)
+    if not len(batch.targets_N):  # filler: a pass that keeps this rank in step with the others
+        return outputs.logprobs_N.sum(), {}, outputs
+    loss, metrics = policy_loss(_inputs(outputs, batch), options)
+    if outputs.entropy_N is not None:
+        metrics |= {"entropy": outputs.entropy_N.detach().sum()}
+    return loss, metrics, outputs
+
+
+def _inputs(outputs: TokenOutputs, batch: MicroBatch) -> LossInputs:
+    return LossInputs(
+        **vars(outputs),
+        behavior_N=batch.behavior_N,
+        old_N=batch.old_N,
+        advantages_N=batch.advantages_N,
+        reference_N=batch.reference_N,
+        weights_N=batch.weights_N,
+        rows_N=batch.rows_N,
+    )
 
 
 @torch.no_grad()
@@ -76,15 +104,16 @@ def _check_finite(batch: MicroBatch, outputs: TokenOutputs, loss: Tensor, option
             "a log-probability of the policy", _ids(batch, bad_N), hint="Its weights or inputs are broken."
         )
     if not torch.isfinite(loss):
-        rows = [r for r in range(len(batch.rollout_ids)) if not _loss(outputs, batch, options, r)[0].isfinite()]
-        ids = tuple(batch.rollout_ids[r] for r in rows)
+        inputs = _inputs(outputs, batch)
+        losses = [policy_loss(inputs.of_rollout(row), options)[0] for row in range(len(batch.rollout_ids))]
+        ids = tuple(name for name, value in zip(batch.rollout_ids, losses, strict=True) if not value.isfinite())
         raise _non_finite("the loss", ids, hint="The ratio to the sampler exploded.")
 
 
 def _check_ratio(batch: MicroBatch, log_ratio_N: Tensor, limit: float) -> None:
     beyond_N = (log_ratio_N > math.log(limit)) & (batch.advantages_N != 0)
     if beyond_N.any():
-        raise ExplodedTrainingError(
+        raise TrainingStoppedError(
             f"Training stopped: the ratio to the old policy is {log_ratio_N[beyond_N].max().exp():.3g} in rollouts "
             f"{_shown(_ids(batch, beyond_N))}, above stop_ratio {limit:g}. {KEPT}, lower lr or the number of "
             "updates, or raise stop_ratio.",
@@ -99,17 +128,17 @@ def apply_gradients(
     *,
     rate: float,
     options: TrainOptions,
-    temperature: float,
 ) -> float:
-    """Clips the gathered gradient to grad_clip (0 = off), updates, clears it; returns the norm before clipping.
+    """Clips the accumulated gradient to grad_clip (0 = never), updates with learning rate `rate` and clears the
+    gradient; returns its norm before clipping.
 
-    Raises NonFiniteTrainingError where the norm is not finite, ExplodedTrainingError where it is above stop_grad_norm,
-    after looking for the rollouts it comes from; weights and optimizer state are then untouched.
+    Raises NonFiniteTrainingError where the norm is not finite, TrainingStoppedError where it exceeds stop_grad_norm,
+    naming the rollouts with the largest gradients; weights and optimizer state are then unchanged.
     """
     norm = float(whole(nn.utils.clip_grad_norm_(policy.model.parameters(), options.grad_clip or math.inf)))
     if not norm <= options.stop_grad_norm:
         optimizer.zero_grad(set_to_none=True)
-        norms = _gradient_norms(policy, batch, options, temperature)
+        norms = _gradient_norms(policy, batch, options)
         _stop_for_gradient(norm, norms, batch.rollout_ids, options.stop_grad_norm)
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):  # torchao's compiled step reads it from there
@@ -126,33 +155,14 @@ def _stop_for_gradient(norm: float, norms: dict[str, float], step_ids: tuple[str
     if not math.isfinite(norm):
         raise _non_finite("the gradient norm", broken or step_ids, hint="No weight was changed by this step.")
     largest = tuple(sorted(norms, key=lambda rollout: -norms[rollout])[:SHOWN_IDS]) or step_ids
-    raise ExplodedTrainingError(
-        f"Training stopped: the gradient norm is {norm:.3g}, above stop_grad_norm {limit:g}; it is that of rollouts "
-        f"{_shown(largest)}. {KEPT}, lower lr, drop them, or raise stop_grad_norm.",
+    raise TrainingStoppedError(
+        f"Training stopped: the gradient norm is {norm:.3g}, above stop_grad_norm {limit:g}; the largest gradients are "
+        f"those of rollouts {_shown(largest)}. {KEPT}, lower lr, drop them, or raise stop_grad_norm.",
         rollout_ids=largest,
     )
 
 
-def _loss(
-    outputs: TokenOutputs, batch: MicroBatch, options: TrainOptions, row: int | None = None
-) -> tuple[Tensor, Metrics]:
-    """The micro-batch's share of the loss, or of it the share of one rollout."""
-    tokens: Tensor | slice = slice(None) if row is None else batch.rows_N == row
-    return policy_loss(
-        outputs.logprobs_N[tokens],
-        outputs.logprobs_t1_N[tokens],
-        None if outputs.entropy_N is None else outputs.entropy_N[tokens],
-        behavior_N=batch.behavior_N[tokens],
-        old_N=None if batch.old_N is None else batch.old_N[tokens],
-        advantages_N=batch.advantages_N[tokens],
-        reference_N=None if batch.reference_N is None else batch.reference_N[tokens],
-        weights_N=batch.weights_N[tokens],
-        rows_N=batch.rows_N[tokens],
-        options=options,
-    )
-
-
-def _gradient_norms(policy: Policy, step: StepBatch, options: TrainOptions, temperature: float) -> dict[str, float]:
+def _gradient_norms(policy: Policy, step: StepBatch, options: TrainOptions) -> dict[str, float]:
     """The norm of each rollout's own gradient; one backward pass each, so only for a run that stops anyway.
 
     Empty where the model is sharded: there a gradient exists only as the sum over ranks.
@@ -161,9 +171,9 @@ def _gradient_norms(policy: Policy, step: StepBatch, options: TrainOptions, temp
     parameters = [p for p in policy.model.parameters() if p.requires_grad]
     for micro in step.micro_batches if policy.world.size == 1 else ():
         batch = micro.to(policy.device)
-        outputs = policy.token_outputs(batch, temperature=temperature)
+        inputs = _inputs(policy.token_outputs(batch), batch)
         for row, rollout_id in enumerate(batch.rollout_ids) if len(batch.targets_N) else ():
-            loss, _ = _loss(outputs, batch, options, row)
+            loss, _ = policy_loss(inputs.of_rollout(row), options)
             gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
             found[rollout_id] = float(nn.utils.get_total_norm([g for g in gradients if g is not None]))
     return found
@@ -179,7 +189,7 @@ def _shown(ids: tuple[str, ...]) -> str:
 
 def _non_finite(what: str, ids: tuple[str, ...], *, hint: str) -> NonFiniteTrainingError:
     return NonFiniteTrainingError(
-        f"Training stopped: {what} is NaN or infinite in rollouts {_shown(ids)}. {hint} {KEPT}, lower lr, or drop them "
-        "and go on.",
+        f"Training stopped: {what} is NaN or infinite in rollouts {_shown(ids)}. {hint} {KEPT}, lower lr, or drop "
+        "them.",
         rollout_ids=ids,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from pipelines.cli import main
+from pipelines.cli.parser import main
 
 PARAMETERS = ("stage", "config", "out", "round", "settings")
 SET_BY_PASSRL = ("runner", "job_name")

@@ -1,5 +1,5 @@
-"""The dataset protocol: content-named parts, exclusive markers as the only commit, digests up the chain (contract.md
-section 2).
+"""The dataset protocol: content-named parts, exclusive markers as the only commit, digests up the chain
+(docs/spec/contract.md section 2).
 """
 
 from pass_ops.shards.commit import PendingParts, begin_attempt, commit_part, committed, fail_part, pending_parts

@@ -1,4 +1,4 @@
-"""The rules a part's rows keep (contract.md section 3), on whole columns. Used before a commit and by verify.
+"""The rules a part's rows keep (docs/spec/contract.md section 3), on whole columns. Used before a commit and by verify.
 
 Each rule is a function from a table to problems; a problem says which rule, where (rows), and what.
 """

@@ -65,7 +65,7 @@ def sha256_bytes(content: bytes) -> str:
 
 
 def content_digest(fingerprint: str, part_sha256s: Iterable[str]) -> str:
-    """sha256 over the fingerprint and the ordered sha256s of the parts (contract.md section 2)."""
+    """sha256 over the fingerprint and the ordered sha256s of the parts (docs/spec/contract.md section 2)."""
     digest = hashlib.sha256(f"{fingerprint}\n".encode())
     for sha256 in part_sha256s:
         digest.update(f"{sha256}\n".encode())

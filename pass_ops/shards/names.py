@@ -1,4 +1,4 @@
-"""Names on disk (contract.md section 2). Only names of the dataset's own fp8 exist for a reader."""
+"""Names on disk (docs/spec/contract.md section 2). Only names of the dataset's own fp8 exist for a reader."""
 
 from __future__ import annotations
 

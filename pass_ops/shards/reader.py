@@ -48,7 +48,7 @@ class CompleteDataset:
         """A part's Parquet file, to read it by row groups (they hold whole groups)."""
         record = self.parts[part]
         try:
-            return open_parquet(self.store.open(record.data))
+            return open_parquet(self.store.open_arrow(record.data))
         except FileNotFoundError as error:
             where = self.store.path(record.data)
             message = f"{where} is gone, but the manifest names it; run the stage again to redo the part"

@@ -1,5 +1,5 @@
-"""Arrow schemas of the stages (contract.md section 3). Lists are `list<element not null>`; "?" of the contract is
-nullable.
+"""Arrow schemas of the stages (docs/spec/contract.md section 3). Lists are `list<element not null>`; "?" of the
+contract is nullable.
 """
 
 from __future__ import annotations

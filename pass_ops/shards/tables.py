@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from pass_ops.shards.schemas import REJECTED, group_bounds, lengths, row_group_cuts
 from pass_ops.shards.spec import FORMAT_VERSION
+from pass_ops.shards.store import arrow_reader
 
 ROWS_PER_ROW_GROUP = 1024
 _POSITIONS = ("chunk_ends", "process_ends")
@@ -83,9 +84,10 @@ def plain_bytes(table: pa.Table, stage: str) -> bytes:
     return _parquet(table, [(0, table.num_rows)] if table.num_rows else [])
 
 
-def open_parquet(source: Any) -> pq.ParquetFile:
-    """A Parquet file from bytes or an open stream."""
-    return pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source, pre_buffer=True)
+def open_parquet(source: bytes | pa.NativeFile) -> pq.ParquetFile:
+    """A Parquet file from its content, or from a reader in Arrow's hands (`Store.open_arrow`)."""
+    reader = arrow_reader(source) if isinstance(source, bytes) else source
+    return pq.ParquetFile(reader, pre_buffer=True)
 
 
 def _parquet(table: pa.Table, row_groups: Sequence[tuple[int, int]]) -> bytes:

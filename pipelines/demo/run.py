@@ -15,15 +15,15 @@ from typing import Any
 from rich.table import Table
 
 from pass_ops.shards import Store, open_dataset
-from pipelines.config import RunConfig, load_config
 from pipelines.demo.arithmetic import Split, prompt_rows
 from pipelines.demo.assets import asset_folder
-from pipelines.evaluate import EvalResult, paired_gain
-from pipelines.inspect.summary import ShapedSummary
-from pipelines.lineage import read_lineage
-from pipelines.progress import Reporter
-from pipelines.rounds import Run, evaluate_start, run_round
-from pipelines.stages.shape import ShapeOptions
+from pipelines.runs.config import RunConfig, load_config
+from pipelines.runs.evaluate import EvalResult, paired_gain
+from pipelines.runs.lineage import read_lineage
+from pipelines.runs.progress import Reporter
+from pipelines.runs.rounds import Run, evaluate_start, run_round
+from pipelines.runs.summary import ShapedSummary
+from pipelines.shaped.stage import ShapeOptions
 
 CONFIG = Path(__file__).parent / "demo.toml"
 HELD_OUT_PROMPTS = 300

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pipelines.engines.base import Engine, EngineOptions, EngineStartError, WeightsMismatchError
 from pipelines.engines.device import device_kind
 from pipelines.engines.driver import DrivenEngine
-from pipelines.models import weights_identity
+from pipelines.models.folder import weights_identity
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipelines.engines.base import EngineOptions
-from pipelines.models import read_config
+from pipelines.models.folder import read_config
 
 
 def device_kind() -> str:

@@ -29,7 +29,7 @@ from pipelines.engines.base import (
     SampleRequest,
     WeightsMismatchError,
 )
-from pipelines.models import architecture
+from pipelines.models.folder import architecture
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pass_ops.errors import PassError
 from pipelines.engines.base import EngineOptionError, EngineOptions, RequestRejected, Sample, SampleRequest
 from pipelines.engines.driver import Answer, DrivenEngine, PoolRequest, Request, ScoreRequest
-from pipelines.models import load_tokenizer, read_config
+from pipelines.models.folder import load_tokenizer, read_config
 
 SYNTHETIC = "synthetic:"
 TYPICAL_LENGTH = 32  # of made-up completions, in tokens; log-normal around it

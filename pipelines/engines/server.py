@@ -28,7 +28,7 @@ from pipelines.engines.base import (
 )
 from pipelines.engines.driver import Answer, DrivenEngine, Request, ScoreRequest
 from pipelines.engines.finite import finite_or_rejected
-from pipelines.models import load_tokenizer, model_digest, read_config
+from pipelines.models.folder import load_tokenizer, model_digest, read_config
 
 OPTIONS = frozenset({"served_model", "api_key", "timeout_s"})
 POLL_SECONDS = 0.005  # how long a new request may wait while the driver waits for an older one

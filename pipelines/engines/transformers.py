@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.adapters import read_adapter
 from pipelines.engines.base import (
     EngineOptionError,
     EngineOptions,
@@ -26,7 +25,8 @@ from pipelines.engines.base import (
 from pipelines.engines.device import device_kind, resolve_dtype
 from pipelines.engines.driver import Answer, DrivenEngine, ScoreRequest
 from pipelines.engines.transformers_common import batch_size, no_progress_bar
-from pipelines.models import check_model_folder, load_tokenizer
+from pipelines.models.adapters import read_adapter
+from pipelines.models.folder import check_model_folder, load_tokenizer
 
 SCORED_LOGITS = 2**28  # at most this many at a time (1 GiB in float32), one request's own apart
 Work = tuple[int, SampleRequest | ScoreRequest]

@@ -16,7 +16,7 @@ from pipelines.engines.base import EngineOptionError, EngineOptions
 from pipelines.engines.device import device_kind, resolve_dtype
 from pipelines.engines.driver import Answer, PoolRequest
 from pipelines.engines.transformers_common import batch_size, no_progress_bar
-from pipelines.models import load_tokenizer, read_config
+from pipelines.models.folder import load_tokenizer, read_config
 
 #: of EngineOptions.pooling; the names are vLLM's, `tokens` is ours
 KNOWN = frozenset({"pooling_type", "step_tag_id", "use_activation", "tokens"})

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.adapters import read_adapter
 from pipelines.engines.base import (
     EngineOptionError,
     EngineOptions,
@@ -46,7 +45,8 @@ from pipelines.engines.vllm_arguments import (
     sampling_params,
     scoring_params,
 )
-from pipelines.models import check_model_folder, load_tokenizer, read_config, weights_identity
+from pipelines.models.adapters import read_adapter
+from pipelines.models.folder import check_model_folder, load_tokenizer, read_config, weights_identity
 
 # In process: no child to leak. Lengths are checked here (see _context_length), so vLLM may be told one token more.
 _FORCED_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.adapters import Adapter, read_adapter
 from pipelines.engines.base import EngineOptionError, EngineOptions, SampleRequest
-from pipelines.models import read_config
+from pipelines.models.adapters import Adapter, read_adapter
+from pipelines.models.folder import read_config
 
 # Scoring makes the logits of a whole batch of prompt tokens in float32 (2,048 tokens x 152,000 words = 1.2 GB), beyond
 # the memory vLLM plans with; a GPU cuts prompts into pieces of this many tokens.

@@ -20,11 +20,11 @@ from functools import partial
 from typing import Any, Protocol
 
 from pass_ops.errors import PassError
-from pipelines.verifiers.importing import load_object, source_digest
+from pass_ops.importing import load_object, source_digest
 
 #: programs by short name; any other is given as an import path `module:function`
 PROGRAMS = {
-    "calculator": "pipelines.programs.calculator:calculator",
+    "calculator": "pipelines.demo.calculator:calculator",
     "retrieval": "pipelines.programs.retrieval:retrieval",
 }
 

@@ -1,4 +1,4 @@
-"""`dataflow`: Google Cloud Dataflow (extra `gcp`). docs/dataflow.md is the runbook.
+"""`dataflow`: Google Cloud Dataflow (extra `gcp`). docs/how-to/dataflow.md is the runbook.
 
     -- --project=P --region=R --temp_location=gs://BUCKET/tmp --sdk_container_image=IMAGE
 
@@ -19,7 +19,7 @@ def launch(flags: Sequence[str]) -> Launch:
     """A runner that submits to Dataflow. Raises RunnerFlagError where a flag or Google's libraries are missing."""
     missing = [name for name in NEEDED if flag_value(flags, name) is None]
     if missing:
-        raise RunnerFlagError(f"runner dataflow needs --{', --'.join(missing)} after --; see docs/dataflow.md.")
+        raise RunnerFlagError(f"runner dataflow needs --{', --'.join(missing)} after --; see docs/how-to/dataflow.md.")
     try:
         import apitools  # noqa: F401 - Beam imports the runner without it and fails only in the middle of a submission
         from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner

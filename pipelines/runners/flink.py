@@ -7,7 +7,7 @@
 and further options of Beam's Flink runner (--parallelism, --max_parallelism, --execution_mode_for_batch, ...; the job
 server is asked which there are). Where workers run: --environment_type LOOPBACK (in this process; the default where
 the cluster is this machine), EXTERNAL with --environment_config=HOST:PORT of a worker pool, PROCESS with
---environment_config='{"command": "passrl-worker"}', or DOCKER. docs/flink.md has versions and commands.
+--environment_config='{"command": "passrl-worker"}', or DOCKER. docs/how-to/flink.md has versions and commands.
 """
 
 from __future__ import annotations

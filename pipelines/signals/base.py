@@ -24,9 +24,10 @@ from typing import Any, ClassVar, Protocol, Self
 import pyarrow as pa
 
 from pass_ops.errors import PassError
+from pass_ops.importing import load_object, source_digest
 from pass_ops.shards import DatasetSpec, ModelRef, signal_schema
 from pass_ops.shards.schemas import SIGNAL_KINDS, STATUSES
-from pipelines.verifiers.importing import load_object, source_digest
+from pipelines.options import ConfigError, build
 
 #: columns that are there whatever the status
 ALWAYS = frozenset({"verify_status"})
@@ -236,8 +237,6 @@ def _construct(name: str, cls: Any, options: Mapping[str, Any]) -> Any:
     """An instance; the fields of a dataclass are checked against their types."""
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         return cls(**options)
-    from pipelines.config import ConfigError, build
-
     try:
         return build(cls, options, where=f"signal {name!r}")
     except ConfigError as error:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar
 
+from pass_ops.importing import load_object, source_digest
 from pass_ops.shards import DatasetSpec
 from pipelines.signals.base import SignalBase, SignalOptionError
 from pipelines.verifiers import LIBRARIES, VERIFIERS
-from pipelines.verifiers.importing import load_object, source_digest
 from pipelines.verifiers.pool import DEFAULT_MEMORY_MB, CallResult, shared_pool
 
 DEFAULT_TIMEOUT_S = 10.0

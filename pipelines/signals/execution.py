@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from pass_ops.importing import source_digest
 from pass_ops.shards import DatasetSpec
 from pipelines.signals.base import Row, sidecar
 from pipelines.signals.calls import CallingSignal, check_call, check_target
 from pipelines.signals.steps import Steps
 from pipelines.signals.stepwise import EMPTY, StepwiseSignal, tasks
-from pipelines.verifiers.importing import source_digest
 from pipelines.verifiers.pool import CallResult
 
 

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
+from pass_ops.importing import source_digest
 from pass_ops.shards import DatasetSpec
 from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.calls import CallingSignal, check_call, check_target
-from pipelines.verifiers.importing import source_digest
 
 _MATCHES = "pipelines.verifiers.regex:matches"
 

@@ -15,12 +15,12 @@ import pyarrow as pa
 
 from pass_ops.shards import DatasetSpec, ModelRef
 from pipelines.engines.base import EngineOptions, RequestRejected, Sampling
-from pipelines.models import chat_template_digest, load_tokenizer, model_digest, tokenizer_digest
+from pipelines.engines.environment import engine_environment
+from pipelines.models.folder import chat_template_digest, load_tokenizer, model_digest, tokenizer_digest
 from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.chat import CachedChat, Chat, EngineChat, Reply, shared_http_chat
 from pipelines.signals.steps import Steps
 from pipelines.signals.stepwise import EMPTY, StepwiseSignal, tasks
-from pipelines.stages.environment import engine_environment
 
 TEMPLATE = """Grade one step of a solution.
 
@@ -192,7 +192,7 @@ class JudgeSignal(StepwiseSignal):
         return chat if self.cache is None else CachedChat(chat, folder=self.cache, identity=identity)
 
     def _secret(self) -> str | None:
-        from pipelines.config import secret
+        from pipelines.options import secret
 
         return None if self.api_key is None else secret(self.api_key, key="api_key")
 

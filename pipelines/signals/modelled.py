@@ -8,9 +8,9 @@ from typing import Any, Self
 
 from pass_ops.shards import DatasetSpec, ModelRef
 from pipelines.engines.base import EngineOptions
-from pipelines.models import VocabularyMismatchError, model_digest, vocabulary
+from pipelines.engines.environment import engine_environment
+from pipelines.models.folder import VocabularyMismatchError, model_digest, vocabulary
 from pipelines.signals.base import SignalBase, SignalInputError
-from pipelines.stages.environment import engine_environment
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from pass_ops.shards import DatasetSpec, ModelRef
 from pipelines.engines.base import Engine, EngineOptions, RequestRejected
-from pipelines.models import chat_template_digest, load_tokenizer, model_digest, tokenizer_digest
+from pipelines.engines.environment import engine_environment
+from pipelines.models.folder import chat_template_digest, load_tokenizer, model_digest, tokenizer_digest
 from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.steps import Steps
 from pipelines.signals.stepwise import EMPTY, StepwiseSignal, tasks
-from pipelines.stages.environment import engine_environment
 
 
 @dataclass(frozen=True, kw_only=True)

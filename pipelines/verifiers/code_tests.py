@@ -1,122 +1,169 @@
-r"""Verifier `code`: the program in a completion passes the reference's tests.
+"""Verifier `code`: the program in a completion passes the reference's tests.
 
-The reference answer is JSON, in one of the forms that published sets have:
-
-    ["assert add(1, 2) == 3", ...]                              statements after the program (MBPP, HumanEval)
-    {"inputs": ["1 2\n", ...], "outputs": ["3\n", ...]}           standard input and output (APPS, LiveCodeBench)
-    {"fn_name": "add", "inputs": [[1, 2], ...], "outputs": [3, ...]}    calls of a function (APPS)
-
-A bare `assert ...` text is one test. Each test is a process of its own (`pipelines.verifiers.sandbox`).
+`pipelines.verifiers.code_forms` lists the forms of a reference: HumanEval's, MBPP's, APPS's, LiveCodeBench's, and
+Python tests of one's own. Every test has processes of its own (`pipelines.verifiers.sandbox`), and expected values are
+compared where the program does not run. docs/explanation/sandbox.md says what holds a program that would rather not be
+tested.
 """
 
 from __future__ import annotations
 
-import json
-import re
+import ast
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
+from pipelines.verifiers.answers import Reasoning, after_reasoning
 from pipelines.verifiers.base import Verdict
-from pipelines.verifiers.sandbox import Run, run_python
+from pipelines.verifiers.code_forms import CallTest, CodeTest, OutputTest, Reference, read_reference
+from pipelines.verifiers.fences import defined_names, parsed, program_of
+from pipelines.verifiers.outputs import same_output
+from pipelines.verifiers.reference_code import NothingTestedError, main_function
+from pipelines.verifiers.sandbox import Budget, run_python, run_test
 
-_FENCED = re.compile(r"```(?:python3?|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
-# Written by the driver where a test got through: an exit of the program before it is no pass.
-_PASSED = "passrl: passed "
-
-
-@dataclass(frozen=True)
-class _Test:
-    """A program to append, what it is given, and the output it must have (None = only get through)."""
-
-    code: str
-    stdin: str = ""
-    output: str | None = None
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_OUTPUT_ROOM = 1 << 20  # bytes beside several times the wanted output, for white space and long decimals
 
 
+@contextmanager
+def _integers_of_any_length() -> Iterator[None]:
+    """References and programs hold more than the 4,300 digits that Python reads by default."""
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        yield
+    finally:
+        sys.set_int_max_str_digits(before)
+
+
+@_integers_of_any_length()
 def verify(
     text: str,
     answer: str,
     *,
+    form: str | None = None,
+    entry_point: str | None = None,
     test_timeout_s: float = 5.0,
+    total_timeout_s: float = 120.0,
     memory_mb: int = 512,
     partial: bool = False,
     preamble: str = "",
+    reasoning: Reasoning = "skip",
 ) -> Verdict:
     """Correct where every test passes; with partial = true the reward is the share that does.
 
-    The program is the last fenced block of the text, else the whole text; preamble stands before it. test_timeout_s and
-    memory_mb hold for each test; the signal's own timeout_s must leave room for all of them. Raises ValueError for a
-    reference in none of the forms.
+    The program is the last Python block of the text (`pipelines.verifiers.fences`), else the whole text; `preamble`
+    stands before it. form: that of the reference, None = the one it looks like. entry_point: the function under test,
+    None = the one the reference names, else the program's only one, or its last that no other calls. test_timeout_s
+    (seconds of the processor) and memory_mb hold for each test, total_timeout_s for all of them: a test for which no
+    time is left is not passed. reasoning: what of the text is the answer (`pipelines.verifiers.answers`).
+
+    Raises ValueError for a reference in none of the forms, for one that tests nothing, and where its own code fails for
+    want of a module.
     """
-    tests = list(_tests(answer))
-    program = program_of(text)
+    try:
+        reference = read_reference(answer, form=form, entry_point=entry_point)
+    except NothingTestedError:
+        if _defines_something(program_of(after_reasoning(text, reasoning))):
+            raise
+        return Verdict(correct=False)  # whatever was meant to be tested, this has it not
+    program = program_of(after_reasoning(text, reasoning), reference.names)
     if not program.strip():
         return Verdict(correct=False, unparseable=True)
+    candidate = _Candidate(parts=_parts(program, reference, preamble), entry=reference.entry or _main(program))
+    limits: _Limits = {
+        "timeout_s": test_timeout_s,
+        "memory_mb": memory_mb,
+        "prelude": reference.prelude,
+        "budget": Budget(total_timeout_s),
+    }
     passed = 0
-    for number, test in enumerate(tests):
-        run = run_python(
-            f"{preamble}\n{program}\n{test.code}\n{_marker(number)}",
-            stdin=test.stdin,
-            timeout_s=test_timeout_s,
-            memory_mb=memory_mb,
-        )
-        passed += _passes(run, test, number)
+    for number, test in enumerate(reference.tests):
+        passed += _passes(candidate, test, reference, limits)
         if passed <= number and not partial:
             break
     return Verdict(
-        correct=passed == len(tests), reward=passed / len(tests) if partial else None, extracted=program[:2000]
+        correct=passed == len(reference.tests),
+        reward=passed / len(reference.tests) if partial else None,
+        extracted=program[:2000],
     )
 
 
-def program_of(text: str) -> str:
-    r"""The last fenced code block, else the text.
+class _Limits(TypedDict):
+    """What a run is given beside its program and test."""
 
-    >>> program_of("First:\n```python\nx = 1\n```\nThat is it.")
-    'x = 1\n'
-    """
-    blocks = _FENCED.findall(text)
-    return str(blocks[-1]) if blocks else text
-
-
-def _marker(number: int) -> str:
-    return f"\nimport sys as _s; _s.stdout.flush(); _s.stderr.write('\\n{_PASSED}{number}\\n')"
+    timeout_s: float
+    memory_mb: int
+    prelude: str
+    budget: Budget
 
 
-def _passes(run: Run, test: _Test, number: int) -> bool:
-    if run.status != "ok":
-        return False
-    if test.output is None:
-        return run.error.endswith(f"\n{_PASSED}{number}\n")
-    return run.output.split() == test.output.split()
+@dataclass(frozen=True)
+class _Candidate:
+    """A program, in parts that are compiled one by one, and the function of it that is tested."""
+
+    parts: list[str]
+    entry: str | None
 
 
-def _tests(answer: str) -> Iterator[_Test]:
-    try:
-        loaded: Any = json.loads(answer)
-    except ValueError:
-        loaded = [answer] if "assert" in answer else None
-    if isinstance(loaded, list) and loaded and all(isinstance(one, str) for one in loaded):
-        yield from (_Test(one) for one in loaded)
-    elif isinstance(loaded, dict) and loaded.get("inputs") and len(loaded["inputs"]) == len(loaded.get("outputs", ())):
-        name = loaded.get("fn_name")
-        for given, wanted in zip(loaded["inputs"], loaded["outputs"], strict=True):
-            yield _call(str(name), given, wanted) if name else _Test("", stdin=_lines(given), output=_lines(wanted))
+def _parts(program: str, reference: Reference, preamble: str) -> list[str]:
+    """The program after its preamble and prompt; without the function under test it is the prompt's continuation."""
+    prompt = reference.prompt
+    if prompt and reference.entry not in defined_names(program):
+        parts = [preamble, prompt + program]
     else:
-        raise ValueError(
-            f"the reference answer {answer[:80]!r} is no test: give a JSON list of assert statements, or an object "
-            "with inputs and outputs of equal number (and fn_name where a function is called)"
-        )
+        parts = [preamble, prompt if parsed(prompt) else "", program]
+    return [part for part in parts if part.strip()]
 
 
-def _call(name: str, arguments: list[Any], wanted: Any) -> _Test:
-    given = json.dumps([arguments, wanted])
-    target = f"(Solution().{name} if 'Solution' in globals() else {name})"
-    return _Test(
-        f"import json as _j\n_a, _w = _j.loads({given!r})\n"
-        f"assert _j.loads(_j.dumps({target}(*_a))) in (_w, _w[0] if isinstance(_w, list) and len(_w) == 1 else _w)"
-    )
+def _main(program: str) -> str | None:
+    tree = parsed(program)
+    return None if tree is None else main_function(tree)
 
 
-def _lines(value: Any) -> str:
-    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+def _defines_something(program: str) -> bool:
+    tree = parsed(program)
+    return tree is not None and any(isinstance(node, _DEFINITIONS) for node in ast.walk(tree))
+
+
+def _passes(
+    candidate: _Candidate, test: OutputTest | CallTest | CodeTest, reference: Reference, limits: _Limits
+) -> bool:
+    """Raises ValueError where the test is at fault."""
+    if isinstance(test, OutputTest):
+        room = _OUTPUT_ROOM + 8 * len(test.output)
+        run = run_python(candidate.parts, stdin=test.stdin, output_limit=room, **limits)
+        same = same_output(run.output, test.output, tolerance=test.tolerance, blank_lines=test.blank_lines)
+        return run.status == "ok" and same
+    needs_entry = isinstance(test, CallTest) or test.uses.candidate or reference.entry is not None
+    if needs_entry and candidate.entry is None:
+        return False
+    given = _call(candidate, test) if isinstance(test, CallTest) else _code(candidate, test, reference, needs_entry)
+    status, detail = run_test(candidate.parts, given, **limits)
+    if status == "reference":
+        raise ValueError(detail)
+    return status == "passed"
+
+
+def _call(candidate: _Candidate, test: CallTest) -> dict[str, Any]:
+    return {
+        "entry": candidate.entry,
+        "arguments": test.arguments,
+        "wanted": test.wanted,
+        "tolerance": test.tolerance,
+    }
+
+
+def _code(candidate: _Candidate, test: CodeTest, reference: Reference, needs_entry: bool) -> dict[str, Any]:
+    # What the prompt defines is not asked of the program, which could have changed it.
+    prompt = reference.prompt if parsed(reference.prompt) else ""
+    return {
+        "parts": test.parts,
+        "prompt": prompt,
+        "entry": candidate.entry if needs_entry else None,
+        "names": [] if prompt else [name for name in test.uses.names if name != reference.entry],
+        "builtins": list(test.uses.builtins),
+        "modules": list(test.uses.modules),
+    }

@@ -1,20 +1,29 @@
-"""What bounds a child process of the verifiers from within. Stdlib only: every child imports this."""
+"""What bounds a child process of the verifiers, from within and from outside. Stdlib only: every child imports this."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import resource
 import signal
 import sys
+import time
+from dataclasses import dataclass
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 
 
 def die_with_parent() -> None:
     """A parent killed with SIGKILL takes this process along (Linux), even where it hangs."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def hide_memory() -> None:
+    """From here on only root reads this process's memory and environment, or traces it (Linux). Forks inherit it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
 
 
 def limit_memory(megabytes: int) -> None:
@@ -25,3 +34,46 @@ def limit_memory(megabytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (megabytes << 20, megabytes << 20))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """Seconds that a process computed, and seconds that it was ready to but other processes had the cores."""
+
+    computed: float
+    queued: float
+
+
+def used(pid: int) -> Used | None:
+    """What a process has used so far, over all its threads; None where it is gone or the system does not tell (macOS).
+
+    A thread that has ended takes its queueing time along: `queued` is at most a little too small.
+    """
+    try:
+        # The kernel's number of another process's clock, as clock_getcpuclockid(3) makes it.
+        computed = time.clock_gettime((~pid << 3) | 2)
+        queued = 0
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/schedstat", "rb") as file:
+                queued += int(file.read().split()[1])
+    except (OSError, IndexError):
+        return None
+    return Used(computed, queued * 1e-9)
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process holds, shared ones included; 0 where it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except (OSError, IndexError):
+        return 0
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process has been stopped by a signal (SIGSTOP), so that it does nothing until it is continued."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in {b"T", b"t"}
+    except (OSError, IndexError):
+        return False

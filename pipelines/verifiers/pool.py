@@ -1,9 +1,11 @@
 """Functions that may hang or crash, called in child processes that can be killed.
 
-A call's time limit counts from the answer to the call before it, and what goes wrong is that call's alone: the child
-is killed, a fresh one goes on with the next call. No signal is used and nothing is forked with a copy of this process,
-so it works on any thread (Beam's are never the main one) of a process that holds an engine. Children are new
-interpreters that import neither this process's `__main__` nor, of this project, anything beyond `pipelines.verifiers`.
+A call's time limit counts from the answer to the call before it: the seconds in which the child computes or does
+nothing at all. While other processes have the cores it does not count, so a busy machine changes no verdict. What goes
+wrong is that call's alone: the child is killed, a fresh one goes on with the next call. No signal is used and nothing
+is forked with a copy of this process, so it works on any thread (Beam's are never the main one) of a process that holds
+an engine. Children are new interpreters that import neither this process's `__main__` nor, of this project, anything
+beyond `pass_ops.importing` and `pipelines.verifiers`.
 
 docs/decisions/005-verifier-pool.md says why not a library's pool.
 """
@@ -19,6 +21,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,10 +29,17 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from pass_ops.errors import PassError
+from pipelines.verifiers.limits import hide_memory, stopped, used
+from pipelines.verifiers.scratch import Scratch
 
 # A child imports the target before its first call; what that import costs is in no call's limit.
 START_LIMIT_S = 120.0
+# The wall clock's limit of a call, in its time limits and at least in seconds: far above what a busy machine takes.
+WALL_FACTOR, WALL_LIMIT_S = 60.0, 600.0
+# How often a call is asked again whose child was killed from outside (the system out of memory, an operator).
+KILLED_LIMIT = 3
 CHUNK_CALLS = 64
+_TICK_S = 0.05
 DEFAULT_MEMORY_MB = 4096
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
@@ -68,6 +78,7 @@ class CallPool:
         self._children: set[_Child] = set()
         self._lock = threading.Lock()
         self._closed = False
+        hide_memory()  # reference answers and the environment's secrets are in this process
 
     def map(
         self, calls: Sequence[tuple[Any, ...]], *, options: Mapping[str, Any], timeout_s: float
@@ -98,16 +109,23 @@ class CallPool:
         self, calls: Sequence[tuple[Any, ...]], options: Mapping[str, Any], timeout_s: float, stop: threading.Event
     ) -> list[CallResult]:
         results: list[CallResult] = []
+        killed = 0  # children that died at the next call
         while len(results) < len(calls) and not stop.is_set():
             child = self._child()
-            failure = child.call(calls[len(results) :], options, timeout_s, results)
+            before = len(results)
+            failure = child.call(calls[before:], options, timeout_s, results)
             if failure is None:
                 break
             self._discard(child)
+            killed = (killed if len(results) == before else 0) + child.killed_from_outside
             # A child that had answered before may have been brought down by an earlier call (a thread it left behind):
-            # the call at which it died is asked again, as the first of a fresh child.
-            if failure.status == "timeout" or child.answered == 0:
+            # the call at which it died is asked again, as the first of a fresh child. So is one whose child was killed
+            # from outside, but for a call at which that happens every time.
+            if killed >= KILLED_LIMIT or not (
+                child.killed_from_outside or (failure.status != "timeout" and child.answered)
+            ):
                 results.append(failure)
+                killed = 0
         return results
 
     def _child(self) -> _Child:
@@ -146,11 +164,19 @@ class _Child:
             command = [sys.executable, "-u", "-c", _BOOT, *arguments]
             # A session of its own: a terminal's Ctrl-C does not reach it, and it is killed with what it started itself.
             # What a verifier prints goes to standard error, at once (-u); standard output may be somebody's JSON.
+            # What it leaves in its folder for temporary files when it is killed goes with it.
+            self._folder = Scratch()
             self._process = subprocess.Popen(
-                command, pass_fds=(handle,), stdin=subprocess.DEVNULL, stdout=2, start_new_session=True
+                command,
+                pass_fds=(handle,),
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                start_new_session=True,
+                env=os.environ | {"TMPDIR": self._folder.path},
             )
         self._line = Connection(here.detach())
         self.answered = 0
+        self.killed_from_outside = False
 
     def start_failure(self) -> str | None:
         """Wait for the child to import its function; why it could not."""
@@ -169,18 +195,41 @@ class _Child:
         try:
             self._line.send((options, calls))
             for _ in calls:
-                if not self._line.poll(timeout_s):
+                if not self._answers_within(timeout_s):
+                    self.killed_from_outside = stopped(self._process.pid)
                     return CallResult("timeout", detail=f"no result within {timeout_s:g} s")
                 results.append(CallResult(*self._line.recv()))
                 self.answered += 1
         except (EOFError, OSError):
-            return CallResult("error", detail=f"it ended the process that called it ({self._exit_name()})")
+            name = self._exit_name()
+            self.killed_from_outside = self._process.returncode in {-signal.SIGKILL, -signal.SIGTERM}
+            return CallResult("error", detail=f"it ended the process that called it ({name})")
         return None
+
+    def _answers_within(self, timeout_s: float) -> bool:
+        """Whether something comes over the line before the child has computed, or done nothing, for so long."""
+        if self._line.poll(min(_TICK_S, timeout_s)):
+            return True
+        started = looked = time.monotonic()
+        first = last = used(self._process.pid)
+        idle = 0.0
+        while not self._line.poll(_TICK_S):
+            now, at = used(self._process.pid), time.monotonic()
+            if now is None or first is None:  # no Linux, or just ended: by the wall clock
+                idle = at - started
+            elif now == last:  # it neither computed nor waited for a core
+                idle += at - looked
+            computed = now.computed - first.computed if now and first else 0.0
+            if max(idle, computed) >= timeout_s or at - started >= max(WALL_FACTOR * timeout_s, WALL_LIMIT_S):
+                return False
+            last, looked = now, at
+        return True
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._folder.remove()
 
     def hang_up(self) -> None:
         self._line.close()

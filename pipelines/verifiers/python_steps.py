@@ -1,30 +1,15 @@
 """Step checker `python_steps`: the Python code of every step is run. For `signals.NAME.checker`.
 
-The fenced blocks of a rollout share one interpreter, as cells of a notebook do, in one process with limits on time and
-memory and without a network (`pipelines.verifiers.sandbox`).
+The Python blocks of a rollout share one interpreter, as cells of a notebook do, in one confined process
+(`pipelines.verifiers.sandbox`). That a step ran is not what it prints: the process has to say so when it is asked.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-from pipelines.verifiers.sandbox import run_python
-
-_FENCED = re.compile(r"```(?:python3?|py)[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
-_DRIVER = """
-import sys as _sys
-_space = {{"__name__": "__main__"}}
-for _number, _code in {cells!r}:
-    try:
-        exec(compile(_code, f"step {{_number}}", "exec"), _space)
-    except BaseException as _error:
-        _sys.stderr.write(f"{{_number}}: {{_error!r}}")
-    else:
-        _sys.stderr.write(f"\\n{mark}{{_number}}\\n")
-    _sys.stderr.flush()
-"""
-_MARK = "passrl: ran step "
+from pipelines.verifiers.fences import python_blocks
+from pipelines.verifiers.sandbox import run_cells
 
 
 def check_steps(
@@ -46,10 +31,8 @@ def check_steps(
     [1.0, 0.5, 0.0]
     """
     del prompt  # the checker's interface
-    cells = {number: code for number, step in enumerate(steps) if (code := "\n".join(_FENCED.findall(step))).strip()}
+    cells = {number: code for number, step in enumerate(steps) if (code := "\n".join(python_blocks(step))).strip()}
     if not cells:
         return [silent] * len(steps)
-    driver = _DRIVER.format(cells=list(cells.items()), mark=_MARK)
-    run = run_python(driver, timeout_s=time_limit_s, memory_mb=memory_mb)
-    ran = {int(number) for number in re.findall(rf"^{_MARK}(\d+)$", run.error, re.MULTILINE)}
-    return [silent if number not in cells else right if number in ran else wrong for number in range(len(steps))]
+    ran = dict(zip(cells, run_cells(list(cells.values()), timeout_s=time_limit_s, memory_mb=memory_mb), strict=True))
+    return [silent if number not in cells else right if ran[number] else wrong for number in range(len(steps))]

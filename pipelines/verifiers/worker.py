@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
-from pipelines.verifiers.importing import load_object
-from pipelines.verifiers.limits import die_with_parent, limit_memory
+from pass_ops.importing import load_object
+from pipelines.verifiers.limits import die_with_parent, hide_memory, limit_memory
 
 DETAIL_CHARACTERS = 500
 
@@ -22,6 +22,7 @@ def main(handle: int, target: str, adapter: str, memory_mb: int) -> None:
     """Serve the parent at the other end of the socket `handle` until it closes it."""
     die_with_parent()
     limit_memory(memory_mb)
+    hide_memory()
     with Connection(handle) as line:
         try:
             function, adapt = load_object(target), load_object(adapter)

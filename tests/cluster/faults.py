@@ -1,6 +1,6 @@
 """SIGKILL on a running Flink job, from a seeded list: the dataset comes out complete, the bytes of an undisturbed one.
 
-    python -m tests.cluster.faults --report docs/faults.md          # fifty faults, what `make faults` runs
+    python -m tests.cluster.faults --report docs/explanation/measured/faults.md  # what `make faults` runs
 
 A job meets up to three faults, one after another. Each falls once so many parts are committed: at any moment, or right
 before an operation of the commit protocol (by tests/cluster/inject, in the workers alone).
@@ -190,8 +190,8 @@ def table(outcomes: Sequence[Outcome], *, seed: int, undisturbed: float) -> str:
         "# Faults on Flink",
         "",
         f"Written by `make faults`: {faults} faults in {len(outcomes)} jobs, seed {seed}. Each job generates",
-        f"{PARTS} parts of {SECONDS_A_PART:.0f} s (recorded engine) on two SDK workers and meets up to {FAULTS_A_JOB}",
-        "times SIGKILL. Same bytes: the content digest is that of the undisturbed job.",
+        f"{PARTS} parts of {SECONDS_A_PART:.0f} s (recorded engine) on two SDK workers and takes up to {FAULTS_A_JOB}",
+        "SIGKILLs. Same bytes: the content digest equals that of the undisturbed job.",
         "",
         "| killed | when | faults | dataset complete | same bytes |",
         "| --- | --- | --- | --- | --- |",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.flink.cluster import LocalCluster
-from pipelines.cli import main
+from pipelines.cli.parser import main
 from tests.e2e.conftest import make_project
 
 STAGES = ("generate", "score", "shape")

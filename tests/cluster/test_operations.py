@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pass_ops import shards
-from pipelines.cli import main
+from pipelines.cli.parser import main
 from tests.cluster.jobs import external, loopback
 from tests.e2e.killing import finished, passrl
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 
-from pipelines.cli import main
+from pipelines.cli.parser import main
 
 FLAGS = [
     "--project=passrl-project",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import main
+from pipelines.cli.parser import main
 from tests.e2e.conftest import make_project
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 
-PRELOAD = ["apache_beam", "torch", "transformers", "numba", "polars", "pipelines.rounds", "pipelines.stages.parts",
-           "pipelines.commands", "trainer.run", "pipelines.engines.vllm", "vllm.v1.engine.llm_engine",
+PRELOAD = ["apache_beam", "torch", "transformers", "numba", "polars", "pipelines.runs.rounds", "pipelines.parts.job",
+           "pipelines.cli.commands", "trainer.run", "pipelines.engines.vllm", "vllm.v1.engine.llm_engine",
            "tests.e2e.killing"]  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def _run(arguments: list[str], log: str, point: Point | None) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     from pass_ops.shards.store import Store
-    from pipelines.cli import main
+    from pipelines.cli.parser import main
 
     if point is not None:
         left = point.count

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import main
+from pipelines.cli.parser import main
 
 
 def refused(capsys, *arguments: str) -> str:

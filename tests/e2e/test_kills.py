@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import main
+from pipelines.cli.parser import main
 from tests.e2e.killing import Point, finished, killed_after, killed_at
 
 # What each names: before the data is put, after it (before the marker), after the marker, in finalize (both files).

@@ -9,11 +9,11 @@ from collections import Counter
 import pytest
 
 from pass_ops.shards import Store
-from pipelines.cli import main
-from pipelines.config import load_config
+from pipelines.cli.parser import main
 from pipelines.engines import EngineOptions, Sampling
-from pipelines.sources import PromptSource, write_prompts
-from pipelines.stages.generate import GenerateOptions, generate
+from pipelines.prompts.stage import PromptSource, write_prompts
+from pipelines.rollouts.stage import GenerateOptions, generate
+from pipelines.runs.config import load_config
 from trainer import train
 
 STAGES = ("generate", "score", "shape")

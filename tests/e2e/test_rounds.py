@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from pass_ops.shards import open_dataset
-from pipelines.cli import main
+from pipelines.cli.parser import main
 
 
 def lineage(out: str) -> dict:

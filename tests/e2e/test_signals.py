@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pass_ops.shards import open_dataset
-from pipelines.cli import main
+from pipelines.cli.parser import main
 from pipelines.demo.arithmetic import ANSWER_PATTERN, FORMAT_PATTERN, Split, prompt_rows
 from pipelines.demo.assets import asset_folder
 

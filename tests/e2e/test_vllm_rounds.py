@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from pass_ops.shards import open_dataset
-from pipelines.cli import main
+from pipelines.cli.parser import main
 from tests.e2e.conftest import make_project
 from tests.e2e.killing import Point, finished, killed_after, killed_at
 

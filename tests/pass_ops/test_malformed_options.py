@@ -15,26 +15,16 @@ OPTIONS = {
     "estimator": (
         {"estimator": "pas"},
         "option estimator: unknown value 'pas'; the choices are 'pass', 'reward_shaping', 'grpo_process', "
-        "'grpo_outcome', 'rloo', 'dr_grpo', 'gdpo', 'prime'; your own function is given as module:function; "
-        "did you mean 'pass'?",
+        "'grpo_outcome', 'rloo', 'dr_grpo', 'gdpo', 'prime'; did you mean 'pass'? "
+        "(your own is given as module:function)",
     ),
-    "estimator of a module that is not there": (
-        {"estimator": "no_such_module:shape"},
-        "option estimator: 'no_such_module:shape' leads nowhere (No module named 'no_such_module'); "
-        "give module:function, with the module on the import path",
-    ),
-    "estimator that its module does not have": (
-        {"estimator": "math:advantage"},
-        "option estimator: 'math:advantage' leads nowhere (module 'math' has no attribute 'advantage'); "
-        "give module:function, with the module on the import path",
-    ),
-    "estimator that is no function": (
-        {"estimator": "math:pi"},
-        "option estimator: 'math:pi' is 3.141592653589793, which cannot be called; name a function of (group, config)",
+    "estimator without a module": (
+        {"estimator": ":shape"},
+        "option estimator: ':shape' is not an import path; write it as module:name, for example mypackage.checks:judge",
     ),
     "signal": (
         {"signal": "opd"},
-        "option signal: unknown value 'opd'; the choices are 'prm', 'kl'; choose one of them",
+        "option signal: unknown value 'opd'; choose one of 'prm', 'kl'",
     ),
     "standardize": (
         {"standardize": "maskednorm"},
@@ -48,8 +38,8 @@ OPTIONS = {
     ),
     "standardize per stream": (
         {"standardize": Standardizers(), "estimator": "reward_shaping"},
-        "option standardize: one operator per stream only works where streams are standardized apart, and estimator "
-        "'reward_shaping' standardizes them together; give one of 'masked_norm', 'abs_max', 'mean_only', "
+        "option standardize: one operator per stream needs streams that are standardized separately, but "
+        "estimator 'reward_shaping' standardizes them together; choose one of 'masked_norm', 'abs_max', 'mean_only', "
         "'leave_one_out', 'none'",
     ),
     "weights": (
@@ -115,9 +105,12 @@ def test_shape_takes_a_config_and_a_number_of_threads():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (lambda: ShapingConfig(kk=1), "ShapingConfig: unknown option 'kk'; .*; did you mean 'k'?"),
-        (lambda: Weights(proces=1.0), "Weights: unknown option 'proces'; .*; did you mean 'process'?"),
-        (lambda: Standardizers(sound="none"), "Standardizers: unknown option 'sound'; .*; choose one of them"),
+        (lambda: ShapingConfig(kk=1), "ShapingConfig: unknown option 'kk'; did you mean 'k'?"),
+        (lambda: Weights(proces=1.0), "Weights: unknown option 'proces'; did you mean 'process'?"),
+        (
+            lambda: Standardizers(sound="none"),
+            "Standardizers: unknown option 'sound'; choose one of 'process', 'outcome', 'format'",
+        ),
     ],
 )
 def test_an_unknown_option_is_answered_with_the_nearest(options, message):

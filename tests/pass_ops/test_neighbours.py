@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -302,6 +303,21 @@ class TestByImportPath:
         with pytest.raises(StepEndsError, match="process_ends is"):
             shape(to_table([[{"mask": [T], "scores": [0.0], "ends": [2], "outcome": 1.0}]]), config)
 
-    def test_a_name_that_leads_nowhere_is_refused_when_the_options_are_made(self, own):
-        with pytest.raises(OptionError, match="'own_estimators:grpo' leads nowhere"):
-            ShapingConfig(estimator="own_estimators:grpo")
+    @pytest.mark.parametrize(
+        ("path", "message"),
+        [
+            ("own_estimators:grpo", "'own_estimators:grpo' cannot be imported .*has no 'grpo'"),
+            ("no_such_module:grpo", "'no_such_module:grpo' cannot be imported .*No module named 'no_such_module'"),
+            ("math:pi", "'math:pi' is 3.14.*, which cannot be called"),
+        ],
+    )
+    def test_a_path_to_no_function_is_refused_when_it_shapes(self, own, path, message):
+        config = ShapingConfig(estimator=path, weights=OUTCOME_ONLY)
+        with pytest.raises(OptionError, match=f"^option estimator: {message}"):
+            shape(to_table([[{"mask": [T], "outcome": 1.0}]]), config)
+
+    def test_building_a_configuration_imports_nothing(self, tmp_path, monkeypatch):
+        monkeypatch.syspath_prepend(tmp_path)
+        (tmp_path / "fails_at_import.py").write_text("raise RuntimeError('imported')")
+        ShapingConfig(estimator="fails_at_import:f")
+        assert "fails_at_import" not in sys.modules

@@ -1,4 +1,4 @@
-"""Every row of the table in docs/methods.md gives the numbers of the method it names."""
+"""Every row of the table in docs/reference/estimators.md gives the numbers of the method it names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pass_ops
 from pass_ops import ShapingConfig, shape, token_advantages
 
 HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "methods.md"
+PAGE = HERE.parents[1] / "docs" / "reference" / "estimators.md"
 ROW = re.compile(r"^\| (?P<method>[^|]+) \| `(?P<options>ShapingConfig\(.*\))` \| (?P<against>[^|]+) \|$", re.MULTILINE)
 ROWS = [match.groupdict() for match in ROW.finditer(PAGE.read_text(encoding="utf-8"))]
 NAMES = {name: getattr(pass_ops, name) for name in ("ShapingConfig", "Standardizers", "Weights")}

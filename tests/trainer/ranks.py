@@ -29,9 +29,9 @@ def gradient(given: dict[str, Any]) -> None:
     rows = random_rows(groups=given["groups"], size=given["size"])
     with joined_world("cpu") as world:
         policy = load_policy(given["policy"], options, world)
-        step = step_of(rows, budget=given["budget"], world=world)
+        step = step_of(rows, budget=given["budget"], temperature=0.7, world=world)
         for micro in step.micro_batches:
-            backward(policy, micro, options=options, temperature=0.7)
+            backward(policy, micro, options=options)
         gradients = {name: whole(p.grad).clone() for name, p in policy.model.named_parameters()}
         counts = world.gather([len(micro.targets_N) for micro in step.micro_batches])
         if world.is_main:

@@ -164,10 +164,10 @@ def step_of(rows: Sequence[Row], *, budget: int = 10_000, pack: bool = False, **
     return build_step(rollouts, budget=budget, pack=pack, **(arguments | changes))
 
 
-def gradient_of(policy: Policy, step: StepBatch, options: TrainOptions, *, temperature: float = 1.0) -> dict[str, Any]:
+def gradient_of(policy: Policy, step: StepBatch, options: TrainOptions) -> dict[str, Any]:
     """The gradient of one step's loss by parameter, as the trainer gathers it; and the loss under the name "loss"."""
     policy.model.zero_grad(set_to_none=True)
-    losses = [backward(policy, micro, options=options, temperature=temperature) for micro in step.micro_batches]
+    losses = [backward(policy, micro, options=options) for micro in step.micro_batches]
     gradient = {name: p.grad.clone() for name, p in policy.model.named_parameters()}
     policy.model.zero_grad(set_to_none=True)
     return gradient | {"loss": sum(values["loss"] for values in losses if values)}

@@ -20,9 +20,9 @@ from tests.trainer.rows import (
     write_shaped,
 )
 from trainer import train
-from trainer.checkpoint import weights_digest
 from trainer.data import ShapedData, build_index, select
-from trainer.errors import NothingTrainableError, TrainDataError
+from trainer.errors import TrainDataError
+from trainer.model_folder import weights_digest
 from trainer.options import TrainOptions
 from trainer.order import Step, all_steps
 from trainer.stream import ahead_of_use, decode_part, stream_steps
@@ -76,6 +76,13 @@ def test_groups_without_any_advantage_are_dropped_where_asked(make_shaped):
     assert selected(data, zero_advantage="drop", unit="rollout")[1].counts["zero_advantage"] == 4
 
 
+def test_an_advantage_of_a_rollout_that_is_dropped_anyway_keeps_no_group(make_shaped):
+    rows = [replace(row, advantages=(0.0, 0.0)) if row.group == "g001" else row for row in ROWS]
+    rows[3] = replace(fully_masked(rows[3]), trainable=True, advantages=(1.0,))
+    _, selection = selected(data_of(make_shaped([rows])), zero_advantage="drop")
+    assert (selection.counts["untrainable"], selection.counts["zero_advantage"], selection.counts["left"]) == (1, 2, 15)
+
+
 def test_long_rollouts_are_kept_masked_or_dropped(make_shaped):
     data = data_of(make_shaped([ROWS]))
     long = {i for i, row in enumerate(ROWS) if len(row.prompt) + len(row.tokens) > 8}
@@ -104,7 +111,7 @@ def test_old_rounds_are_dropped_where_asked(make_shaped):
 
 def test_nothing_left_is_an_error_with_the_counts(make_shaped):
     data = data_of(make_shaped([[untrainable(row) for row in ROWS]]))
-    with pytest.raises(NothingTrainableError, match="untrainable 18"):
+    with pytest.raises(TrainDataError, match="untrainable 18"):
         selected(data)
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines.cli import main
+from pipelines.cli.parser import main
 from pipelines.demo.assets import asset_folder
 from tests.trainer.rows import changed, gradient_of, largest_difference, random_rows, split_groups, step_of
 from trainer import TrainOptions, train
@@ -62,9 +62,8 @@ def test_the_gradient_of_two_ranks_is_that_of_one_process(tied_policy_folder, tm
     assert len(found["counts"][0]) == len(found["counts"][1]) > 1
     assert size > 1 or 0 in found["counts"][1]
     rows = random_rows(groups=groups, size=size)
-    alone = gradient_of(
-        load_policy(tied_policy_folder, options), step_of(rows, budget=budget), options, temperature=0.7
-    )
+    step = step_of(rows, budget=budget, temperature=0.7)
+    alone = gradient_of(load_policy(tied_policy_folder, options), step, options)
     assert largest_difference(found["gradients"], {k: v for k, v in alone.items() if k != "loss"}) < limit
 
 
@@ -107,7 +106,7 @@ def test_a_rank_that_stops_stops_the_others_with_its_reason(make_shaped, policy_
 def test_the_command_runs_under_torchrun_and_speaks_once(tmp_path):
     pairs = pa.table({"prompt": ["1a+2b?", "3a+4b?"] * 4, "completion": ["A3.", "A7."] * 4})
     pq.write_table(pairs, tmp_path / "pairs.parquet")
-    command = [*TORCHRUN, "-m", "pipelines.cli", "sft", str(tmp_path / "pairs.parquet"), "--json"]
+    command = [*TORCHRUN, "-m", "pipelines.cli.parser", "sft", str(tmp_path / "pairs.parquet"), "--json"]
     command += ["--policy", str(asset_folder("policy")), "--out", str(tmp_path / "out")]
     for option in ('device="cpu"', "tensorboard=false", "batch_size=4"):
         command += ["--set", option]

@@ -22,16 +22,16 @@ from tests.trainer.rows import gradient_of, largest_difference, random_rows, ste
 from trainer.options import TrainOptions
 from trainer.policy import load_policy
 
-step = step_of(random_rows(groups=2, size=3))
 for folder in sys.argv[1:]:
     for dtype, temperature in (("float32", 1.0), ("float32", 0.7), ("bfloat16", 0.7)):
         found = {}
+        step = step_of(random_rows(groups=2, size=3), temperature=temperature)
         for head in ("chunked", "fused"):
             options = TrainOptions(device="cpu", head=head, compute_dtype=dtype, kl_coef=0.1)
             policy = load_policy(folder, options)
-            outputs = policy.token_outputs(step.micro_batches[0], temperature=temperature)
+            outputs = policy.token_outputs(step.micro_batches[0])
             assert (outputs.entropy_N is None) == (head == "fused")
-            found[head] = outputs, gradient_of(policy, step, options, temperature=temperature)
+            found[head] = outputs, gradient_of(policy, step, options)
         (chunked, gradient), (fused, other) = found["chunked"], found["fused"]
         apart = {
             "logprobs": float((chunked.logprobs_N - fused.logprobs_N).abs().max()),
@@ -54,7 +54,7 @@ def test_the_fused_head_gives_the_logprobs_and_gradients_of_the_chunked_one(poli
 
 
 def test_an_entropy_bonus_needs_the_chunked_head():
-    with pytest.raises(TrainOptionError, match="tells no entropy"):
+    with pytest.raises(TrainOptionError, match="computes no entropy"):
         TrainOptions(head="fused", entropy_coef=0.1)
 
 

@@ -17,8 +17,9 @@ import torch
 
 from tests.trainer.rows import random_rows, split_groups, without_times, write_shaped
 from trainer import TrainOptions, train
-from trainer.checkpoint import complete_checkpoints, load_checkpoint, weights_digest
+from trainer.checkpoint import complete_checkpoints, load_checkpoint
 from trainer.distributed import ALONE
+from trainer.model_folder import weights_digest
 from trainer.policy import load_policy
 from trainer.update import make_optimizer
 
@@ -29,9 +30,9 @@ OPTIONS = TrainOptions(
 )  # fmt: skip
 # Module, function, at which call, before or after it.
 POINTS = {
-    "before the run is claimed": ("trainer.claim", "write_json", 1, "before"),
-    "after the run is claimed": ("trainer.claim", "write_json", 1, "after"),
-    "while the old policy is recomputed": ("trainer.old", "_write", 1, "after"),
+    "before the run is claimed": ("trainer.run_folder", "write_json", 1, "before"),
+    "after the run is claimed": ("trainer.run_folder", "write_json", 1, "after"),
+    "while the old policy is recomputed": ("trainer.old_logprobs", "_write", 1, "after"),
     "after a step, before its checkpoint": ("trainer.metrics_log", "MetricsLog.write", 3, "after"),
     "with a checkpoint's folder made": ("trainer.checkpoint", "_make_anew", 2, "after"),
     "with its shards but no metadata": ("torch.distributed.checkpoint", "FileSystemWriter.finish", 2, "before"),

@@ -12,9 +12,10 @@ import torch
 
 from tests.trainer.rows import random_rows, split_groups, step_of
 from trainer import TrainOptions, train
-from trainer.checkpoint import complete_checkpoints, weights_digest
-from trainer.errors import PolicyMismatchError, PolicyNotFoundError, TrainOptionError
+from trainer.checkpoint import complete_checkpoints
+from trainer.errors import AdapterError, PolicyMismatchError, TrainOptionError
 from trainer.metrics import read_metrics
+from trainer.model_folder import weights_digest
 from trainer.policy import load_policy
 
 ROWS = random_rows(groups=6, size=3)
@@ -36,7 +37,7 @@ def run(make_shaped, policy_folder, tmp_path):
 def logprobs(folder: str, options: TrainOptions = OPTIONS) -> torch.Tensor:
     (batch,) = step_of(ROWS, reference=False).micro_batches
     with torch.no_grad():
-        return load_policy(folder, options).token_outputs(batch, temperature=1.0).logprobs_N
+        return load_policy(folder, options).token_outputs(batch).logprobs_N
 
 
 def test_a_new_adapter_changes_nothing_and_is_the_same_for_the_same_seed(policy_folder):
@@ -101,7 +102,7 @@ def test_an_adapter_of_another_rank_or_without_its_base_is_refused(run, tmp_path
         load_policy(folder, replace(OPTIONS, lora_rank=0))
     config = Path(folder) / "adapter_config.json"
     config.write_text(config.read_text().replace('base_model_name_or_path": "', 'base_model_name_or_path": "/gone'))
-    with pytest.raises(PolicyNotFoundError, match="names as its base"):
+    with pytest.raises(AdapterError, match=r"names .* as its base model"):
         load_policy(folder, OPTIONS)
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from trainer.errors import LossInputError
 from trainer.losses import (
+    LossInputs,
     cispo,
     clipped_surrogate,
     gspo,
@@ -15,6 +19,7 @@ from trainer.losses import (
     kept_by_ratio,
     kl_penalty,
     loss_weights,
+    next_token,
     policy_gradient,
     policy_loss,
 )
@@ -139,11 +144,12 @@ def test_the_plain_policy_gradient_reads_no_ratio():
 
 def test_the_penalty_reads_temperature_one_and_the_surrogate_the_sampling_temperature():
     at_temperature, at_one, entropy = (torch.tensor([value], requires_grad=True) for value in (-1.0, -3.0, 0.5))
-    loss, metrics = policy_loss(
-        at_temperature, at_one, entropy, behavior_N=torch.tensor([-1.0]), old_N=None, advantages_N=torch.tensor([2.0]),
-        reference_N=torch.tensor([-3.0 + math.log(2)]), weights_N=torch.ones(1),
-        rows_N=torch.zeros(1, dtype=torch.long), options=TrainOptions(kl_coef=0.1, entropy_coef=0.01),
+    inputs = LossInputs(
+        logprobs_N=at_temperature, logprobs_t1_N=at_one, entropy_N=entropy, behavior_N=torch.tensor([-1.0]),
+        advantages_N=torch.tensor([2.0]), reference_N=torch.tensor([-3.0 + math.log(2)]), weights_N=torch.ones(1),
+        rows_N=torch.zeros(1, dtype=torch.long),
     )  # fmt: skip
+    loss, metrics = policy_loss(inputs, TrainOptions(kl_coef=0.1, entropy_coef=0.01))
     loss.backward()
     assert float(loss.detach()) == pytest.approx(-2.0 + 0.1 * (1 - math.log(2)) - 0.01 * 0.5, abs=1e-6)
     assert float(at_temperature.grad) == pytest.approx(-2.0)
@@ -153,8 +159,6 @@ def test_the_penalty_reads_temperature_one_and_the_surrogate_the_sampling_temper
 
 
 def test_each_aggregation_weighs_tokens_as_its_formula_says():
-    import numpy as np
-
     unmasked = np.array([1, 3])
     assert loss_weights(unmasked, aggregation="rollout_mean").tolist() == [1 / 2, 1 / 6]
     assert loss_weights(unmasked, aggregation="token_mean").tolist() == [1 / 4, 1 / 4]
@@ -203,18 +207,18 @@ def test_a_long_rollout_overflows_neither_its_weight_nor_its_ratio():
 
 
 def test_a_correction_looks_at_the_old_policy_where_there_is_one_and_at_the_current_one_otherwise():
-    given = {
-        "behavior_N": torch.tensor([-2.0]), "advantages_N": torch.ones(1), "weights_N": torch.ones(1),
-        "rows_N": torch.zeros(1, dtype=torch.long), "reference_N": None,
-    }  # fmt: skip
-    logprobs, zero = torch.tensor([-2.0 + math.log(1.5)], requires_grad=True), torch.zeros(1)
+    logprobs = torch.tensor([-2.0 + math.log(1.5)], requires_grad=True)
+    inputs = LossInputs(
+        logprobs_N=logprobs, logprobs_t1_N=logprobs, behavior_N=torch.tensor([-2.0]), advantages_N=torch.ones(1),
+        weights_N=torch.ones(1), rows_N=torch.zeros(1, dtype=torch.long),
+    )  # fmt: skip
     decoupled = TrainOptions(old_policy="recompute", importance="token", importance_cap=math.inf, clip_high=9.0)
     old = torch.tensor([-2.0 + math.log(3.0)])
-    loss, metrics = policy_loss(logprobs, logprobs, zero, old_N=old, options=decoupled, **given)
+    loss, metrics = policy_loss(replace(inputs, old_N=old), decoupled)
     assert float(loss.detach()) == pytest.approx(-3.0 * 0.5, rel=1e-6)  # w = old / behavior = 3, r = pi / old = 0.5
     assert float(metrics["log_mismatch_N"]) == pytest.approx(math.log(3.0), rel=1e-6)
     bypass = TrainOptions(loss="policy_gradient", importance="token", importance_cap=1.25)
-    loss, metrics = policy_loss(logprobs, logprobs, zero, old_N=None, options=bypass, **given)
+    loss, metrics = policy_loss(inputs, bypass)
     assert float(loss.detach()) == pytest.approx(1.25 * (2.0 - math.log(1.5)), rel=1e-6)
     loss.backward()
     assert float(logprobs.grad) == pytest.approx(-1.25)  # the weight carries no gradient
@@ -223,12 +227,100 @@ def test_a_correction_looks_at_the_old_policy_where_there_is_one_and_at_the_curr
 
 def test_a_rejected_token_adds_nothing_and_its_kl_and_weight_stay():
     logprobs = torch.tensor([-1.0, -1.0], requires_grad=True)
-    loss, metrics = policy_loss(
-        logprobs, logprobs, torch.zeros(2), behavior_N=torch.tensor([-1.0, -4.0]), old_N=None,
-        advantages_N=torch.ones(2), reference_N=torch.full((2,), -1.0 + math.log(2)), weights_N=torch.full((2,), 0.5),
-        rows_N=torch.tensor([0, 1]),
-        options=TrainOptions(kl_coef=1.0, reject="token", reject_low=0.5, reject_high=2.0),
+    inputs = LossInputs(
+        logprobs_N=logprobs, logprobs_t1_N=logprobs, behavior_N=torch.tensor([-1.0, -4.0]), advantages_N=torch.ones(2),
+        reference_N=torch.full((2,), -1.0 + math.log(2)), weights_N=torch.full((2,), 0.5), rows_N=torch.tensor([0, 1]),
     )  # fmt: skip
+    loss, metrics = policy_loss(inputs, TrainOptions(kl_coef=1.0, reject="token", reject_low=0.5, reject_high=2.0))
     assert int(metrics["rejected"]) == 1
     assert float(metrics["policy_loss"]) == pytest.approx(-0.5)
     assert float(loss.detach()) == pytest.approx(-0.5 + (1 - math.log(2)), abs=1e-6)
+
+
+TOKENS = {name: torch.zeros(3) for name in ("logprobs_N", "logprobs_t1_N", "behavior_N", "advantages_N", "weights_N")}
+INPUTS = LossInputs(**TOKENS, rows_N=torch.tensor([0, 0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "named"),
+    [
+        ("behavior_N", torch.zeros(1), "'behavior_N': 1"),  # would be broadcast to every token
+        ("reference_N", torch.zeros(1), "'reference_N': 1"),
+        ("old_N", torch.zeros(4), "'old_N': 4"),
+        ("weights_N", torch.ones(1, 3), r"weights_N is of shape \[1, 3\]"),
+        ("advantages_N", torch.ones(3, dtype=torch.long), "advantages_N .* give floats"),
+        ("rows_N", torch.zeros(3), "rows_N .* give int64"),
+        ("entropy_N", [0.0, 0.0, 0.0], "entropy_N is a list"),
+    ],
+)
+def test_arrays_that_are_not_one_value_per_token_are_refused_by_name(name, wrong, named):
+    with pytest.raises(LossInputError, match=named):
+        replace(INPUTS, **{name: wrong})
+
+
+@pytest.mark.parametrize("function", [clipped_surrogate, gspo, cispo, policy_gradient])
+def test_each_surrogate_refuses_to_broadcast(function):
+    given = {"old_N": torch.zeros(1), "advantages_N": torch.ones(3), "weights_N": torch.ones(3)}
+    given |= {"rows_N": ROWS_N} if function is gspo else {}
+    given |= {} if function is policy_gradient else {"clip_low": 0.2, "clip_high": 0.2}
+    with pytest.raises(LossInputError, match="'old_N': 1"):
+        function(torch.zeros(3), **given)
+    function(torch.zeros(3), **given | {"old_N": torch.zeros(3)})
+
+
+def test_next_token_refuses_to_broadcast():
+    with pytest.raises(LossInputError, match="'weights_N': 1"):
+        next_token(torch.zeros(3), weights_N=torch.ones(1))
+
+
+def test_the_penalty_refuses_an_unknown_estimator_and_a_reference_of_another_length():
+    given = {"reference_N": torch.zeros(3), "weights_N": torch.ones(3)}
+    with pytest.raises(LossInputError, match="estimator is 'k4'; did you mean 'k"):
+        kl_penalty(torch.zeros(3), **given, estimator="k4")
+    with pytest.raises(LossInputError, match="'reference_N': 1"):
+        kl_penalty(torch.zeros(3), **given | {"reference_N": torch.zeros(1)})
+
+
+def test_corrections_refuse_an_unknown_level_a_wrong_range_and_other_lengths():
+    for function, limits in ((importance_weights, {"cap": 2.0}), (kept_by_ratio, {"low": 0.5, "high": 2.0})):
+        with pytest.raises(LossInputError, match="level is 'sequnce'; did you mean 'sequence'"):
+            function(LOG_RATIO, rows_N=ROWS_N, level="sequnce", **limits)
+        with pytest.raises(LossInputError, match="'rows_N': 2"):
+            function(LOG_RATIO, rows_N=ROWS_N[:2], level="token", **limits)
+    for cap in (0.0, math.nan):
+        with pytest.raises(LossInputError, match="cap is"):
+            importance_weights(LOG_RATIO, rows_N=ROWS_N, level="token", cap=cap)
+    for low, high in ((2.0, 0.5), (-1.0, 1.0), (0.5, math.nan)):
+        with pytest.raises(LossInputError, match="not a range"):
+            kept_by_ratio(LOG_RATIO, rows_N=ROWS_N, level="token", low=low, high=high)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"aggregation": "token"}, "aggregation is 'token'; did you mean 'token_mean'"),
+        ({"aggregation": "constant"}, "constant is None"),
+        ({"aggregation": "constant", "constant": 0.0}, "constant is 0.0"),
+    ],
+)
+def test_weights_refuse_an_unknown_aggregation_and_a_missing_constant(given, named):
+    with pytest.raises(LossInputError, match=named):
+        loss_weights(np.array([1, 3]), **given)
+
+
+def test_weights_refuse_a_rollout_without_a_token():
+    with pytest.raises(LossInputError, match="one count above 0 per rollout"):
+        loss_weights(np.array([1, 0]), aggregation="rollout_mean")
+
+
+@pytest.mark.parametrize("options", [TrainOptions(kl_coef=0.1), TrainOptions(entropy_coef=0.1)])
+def test_a_term_with_a_weight_but_no_values_is_refused(options):
+    with pytest.raises(LossInputError, match="is not given"):
+        policy_loss(INPUTS, options)
+
+
+def test_the_inputs_of_a_rollout_are_its_tokens_alone():
+    inputs = replace(INPUTS, advantages_N=torch.tensor([1.0, 2.0, 3.0]), old_N=torch.tensor([4.0, 5.0, 6.0]))
+    alone = inputs.of_rollout(0)
+    assert (alone.advantages_N.tolist(), alone.old_N.tolist(), len(alone.rows_N)) == ([1.0, 2.0], [4.0, 5.0], 2)
+    assert alone.reference_N is None

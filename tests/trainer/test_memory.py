@@ -105,8 +105,8 @@ def test_8_bit_adamw_moves_the_weights_about_as_adamw_does_with_a_quarter_of_the
         before = weight.detach().clone()
         for rate in (1e-3, 5e-4):
             for micro in step.micro_batches:
-                backward(policy, micro, options=options, temperature=1.0)
-            apply_gradients(policy, optimizer, step, rate=rate, options=options, temperature=1.0)
+                backward(policy, micro, options=options)
+            apply_gradients(policy, optimizer, step, rate=rate, options=options)
         moved[name] = weight.detach() - before
         state[name] = sum(_bytes(value) for value in optimizer.state[weight].values())
     difference = (moved["adamw_8bit"] - moved["adamw"]).abs().mean()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.losses import loss_weights, policy_loss
+from trainer.losses import LossInputs, loss_weights, policy_loss
 from trainer.options import TrainOptions
 
 PEERS = Path(__file__).parent / "peers"
@@ -25,18 +25,18 @@ def ours(options: TrainOptions) -> tuple[float, np.ndarray]:
     per_rollout = loss_weights(mask.sum(1), aggregation=options.aggregation, constant=options.aggregation_constant)
     tokens = {name: torch.tensor(values[mask], dtype=torch.float32) for name, values in BATCH.items()}
     logprobs = tokens["logprobs"].requires_grad_()
-    loss, _ = policy_loss(
-        logprobs,
-        logprobs,
-        torch.zeros_like(logprobs),
+    inputs = LossInputs(
+        logprobs_N=logprobs,
+        logprobs_t1_N=logprobs,
+        entropy_N=torch.zeros_like(logprobs),
         behavior_N=tokens["behavior"],
         old_N=tokens["old"] if options.old_policy == "recompute" else None,
         advantages_N=tokens["rollout_advantages" if options.loss == "gspo" else "advantages"],
         reference_N=tokens["reference"] if options.kl_coef else None,
         weights_N=torch.tensor(per_rollout[rows], dtype=torch.float32),
         rows_N=torch.tensor(rows),
-        options=options,
     )
+    loss, _ = policy_loss(inputs, options)
     gradient = np.zeros(mask.shape)
     gradient[mask] = torch.autograd.grad(loss, logprobs)[0].numpy()
     return loss.item(), gradient

@@ -24,9 +24,9 @@ def policy(policy_folder):
 @pytest.mark.parametrize("pack", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_logprobs_and_entropy_are_those_of_the_models_own_logits(policy, temperature, pack):
-    (batch,) = step_of(ROWS, pack=pack).micro_batches
+    (batch,) = step_of(ROWS, pack=pack, temperature=temperature).micro_batches
     with torch.no_grad():
-        outputs = policy.token_outputs(batch, temperature=temperature)
+        outputs = policy.token_outputs(batch)
         found = iter(zip(outputs.logprobs_N, outputs.logprobs_t1_N, outputs.entropy_N, strict=True))
         for rollout_id in batch.rollout_ids:
             row = next(row for row in ROWS if row.rollout_id == rollout_id)
@@ -114,5 +114,5 @@ def test_dropout_is_off(policy_folder, tmp_path):
     model.save_pretrained(tmp_path)
     policy = load_policy(str(tmp_path), OPTIONS)
     (batch,) = step_of(ROWS).micro_batches
-    a, b = (policy.token_outputs(batch, temperature=1.0).logprobs_N for _ in range(2))
+    a, b = (policy.token_outputs(batch).logprobs_N for _ in range(2))
     assert torch.equal(a, b)

@@ -12,21 +12,19 @@ import torch
 
 from tests.trainer.rows import changed, random_rows, split_groups, step_of, without_times
 from trainer import TrainOptions, train
-from trainer.checkpoint import complete_checkpoints, load_checkpoint, weights_digest
+from trainer.checkpoint import complete_checkpoints, load_checkpoint
 from trainer.distributed import ALONE
 from trainer.errors import (
-    CorruptStateError,
-    ExplodedTrainingError,
-    ExportFolderError,
-    LocalFolderError,
-    MismatchError,
     NonFiniteTrainingError,
     PolicyMismatchError,
-    StateMismatchError,
-    StateNotFoundError,
+    PolicyNotFoundError,
+    RunFolderError,
+    StateError,
     TrainDataError,
+    TrainingStoppedError,
 )
 from trainer.metrics import read_metrics
+from trainer.model_folder import weights_digest
 from trainer.policy import load_policy
 from trainer.update import learning_rate, make_optimizer
 
@@ -70,8 +68,8 @@ def test_tokens_of_positive_advantage_become_likelier_and_negative_ones_rarer(
 
     def logprobs(folder):
         with torch.no_grad():
-            (batch,) = step_of(rows, reference=False).micro_batches
-            return batch, load_policy(folder, OPTIONS).token_outputs(batch, temperature=temperature).logprobs_N
+            (batch,) = step_of(rows, reference=False, temperature=temperature).micro_batches
+            return batch, load_policy(folder, OPTIONS).token_outputs(batch).logprobs_N
 
     batch, before = logprobs(policy_folder)
     sampled, at = [], 0
@@ -110,7 +108,7 @@ def test_a_mismatch_beyond_its_limit_stops_the_run_before_the_first_update(run, 
     data = make_shaped([changed(ROWS, 7, behavior=behavior)], name="other")
     options = replace(OPTIONS, old_policy="recompute", max_mismatch=1e9)
     for _ in range(2):  # the audit is kept: a rerun stops at once
-        with pytest.raises(MismatchError, match="max_mismatch 1e") as stopped:
+        with pytest.raises(TrainingStoppedError, match="max_mismatch 1e") as stopped:
             run("out", data=[data], options=options)
         assert stopped.value.rollout_ids[0] == ROWS[7].rollout_id
     assert not read_metrics(tmp_path / "out")
@@ -127,7 +125,7 @@ def test_lost_old_logprobs_are_no_reason_to_take_others(run, tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         run("out", options=options, progress=stop)
     shutil.rmtree(tmp_path / "out" / "old")
-    with pytest.raises(CorruptStateError, match="old is lost"):
+    with pytest.raises(StateError, match="old is lost"):
         run("out", options=options)
 
 
@@ -227,7 +225,7 @@ def test_the_warm_up_counts_over_rounds_and_the_decay_within_each(run, tmp_path)
 
 def test_state_of_another_policy_is_refused(run, policy_folder, tmp_path):
     run("first")
-    with pytest.raises(StateMismatchError, match="another policy's"):
+    with pytest.raises(StateError, match="another policy's"):
         run("second", policy=policy_folder, state=str(tmp_path / "first"))
 
 
@@ -239,13 +237,13 @@ def test_state_of_another_architecture_is_refused_by_key(run, policy_folder, tmp
     config.intermediate_size = 128
     model = AutoModelForCausalLM.from_config(config)
     checkpoint = complete_checkpoints(tmp_path / "first" / "state")[-1]
-    with pytest.raises(StateMismatchError, match="intermediate_size is 96 there and 128"):
+    with pytest.raises(StateError, match="intermediate_size is 96 there and 128"):
         load_checkpoint(checkpoint, model=model, optimizer=make_optimizer(model, OPTIONS), world=ALONE)
 
 
 def test_a_folder_that_holds_something_is_not_exported_into(run, policy_folder):
     before = weights_digest(Path(policy_folder))
-    with pytest.raises(ExportFolderError, match="not empty"):
+    with pytest.raises(RunFolderError, match="not empty"):
         run("out", export=policy_folder)
     assert weights_digest(Path(policy_folder)) == before
 
@@ -261,13 +259,13 @@ def test_a_lost_export_is_made_again_from_the_state(run):
 @pytest.mark.parametrize("name", ["out", "state", "export"])
 def test_a_folder_on_an_object_store_is_refused(shaped, policy_folder, tmp_path, name):
     arguments = {"out": str(tmp_path / "out"), name: "s3://bucket/folder"}
-    with pytest.raises(LocalFolderError, match=f"{name} is s3://bucket"):
+    with pytest.raises(RunFolderError, match=f"{name} is s3://bucket"):
         train([shaped], policy=policy_folder, options=OPTIONS, **arguments)
 
 
 def test_an_unfinished_round_is_no_state(run, policy_folder, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(StateNotFoundError, match=r"_done\.json"):
+    with pytest.raises(StateError, match=r"_done\.json"):
         run("second", state=str(tmp_path / "empty"))
 
 
@@ -278,16 +276,16 @@ def test_changed_bytes_in_a_checkpoint_are_noticed(run, policy_folder, tmp_path)
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
     data.write_bytes(content)
-    with pytest.raises(CorruptStateError, match=data.name):
+    with pytest.raises(StateError, match=data.name):
         optimizer_state(tmp_path / "out", policy_folder)
 
 
 def test_a_folder_of_other_data_or_options_is_refused_by_name(run, make_shaped):
     run("out")
-    with pytest.raises(StateMismatchError, match=r"options\.lr: 0\.001 there, 0\.002 now"):
+    with pytest.raises(StateError, match=r"options\.lr: 0\.001 there, 0\.002 now"):
         run("out", options=replace(OPTIONS, lr=2e-3))
     other = make_shaped([changed(ROWS, 0, advantages=(9.0, 9.0))], name="other")
-    with pytest.raises(StateMismatchError, match="another datasets"):
+    with pytest.raises(StateError, match="another datasets"):
         run("out", data=[other])
 
 
@@ -337,7 +335,7 @@ def test_an_exploded_gradient_stops_the_run_and_names_the_rollout(run, make_shap
 def test_a_ratio_beyond_its_limit_stops_the_run_and_names_the_rollouts(run, make_shaped, tmp_path):
     behavior = tuple(-14.0 if m else 0.0 for m in ROWS[7].mask)
     data = make_shaped([changed(ROWS, 7, behavior=behavior)], name="other")
-    with pytest.raises(ExplodedTrainingError, match="stop_ratio 1000") as stopped:
+    with pytest.raises(TrainingStoppedError, match="stop_ratio 1000") as stopped:
         run("out", data=[data], options=replace(OPTIONS, stop_ratio=1e3))
     assert stopped.value.rollout_ids == (ROWS[7].rollout_id,)
     steps = len(read_metrics(tmp_path / "out"))
@@ -345,8 +343,21 @@ def test_a_ratio_beyond_its_limit_stops_the_run_and_names_the_rollouts(run, make
     assert run("never", data=[data], options=replace(OPTIONS, stop_ratio=float("inf"))).steps == 6
 
 
+def test_a_ratio_beyond_its_limit_where_the_advantage_is_zero_stops_nothing(run, make_shaped):
+    behavior = tuple(-14.0 if m else 0.0 for m in ROWS[7].mask)
+    silent = changed(ROWS, 7, behavior=behavior, advantages=(0.0, 0.0))
+    data = make_shaped([silent], name="silent")
+    assert run("out", data=[data], options=replace(OPTIONS, stop_ratio=1e3)).steps == 6
+
+
+def test_a_wrong_policy_path_claims_no_folder(run, policy_folder, tmp_path):
+    with pytest.raises(PolicyNotFoundError, match=r"no config\.json"):
+        run("out", policy=policy_folder + "-typo")
+    assert run("out").steps == 6
+
+
 def test_a_gradient_beyond_its_limit_stops_the_run_with_the_largest_first(run, make_shaped, tmp_path):
     data = make_shaped([changed(ROWS, 7, advantages=(1e5, 1e5))], name="other")
-    with pytest.raises(ExplodedTrainingError, match="stop_grad_norm 1000") as stopped:
+    with pytest.raises(TrainingStoppedError, match="stop_grad_norm 1000") as stopped:
         run("out", data=[data], options=replace(OPTIONS, stop_grad_norm=1e3))
     assert stopped.value.rollout_ids[0] == ROWS[7].rollout_id

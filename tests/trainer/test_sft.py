@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines.cli import main
+from pipelines.cli.parser import main
 from pipelines.demo.arithmetic import TEACHER, Split, make_prompts, write_trace
 from pipelines.demo.assets import asset_folder
 from trainer import TrainOptions, sft
@@ -19,7 +19,7 @@ from trainer.data import build_index, select
 from trainer.errors import TrainDataError, TrainOptionError
 from trainer.metrics import read_metrics
 from trainer.order import all_steps
-from trainer.pairs import PairData
+from trainer.pairs import open_pairs
 from trainer.policy import load_policy
 from trainer.stream import stream_steps
 from trainer.update import backward
@@ -50,7 +50,7 @@ def test_the_gradient_is_that_of_cross_entropy_on_the_completions(pairs, traces)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     policy = load_policy(POLICY, OPTIONS)
-    data = PairData((pairs,), POLICY)
+    data = open_pairs([pairs], POLICY)
     index = build_index(data, threads=1)
     whole = replace(OPTIONS, batch_size=24)
     steps = all_steps(select(index, whole, context=256).units, whole)
@@ -59,7 +59,7 @@ def test_the_gradient_is_that_of_cross_entropy_on_the_completions(pairs, traces)
         rollouts, masked=[False] * 24, aggregation="token_mean", constant=None, budget=600, pack=False,
         vocabulary_size=policy.vocabulary_size,
     )  # fmt: skip
-    loss = sum(float(backward(policy, micro, options=whole, temperature=1.0)["loss"]) for micro in step.micro_batches)
+    loss = sum(float(backward(policy, micro, options=whole)["loss"]) for micro in step.micro_batches)
 
     model = AutoModelForCausalLM.from_pretrained(POLICY, dtype=torch.float64)
     tokenizer = AutoTokenizer.from_pretrained(POLICY)
@@ -108,13 +108,29 @@ def test_a_file_without_the_columns_is_refused_by_name(tmp_path):
         sft([str(tmp_path / "bad.parquet")], policy=POLICY, out=str(tmp_path / "out"), options=OPTIONS)
 
 
+@pytest.mark.parametrize(("given", "named"), [([], "nothing to train on"), ("a/str", r"\['a/str'\]")])
+def test_what_is_no_list_of_files_is_refused(given, named):
+    with pytest.raises(TrainDataError, match=named):
+        open_pairs(given, POLICY)
+
+
+@pytest.mark.parametrize("content", [None, b"no parquet"], ids=["missing", "not Parquet"])
+def test_a_file_that_cannot_be_read_is_refused_by_the_command_and_claims_nothing(tmp_path, capsys, content):
+    file = tmp_path / "pairs.parquet"
+    if content is not None:
+        file.write_bytes(content)
+    assert main(["sft", str(file), "--policy", POLICY, "--out", str(tmp_path / "out")]) == 2
+    assert "pairs.parquet cannot be read as a Parquet file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_messages_are_encoded_by_the_chat_template(tmp_path):
-    data = PairData((str(tmp_path / "chat.parquet"),), POLICY)
-    data.tokenizer.chat_template = (
-        "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
-    )
     pq.write_table(
         pa.table({"prompt": [[{"role": "user", "content": "1+2"}]], "completion": ["A3."]}), tmp_path / "chat.parquet"
+    )
+    data = open_pairs([str(tmp_path / "chat.parquet")], POLICY)
+    data.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
     )
     row = data.read(0, ("prompt_token_ids", "token_ids")).to_pylist()[0]
     assert data.tokenizer.decode(row["prompt_token_ids"]).replace(" ", "") == "1+2="

@@ -26,8 +26,8 @@ ALONE = replace(ROWS[0], rollout_id="g004/0", prompt=(7, 8, 9))
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_the_gradient_is_that_of_the_prompt_in_every_row(policy_folder, budget, temperature):
     policy, rows = load_policy(policy_folder, OPTIONS), [*ROWS, ALONE]
-    shared = step_of(rows, budget=budget, share_prompts=True)
-    a, b = (gradient_of(policy, step, OPTIONS, temperature=temperature) for step in (shared, step_of(rows)))
+    shared = step_of(rows, budget=budget, temperature=temperature, share_prompts=True)
+    a, b = (gradient_of(policy, step, OPTIONS) for step in (shared, step_of(rows, temperature=temperature)))
     assert float(a["loss"]) == pytest.approx(float(b["loss"]), abs=1e-6)
     assert largest_difference(a, b) < 1e-5
 
@@ -70,7 +70,7 @@ def test_a_run_with_shared_prompts_goes_the_same_way(make_shaped, policy_folder,
 
 @pytest.mark.parametrize("changes", [{"layout": "pack"}, {"gradient_checkpointing": True}])
 def test_what_cannot_share_is_refused(changes):
-    with pytest.raises(TrainOptionError, match="share_prompts goes with"):
+    with pytest.raises(TrainOptionError, match="share_prompts needs"):
         replace(OPTIONS, share_prompts=True, **changes)
 
 

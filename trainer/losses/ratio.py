@@ -1,6 +1,6 @@
-"""Log-ratios of two policies over the tokens of rollouts.
+"""Sums and means over the tokens of each rollout.
 
-Dimensions: _N tokens with a loss, laid end to end; rows_N says which rollout a token is of.
+Dimensions: _N tokens with a loss, concatenated; rows_N says which rollout a token belongs to.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def rollout_sum(values_N: Tensor, rows_N: Tensor) -> Tensor:
-    """At every token the sum over its rollout's tokens."""
+    """For every token, the sum over its rollout's tokens."""
     if not len(rows_N):
         return values_N
     sums = torch.zeros(int(rows_N.max()) + 1, dtype=values_N.dtype, device=values_N.device)
@@ -18,5 +18,5 @@ def rollout_sum(values_N: Tensor, rows_N: Tensor) -> Tensor:
 
 
 def rollout_mean(values_N: Tensor, rows_N: Tensor) -> Tensor:
-    """At every token the mean over its rollout's tokens."""
+    """For every token, the mean over its rollout's tokens."""
     return rollout_sum(values_N, rows_N) / rollout_sum(torch.ones_like(values_N), rows_N)

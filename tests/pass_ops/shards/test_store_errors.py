@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import sys
 import uuid
 
 import pytest
@@ -19,7 +20,8 @@ FREE = "nothing half-written was published under that name; free space there and
 MEND = "nothing half-written was published under that name; mend that and run the same command again"
 
 
-def test_a_disk_that_fills_up_in_the_middle_of_a_file_publishes_nothing(tmp_path):
+def test_a_disk_that_fills_up_in_the_middle_of_a_file_publishes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a cut-off .pyc would break every later import
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.demo_models.make_assets import made, parse_arguments, recipes
+from benchmarks.demo_models.measure import measure
+from benchmarks.demo_models.prm import Qwen2ForProcessRewardModel, separation
+from benchmarks.demo_models.tokenizer import STEP_TAG, build_prm_tokenizer, build_tokenizer
 from pipelines.demo import MODELS, asset_folder
 from pipelines.demo.arithmetic import PUPIL, Split, make_prompts
-from pipelines.demo.make_assets import made, parse_arguments, recipes
-from pipelines.demo.measure import measure
-from pipelines.demo.prm import Qwen2ForProcessRewardModel, separation
-from pipelines.demo.tokenizer import STEP_TAG, build_prm_tokenizer, build_tokenizer
 
 HELD_OUT = make_prompts(60, seed=17, split=Split.HELD_OUT)
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from pass_ops import shards
-from pipelines.adapters import AdapterError, read_adapter
 from pipelines.engines import (
     EngineOptionError,
     EngineOptions,
@@ -22,11 +21,14 @@ from pipelines.engines import (
     acquire,
     start_engine,
 )
-from pipelines.models import architecture, describe_model, load_tokenizer, model_digest
-from pipelines.sources import PromptSource, write_prompts
-from pipelines.stages.generate import GenerateOptions, generate
+from pipelines.models.adapters import read_adapter
+from pipelines.models.folder import architecture, describe_model, load_tokenizer, model_digest
+from pipelines.prompts.stage import PromptSource, write_prompts
+from pipelines.rollouts.stage import GenerateOptions, generate
 from tests.pipelines.adapters import make_adapter, merge
 from tests.pipelines.engines.asking import RAW
+from trainer.errors import AdapterError
+from trainer.model_folder import is_adapter
 
 
 @pytest.fixture
@@ -167,6 +169,18 @@ def test_a_folder_that_is_no_usable_adapter_is_refused_by_name(adapter: str, cha
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(AdapterError, match=message):
         model_digest(adapter)
+
+
+def test_sampler_and_trainer_agree_on_what_is_an_adapter(tiny_model: str, adapter: str) -> None:
+    digest = model_digest(adapter)
+    shutil.copy(Path(tiny_model) / "config.json", adapter)  # as many published adapters have it
+    assert read_adapter(adapter) is not None
+    assert is_adapter(adapter)
+    assert model_digest(adapter) == digest
+    shutil.copy(Path(tiny_model) / "model.safetensors", adapter)
+    for question in (read_adapter, is_adapter, model_digest):
+        with pytest.raises(AdapterError, match="a whole model"):
+            question(adapter)
 
 
 def test_an_adapter_whose_matrices_are_cut_short_is_refused(adapter: str) -> None:

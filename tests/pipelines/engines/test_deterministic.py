@@ -10,11 +10,11 @@ import pytest
 
 from pass_ops import shards
 from pipelines.engines import EngineOptionError, EngineOptions, Sample, SampleRequest, Sampling, acquire
+from pipelines.engines.environment import engine_environment
 from pipelines.engines.vllm_arguments import batch_invariance, engine_arguments
-from pipelines.sources import PromptSource, write_prompts
-from pipelines.stages.environment import engine_environment
-from pipelines.stages.generate import GenerateOptions, generate
-from pipelines.stages.operations import Operations
+from pipelines.parts.operations import Operations
+from pipelines.prompts.stage import PromptSource, write_prompts
+from pipelines.rollouts.stage import GenerateOptions, generate
 
 DETERMINISTIC = EngineOptions(dtype="float32", kv_cache_gib=0.25, max_num_seqs=32, deterministic=True)
 PROMPTS = ("1+2=?", "a", "7+7+7=?\n" * 30, "what is the sum of 12 and 30?")

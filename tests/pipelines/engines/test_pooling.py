@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.demo_models.prm import prm_input
+from benchmarks.demo_models.tokenizer import STEP_TAG
 from pipelines.demo.arithmetic import Split, make_prompts
 from pipelines.demo.assets import asset_folder
-from pipelines.demo.prm import prm_input
-from pipelines.demo.tokenizer import STEP_TAG
 from pipelines.engines import (
     Engine,
     EngineOptionError,
@@ -21,7 +21,7 @@ from pipelines.engines import (
     start_engine,
 )
 from pipelines.engines.process_reward import Qwen2ForProcessRewardModel
-from pipelines.models import load_tokenizer
+from pipelines.models.folder import load_tokenizer
 
 PRM = str(asset_folder("prm"))
 STEPS = ["a+9=66", "b-8=58", "=58", "A62"]

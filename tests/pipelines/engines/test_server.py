@@ -30,8 +30,8 @@ from pipelines.engines import (
     acquire,
     start_engine,
 )
-from pipelines.sources import PromptSource, write_prompts
-from pipelines.stages.generate import GenerateOptions, generate
+from pipelines.prompts.stage import PromptSource, write_prompts
+from pipelines.rollouts.stage import GenerateOptions, generate
 
 HERE = EngineOptions(dtype="float32", kv_cache_gib=0.25, max_num_seqs=32)
 FLAGS = (

@@ -19,7 +19,7 @@ from pass_ops.shards import (
     open_dataset,
     signal_schema,
 )
-from pipelines.stages.shape import ShapeOptions, shape_part, shape_spec
+from pipelines.shaped.stage import ShapeOptions, shape_part, shape_spec
 
 SAMPLING = {
     "temperature": 1.0,

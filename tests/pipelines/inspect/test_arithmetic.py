@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from pass_ops import ShapingConfig, Standardizers, Weights, shape
 from pass_ops.config import ESTIMATORS, OPERATORS
-from pipelines.inspect.arithmetic import work_out
-from pipelines.inspect.explain import check_group
-from pipelines.inspect.pools import Columns, StoredRow
+from pipelines.inspect.explain.arithmetic import work_out
+from pipelines.inspect.explain.explanation import check_group
+from pipelines.inspect.explain.pools import Columns, StoredRow
 
 RAW = {"standardize": "none", "k": 0.0}
 PROCESS_ONLY = Weights(process=1.0, outcome=0.0, format=0.0)

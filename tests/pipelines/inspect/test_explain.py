@@ -7,10 +7,15 @@ import pyarrow as pa
 import pytest
 
 from pass_ops import ShapingConfig, Weights, shape
-from pipelines.cli import main
-from pipelines.inspect.explain import NotExplainableError, RolloutNotFoundError, check_group, explain_rollout
+from pipelines.cli.parser import main
+from pipelines.inspect.explain.explanation import (
+    NotExplainableError,
+    RolloutNotFoundError,
+    check_group,
+    explain_rollout,
+)
 from pipelines.inspect.stored import NotShapedError
-from pipelines.stages.shape import ShapeOptions
+from pipelines.shaped.stage import ShapeOptions
 
 
 @pytest.fixture

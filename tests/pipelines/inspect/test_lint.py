@@ -10,10 +10,10 @@ from dataclasses import replace
 import pytest
 
 from pass_ops import Standardizers, Weights
-from pipelines.cli import main
-from pipelines.config import ConfigError, build
-from pipelines.inspect.lint import LintOptions, lint
-from pipelines.stages.shape import ShapeOptions
+from pipelines.cli.parser import main
+from pipelines.inspect.lint.checks import LintOptions, lint
+from pipelines.options import ConfigError, build
+from pipelines.shaped.stage import ShapeOptions
 
 STEPS = ShapeOptions(process="steps", outcome="verifier", format="format")
 GROUPS = 30

@@ -7,8 +7,8 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
-from pipelines.inspect.prm_check import BINS, auc, auc_in_groups, report, standardize
-from pipelines.inspect.prm_check_text import findings
+from pipelines.inspect.prm_check.check import BINS, auc, auc_in_groups, report, standardize
+from pipelines.inspect.prm_check.text import findings
 
 
 def columns(score, truth, *, group=None, position=None, length=None, repeated=None, padding=None) -> dict:

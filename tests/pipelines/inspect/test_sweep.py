@@ -11,11 +11,11 @@ import pytest
 from pass_ops import Weights
 from pass_ops.config import ESTIMATORS
 from pass_ops.errors import OptionError
-from pipelines.cli import main
-from pipelines.config import ConfigError
-from pipelines.inspect.sweep import grid_settings, sweep
-from pipelines.stages.inputs import WrongInputError
-from pipelines.stages.shape import ShapeOptions
+from pipelines.cli.parser import main
+from pipelines.inspect.sweep.settings import grid_settings, sweep
+from pipelines.options import ConfigError
+from pipelines.parts.inputs import WrongInputError
+from pipelines.shaped.stage import ShapeOptions
 
 STEPS = ShapeOptions(process="steps", outcome="verifier", format="format")
 

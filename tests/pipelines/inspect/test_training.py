@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from pipelines.cli import main
-from pipelines.inspect.training import NoTrainingError, is_training, read_trainings, training_rows, training_svg
-from pipelines.lineage import record_round
+from pipelines.cli.parser import main
+from pipelines.inspect.views.training import NoTrainingError, is_training, read_trainings, training_rows, training_svg
+from pipelines.runs.lineage import record_round
 
 
 def step(number: int, **changes) -> dict:

@@ -14,10 +14,10 @@ from pass_ops.errors import FingerprintMismatchError
 from pipelines.demo.arithmetic import Split, check_steps, make_prompts, split_steps
 from pipelines.demo.assets import asset_folder
 from pipelines.engines import EngineOptions, Sampling, acquire
+from pipelines.parts.operations import Operations
 from pipelines.programs import ProgramError
-from pipelines.sources import PromptSource, write_prompts
-from pipelines.stages.generate import GenerateOptionError, GenerateOptions, generate
-from pipelines.stages.operations import Operations
+from pipelines.prompts.stage import PromptSource, write_prompts
+from pipelines.rollouts.stage import GenerateOptionError, GenerateOptions, generate
 
 SAMPLING = Sampling(max_tokens=30)
 PROGRAM = """

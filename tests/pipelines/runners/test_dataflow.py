@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.dataflow.launch import PARAMETERS, command_line
-from pipelines.cli import build_parser
+from pipelines.cli.parser import build_parser
 from pipelines.runners import JobSubmitted, RunnerFlagError, RunnerOptions, run_job
 
 TEMPLATE = json.loads((Path(__file__).resolve().parents[3] / "deploy/dataflow/template.json").read_text())
@@ -30,7 +30,8 @@ def test_a_job_that_ends_with_the_command_has_to_be_waited_for(name):
 
 
 def test_a_submitted_job_is_no_failure(monkeypatch, capsys):
-    from pipelines import cli, commands
+    from pipelines import cli
+    from pipelines.cli import commands
 
     def submitted(options):
         raise JobSubmitted("job x is submitted")

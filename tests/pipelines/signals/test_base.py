@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from pass_ops.errors import PassError
+from pass_ops.importing import load_object
 from pass_ops.shards import signal_schema
 from pipelines.signals import (
     SIGNALS,
@@ -20,7 +21,6 @@ from pipelines.signals import (
     sidecar,
     signal_from_table,
 )
-from pipelines.verifiers.importing import load_object
 
 SMALLEST = {
     "outcome": {"verifier": "number"},

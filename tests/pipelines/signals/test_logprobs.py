@@ -11,7 +11,7 @@ import pytest
 
 from pass_ops.shards import DatasetSpec
 from pipelines.engines.base import EngineDead, RequestRejected
-from pipelines.models import VocabularyMismatchError, vocabulary
+from pipelines.models.folder import VocabularyMismatchError, vocabulary
 from pipelines.signals import SignalInputError, build_signal
 
 

@@ -13,7 +13,7 @@ from pass_ops.shards import DatasetSpec
 from pipelines.demo.arithmetic import ANSWER_PATTERN, check_steps, split_steps
 from pipelines.demo.assets import asset_folder
 from pipelines.engines import EngineOptions, RequestRejected, Sample, SampleRequest, Sampling, acquire
-from pipelines.models import vocabulary
+from pipelines.models.folder import vocabulary
 from pipelines.signals import SignalOptionError, build_signal
 from pipelines.signals.monte_carlo import continuation_seed
 

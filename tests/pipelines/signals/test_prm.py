@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 import torch
 
+from benchmarks.demo_models.prm import step_scores
 from pass_ops.shards import PROMPTS
 from pipelines.demo.arithmetic import PUPIL, Split, make_prompts, split_steps, write_trace
 from pipelines.demo.assets import asset_folder
-from pipelines.demo.prm import step_scores
 from pipelines.engines.process_reward import Qwen2ForProcessRewardModel
-from pipelines.models import load_tokenizer
+from pipelines.models.folder import load_tokenizer
 from pipelines.signals import SignalOptionError, build_signal
 
 PRM, POLICY = str(asset_folder("prm")), str(asset_folder("policy"))

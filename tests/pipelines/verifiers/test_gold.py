@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("PASSRL_DATA", ROOT.parent / "shared" / "data"))
 
-#: (file, row) of changed answers that are not marked wrong; docs/signals.md says why
+#: (file, row) of changed answers that are not marked wrong; docs/reference/verifiers.md says why
 KNOWN = {("minerva", 132), ("minerva", 261)}
 
 

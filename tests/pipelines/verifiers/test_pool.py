@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from pathlib import Path
@@ -32,6 +34,23 @@ def act(what):
     if what == "long nap": time.sleep(2)
     if what == "lock": return threading.Lock()
     return what.upper()
+
+def killed_until(path, times, signal):
+    # as by an operator, or by a system out of memory
+    with open(path, "a") as file: file.write("x")
+    if os.path.getsize(path) <= times:
+        os.kill(os.getpid(), signal)
+        time.sleep(3600)
+    return "answered"
+
+def compute(seconds):
+    while time.process_time() < seconds: pass
+    return "computed"
+
+def leave_a_file(_):
+    import tempfile
+    tempfile.mkdtemp()
+    time.sleep(3600)
 
 def same(value): return value
 def pid(_): return os.getpid()
@@ -136,6 +155,39 @@ def test_four_threads_may_call_one_pool_at_once(make_pool) -> None:
         expected = [("ok", f"T{i}-{j}") for j in range(50)]
         expected[i * 10] = ("error", None)
         assert found[i] == expected
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
+@pytest.mark.parametrize(("times", "status"), [(2, "ok"), (3, "error")])
+def test_a_call_whose_process_is_killed_from_outside_is_asked_again(
+    make_pool, tmp_path: Path, how: signal.Signals, times: int, status: str
+) -> None:
+    calls = [(str(tmp_path / "a"), 0, how), (str(tmp_path / "b"), times, how), (str(tmp_path / "c"), 0, how)]
+    results = make_pool("killed_until").map(calls, options={}, timeout_s=0.5)
+    if how == signal.SIGSTOP and status == "error":
+        status = "timeout"
+    assert [result.status for result in results] == ["ok", status, "ok"]
+
+
+def test_on_a_busy_machine_a_call_has_the_processor_time_it_is_given(make_pool) -> None:
+    """Half a second of computing under a limit of one, while it gets a fraction of a core."""
+    pool = make_pool("compute")
+    pool.map([(0.0,)], options={}, timeout_s=LIMIT_S)
+    cores = os.sched_getaffinity(0)
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4 * len(cores))]
+    try:
+        (result,) = pool.map([(0.7,)], options={}, timeout_s=1.0)
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+    assert result.value == "computed"
+
+
+def test_what_a_killed_process_left_in_its_temporary_folder_is_gone(make_pool, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    outcomes(make_pool("leave_a_file"), ["hang"])
+    assert list(tmp_path.glob("passrl-*")) == []
 
 
 def test_options_reach_the_function(make_pool) -> None:

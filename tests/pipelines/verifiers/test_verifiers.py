@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pass_ops.importing import load_object, source_digest
 from pipelines.verifiers import VERIFIERS, Verdict, exact, number, regex
 from pipelines.verifiers.base import plain_verdict
-from pipelines.verifiers.importing import load_object, source_digest
 
 
 def test_number_compares_by_value_and_reports_what_it_read() -> None:

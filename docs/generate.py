@@ -1,0 +1,188 @@
+"""Writes the pages that are made from the code; tests/docs fails where a committed one is stale.
+
+python docs/generate.py          # what `make reference` runs
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from pass_ops.shards import schemas
+from pipelines.cli import build_parser
+
+DOCS = Path(__file__).parent
+NOTICE = "<!-- Generated from the code by docs/generate.py: run `make reference` instead of editing this page. -->"
+
+#: what a column holds; a column without a line here is an error
+MEANINGS = {
+    "prompt_id": 'unique; "/" in an id from your data is percent-encoded',
+    "prompt": "the task as text; null where `messages` is set",
+    "messages": "the task as chat messages; null where `prompt` is set",
+    "answer": "the reference answer, which the verifier reads (a list becomes JSON)",
+    "source": "file or dataset the prompt came from",
+    "extra": "the columns named in `prompts.extra`, as a JSON object",
+    "group_id": "the prompt_id; the rows of a group are adjacent",
+    "sample_index": "0 to G - 1; a rejected rollout leaves a gap",
+    "rollout_id": "`{group_id}/{sample_index}`",
+    "prompt_token_ids": "what the engine was given",
+    "token_ids": "the completion, including the sampled end token",
+    "text": "the completion decoded without special tokens; for people and verifiers, never encoded again for training",
+    "behavior_logprobs": "log-probability of each sampled token (nats) at the sampling temperature; 0.0 where masked",
+    "loss_mask": "True = the policy chose the token, and it counts",
+    "finish_reason": "stop or length",
+    "seed": "the rollout's own seed",
+    "stage": "the stage that rejected it",
+    "reason": "short name of the reason",
+    "detail": "one sentence on what happened",
+    "transient": "whether another attempt might succeed; informational",
+    "attempts": "attempts made",
+    "payload": "what there was, as JSON",
+    "status": "ok, timeout, error, too_long, no_input or neg_inf; the value columns are null unless it is ok",
+    "outcome_reward": "the reward",
+    "verify_status": "ok, wrong, unparseable, timeout or error",
+    "extracted_answer": "the answer the verifier found in the text",
+    "format_reward": "the reward",
+    "format_ok": "the gate: False replaces the advantage by W times the standardized format reward",
+    "process_scores": "one score per step, or one per token (0.0 where masked)",
+    "process_ends": "exclusive token end of each step; strictly increasing, the last is the length",
+    "logprobs": "log-probability of the sampled tokens under another model, at temperature 1, full vocabulary",
+    "NAME_logprobs": "a logprobs signal carried along under its name",
+    "reference_logprobs": "the logprobs signal named in `shape.reference`, for the KL term",
+    "status_NAME": "status of the signal NAME",
+    "detail_NAME": "detail of the signal NAME",
+    "chunk_ends": "exclusive token end of each chunk; strictly increasing, the last is the length",
+    "chunk_credits": "a_j: the fused advantage at the chunk's last unmasked token",
+    "chunk_advantages": "A_DL(j): what the trainer multiplies with",
+    "path_score": "S(o); null for estimators that have none and for rows that are not trainable",
+    "trainable": "False = nothing to learn from this row; it is in no denominator",
+    "policy_digest": "the policy that sampled the rollout",
+    "round": "the round it was sampled in",
+}
+SIGNAL_TITLES = {
+    "outcome": "an outcome signal",
+    "format": "a format signal",
+    "process_steps": "a process signal, one score per step",
+    "process_tokens": "a process signal, one score per token",
+    "logprobs": "another model's log-probabilities",
+}
+
+
+def columns() -> str:
+    """reference/columns.md, from the Arrow schemas of the dataset protocol."""
+    given = list(schemas.ROLLOUTS.names)
+    shaped = schemas.shaped_schema({"NAME": "logprobs"})
+    reference = schemas.shaped_schema({"NAME": "logprobs"}, reference="NAME").field("reference_logprobs")
+    added = [field for field in shaped if field.name not in given]
+    return "\n".join(
+        [
+            "# Columns",
+            "",
+            NOTICE,
+            "",
+            'Every dataset is Parquet. A "?" after a type means that the column may be null.',
+            "The rules that relate columns are in section 3 of [the contract](../spec/contract.md).",
+            "",
+            *_table("prompts", list(schemas.PROMPTS)),
+            *_table("rollouts", list(schemas.ROLLOUTS)),
+            *(
+                line
+                for kind in schemas.SIGNAL_KINDS
+                for line in _table(f"signals/NAME: {SIGNAL_TITLES[kind]}", list(schemas.signal_schema(kind)))
+            ),
+            *_table(
+                "shaped", [reference, *added], "Every column of `rollouts`, the value columns of its signals, and:"
+            ),
+            *_table("_rejected", list(schemas.REJECTED), "Only where a stage rejected something."),
+        ]
+    )
+
+
+def _table(title: str, fields: list[pa.Field], intro: str = "") -> Iterator[str]:
+    yield from (
+        f"## {title}",
+        "",
+        *([intro, ""] if intro else []),
+        "| column | type | meaning |",
+        "| --- | --- | --- |",
+    )
+    for field in fields:
+        yield f"| `{field.name}` | `{_type(field.type)}{'?' if field.nullable else ''}` | {MEANINGS[field.name]} |"
+    yield ""
+
+
+def _type(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind):
+        return f"list<{_type(kind.value_type)}>"
+    if pa.types.is_struct(kind):
+        return "struct<" + ", ".join(f"{field.name}: {_type(field.type)}" for field in kind) + ">"
+    return {"float": "float32"}.get(str(kind), str(kind))
+
+
+def commands() -> str:
+    """reference/commands.md, from the command line's own parser."""
+    parser = build_parser()
+    subcommands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    lines = ["# Commands", "", NOTICE, "", "Every command takes `--json`: print the result as JSON, nothing else.", ""]
+    lines += [parser.epilog or "", ""]
+    for name, command in subcommands.choices.items():
+        arguments = [action for action in command._actions if action.dest not in ("help", "json")]
+        lines += [f"## passrl {name}", "", command.description or "", "", "| argument | meaning |", "| --- | --- |"]
+        lines += [f"| {_argument(action)} | {_escaped(action.help or '')} |" for action in arguments]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _argument(action: argparse.Action) -> str:
+    name = ", ".join(action.option_strings) or f"{action.metavar or action.dest}"
+    takes_value = bool(action.option_strings) and action.nargs != 0
+    value = f" {action.metavar or action.dest.upper()}" if takes_value else ""
+    return f"`{name}{value}`" + (" (required)" if action.required and action.option_strings else "")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("%%", "%")
+
+
+def metrics() -> str:
+    """reference/metrics.md, from the table of `trainer.metrics`."""
+    import trainer.metrics
+
+    text = trainer.metrics.__doc__ or ""
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    intro = "`train/metrics.jsonl` holds one object per optimizer step."
+    where = "TensorBoard and a tracker get the same numbers under `train/`, with `update` as the step."
+    return "\n".join(["# Metrics", "", NOTICE, "", intro, where, "", *table, ""])
+
+
+def decisions() -> str:
+    """decisions/index.md, from the decisions' own titles."""
+    intro = (
+        "Where two designs were possible: what was chosen, what was rejected, and what would show that we were wrong."
+    )
+    lines = ["# Decisions", "", NOTICE, "", intro, ""]
+    for page in sorted((DOCS / "decisions").glob("[0-9]*.md")):
+        title = page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+        lines.append(f"- [{title}]({page.name})")
+    return "\n".join([*lines, ""])
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "decisions/index.md": decisions,
+    "reference/columns.md": columns,
+    "reference/commands.md": commands,
+    "reference/metrics.md": metrics,
+}
+
+
+def main() -> None:
+    """Write every page."""
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,354 @@
+"""What each `passrl` command does: read the options, call the room that knows, show the result.
+
+Every function takes the parsed options and returns an exit code, None for done.
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pass_ops import shards
+from pipelines.runs.progress import Reporter
+
+if TYPE_CHECKING:
+    from pipelines.runs.config import RunConfig
+    from pipelines.runs.rounds import Run
+
+Command = Callable[[Namespace], "int | None"]
+
+
+def configured(body: Callable[[Namespace, Run], None]) -> Command:
+    """A command that works on a run: opens it from the configuration, or under --dry-run only tells what it would
+    do.
+    """
+
+    @wraps(body)
+    def command(options: Namespace) -> int | None:
+        from pipelines.runs.rounds import Run
+
+        config = _config(options)
+        if options.dry_run:
+            _dry_run(config, options.tokens_per_second)
+        else:
+            body(
+                options,
+                Run(config=config, url=options.out, reporter=Reporter(quiet=options.json), overwrite=options.overwrite),
+            )
+        return None
+
+    return command
+
+
+@configured
+def run(options: Namespace, work: Run) -> None:
+    """One round."""
+    from pipelines.runs.rounds import run_round
+
+    summary = run_round(work, options.round)
+    _show(options, f"round {options.round} is complete in {work.folder(options.round)}", asdict(summary))
+
+
+@configured
+def rounds(options: Namespace, work: Run) -> None:
+    """Several rounds."""
+    from pipelines.runs.lineage import read_lineage
+    from pipelines.runs.rounds import run_rounds
+
+    count = work.config.run.rounds if options.rounds is None else options.rounds
+    run_rounds(work, count)
+    _show(options, f"{count} rounds are complete in {work.url}", read_lineage(work.url))
+
+
+@configured
+def generate(options: Namespace, work: Run) -> None:
+    """Prompts and rollouts of a round."""
+    from pipelines.runs.rounds import make_rollouts
+
+    _show_manifest(options, work.folder(options.round, "rollouts"), make_rollouts(work, options.round))
+
+
+@configured
+def score(options: Namespace, work: Run) -> None:
+    """Signals of a round; with --reverify, what its verdicts would be now."""
+    from pipelines.runs.rounds import score_rollouts
+
+    if options.reverify:
+        _reverify(options, work)
+        return
+    manifests = score_rollouts(work, options.round, options.signal)
+    if options.json:
+        print(json.dumps({name: asdict(manifest) for name, manifest in manifests.items()}, indent=1))
+    else:
+        for name, manifest in manifests.items():
+            _show_manifest(options, work.folder(options.round, "signals", name), manifest)
+
+
+def _reverify(options: Namespace, work: Run) -> None:
+    from pipelines.runs.rounds import reverify_rollouts
+    from pipelines.signals.reverify import diff_lines
+
+    diffs = reverify_rollouts(work, options.round, options.signal)
+    lines = [line for name, diff in diffs.items() for line in diff_lines(name, diff)]
+    _show(options, "\n".join(lines), {name: asdict(diff) for name, diff in diffs.items()})
+
+
+@configured
+def shape(options: Namespace, work: Run) -> None:
+    """The shaped dataset of a round."""
+    from pipelines.runs.rounds import shape_rollouts
+
+    _show_manifest(options, work.folder(options.round, options.name), shape_rollouts(work, options.round, options.name))
+
+
+@configured
+def train(options: Namespace, work: Run) -> None:
+    """The update of a round."""
+    from pipelines.runs.rounds import update_policy
+
+    metrics = update_policy(work, options.round)
+    policy = work.folder(options.round, "policy")
+    _show(options, f"policy: {policy}", {"policy": policy, "metrics": metrics})
+
+
+def sft(options: Namespace) -> None:
+    """Supervised training, beside any run."""
+    from pipelines.options import build
+    from pipelines.runs.config import apply_override
+    from trainer import TrainOptions, sft
+
+    given: dict[str, Any] = {"loss": "next_token", "aggregation": "token_mean"}
+    for override in options.overrides:
+        apply_override(given, override)
+    with Reporter(quiet=options.json).step("sft") as report:
+        result = sft(
+            options.pairs,
+            policy=options.policy,
+            out=options.out,
+            options=build(TrainOptions, given, where="--set"),
+            progress=report,
+        )
+    _show(options, f"policy: {result.policy_dir}", {"policy": result.policy_dir, "metrics": dict(result.metrics)})
+
+
+@configured
+def eval(options: Namespace, work: Run) -> None:  # noqa: A001 - the command's name
+    """pass@k of a policy."""
+    from pipelines.runs.rounds import evaluate
+
+    results = evaluate(work, round_index=options.round, policy=options.policy)
+    lines = [
+        f"{name}: "
+        + ", ".join(
+            f"pass@{k} {100 * e.value:.1f} +- {100 * e.standard_error:.1f} %" for k, e in result.pass_at.items()
+        )
+        for name, result in results.items()
+    ]
+    _show(options, "\n".join(lines), {name: json.loads(result.to_json()) for name, result in results.items()})
+
+
+def inspect(options: Namespace) -> int | None:
+    """A group, or one rollout chunk by chunk; of a RUN its trainings."""
+    import polars as pl
+
+    from pipelines.inspect import group_summary, group_table, read_part, rollout_chunks
+    from pipelines.inspect.views.training import is_training
+
+    if is_training(options.dataset):
+        _inspect_training(options)
+        return None
+    part = read_part(options.dataset, options.part)
+    if options.rollout is not None:
+        view = rollout_chunks(part, options.group, options.rollout)
+    elif options.group is None and "prompt_id" in part.schema.names:
+        view = pl.DataFrame(pl.from_arrow(part))
+    else:
+        view = group_table(part, options.group)
+    if options.json:
+        print(view.write_json())
+        return None
+    with pl.Config(tbl_rows=200, tbl_cols=20, fmt_str_lengths=60, tbl_width_chars=180, tbl_hide_dataframe_shape=True):
+        if options.group is None and options.rollout is None and "prompt_id" not in part.schema.names:
+            print(group_summary(part))
+        print(view)
+    return None
+
+
+def _inspect_training(options: Namespace) -> None:
+    """One row a round, and a picture of every step."""
+    from pipelines.inspect.views.training import read_trainings, training_rows, training_svg, training_table
+
+    trainings = read_trainings(options.dataset)
+    plot = Path(options.plot or Path(options.dataset) / "training.svg")
+    plot.write_bytes(training_svg(trainings))
+    if options.json:
+        print(json.dumps({"plot": str(plot), "rounds": training_rows(trainings)}, indent=1))
+        return
+    Reporter().print(training_table(trainings))
+    print(f"every step: {plot}")
+
+
+def status(options: Namespace) -> int | None:
+    """How far a run is, from the store alone."""
+    from pipelines.inspect.views.status import status_table
+
+    found = shards.status(options.url)
+    if options.json:
+        print(json.dumps(asdict(found), indent=1, default=str))
+    else:
+        Reporter().print(status_table(found))
+    return None
+
+
+def verify(options: Namespace) -> int | None:
+    """Every promise of the contract, with the first offenders."""
+    findings = shards.verify(options.url)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1, default=str))
+    else:
+        for finding in findings:
+            print(f"{finding.severity}: {finding.code}: {finding.where}: {finding.message}")
+        print(f"{options.url}: {'clean' if not errors else f'{len(errors)} promises of the contract are broken'}")
+    return 1 if errors else None
+
+
+def finalize(options: Namespace) -> int | None:
+    """The manifest of a dataset whose parts are all committed."""
+    manifest = shards.finalize(shards.load_dataset(options.url), max_reject_rate=options.max_reject_rate)
+    _show_manifest(options, options.url, manifest)
+    return None
+
+
+def sweep(options: Namespace) -> int | None:
+    """Other shaping options over what is stored."""
+    from pipelines.inspect.sweep.report import sweep_parquet, sweep_svg, sweep_view
+    from pipelines.inspect.sweep.settings import grid_settings, sweep
+    from pipelines.runs.config import load_config, parse_grid
+    from pipelines.runs.rounds import Run
+
+    reporter = Reporter(quiet=options.json)
+    work = Run(config=load_config(options.config, options.overrides), url=options.out, reporter=reporter)
+    settings = grid_settings(work.config.shape, parse_grid(options.grid))
+    with reporter.step(f"{len(settings)} settings") as report:
+        found = sweep(
+            rollouts=work.folder(options.round, "rollouts"),
+            signals=work.folder(options.round, "signals"),
+            settings=settings,
+            progress=report,
+        )
+    store = shards.Store(work.folder(options.round, "sweep"))
+    for suffix, content in (("parquet", sweep_parquet(found)), ("svg", sweep_svg(found))):
+        store.put(f"{options.name}.{suffix}", content)
+        reporter.line(f"wrote {store.path(f'{options.name}.{suffix}')}")
+    if options.json:
+        print(json.dumps([asdict(result) for result in found], indent=1, default=str))
+    else:
+        reporter.console.print(sweep_view(found))
+    return None
+
+
+def explain(options: Namespace) -> int | None:
+    """One rollout's arithmetic; exit code 1 where it does not give the stored values."""
+    from pipelines.inspect.explain.explanation import explain_rollout
+    from pipelines.inspect.explain.text import explanation_view
+
+    explanation = explain_rollout(options.run, options.rollout_id, round_index=options.round, name=options.name)
+    if options.json:
+        print(json.dumps(asdict(explanation), indent=1))
+    else:
+        Reporter().console.print(explanation_view(explanation, every_chunk=options.all))
+    return None if explanation.agrees else 1
+
+
+def lint(options: Namespace) -> int | None:
+    """What would spoil a training on this dataset; exit code 1 where a finding is an error."""
+    from pipelines.inspect.lint.checks import LintOptions, lint
+    from pipelines.inspect.lint.text import findings_view
+    from pipelines.options import build
+    from pipelines.runs.config import apply_override
+
+    thresholds: dict[str, Any] = {}
+    for override in options.overrides:
+        apply_override(thresholds, override)
+    reporter = Reporter(quiet=options.json)
+    with reporter.step("lint") as report:
+        findings = lint(options.dataset, build(LintOptions, thresholds, where="thresholds"), progress=report)
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        reporter.console.print(findings_view(options.dataset, findings))
+    return 1 if any(finding.severity == "error" for finding in findings) else None
+
+
+def prm_check(options: Namespace) -> int | None:
+    """How good a process signal is against truer values of the same steps."""
+    from pipelines.inspect.prm_check.check import check_signal
+    from pipelines.inspect.prm_check.text import report_view
+
+    reporter = Reporter(quiet=options.json)
+    with reporter.step(f"prm-check {options.signal}") as progress:
+        report = check_signal(
+            options.run,
+            signal=options.signal,
+            truth=options.truth,
+            round_index=options.round,
+            threshold=options.threshold,
+            padding=options.padding,
+            tokenizer=options.tokenizer,
+            progress=progress,
+        )
+    if options.json:
+        print(json.dumps(asdict(report), indent=1))
+    else:
+        reporter.console.print(report_view(report, signal=options.signal, truth=options.truth))
+    return None
+
+
+def demo(options: Namespace) -> int | None:
+    """The demo."""
+    from pipelines.demo.run import run_demo
+
+    result = run_demo(
+        options.out, seed=options.seed, overrides=options.overrides, overwrite=options.overwrite, quiet=options.json
+    )
+    if options.json:
+        print(json.dumps(result, indent=1))
+    return None
+
+
+def _config(options: Namespace) -> RunConfig:
+    """The configuration that a command names, with what the command line says of the runner."""
+    from pipelines.runs.config import load_config
+
+    config = load_config(options.config, options.overrides)
+    flags = (*config.runner.flags, *options.beam_args)
+    return replace(config, runner=replace(config.runner, name=options.runner or config.runner.name, flags=flags))
+
+
+def _dry_run(config: RunConfig, tokens_per_second: float) -> None:
+    """The resolved configuration and what a round would cost, as JSON."""
+    from pipelines.options import as_dict
+    from pipelines.runs.cost import estimate_round
+    from pipelines.runs.rounds import configured_signals
+
+    configured_signals(config)
+
+    estimate = estimate_round(config, tokens_per_second=tokens_per_second)
+    print(json.dumps({"config": as_dict(config), "estimate": asdict(estimate)}, indent=1))
+
+
+def _show(options: Namespace, text: str, result: Any) -> None:
+    """The result: a text for people, or under --json one JSON value on standard output."""
+    print(json.dumps(result, indent=1, default=str) if options.json else text)
+
+
+def _show_manifest(options: Namespace, folder: str, manifest: shards.Manifest) -> None:
+    totals = manifest.totals
+    text = f"{folder}: {totals['rows']:,} rows, {totals['tokens']:,} tokens in {totals['parts']} parts"
+    _show(options, text, {"folder": folder} | asdict(manifest))

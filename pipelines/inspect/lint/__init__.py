@@ -1,0 +1,1 @@
+"""What would spoil a training, found in what is stored."""

@@ -1,0 +1,352 @@
+"""`passrl lint`: what would spoil a training on stored data, before it runs.
+
+A rule is a function from the dataset's facts and the thresholds to findings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pass_ops.shards import open_dataset
+from pipelines.inspect.lint.facts import Facts, gather
+
+Severity = Literal["error", "warning", "info"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LintOptions:
+    """Thresholds. Shares are between 0 and 1; X_error makes the finding an error.
+
+    constant_groups: groups whose outcomes are all equal teach nothing by their outcome; above half, most sampling is
+    spent without that signal. partial_groups: fewer rollouts left than sampled make noisier pools. singletons: a
+    group of one has no pool at all. verifier, verifier_error: errors and timeouts of a verifier are not random, the
+    hard cases are lost first. unparseable: above it the answer format, not the reasoning, decides. missing,
+    missing_error: the same for the other signals. truncation, truncation_error: a completion cut off by length has no
+    answer, so that the length limit decides. untrainable, untrainable_error; zero_advantage: rollouts that were paid
+    for and move nothing. dominance: one stream's share of the fused advantage's variance; above it the others hardly
+    count. correlation: of mean process score and outcome within groups; below it the process signal does not point
+    where the outcome does. length_wrong, length_right: correlation of a rollout's first advantage (the path score)
+    with its length, within groups; wrong rollouts must not be paid for length, right ones hardly be decided by it.
+    chunks: chunks per token, near 1 there are no chunks. zero_logprobs: share of log-probabilities that are exactly
+    0. rollouts: fewer make no correlation.
+    """
+
+    constant_groups: float = 0.5
+    partial_groups: float = 0.1
+    singletons: float = 0.01
+    verifier: float = 0.01
+    verifier_error: float = 0.1
+    unparseable: float = 0.2
+    missing: float = 0.02
+    missing_error: float = 0.2
+    truncation: float = 0.1
+    truncation_error: float = 0.5
+    untrainable: float = 0.1
+    untrainable_error: float = 0.5
+    zero_advantage: float = 0.5
+    dominance: float = 0.9
+    correlation: float = 0.05
+    length_wrong: float = 0.3
+    length_right: float = 0.6
+    chunks: float = 0.9
+    zero_logprobs: float = 0.999
+    rollouts: int = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class LintFinding:
+    """Something found: which rule, how bad, the fact with its numbers, what to do, and first examples (ids)."""
+
+    severity: Severity
+    code: str
+    message: str
+    advice: str
+    examples: tuple[str, ...] = ()
+
+
+def lint(
+    url: str, options: LintOptions | None = None, *, progress: Callable[[int, int], None] | None = None
+) -> list[LintFinding]:
+    """Look at one dataset: shaped (every rule), rollouts or a signal (the rules whose columns it has).
+
+    Returns the findings, errors first. Raises NotADatasetError, IncompleteDatasetError, CorruptDatasetError.
+    """
+    return lint_facts(gather(open_dataset(url), progress), options or LintOptions())
+
+
+def lint_facts(facts: Facts, options: LintOptions) -> list[LintFinding]:
+    """The findings of every rule, errors first."""
+    rules = (
+        _learning,
+        _groups,
+        _verifier,
+        _signals,
+        _truncation,
+        _streams,
+        _process,
+        _length,
+        _chunks,
+        _logprobs,
+    )
+    found = [finding for rule in rules for finding in rule(facts, options)]
+    found += _mode(facts)
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _learning(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
+    if facts.trainable is None or not facts.rollouts:
+        return
+    if facts.trainable == facts.zero_advantage:
+        yield _finding(
+            "error", "nothing_to_learn", f"no rollout of {facts.rollouts} has an advantage other than 0",
+            "Look at the signals (`passrl inspect`): they are missing, or equal within every group.",
+        )  # fmt: skip
+        return
+    share = 1.0 - facts.trainable / facts.rollouts
+    yield from _above(
+        share, "untrainable", (options.untrainable, options.untrainable_error),
+        f"{_percent(share)} of the rollouts are not trainable (a used signal is null, or no token counts)",
+        "`passrl explain` says why for each; score again, or set the weight of the missing stream to 0.",
+        examples=facts.examples.get("untrainable"),
+    )  # fmt: skip
+    share = facts.zero_advantage / facts.trainable
+    yield from _above(
+        share, "zero_advantage", (options.zero_advantage, None),
+        f"{_percent(share)} of the trainable rollouts have advantage 0 everywhere",
+        "They cost training time and move nothing: choose prompts of middle difficulty, or drop them in training "
+        "(train.zero_advantage = 'drop').",
+        examples=facts.examples.get("zero advantage"),
+    )  # fmt: skip
+
+
+def _groups(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
+    if facts.scored_groups:
+        share = facts.constant_groups / facts.scored_groups
+        yield from _above(
+            share, "zero_variance_groups", (options.constant_groups, None),
+            f"{_percent(share)} of the groups have one and the same outcome reward",
+            "Their outcome adds nothing to the advantage: filter prompts by pass rate, or raise group_size.",
+            examples=facts.examples.get("constant"),
+        )  # fmt: skip
+    if not facts.groups:
+        return
+    share = facts.partial_groups / facts.groups
+    yield from _above(
+        share, "partial_groups", (options.partial_groups, None),
+        f"{_percent(share)} of the groups have fewer than {facts.sampling.get('group_size')} usable rollouts",
+        "Look into _rejected of the rollouts and at the signals' statuses; score or generate again if many were lost.",
+        examples=facts.examples.get("partial"),
+    )  # fmt: skip
+    share = facts.singletons / facts.groups
+    yield from _above(
+        share, "singletons", (options.singletons, 1.0),
+        f"{_percent(share)} of the groups have one usable rollout",
+        "A pool of one standardizes to 0, so its rewards are lost. Raise generate.group_size, or drop these prompts.",
+        examples=facts.examples.get("singleton"), reached=True,
+    )  # fmt: skip
+
+
+def _verifier(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
+    count = facts.verify.total()
+    if not count:
+        return
+    for status, advice in (
+        (
+            "error",
+            "Read detail of these rows: the verifier or a reference answer is broken; null rewards are not random.",
+        ),
+        ("timeout", "Raise the verifier's time limit, or set timeout_reward; what times out is not a random sample."),
+    ):
+        share = facts.verify[status] / count
+        yield from _above(
+            share, f"verifier_{status}s", (options.verifier, options.verifier_error),
+            f"the verifier ended in {status} for {_percent(share)} of the rollouts", advice,
+            examples=facts.examples.get(f"verify_status {status}"),
+        )  # fmt: skip
+    share = facts.verify["unparseable"] / count
+    yield from _above(
+        share, "unparseable_answers", (options.unparseable, None),
+        f"{_percent(share)} of the answers could not be parsed and count as wrong",
+        "Show the answer format in the prompt, add a format reward, or fix the verifier's extraction.",
+        examples=facts.examples.get("verify_status unparseable"),
+    )  # fmt: skip
+
+
+def _signals(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
+    for name, counts in facts.statuses.items():
+        bad = {status: count for status, count in counts.items() if status != "ok"}
+        if not bad or (facts.verify and name in (facts.outcome_signal, "")):  # the verifier's rule says it
+            continue
+        share = sum(bad.values()) / counts.total()
+        listed = ", ".join(f"{status} {count}" for status, count in sorted(bad.items()))
+        yield from _above(
+            share, "missing_signal", (options.missing, options.missing_error),
+            f"signal {name or 'values'} could not be computed for {_percent(share)} of the rollouts ({listed})",
+            "Their rows are not trainable where the stream counts. Read their details and score again.",
+            examples=facts.examples.get(f"status {name}"),
+        )  # fmt: skip
+
+
+def _truncation(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
+    share = facts.finish["length"] / max(facts.finish.total(), 1)
+    yield from _above(
+        share, "truncation", (options.truncation, options.truncation_error),
+        f"{_percent(share)} of the completions were cut off by length",
+        "Raise generate.sampling.max_tokens, or mask or drop them in training.",
+        examples=facts.examples.get("finish_reason length"),
+    )  # fmt: skip
+
+
+def _streams(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
+    variances = {stream: (spread.std or 0.0) ** 2 for stream, spread in facts.spread.items()}
+    total = sum(variances.values())
+    if total > 0.0:
+        stream, variance = max(variances.items(), key=lambda item: item[1])
+        shares = ", ".join(f"{name} {_percent(value / total)}" for name, value in variances.items())
+        yield from _above(
+            variance / total, "dominant_stream", (options.dominance, None),
+            f"the {stream} stream makes up {_percent(variance / total)} of the fused advantage's variance ({shares})",
+            f"Lower weights.{stream} (try `passrl sweep --grid weights.{stream}=...`), or set the others to 0.",
+        )  # fmt: skip
+    config = facts.config
+    if config is None or config.estimator not in ("pass", "grpo_outcome", "gdpo"):
+        return
+    for stream in ("outcome", "format"):
+        used = getattr(config.weights, stream) != 0.0 and facts.binary.get(f"{stream}_reward", False)
+        if used and getattr(config.standardizers, stream) == "abs_max":
+            gate = " and the format gate becomes 0" if stream == "format" else ""
+            yield _finding(
+                "warning", "abs_max_on_binary_rewards",
+                f"abs_max standardizes the {stream} reward, which is 0 or 1: it gives no negative advantage{gate}",
+                f"Set standardize.{stream} = 'masked_norm'; abs_max is meant for KL-style process signals.",
+            )  # fmt: skip
+
+
+def _process(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
+    pairs = facts.process_outcome
+    if pairs.count < options.rollouts or pairs.correlation is None or pairs.correlation >= options.correlation:
+        return
+    against = pairs.correlation < -options.correlation
+    yield _finding(
+        "warning", "process_against_outcome" if against else "process_uncorrelated",
+        f"within groups, mean process score and outcome reward correlate with {pairs.correlation:+.2f} "
+        f"over {pairs.count} rollouts",
+        "The process signal rewards what does not lead to right answers: check its steps (`passrl inspect`), its sign, "
+        "and its model, or lower weights.process.",
+    )  # fmt: skip
+
+
+def _length(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
+    for side, limit, severity in (("wrong", options.length_wrong, "warning"), ("right", options.length_right, "info")):
+        pairs = facts.pay.get(side)
+        if pairs is None or pairs.count < options.rollouts or pairs.correlation is None:
+            continue
+        found = pairs.correlation
+        if found > limit or (side == "right" and found < -limit):
+            yield _finding(
+                "warning" if severity == "warning" else "info", f"length_slope_{side}",
+                f"among {side} rollouts of one prompt, the first advantage correlates with length by {found:+.2f} "
+                f"({pairs.slope:+.3g} a token)",
+                f"Training will make completions {'longer' if found > 0 else 'shorter'}: compare k with "
+                "`passrl sweep --grid k=0,0.3,0.7,1`, and look for padding that the process signal likes.",
+            )  # fmt: skip
+
+
+def _chunks(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
+    config = facts.config
+    if config is None or config.signal != "kl" or not config.chunk or not facts.chunked_tokens:
+        return
+    share = facts.chunks / facts.chunked_tokens
+    if config.estimator in ("pass", "reward_shaping") and share > options.chunks:
+        yield _finding(
+            "info", "chunks_are_tokens",
+            f"{_percent(share)} as many chunks as tokens that count, at eta = {config.eta:g}",
+            "Chunk-by-Value merges nothing, as with chunk = false. Raise eta to the noise of the trace: "
+            "`passrl sweep --grid eta=0.01,0.1,0.3`.",
+        )  # fmt: skip
+
+
+def _logprobs(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
+    sampling = facts.sampling
+    if not facts.counting:
+        return
+    if facts.wrong_logprobs:
+        yield _finding(
+            "error", "impossible_logprobs",
+            f"{facts.wrong_logprobs} behaviour log-probabilities are above 0, infinite or NaN",
+            "They are no log-probabilities of sampled tokens: check the engine (raw logits?) and generate again.",
+            facts.examples.get("wrong logprobs"),
+        )  # fmt: skip
+    greedy = sampling.get("top_k") == 1 or sampling.get("temperature") == 0
+    processed = str(sampling.get("logprobs_mode", "")).startswith("processed")
+    if greedy and processed:
+        if facts.uncertain_logprobs:
+            yield _finding(
+                "error", "logprobs_not_of_sampling",
+                f"{facts.uncertain_logprobs} log-probabilities are not 0, but sampling was greedy and they are stated "
+                "to be processed, so that every chosen token has probability 1",
+                "They are raw ones, or the sampling was another: state logprobs_mode and sampling as they were.",
+                facts.examples.get("uncertain"),
+            )  # fmt: skip
+    elif facts.zero_logprobs / facts.counting > options.zero_logprobs:
+        yield _finding(
+            "error", "logprobs_all_zero",
+            f"{_percent(facts.zero_logprobs / facts.counting)} of the behaviour log-probabilities are exactly 0",
+            "They were not recorded, or are those of a greedy choice: generate with logprobs of the sampled tokens.",
+        )  # fmt: skip
+
+
+def _mode(facts: Facts) -> Iterator[LintFinding]:
+    sampling = facts.sampling
+    if not facts.counting or "temperature" not in sampling:
+        return
+    temperature = float(sampling["temperature"])
+    mode = str(sampling.get("logprobs_mode", "raw_logprobs"))
+    if temperature == 0:
+        yield _finding(
+            "error", "greedy_sampling", "the rollouts were sampled greedily (temperature 0)",
+            "Behaviour log-probabilities of greedy choices give no ratio: sample at a temperature above 0.",
+        )  # fmt: skip
+    elif temperature != 1 and mode.startswith("raw"):
+        yield _finding(
+            "error", "raw_logprobs_at_temperature",
+            f"sampled at temperature {temperature:g}, but {mode} are those before temperature",
+            "The ratio would mix two temperatures: generate with processed_logprobs.",
+        )  # fmt: skip
+    off = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
+    cut = {name: sampling[name] for name, value in off.items() if sampling.get(name, value) not in (value, -1, None)}
+    if cut:
+        listed = ", ".join(f"{name} {value:g}" for name, value in cut.items())
+        yield _finding(
+            "warning", "truncated_sampling", f"part of the distribution was cut away ({listed})",
+            "The ratio to the full-vocabulary policy is biased: sample with top_p 1, top_k 0, min_p 0, or decide with "
+            "train.truncated_sampling = 'accept'.",
+        )  # fmt: skip
+
+
+def _above(
+    share: float,
+    code: str,
+    limits: tuple[float, float | None],
+    message: str,
+    advice: str,
+    *,
+    examples: list[str] | None = None,
+    reached: bool = False,
+) -> Iterator[LintFinding]:
+    """A warning above the first limit, an error above the second (with `reached`, at it)."""
+    warn, error = limits
+    if share > warn:
+        severe = error is not None and (share > error or (reached and share == error))
+        yield _finding("error" if severe else "warning", code, message, advice, examples)
+
+
+def _finding(severity: Severity, code: str, message: str, advice: str, examples: Any = None) -> LintFinding:
+    return LintFinding(severity=severity, code=code, message=message, advice=advice, examples=tuple(examples or ()))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

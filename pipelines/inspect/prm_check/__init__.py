@@ -1,0 +1,1 @@
+"""How good a process signal is, before one trains on it."""

@@ -1,0 +1,1 @@
+"""What other shaping options would make of the stored rollouts and signals."""

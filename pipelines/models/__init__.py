@@ -1,0 +1,1 @@
+"""Model folders: their identity, their tokenizers, and LoRA adapters, which count as models."""

@@ -1,0 +1,208 @@
+"""The part driver: several parts in flight on one thread, each committed as it completes, suspects alone at the end.
+
+No Beam in here. A part moves: offered -> in flight -> committed, or -> deferred (it raised, or an attempt of an earlier
+worker is on record) -> alone -> committed or failed. docs/decisions/ has a page on why.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import pyarrow as pa
+
+from pass_ops import shards
+from pass_ops.errors import PassError
+from pass_ops.shards import Dataset, Rejection
+from pipelines.engines.base import EngineDead
+from pipelines.parts.attempts import attempts_made, withdraw_attempt
+
+T = TypeVar("T")
+
+# So often a waiting loop asks whether the stage has room for a part more, in seconds.
+_ASK_EVERY = 0.01
+
+# A full or read-only disk: no part is to blame, and every further part would fail the same way.
+_DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+
+
+class StageAborted(PassError, RuntimeError):
+    """The whole job stops: what failed is not one part's fault, and the next part would meet it too."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PartOutput:
+    """What one stage made of one part: the rows in order, and what was rejected, with reasons."""
+
+    table: pa.Table
+    rejected: tuple[Rejection, ...] = ()
+
+
+class PartWork(Protocol):
+    """What one stage does to one part. Picklable until `setup`; what `setup` acquires stays in the worker."""
+
+    def setup(self) -> None:
+        """Acquire what the worker process needs (engine, pools, inputs); called once before any part."""
+
+    def start(self, part: int) -> Future[PartOutput]:
+        """Begin a part without waiting for its result; parts under way at the same time share what setup acquired."""
+
+    def has_room(self, parts: int) -> bool:
+        """Whether one more part would be of use beside so many under way: one is computed while another is read."""
+        return parts < 2
+
+
+def in_background(function: Callable[..., T], *args: object) -> Future[T]:
+    """Run a function in a thread of its own, which, unlike an executor's, does not keep an ending process alive."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            result = function(*args)
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits on the future
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    threading.Thread(target=run, daemon=True, name=f"part-{function.__name__}").start()
+    return future
+
+
+def abort_cause(error: BaseException) -> str | None:
+    """Why this error stops the job rather than being held against the part it was met in; None for a part's own."""
+    for found in _causes(error):
+        if isinstance(found, MemoryError):
+            return f"the memory is used up ({found or 'MemoryError'}); use fewer parts in flight, or smaller parts"
+        if isinstance(found, OSError) and found.errno in _DISK_ERRNOS:
+            return f"the disk cannot be written ({found})"
+        if isinstance(found, EngineDead):
+            return f"the engine died ({found})"
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+class PartLoop:
+    """Drives the parts that one worker is offered. Used by one thread; `abandon` may come from another."""
+
+    def __init__(self, *, dataset: Dataset, work: PartWork, parts_in_flight: int | None, max_attempts: int) -> None:
+        self._dataset = dataset
+        self._work = work
+        self._parts_in_flight = parts_in_flight
+        self._max_attempts = max_attempts
+        self._in_flight: dict[Future[PartOutput], tuple[int, int]] = {}  # -> part, attempt
+        self._deferred: dict[int, Exception | None] = {}  # part -> its last attempt's error, where one is known
+        self._stopped = False
+
+    def offer(self, part: int) -> None:
+        """Commit what is complete and begin a part, waiting until there is room for it (see `Limits`).
+
+        Committed parts are skipped.
+        """
+        if shards.committed(self._dataset, part) is not None:
+            return
+        if attempts_made(self._dataset, part):
+            self._deferred.setdefault(part, None)
+            return
+        self._collect(wait_at_most=0)
+        while self._in_flight and not self._has_room():
+            self._collect(wait_at_most=_ASK_EVERY)
+        self._begin(part)
+
+    def defer(self, parts: Iterable[int]) -> None:
+        """Parts with an earlier attempt on record: run alone, after everything else."""
+        for part in parts:
+            self._deferred.setdefault(part, None)
+
+    def drain(self) -> None:
+        """Complete what is in flight, then the deferred parts one at a time, those with the fewest attempts first."""
+        while self._in_flight:
+            self._collect()
+        before = self._dataset.attempts_before
+        attempts = {part: before.get(part, 0) + attempts_made(self._dataset, part) for part in self._deferred}
+        for part in sorted(attempts, key=lambda part: (attempts[part], part)):
+            self._run_alone(part)
+
+    def abandon(self) -> None:
+        """The job stops with parts in flight: take their attempts off the record, for nothing is known against them."""
+        self._stopped = True
+        in_flight, self._in_flight = self._in_flight, {}
+        for future, (part, attempt) in in_flight.items():
+            future.cancel()
+            withdraw_attempt(self._dataset, part, attempt)
+
+    def _begin(self, part: int) -> Future[PartOutput]:
+        if self._stopped:
+            raise StageAborted("the job was stopped")
+        attempt = shards.begin_attempt(self._dataset, part)
+        try:
+            future = self._work.start(part)
+        except Exception as error:  # noqa: BLE001 - an error of start and one on the future are one case
+            future = Future()
+            future.set_exception(error)
+        except BaseException:  # an interrupt: nothing is known against the part
+            withdraw_attempt(self._dataset, part, attempt)
+            raise
+        self._in_flight[future] = (part, attempt)
+        return future
+
+    def _has_room(self) -> bool:
+        parts = len(self._in_flight)
+        return self._work.has_room(parts) if self._parts_in_flight is None else parts < self._parts_in_flight
+
+    def _collect(self, *, wait_at_most: float | None = None) -> None:
+        """Wait (by default for one part in flight) and commit whatever is complete; a part that raised is deferred."""
+        done, _ = wait(self._in_flight, timeout=wait_at_most, return_when=FIRST_COMPLETED)
+        for future in sorted(done, key=lambda future: self._in_flight[future]):
+            part = self._in_flight[future][0]
+            error = self._settle(future)
+            if error is not None:
+                self._deferred[part] = error
+
+    def _run_alone(self, part: int) -> None:
+        error = self._deferred.pop(part)
+        if shards.committed(self._dataset, part) is not None:
+            return
+        while attempts_made(self._dataset, part) < self._max_attempts:
+            error = self._settle(self._begin(part))
+            if error is None:
+                return
+        attempts = attempts_made(self._dataset, part)
+        if error is None:
+            cause, trace = f"the worker or its engine died in each of {attempts} attempts", ""
+        else:
+            cause, trace = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+        shards.fail_part(self._dataset, part, cause=cause, traceback=trace)
+
+    def _settle(self, future: Future[PartOutput]) -> Exception | None:
+        """Commit one part; its error where it has none to commit. Raises StageAborted where the job cannot go on."""
+        part = self._in_flight[future][0]
+        try:
+            output = future.result()
+            shards.commit_part(self._dataset, part, output.table, rejected=output.rejected)
+        except Exception as error:
+            cause = abort_cause(error)
+            if cause is not None:
+                self._blame_engine_death(error)
+                stage, url = self._dataset.spec.stage, self._dataset.url
+                raise StageAborted(f"{stage} of {url} stopped at part {part}: {cause}") from error
+            del self._in_flight[future]
+            return error
+        del self._in_flight[future]
+        return None
+
+    def _blame_engine_death(self, error: Exception) -> None:
+        """A part in flight may have killed the engine: the attempts stay on record, so these parts run alone next."""
+        if any(isinstance(found, EngineDead) for found in _causes(error)):
+            self._in_flight.clear()

@@ -1,0 +1,186 @@
+"""Prompt files as records: JSONL, Parquet, and Hugging Face datasets saved to disk, on any fsspec URL.
+
+A record is a dict and its place ("train.jsonl:17"), so that whatever is wrong with it can be found.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+
+from pass_ops.errors import PassError
+from pass_ops.shards.store import arrow_reader
+from pass_ops.shards.tables import open_parquet
+
+FORMATS = ("auto", "jsonl", "parquet", "huggingface")
+SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+
+
+class SourceNotFoundError(PassError, FileNotFoundError):
+    """A prompt file or folder does not exist or cannot be opened."""
+
+
+class SourceFormatError(PassError, ValueError):
+    """A prompt file is not what its format says, or holds nothing."""
+
+
+class SourceColumnError(PassError, LookupError):
+    """A mapped column is not in the prompt file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One row of a source. stem: its file's name without suffix; row: 0-based within that file."""
+
+    values: dict[str, Any]
+    where: str
+    stem: str
+    row: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """One file that was read: its URL and the sha256 of its bytes."""
+
+    name: str
+    url: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceContent:
+    """Everything a source holds. columns: those found, in order of appearance."""
+
+    records: tuple[Record, ...]
+    files: tuple[SourceFile, ...]
+    columns: tuple[str, ...]
+
+
+def read_source(url: str, *, file_format: str = "auto", split: str | None = None) -> SourceContent:
+    """Read every record of a source: one file, a folder of Parquet or JSONL files, or a saved Hugging Face dataset.
+
+    split names one dataset of a saved DatasetDict. Raises SourceNotFoundError, SourceFormatError.
+    """
+    fs, path = fsspec.core.url_to_fs(url)
+    if not fs.exists(path):
+        raise SourceNotFoundError(
+            f"Prompt source {url} does not exist. Give a JSONL or Parquet file, a folder of them, or a saved dataset."
+        )
+    chosen, paths = _files(fs, path, url, file_format, split)
+    records: list[Record] = []
+    files: list[SourceFile] = []
+    columns: dict[str, None] = {}
+    for file in paths:
+        name = posixpath.basename(file)
+        content = _read(fs, file)
+        rows = _jsonl(content, name) if chosen == "jsonl" else _table_rows(content, name, chosen)
+        before = len(records)
+        for row, (place, values) in enumerate(rows):
+            columns.update(dict.fromkeys(values))
+            records.append(Record(values=values, where=place, stem=name.rsplit(".", 1)[0], row=row))
+        if len(records) == before:
+            raise SourceFormatError(f"{file} holds no rows. Nothing can be generated from it; check how it was made.")
+        files.append(SourceFile(name=name, url=file, sha256=hashlib.sha256(content).hexdigest()))
+    return SourceContent(records=tuple(records), files=tuple(files), columns=tuple(columns))
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Advice for a name that is not among the known ones."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(repr, known))}."
+
+
+def _files(fs: Any, path: str, url: str, file_format: str, split: str | None) -> tuple[str, list[str]]:
+    """The format, and the files in order."""
+    if not fs.isdir(path):
+        suffix = posixpath.splitext(path)[1].lower()
+        chosen = SUFFIXES.get(suffix, "") if file_format == "auto" else file_format
+        if chosen not in ("jsonl", "parquet"):
+            raise SourceFormatError(
+                f"{url}: a file's format is jsonl or parquet, and {suffix or 'no suffix'!r} does not tell. "
+                "Set format, or convert the file."
+            )
+        return chosen, [path]
+    names = {posixpath.basename(entry.rstrip("/")) for entry in fs.ls(path, detail=False)}
+    if "dataset_dict.json" in names:
+        path, names = _split_folder(fs, path, url, split)
+    if "state.json" in names and file_format in ("auto", "huggingface"):
+        return "huggingface", [posixpath.join(path, item["filename"]) for item in _state(fs, path)]
+    for suffix, chosen in SUFFIXES.items():
+        found = sorted(name for name in names if name.lower().endswith(suffix))
+        if found and file_format in ("auto", chosen):
+            return chosen, [posixpath.join(path, name) for name in found]
+    raise SourceFormatError(
+        f"Folder {url} holds no prompts in format {file_format!r}: no state.json (a dataset saved with save_to_disk), "
+        f"no *.parquet, no *.jsonl. It has {', '.join(sorted(names)[:8]) or 'nothing'}."
+    )
+
+
+def _split_folder(fs: Any, path: str, url: str, split: str | None) -> tuple[str, set[str]]:
+    splits = json.loads(_read(fs, posixpath.join(path, "dataset_dict.json"))).get("splits", [])
+    if split is None and len(splits) == 1:
+        split = splits[0]
+    if split is None or split not in splits:
+        asked = "no split is chosen" if split is None else f"there is no split {split!r}"
+        raise SourceFormatError(f"{url} holds the splits {', '.join(splits)}, and {asked}. Set split to one of them.")
+    path = posixpath.join(path, split)
+    return path, {posixpath.basename(entry.rstrip("/")) for entry in fs.ls(path, detail=False)}
+
+
+def _state(fs: Any, path: str) -> list[dict[str, str]]:
+    file = posixpath.join(path, "state.json")
+    try:
+        files = json.loads(_read(fs, file))["_data_files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SourceFormatError(
+            f"{file} does not list the dataset's files ({error!r}). Save the dataset again with save_to_disk."
+        ) from error
+    return list(files)
+
+
+def _read(fs: Any, path: str) -> bytes:
+    try:
+        return bytes(fs.cat_file(path))
+    except FileNotFoundError as error:
+        raise SourceNotFoundError(f"Prompt file {path} does not exist.") from error
+    except OSError as error:
+        raise SourceNotFoundError(f"Prompt file {path} cannot be read: {error.strerror or error}.") from error
+
+
+def _jsonl(content: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """One JSON object a line; blank lines are passed over."""
+    for number, line in enumerate(content.splitlines(), start=1):
+        if not line.strip():
+            continue
+        place = f"{name}:{number}"
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise SourceFormatError(
+                f"{place} is not JSON: {error}. Nothing was made from the file; mend that line."
+            ) from error
+        if not isinstance(values, dict):
+            raise SourceFormatError(
+                f"{place} holds a {type(values).__name__} where a JSON object is expected, one a line."
+            )
+        yield place, values
+
+
+def _table_rows(content: bytes, name: str, file_format: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        if file_format == "parquet":
+            table = open_parquet(content).read()
+        else:
+            table = pa.ipc.open_stream(arrow_reader(content)).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise SourceFormatError(f"{name} is no readable {file_format} file: {error}. Copy or make it again.") from error
+    for row, values in enumerate(table.to_pylist()):
+        yield f"{name} row {row}", values

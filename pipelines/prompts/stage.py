@@ -1,0 +1,303 @@
+"""Prompts from a file, by column mapping, into the dataset `prompts`.
+
+prompt_id, where no column is mapped to it, is `{file stem}-{row}` (row: 0-based in its file), so that a prompt keeps
+its id, and with it the seeds of its rollouts, however the source is shuffled or cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from pass_ops import shards
+from pass_ops.errors import PassError
+from pass_ops.shards import DatasetSpec, InputRef, Manifest, Rejection
+from pipelines.parts.job_record import job_record
+from pipelines.prompts.files import (
+    FORMATS,
+    Record,
+    SourceColumnError,
+    SourceContent,
+    SourceFormatError,
+    SourceNotFoundError,
+    nearest,
+    read_source,
+)
+
+__all__ = [
+    "DuplicatePromptError", "PartAdvice", "PromptSource", "PromptTypeError", "SourceColumnError", "SourceFormatError",
+    "SourceNotFoundError", "SourceOptionError", "advise_prompts_per_part", "prompt_rows", "write_prompts",
+]  # fmt: skip
+
+STAGE_VERSION = 1
+ROLES = ("prompt", "messages", "prompt_id", "answer", "source")
+
+
+class SourceOptionError(PassError, ValueError):
+    """An option of a prompt source has an unknown name or a value outside its range."""
+
+
+class DuplicatePromptError(PassError, ValueError):
+    """Two rows of a prompt source have one prompt_id."""
+
+
+class PromptTypeError(PassError, TypeError, ValueError):
+    """A mapped column holds a value of a type that its role cannot have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSource:
+    """Which prompts, from where.
+
+    source: a JSONL or Parquet file, a folder of them, or a Hugging Face dataset saved to disk (any fsspec URL).
+    format: jsonl | parquet | huggingface | auto (by suffix and content). split: of a saved DatasetDict.
+    columns: role -> column of the file; roles: prompt or messages, prompt_id, answer, source. A role that is not mapped
+        takes the column of its own name where there is one. extra: further columns, kept together as JSON.
+    name: what stands in the column `source` where none is mapped; None = the file's stem.
+    template: text around a plain prompt, which replaces "{prompt}".
+    shuffle_seed: order by a hash of seed and row; None = the file's order. offset, limit: a window of that order; it
+        begins again at the start where it reaches past the end, and never holds a row twice.
+    prompts_per_part: rows of the source one part is made of.
+    """
+
+    source: str
+    format: str = "auto"
+    split: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    extra: tuple[str, ...] = ()
+    name: str | None = None
+    template: str = "{prompt}"
+    shuffle_seed: int | None = None
+    offset: int = 0
+    limit: int | None = None
+    prompts_per_part: int = 64
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "extra", tuple(self.extra))
+        if self.format not in FORMATS:
+            raise SourceOptionError(f"prompts.format is {self.format!r}; choose one of {', '.join(FORMATS)}.")
+        for role in self.columns:
+            if role not in ROLES:
+                raise SourceOptionError(f"prompts.columns has no role {role!r}; {nearest(role, ROLES)}")
+        if {"prompt", "messages"} <= self.columns.keys():
+            raise SourceOptionError("prompts.columns maps both prompt and messages; a prompt is one of the two.")
+        if "{prompt}" not in self.template:
+            raise SourceOptionError(
+                f'prompts.template is {self.template!r}; it must hold "{{prompt}}", where the prompt goes.'
+            )
+        if self.offset < 0 or self.prompts_per_part < 1 or (self.limit is not None and self.limit < 1):
+            raise SourceOptionError(
+                "prompts.offset must be 0 or more, prompts.limit and prompts.prompts_per_part 1 or more."
+            )
+
+    def semantic_options(self) -> dict[str, Any]:
+        """What decides the dataset's bytes, beside the files themselves: everything but where they lie."""
+        operational = {"source", "format"}
+        return {name: value for name, value in asdict(self).items() if name not in operational}
+
+
+def write_prompts(
+    source: PromptSource,
+    *,
+    out: str,
+    overwrite: bool = False,
+    max_reject_rate: float = 0.05,
+    progress: Callable[[int, int], None] | None = None,
+) -> Manifest:
+    """Make the dataset `prompts` in the folder `out`; parts that are there are kept.
+
+    Raises SourceNotFoundError, SourceFormatError, SourceColumnError, PromptTypeError, DuplicatePromptError before
+    anything is written, and NotFinalized where too many rows could not be used.
+    """
+    started = time.time()
+    content = read_source(source.source, file_format=source.format, split=source.split)
+    rows = prompt_rows(content, source)
+    parts = [rows[start : start + source.prompts_per_part] for start in range(0, len(rows), source.prompts_per_part)]
+    spec = DatasetSpec(
+        stage="prompts",
+        stage_version=STAGE_VERSION,
+        options=source.semantic_options(),
+        parts=len(parts),
+        inputs={file.name: InputRef(folder=file.url, content_digest=file.sha256) for file in content.files},
+    )
+    dataset = shards.create_dataset(out, spec, overwrite=overwrite)
+    todo = sorted(shards.pending_parts(dataset).todo)
+    for part in todo:
+        kept = [row for row in parts[part] if isinstance(row, dict)]
+        rejected = tuple(row for row in parts[part] if isinstance(row, Rejection))
+        shards.commit_part(dataset, part, pa.Table.from_pylist(kept, schema=shards.PROMPTS), rejected=rejected)
+        if progress is not None:
+            progress(part + 1, len(parts))
+    if todo:
+        shards.record_run(dataset, job_record(started))
+    return shards.finalize(dataset, max_reject_rate=max_reject_rate)
+
+
+def prompt_rows(content: SourceContent, source: PromptSource) -> list[dict[str, Any] | Rejection]:
+    """The rows of the dataset in its order; a row that cannot be used is a Rejection in its place.
+
+    Raises SourceColumnError, PromptTypeError, DuplicatePromptError.
+    """
+    columns = _resolve_columns(content, source)
+    ids = [_prompt_id(record, columns.get("prompt_id")) for record in content.records]
+    first: dict[str, Record] = {}
+    for prompt_id, record in zip(ids, content.records, strict=True):
+        if prompt_id in first:
+            raise DuplicatePromptError(
+                f"prompt_id {prompt_id!r} stands at {first[prompt_id].where} and again at {record.where} of "
+                f"{source.source}. Rollouts are told apart by it: remove one row, or map prompt_id to a unique column."
+            )
+        first[prompt_id] = record
+    return [_prompt_row(content.records[i], ids[i], columns, source) for i in _window(len(ids), source)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartAdvice:
+    """An advised part size, and what one such part then means."""
+
+    prompts_per_part: int
+    minutes: float
+    megabytes: float
+
+
+def advise_prompts_per_part(
+    *,
+    group_size: int,
+    tokens_per_rollout: float,
+    tokens_per_second: float,
+    minutes: float = 5.0,
+    megabytes: float = 256.0,
+    bytes_per_token: float = 8.0,
+) -> PartAdvice:
+    """The largest part within both limits: engine time lost when a worker dies, and bytes read and written whole.
+
+    tokens_per_second: what one worker's engine samples. bytes_per_token: stored, all columns (ids 1.2, logprobs 3.4,
+    text 2 to 4).
+
+    >>> advise_prompts_per_part(group_size=8, tokens_per_rollout=500, tokens_per_second=4000)
+    PartAdvice(prompts_per_part=300, minutes=5.0, megabytes=9.6)
+    """
+    tokens = group_size * tokens_per_rollout
+    if min(tokens, tokens_per_second, minutes, megabytes, bytes_per_token) <= 0:
+        raise SourceOptionError("advise_prompts_per_part: every figure must be over 0.")
+    prompts = max(1, int(min(60 * minutes * tokens_per_second / tokens, megabytes * 1e6 / (tokens * bytes_per_token))))
+    return PartAdvice(
+        prompts_per_part=prompts,
+        minutes=round(prompts * tokens / tokens_per_second / 60, 2),
+        megabytes=round(prompts * tokens * bytes_per_token / 1e6, 2),
+    )
+
+
+def _resolve_columns(content: SourceContent, source: PromptSource) -> dict[str, str]:
+    """Role -> column, for the roles that have one."""
+    for column in (*source.columns.values(), *source.extra):
+        if column not in content.columns:
+            raise SourceColumnError(f"{source.source} has no column {column!r}; {nearest(column, content.columns)}")
+    columns = {role: role for role in ROLES if role in content.columns} | dict(source.columns)
+    for mapped, other in (("prompt", "messages"), ("messages", "prompt")):
+        if mapped in source.columns:
+            columns.pop(other, None)
+    if ("prompt" in columns) == ("messages" in columns):
+        found = "both a prompt and a messages column" if "prompt" in columns else "no column named prompt or messages"
+        raise SourceColumnError(
+            f"{source.source} has {found}: {', '.join(map(repr, content.columns))}. "
+            'Say which holds the task: columns = {prompt = "..."}.'
+        )
+    return columns
+
+
+def _prompt_id(record: Record, column: str | None) -> str:
+    """The mapped value with "/" percent-encoded, else stem and row (also where the mapped value is null)."""
+    value = None if column is None else record.values.get(column)
+    if value is None or value == "":
+        value = f"{record.stem}-{record.row}"
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise _wrong_type(record, column, value, "a string or an integer", "prompt_id")
+    return str(value).replace("/", "%2F")
+
+
+def _window(rows: int, source: PromptSource) -> list[int]:
+    order = list(range(rows))
+    if source.shuffle_seed is not None:
+        seed = source.shuffle_seed
+        order.sort(key=lambda row: hashlib.sha256(f"{seed}/{row}".encode()).digest())
+    count = rows if source.limit is None else min(source.limit, rows)
+    return [order[(source.offset + i) % rows] for i in range(count)]
+
+
+def _prompt_row(
+    record: Record, prompt_id: str, columns: Mapping[str, str], source: PromptSource
+) -> dict[str, Any] | Rejection:
+    role = "prompt" if "prompt" in columns else "messages"
+    value = record.values.get(columns[role])
+    if value is None:
+        return _rejected(prompt_id, f"null_{role}", f"{columns[role]!r} is null at {record.where}")
+    prompt = messages = None
+    if role == "prompt":
+        if not isinstance(value, str):
+            raise _wrong_type(record, columns[role], value, "a string", "prompt")
+        prompt = source.template.replace("{prompt}", value)
+        empty = not value.strip()
+    else:
+        messages = _messages(record, columns[role], value)
+        empty = not any(message["content"].strip() for message in messages)
+    if empty:
+        return _rejected(prompt_id, f"empty_{role}", f"{columns[role]!r} is empty at {record.where}")
+    label = record.values.get(columns["source"]) if "source" in columns else None
+    return {
+        "prompt_id": prompt_id,
+        "prompt": prompt,
+        "messages": messages,
+        "answer": _answer(record, columns.get("answer")),
+        "source": str(label) if label is not None else (source.name or record.stem),
+        "extra": _json(record, {column: record.values.get(column) for column in source.extra}, "extra")
+        if source.extra
+        else None,
+    }
+
+
+def _messages(record: Record, column: str, value: Any) -> list[dict[str, str]]:
+    if not isinstance(value, list):
+        raise _wrong_type(record, column, value, "a list of {role, content}", "messages")
+    messages = []
+    for item in value:
+        if (
+            not isinstance(item, dict)
+            or not isinstance(item.get("role"), str)
+            or not isinstance(item.get("content"), str)
+        ):
+            raise _wrong_type(record, column, item, "a {role, content} of two strings", "one of the messages")
+        messages.append({"role": item["role"], "content": item["content"]})
+    return messages
+
+
+def _answer(record: Record, column: str | None) -> str | None:
+    """A string as it is; a list, number or object as JSON."""
+    value = None if column is None else record.values.get(column)
+    return value if value is None or isinstance(value, str) else _json(record, value, "answer")
+
+
+def _json(record: Record, value: Any, role: str) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise PromptTypeError(
+            f"{record.where}: {role} cannot be kept as JSON ({error}). Give strings, numbers, lists or objects."
+        ) from error
+
+
+def _rejected(prompt_id: str, reason: str, detail: str) -> Rejection:
+    return Rejection(prompt_id=prompt_id, reason=reason, detail=detail)
+
+
+def _wrong_type(record: Record, column: str | None, value: Any, expected: str, role: str) -> PromptTypeError:
+    return PromptTypeError(
+        f"{record.where}: column {column!r} holds {str(value)[:60]!r} ({type(value).__name__}) where {role} must be "
+        f"{expected}. Map another column, or mend the row."
+    )

@@ -1,0 +1,1 @@
+"""The stage `rollouts`: an engine samples G completions of each prompt."""

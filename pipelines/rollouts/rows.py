@@ -1,0 +1,118 @@
+"""One part of prompts -> its rollouts: a rollout program each, all of them under way at once on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pass_ops import shards
+from pass_ops.shards import Rejection
+from pipelines.engines.base import Engine, EngineDead, RequestRejected, Sampling
+from pipelines.parts.loop import PartOutput
+from pipelines.programs import Prompt, RolloutFull, Sampler
+from pipelines.programs.conversation import Completion, Conversation
+from pipelines.rollouts.encode import PlannedPrompt
+
+LoadedProgram = Callable[[Prompt, Sampler], Awaitable[None]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rollout:
+    """One completion of a prompt."""
+
+    prompt: PlannedPrompt
+    sample_index: int
+    seed: int
+    completion: Completion
+
+
+async def sample_part(
+    engine: Engine,
+    planned: Sequence[PlannedPrompt | Rejection],
+    *,
+    program: LoadedProgram,
+    sampling: Sampling,
+    seeds: Callable[[str], Sequence[int]],
+) -> PartOutput:
+    """Every rollout of a part; rows in order of prompt and sample_index, whatever the order they came in.
+
+    seeds: prompt_id -> the seed of each rollout of its group. Raises what is no single rollout's fault (EngineDead).
+    """
+
+    def begin(prompt: PlannedPrompt, index: int, seed: int) -> Awaitable[Rollout | Rejection]:
+        conversation = Conversation(engine, prompt_token_ids=prompt.token_ids, seed=seed, sampling=sampling)
+        return _rollout(program, prompt, index, conversation)
+
+    answers = await asyncio.gather(
+        *(
+            begin(prompt, index, seed)
+            for prompt in planned
+            if isinstance(prompt, PlannedPrompt)
+            for index, seed in enumerate(seeds(prompt.prompt_id))
+        )
+    )
+    rejected = [item for item in (*planned, *answers) if isinstance(item, Rejection)]
+    rollouts = [item for item in answers if isinstance(item, Rollout)]
+    return PartOutput(table=rollouts_table(rollouts), rejected=tuple(rejected))
+
+
+async def _rollout(
+    program: LoadedProgram, prompt: PlannedPrompt, index: int, conversation: Conversation
+) -> Rollout | Rejection:
+    """Run the program to its end, or say why its rollout has none."""
+    try:
+        await program(prompt.task, conversation)
+    except RolloutFull:
+        pass
+    except RequestRejected as error:
+        return _rejection(
+            prompt, index, conversation, reason=error.reason, detail=error.detail, transient=error.transient
+        )
+    except (EngineDead, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a program is other people's code; it costs its own rollout
+        return _rejection(
+            prompt, index, conversation, reason="program_error", detail=f"{type(error).__name__}: {error}"
+        )
+    return Rollout(prompt=prompt, sample_index=index, seed=conversation.seed, completion=conversation.completion())
+
+
+def _rejection(prompt: PlannedPrompt, index: int, conversation: Conversation, **why: Any) -> Rejection:
+    payload = {"seed": conversation.seed} | ({"text": conversation.text} if conversation.text else {})
+    return Rejection(
+        prompt_id=prompt.prompt_id, sample_index=index, attempts=max(conversation.attempts, 1), payload=payload, **why
+    )
+
+
+def rollouts_table(rollouts: Sequence[Rollout]) -> pa.Table:
+    """Rows of the contract's `rollouts`, in the order given."""
+    prompt_ids = [np.asarray(rollout.prompt.token_ids, dtype=np.int32) for rollout in rollouts]
+    token_ids = [np.asarray(rollout.completion.sample.token_ids, dtype=np.int32) for rollout in rollouts]
+    logprobs = [np.asarray(rollout.completion.sample.logprobs, dtype=np.float32) for rollout in rollouts]
+    columns = {
+        "group_id": [rollout.prompt.prompt_id for rollout in rollouts],
+        "sample_index": [rollout.sample_index for rollout in rollouts],
+        "rollout_id": [f"{rollout.prompt.prompt_id}/{rollout.sample_index}" for rollout in rollouts],
+        "prompt_token_ids": _lists(prompt_ids, pa.int32()),
+        "token_ids": _lists(token_ids, pa.int32()),
+        "text": [rollout.completion.sample.text for rollout in rollouts],
+        "behavior_logprobs": _lists(logprobs, pa.float32()),
+        "loss_mask": _lists([rollout.completion.loss_mask for rollout in rollouts], pa.bool_()),
+        "finish_reason": [rollout.completion.sample.finish_reason for rollout in rollouts],
+        "seed": [rollout.seed for rollout in rollouts],
+        "answer": [rollout.prompt.answer for rollout in rollouts],
+    }
+    return pa.table(columns, schema=shards.ROLLOUTS)
+
+
+def _lists(rows: Sequence[np.ndarray], element: pa.DataType) -> pa.Array:
+    """A list column of the contract from one array a row."""
+    offsets = np.zeros(len(rows) + 1, dtype=np.int32)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    values = pa.array(np.concatenate(rows) if rows else [], type=element)
+    return pa.ListArray.from_arrays(offsets, values, type=pa.list_(pa.field("element", element, nullable=False)))

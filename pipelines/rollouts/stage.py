@@ -1,0 +1,220 @@
+"""Generate: G rollouts of every prompt, each with its own derived seed.
+
+    prompts row -> token ids -> G rollout programs on the engine -> G rows of `rollouts`, or rejections with a reason
+
+Importing this file imports no Beam and no model library.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, replace
+from typing import Any
+
+from pass_ops import shards
+from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest, ModelRef, Rejection
+from pipelines.engines.base import Engine, EngineOptions, RequestRejected, SampleRequest, Sampling
+from pipelines.engines.environment import engine_environment
+from pipelines.models.folder import describe_model, model_digest
+from pipelines.parts.loop import PartOutput, PartWork, in_background
+from pipelines.parts.operations import Operations
+from pipelines.parts.worker_check import check_worker
+from pipelines.programs.base import single_turn
+from pipelines.rollouts.encode import PlannedPrompt, plan_part
+from pipelines.rollouts.options import GenerateOptionError, GenerateOptions
+from pipelines.rollouts.rows import LoadedProgram, sample_part
+
+__all__ = ["GenerateOptionError", "GenerateOptions", "GenerateWork", "derive_seed", "generate", "generate_spec"]
+
+STAGE_VERSION = 1
+
+# Parts of one worker under way at once: what a SIGKILL costs, and what runs alone after one.
+_MOST_PARTS = 32
+
+# sha256 of nothing: what models.chat_template_digest says where there is no template.
+_NO_TEMPLATE = hashlib.sha256(b"").hexdigest()
+
+
+def derive_seed(run_seed: int, round: int, group_id: str, sample_index: int) -> int:  # noqa: A002 - the contract's word
+    """The seed of one rollout: the first 63 bits of sha256 over the four, so that it holds for a rollout on its own.
+
+    >>> derive_seed(0, 0, "gsm8k-0", 1)
+    4933196121887775590
+    """
+    key = json.dumps([run_seed, round, group_id, sample_index], separators=(",", ":"))
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
+
+
+def generate(
+    *,
+    prompts: str,
+    out: str,
+    model: str,
+    engine: EngineOptions,
+    options: GenerateOptions,
+    seed: int = 0,
+    round: int = 0,  # noqa: A002 - the contract's word
+    operations: Operations = Operations(),
+) -> Manifest:
+    """Make the dataset `out` of rollouts from the dataset `prompts`; part i from part i. Committed parts are kept.
+
+    model: a Hugging Face folder. The engine's logprobs_mode is set to the behaviour's at this temperature.
+    Raises what `run_stage` raises; before anything runs also the errors of opening the prompts and of the model folder,
+    and FingerprintMismatchError where `out` holds other rollouts.
+    """
+    from pipelines.parts.job import run_stage
+
+    source = shards.open_dataset(prompts)
+    engine = replace(engine, logprobs_mode=options.sampling.logprobs_mode)
+    spec = generate_spec(source, out=out, model=model, engine=engine, options=options, seed=seed, round=round)
+    dataset = shards.create_dataset(out, spec, overwrite=operations.overwrite)
+    work = GenerateWork(spec=spec, prompts=prompts, model=model, engine=engine, options=options, seed=seed, round=round)
+    return run_stage(dataset, work, operations, runs_model=True, costs=[part.rows for part in source.parts])
+
+
+def generate_spec(
+    source: CompleteDataset,
+    *,
+    out: str,
+    model: str,
+    engine: EngineOptions,
+    options: GenerateOptions,
+    seed: int,
+    round: int,  # noqa: A002
+) -> DatasetSpec:
+    """Everything that decides the bytes of the rollouts. Reads the model's files once for their digests.
+
+    Raises StaleInputError, ModelNotFoundError, ModelFilesError, GenerateOptionError.
+    """
+    source.check_inputs()
+    if options.sampling.extra and engine.kind not in ("vllm", "server"):
+        raise GenerateOptionError(
+            f"generate.sampling.extra is {dict(options.sampling.extra)}, which an engine of kind {engine.kind} does "
+            "not know; leave it out or use kind vllm."
+        )
+    facts = describe_model(model)
+    if facts.chat_template_digest == _NO_TEMPLATE and (options.chat or _has_messages(source)):
+        raise GenerateOptionError(
+            f"{model} has no chat template, but {'chat is set' if options.chat else 'the prompts are messages'}. "
+            "Use a model with one (chat_template.jinja), or plain prompts without chat."
+        )
+    sampling = options.sampling.as_options() | {
+        "group_size": options.group_size,
+        "logprobs_mode": engine.logprobs_mode,
+        "truncated": options.sampling.truncated,
+    }
+    return DatasetSpec(
+        stage="generate",
+        stage_version=STAGE_VERSION,
+        options={
+            "chat": options.chat,
+            "system": options.system,
+            "chat_template_kwargs": dict(options.chat_template_kwargs),
+            "max_prompt_tokens": options.max_prompt_tokens,
+            **_program_options(options),
+        },
+        parts=source.spec.parts,
+        inputs={"prompts": source.ref(out)},
+        models={"policy": ModelRef(id=model, digest=facts.digest)},
+        seed=seed,
+        environment=engine_environment(model, engine),
+        carried={
+            "sampling": sampling,
+            "tokenizer_digest": facts.tokenizer_digest,
+            "chat_template_digest": facts.chat_template_digest,
+            "vocabulary": asdict(facts.vocabulary),
+            "round": round,
+            "policy_digest": facts.digest,
+        },
+    )
+
+
+def _program_options(options: GenerateOptions) -> dict[str, Any]:
+    """What of a program decides the bytes; without one nothing, so that older datasets keep their fingerprints."""
+    program = options.named_program
+    if program is None:
+        return {}
+    program.load()  # one that cannot be called is refused before anything runs
+    return {"program": program.path, "program_options": dict(program.options), "program_code": program.code()}
+
+
+def _has_messages(source: CompleteDataset) -> bool:
+    """All rows of a prompts dataset are of one kind; the first part that has rows tells."""
+    part = next((record.part for record in source.parts if record.rows), None)
+    return part is not None and source.read_part(part, columns=["messages"])["messages"].null_count == 0
+
+
+class GenerateWork(PartWork):
+    """The generate stage's `PartWork`."""
+
+    def __init__(
+        self,
+        *,
+        spec: DatasetSpec,
+        prompts: str,
+        model: str,
+        engine: EngineOptions,
+        options: GenerateOptions,
+        seed: int,
+        round: int,  # noqa: A002
+    ) -> None:
+        self._spec = spec
+        self._prompts_url = prompts
+        self._model = model
+        self._engine_options = engine
+        self._options = options
+        self._seed = seed
+        self._round = round
+        self._prompts: CompleteDataset
+        self._engine: Engine
+        self._program: LoadedProgram
+
+    def setup(self) -> None:
+        """The process's one engine, running this model, the program, and the prompts."""
+        from pipelines.engines import acquire
+
+        environment = engine_environment(self._model, self._engine_options)
+        check_worker(self._spec, environment=environment, models={"policy": model_digest(self._model)})
+        program = self._options.named_program
+        self._program = single_turn if program is None else program.load()
+        self._prompts = shards.open_dataset(self._prompts_url)
+        self._engine = acquire(self._model, self._engine_options)
+        if self._options.sampling.extra:
+            _try_sampling(self._engine, self._options.sampling)
+
+    def start(self, part: int) -> Future[PartOutput]:
+        """Read and encode a part in the caller's thread, so that parts queue up in order; sample it in another."""
+        planned = plan_part(
+            self._prompts.read_part(part),
+            tokenizer=self._engine.tokenizer,
+            options=self._options,
+            max_model_len=self._engine.max_model_len,
+        )
+        return in_background(self._sample, planned)
+
+    def has_room(self, parts: int) -> bool:
+        """For what keeps the engine full: a part's last rollouts leave seats empty long before it is complete."""
+        wanted = self._engine_options.max_num_seqs * 9 // 8  # an eighth waits for the next free seats
+        return super().has_room(parts) or (parts < _MOST_PARTS and self._engine.in_flight < wanted)
+
+    def _sample(self, planned: Sequence[PlannedPrompt | Rejection]) -> PartOutput:
+        sampling = self._options.sampling
+        return asyncio.run(
+            sample_part(self._engine, planned, program=self._program, sampling=sampling, seeds=self._seeds)
+        )
+
+    def _seeds(self, prompt_id: str) -> list[int]:
+        return [derive_seed(self._seed, self._round, prompt_id, index) for index in range(self._options.group_size)]
+
+
+def _try_sampling(engine: Engine, sampling: Sampling) -> None:
+    """Sample one token, so that a value the engine refuses stops the stage and not every rollout of it."""
+    prompt = [int(engine.tokenizer.eos_token_id or 0)]
+    try:
+        engine.submit(SampleRequest(prompt_token_ids=prompt, seed=0, sampling=replace(sampling, max_tokens=1))).result()
+    except RequestRejected as error:
+        raise GenerateOptionError(f"generate.sampling.extra is {dict(sampling.extra)}: {error}") from error

@@ -1,0 +1,1 @@
+"""Runs: rounds of stages from a configuration, evaluated, with their lineage."""

@@ -1,0 +1,172 @@
+"""pass@1 and pass@k of a policy on held-out prompts, with standard errors over prompts.
+
+An evaluation is two datasets like any other (rollouts, and an outcome signal beside them), so it resumes, is
+verified and
+can be looked into like a round; what is added here is counting.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pass_ops.errors import PassError
+from pass_ops.shards import CompleteDataset
+from pipelines.engines.base import Sampling
+from pipelines.prompts.stage import PromptSource
+
+BOOTSTRAP_RESAMPLES = 2000
+
+
+class EvaluationError(PassError, ValueError):
+    """An evaluation cannot be made as asked: too few samples for k, or results over different prompts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """What is measured after a round.
+
+    benchmarks: name -> prompts. samples: rollouts per prompt, n. k: which pass@k to report (k <= n). outcome: the
+    signal of
+    `[signals]` that judges. sampling: how to draw (None: as the rounds do). between: prompts used between the start
+    and the last
+    round (None: all).
+    """
+
+    benchmarks: Mapping[str, PromptSource] = field(default_factory=dict)
+    samples: int = 8
+    k: tuple[int, ...] = (1, 8)
+    outcome: str = "outcome"
+    sampling: Sampling | None = None
+    between: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or any(not 1 <= k <= self.samples for k in self.k):
+            raise EvaluationError(f"eval: k {list(self.k)} must lie between 1 and samples ({self.samples})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean over prompts and its standard error (bootstrap over prompts)."""
+
+    value: float
+    standard_error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalResult:
+    """One policy on one benchmark.
+
+    correct_P, samples_P: per prompt, in prompt order. A rollout without a verdict (rejected, time-out, error)
+    counts as a
+    sample that is not correct, and in `unscored`. mean_length in tokens; truncated: share cut at max_tokens.
+    """
+
+    benchmark: str
+    policy_digest: str
+    prompts: int
+    samples: int
+    pass_at: Mapping[int, Estimate]
+    mean_length: float
+    truncated: float
+    unscored: int
+    prompt_ids: tuple[str, ...]
+    correct_P: tuple[int, ...]
+
+    def to_json(self) -> str:
+        """The result as stored in eval/NAME/results.json."""
+        data = asdict(self) | {"pass_at": {str(k): asdict(v) for k, v in self.pass_at.items()}}
+        return json.dumps(data, indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> EvalResult:
+        """The inverse of `to_json`."""
+        data = json.loads(text)
+        data["pass_at"] = {int(k): Estimate(**v) for k, v in data["pass_at"].items()}
+        return EvalResult(**{**data, "prompt_ids": tuple(data["prompt_ids"]), "correct_P": tuple(data["correct_P"])})
+
+
+def pass_at_k(correct_P: NDArray[np.int64], samples: int, k: int) -> NDArray[np.float64]:
+    """Unbiased pass@k per prompt: 1 - C(n - c, k) / C(n, k), n samples of which c are correct.
+
+    Chen et al. 2021, "Evaluating Large Language Models Trained on Code" (arXiv 2107.03374), Eq. 1, in its product form,
+    which does not overflow.
+
+    >>> pass_at_k(np.array([0, 1, 2]), 2, 1)
+    array([0. , 0.5, 1. ])
+    """
+    i_k = np.arange(k)
+    factors_P_k = 1.0 - correct_P[:, None] / (samples - i_k)[None, :]
+    missed_P: NDArray[np.float64] = np.prod(np.clip(factors_P_k, 0.0, None), axis=1)
+    return 1.0 - missed_P
+
+
+def bootstrap(values_P: NDArray[np.float64], *, seed: int = 0) -> Estimate:
+    """The mean over prompts and its bootstrap standard error, resampling whole prompts."""
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(0, len(values_P), size=(BOOTSTRAP_RESAMPLES, len(values_P)))
+    return Estimate(value=float(values_P.mean()), standard_error=float(values_P[picks].mean(axis=1).std(ddof=1)))
+
+
+def paired_gain(before: EvalResult, after: EvalResult, k: int = 1) -> Estimate:
+    """pass@k after minus before on the same prompts; the standard error is that of the paired difference."""
+    if before.prompt_ids != after.prompt_ids:
+        raise EvaluationError(
+            f"paired comparison of {before.benchmark!r}: the two results are over different prompts, so a difference "
+            "says nothing; evaluate both policies on one set of prompts"
+        )
+    values = [pass_at_k(np.array(result.correct_P), result.samples, k) for result in (before, after)]
+    return bootstrap(values[1] - values[0])
+
+
+def evaluate_rollouts(
+    prompts: CompleteDataset, rollouts: CompleteDataset, outcome: CompleteDataset, *, benchmark: str, k: Sequence[int]
+) -> EvalResult:
+    """Count one benchmark from its stored prompts, rollouts and outcome signal. Raises EvaluationError."""
+    samples = int(rollouts.spec.carried["sampling"]["group_size"])
+    correct = dict.fromkeys(_prompt_ids(prompts), 0)
+    lengths: list[NDArray[np.int64]] = []
+    truncated = unscored = 0
+    for part in range(len(rollouts.parts)):
+        table = rollouts.read_part(part, columns=["group_id", "token_ids", "finish_reason"])
+        rewards = outcome.read_part(part, columns=["outcome_reward"]).column("outcome_reward")
+        unscored += rewards.null_count
+        right = pc.fill_null(pc.greater(rewards, 0.5), False).to_pylist()
+        for group, is_right in zip(table.column("group_id").to_pylist(), right, strict=True):
+            correct[group] += is_right
+        lengths.append(pc.list_value_length(table.column("token_ids")).to_numpy())
+        truncated += pc.sum(pc.equal(table.column("finish_reason"), "length")).as_py() or 0
+    length_R = np.concatenate(lengths) if lengths else np.zeros(0, np.int64)
+    if not len(length_R):
+        raise EvaluationError(
+            f"{rollouts.url}: holds no rollout, so there is nothing to count. See its _rejected folder."
+        )
+    correct_P = np.array(list(correct.values()), np.int64)
+    missing = samples * len(correct) - len(length_R)
+    return EvalResult(
+        benchmark=benchmark,
+        policy_digest=rollouts.spec.carried["policy_digest"],
+        prompts=len(correct),
+        samples=samples,
+        pass_at={each: bootstrap(pass_at_k(correct_P, samples, each)) for each in k},
+        mean_length=float(length_R.mean()),
+        truncated=truncated / len(length_R),
+        unscored=unscored + missing,
+        prompt_ids=tuple(correct),
+        correct_P=tuple(int(c) for c in correct_P),
+    )
+
+
+def _prompt_ids(prompts: CompleteDataset) -> list[str]:
+    parts = range(len(prompts.parts))
+    return [
+        name
+        for part in parts
+        for name in prompts.read_part(part, columns=["prompt_id"]).column("prompt_id").to_pylist()
+    ]

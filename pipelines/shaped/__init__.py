@@ -1,0 +1,1 @@
+"""The stage `shaped`: rollouts and their signals become advantages for each chunk."""

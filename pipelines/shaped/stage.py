@@ -1,0 +1,230 @@
+"""Shape: rollouts and their signals -> advantages by `pass_ops.shape`, in one dataset that can travel alone.
+
+    part i of rollouts + part i of each signal, row for row -> part i of shaped
+
+Importing this file imports no Beam and no model library.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+
+from pass_ops import shards
+from pass_ops.config import WITH_PROCESS, ShapingConfig
+from pass_ops.errors import OptionError
+from pass_ops.importing import source_digest
+from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest
+from pipelines.parts.inputs import WrongInputError, check_alignment, kinds, open_rollouts, open_signal, reopen
+from pipelines.parts.loop import PartOutput, PartWork, in_background
+from pipelines.parts.operations import Operations
+from pipelines.parts.worker_check import check_worker
+
+STAGE_VERSION = 2
+# What a shaped dataset copies from its rollouts, so that the trainer needs nothing else.
+CARRIED = ("sampling", "tokenizer_digest", "vocabulary", "round", "policy_digest")
+_PROCESS_KINDS = {"prm": "process_steps", "kl": "process_tokens"}
+# Libraries whose versions may change the last bit of a float.
+_NUMERIC_LIBRARIES = ("numba", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeOptions(ShapingConfig):
+    """ShapingConfig's options, and the names of the signals that are shaped and carried along.
+
+    process, outcome, format: one signal each; those that the estimator and its weights use must be named. reference:
+    the logprobs signal of the KL penalty (stored as reference_logprobs). logprobs: further ones (stored as
+    NAME_logprobs).
+    """
+
+    process: str | None = None
+    outcome: str | None = None
+    format: str | None = None
+    reference: str | None = None
+    logprobs: tuple[str, ...] = ()
+
+    @property
+    def config(self) -> ShapingConfig:
+        """The shaping options alone."""
+        return ShapingConfig(**{item.name: getattr(self, item.name) for item in fields(ShapingConfig)})
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Signal name -> process, outcome, format, reference or logprobs, of those that are named."""
+        named = {"process": self.process, "outcome": self.outcome, "format": self.format, "reference": self.reference}
+        found = dict.fromkeys(self.logprobs, "logprobs")
+        return {name: role for role, name in named.items() if name is not None} | {
+            name: role for name, role in found.items() if name != self.reference
+        }
+
+
+def shape_dataset(
+    *,
+    rollouts: str,
+    signals: str,
+    out: str,
+    options: ShapeOptions,
+    operations: Operations = Operations(),
+) -> Manifest:
+    """Make the dataset `out` from `rollouts` and the signals of `options`, each in the folder `signals`/NAME.
+
+    Raises, before anything runs: OptionError where a stream that counts has no signal; IncompleteDatasetError,
+    StaleInputError, WrongInputError for inputs that cannot be used; FingerprintMismatchError where `out` holds another
+    shaping. Then what `run_stage` raises.
+    """
+    from pipelines.parts.job import run_stage
+
+    check_streams(options)
+    source = open_rollouts(rollouts)
+    urls = {name: posixpath.join(signals, name) for name in options.roles}
+    scored = {name: open_signal(url, name, source) for name, url in urls.items()}
+    spec = shape_spec(source, scored, out=out, options=options)
+    dataset = shards.create_dataset(out, spec, overwrite=operations.overwrite)
+    work = ShapeWork(spec=spec, rollouts=rollouts, signals=urls, options=options)
+    return run_stage(dataset, work, operations, costs=[part.tokens for part in source.parts])
+
+
+def check_streams(options: ShapeOptions) -> None:
+    """Refuse a stream that counts and has no signal, one signal in two places, and an estimator without source.
+
+    Raises:
+        OptionError: names the option and what to set.
+    """
+    _own_code(options)
+    named = [options.process, options.outcome, options.format, options.reference, *options.logprobs]
+    twice = [name for name in named if name is not None and named.count(name) > 1]
+    if twice:
+        raise OptionError(
+            f"the signal {twice[0]!r} is named for two streams; each stream needs a signal of its own kind"
+        )
+    if options.process is None and options.reads_process:
+        remedy = "name one" if options.estimator in WITH_PROCESS else "name one, or set weights.process to 0"
+        raise OptionError(f"option process: estimator {options.estimator!r} reads a process signal; {remedy}")
+    for stream in ("outcome", "format"):
+        if getattr(options.weights, stream) != 0 and getattr(options, stream) is None:
+            raise OptionError(
+                f"option {stream}: weights.{stream} is {getattr(options.weights, stream):g}, but no {stream} "
+                "signal is named; "
+                f"name one, or set weights.{stream} to 0"
+            )
+
+
+def shape_spec(
+    rollouts: CompleteDataset, signals: Mapping[str, CompleteDataset], *, out: str, options: ShapeOptions
+) -> DatasetSpec:
+    """Everything that decides the bytes of the shaped dataset. Raises WrongInputError for a signal of another kind."""
+    for name, kind in kinds(signals).items():
+        _check_kind(name, kind, options)
+    roles: dict[str, Any] = {"process": None, "outcome": None, "format": None, "reference": None}
+    roles |= {role: name for name, role in options.roles.items() if role in roles}
+    sources = {"rollouts": rollouts, **signals}
+    return DatasetSpec(
+        stage="shape",
+        stage_version=STAGE_VERSION,
+        options={**asdict(options.config), **_own_code(options)},
+        parts=rollouts.spec.parts,
+        inputs={name: dataset.ref(out) for name, dataset in sources.items()},
+        models=rollouts.spec.models,
+        seed=rollouts.spec.seed,
+        environment={name: version(name) for name in _NUMERIC_LIBRARIES},
+        carried={
+            "signals": {**roles, "logprobs": [name for name, role in options.roles.items() if role == "logprobs"]},
+            **{name: rollouts.spec.carried[name] for name in CARRIED},
+        },
+    )
+
+
+def _own_code(options: ShapeOptions) -> dict[str, dict[str, str]]:
+    """The source digest of an estimator given by import path, which is not imported. Raises OptionError."""
+    if ":" not in options.estimator:
+        return {}
+    try:
+        return {"code": {options.estimator: source_digest(options.estimator)}}
+    except ImportError as error:
+        raise OptionError(f"option estimator: {error}; put it there (PYTHONPATH), or name another estimator") from error
+
+
+def join_signals(rollouts: pa.Table, signals: Mapping[str, pa.Table], *, reference: str | None = None) -> pa.Table:
+    """The rollouts with every signal's columns beside them, row for row, under the names that a shaped dataset has.
+
+    Raises AlignmentError that names the signal and the first rows.
+    """
+    joined = rollouts
+    for name, table in signals.items():
+        check_alignment(table, rollouts, what=f"signal {name!r}")
+        for column in table.column_names:
+            if column == "logprobs":
+                joined = joined.append_column(
+                    "reference_logprobs" if name == reference else f"{name}_logprobs", table[column]
+                )
+            elif column in ("status", "detail"):
+                joined = joined.append_column(f"{column}_{name}", table[column])
+            elif column != "rollout_id":
+                joined = joined.append_column(column, table[column])
+    return joined
+
+
+def shape_part(
+    rollouts: pa.Table,
+    signals: Mapping[str, pa.Table],
+    *,
+    options: ShapeOptions,
+    policy_digest: str,
+    round: int,  # noqa: A002
+) -> pa.Table:
+    """One shaped part: joined, shaped, and marked with whose rollouts these are."""
+    from pass_ops import shape
+
+    table = shape(join_signals(rollouts, signals, reference=options.reference), options.config)
+    table = table.append_column("policy_digest", pa.repeat(policy_digest, len(table)))
+    return table.append_column("round", pa.repeat(pa.scalar(round, pa.int32()), len(table)))
+
+
+class ShapeWork(PartWork):
+    """The shape stage's `PartWork`."""
+
+    def __init__(self, *, spec: DatasetSpec, rollouts: str, signals: Mapping[str, str], options: ShapeOptions) -> None:
+        self._spec = spec
+        self._options = options
+        self._urls = {"rollouts": rollouts, **signals}
+        self._sources: dict[str, CompleteDataset] = {}
+
+    def setup(self) -> None:
+        """The inputs."""
+        check_worker(self._spec, environment={name: version(name) for name in _NUMERIC_LIBRARIES})
+        self._sources = {name: reopen(url, name, self._spec) for name, url in self._urls.items()}
+
+    def start(self, part: int) -> Future[PartOutput]:
+        """Shape a part in a thread of its own."""
+        return in_background(self._part, part)
+
+    def _part(self, part: int) -> PartOutput:
+        tables = {name: source.read_part(part) for name, source in self._sources.items()}
+        rollouts = tables.pop("rollouts")
+        carried = self._spec.carried
+        return PartOutput(
+            table=shape_part(
+                rollouts, tables, options=self._options, policy_digest=carried["policy_digest"], round=carried["round"]
+            )
+        )
+
+
+def _check_kind(name: str, kind: str, options: ShapeOptions) -> None:
+    role = options.roles[name]
+    if role == "process" and kind in _PROCESS_KINDS.values():
+        wanted, option = _PROCESS_KINDS[options.signal], f"with signal = {options.signal!r} "
+        other = next(signal for signal, its_kind in _PROCESS_KINDS.items() if its_kind == kind)
+        advice = f"set signal to {other!r} or name another process signal"
+    else:
+        wanted = {"process": _PROCESS_KINDS[options.signal], "reference": "logprobs"}.get(role, role)
+        option, advice = "", "name another signal"
+    if kind != wanted:
+        raise WrongInputError(
+            f"option {role}: the signal {name!r} is of kind {kind}, and {option}it must be {wanted}; {advice}"
+        )

@@ -1,1 +1,0 @@
-"""One file a stage: its options, the pure function on one part, the thin driver around it."""

@@ -1,0 +1,63 @@
+"""The scratch folder of a program: all that it may change, watched while it runs, gone afterwards. Stdlib only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import uuid
+
+SCRATCH_BYTES = 64 << 20
+SCRATCH_FILES = 1000
+_REMOVALS = 10
+
+
+class Scratch:
+    """A new folder beneath the system's folder for temporary files."""
+
+    def __init__(self) -> None:
+        self.path = tempfile.mkdtemp(prefix="passrl-")
+
+    def over(self) -> bool:
+        """Whether it holds more than SCRATCH_BYTES or SCRATCH_FILES. A path too long to look at counts as more."""
+        held = files = 0
+        folders = [self.path]
+        while folders:
+            try:
+                with os.scandir(folders.pop()) as entries:
+                    for entry in entries:
+                        files += 1
+                        with contextlib.suppress(FileNotFoundError):
+                            held += entry.stat(follow_symlinks=False).st_blocks * 512
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(entry.path)
+                        if files > SCRATCH_FILES or held > SCRATCH_BYTES:
+                            return True
+            except FileNotFoundError:
+                continue  # taken away while it was looked at
+            except OSError:
+                return True
+        return False
+
+    def remove(self) -> None:
+        """Delete it with all it holds, however deep: what lies in a folder is moved to the top, where paths are short.
+
+        Doing so again is no error, nor is a process that still writes as it dies.
+        """
+        for _ in range(_REMOVALS):
+            with contextlib.suppress(OSError):
+                self._empty()
+                os.rmdir(self.path)
+            if not os.path.lexists(self.path):
+                return
+
+    def _empty(self) -> None:
+        while entries := list(os.scandir(self.path)):
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry.path)
+                    continue
+                os.chmod(entry.path, 0o700)
+                for inner in os.listdir(entry.path):
+                    os.rename(os.path.join(entry.path, inner), os.path.join(self.path, uuid.uuid4().hex))
+                os.rmdir(entry.path)

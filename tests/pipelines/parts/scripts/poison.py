@@ -1,0 +1,52 @@
+"""Run a stage one part of which kills its worker process by SIGKILL: poison.py OUT PARTS POISON."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from concurrent.futures import Future
+
+import pyarrow as pa
+
+from pass_ops import shards
+from pass_ops.errors import NotFinalized
+from pipelines.parts.job import PartOutput, PartWork, in_background, run_stage
+from pipelines.parts.operations import Operations
+from pipelines.runners import RunnerOptions
+
+
+class Poisoned(PartWork):
+    """Writes one row a part, except that one part ends the process."""
+
+    def __init__(self, poison: int) -> None:
+        self.poison = poison
+
+    def setup(self) -> None:
+        pass
+
+    def start(self, part: int) -> Future[PartOutput]:
+        return in_background(self._make, part)
+
+    def _make(self, part: int) -> PartOutput:
+        if part == self.poison:
+            os.kill(os.getpid(), signal.SIGKILL)
+        row = {"prompt_id": f"p{part}", "prompt": "1", "messages": None, "answer": None, "source": "s", "extra": None}
+        return PartOutput(table=pa.Table.from_pylist([row], schema=shards.PROMPTS))
+
+
+def main(out: str, parts: int, poison: int) -> None:
+    import poison as importable  # of a class in __main__ a worker process knows nothing
+
+    spec = shards.DatasetSpec(stage="prompts", stage_version=1, options={}, parts=parts)
+    dataset = shards.create_dataset(out, spec)
+    flags = ("--direct_running_mode=multi_processing", "--direct_num_workers=1")
+    try:
+        operations = Operations(runner=RunnerOptions(flags=flags), max_attempts=2)
+        run_stage(dataset, importable.Poisoned(poison), operations)
+    except NotFinalized as error:
+        print(error)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

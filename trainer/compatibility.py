@@ -1,0 +1,100 @@
+"""Whether shaped data can train a policy: its stage, sampling, policy and vocabulary, checked before a run writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pass_ops.shards import CompleteDataset, open_dataset
+from trainer.errors import PolicyMismatchError, TrainDataError
+from trainer.options import TrainOptions
+
+
+def open_shaped(shaped: Sequence[str]) -> tuple[CompleteDataset, ...]:
+    """Opens shaped datasets. Raises TrainDataError for anything else, and errors of pass_ops.errors."""
+    if isinstance(shaped, str):
+        raise TrainDataError(f"shaped is the text {shaped!r}; give a list of dataset URLs: [{shaped!r}].")
+    if not shaped:
+        raise TrainDataError("No shaped dataset was given; there is nothing to train on.")
+    sources = tuple(open_dataset(url) for url in shaped)
+    for source in sources:
+        if source.spec.stage != "shape":
+            raise TrainDataError(
+                f"{source.url} is a dataset of stage {source.spec.stage!r}; the trainer reads shaped ones."
+            )
+        source.check_inputs()
+    return sources
+
+
+def sampling_temperature(sources: Sequence[CompleteDataset], options: TrainOptions) -> float:
+    """The temperature T that all sources were sampled at, from `_dataset.json`; the ratio's logits are divided by it.
+
+    Raises TrainDataError where the stored behaviour log-probabilities are not log softmax(logits / T) over the full
+    vocabulary: greedy or truncated sampling, raw log-probabilities at T other than 1, or different temperatures.
+    """
+    found = {source.url: _temperature(source, options) for source in sources}
+    if len(set(found.values())) > 1:
+        raise TrainDataError(
+            f"The shaped datasets were sampled at different temperatures ({found}); train on one temperature at a time."
+        )
+    return next(iter(found.values()))
+
+
+def _temperature(source: CompleteDataset, options: TrainOptions) -> float:
+    sampling: Mapping[str, Any] | None = source.spec.carried.get("sampling")
+    if not sampling or "temperature" not in sampling:
+        raise TrainDataError(
+            f"{source.url} does not say how its rollouts were sampled (_dataset.json has no sampling.temperature), so "
+            "the ratio to the sampler cannot be formed. Shape rollouts that carry their sampling."
+        )
+    temperature = float(sampling["temperature"])
+    mode = sampling.get("logprobs_mode", "raw_logprobs")
+    if temperature <= 0:
+        raise TrainDataError(
+            f"{source.url} was sampled greedily (temperature {temperature}), so there is no sampling distribution to "
+            "form a ratio with. Sample at a temperature above 0."
+        )
+    if temperature != 1 and mode.startswith("raw"):
+        raise TrainDataError(
+            f"{source.url} was sampled at temperature {temperature} but stores {mode}, taken before temperature: the "
+            "ratio would mix two temperatures. Generate with logprobs_mode 'processed_logprobs'."
+        )
+    cuts = {"top_p": 1, "top_k": 0, "min_p": 0}
+    truncated = {k: sampling[k] for k, off in cuts.items() if sampling.get(k, off) not in (off, -1, None)}
+    if sampling.get("truncated") and sampling.get("extra"):
+        truncated["extra"] = sampling["extra"]  # penalties, banned words, ...: what engines offer beyond these
+    if truncated and options.truncated_sampling == "refuse":
+        raise TrainDataError(
+            f"{source.url} was sampled from a truncated distribution ({truncated}); its ratio to the full-vocabulary "
+            "policy is biased. Set truncated_sampling to 'accept' to train on it anyway."
+        )
+    return temperature
+
+
+def check_data_and_policy(
+    sources: Sequence[CompleteDataset],
+    *,
+    options: TrainOptions,
+    policy_digest: str | None,
+    vocabulary: Mapping[str, Any] | None,
+) -> None:
+    """Raises PolicyMismatchError for data of another vocabulary or (unless off_policy is "accept") another policy.
+
+    policy_digest and vocabulary are those of the policy to train, as generate records them; None skips the comparison.
+    """
+    for source in sources:
+        carried = source.spec.carried
+        _compare(source, "vocabulary", carried.get("vocabulary"), vocabulary, fix="Train the model that sampled them.")
+        if options.off_policy == "refuse":
+            _compare(
+                source, "policy_digest", carried.get("policy_digest"), policy_digest,
+                fix="Train the policy that sampled them, or set off_policy to 'accept'.",
+            )  # fmt: skip
+
+
+def _compare(source: CompleteDataset, key: str, theirs: Any, ours: Any, *, fix: str) -> None:
+    if ours is not None and theirs is not None and theirs != ours:
+        raise PolicyMismatchError(
+            f"The rollouts of {source.url} were sampled by another model: {key} is {theirs!r} there and {ours!r} for "
+            f"this policy. {fix}"
+        )

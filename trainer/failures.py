@@ -1,0 +1,47 @@
+"""Turns out-of-memory and disk-full errors into messages that name the option to change."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch.distributed.checkpoint.api import CheckpointException
+
+from trainer.batching import MicroBatch
+from trainer.errors import DeviceMemoryError, NotSavedError
+from trainer.policy import Policy
+
+
+@contextmanager
+def within_memory(batch: MicroBatch, policy: Policy) -> Iterator[None]:
+    """Around a forward and backward pass: raises DeviceMemoryError, naming what to lower, where memory runs out."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        rows, width = batch.input_ids_BS.shape
+        size = f"{rows} x {width} tokens" if len(batch.rollout_ids) > 1 else f"one rollout of {width} tokens"
+        raise DeviceMemoryError(
+            f"The device ran out of memory in a micro-batch of {size} ({error}). The last good state is kept. Lower "
+            f"micro_batch_tokens ({policy.micro_batch_tokens}) or logits_elements, or set gradient_checkpointing, and "
+            "run the same command again: it continues from there. Other remedies need a new run: compute_dtype "
+            "'bfloat16', or max_length with too_long 'drop'.",
+            rollout_ids=batch.rollout_ids,
+        ) from error
+
+
+@contextmanager
+def saved(what: str, folder: Path) -> Iterator[None]:
+    """Around writes under `folder`: raises NotSavedError, with the space left, where they fail."""
+    try:
+        yield
+    except (OSError, RuntimeError, CheckpointException) as error:
+        free = shutil.disk_usage(folder).free / 2**20
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise NotSavedError(
+            f"The {what} could not be written to {folder} ({lines[-1]}); {free:,.0f} MiB are free there. Everything "
+            "saved before is kept and complete: free some space (keep_checkpoints 1 keeps fewer), then run the same "
+            "command again; it continues from the last checkpoint."
+        ) from error

@@ -1,0 +1,94 @@
+"""The folder of a run: claimed once by what the run is, compared on every rerun."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoint import Checkpoint, newest_checkpoint, write_json
+from trainer.data import TrainData
+from trainer.errors import RunFolderError, StateError
+from trainer.model_folder import base_folder, weights_digest
+from trainer.options import TrainOptions
+
+
+def local_folder(url: str, *, name: str) -> Path:
+    """The path on this machine; raises RunFolderError for the URL of another store."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return Path(url)
+    if scheme in ("file", "local"):
+        return Path(rest)
+    raise RunFolderError(
+        f"{name} is {url}, but the trainer keeps its state and the exported model on a local disk. Give a local folder "
+        "and copy it to the store afterwards; the shaped datasets may stay there."
+    )
+
+
+def begin(
+    folder: Path,
+    exported: Path,
+    data: TrainData,
+    *,
+    policy: str,
+    state: str | None,
+    options: TrainOptions,
+) -> Checkpoint | None:
+    """Claims the run's folder, or checks that it is this run's; returns the checkpoint carried from the round before.
+
+    Raises PolicyNotFoundError, AdapterError, StateError, RunFolderError.
+    """
+    base_folder(policy)  # a wrong path must not become the run's identity
+    before = _carried(state, policy)
+    identity = {
+        "datasets": data.digests,
+        "policy_weights": weights_digest(Path(policy)),
+        "state": dict(before.files) if before else None,
+        "options": options.semantic(),
+    }
+    _claim(folder, exported, identity)
+    return before
+
+
+def _claim(folder: Path, exported: Path, identity: Mapping[str, Any]) -> None:
+    path = folder / "_train.json"
+    if path.exists():
+        _check_same_run(json.loads(path.read_text(encoding="utf-8")), identity, folder=str(folder))
+        return
+    if exported.exists() and any(exported.iterdir()):
+        raise RunFolderError(f"{exported} is not empty; the policy is exported into a new folder. Choose another one.")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, identity)
+
+
+def _carried(state: str | None, policy: str) -> Checkpoint | None:
+    """The last checkpoint of the round before, whose export `policy` must be."""
+    if state is None:
+        return None
+    folder = local_folder(state, name="state")
+    done = folder / "_done.json"
+    if not done.exists():
+        raise StateError(f"{state} is not the train folder of a finished round (it has no _done.json).")
+    if json.loads(done.read_text(encoding="utf-8"))["policy_weights"] != weights_digest(Path(policy)):
+        raise StateError(
+            f"The weights in {policy} are not those that {state} exported, so its optimizer state is another policy's. "
+            "Train the policy exported by that round, or train without state."
+        )
+    return newest_checkpoint(folder / "state")
+
+
+def _check_same_run(stored: Mapping[str, Any], ours: Mapping[str, Any], *, folder: str) -> None:
+    """Raises StateError that names the first difference between a folder's run and this one."""
+    for key in sorted(stored.keys() | ours.keys()):
+        where, a, b = key, stored.get(key), ours.get(key)
+        if a == b:
+            continue
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            inner = next(k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k))
+            where, a, b = f"{key}.{inner}", a.get(inner), b.get(inner)
+        raise StateError(
+            f"{folder} holds a run with another {where}: {a!r} there, {b!r} now. Its state cannot be continued; choose "
+            "another folder, or remove this one to start again."
+        )
