@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.signals.base import build_signal
-from pipelines.verifiers.base import listed_strings
 from pipelines.verifiers.answers import boxed_span
+from pipelines.verifiers.base import listed_strings
 from pipelines.verifiers.pool import shared_pool
 
 PERTURBED = 200

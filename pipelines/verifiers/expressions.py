@@ -12,14 +12,19 @@ from dataclasses import dataclass, replace
 
 from simpleeval import InvalidExpression, SimpleEval
 
+from pipelines.verifiers.words import (
+    BINDS_BEFORE,
+    BINDS_BEHIND,
+    CLAUSE,
+    COMPUTING,
+    FACTORS,
+    LABELS,
+    MEASURES,
+    SHARES,
+)
+
 LONGEST = 60  # tokens on one side of an "="; beyond it an equation is no arithmetic step but noise
 LONGEST_UNIT = 4  # words
-
-# Words that end a clause: behind a number they are no unit.
-_CLAUSE = frozenset(
-    "because since so then if when while but or is are was were be has have had gives give makes make equals gets get costs earns"
-    " on for in at from with to the he she they it we you i that which this his her their its".split()
-)
 
 _REWRITTEN = tuple(
     (re.compile(pattern), replacement)
@@ -37,71 +42,14 @@ _REWRITTEN = tuple(
 )
 _WORD = r"(?:[^\W\d_]|¢)+(?:['’-][^\W\d_]+)*"
 _TOKEN = re.compile(
-    r"(?P<other>[<>!≤≥≠≈~]=|=>|->|\d+:\d+|\.\.+|…|!|(?<![\d.,])0\d+(?![\d.]))|(?P<number>(?:\d{1,3}(?:,\d{3}){1,20}(?![\d:])|\d++)(?:\.\d++)?(?!:\d)|\.\d++)|(?P<percent>%|percent\b)"
-    rf"|(?P<equals>==?)|(?P<power>\*\*|\^)|(?P<unit>/ ?{_WORD})"
-    r"|(?P<times>[*×·⋅∗]|(?<=[\d%) ])[xX](?=\s?[\d(.]))|(?P<over>[/÷])|(?P<sign>[-+−–])|(?P<open>[(\[])|(?P<close>[)\]])"
-    rf"|(?P<word>{_WORD})|(?P<stop>\S)"
+    r"(?P<other>[<>!≤≥≠≈~]=|=>|->|\d+:\d+|\.\.+|…|!|(?<![\d.,])0\d+(?![\d.]))"
+    r"|(?P<number>(?:\d{1,3}(?:,\d{3}){1,20}(?![\d:])|\d++)(?:\.\d++)?(?!:\d)|\.\d++)|(?P<percent>%|percent\b)"
+    rf"|(?P<equals>==?)|(?P<power>\*\*|\^)|(?P<unit>/ ?{_WORD})|(?P<times>[*×·⋅∗]|(?<=[\d%) ])[xX](?=\s?[\d(.]))"
+    rf"|(?P<over>[/÷])|(?P<sign>[-+−–])|(?P<open>[(\[])|(?P<close>[)\]])|(?P<word>{_WORD})|(?P<stop>\S)"
 )
 _OPERATORS = {"power": "**", "times": "*", "over": "/"}
 _ALL_OPERATORS = frozenset({*_OPERATORS, "sign"})
 _SIGNS = str.maketrans("−–", "--")
-_SCALES = "dozen dozens hundred hundreds thousand thousands million millions billion billions"
-#: words that compute with the operand before or behind them, and are no unit
-_COMPUTING = frozenset(
-    "of times plus minus by than twice half double triple squared cubed divided multiplied increased decreased reduced and"
-    f" {_SCALES}".split()
-)
-_BINDS_BEHIND = frozenset(f"times plus minus squared cubed divided multiplied {_SCALES}".split())
-_BINDS_BEFORE = _COMPUTING - {"of", "by", "and"}
-_SHARES = frozenset(
-    "half third thirds quarter quarters fourth fourths fifth fifths sixth eighth tenth percent twice double triple".split()
-)
-_LABELS = frozenset(
-    "day week month year step part number room group class question problem section chapter grade".split()
-)
-#: measures of one thing in several sizes: an equation between two of them converts, "$1 / 2 = 50 cents"
-_MEASURES = {
-    unit: measure
-    for measure, units in {
-        "money": "cent cents ¢ dime dimes quarter quarters nickel nickels penny pennies",
-        "time": "second seconds minute minutes hour hours day days week weeks month months year years hr hrs min mins",
-        "length": "inch inches foot feet yard yards mile miles mm cm m km meter meters kilometer kilometers centimeter centimeters",
-        "weight": "ounce ounces pound pounds lb lbs oz ton tons gram grams kg kilogram kilograms g mg",
-        "volume": "cup cups pint pints quart quarts gallon gallons ml liter liters l tablespoon tablespoons teaspoon teaspoons",
-    }.items()
-    for unit in units.split()
-}
-#: how many of one measure make another
-_FACTORS = tuple(
-    factor**sign
-    for sign in (1, -1)
-    for factor in (
-        2,
-        3,
-        4,
-        5,
-        7,
-        8,
-        10,
-        12,
-        16,
-        20,
-        24,
-        25,
-        30,
-        36,
-        52,
-        60,
-        100,
-        365,
-        1000,
-        1440,
-        1760,
-        2000,
-        3600,
-        5280,
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -122,9 +70,9 @@ class Token:
 class Expression:
     """One side of an equation.
 
-    codes: as Python, in every reading (a percent sign worth 1/100 or nothing, "of" as a product or as the end), each with
-    the unit in the last place of a single number as written, else 0. computed: it has an operator, divided: a division,
-    summed: a sum. ambiguous: two divisions in a row, 14 / 1 / 4. units: the words at its operands.
+    codes: as Python, in every reading (a percent sign worth 1/100 or nothing, "of" as a product or as the end), each
+    with the unit in the last place of a single number as written, else 0. computed: it has an operator, divided: a
+    division, summed: a sum. ambiguous: two divisions in a row, 14 / 1 / 4. units: the words at its operands.
     """
 
     codes: frozenset[tuple[str, float]]
@@ -140,16 +88,14 @@ class Expression:
 
 
 def converts(left: Expression, right: Expression, ratio: float) -> bool:
-    """Whether an equation whose sides differ by `ratio` may convert units, which a checker without them cannot judge."""
-    sizes = [
-        {(_MEASURES[unit], unit.rstrip("s")) for unit in side.units if unit in _MEASURES} for side in (left, right)
-    ]
+    """Whether an equation whose sides differ by `ratio` may convert units, which nothing here can judge."""
+    sizes = [{(MEASURES[unit], unit.rstrip("s")) for unit in side.units if unit in MEASURES} for side in (left, right)]
     both = sizes[0] | sizes[1]
     measures = [measure for measure, _ in both]
     apart = all(sizes) and not sizes[0] & sizes[1]
     if not (apart or "money" in measures or len(set(measures)) < len(measures)):
         return False
-    return left.summed or right.summed or any(abs(ratio / factor - 1) < 1e-6 for factor in _FACTORS)
+    return left.summed or right.summed or any(abs(ratio / factor - 1) < 1e-6 for factor in FACTORS)
 
 
 def tokens(text: str) -> list[Token]:
@@ -193,25 +139,27 @@ def behind(row: Sequence[Token], at: int) -> Expression | None:
 
 
 def _bound(row: Sequence[Token], begin: int, start: int) -> bool:
-    """Whether what stands before an expression belongs to it."""
+    """Whether what stands before an expression, between the tokens `start` and `begin`, belongs to it."""
     if begin == start:
         return begin > 0 and _is_split(row, begin)
     if any(row[at].kind == "sign" and row[at + 1].kind == "number" for at in range(start, begin)):
         return True  # "20 + 10 more to the 29 + 24": one of several, or a part
     previous, earlier = row[begin - 1], row[begin - 2] if begin - 2 >= start else None
-    if previous.kind == "open":
-        return earlier is not None and earlier.kind in (*_ALL_OPERATORS, "number", "close")
-    if previous.kind != "word" or row[begin].kind == "sign" or not row[begin].spaced:
-        return True
-    if previous.word == "and" and start > 0 and row[start - 1].kind == "=":
-        return False  # "1 + 1 = 2 and 2 + 2 = 5"
-    if previous.word in ("of", "by", "and"):
-        return earlier is not None and (
-            earlier.kind in ("number", "percent", "close") or earlier.word in _SHARES | _BINDS_BEHIND
-        )
+    if previous.kind == "word" and row[begin].kind != "sign" and row[begin].spaced:
+        return _binds(previous, earlier, clause=start > 0 and row[start - 1].kind == "=")
+    return not (
+        previous.kind == "open" and (earlier is None or earlier.kind not in (*_ALL_OPERATORS, "number", "close"))
+    )
+
+
+def _binds(word: Token, earlier: Token | None, *, clause: bool) -> bool:
+    """Whether a word before an expression computes with it. clause: the words follow an equation, and 2 + 2 = 4."""
+    if word.word in ("of", "by", "and") and earlier is not None and earlier.kind not in _ALL_OPERATORS:
+        counts = earlier.kind in ("number", "percent", "close") or earlier.word in SHARES | BINDS_BEHIND
+        return counts and not (clause and word.word == "and")
     if earlier is not None and earlier.kind in _ALL_OPERATORS:  # "25 pupils + his 1 teacher"
         return True
-    return previous.word in _BINDS_BEFORE | _LABELS or _is_name(previous)
+    return word.word in BINDS_BEFORE | LABELS or _is_name(word)
 
 
 def _is_split(row: Sequence[Token], begin: int) -> bool:
@@ -229,12 +177,11 @@ def _goes_on(row: Sequence[Token], at: int) -> bool:
         return False
     following = row[at]
     after = row[at + 1] if at + 1 < len(row) else None
-    if following.kind in ("number", "other", *_ALL_OPERATORS) or following.word in _BINDS_BEHIND:
+    if following.kind in ("number", "other", *_ALL_OPERATORS) or following.word in BINDS_BEHIND:
         return following.word != "times" or (after is not None and after.kind in ("number", "open"))
     if following.word == "and":  # a mixed number, 5 and 2/3
-        return after is not None and (
-            after.kind == "open" or after.kind == "number" and row[at + 2 : at + 3] != [] and row[at + 2].kind == "over"
-        )
+        kinds = [token.kind for token in row[at + 1 : at + 3]]
+        return kinds[:1] == ["open"] or kinds == ["number", "over"]
     if following.text in ("m", "g", "l") and not following.spaced:  # 2000g, but not 10m - 7
         return after is not None and after.kind in ("sign", "times", "over")
     return _is_name(following) or (following.kind == "open" and not following.spaced)
@@ -330,7 +277,7 @@ class _Parser:
         """Words behind an operand, where an operator, a bracket or the end follows them."""
         at = self.at
         while at < min(self.end, self.at + LONGEST_UNIT) and self.row[at].kind in ("word", "unit"):
-            if self.row[at].word in _COMPUTING | _CLAUSE or _is_name(self.row[at]):
+            if self.row[at].word in COMPUTING | CLAUSE or _is_name(self.row[at]):
                 return
             at += 1
         if at == self.at:
