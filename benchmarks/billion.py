@@ -32,6 +32,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pass_ops import Weights, shape
+from pass_ops.groups import group_bounds
 from pass_ops.shards import (
     CompleteDataset,
     Dataset,
@@ -43,7 +44,7 @@ from pass_ops.shards import (
 )
 from pass_ops.shards.checks import check_part
 from pass_ops.shards.fingerprint import sha256_bytes
-from pass_ops.shards.schemas import conform, group_bounds
+from pass_ops.shards.schemas import conform
 from pass_ops.shards.tables import group_keys, part_bytes
 from pipelines.shaped.stage import ShapeOptions, join_signals
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pass_ops import chunking, divide_length, standardize
 from pass_ops.config import Operator, ShapingConfig
 from pass_ops.errors import NonFiniteError, OutputOverflowError, StepEndsError
-from pass_ops.ragged import Elements, Tokens, frozen
+from pass_ops.ragged import Elements, Tokens, falling, frozen, last_values
 from pass_ops.rollouts import Rollouts
 
 SHOWN = 6  # values at the head of a list that an error quotes
@@ -62,12 +62,12 @@ class Statistics(NamedTuple):
 class Output:
     """Room for the chunks of some rollouts, filled block by block; row r's lie at starts_R1[r]..starts_R1[r + 1].
 
-    `scores_K` are the raw scores of the chunks. They wait where the advantages made of them will stand, or, where every
-    given step is a chunk, in the input: then neither they nor the ends are copied.
+    `scores_K` are the raw scores of the chunks. They alias advantages_K and are overwritten in place; where every given
+    step is a chunk they alias the input, and neither they nor the ends are copied.
 
     Args:
         rollouts: what is shaped.
-        chunks: at most so many there are.
+        chunks: an upper bound of the number of chunks.
         per_token: chunks are made of tokens: the masks are unpacked to bytes.
         given: every given step is a chunk, and its end stays what it is.
     """
@@ -112,15 +112,15 @@ def check_ends(rollouts: Rollouts) -> None:
     Raises:
         StepEndsError: names the first such rollout.
     """
-    ends = rollouts.ends
+    ends, lengths_R = rollouts.ends, rollouts.mask.lengths_R
     if ends is None:
         return
-    starts_R1 = rollouts.mask.starts_R1
-    row = chunking.first_wrong_ends(0, len(rollouts), rollouts.read_R, starts_R1, ends.values, ends.starts_R1)
-    if row != chunking.FINE:
+    wrong_R = rollouts.read_R & (falling(ends) | (last_values(ends) != lengths_R))
+    if wrong_R.any():
+        row = int(np.argmax(wrong_R))
         raise StepEndsError(
             f"{rollouts.name(row)}: process_ends is {_shortened(ends.row(row).tolist())} for a completion of "
-            f"{rollouts.mask.lengths_R[row]} tokens; "
+            f"{lengths_R[row]} tokens; "
             "give exclusive token ends that increase strictly from above 0, the last one equal to that length"
         )
 
@@ -129,12 +129,12 @@ def most_chunks(rollouts: Rollouts, *, per_token: bool) -> int:
     """An upper bound of the number of chunks."""
     if per_token or rollouts.ends is None:
         return int(rollouts.mask.starts_R1[-1]) - int(rollouts.mask.starts_R1[0])
-    # A row that is not trainable has one chunk, whatever its steps.
+    # A row that is not trainable has one chunk, regardless of its steps.
     return int(rollouts.ends.starts_R1[-1] - rollouts.ends.starts_R1[0]) + len(rollouts)
 
 
 def split(output: Output) -> Iterator[Block]:
-    """The rollouts in blocks of about BLOCK_VALUES; counts the unmasked tokens and cuts the steps on the way.
+    """The rollouts in blocks of about BLOCK_VALUES, their masks read and their steps cut into chunks.
 
     Raises:
         NonFiniteError: NaN or infinity in the process signal at an unmasked token of a row that is not used.
@@ -150,9 +150,9 @@ def split(output: Output) -> Iterator[Block]:
         last = int(np.searchsorted(values_G1, values_G1[first] + BLOCK_VALUES, side="right")) - 1
         last = min(max(last, first + 1), groups)
         first_R, last_R = int(starts_G1[first]), int(starts_G1[last])
-        tokens = _tokens(output, first_R, last_R)
-        if not rollouts.all_used:
-            _check_unused(output, first_R, last_R)
+        tokens = read_masks(output, first_R, last_R)
+        if not rollouts.all_used:  # pooling finds NaN and infinity in the others
+            check_scores(output, first_R, last_R, of_R=~rollouts.used_R[first_R:last_R])
         yield Block(first, last, first_R, last_R, _elements(output, first_R, last_R, tokens))
         first = last
 
@@ -205,6 +205,22 @@ def standardized(rollouts: Rollouts, x_R: np.ndarray, operator: Operator, config
     return out_R
 
 
+def check_scores(output: Output, first_R: int, last_R: int, *, of_R: np.ndarray) -> None:
+    """Refuse NaN and infinity in the process signal at unmasked tokens of the rows first_R..last_R that of_R picks.
+
+    Raises:
+        NonFiniteError: names the first such rollout.
+    """
+    rollouts, rows = output.rollouts, slice(first_R, last_R)
+    if rollouts.process is None:
+        return
+    read_R = of_R & rollouts.read_R[rows] & (output.unmasked_R[rows] > 0)
+    start, stop = rollouts.process.starts_R1[first_R], rollouts.process.starts_R1[last_R]
+    # What stands at masked tokens and behind nulls may be anything, so this only says where to look.
+    if read_R.any() and not np.isfinite(rollouts.process.values[start:stop]).all():
+        _check_finite(rollouts, np.flatnonzero(read_R) + first_R)
+
+
 def check_output(block: Block, output: Output) -> None:
     """Raise OutputOverflowError where a credit or an advantage of the block is beyond float32."""
     row = divide_length.first_beyond_float32(
@@ -219,7 +235,8 @@ def raise_too_large(rollouts: Rollouts, row: int) -> None:
     raise OutputOverflowError(_too_large(rollouts.name(row)))
 
 
-def _tokens(output: Output, first_R: int, last_R: int) -> Tokens:
+def read_masks(output: Output, first_R: int, last_R: int) -> Tokens:
+    """The tokens of rows first_R..last_R; fills these rows of `unmasked_R` and `trainable_R`."""
     mask = output.rollouts.mask
     if output.rollouts.full:
         return Tokens(mask.starts_R1, output.unmasked_R, *NO_MASK, 0)
@@ -246,17 +263,6 @@ def _elements(output: Output, first_R: int, last_R: int, tokens: Tokens) -> Elem
             ends.values, ends.starts_R1, output.ends_K, output.advantages_K, output.starts_R1,
         )  # fmt: skip
     return Elements(output.scores_K, output.starts_R1, False, tokens)
-
-
-def _check_unused(output: Output, first_R: int, last_R: int) -> None:
-    """Scores of rows that a null elsewhere keeps out must be finite all the same."""
-    rollouts, rows = output.rollouts, slice(first_R, last_R)
-    unused_R = rollouts.read_R[rows] & ~rollouts.used_R[rows] & (output.unmasked_R[rows] > 0)
-    if rollouts.process is None or not unused_R.any():
-        return
-    start, stop = rollouts.process.starts_R1[first_R], rollouts.process.starts_R1[last_R]
-    if not np.isfinite(rollouts.process.values[start:stop]).all():  # at masked tokens anything may stand
-        _check_finite(rollouts, np.flatnonzero(unused_R) + first_R)
 
 
 def _check_finite(rollouts: Rollouts, rows: np.ndarray) -> None:

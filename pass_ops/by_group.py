@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pass_ops import blocks
-from pass_ops.blocks import Chunks, Output, Statistics
+from pass_ops.blocks import Chunks, Output
 from pass_ops.config import ShapingConfig
 from pass_ops.errors import EstimatorError
 from pass_ops.group import Group
@@ -23,20 +23,19 @@ NOTHING = np.zeros(0)
 
 
 def by_group(function: GroupEstimator) -> Callable[[Rollouts, ShapingConfig], Chunks]:
-    """An estimator over rollouts out of one over a group, see `pass_ops.group`.
+    """Turn an estimator of one group (`pass_ops.group`) into an estimator of rollouts.
 
-    What it raises: EstimatorError for a result of another shape, or NaN at an unmasked token; OutputOverflowError for
-    one beyond float32; what `function` itself raises, with a note that names the group.
+    The estimator raises EstimatorError for a result of another shape or with NaN at an unmasked token,
+    OutputOverflowError for one beyond float32, and whatever `function` raises, with a note that names the group.
     """
 
     def estimator(rollouts: Rollouts, config: ShapingConfig) -> Chunks:
         per_token = rollouts.ends is None
         output = Output(rollouts, chunks=blocks.most_chunks(rollouts, per_token=per_token), per_token=per_token)
-        statistics = Statistics.empty(rollouts)
         rows: list[tuple[Array, Array]] = []
         for block in blocks.split(output):
-            if rollouts.process is not None:  # refuses NaN and infinity
-                blocks.pool(config, block, output, statistics, operator="none")
+            of_R = output.trainable_R[block.first_R : block.last_R]
+            blocks.check_scores(output, block.first_R, block.last_R, of_R=of_R)
             for g in range(block.first_G, block.last_G):
                 rows += _shape_group(function, rollouts, g, config=config, trainable_R=output.trainable_R)
         credits_K = np.concatenate([NOTHING, *(values for _, values in rows)]).astype(np.float32)

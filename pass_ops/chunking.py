@@ -13,8 +13,6 @@ import numpy as np
 from pass_ops.jit import kernel, part
 from pass_ops.ragged import Array, Elements, Tokens
 
-FINE = -1  # what a kernel returns where it found nothing wrong
-
 
 @kernel
 def count_unmasked(first_R: int, last_R: int, tokens: Tokens) -> None:
@@ -27,39 +25,6 @@ def count_unmasked(first_R: int, last_R: int, tokens: Tokens) -> None:
         for w in range(first, last):
             count += _ones(tokens.mask_W[w])
         tokens.unmasked_R[r] = count
-
-
-@kernel
-def first_wrong_ends(
-    first_R: int, last_R: int, read_R: Array, starts_R1: Array, ends: Array, end_starts_R1: Array
-) -> int:
-    """The first of the rows whose step ends do not increase strictly from above 0 up to its length, or FINE."""
-    block = ends[end_starts_R1[first_R] : end_starts_R1[last_R]]
-    before, after = block[:-1], block[1:]
-    rises = 0
-    for n in range(len(before)):
-        rises += after[n] > before[n]
-    expected = len(before)
-    fine = True
-    for r in range(first_R, last_R):
-        start, stop = end_starts_R1[r], end_starts_R1[r + 1]
-        if start == stop:
-            fine = False
-            break
-        fine &= ends[start] > 0 and ends[stop - 1] == starts_R1[r + 1] - starts_R1[r]
-        if r > first_R:  # between two rows, ends may rise or fall
-            expected -= ends[start] <= ends[start - 1]
-    if fine and rises == expected:
-        return FINE
-    for r in range(first_R, last_R):
-        end = 0
-        for n in range(end_starts_R1[r], end_starts_R1[r + 1] if read_R[r] else end_starts_R1[r]):
-            if ends[n] <= end:
-                return r
-            end = ends[n]
-        if read_R[r] and end != starts_R1[r + 1] - starts_R1[r]:
-            return r
-    return FINE
 
 
 @kernel

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pass_ops.errors import ColumnTypeError, MissingColumnError, ShapingError
+from pass_ops.ragged import one_chunk
 
 TOKENS_OF_BOOL = pa.list_(pa.bool_())
 LIST_OF_FLOAT32 = pa.list_(pa.float32())
 LIST_OF_INT32 = pa.list_(pa.int32())
+
+
+class ArrowStream(Protocol):
+    """A table or column of any library that speaks Arrow: pyarrow, polars, pandas, ..."""
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """The Arrow C stream, as a PyCapsule."""
 
 
 def require(table: pa.Table, name: str, *, needed_by: str) -> pa.ChunkedArray:
@@ -42,13 +51,13 @@ def rollout_name(table: pa.Table, row: int) -> str:
 def to_type(
     array: pa.Array, target: pa.DataType, *, name: str, row_name: Callable[[int], str] = "row {}".format
 ) -> pa.Array:
-    """`array` as `target`, without a copy where it is that type already.
+    """`array` as `target`, without a copy where it has that type already.
 
-    Other widths, large and fixed-size lists and dictionary-encoded values are cast if every value survives the way
-    there and back. View types and everything else are refused.
+    float64 is rounded to float32. Other widths, large and fixed-size lists and dictionary-encoded values are cast if
+    every value survives the round trip. View types and everything else are refused.
 
     Raises:
-        ColumnTypeError: the cast is impossible or would change a value.
+        ColumnTypeError: the cast is impossible, would change a value, or a float64 is beyond float32.
     """
     if array.type == target:
         return array
@@ -65,10 +74,12 @@ def to_type(
     if _is_list(array.type) and array.type.value_type == target.value_type:
         return cast  # other offsets over the same values
     before, after = _values(array), _values(cast)
-    changed = _first_difference(before, after.cast(before.type))
+    rounded = pa.types.is_float64(before.type) and pa.types.is_float32(after.type)
+    changed = _first_overflow(before, after) if rounded else _first_difference(before, after.cast(before.type))
     if changed is not None:
         row = pc.list_parent_indices(array)[changed].as_py() if _is_list(array.type) else changed
         was, becomes = before[changed].as_py(), after[changed].as_py()
+        remedy = "scale it down" if rounded else remedy
         raise ColumnTypeError(f"{row_name(row)}: {expected}, and {was!r} would become {becomes!r}; {remedy}")
     return cast
 
@@ -108,6 +119,11 @@ def _values(array: pa.Array) -> pa.Array:
     return values.cast(pa.float32()) if pa.types.is_float16(values.type) else values  # float16 cannot be compared
 
 
+def _first_overflow(before: pa.Array, after: pa.Array) -> int | None:
+    index = pc.index(pc.and_(pc.is_inf(after), pc.is_finite(before)), True).as_py()
+    return None if index < 0 else int(index)
+
+
 def _first_difference(before: pa.Array, after: pa.Array) -> int | None:
     differs = pc.not_equal(before, after)
     if pa.types.is_floating(before.type):
@@ -123,15 +139,42 @@ def short_type(kind: pa.DataType) -> str:
     return {"halffloat": "float16", "float": "float32", "double": "float64"}.get(str(kind), str(kind))
 
 
-def require_table(table: object) -> pa.Table:
-    """`table` if it is a pyarrow Table.
+def to_table(given: Any) -> pa.Table:
+    """Anything with Arrow's `__arrow_c_stream__` (polars, pandas, ...) as a pyarrow Table.
 
     Raises:
-        ShapingError: it is something else.
+        ShapingError: `given` has no such method, or holds what Arrow has no type for.
     """
-    if isinstance(table, pa.Table):
-        return table
-    raise ShapingError(
-        f"expected a pyarrow.Table, got {type(table).__module__}.{type(table).__qualname__}; convert it first "
-        f"(polars: frame.to_arrow(), Hugging Face: dataset.data.table, pandas: pyarrow.Table.from_pandas(frame))"
-    )
+    if isinstance(given, pa.Table):
+        return given
+    kind = f"{type(given).__module__}.{type(given).__qualname__}"
+    if not _speaks_arrow(given):
+        raise ShapingError(
+            f"expected a table (pyarrow, polars, pandas, or anything else with __arrow_c_stream__), got {kind}; "
+            "convert it first (Hugging Face: dataset.with_format('arrow')[:], plain Python: pyarrow.table(columns))"
+        )
+    try:
+        return pa.table(given)
+    except (pa.ArrowException, TypeError) as error:
+        raise ShapingError(f"this {kind} cannot be read as an Arrow table: {error}; convert it first") from error
+
+
+def to_array(given: Any, *, name: str) -> pa.Array:
+    """An Arrow array, or anything else with `__arrow_c_stream__` or `__arrow_c_array__`, as one array.
+
+    Raises:
+        ColumnTypeError: `given` has no such method, or holds what Arrow has no type for.
+    """
+    if not _speaks_arrow(given):
+        raise ColumnTypeError(
+            f"{name} is {type(given).__name__}, expected an Arrow list<float32> array (pyarrow, polars, pandas); "
+            "pass table['logprobs'], say"
+        )
+    try:
+        return one_chunk(pa.chunked_array(given)) if hasattr(given, "__arrow_c_stream__") else pa.array(given)
+    except (pa.ArrowException, TypeError) as error:
+        raise ColumnTypeError(f"{name} cannot be read as an Arrow array: {error}; convert it first") from error
+
+
+def _speaks_arrow(given: Any) -> bool:
+    return hasattr(given, "__arrow_c_stream__") or hasattr(given, "__arrow_c_array__")

@@ -19,7 +19,6 @@ import pyarrow as pa
 
 from pass_ops import columns
 from pass_ops.errors import (
-    ColumnTypeError,
     LengthMismatchError,
     NonFiniteError,
     NullValueError,
@@ -27,9 +26,9 @@ from pass_ops.errors import (
     OutputOverflowError,
     ShapingError,
 )
-from pass_ops.ragged import list_array, offsets, one_chunk, ragged
+from pass_ops.ragged import list_array, offsets, ragged
 
-Lists: TypeAlias = "pa.ListArray | pa.ChunkedArray"
+Lists: TypeAlias = "pa.Array | columns.ArrowStream"
 
 
 def opd_scores(*, policy: Lists, teacher: Lists) -> pa.ListArray:
@@ -37,14 +36,19 @@ def opd_scores(*, policy: Lists, teacher: Lists) -> pa.ListArray:
 
     Args:
         policy: list<float32>, one list per rollout, one log-probability per completion token, 0.0 where masked; a null
-            list where they could not be computed.
+            list where they could not be computed. A pyarrow array, or anything with `__arrow_c_stream__` (a polars or
+            pandas Series). float64 is rounded to float32.
         teacher: the same of the teacher.
 
     Returns:
         list<float32> of the same lengths; null where one of the inputs is null. Arithmetic is float64.
 
     Raises:
-        ShapingError: lengths differ, a null inside a list, NaN or infinity, a difference beyond float32.
+        ColumnTypeError: an input is no list of numbers, or has a float64 value beyond float32.
+        LengthMismatchError: the inputs have different numbers of rollouts or of tokens.
+        NullValueError: a null inside a list.
+        NonFiniteError: NaN or infinity in an input.
+        OutputOverflowError: a score is beyond float32.
     """
     given = _aligned({"policy": policy, "teacher": teacher})
     return given.lists(given.flat("teacher") - given.flat("policy"))
@@ -66,7 +70,7 @@ def g_opd_scores(*, policy: Lists, base: Lists, teacher: Lists, lam: float = 1.2
         As `opd_scores`.
 
     Raises:
-        ShapingError: as `opd_scores`; OptionError where lam is not a finite number.
+        OptionError: lam is not a finite number. And as `opd_scores`.
     """
     if isinstance(lam, bool) or not isinstance(lam, (int, float)) or not math.isfinite(lam):
         raise OptionError(f"option lam: expected a finite number, got {lam!r}; the paper uses 1.25")
@@ -134,12 +138,7 @@ def _aligned(inputs: dict[str, Lists]) -> _Aligned:
 
 
 def _lists(name: str, given: Lists) -> pa.ListArray:
-    array = one_chunk(given) if isinstance(given, pa.ChunkedArray) else given
-    if not isinstance(array, pa.Array):
-        raise ColumnTypeError(
-            f"{name} is {type(given).__name__}, expected a pyarrow list<float32> array; pass table['logprobs'], say"
-        )
-    array = columns.to_type(array, columns.LIST_OF_FLOAT32, name=name)
+    array = columns.to_type(columns.to_array(given, name=name), columns.LIST_OF_FLOAT32, name=name)
     row = columns.first_null_in_lists(array)
     if row is not None:
         raise NullValueError(

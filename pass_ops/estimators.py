@@ -79,7 +79,7 @@ def grpo_outcome(rollouts: Rollouts, config: ShapingConfig) -> Chunks:
 
 
 def gdpo(rollouts: Rollouts, config: ShapingConfig) -> Chunks:
-    """GDPO (arXiv 2601.05242): outcome and format standardized apart, their weighted sum on every token."""
+    """GDPO (arXiv 2601.05242): outcome and format standardized separately, their weighted sum on every token."""
     weights, operators = config.weights, config.standardizers
     outcome_R = blocks.standardized(rollouts, rollouts.outcome_R, operators.outcome, config)
     format_R = blocks.standardized(rollouts, rollouts.format_R, operators.format, config)
@@ -108,8 +108,7 @@ ESTIMATORS: dict[str, Callable[[Rollouts, ShapingConfig], Chunks]] = {
 def _one_chunk(rollouts: Rollouts, advantage_R: np.ndarray) -> Chunks:
     """One chunk a rollout, with this advantage."""
     output = Output(rollouts, chunks=0, per_token=False)
-    for _ in blocks.split(output):
-        pass  # only the masks are needed: which rows are trainable
+    blocks.read_masks(output, 0, len(rollouts))  # which rows are trainable
     lengths_R = rollouts.mask.lengths_R
     some_R = lengths_R > 0
     with np.errstate(over="ignore"):  # refused in the next line

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 Array = np.ndarray[Any, Any]  # one-dimensional where nothing else is said
 
@@ -19,8 +20,8 @@ Array = np.ndarray[Any, Any]  # one-dimensional where nothing else is said
 class Tokens(NamedTuple):
     """The tokens of some rows. Token t of row r counts if value starts_R1[r] - base + t of the mask is 1.
 
-    The mask is there as bits, 64 in a word, the lowest first, and, under `kl` and where tokens are chunks, as bytes. It
-    is only to be read in rows where unmasked_R[r] is neither 0 nor the length.
+    The mask is there as bits, 64 in a word, the lowest first, and, under `kl` and where tokens are chunks, as bytes.
+    Read it only in rows where unmasked_R[r] is neither 0 nor the length.
     """
 
     starts_R1: Array  # int32
@@ -31,7 +32,7 @@ class Tokens(NamedTuple):
 
 
 class Elements(NamedTuple):
-    """What of the process signal the pools are made of: row r has values[starts_R1[r]:starts_R1[r + 1]].
+    """The elements of the process signal that form the pools: row r has values[starts_R1[r]:starts_R1[r + 1]].
 
     With per_token these are its tokens, of which the unmasked ones count; else its steps that have an unmasked token.
     """
@@ -109,6 +110,33 @@ def ragged_bits(array: pa.ListArray) -> RaggedBits:
     return RaggedBits(starts_R1=_offsets(array), bits=array.values)
 
 
+def falling(ends: Ragged) -> Array:
+    """Rows (bool) whose values do not increase strictly from above 0, as exclusive ends must."""
+    start, stop = int(ends.starts_R1[0]), int(ends.starts_R1[-1])
+    values_E = ends.values[start:stop]
+    first_F = (ends.starts_R1[:-1] - start).astype(np.intp)
+    filled_R = ends.lengths_R > 0
+    if not filled_R.all():
+        first_F = first_F[filled_R]
+    rises_E = np.empty(len(values_E), dtype=np.bool_)
+    np.greater(values_E[1:], values_E[:-1], out=rises_E[1:])
+    rises_E[first_F] = values_E[first_F] > 0
+    falling_R = np.zeros(len(filled_R), dtype=np.bool_)
+    if not rises_E.all():
+        falling_R[np.searchsorted(ends.starts_R1, np.flatnonzero(~rises_E) + start, side="right") - 1] = True
+    return falling_R
+
+
+def last_values(column: Ragged) -> Array:
+    """The last value of each row; 0 for an empty one."""
+    filled_R, starts_R1 = column.lengths_R > 0, column.starts_R1.astype(np.intp)
+    if filled_R.all():
+        return column.values[starts_R1[1:] - 1]
+    last_R = np.zeros(len(filled_R), dtype=column.values.dtype)
+    last_R[filled_R] = column.values[starts_R1[1:][filled_R] - 1]
+    return last_R
+
+
 def frozen(array: Array) -> Array:
     """`array` read-only: numba compiles a kernel anew for every mix of writable and read-only arguments."""
     if not array.flags.writeable:
@@ -125,6 +153,28 @@ def one_chunk(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=column.type)
 
 
+def list_lengths(column: pa.Array | pa.ChunkedArray) -> Array:
+    """The number of values of each list (int64); 0 for a null.
+
+    >>> list_lengths(pa.array([[1, 2], None, []]))
+    array([2, 0, 0])
+    """
+    counts_R: Array = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    return counts_R.astype(np.int64)
+
+
+def list_values(column: pa.Array | pa.ChunkedArray) -> Array:
+    """The values of all lists, one list after the other, in their own dtype; a null list has none.
+
+    >>> list_values(pa.array([[1, 2], None, [3]]))
+    array([1, 2, 3])
+    """
+    values = pc.list_flatten(column)
+    values = one_chunk(values) if isinstance(values, pa.ChunkedArray) else values
+    found: Array = values.to_numpy(zero_copy_only=False)
+    return found
+
+
 def offsets(counts_R: Array) -> Array:
     """Where rows of these lengths start when they lie one after the other, and where the last one ends."""
     starts_R1 = np.zeros(len(counts_R) + 1, dtype=np.int32)
@@ -133,9 +183,15 @@ def offsets(counts_R: Array) -> Array:
 
 
 def list_array(starts_R1: Array, values: Array, *, valid_R: Array | None = None) -> pa.ListArray:
-    """A list array over offsets and int32 or float32 `values`, without a copy; null where not valid_R."""
-    kind = pa.int32() if values.dtype == np.int32 else pa.float32()
-    flat = pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
+    """A list array over offsets (`offsets`) and int32, float32 or bool `values`; null where not valid_R.
+
+    Numbers are not copied.
+    """
+    if values.dtype == np.bool_:
+        flat = pa.array(values)
+    else:
+        kind = pa.int32() if values.dtype == np.int32 else pa.float32()
+        flat = pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
     mask = None if valid_R is None or valid_R.all() else pa.array(~valid_R)
     return pa.ListArray.from_arrays(starts_R1, flat, mask=mask)
 

@@ -25,29 +25,43 @@ SPANS_A_THREAD = 2
 MADE = ("chunk_ends", "chunk_credits", "chunk_advantages", "path_score", "trainable")
 
 
-def shape(table: pa.Table, config: ShapingConfig, *, threads: int | None = None) -> pa.Table:
+def shape(
+    table: columns.ArrowStream, config: ShapingConfig = ShapingConfig(), *, threads: int | None = None
+) -> pa.Table:
     """Form the advantages of every rollout of `table` with the estimator that `config` names.
 
     Args:
-        table: one row per rollout, the rows of a group adjacent: group_id; loss_mask, list<bool>, True where a token
-            counts; process_scores, list<float32>, and for signal `prm` process_ends, list<int32>, exclusive token
-            ends; outcome_reward and format_reward, float32; format_ok, bool. Which of these are needed follows from
-            the options (a stream of weight 0 needs none). Other numeric widths are cast where no value changes. A
-            null marks a rollout whose value could not be computed: it is not trainable and in no pool.
-        config: the estimator and its options.
-        threads: how many groups are worked on at a time; None takes pyarrow.cpu_count(). The result is the same bits
+        table: a pyarrow Table, or anything with `__arrow_c_stream__` (a polars or pandas frame). One row per rollout,
+            the rows of a group adjacent: group_id; loss_mask, list<bool>, True where a token counts; process_scores,
+            list<float32>, and for signal `prm` process_ends, list<int32>, exclusive token ends; outcome_reward and
+            format_reward, float32; format_ok, bool. Which of these are needed follows from the options (a stream of
+            weight 0 needs none). float64 scores and rewards are rounded to float32; other numeric widths are cast
+            where no value changes. A null marks a rollout whose value could not be computed: it is not trainable and
+            belongs to no pool.
+        config: the estimator and its options; by default PASS with the paper's.
+        threads: how many groups are worked on at a time; None takes pyarrow.cpu_count(). The result has the same bits
             for any number.
 
     Returns:
-        The same rows and columns, not copied, and: chunk_ends list<int32> (exclusive token ends), chunk_credits and
-        chunk_advantages list<float32> (one value per chunk), path_score float32 (null where there is none), trainable
-        bool. Columns of these names that the table already has are replaced where they stand. Arithmetic is float64.
+        A pyarrow Table of the same rows and columns, which are not copied, and: chunk_ends list<int32> (exclusive token
+        ends), chunk_credits and chunk_advantages list<float32> (one value per chunk), path_score float32 (null where
+        there is none), trainable bool. Columns of these names that the table already has are replaced where they
+        stand. Arithmetic is float64.
 
     Raises:
-        ShapingError: one of its subclasses in `pass_ops.errors`; each names the rollout or option, what was found and
-            what to do.
+        OptionError: `config` or `threads` is of another type, or the estimator's import path leads to no function.
+        MissingColumnError: a column that the options need is missing, or there twice.
+        ColumnTypeError: a column has a type that cannot be cast without loss, or a float64 value beyond float32.
+        NullValueError: a null inside a list, in group_id or in loss_mask.
+        GroupOrderError: the rows of one group are not adjacent.
+        LengthMismatchError: the lists of a rollout have different lengths.
+        StepEndsError: process_ends do not increase strictly from above 0 to the completion's length.
+        NonFiniteError: NaN or infinity in a reward, or in a process score at an unmasked token.
+        EstimatorError: an estimator of your own returned something else than one advantage for each token.
+        OutputOverflowError: a credit, advantage or path score is beyond float32.
+        ShapingError: `table` is no table. All of the above are ShapingErrors, and name the rollout or option.
     """
-    columns.require_table(table)
+    table = columns.to_table(table)
     if not isinstance(config, ShapingConfig):
         raise OptionError(f"config: expected a ShapingConfig, got {config!r}; build one, ShapingConfig(estimator=...)")
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):

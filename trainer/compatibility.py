@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pass_ops.shards import CompleteDataset, open_dataset
+from pass_ops.shards import CompleteDataset, SamplingFacts, open_dataset
 from trainer.errors import PolicyMismatchError, TrainDataError
 from trainer.options import TrainOptions
 
@@ -41,34 +41,29 @@ def sampling_temperature(sources: Sequence[CompleteDataset], options: TrainOptio
 
 
 def _temperature(source: CompleteDataset, options: TrainOptions) -> float:
-    sampling: Mapping[str, Any] | None = source.spec.carried.get("sampling")
-    if not sampling or "temperature" not in sampling:
+    sampled = SamplingFacts.of(source.spec.carried.get("sampling"))
+    if sampled.temperature is None:
         raise TrainDataError(
             f"{source.url} does not say how its rollouts were sampled (_dataset.json has no sampling.temperature), so "
             "the ratio to the sampler cannot be formed. Shape rollouts that carry their sampling."
         )
-    temperature = float(sampling["temperature"])
-    mode = sampling.get("logprobs_mode", "raw_logprobs")
-    if temperature <= 0:
+    if sampled.greedy:
         raise TrainDataError(
-            f"{source.url} was sampled greedily (temperature {temperature}), so there is no sampling distribution to "
-            "form a ratio with. Sample at a temperature above 0."
+            f"{source.url} was sampled greedily (temperature {sampled.temperature}), so there is no sampling "
+            "distribution to form a ratio with. Sample at a temperature above 0."
         )
-    if temperature != 1 and mode.startswith("raw"):
+    if sampled.mixes_temperatures:
         raise TrainDataError(
-            f"{source.url} was sampled at temperature {temperature} but stores {mode}, taken before temperature: the "
-            "ratio would mix two temperatures. Generate with logprobs_mode 'processed_logprobs'."
+            f"{source.url} was sampled at temperature {sampled.temperature} but stores {sampled.logprobs_mode}, taken "
+            "before temperature: the ratio would mix two temperatures. Generate with logprobs_mode "
+            "'processed_logprobs'."
         )
-    cuts = {"top_p": 1, "top_k": 0, "min_p": 0}
-    truncated = {k: sampling[k] for k, off in cuts.items() if sampling.get(k, off) not in (off, -1, None)}
-    if sampling.get("truncated") and sampling.get("extra"):
-        truncated["extra"] = sampling["extra"]  # penalties, banned words, ...: what engines offer beyond these
-    if truncated and options.truncated_sampling == "refuse":
+    if sampled.truncated and options.truncated_sampling == "refuse":
         raise TrainDataError(
-            f"{source.url} was sampled from a truncated distribution ({truncated}); its ratio to the full-vocabulary "
-            "policy is biased. Set truncated_sampling to 'accept' to train on it anyway."
+            f"{source.url} was sampled from a truncated distribution ({dict(sampled.truncated)}); its ratio to the "
+            "full-vocabulary policy is biased. Set truncated_sampling to 'accept' to train on it anyway."
         )
-    return temperature
+    return sampled.temperature
 
 
 def check_data_and_policy(

@@ -13,11 +13,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pass_ops.groups import group_bounds, group_numbers
+from pass_ops.ragged import list_lengths, list_values
 from pass_ops.shards import CompleteDataset
-from pass_ops.shards.schemas import group_bounds, lengths
 from trainer.errors import TrainDataError
 from trainer.options import TrainOptions
 from trainer.order import Units, form_units
@@ -123,18 +123,13 @@ def _index_part(data: TrainData, part: int) -> dict[str, NDArray[Any]]:
     return {
         "part_R": np.full(table.num_rows, part, np.int64),
         "row_R": np.arange(table.num_rows, dtype=np.int64),
-        "group_R": _group_numbers(group_bounds(table["group_id"])),
-        "length_R": lengths(table["prompt_token_ids"]) + lengths(table["loss_mask"]),
+        "group_R": group_numbers(group_bounds(table["group_id"])),
+        "length_R": list_lengths(table["prompt_token_ids"]) + list_lengths(table["loss_mask"]),
         "unmasked_R": unmasked_R,
         "round_R": table["round"].to_numpy().astype(np.int64),
         "trainable_R": table["trainable"].to_numpy().astype(bool) & (unmasked_R > 0),
         "zero_R": _row_counts(table["chunk_advantages"], lambda values: values != 0) == 0,
     }
-
-
-def _group_numbers(bounds_G1: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Which group each row belongs to, from the rows at which groups start."""
-    return np.repeat(np.arange(len(bounds_G1) - 1), np.diff(bounds_G1))
 
 
 def _row_counts(lists: pa.ChunkedArray, test: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[np.int64]:
@@ -189,11 +184,4 @@ def _check_selection(index: RowIndex, fed_R: NDArray[np.bool_], *, counts: Mappi
 
 def list_offsets(lists: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
     """Where each list starts in `list_values`, and where the last one ends."""
-    return np.concatenate([[0], np.cumsum(lengths(lists))]).astype(np.int64)
-
-
-def list_values(lists: pa.ChunkedArray | pa.Array) -> NDArray[Any]:
-    """The entries of all lists, concatenated."""
-    flat = pc.list_flatten(lists)
-    flat = flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
-    return np.asarray(flat.to_numpy(zero_copy_only=False))
+    return np.concatenate([[0], np.cumsum(list_lengths(lists))]).astype(np.int64)

@@ -47,8 +47,9 @@ class PairData:
     def read(self, part: int, columns: Sequence[str]) -> pa.Table:
         """Part `part` with these columns of a shaped dataset."""
         file, group = self.places[part]
-        with fsspec.open(self.urls[file], "rb") as stream:
-            rows = pq.ParquetFile(stream).read_row_group(group, columns=list(COLUMNS)).to_pylist()
+        with fsspec.open(self.urls[file], "rb") as stream:  # Python's, so none of Arrow's threads may hold on to it
+            pairs = pq.ParquetFile(stream).read_row_group(group, columns=list(COLUMNS), use_threads=False)
+        rows = pairs.to_pylist()
         return _table(rows, self.tokenizer, prefix=f"{file}-{group}").select(list(columns))
 
     def describe(self, part: int) -> str:

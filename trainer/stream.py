@@ -17,8 +17,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pass_ops import token_advantages
-from pass_ops.shards.schemas import lengths
-from trainer.data import REFERENCE_COLUMN, RowIndex, TrainData, list_offsets, list_values
+from pass_ops.ragged import list_lengths, list_values
+from trainer.data import REFERENCE_COLUMN, RowIndex, TrainData, list_offsets
 from trainer.errors import StateError, TrainDataError
 from trainer.order import Step
 
@@ -84,11 +84,11 @@ def decode_part(data: TrainData, part: int, *, reference: bool, old: Path | None
     """
     table = data.read(part, (*TRAIN_COLUMNS, REFERENCE_COLUMN) if reference else TRAIN_COLUMNS)
     where = data.describe(part)
-    length_R = lengths(table["token_ids"])
+    length_R = list_lengths(table["token_ids"])
     advantages = token_advantages(table)
     checked = {name: table[name] for name in ("loss_mask", "behavior_logprobs")} | {"advantages": advantages}
     for name, lists in checked.items():
-        _check_lengths(lengths(lists), length_R, name=name, table=table, where=where)
+        _check_lengths(list_lengths(lists), length_R, name=name, table=table, where=where)
     return PartData(
         rollout_ids=table["rollout_id"],
         prompt_offsets_R=list_offsets(table["prompt_token_ids"]),
@@ -124,7 +124,7 @@ def _reference(table: pa.Table, length_R: NDArray[np.int64], *, where: str) -> N
     """Reference log-probabilities, concatenated; NaN throughout a rollout that has none."""
     lists = table[REFERENCE_COLUMN]
     null_R = lists.is_null().to_numpy()
-    stored_R = lengths(lists)
+    stored_R = list_lengths(lists)
     _check_lengths(np.where(null_R, length_R, stored_R), length_R, name=REFERENCE_COLUMN, table=table, where=where)
     values_C = np.full(int(length_R.sum()), np.nan, np.float32)
     values_C[np.repeat(~null_R, length_R)] = list_values(lists)

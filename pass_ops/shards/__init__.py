@@ -9,6 +9,7 @@ from pass_ops.shards.fingerprint import canonical_json, folder_digest, sha256_by
 from pass_ops.shards.paths import relative_folder, resolve_folder
 from pass_ops.shards.reader import CompleteDataset, open_dataset
 from pass_ops.shards.records import Manifest, PartRecord
+from pass_ops.shards.sampling import SamplingFacts
 from pass_ops.shards.schemas import PROMPTS, ROLLOUTS, shaped_schema, signal_schema
 from pass_ops.shards.spec import FORMAT_VERSION, DatasetSpec, InputRef, ModelRef
 from pass_ops.shards.status import DatasetStatus, RunStatus, status
@@ -32,6 +33,7 @@ __all__ = [
     "PendingParts",
     "Rejection",
     "RunStatus",
+    "SamplingFacts",
     "Store",
     "begin_attempt",
     "canonical_json",

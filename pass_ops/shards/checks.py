@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pass_ops.errors import PartError
-from pass_ops.shards.schemas import FINISH_REASONS, STATUSES, VERIFY_STATUSES, group_bounds, lengths, signal_kind
+from pass_ops.groups import group_bounds
+from pass_ops.ragged import falling, last_values, list_lengths, list_values, one_chunk, ragged
+from pass_ops.shards.schemas import FINISH_REASONS, STATUSES, VERIFY_STATUSES, signal_kind
 from pass_ops.shards.tables import group_keys
 
 _SHOWN = 3
@@ -55,7 +57,10 @@ def part_problems(table: pa.Table, stage: str) -> Iterator[Problem]:
 
 
 def alignment_problems(signal: pa.Table, rollouts: pa.Table) -> Iterator[Problem]:
-    """What a signal's part gets wrong about its rollouts: rows, their order, lengths, masked values."""
+    """What a signal's part gets wrong about its rollouts: rows, their order, lengths, masked values.
+
+    What can be told without the rollouts (`part_problems`) is not looked at again.
+    """
     if signal.num_rows != rollouts.num_rows:
         none = np.zeros(0, np.int64)
         yield Problem("alignment", none, f"{signal.num_rows} rows for {rollouts.num_rows} rollouts")
@@ -67,7 +72,7 @@ def alignment_problems(signal: pa.Table, rollouts: pa.Table) -> Iterator[Problem
     for name in _token_lists(signal):
         yield from _token_list(signal, name, rollouts)
     if "process_ends" in signal.column_names:
-        yield from _ends(signal, "process_ends", lengths(rollouts["token_ids"]))
+        yield from _last_end(signal, "process_ends", rollouts)
 
 
 # -- rules -------------------------------------------------------------------------------------------------------
@@ -106,12 +111,13 @@ def _ids(table: pa.Table) -> Iterator[Problem]:
 
 
 def _rollouts(table: pa.Table) -> Iterator[Problem]:
-    tokens_N = lengths(table["token_ids"])
+    tokens_R = list_lengths(table["token_ids"])
     for name in ("behavior_logprobs", "loss_mask"):
-        differs = lengths(table[name]) != tokens_N
-        if differs.any():
-            yield from _problem("lengths", differs, f"{name} and token_ids have different lengths")
+        differs_R = list_lengths(table[name]) != tokens_R
+        if differs_R.any():
+            yield from _problem("lengths", differs_R, f"{name} and token_ids have different lengths")
             return
+    yield from _finite(table, "behavior_logprobs")
     yield from _token_list(table, "behavior_logprobs", table)
     yield from _allowed(table, "finish_reason", FINISH_REASONS)
 
@@ -131,38 +137,40 @@ def _signal(table: pa.Table) -> Iterator[Problem]:
         yield from _problem(
             "null_status", _true(pc.is_valid(table[name])) != ok, f"{name} must be null exactly where status is not ok"
         )
-        yield from _finite(table, name)
+        if name not in ("format_ok", "process_ends"):
+            yield from _finite(table, name)
     if kind == "outcome":
         yield from _allowed(table, "verify_status", VERIFY_STATUSES)
         extracted = _true(pc.is_valid(table["extracted_answer"])) & ~ok
         yield from _problem("null_status", extracted, "extracted_answer must be null where status is not ok")
     if kind == "process_steps":
-        unequal = lengths(table["process_scores"]) != lengths(table["process_ends"])
-        yield from _problem("lengths", unequal, "process_scores and process_ends have different lengths")
-        yield from _ends(table, "process_ends", None)
+        yield from _steps(table)
+
+
+def _steps(table: pa.Table) -> Iterator[Problem]:
+    unequal_R = list_lengths(table["process_scores"]) != list_lengths(table["process_ends"])
+    yield from _problem("lengths", unequal_R, "process_scores and process_ends have different lengths")
+    yield from _ends(table, "process_ends")
 
 
 def _chunks(table: pa.Table) -> Iterator[Problem]:
-    chunks_N = lengths(table["chunk_ends"])
+    chunks_R = list_lengths(table["chunk_ends"])
     for name in ("chunk_credits", "chunk_advantages"):
-        differs = lengths(table[name]) != chunks_N
-        yield from _problem("lengths", differs, f"{name} and chunk_ends have different lengths")
+        differs_R = list_lengths(table[name]) != chunks_R
+        yield from _problem("lengths", differs_R, f"{name} and chunk_ends have different lengths")
         yield from _finite(table, name)
-    yield from _ends(table, "chunk_ends", lengths(table["token_ids"]))
+    yield from _ends(table, "chunk_ends")
+    yield from _last_end(table, "chunk_ends", table)
     yield from _finite(table, "path_score")
-    trainable = _true(table["trainable"])
-    yield from _problem(
-        "untrainable", ~trainable & (chunks_N > 1), "a row that is not trainable has more than one chunk"
-    )
-    scored = ~trainable & _true(pc.is_valid(table["path_score"]))
-    yield from _problem("untrainable", scored, "a row that is not trainable has a path_score")
+    idle_R = ~_true(table["trainable"])
+    if not idle_R.any():
+        return
+    untrainable = "a row that is not trainable has"
+    yield from _problem("untrainable", idle_R & (chunks_R > 1), f"{untrainable} more than one chunk")
+    yield from _problem("untrainable", idle_R & _true(pc.is_valid(table["path_score"])), f"{untrainable} a path_score")
     for name in ("chunk_credits", "chunk_advantages"):
-        rows, values = _flat(table[name])
-        credited = np.zeros(table.num_rows, bool)
-        credited[rows[values != 0]] = True
-        yield from _problem(
-            "untrainable", ~trainable & credited, f"a row that is not trainable has {name} other than 0"
-        )
+        credited_R = idle_R & _rows(table[name], list_values(table[name]) != 0)
+        yield from _problem("untrainable", credited_R, f"{untrainable} {name} other than 0")
 
 
 def _streams(table: pa.Table) -> Iterator[Problem]:
@@ -172,11 +180,10 @@ def _streams(table: pa.Table) -> Iterator[Problem]:
         if name != "behavior_logprobs":
             yield from _token_list(table, name, table)
     if "process_ends" in names:
-        unequal = lengths(table["process_scores"]) != lengths(table["process_ends"])
-        yield from _problem("lengths", unequal, "process_scores and process_ends have different lengths")
-        yield from _ends(table, "process_ends", lengths(table["token_ids"]))
-    for name in ("process_scores", "outcome_reward", "format_reward"):
-        if name in names:
+        yield from _steps(table)
+        yield from _last_end(table, "process_ends", table)
+    for name in names:
+        if name in ("process_scores", "outcome_reward", "format_reward") or name.endswith("_logprobs"):
             yield from _finite(table, name)
     for name in names:
         if name.startswith("status_"):
@@ -197,48 +204,41 @@ def _token_lists(table: pa.Table) -> list[str]:
 
 
 def _token_list(table: pa.Table, name: str, rollouts: pa.Table) -> Iterator[Problem]:
-    """One finite value a token, 0.0 where masked; null rows have none."""
-    tokens_N, given_N = lengths(rollouts["token_ids"]), lengths(table[name])
-    valid = _true(pc.is_valid(table[name]))
-    unequal = valid & (given_N != tokens_N)
-    if unequal.any():
-        yield from _problem("lengths", unequal, f"{name} and token_ids have different lengths")
+    """One value a token, 0.0 where masked; null rows have none."""
+    tokens_R = list_lengths(rollouts["token_ids"])
+    valid_R = _true(pc.is_valid(table[name]))
+    unequal_R = valid_R & (list_lengths(table[name]) != tokens_R)
+    if unequal_R.any():
+        yield from _problem("lengths", unequal_R, f"{name} and token_ids have different lengths")
         return
-    yield from _finite(table, name)
-    rows, values = _flat(table[name])
-    mask_rows, mask = _flat(rollouts["loss_mask"])
-    mask = mask[valid[mask_rows]]
-    if len(mask) == len(values):
-        masked = np.zeros(table.num_rows, bool)
-        masked[rows[~mask & (values != 0)]] = True
-        yield from _problem("masked_values", masked, f"{name} is not 0.0 at a masked token")
+    mask_N = list_values(rollouts["loss_mask"])
+    if not valid_R.all():
+        mask_N = mask_N[np.repeat(valid_R, tokens_R)]
+    values_N = list_values(table[name])
+    if len(mask_N) == len(values_N):
+        wrong_N = ~mask_N & (values_N != 0)
+        yield from _problem("masked_values", _rows(table[name], wrong_N), f"{name} is not 0.0 at a masked token")
 
 
 def _finite(table: pa.Table, name: str) -> Iterator[Problem]:
     column = table[name]
     if pa.types.is_list(column.type):
-        rows, values = _flat(column)
+        bad_R = _rows(column, ~np.isfinite(list_values(column)))
     else:
-        rows, values = np.flatnonzero(_true(pc.is_valid(column))), column.drop_null().to_numpy()
-    bad = np.zeros(table.num_rows, bool)
-    bad[rows[~np.isfinite(values)]] = True
-    yield from _problem("finite", bad, f"{name} holds NaN or infinity")
+        bad_R = _true(pc.fill_null(pc.invert(pc.is_finite(column)), False))
+    yield from _problem("finite", bad_R, f"{name} holds NaN or infinity")
 
 
-def _ends(table: pa.Table, name: str, tokens_N: np.ndarray | None) -> Iterator[Problem]:
-    """Exclusive ends: above 0, strictly increasing, the last one the length (where the length is known)."""
-    rows, ends = _flat(table[name])
-    first = np.ones(len(rows), bool)
-    first[1:] = rows[1:] != rows[:-1]
-    before = np.where(first, 0, np.roll(ends, 1))
-    bad = np.zeros(table.num_rows, bool)
-    bad[rows[ends <= before]] = True
-    yield from _problem("ends", bad, f"{name} does not strictly increase from above 0")
-    if tokens_N is not None:
-        last_N = np.zeros(table.num_rows, np.int64)
-        last_N[rows] = ends  # of several values for one row, the last stays
-        wrong = _true(pc.is_valid(table[name])) & (last_N != tokens_N)
-        yield from _problem("ends", wrong, f"the last of {name} is not the length of the completion")
+def _ends(table: pa.Table, name: str) -> Iterator[Problem]:
+    """Exclusive ends: above 0, strictly increasing."""
+    bad_R = falling(ragged(one_chunk(table[name]))) & _true(pc.is_valid(table[name]))
+    yield from _problem("ends", bad_R, f"{name} does not strictly increase from above 0")
+
+
+def _last_end(table: pa.Table, name: str, rollouts: pa.Table) -> Iterator[Problem]:
+    last_R = last_values(ragged(one_chunk(table[name])))
+    wrong_R = (last_R != list_lengths(rollouts["token_ids"])) & _true(pc.is_valid(table[name]))
+    yield from _problem("ends", wrong_R, f"the last of {name} is not the length of the completion")
 
 
 def _allowed(table: pa.Table, name: str, values: tuple[str, ...]) -> Iterator[Problem]:
@@ -259,10 +259,12 @@ def _repeated(values: pa.ChunkedArray) -> np.ndarray:
     return again
 
 
-def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """Row of each value (int64), and the values, of a list column; null rows have none."""
-    rows = np.repeat(np.arange(len(column)), lengths(column))
-    return rows, column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+def _rows(column: pa.ChunkedArray, which_N: np.ndarray) -> np.ndarray:
+    """bool: the row has one of these values of a list column."""
+    rows_R = np.zeros(len(column), bool)
+    if which_N.any():
+        rows_R[np.repeat(np.arange(len(column)), list_lengths(column))[which_N]] = True
+    return rows_R
 
 
 def _true(column: pa.ChunkedArray) -> np.ndarray:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -209,22 +208,6 @@ def _first_null(column: pa.ChunkedArray) -> int:
     return int(np.flatnonzero(column.is_null().to_numpy())[0])
 
 
-def lengths(column: Any) -> np.ndarray:
-    """int64 lengths of a list column's rows; 0 for a null."""
-    found = [
-        np.diff(chunk.offsets.to_numpy()) * chunk.is_valid().to_numpy(zero_copy_only=False) for chunk in _chunks(column)
-    ]
-    return np.concatenate(found).astype(np.int64) if found else np.zeros(0, np.int64)
-
-
-def group_bounds(keys: pa.ChunkedArray) -> np.ndarray:
-    """int64 row numbers where a run of equal keys begins, and the number of rows at the end."""
-    if len(keys) == 0:
-        return np.zeros(1, np.int64)
-    codes = keys.combine_chunks().dictionary_encode().indices.to_numpy()
-    return np.concatenate(([0], np.flatnonzero(np.diff(codes)) + 1, [len(codes)])).astype(np.int64)
-
-
 def row_group_cuts(bounds_G: np.ndarray, rows: int) -> list[tuple[int, int]]:
     """Row ranges of at least `rows` rows each, cut only where a group begins; the last may be shorter."""
     cuts = [0]
@@ -234,7 +217,3 @@ def row_group_cuts(bounds_G: np.ndarray, rows: int) -> list[tuple[int, int]]:
     if cuts[-1] != int(bounds_G[-1]):
         cuts.append(int(bounds_G[-1]))
     return list(pairwise(cuts))
-
-
-def _chunks(column: Any) -> list[pa.Array]:
-    return list(column.chunks) if isinstance(column, pa.ChunkedArray) else [column]

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pass_ops.errors import CorruptDatasetError, NotADatasetError, PartError, ShardError
+from pass_ops.groups import group_bounds
 from pass_ops.shards import names
 from pass_ops.shards.checks import alignment_problems, describe, part_problems
 from pass_ops.shards.dataset import dataset_folders, read_dataset_json
@@ -24,7 +25,7 @@ from pass_ops.shards.records import (
     read_manifest,
     read_parts,
 )
-from pass_ops.shards.schemas import REJECTED, ROLLOUTS, group_bounds, schema_for
+from pass_ops.shards.schemas import REJECTED, ROLLOUTS, schema_for
 from pass_ops.shards.spec import FORMAT_VERSION, DatasetSpec
 from pass_ops.shards.store import Store
 from pass_ops.shards.tables import count_table, group_keys, open_parquet
@@ -49,11 +50,7 @@ def verify(url: str) -> list[Finding]:
 
     Reads every byte once. Raises NotADatasetError if there is no dataset at or below `url`.
     """
-    folders = list(dataset_folders(Store(url)))
-    if not folders:
-        raise NotADatasetError(
-            f"there is no dataset at or below {url}: no folder with a {names.DATASET}; check the path"
-        )
+    folders = dataset_folders(url)
     findings: list[Finding] = []
     for folder in folders:
         findings += _dataset(folder)

@@ -65,6 +65,34 @@ def rounds(options: Namespace, work: Run) -> None:
     _show(options, f"{count} rounds are complete in {work.url}", read_lineage(work.url))
 
 
+def init(options: Namespace) -> None:
+    """A configuration to start from. Raises ConfigError where the file is there already."""
+    from pipelines.cli.starter import starter
+    from pipelines.options import ConfigError
+
+    try:
+        with open(options.file, "x", encoding="utf-8") as file:
+            file.write(starter())
+    except OSError as error:
+        raise ConfigError(f"{options.file}: cannot be written ({error.strerror}); give another path") from error
+    _show(options, f"wrote {options.file}; set prompts.source and policy.model in it", {"file": options.file})
+
+
+def options(options: Namespace) -> None:
+    """What there is to say about every option."""
+    from pipelines.cli.reference import chosen, plain
+
+    shown = chosen(options.section)
+    _show(options, "\n".join(plain(shown)), [asdict(section) for section in shown])
+
+
+def schema(options: Namespace) -> None:  # noqa: ARG001 - every command takes them
+    """The JSON Schema of a configuration."""
+    from pipelines.cli.reference import config_schema
+
+    print(json.dumps(config_schema(), indent=1, ensure_ascii=False))
+
+
 @configured
 def generate(options: Namespace, work: Run) -> None:
     """Prompts and rollouts of a round."""

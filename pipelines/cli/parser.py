@@ -51,6 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return DONE if code is None else int(code)
 
 
+class _Version(argparse.Action):
+    """Prints what is installed and what holds the programs that a model writes."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from pipelines.verifiers.sandbox import active_isolation
+
+        parser.exit(message=f"passrl {version('passrl')}\nprograms of a model: {active_isolation()}\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line as one parser."""
     parser = argparse.ArgumentParser(
@@ -58,9 +67,12 @@ def build_parser() -> argparse.ArgumentParser:
         description="PASS: reshape any scalar step signal into per-chunk advantages, offline, in Parquet.",
         epilog="Unknown flags after -- go to the Beam runner. Exit codes: 0 done, 1 failed, 2 wrong usage or input.",
     )
-    parser.add_argument("--version", action="version", version=f"passrl {version('passrl')}")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="show the version, and what holds a model's programs"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run_commands(commands)
+    _add_option_commands(commands)
     _add_stage_commands(commands)
     _add_sft(commands)
     _add_store_commands(commands)
@@ -77,6 +89,14 @@ def _add_run_commands(commands: argparse._SubParsersAction[argparse.ArgumentPars
     rounds = _command(commands, "rounds", "several rounds, each starting from the policy of the one before")
     _config_arguments(rounds)
     rounds.add_argument("--rounds", type=int, help="how many (default: run.rounds of the configuration)")
+
+
+def _add_option_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    init = _command(commands, "init", "write a commented configuration to start from")
+    init.add_argument("file", nargs="?", default="passrl.toml", help="a new file (default passrl.toml)")
+    options = _command(commands, "options", "every option with its type, default and meaning")
+    options.add_argument("section", nargs="?", help="only this one: engine, signals.judge, verifiers.math, lint, ...")
+    _command(commands, "schema", "the JSON Schema of a configuration, by which editors complete and check it")
 
 
 def _add_stage_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

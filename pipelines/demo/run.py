@@ -23,7 +23,6 @@ from pipelines.runs.lineage import read_lineage
 from pipelines.runs.progress import Reporter
 from pipelines.runs.rounds import Run, evaluate_start, run_round
 from pipelines.runs.summary import ShapedSummary
-from pipelines.shaped.stage import ShapeOptions
 
 CONFIG = Path(__file__).parent / "demo.toml"
 HELD_OUT_PROMPTS = 300
@@ -98,8 +97,7 @@ def teacher_config(config: RunConfig) -> RunConfig:
     signals = {name: table for name, table in config.signals.items() if name != "execution"}
     signals["teacher"] = {"signal": "logprobs", "model": str(asset_folder("teacher")), "engine": asdict(config.engine)}
     signals["opd"] = {"signal": "opd", "teacher": "teacher"}
-    shape: ShapeOptions = replace(config.shape, process="opd", signal="kl")
-    return replace(config, signals=signals, shape=shape)
+    return replace(config, signals=signals, shape=replace(config.shape, process="opd"))
 
 
 def _row(title: str, summary: ShapedSummary | None, result: EvalResult, train: Mapping[str, float]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pass_ops import ShapingConfig, Standardizers, Weights
@@ -55,17 +54,6 @@ def shaping_config(spec: DatasetSpec) -> ShapingConfig:
     if isinstance(options["standardize"], Mapping):
         options["standardize"] = Standardizers(**options["standardize"])
     return ShapingConfig(**options)
-
-
-def flat(lists: pa.ChunkedArray) -> NDArray[Any]:
-    """The entries of all lists, end to end; a null list has none."""
-    values = pc.list_flatten(lists)
-    return np.asarray(values.combine_chunks().to_numpy(zero_copy_only=False))
-
-
-def list_lengths(lists: pa.ChunkedArray) -> NDArray[np.int64]:
-    """Entries of each list; 0 for a null."""
-    return np.asarray(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(), np.int64)
 
 
 def rightness(part: pa.Table) -> NDArray[np.int8]:

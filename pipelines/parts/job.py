@@ -170,7 +170,7 @@ def _run_job(
     driver: PartDriver, pending: PendingParts, operations: Operations, *, runs_model: bool, costs: Sequence[int]
 ) -> None:
     """The whole graph, once."""
-    hints = operations.runner.resources if runs_model else {}
+    hints = {str(name): hint for name, hint in operations.runner.resources.items()} if runs_model else {}
     fresh = longest_first(sorted(set(pending.todo).difference(pending.suspects)), costs)
 
     def construct(pipeline: beam.Pipeline) -> None:

@@ -11,22 +11,24 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import pyarrow as pa
+from pydantic import AfterValidator
 
 from pass_ops import shards
 from pass_ops.errors import PassError
+from pass_ops.nearest import advice
 from pass_ops.shards import DatasetSpec, InputRef, Manifest, Rejection
+from pipelines.options import options
+from pipelines.options.types import AtLeastOne, Strings, ZeroOrMore
 from pipelines.parts.job_record import job_record
 from pipelines.prompts.files import (
-    FORMATS,
     Record,
     SourceColumnError,
     SourceContent,
     SourceFormatError,
     SourceNotFoundError,
-    nearest,
     read_source,
 )
 
@@ -36,7 +38,8 @@ __all__ = [
 ]  # fmt: skip
 
 STAGE_VERSION = 1
-ROLES = ("prompt", "messages", "prompt_id", "answer", "source")
+Role = Literal["prompt", "messages", "prompt_id", "answer", "source"]
+ROLES = get_args(Role)
 
 
 class SourceOptionError(PassError, ValueError):
@@ -51,50 +54,45 @@ class PromptTypeError(PassError, TypeError, ValueError):
     """A mapped column holds a value of a type that its role cannot have."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PromptSource:
-    """Which prompts, from where.
+def _holds_the_prompt(template: str) -> str:
+    if "{prompt}" not in template:
+        raise ValueError(f'it must hold "{{prompt}}", where the prompt goes; it is {template!r}')
+    return template
 
-    source: a JSONL or Parquet file, a folder of them, or a Hugging Face dataset saved to disk (any fsspec URL).
-    format: jsonl | parquet | huggingface | auto (by suffix and content). split: of a saved DatasetDict.
-    columns: role -> column of the file; roles: prompt or messages, prompt_id, answer, source. A role that is not mapped
-        takes the column of its own name where there is one. extra: further columns, kept together as JSON.
-    name: what stands in the column `source` where none is mapped; None = the file's stem.
-    template: text around a plain prompt, which replaces "{prompt}".
-    shuffle_seed: order by a hash of seed and row; None = the file's order. offset, limit: a window of that order; it
-        begins again at the start where it reaches past the end, and never holds a row twice.
-    prompts_per_part: rows of the source one part is made of.
-    """
+
+@options(SourceOptionError)
+class PromptSource:
+    """Which prompts, from where."""
 
     source: str
-    format: str = "auto"
+    """A JSONL or Parquet file, a folder of them, or a Hugging Face dataset saved to disk; a path or any fsspec URL.
+    Example: "gsm8k_train.jsonl"."""
+    format: Literal["auto", "jsonl", "parquet", "huggingface"] = "auto"
+    """How the source is read; auto goes by file suffix and content."""
     split: str | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)
-    extra: tuple[str, ...] = ()
+    """Which split of a saved DatasetDict. Example: "train"."""
+    columns: Mapping[Role, str] = field(default_factory=dict)
+    """Which column of the source has which role: prompt (text) or messages (a chat), prompt_id, answer, source. A role
+    that is not named takes the column of its own name where there is one. Example: { prompt = "question" }."""
+    extra: Strings = ()
+    """Further columns to keep with each prompt, together as one JSON object. Example: ["level"]."""
     name: str | None = None
-    template: str = "{prompt}"
+    """What the column `source` holds where no column has that role (default: the file's name without suffix).
+    Example: "gsm8k"."""
+    template: Annotated[str, AfterValidator(_holds_the_prompt)] = "{prompt}"
+    """Text around a plain prompt, which replaces {prompt}. Example: "{prompt}\\nThink step by step."."""
     shuffle_seed: int | None = None
-    offset: int = 0
-    limit: int | None = None
-    prompts_per_part: int = 64
+    """Orders the prompts by a hash of this seed and their row (default: the file's order). Example: 0."""
+    offset: ZeroOrMore = 0
+    """Prompts skipped at the start of that order."""
+    limit: AtLeastOne | None = None
+    """Most prompts taken, from offset on; the window wraps around at the end and never repeats a row. Example: 64."""
+    prompts_per_part: AtLeastOne = 64
+    """Rows of the source in one part, the unit of work and of retries."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "extra", tuple(self.extra))
-        if self.format not in FORMATS:
-            raise SourceOptionError(f"prompts.format is {self.format!r}; choose one of {', '.join(FORMATS)}.")
-        for role in self.columns:
-            if role not in ROLES:
-                raise SourceOptionError(f"prompts.columns has no role {role!r}; {nearest(role, ROLES)}")
         if {"prompt", "messages"} <= self.columns.keys():
-            raise SourceOptionError("prompts.columns maps both prompt and messages; a prompt is one of the two.")
-        if "{prompt}" not in self.template:
-            raise SourceOptionError(
-                f'prompts.template is {self.template!r}; it must hold "{{prompt}}", where the prompt goes.'
-            )
-        if self.offset < 0 or self.prompts_per_part < 1 or (self.limit is not None and self.limit < 1):
-            raise SourceOptionError(
-                "prompts.offset must be 0 or more, prompts.limit and prompts.prompts_per_part 1 or more."
-            )
+            raise SourceOptionError("columns maps both prompt and messages; a prompt is one of the two")
 
     def semantic_options(self) -> dict[str, Any]:
         """What decides the dataset's bytes, beside the files themselves: everything but where they lie."""
@@ -198,7 +196,7 @@ def _resolve_columns(content: SourceContent, source: PromptSource) -> dict[str, 
     """Role -> column, for the roles that have one."""
     for column in (*source.columns.values(), *source.extra):
         if column not in content.columns:
-            raise SourceColumnError(f"{source.source} has no column {column!r}; {nearest(column, content.columns)}")
+            raise SourceColumnError(f"{source.source} has no column {column!r}; {advice(column, content.columns)}")
     columns = {role: role for role in ROLES if role in content.columns} | dict(source.columns)
     for mapped, other in (("prompt", "messages"), ("messages", "prompt")):
         if mapped in source.columns:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pass_ops import shards
+from pass_ops.ragged import list_array, offsets
 from pass_ops.shards import Rejection
 from pipelines.engines.base import Engine, EngineDead, RequestRejected, Sampling
 from pipelines.parts.loop import PartOutput
@@ -91,28 +92,25 @@ def _rejection(prompt: PlannedPrompt, index: int, conversation: Conversation, **
 
 def rollouts_table(rollouts: Sequence[Rollout]) -> pa.Table:
     """Rows of the contract's `rollouts`, in the order given."""
-    prompt_ids = [np.asarray(rollout.prompt.token_ids, dtype=np.int32) for rollout in rollouts]
-    token_ids = [np.asarray(rollout.completion.sample.token_ids, dtype=np.int32) for rollout in rollouts]
-    logprobs = [np.asarray(rollout.completion.sample.logprobs, dtype=np.float32) for rollout in rollouts]
+    samples = [rollout.completion.sample for rollout in rollouts]
     columns = {
         "group_id": [rollout.prompt.prompt_id for rollout in rollouts],
         "sample_index": [rollout.sample_index for rollout in rollouts],
         "rollout_id": [f"{rollout.prompt.prompt_id}/{rollout.sample_index}" for rollout in rollouts],
-        "prompt_token_ids": _lists(prompt_ids, pa.int32()),
-        "token_ids": _lists(token_ids, pa.int32()),
-        "text": [rollout.completion.sample.text for rollout in rollouts],
-        "behavior_logprobs": _lists(logprobs, pa.float32()),
-        "loss_mask": _lists([rollout.completion.loss_mask for rollout in rollouts], pa.bool_()),
-        "finish_reason": [rollout.completion.sample.finish_reason for rollout in rollouts],
+        "prompt_token_ids": _lists([rollout.prompt.token_ids for rollout in rollouts], np.int32),
+        "token_ids": _lists([sample.token_ids for sample in samples], np.int32),
+        "text": [sample.text for sample in samples],
+        "behavior_logprobs": _lists([sample.logprobs for sample in samples], np.float32),
+        "loss_mask": _lists([rollout.completion.loss_mask for rollout in rollouts], np.bool_),
+        "finish_reason": [sample.finish_reason for sample in samples],
         "seed": [rollout.seed for rollout in rollouts],
         "answer": [rollout.prompt.answer for rollout in rollouts],
     }
     return pa.table(columns, schema=shards.ROLLOUTS)
 
 
-def _lists(rows: Sequence[np.ndarray], element: pa.DataType) -> pa.Array:
-    """A list column of the contract from one array a row."""
-    offsets = np.zeros(len(rows) + 1, dtype=np.int32)
-    np.cumsum([len(row) for row in rows], out=offsets[1:])
-    values = pa.array(np.concatenate(rows) if rows else [], type=element)
-    return pa.ListArray.from_arrays(offsets, values, type=pa.list_(pa.field("element", element, nullable=False)))
+def _lists(rows: Sequence[Any], dtype: type[np.generic]) -> pa.ListArray:
+    """A list column from one sequence a row."""
+    arrays = [np.asarray(row, dtype) for row in rows]
+    counts_R = np.array([len(array) for array in arrays], np.int64)
+    return list_array(offsets(counts_R), np.concatenate([np.zeros(0, dtype), *arrays]))

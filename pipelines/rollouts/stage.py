@@ -20,6 +20,7 @@ from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest, ModelRef, Re
 from pipelines.engines.base import Engine, EngineOptions, RequestRejected, SampleRequest, Sampling
 from pipelines.engines.environment import engine_environment
 from pipelines.models.folder import describe_model, model_digest
+from pipelines.parts.inputs import reopen
 from pipelines.parts.loop import PartOutput, PartWork, in_background
 from pipelines.parts.operations import Operations
 from pipelines.parts.worker_check import check_worker
@@ -181,7 +182,7 @@ class GenerateWork(PartWork):
         check_worker(self._spec, environment=environment, models={"policy": model_digest(self._model)})
         program = self._options.named_program
         self._program = single_turn if program is None else program.load()
-        self._prompts = shards.open_dataset(self._prompts_url)
+        self._prompts = reopen(self._prompts_url, "prompts", self._spec)
         self._engine = acquire(self._model, self._engine_options)
         if self._options.sampling.extra:
             _try_sampling(self._engine, self._options.sampling)

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Self
 
 from pass_ops.shards import DatasetSpec, ModelRef
 from pipelines.engines.base import EngineOptions
 from pipelines.engines.environment import engine_environment
 from pipelines.models.folder import VocabularyMismatchError, model_digest, vocabulary
-from pipelines.signals.base import SignalBase, SignalInputError
+from pipelines.options import options
+from pipelines.signals.base import SignalBase, SignalInputError, SignalOptionError
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(SignalOptionError)
 class ModelSignal(SignalBase):
-    """A signal by a model that reads the rollouts' token ids.
-
-    model: a model folder with the rollouts' vocabulary; None = the policy that sampled the rollouts. engine: how it is
-    run; None = as the run's own [engine], so that a signal of the policy finds the engine it was sampled with.
-    """
+    """A signal by a model that reads the rollouts' token ids."""
 
     model: str | None = None
+    """A model folder with the rollouts' vocabulary (default: the policy that sampled them). Example: "my/teacher"."""
     engine: EngineOptions | None = None
+    """How the model is run, with the keys of [engine] (default: as [engine] says, so that a signal of the policy shares
+    the engine it was sampled with)."""
 
     @property
     def engine_options(self) -> EngineOptions:

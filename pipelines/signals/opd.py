@@ -11,31 +11,34 @@ be compared.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from pass_ops import g_opd_scores, opd_scores
-from pass_ops.shards import DatasetSpec
+from pass_ops.ragged import ragged
+from pass_ops.shards import DatasetSpec, SamplingFacts
+from pipelines.options import options
+from pipelines.parts.granularity import PROCESS_KINDS, Per
 from pipelines.signals.base import Row, SignalInputError, SignalOptionError, sidecar
 from pipelines.signals.stepwise import StepwiseSignal
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(SignalOptionError)
 class OpdSignal(StepwiseSignal):
-    """process_scores, one a completion token (per = "token"), or their sums over reasoning steps (per = "step").
+    """On-policy distillation: the teacher's log-probability minus the policy's, per token or summed over steps.
 
-    teacher: name of a logprobs signal. policy: name of one of the policy; None = the rollouts' behavior_logprobs.
-    With per = "step" the separator counts. A row without one of its values is null with status no_input.
+    A row without one of its values is null with status no_input.
     """
 
     teacher: str
+    """Name of the teacher's logprobs signal. Example: "teacher"."""
     policy: str | None = None
-    per: Literal["token", "step"] = "token"
+    """Name of a logprobs signal of the policy (default: the rollouts' behavior_logprobs, which must be those of
+    temperature 1 without truncation). Example: "policy"."""
+    per: Per = "token"
+    """One score per token, or one per step; only steps use the separator."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,7 +50,7 @@ class OpdSignal(StepwiseSignal):
     @property
     def kind(self) -> str:
         """Per token or per step."""
-        return "process_tokens" if self.per == "token" else "process_steps"
+        return PROCESS_KINDS[self.per]
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -75,7 +78,7 @@ class OpdSignal(StepwiseSignal):
             if kind != "logprobs":
                 raise SignalInputError(f"{role}: the signal {name!r} is of kind {kind}; give one of kind logprobs")
         sampling = rollouts.carried.get("sampling") or {}
-        if self.policy is None and not _full_vocabulary_at_one(sampling):
+        if self.policy is None and not SamplingFacts.of(sampling).full_vocabulary_at_one:
             raise SignalInputError(
                 f"the rollouts were sampled with {dict(sampling)}: their behavior_logprobs are not those of "
                 "temperature 1 over the "
@@ -94,8 +97,9 @@ class OpdSignal(StepwiseSignal):
         known = pa.array(np.flatnonzero([text is None for text in lacking]))
         columns = {role: inputs[name]["logprobs"].take(known) for role, name in roles.items()}
         columns.setdefault("policy", rollouts["behavior_logprobs"].take(known))
-        scores = iter(_rows_of(self._per_token(columns)))
-        rows = [Row("no_input", text) if text else Row(values={"process_scores": next(scores)}) for text in lacking]
+        scores = ragged(self._per_token(columns))
+        found = (scores.row(row) for row in range(len(known)))
+        rows = [Row("no_input", text) if text else Row(values={"process_scores": next(found)}) for text in lacking]
         if self.per == "step":
             rows = [_summed(row, steps.ends) for row, steps in zip(rows, self.cut(rollouts), strict=True)]
         return sidecar(self.kind, rollouts, rows)
@@ -104,12 +108,14 @@ class OpdSignal(StepwiseSignal):
         return opd_scores(policy=columns["policy"].combine_chunks(), teacher=columns["teacher"].combine_chunks())
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(SignalOptionError)
 class GOpdSignal(OpdSignal):
-    """G-OPD. base: name of a logprobs signal of the actor's initial weights (the policy at the start of round 0)."""
+    """G-OPD (paper, Eq. 5): distillation relative to a base model; lam = 1 is opd."""
 
     base: str
+    """Name of a logprobs signal of the actor's initial weights, the policy before round 0. Example: "base"."""
     lam: float = 1.25
+    """Weight lambda of the teacher's gain over the base; above 1 extrapolates beyond the teacher."""
 
     def _roles(self) -> dict[str, str]:
         return {**super()._roles(), "base": self.base}
@@ -119,19 +125,9 @@ class GOpdSignal(OpdSignal):
         return g_opd_scores(policy=arrays["policy"], base=arrays["base"], teacher=arrays["teacher"], lam=self.lam)
 
 
-def _full_vocabulary_at_one(sampling: Mapping[str, Any]) -> bool:
-    off = {"temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0}
-    return all(sampling.get(name) == value for name, value in off.items())
-
-
 def _lacking(roles: Mapping[str, str], statuses: Mapping[str, str]) -> str | None:
     """Which inputs of a row are null and why; None where none is."""
     return "; ".join(f"{role}: {statuses[name]}" for role, name in roles.items() if statuses[name] != "ok") or None
-
-
-def _rows_of(lists: pa.ListArray) -> list[NDArray[np.float32]]:
-    offsets, values = lists.offsets.to_numpy(), lists.values.to_numpy()
-    return [values[start:stop] for start, stop in pairwise(offsets.tolist())]
 
 
 def _summed(row: Row, ends: Sequence[int]) -> Row:

@@ -67,8 +67,11 @@ def verify(text: str, answer: str, *, letters: str = "ABCDEFGHIJ", reasoning: Re
     The text's letter is, in this order: the last `\boxed{C}`; the last "answer is (C)", "Answer: C", "C is the correct
     option" or the like, in a score of languages; the line that is a letter or begins with a label ("C. Paris"), where
     there is one such letter; a last line that is a letter; the last "(C)". An answer that names two letters ("A or B")
-    names none. reasoning: `skip` what stands before its end, `required` to have one, or `keep` it
-    (`pipelines.verifiers.answers`). Raises ValueError for a reference without a letter.
+    names none.
+
+    letters: those that can be an answer. reasoning: what is read; skip: what follows the reasoning, required: the same,
+    and nothing where the reasoning has no end, keep: the whole text. Raises ValueError for a reference without a
+    letter.
 
     >>> verify("B is tempting, but the answer is **(c)**.", "C").correct
     True

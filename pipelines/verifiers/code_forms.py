@@ -100,7 +100,7 @@ def read_reference(answer: str, *, form: str | None = None, entry_point: str | N
                 if looks_like
                 else f" of the forms {', '.join(FORMS)}"
             )
-            + " (docs/signals.md shows each)"
+            + " (docs/reference/verifiers.md shows each)"
         )
     reference = _READERS[looks_like](loaded, entry_point)
     if not reference.tests:

@@ -61,13 +61,14 @@ def used(pid: int) -> Used | None:
     return Used(computed, queued * 1e-9)
 
 
-def resident(pid: int) -> int:
-    """Bytes of memory that a process holds, shared ones included; 0 where it is gone."""
+def held_memory(pid: int) -> int:
+    """Bytes of memory that are a process's own or shared with others, files not counted; 0 where it is gone."""
     try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except (OSError, IndexError):
+        with open(f"/proc/{pid}/status", "rb") as file:
+            lines = dict(line.split(b":", 1) for line in file if line.startswith(b"Rss"))
+    except OSError:
         return 0
+    return sum(int(lines.get(name, b"0").split()[0]) << 10 for name in (b"RssAnon", b"RssShmem"))
 
 
 def stopped(pid: int) -> bool:

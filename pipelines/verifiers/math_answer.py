@@ -27,9 +27,10 @@ def verify(text: str, answer: str, *, precision: int = 6, reasoning: Reasoning =
     r"""Correct where the text's answer, its last `\boxed{}`, else its last formula or number, equals `answer`.
 
     answer: LaTeX or plain, with or without `$`; a JSON list of strings (what a list in a source becomes) is all of them
-    together; of a text with a `\boxed{}`, such as a worked solution, the last box counts. precision: decimals to
-    which floats are compared; where these are all zero, digits less 2. reasoning: `skip` what stands before its end,
-    `required` to have one, or `keep` it (`pipelines.verifiers.answers`). Raises ValueError for an empty reference.
+    together; of a text with a `\boxed{}`, such as a worked solution, the last box counts. precision: decimals to which
+    floats are compared; where these are all zero, digits less 2. reasoning: what is read; skip: what follows the
+    reasoning, required: the same, and nothing where the reasoning has no end, keep: the whole text. Raises ValueError
+    for an empty reference.
 
     >>> verify("So it is $\\boxed{\\frac{1}{2}}$", "0.5").correct
     True

@@ -73,9 +73,11 @@ def final_number(text: str, *, marker: str = "####", reasoning: Reasoning = "ski
 
 
 def verify(text: str, answer: str, *, marker: str = "####", reasoning: Reasoning = "skip") -> Verdict:
-    """Correct where the final numbers of both have the same value. Raises ValueError where the answer has none.
+    """Correct where the final numbers of both have the same value.
 
-    reasoning: `skip` what stands before its end, `required` to have one, or `keep` it (`pipelines.verifiers.answers`).
+    marker: text before the number that counts. reasoning: what is read; skip: what follows the reasoning, required: the
+    same, and nothing where the reasoning has no end, keep: the whole text. Raises ValueError where the answer has no
+    number.
     """
     expected = final_number(answer, marker=marker, reasoning="keep")
     if expected is None:

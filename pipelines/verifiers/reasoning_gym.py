@@ -28,8 +28,9 @@ def verify(text: str, answer: str, *, task: str | None = None, reasoning: Reason
     """The reward is the library's score, 0 to 1; correct where it is 1.
 
     The text's answer is what the last <answer></answer> holds, else the whole text, stripped. task: the library's name
-    of the task; None = the one in the entry's metadata. reasoning: `skip` what stands before its end, `required` to
-    have one, or `keep` it (`pipelines.verifiers.answers`). Raises ValueError for an entry or a task it does not know.
+    of the task; None = the one in the entry's metadata. reasoning: what is read; skip: what follows the reasoning,
+    required: the same, and nothing where the reasoning has no end, keep: the whole text. Raises ValueError for an entry
+    or a task it does not know.
     """
     entry = _entry(answer)
     name = task or entry["metadata"].get("source_dataset")

@@ -119,16 +119,15 @@ BAD = {
         "row 0: the score is beyond float32 (inf) at token 0; store 0.0 at masked tokens, and make the whole list null "
         "where a log-probability could not be computed",
     ),
-    "not lossless": (
-        {"policy": lists([[-0.1]], pa.list_(pa.float64())), "teacher": lists([[-1.0]])},
+    "a float64 beyond float32": (
+        {"policy": lists([[-0.1, -1e39]], pa.list_(pa.float64())), "teacher": lists([[-1.0, -1.0]])},
         errors.ColumnTypeError,
-        "row 0: column 'policy' is list<float64>, expected list<float32>, and -0.1 would become -0.10000000149011612; "
-        "store it as list<float32>",
+        "row 0: column 'policy' is list<float64>, expected list<float32>, and -1e+39 would become -inf; scale it down",
     ),
     "not an array": (
         {"policy": [[-1.0]], "teacher": lists([[-1.0]])},
         errors.ColumnTypeError,
-        "policy is list, expected a pyarrow list<float32> array; pass table['logprobs'], say",
+        "policy is list, expected an Arrow list<float32> array (pyarrow, polars, pandas); pass table['logprobs'], say",
     ),
 }
 

@@ -11,7 +11,7 @@ from cases import check_against_oracle, to_config, to_table
 from oracle import Options
 
 from pass_ops import blocks, shape
-from pass_ops.chunking import FINE, first_wrong_ends
+from pass_ops.ragged import Ragged, falling, last_values
 
 MASKS = [list(mask) for length in range(4) for mask in itertools.product((True, False), repeat=length)]
 
@@ -51,18 +51,12 @@ def test_every_small_group_agrees_with_the_oracle(estimator, signal, chunk, oper
     assert check_against_oracle(some, options, shaped) < len(some) / 2
 
 
-def is_wrong(ends: tuple[int, ...], length: int) -> bool:
-    rising = all(a < b for a, b in itertools.pairwise((0, *ends)))
-    return not rising or (ends[-1] if ends else 0) != length
-
-
-def test_the_first_row_of_wrong_ends_is_found_among_every_two():
+def test_wrong_ends_are_found_among_every_two_rows():
     some = [values for n in range(3) for values in itertools.product(range(4), repeat=n)]
-    reads = ((True, True), (False, True), (True, False))
-    for a, b, lengths, read in itertools.product(some, some, ((1, 1), (2, 1), (0, 2), (3, 2)), reads):
-        ends = np.array([9, 1, *a, *b], dtype=np.int32)  # those of a row before, which is not looked at
-        end_starts = np.array([0, 2, 2 + len(a), 2 + len(a) + len(b)], dtype=np.int32)
-        starts = np.cumsum([0, 1, *lengths]).astype(np.int32)
-        rows = [r for r, e, n, seen in zip((1, 2), (a, b), lengths, read, strict=True) if seen and is_wrong(e, n)]
-        found = first_wrong_ends(1, 3, np.array([True, *read]), starts, ends, end_starts)
-        assert found == min(rows, default=FINE), (a, b, lengths, read)
+    for a, b in itertools.product(some, some):
+        values = np.array([9, 1, *a, *b], dtype=np.int32)  # those of a row before, which is not looked at
+        starts = np.array([2, 2 + len(a), 2 + len(a) + len(b)], dtype=np.int32)
+        ends = Ragged(starts_R1=starts, values=values)
+        rising = [all(x < y for x, y in itertools.pairwise((0, *row))) for row in (a, b)]
+        assert falling(ends).tolist() == [not rises for rises in rising], (a, b)
+        assert last_values(ends).tolist() == [row[-1] if row else 0 for row in (a, b)], (a, b)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pass_ops.columns import first_null_in_lists
-from pass_ops.ragged import RaggedBits
+from pass_ops.ragged import RaggedBits, list_array, list_lengths, list_values, offsets
 
 
 @pytest.mark.parametrize("skipped", [0, 3])
@@ -37,3 +37,27 @@ def test_what_lies_behind_a_null_list_does_not_count():
     array = pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), values, mask=pa.array([False, True, False]))
     assert array.to_pylist() == [[1], None, [2]]
     assert first_null_in_lists(array) is None
+
+
+def test_lengths_and_values_of_sliced_null_and_chunked_lists():
+    column = pa.chunked_array([pa.array([[1], [2, 3], None, []]).slice(1), pa.array([[4, 5, 6]])])
+    assert list_lengths(column).tolist() == [2, 0, 0, 3]
+    assert list_values(column).tolist() == [2, 3, 4, 5, 6]
+    assert list_lengths(column.chunk(0)).tolist() == [2, 0, 0]
+    assert list_values(column.chunk(0)).tolist() == [2, 3]
+    nothing = pa.chunked_array([], pa.list_(pa.int32()))
+    assert (list_lengths(nothing).tolist(), list_values(nothing).tolist()) == ([], [])
+    assert {list_lengths(column).dtype, list_lengths(nothing).dtype} == {np.dtype(np.int64)}
+    assert list_values(pa.array([[True], [False]])).tolist() == [True, False]
+
+
+def test_a_null_list_over_values_has_none():
+    hidden = pa.ListArray.from_arrays([0, 2, 3], pa.array([1, 2, 3]), mask=pa.array([True, False]))
+    assert (list_lengths(hidden).tolist(), list_values(hidden).tolist()) == ([0, 1], [3])
+
+
+@pytest.mark.parametrize("values", [np.int32([1, 2, 3]), np.float32([1, 2, 3]), np.array([True, False, True])])
+def test_offsets_and_values_make_a_list_array(values):
+    made = list_array(offsets(np.array([2, 0, 1])), values)
+    assert made.to_pylist() == [values[:2].tolist(), [], values[2:].tolist()]
+    assert list_array(offsets(np.array([2, 0, 1])), values, valid_R=np.array([True, False, True]))[1].as_py() is None

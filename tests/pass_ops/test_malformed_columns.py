@@ -78,8 +78,8 @@ BAD = {
         Decimal(1),
         {},
         errors.ShapingError,
-        "expected a pyarrow.Table, got decimal.Decimal; convert it first (polars: frame.to_arrow(), Hugging "
-        "Face: dataset.data.table, pandas: pyarrow.Table.from_pandas(frame))",
+        "expected a table (pyarrow, polars, pandas, or anything else with __arrow_c_stream__), got decimal.Decimal; "
+        "convert it first (Hugging Face: dataset.with_format('arrow')[:], plain Python: pyarrow.table(columns))",
     ),
     "group_id is a float": (
         put("group_id", [1.0, 1.0, 2.0]),
@@ -121,19 +121,12 @@ BAD = {
         "column 'process_scores' is float32, expected list<float32>, and there is no cast that loses nothing;"
         " store it as list<float32>",
     ),
-    "process_scores loses digits": (
-        put("process_scores", [[0.5, 0.1], [2.0], [-1.0]], pa.list_(pa.float64())),
-        {},
-        errors.ColumnTypeError,
-        "rollout 'q1/0': column 'process_scores' is list<float64>, expected list<float32>, and 0.1 would "
-        "become 0.10000000149011612; store it as list<float32>",
-    ),
     "process_scores is beyond float32": (
         put("process_scores", [[0.5, 1e39], [2.0], [-1.0]], pa.list_(pa.float64())),
         {},
         errors.ColumnTypeError,
         "rollout 'q1/0': column 'process_scores' is list<float64>, expected list<float32>, and 1e+39 would "
-        "become inf; store it as list<float32>",
+        "become inf; scale it down",
     ),
     "process_scores is text": (
         put("process_scores", [["a", "b"], ["c"], ["d"]]),
@@ -170,12 +163,12 @@ BAD = {
         "column 'process_ends' is list<float16>, expected list<int32>, and some value does not fit; store it as "
         "list<int32>",
     ),
-    "outcome_reward loses digits beside a null": (
-        put("outcome_reward", [None, 1.0, 0.1], pa.float64()),
+    "outcome_reward is beyond float32 beside a null": (
+        put("outcome_reward", [None, 1.0, -1e39], pa.float64()),
         {},
         errors.ColumnTypeError,
-        "rollout 'q2/0': column 'outcome_reward' is float64, expected float32, and 0.1 would become "
-        "0.10000000149011612; store it as float32",
+        "rollout 'q2/0': column 'outcome_reward' is float64, expected float32, and -1e+39 would become "
+        "-inf; scale it down",
     ),
     "process_ends is beyond int32": (
         put("process_ends", [[1, 2**40], [2], [1]], pa.list_(pa.int64())),
@@ -183,13 +176,6 @@ BAD = {
         errors.ColumnTypeError,
         "column 'process_ends' is list<int64>, expected list<int32>, and some value does not fit; store it as"
         " list<int32>",
-    ),
-    "outcome_reward loses digits": (
-        put("outcome_reward", [0.1, 0.0, 1.0]),
-        {},
-        errors.ColumnTypeError,
-        "rollout 'q1/0': column 'outcome_reward' is float64, expected float32, and 0.1 would become "
-        "0.10000000149011612; store it as float32",
     ),
     "outcome_reward is too large an integer": (
         put("outcome_reward", [2**24 + 1, 0, 1]),
@@ -224,8 +210,8 @@ def test_a_malformed_table_is_refused_with_its_message(case):
     refused(*BAD[case])
 
 
-def test_a_lossy_value_in_a_slice_is_found_in_its_rollout():
-    scores = pa.array([[0.1, 1.0], [2.0], [0.1]], pa.list_(pa.float64()))
+def test_a_value_that_does_not_fit_is_found_in_a_slice():
+    scores = pa.array([[1e39, 1.0], [2.0], [1e39]], pa.list_(pa.float64()))
     table = STEPS.set_column(3, "process_scores", scores)
     with pytest.raises(errors.ColumnTypeError, match=r"^rollout 'q2/0'"):
         shape(table.slice(2), ShapingConfig())

@@ -7,53 +7,64 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pass_ops.shards import open_dataset
+from annotated_types import Ge, Le
+
+from pass_ops.shards import SamplingFacts, open_dataset
 from pipelines.inspect.lint.facts import Facts, gather
+from pipelines.options import ConfigError, options
+from pipelines.options.types import AtLeastOne, Share
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(ConfigError)
 class LintOptions:
-    """Thresholds. Shares are between 0 and 1; X_error makes the finding an error.
+    """Thresholds of `passrl lint`. Shares are between 0 and 1; beyond an *_error threshold a finding is an error."""
 
-    constant_groups: groups whose outcomes are all equal teach nothing by their outcome; above half, most sampling is
-    spent without that signal. partial_groups: fewer rollouts left than sampled make noisier pools. singletons: a
-    group of one has no pool at all. verifier, verifier_error: errors and timeouts of a verifier are not random, the
-    hard cases are lost first. unparseable: above it the answer format, not the reasoning, decides. missing,
-    missing_error: the same for the other signals. truncation, truncation_error: a completion cut off by length has no
-    answer, so that the length limit decides. untrainable, untrainable_error; zero_advantage: rollouts that were paid
-    for and move nothing. dominance: one stream's share of the fused advantage's variance; above it the others hardly
-    count. correlation: of mean process score and outcome within groups; below it the process signal does not point
-    where the outcome does. length_wrong, length_right: correlation of a rollout's first advantage (the path score)
-    with its length, within groups; wrong rollouts must not be paid for length, right ones hardly be decided by it.
-    chunks: chunks per token, near 1 there are no chunks. zero_logprobs: share of log-probabilities that are exactly
-    0. rollouts: fewer make no correlation.
-    """
-
-    constant_groups: float = 0.5
-    partial_groups: float = 0.1
-    singletons: float = 0.01
-    verifier: float = 0.01
-    verifier_error: float = 0.1
-    unparseable: float = 0.2
-    missing: float = 0.02
-    missing_error: float = 0.2
-    truncation: float = 0.1
-    truncation_error: float = 0.5
-    untrainable: float = 0.1
-    untrainable_error: float = 0.5
-    zero_advantage: float = 0.5
-    dominance: float = 0.9
-    correlation: float = 0.05
-    length_wrong: float = 0.3
-    length_right: float = 0.6
-    chunks: float = 0.9
-    zero_logprobs: float = 0.999
-    rollouts: int = 50
+    constant_groups: Share = 0.5
+    """Share of groups whose outcomes are all equal: their outcome teaches nothing."""
+    partial_groups: Share = 0.1
+    """Share of groups with fewer rollouts than were sampled: their pools are noisier."""
+    singletons: Share = 0.01
+    """Share of groups with a single rollout, which has no pool at all."""
+    verifier: Share = 0.01
+    """Share of errors and timeouts of a verifier; they are not random, the hard cases are lost first."""
+    verifier_error: Share = 0.1
+    """The same, as an error."""
+    unparseable: Share = 0.2
+    """Share of answers that could not be read: the answer format decides, not the reasoning."""
+    missing: Share = 0.02
+    """Share of rollouts without a value of another signal."""
+    missing_error: Share = 0.2
+    """The same, as an error."""
+    truncation: Share = 0.1
+    """Share of completions cut off by length: they have no answer, so that the length limit decides."""
+    truncation_error: Share = 0.5
+    """The same, as an error."""
+    untrainable: Share = 0.1
+    """Share of rollouts that are not trainable: they were paid for and move nothing."""
+    untrainable_error: Share = 0.5
+    """The same, as an error."""
+    zero_advantage: Share = 0.5
+    """Share of trainable rollouts whose every advantage is 0."""
+    dominance: Share = 0.9
+    """One stream's share of the fused advantage's variance, above which the others hardly count."""
+    correlation: Annotated[float, Ge(-1), Le(1)] = 0.05
+    """Correlation of mean process score and outcome within groups, below which the process signal does not point where
+    the outcome does."""
+    length_wrong: Share = 0.3
+    """Correlation, within groups, of a wrong rollout's path score with its length: length must not pay."""
+    length_right: Share = 0.6
+    """The same for right rollouts, whose path score should not depend mostly on length."""
+    chunks: Share = 0.9
+    """Chunks per token of a signal per token; near 1 there are no chunks."""
+    zero_logprobs: Share = 0.999
+    """Share of log-probabilities that are exactly 0."""
+    rollouts: AtLeastOne = 50
+    """Fewest rollouts for a correlation to be looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,26 +311,22 @@ def _logprobs(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
 
 
 def _mode(facts: Facts) -> Iterator[LintFinding]:
-    sampling = facts.sampling
-    if not facts.counting or "temperature" not in sampling:
+    sampling = SamplingFacts.of(facts.sampling)
+    if not facts.counting or sampling.temperature is None:
         return
-    temperature = float(sampling["temperature"])
-    mode = str(sampling.get("logprobs_mode", "raw_logprobs"))
-    if temperature == 0:
+    if sampling.greedy:
         yield _finding(
             "error", "greedy_sampling", "the rollouts were sampled greedily (temperature 0)",
             "Behaviour log-probabilities of greedy choices give no ratio: sample at a temperature above 0.",
         )  # fmt: skip
-    elif temperature != 1 and mode.startswith("raw"):
+    elif sampling.mixes_temperatures:
         yield _finding(
             "error", "raw_logprobs_at_temperature",
-            f"sampled at temperature {temperature:g}, but {mode} are those before temperature",
+            f"sampled at temperature {sampling.temperature:g}, but {sampling.logprobs_mode} precede temperature",
             "The ratio would mix two temperatures: generate with processed_logprobs.",
         )  # fmt: skip
-    off = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
-    cut = {name: sampling[name] for name, value in off.items() if sampling.get(name, value) not in (value, -1, None)}
-    if cut:
-        listed = ", ".join(f"{name} {value:g}" for name, value in cut.items())
+    if sampling.truncated:
+        listed = ", ".join(f"{name} {value}" for name, value in sampling.truncated.items())
         yield _finding(
             "warning", "truncated_sampling", f"part of the distribution was cut away ({listed})",
             "The ratio to the full-vocabulary policy is biased: sample with top_p 1, top_k 0, min_p 0, or decide with "

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from pass_ops import ShapingConfig, Standardizers, Weights, shape
 from pass_ops.config import Operator
+from pass_ops.groups import group_bounds, group_numbers
+from pass_ops.ragged import list_lengths, list_values
 from pass_ops.shards import CompleteDataset
-from pass_ops.shards.schemas import group_bounds
 from pass_ops.shards.tables import group_keys
 from pipelines.inspect.moments import Moments, Pairs, centred
-from pipelines.inspect.stored import flat, list_lengths, rightness, shaping_config
+from pipelines.inspect.stored import rightness, shaping_config
 
 STREAMS = ("process", "outcome", "format")
 _COLUMNS = (
@@ -104,7 +105,7 @@ def add_part(facts: Facts, table: pa.Table) -> None:
     names = set(table.column_names)
     keys = group_keys(table)
     bounds_G1 = group_bounds(keys)
-    group_R = np.repeat(np.arange(len(bounds_G1) - 1), np.diff(bounds_G1))
+    group_R = group_numbers(bounds_G1)
     facts.rollouts += len(table)
     facts.groups += len(bounds_G1) - 1
     _count_statuses(facts, table, names)
@@ -158,8 +159,8 @@ def _count_groups(
 
 
 def _count_logprobs(facts: Facts, table: pa.Table) -> None:
-    mask_N = flat(table["loss_mask"]).astype(bool)
-    value_N = flat(table["behavior_logprobs"])
+    mask_N = list_values(table["loss_mask"])
+    value_N = list_values(table["behavior_logprobs"])
     row_N = np.repeat(np.arange(len(table)), list_lengths(table["loss_mask"]))
     wrong_N = mask_N & (~(value_N <= LOGPROB_ROUNDING) | np.isneginf(value_N))
     uncertain_N = mask_N & (np.abs(value_N) > LOGPROB_ROUNDING)
@@ -174,7 +175,7 @@ def _count_logprobs(facts: Facts, table: pa.Table) -> None:
 def _compare_process(facts: Facts, table: pa.Table, group_R: NDArray[np.int64]) -> None:
     scores = table["process_scores"]
     row_N = np.repeat(np.arange(len(table)), list_lengths(scores))
-    sums_R = np.bincount(row_N, weights=flat(scores), minlength=len(table))
+    sums_R = np.bincount(row_N, weights=list_values(scores), minlength=len(table))
     counts_R = list_lengths(scores)
     if "process_ends" not in table.column_names and "loss_mask" in table.column_names:
         counts_R = _counting(table)  # a masked token's score is stored as 0.0
@@ -190,7 +191,7 @@ def _count_shaped(facts: Facts, table: pa.Table, group_R: NDArray[np.int64]) -> 
     lists = table["chunk_advantages"]
     counts_R = list_lengths(lists)
     row_K = np.repeat(np.arange(len(table)), counts_R)
-    advantage_K = flat(lists)
+    advantage_K = list_values(lists)
     moved_R = np.bincount(row_K, weights=advantage_K != 0.0, minlength=len(table)) > 0
     facts.trainable = (facts.trainable or 0) + int(trainable_R.sum())
     facts.zero_advantage += facts.note("zero advantage", table["rollout_id"], trainable_R & ~moved_R)
@@ -232,7 +233,7 @@ def stream_spread(table: pa.Table, config: ShapingConfig) -> dict[str, Moments]:
     for stream in counted:
         alone = Weights(**{name: getattr(config.weights, name) if name == stream else 0.0 for name in STREAMS})
         only = shape(table, replace(shaping, standardize=standardize, weights=alone))
-        found[stream] = Moments.of(flat(only["chunk_credits"]))
+        found[stream] = Moments.of(list_values(only["chunk_credits"]))
     return found
 
 
@@ -240,4 +241,4 @@ def _counting(table: pa.Table) -> NDArray[np.int64]:
     """Tokens that count of each rollout."""
     lists = table["loss_mask"]
     row_N = np.repeat(np.arange(len(table)), list_lengths(lists))
-    return np.bincount(row_N[flat(lists).astype(bool)], minlength=len(table)).astype(np.int64)
+    return np.bincount(row_N[list_values(lists)], minlength=len(table)).astype(np.int64)

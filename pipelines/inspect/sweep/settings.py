@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 
 from pass_ops import shape, token_advantages
 from pass_ops.errors import OptionError
+from pass_ops.groups import group_bounds, group_numbers
+from pass_ops.ragged import list_lengths, list_values
 from pass_ops.shards import CompleteDataset
 from pipelines.inspect.moments import Moments, Pairs, centred
-from pipelines.inspect.stored import flat, list_lengths, rightness
+from pipelines.inspect.stored import rightness
 from pipelines.options import as_dict, build
-from pipelines.parts.inputs import open_rollouts, open_signal
-from pipelines.shaped.stage import ShapeOptions, check_streams, join_signals, shape_spec
+from pipelines.parts.inputs import kinds, open_rollouts, open_signal
+from pipelines.shaped.stage import ShapeOptions, check_streams, join_signals, resolve_signal
 
 REFERENCE = "reference"
 ROLLOUT_COLUMNS = ("group_id", "rollout_id", "token_ids", "loss_mask")
@@ -132,9 +134,8 @@ def sweep(
     source = open_rollouts(rollouts)
     names = dict.fromkeys(name for setting in settings for name in setting.options.roles)
     scored = {name: open_signal(posixpath.join(signals, name), name, source) for name in names}
-    for setting in settings:
-        chosen = {name: scored[name] for name in setting.options.roles}
-        shape_spec(source, chosen, out=rollouts, options=setting.options)  # only to refuse signals of other kinds
+    found = kinds(scored)
+    settings = [replace(setting, options=resolve_signal(setting.options, found)) for setting in settings]
     tallies = [_Tally() for _ in settings]
     for part in range(len(source.parts)):
         reference: _Shaped | None = None
@@ -163,12 +164,11 @@ class _Shaped:
     @staticmethod
     def of(table: pa.Table, options: ShapeOptions) -> _Shaped:
         shaped = shape(table, options.config)
-        mask_N = flat(shaped["loss_mask"]).astype(bool)
+        mask_N = list_values(shaped["loss_mask"])
         row_N = np.repeat(np.arange(len(shaped)), list_lengths(shaped["loss_mask"]))
         row_U = row_N[mask_N]
-        codes = shaped["group_id"].combine_chunks().dictionary_encode().indices
         return _Shaped(
-            group_R=codes.to_numpy().astype(np.int64),
+            group_R=group_numbers(group_bounds(shaped["group_id"])),
             tokens_R=np.bincount(row_U, minlength=len(shaped)),
             right_R=rightness(shaped),
             trainable_R=shaped["trainable"].to_numpy().astype(bool),

@@ -24,7 +24,7 @@ from functools import cache
 
 from pipelines.verifiers.limits import limit_memory
 from pipelines.verifiers.sandbox import landlock
-from pipelines.verifiers.sandbox.syscalls import refuse_calls
+from pipelines.verifiers.sandbox.syscalls import known_machine, refuse_calls
 
 OPEN_FILES = 64
 FILE_BYTES = 16 << 20  # what one file in the scratch folder may hold
@@ -49,10 +49,12 @@ class Confinement:
 
 
 def active_isolation() -> str:
-    """Which layers hold a program on this machine: `landlock-N+seccomp` (N the kernel's ABI) or `seccomp`.
+    """Which layers hold a program on this machine: `landlock-N+seccomp` (N the kernel's ABI), `seccomp` or `none`.
 
-    With `seccomp` alone a program may read what this user may read, and change no file at all.
+    With `seccomp` alone a program may read what this user may read, and change no file at all; with `none` none is run.
     """
+    if not known_machine():
+        return "none"
     return f"landlock-{landlock.abi()}+seccomp" if landlock.abi() else "seccomp"
 
 

@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.verifiers.limits import resident, used
+from pipelines.verifiers.limits import held_memory, used
 from pipelines.verifiers.sandbox.nursery import MESSAGE_BYTES
 from pipelines.verifiers.scratch import Scratch
 
@@ -30,7 +30,7 @@ IDLE_FACTOR = 2.0  # a program may wait (sleep, read from the disk) for so many 
 WALL_FACTOR, WALL_ADDED_S = 20.0, 60.0  # a run takes no longer than that, however busy the machine is
 _TICK_S = 0.05
 _START_LIMIT_S, _KILL_LIMIT_S = 60.0, 30.0
-_MEMORY_SLACK = 64 << 20  # the interpreter's own code and files, beside the data that memory_mb counts
+_MEMORY_SLACK = 64 << 20  # the stack and the like, beside the data that memory_mb counts
 _BOOT = (
     "import sys; sys.path.insert(0, sys.argv[2]); from pipelines.verifiers.sandbox.nursery import main; "
     "main(int(sys.argv[1]), sys.argv[2])"
@@ -280,7 +280,7 @@ class Session:
                 self._computed[process], self._queued[process] = now.computed, now.queued
                 if now.computed >= self._timeout_s:
                     return self._exceed("timeout")
-            if resident(process) > (self._memory_mb << 20) + _MEMORY_SLACK:
+            if held_memory(process) > (self._memory_mb << 20) + _MEMORY_SLACK:
                 return self._exceed("memory")
         if any(scratch.over() for scratch in self._scratches):
             return self._exceed("failed")

@@ -87,13 +87,18 @@ class _Rule:
     refuse_others: bool = False
 
 
+def known_machine() -> bool:
+    """Whether the filter can be written for this machine."""
+    return sys.platform == "linux" and platform.machine() in _ARCHITECTURES
+
+
 def refuse_calls(*, files_guarded: bool) -> None:
     """From here on the kernel refuses these calls to this process and its threads (EPERM). Raises OSError if it cannot.
 
     files_guarded: Landlock says which files may be changed; without it none may.
     """
     machine = platform.machine()
-    if sys.platform != "linux" or machine not in _ARCHITECTURES:
+    if not known_machine():
         raise OSError(f"on {sys.platform}/{machine} a program cannot be confined; run it on Linux, x86-64 or ARM64")
     program = _filter(machine, _rules(os.getpid(), files_guarded=files_guarded), files_guarded=files_guarded)
     buffer = ctypes.create_string_buffer(program, len(program))

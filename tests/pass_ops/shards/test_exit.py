@@ -23,8 +23,6 @@ raise SystemExit(2)
 def test_a_process_that_read_a_dataset_exits_as_it_means_to(tmp_path, make_dataset, rollouts):
     many = rollouts(*(f"group {number}" for number in range(500)))
     make_dataset(str(tmp_path), many, many, many)
-    runs = [
-        subprocess.run([sys.executable, "-c", READ_AND_FAIL, tmp_path], check=False, capture_output=True)
-        for _ in range(RUNS)
-    ]
+    program = [sys.executable, "-c", READ_AND_FAIL, tmp_path]
+    runs = [subprocess.run(program, capture_output=True, check=False) for _ in range(RUNS)]
     assert [(run.returncode, run.stderr) for run in runs] == [(2, b"")] * RUNS

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pass_ops.errors import PartError
 from pass_ops.shards import ROLLOUTS, shaped_schema, signal_schema
-from pass_ops.shards.schemas import conform, group_bounds, lengths, row_group_cuts
+from pass_ops.shards.schemas import conform, row_group_cuts
 from pass_ops.shards.tables import count_table, group_keys, open_parquet, part_bytes, plain_bytes
 
 
@@ -145,17 +145,6 @@ def test_the_group_of_a_row_is_its_group_id_or_what_stands_before_the_slash():
     assert group_keys(pa.table({"rollout_id": ["a%2Fb/0", "a%2Fb/11"]})).to_pylist() == ["a%2Fb"] * 2
     assert group_keys(pa.table({"group_id": ["x"], "rollout_id": ["y/0"]})).to_pylist() == ["x"]
     assert group_keys(pa.table({"prompt_id": ["p"]})).to_pylist() == ["p"]
-    assert group_bounds(pa.chunked_array([["a", "a"], ["b", "a"]])).tolist() == [0, 2, 3, 4]
-    assert group_bounds(pa.chunked_array([[]], pa.string())).tolist() == [0]
-    assert {group_bounds(pa.chunked_array([keys], pa.string())).dtype for keys in ([], ["a"])} == {np.dtype(np.int64)}
-
-
-def test_lengths_of_sliced_and_null_lists():
-    column = pa.chunked_array([pa.array([[1], [2, 3], None, []]).slice(1), pa.array([[4, 5, 6]])])
-    assert lengths(column).tolist() == [2, 0, 0, 3]
-    assert lengths(column.chunk(0)).tolist() == [2, 0, 0]
-    assert lengths(pa.chunked_array([], pa.list_(pa.int32()))).tolist() == []
-    assert {lengths(column).dtype, lengths(column.slice(0, 0)).dtype} == {np.dtype(np.int64)}
 
 
 @pytest.mark.parametrize(

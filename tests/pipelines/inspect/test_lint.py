@@ -232,7 +232,7 @@ def test_a_threshold_may_be_moved(store_run, healthy):
 
 
 def test_an_unknown_threshold_is_refused_with_the_nearest():
-    with pytest.raises(ConfigError, match="did you mean truncation"):
+    with pytest.raises(ConfigError, match="did you mean 'truncation'"):
         build(LintOptions, {"truncatoin": 0.1}, where="thresholds")
 
 
