@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 
 from pipelines.verifiers.expressions import Expression, before, behind, converts, tokens
 
-
 LONGEST_STEP = 50_000  # characters of a step that are read; what is longer is no arithmetic step but noise
 
 

@@ -46,6 +46,8 @@ _RULES = tuple(
         ),
         (r"(?<![\\a-zA-Z])sqrt ?(?=[({])", r"\\sqrt"),
         (r"\\sqrt\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"(?<![\\a-zA-Z])(?:np\.|math\.)?(?=(?:arc)?(?:sin|cos|tan)\(|(?:log|ln|exp)\()", r"\\"),
+        (r"(?<![\\a-zA-Z])(?:np\.|math\.)?pi(?![a-zA-Z])", r"\\pi "),
         # what only decorates
         (r"\\(?:boxed|fbox) ?\{", "{"),
         (r"(?<!\\)\\[()\[\]]|(?<!\\)\$", ""),
@@ -65,6 +67,7 @@ _RULES = tuple(
         (r"(?<![\d.,])(\d{1,3})((?: \d{3})+)(?![\d/]| ?/)", lambda found: found[0].replace(" ", "")),
         (r"(?<![\d.,'])(\d{1,3})((?:'\d{3})+)(?!\d)", lambda found: found[0].replace("'", "")),
         # numbers
+        (r"(?<=\d)\.(?= ?[-+*/)\]},^])", ""),
         (r"(?<![\w\\])(\d+\.\d+|\d+)[eE]([-+]?\d{2,}|\d+)(?![\w.])", r"\1 \\times 10^{\2}"),
         (r"(?<![\w\\])(\d+\.\d+[eE]|\d+E)([-+]\d)(?![\w.])", lambda found: _scientific(found[1][:-1], found[2])),
         (r"(?<=\d) ?[xX] ?(?=10 ?\^)", r" \\times "),

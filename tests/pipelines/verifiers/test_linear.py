@@ -15,9 +15,12 @@ import pytest
 SIZE = 150_000
 LIMIT_S = 60  # of processor time; all texts together take a tenth of it
 COLLAPSED = (
-    "\n", " ", "(", "$", "$$", "\\", "\\(", "\\[", "{", "}", "*", "-", "=", "1", ".", "[", "a", "½", "\\boxed{", "\\boxed ",
-    "\\boxed{5}", "\\frac{", "\\text{", "1,111", "1.111.111,", "1 111 ", "1e", "3/", "1=", "1 + 1 = ", "2 x ", "5 apples ",
-    "A ", "(A) ", "A.\n", "answer ", "Answer: ", "answer is ", "The answer is A or ", "答案", "$1$, ", "#### ", "<answer>",
+    "\n", " ", "(", "$", "$$", "\\", "\\(", "\\[", "{", "}", "*", "-", "=", "1", ".", "[", "a", "½", "\\boxed{",
+    "\\boxed ",
+    "\\boxed{5}", "\\frac{", "\\text{", "1,111", "1.111.111,", "1 111 ", "1e", "3/", "1=", "1 + 1 = ", "2 x ",
+    "5 apples ",
+    "A ", "(A) ", "A.\n", "answer ", "Answer: ", "answer is ", "The answer is A or ", "答案", "$1$, ", "#### ",
+    "<answer>",
     "</answer>", "<think>", "</think>", "<<", "x = 5\n",
 )  # fmt: skip
 PROGRAM = """
@@ -51,5 +54,7 @@ def limited() -> None:
 def test_a_collapsed_policy_costs_linear_time(verifier: str) -> None:
     module, function, call = CALLS[verifier]
     program = PROGRAM.format(module=module, function=function, call=call)
-    ran = subprocess.run([sys.executable, "-c", program], preexec_fn=limited, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], preexec_fn=limited, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0, f"it ended at {ran.stdout.splitlines()[-1:]}: {ran.stderr[-500:]}"
