@@ -63,7 +63,7 @@ def fail_part(ds: Dataset, part: int, *, cause: str, traceback: str) -> None:
 
 
 def commit_part(ds: Dataset, part: int, table: pa.Table, *, rejected: Sequence[Rejection] = ()) -> PartRecord:
-    """Commit a part. Returns the record that counts: this writer's, or that of whoever was first.
+    """Commit a part. Returns the record that counts: this writer's, or that of the writer that was first.
 
     The table is checked against the schema and the rules of its stage before anything is written (PartError).
     Raises StoreError if the store refuses (full disk): then the part is not committed.

@@ -1,6 +1,6 @@
 """Opening a dataset for writing: create, resume, overwrite.
 
-`_dataset.json` is created first and exclusively. A run with the same fingerprint goes on where the last one stopped;
+`_dataset.json` is created first and exclusively. A run with the same fingerprint resumes where the last one stopped;
 another fingerprint in the folder is an error that names what differs, unless the folder is to be overwritten: then
 `_dataset.json` is swapped first (it remembers the fingerprints it replaced) and the old files, which from then on
 exist for no reader, are removed. A crash in between leaves such files behind; the next opening removes them.
@@ -60,7 +60,7 @@ class Dataset:
 
 
 def create_dataset(url: str, spec: DatasetSpec, *, overwrite: bool = False, store: Store | None = None) -> Dataset:
-    """Create the dataset, or go on with it if the folder holds one of the same fingerprint.
+    """Create the dataset, or resume it if the folder holds one of the same fingerprint.
 
     overwrite: replace a dataset of another fingerprint. One overwrite at a time in one folder; finalize of a writer
     whose fingerprint was replaced meanwhile says so.
@@ -137,7 +137,7 @@ def _made_from(store: Store) -> tuple[str, ...]:
     """Folders of the datasets beside this one that have it among their inputs, directly or through others.
 
     Beside means: in the RUN folder if it lies in one (RUN/round-000/[signals/]NAME), else in the folder above it. A
-    dataset that cannot be read is passed over; verify tells about it.
+    dataset that cannot be read is skipped; verify reports it.
     """
     found: dict[str, DatasetSpec] = {}
     run = _common_folder(store.root)
@@ -158,15 +158,24 @@ def _made_from(store: Store) -> tuple[str, ...]:
     return tuple(stale)
 
 
-def dataset_folders(top: Store) -> Iterator[Store]:
-    """Every folder with a `_dataset.json` at or below a folder (four levels), nearer ones first, in order of name."""
-    pending = [(top, 0)]
+def dataset_folders(url: str) -> list[Store]:
+    """Every folder with a `_dataset.json` at or below a folder (four levels), nearer ones first, in order of name.
+
+    Raises:
+        NotADatasetError: there is none.
+    """
+    pending, found = [(Store(url), 0)], []
     while pending:
         here, depth = pending.pop(0)
         if any(entry.name == names.DATASET for entry in here.entries()):
-            yield here
+            found.append(here)
         elif depth < _SEARCH_DEPTH:
             pending.extend((here.at(folder), depth + 1) for folder in _below(here))
+    if not found:
+        raise NotADatasetError(
+            f"there is no dataset at or below {url}: no folder with a {names.DATASET}; check the path"
+        )
+    return found
 
 
 def _beside(top: Store) -> Iterator[Store]:
@@ -180,7 +189,7 @@ def _beside(top: Store) -> Iterator[Store]:
 
 
 def _below(store: Store) -> list[str]:
-    """URLs of the folders in a folder, hidden ones apart."""
+    """URLs of the folders in a folder, except hidden ones."""
     return [f"{store.root.rstrip('/')}/{name}" for name in store.folders() if not name.startswith(".")]
 
 

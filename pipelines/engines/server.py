@@ -7,7 +7,6 @@ at the start. `extra`: served_model (its name there, where it serves several), a
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pass_ops.nearest import advice
 from pipelines.engines.base import (
     EngineOptionError,
     EngineOptions,
@@ -30,6 +30,7 @@ from pipelines.engines.finite import finite_or_rejected
 from pipelines.engines.stopping import read_sample, sought_underneath
 from pipelines.engines.text import Stops
 from pipelines.models.folder import load_tokenizer, model_digest, read_config
+from pipelines.options import secret
 
 OPTIONS = frozenset({"served_model", "api_key", "timeout_s"})
 POLL_SECONDS = 0.005  # how long a new request may wait while the driver waits for an older one
@@ -183,17 +184,13 @@ def _logprobs(values: list[float]) -> np.ndarray[Any, np.dtype[np.float32]]:
 def _client(options: EngineOptions) -> Any:
     import httpx
 
-    unknown = set(options.extra) - OPTIONS
-    if unknown:
-        raise EngineOptionError(f"extra.{min(unknown)} is no option of the server engine; it has {sorted(OPTIONS)}.")
+    for name in sorted(set(options.extra) - OPTIONS):
+        raise EngineOptionError(f"extra.{name} is no option of the server engine; {advice(name, sorted(OPTIONS))}")
     if not options.url:
         raise EngineOptionError("An engine of kind server needs `url`, as in http://127.0.0.1:8000.")
     headers = {}
-    if key := options.extra.get("api_key"):
-        name = str(key).removeprefix("env:")
-        if name not in os.environ:
-            raise EngineOptionError(f"extra.api_key: the environment variable {name} is not set.")
-        headers["Authorization"] = f"Bearer {os.environ[name]}"
+    if (key := options.extra.get("api_key")) is not None:
+        headers["Authorization"] = f"Bearer {secret(key, key='extra.api_key')}"
     limits = httpx.Limits(max_connections=options.max_num_seqs, max_keepalive_connections=options.max_num_seqs)
     timeout = float(options.extra.get("timeout_s", 600.0))
     return httpx.Client(

@@ -5,11 +5,10 @@ A record is a dict and its place ("train.jsonl:17"), so that whatever is wrong w
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,6 @@ from pass_ops.errors import PassError
 from pass_ops.shards.store import arrow_reader
 from pass_ops.shards.tables import open_parquet
 
-FORMATS = ("auto", "jsonl", "parquet", "huggingface")
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
 # Nesting of a row beyond this is refused: what reads it later recurses.
@@ -93,12 +91,6 @@ def read_source(url: str, *, file_format: str = "auto", split: str | None = None
             raise SourceFormatError(f"{file} holds no rows. Nothing can be generated from it; check how it was made.")
         files.append(SourceFile(name=name, url=file, sha256=hashlib.sha256(content).hexdigest()))
     return SourceContent(records=tuple(records), files=tuple(files), columns=tuple(columns))
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Advice for a name that is not among the known ones."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(repr, known))}."
 
 
 def _files(fs: Any, path: str, url: str, file_format: str, split: str | None) -> tuple[str, list[str]]:

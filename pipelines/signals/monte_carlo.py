@@ -18,6 +18,8 @@ import pyarrow as pa
 from pass_ops.shards import DatasetSpec
 from pipelines.engines.base import Engine, RequestRejected, Sample, SampleRequest, Sampling
 from pipelines.engines.text import completion_text
+from pipelines.options import options
+from pipelines.options.types import AtLeastOne
 from pipelines.signals.base import Row, SignalInputError, SignalOptionError, sidecar
 from pipelines.signals.calls import VerifyingSignal
 from pipelines.signals.modelled import ModelSignal
@@ -27,14 +29,9 @@ from pipelines.verifiers.pool import CallResult
 Prefix = tuple[int, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(SignalOptionError)
 class MonteCarloSignal(StepwiseSignal, VerifyingSignal, ModelSignal):
-    """process_scores[j] = right continuations / judged continuations from the end of step j, 0 to 1.
-
-    samples: continuations a step, m. max_continuations: of one rollout, the cost cap: with K steps a step gets
-    min(m, max_continuations // K); a rollout with more steps than that is too_long. sampling: None = the rollouts'
-    own; its max_tokens counts from the completion's start, so that a continuation is one the policy could have made.
-    seed: of the continuations.
+    """The value of each step: the share of the policy's continuations from its end that turn out right.
 
     The last step has nothing after it: its score is the rollout's own verdict, without sampling. A prefix that several
     rollouts of a part share (a group's first steps) is sampled once. Continuations that the engine rejects or the
@@ -43,17 +40,16 @@ class MonteCarloSignal(StepwiseSignal, VerifyingSignal, ModelSignal):
 
     kind: ClassVar[str] = "process_steps"
 
-    samples: int = 8
-    max_continuations: int = 128
+    samples: AtLeastOne = 8
+    """Continuations per step (m)."""
+    max_continuations: AtLeastOne = 128
+    """Most continuations of one rollout, the cost cap: each of K steps gets min(samples, max_continuations // K). A
+    rollout with more steps than max_continuations is too_long."""
     sampling: Sampling | None = None
+    """How continuations are drawn, with the keys of [generate.sampling] (default: as the rollouts were). max_tokens
+    counts from the start of the completion, so that the policy could have sampled the whole itself."""
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.samples < 1 or self.max_continuations < 1:
-            raise SignalOptionError(
-                f"samples is {self.samples} and max_continuations {self.max_continuations}; both must be at least 1"
-            )
+    """Seed of the continuations."""
 
     @property
     def inputs(self) -> tuple[str, ...]:

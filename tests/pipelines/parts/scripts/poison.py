@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pass_ops import shards
 from pass_ops.errors import NotFinalized
-from pipelines.parts.job import PartOutput, PartWork, in_background, run_stage
+from pipelines.parts.job import PartOutput, PartWork, Stage, in_background, run_stage
 from pipelines.parts.operations import Operations
 from pipelines.runners import RunnerOptions
 
@@ -46,7 +46,7 @@ def main(out: str, parts: str, poison: str, death: str, mode: str) -> None:
     flags = (f"--direct_running_mode={mode}", "--direct_num_workers=1")
     try:
         operations = Operations(runner=RunnerOptions(flags=flags), max_attempts=2)
-        run_stage(dataset, importable.Poisoned(int(poison), death), operations)
+        run_stage(Stage(dataset=dataset, work=importable.Poisoned(int(poison), death)), operations)
     except NotFinalized as error:
         print(error)
 
