@@ -35,12 +35,12 @@ from trainer.failures import saved, within_memory
 from trainer.flops import token_share
 from trainer.metrics import StepMetrics, describe_step, read_metrics, summarize
 from trainer.metrics_log import MetricsLog
-from trainer.model_folder import weights_digest
+from trainer.model_folder import local_folder, weights_digest
 from trainer.old_logprobs import AUDIT
 from trainer.options import TrainOptions
 from trainer.pairs import open_pairs
 from trainer.policy import Policy, export_policy, load_policy
-from trainer.run_folder import begin, local_folder
+from trainer.run_folder import begin
 from trainer.steps import StepPlan, plan_steps, recompute_plan, step_batches
 from trainer.stream import ahead_of_use
 from trainer.update import apply_gradients, backward, learning_rate, make_optimizer

@@ -7,7 +7,7 @@ from dataclasses import field
 
 from pass_ops.errors import PassError
 from pipelines.options import options
-from pipelines.options.types import AtLeastOne, Share
+from pipelines.options.types import AtLeastOne, Share, Strings
 from pipelines.runners import RunnerOptions
 
 Progress = Callable[[int, int], None]
@@ -40,3 +40,6 @@ class Operations(Limits):
     """Whether a dataset that was made with other options is replaced."""
     progress: Progress | None = None
     """Called with (parts done, parts in all) from a thread of its own."""
+    modules: Strings = ()
+    """Folders that workers put at the end of their import path, for signals, verifiers, programs and estimators of your
+    own."""

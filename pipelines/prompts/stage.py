@@ -33,11 +33,14 @@ from pipelines.prompts.files import (
 )
 
 __all__ = [
-    "DuplicatePromptError", "PartAdvice", "PromptSource", "PromptTypeError", "SourceColumnError", "SourceFormatError",
-    "SourceNotFoundError", "SourceOptionError", "advise_prompts_per_part", "prompt_rows", "write_prompts",
+    "DuplicatePromptError", "PartAdvice", "PromptRow", "PromptSource", "PromptTypeError", "SourceColumnError",
+    "SourceFormatError", "SourceNotFoundError", "SourceOptionError", "advise_prompts_per_part", "prompt_rows",
+    "read_prompts", "write_prompts",
 ]  # fmt: skip
 
 STAGE_VERSION = 1
+#: a row of the dataset, or why there is none
+PromptRow = dict[str, Any] | Rejection
 Role = Literal["prompt", "messages", "prompt_id", "answer", "source"]
 ROLES = get_args(Role)
 
@@ -114,7 +117,7 @@ def write_prompts(
     anything is written, and NotFinalized where too many rows could not be used.
     """
     started = time.time()
-    content = read_source(source.source, file_format=source.format, split=source.split)
+    content = _content(source)
     rows = prompt_rows(content, source)
     parts = [rows[start : start + source.prompts_per_part] for start in range(0, len(rows), source.prompts_per_part)]
     spec = DatasetSpec(
@@ -137,7 +140,16 @@ def write_prompts(
     return shards.finalize(dataset, max_reject_rate=max_reject_rate)
 
 
-def prompt_rows(content: SourceContent, source: PromptSource) -> list[dict[str, Any] | Rejection]:
+def read_prompts(source: PromptSource) -> list[PromptRow]:
+    """The rows that `write_prompts` would store or reject. Raises what it raises before it writes."""
+    return prompt_rows(_content(source), source)
+
+
+def _content(source: PromptSource) -> SourceContent:
+    return read_source(source.source, file_format=source.format, split=source.split)
+
+
+def prompt_rows(content: SourceContent, source: PromptSource) -> list[PromptRow]:
     """The rows of the dataset in its order; a row that cannot be used is a Rejection in its place.
 
     Raises SourceColumnError, PromptTypeError, DuplicatePromptError.
@@ -229,9 +241,7 @@ def _window(rows: int, source: PromptSource) -> list[int]:
     return [order[(source.offset + i) % rows] for i in range(count)]
 
 
-def _prompt_row(
-    record: Record, prompt_id: str, columns: Mapping[str, str], source: PromptSource
-) -> dict[str, Any] | Rejection:
+def _prompt_row(record: Record, prompt_id: str, columns: Mapping[str, str], source: PromptSource) -> PromptRow:
     role = "prompt" if "prompt" in columns else "messages"
     value = record.values.get(columns[role])
     if value is None:

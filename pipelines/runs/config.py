@@ -12,11 +12,13 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Strict
 
 from pipelines.engines.base import EngineOptions
 from pipelines.options import ConfigError, Table, build, options
-from pipelines.options.types import AtLeastOne, ZeroOrMore
+from pipelines.options.types import AtLeastOne
 from pipelines.parts.operations import Limits
 from pipelines.prompts.stage import PromptSource
 from pipelines.rollouts.stage import GenerateOptions
@@ -28,6 +30,8 @@ from trainer import TrainOptions
 # Values under these keys name files or folders, wherever they stand.
 PATH_KEYS = frozenset({"model", "recording", "source", "tokenizer"})
 
+Consent = Literal["disk_space", "group_size_1", "negative_weights"]
+
 
 @options(ConfigError)
 class RunSection:
@@ -36,11 +40,15 @@ class RunSection:
     seed: int = 0
     """Seed of the order of prompts and of every rollout. Batches are ordered by train.seed, evaluations draw by
     eval.seed."""
-    rounds: ZeroOrMore = 1
+    rounds: AtLeastOne = 1
     """How many rounds `passrl rounds` makes."""
     prompts_per_round: AtLeastOne | None = None
     """Prompts a round takes: the next ones of the source, which is shuffled once by the seed and begun again when it is
     used up (default: all prompts, every round). Example: 128."""
+    accept: Annotated[tuple[Consent, ...], Strict(False)] = ()
+    """What the check before a run refuses and you want all the same: disk_space (the estimate is above what is free),
+    group_size_1 (groups of one rollout), negative_weights (a stream whose good values are punished). Example:
+    ["group_size_1"]."""
 
 
 @options(ConfigError)

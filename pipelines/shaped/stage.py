@@ -25,7 +25,7 @@ from pipelines.options import options as option_class
 from pipelines.options.types import Strings
 from pipelines.parts.granularity import SHAPED_AS
 from pipelines.parts.inputs import WrongInputError, check_alignment, kinds, open_rollouts, open_signal, reopen
-from pipelines.parts.loop import PartOutput, PartWork, in_background
+from pipelines.parts.loop import PartOutput, PartWork, Stage, in_background
 from pipelines.parts.operations import Operations
 from pipelines.parts.worker_check import check_worker
 
@@ -94,15 +94,23 @@ def shape_dataset(
     """
     from pipelines.parts.job import run_stage
 
+    return run_stage(
+        shape_stage(rollouts=rollouts, signals=signals, out=out, options=options, overwrite=operations.overwrite),
+        operations,
+    )
+
+
+def shape_stage(*, rollouts: str, signals: str, out: str, options: ShapeOptions, overwrite: bool = False) -> Stage:
+    """What `shape_dataset` runs, checked and ready; its dataset is begun. Raises as that does before anything runs."""
     check_streams(options)
     source = open_rollouts(rollouts)
     urls = {name: posixpath.join(signals, name) for name in options.roles}
     scored = {name: open_signal(url, name, source) for name, url in urls.items()}
     options = resolve_signal(options, kinds(scored))
     spec = shape_spec(source, scored, out=out, options=options)
-    dataset = shards.create_dataset(out, spec, overwrite=operations.overwrite)
+    dataset = shards.create_dataset(out, spec, overwrite=overwrite)
     work = ShapeWork(spec=spec, rollouts=rollouts, signals=urls, options=options)
-    return run_stage(dataset, work, operations, costs=[part.tokens for part in source.parts])
+    return Stage(dataset=dataset, work=work, costs=[part.tokens for part in source.parts])
 
 
 def check_streams(options: ShapeOptions) -> None:

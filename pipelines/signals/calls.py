@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge
 
+from pass_ops.extras import missing_extra
 from pass_ops.importing import load_object, source_digest
 from pass_ops.nearest import advice
 from pass_ops.shards import DatasetSpec
@@ -50,9 +51,7 @@ class CallingSignal(SignalBase):
             try:
                 found[library] = version(library)
             except PackageNotFoundError as error:
-                raise SignalOptionError(
-                    f"{self._target} needs the library {library}, which is not installed: install the extra `verifiers`"
-                ) from error
+                raise missing_extra(error, self._target) or error from error
         return found
 
     def _call(self, calls: Sequence[tuple[Any, ...]], *, adapter: str, options: Mapping[str, Any]) -> list[CallResult]:

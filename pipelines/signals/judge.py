@@ -16,7 +16,7 @@ from pydantic import Strict
 from pass_ops.shards import DatasetSpec, ModelRef
 from pipelines.engines.base import EngineOptions, RequestRejected, Sampling
 from pipelines.engines.environment import engine_environment
-from pipelines.models.folder import chat_template_digest, load_tokenizer, model_digest, tokenizer_digest
+from pipelines.models.folder import chat_template_digest, load_tokenizer, model_digest, tensor_shapes, tokenizer_digest
 from pipelines.options import Secret, Url, options, secret
 from pipelines.options.types import AtLeastOne, Positive, ZeroOrMore
 from pipelines.signals.base import Row, SignalOptionError, sidecar
@@ -114,10 +114,12 @@ class JudgeSignal(StepwiseSignal):
         }
 
     def check(self, rollouts: DatasetSpec, inputs: Mapping[str, DatasetSpec]) -> None:
-        """The secret is there, or the model folder has a chat template."""
+        """The secret is there; or the model folder has weights and a chat template."""
         if self.url is not None:
             self._secret()
-        elif not load_tokenizer(self.model).chat_template:
+            return
+        tensor_shapes(self.model)
+        if not load_tokenizer(self.model).chat_template:
             raise SignalOptionError(f"{self.model} has no chat template, so it cannot be asked; give a chat model")
 
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:

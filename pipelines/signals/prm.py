@@ -20,7 +20,7 @@ from pydantic import Strict
 from pass_ops.shards import DatasetSpec, ModelRef
 from pipelines.engines.base import Engine, EngineOptions, RequestRejected
 from pipelines.engines.environment import engine_environment
-from pipelines.models.folder import chat_template_digest, load_tokenizer, model_digest, tokenizer_digest
+from pipelines.models.folder import chat_template_digest, load_tokenizer, model_digest, tensor_shapes, tokenizer_digest
 from pipelines.options import options
 from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.steps import Steps
@@ -90,7 +90,8 @@ class PrmSignal(StepwiseSignal):
         return found | ({"prm_chat_template": chat_template_digest(self.model)} if self.chat else {})
 
     def check(self, rollouts: DatasetSpec, inputs: Mapping[str, DatasetSpec]) -> None:
-        """The model's tokenizer finds the tag where it is written. Raises SignalOptionError."""
+        """The model has weights, and its tokenizer finds the tag where it is written. Raises SignalOptionError."""
+        tensor_shapes(self.model)
         tokenizer = load_tokenizer(self.model)
         known = tokenizer(self.tag, add_special_tokens=False).input_ids
         if not known or (tokenizer.unk_token_id is not None and tokenizer.unk_token_id in known):

@@ -8,16 +8,16 @@ are off, the pool's limit holds.
 
 from __future__ import annotations
 
+from pass_ops.extras import require
 from pipelines.verifiers.answers import Reasoning, answer_text, last_box
 from pipelines.verifiers.base import Verdict, listed_strings
 from pipelines.verifiers.math_places import final_expression
 from pipelines.verifiers.math_text import in_base, only_text, plain, readings
 
-try:
-    # Here and not at the first call, whose time limit is for the verdict.
-    from pipelines.verifiers.math_equal import parsed, same
-except ImportError as error:
-    raise ImportError(f"{error}: the verifier `math` needs the extra `verifiers` (math-verify)") from error
+require("math_verify", "the verifier `math`")
+
+# Here and not at the first call, whose time limit is for the verdict.
+from pipelines.verifiers.math_equal import parsed, same  # noqa: E402 - `require` says first which extra is missing
 
 #: characters beyond which an answer is compared as text: no answer is as long, and sympy would take for ever
 LONGEST_ANSWER = 1000

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from pass_ops.extras import require
 from pipelines.verifiers.answers import Reasoning, answer_text
 from pipelines.verifiers.base import Verdict
 
@@ -63,9 +64,6 @@ def _entry(answer: str) -> dict[str, Any]:
 
 @cache
 def _scorer(name: str) -> Callable[[str, dict[str, Any]], float]:
-    try:
-        from reasoning_gym import get_score_answer_fn
-    except ImportError as error:
-        raise ImportError(f"{error}: the verifier `reasoning_gym` needs the extra `verifiers`") from error
-    scorer: Callable[[str, dict[str, Any]], float] = get_score_answer_fn(name)
+    library = require("reasoning_gym", "the verifier `reasoning_gym`")
+    scorer: Callable[[str, dict[str, Any]], float] = library.get_score_answer_fn(name)
     return scorer

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 
 from pass_ops.shards import SamplingFacts, open_dataset
-from pipelines.inspect.lint.facts import Facts, gather
+from pipelines.inspect.lint.facts import STREAMS, Facts, gather
 from pipelines.options import ConfigError, options
 from pipelines.options.types import AtLeastOne, Share
 
@@ -91,6 +91,7 @@ def lint(
 def lint_facts(facts: Facts, options: LintOptions) -> list[LintFinding]:
     """The findings of every rule, errors first."""
     rules = (
+        _settings,
         _learning,
         _groups,
         _verifier,
@@ -105,6 +106,28 @@ def lint_facts(facts: Facts, options: LintOptions) -> list[LintFinding]:
     found = [finding for rule in rules for finding in rule(facts, options)]
     found += _mode(facts)
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _settings(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:  # noqa: ARG001 - as every rule
+    """What `passrl run` asks consent for (`run.accept`), or refuses."""
+    weights = {} if facts.config is None else {stream: getattr(facts.config.weights, stream) for stream in STREAMS}
+    for stream, weight in weights.items():
+        if weight < 0:
+            yield _finding(
+                "warning", "negative_weight",
+                f"weights.{stream} is {weight:g}: what the {stream} signal calls good is made less likely",
+                f"Set shape.weights.{stream} to 0 or more; if the signal is a cost, give it with its sign changed.",
+            )  # fmt: skip
+    if facts.sampling.get("group_size") == 1:
+        yield _finding(
+            "warning", "group_size_1", "every prompt was sampled once, so no rollout has another to be compared with",
+            "Raise generate.group_size, or use an estimator that needs no group.",
+        )  # fmt: skip
+    if facts.round is not None and facts.round < 0:
+        yield _finding(
+            "error", "negative_round", f"the rollouts say that they are of round {facts.round}; rounds count from 0",
+            "train.min_round and the order of rounds cannot be trusted: make the rollouts again as round 0 or later.",
+        )  # fmt: skip
 
 
 def _learning(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pass_ops import shards
 from pass_ops.errors import NotFinalized
-from pipelines.parts.job import PartOutput, PartWork, in_background, run_stage
+from pipelines.parts.job import PartOutput, PartWork, Stage, in_background, run_stage
 from pipelines.parts.operations import Operations
 from pipelines.runners import RunnerOptions
 
@@ -43,7 +43,7 @@ def main(out: str, parts: int, poison: int) -> None:
     flags = ("--direct_running_mode=multi_processing", "--direct_num_workers=1")
     try:
         operations = Operations(runner=RunnerOptions(flags=flags), max_attempts=2)
-        run_stage(dataset, importable.Poisoned(poison), operations)
+        run_stage(Stage(dataset=dataset, work=importable.Poisoned(poison)), operations)
     except NotFinalized as error:
         print(error)
 
