@@ -17,7 +17,7 @@ from pass_ops.shards import DatasetSpec
 from pipelines.options import Table, options
 from pipelines.options.types import AtLeastOne, Positive
 from pipelines.signals.base import SignalBase, SignalOptionError
-from pipelines.verifiers import LIBRARIES, VERIFIERS
+from pipelines.verifiers import LIBRARIES, REVISIONS, VERIFIERS
 from pipelines.verifiers.pool import DEFAULT_MEMORY_MB, CallResult, shared_pool
 
 DEFAULT_TIMEOUT_S = 10.0
@@ -42,9 +42,12 @@ class CallingSignal(SignalBase):
         raise NotImplementedError
 
     def environment(self) -> dict[str, Any]:
-        """Versions of the libraries that a shipped function decides by."""
+        """The revision of a shipped function, and the versions of the libraries that it decides by."""
         found = super().environment()
-        for library in LIBRARIES.get(self._target.partition(":")[0], ()):
+        module = self._target.partition(":")[0]
+        if module in REVISIONS:
+            found["verifier_revision"] = REVISIONS[module]
+        for library in LIBRARIES.get(module, ()):
             try:
                 found[library] = version(library)
             except PackageNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Verifier `exact`: all that follows the reasoning, white space around it aside, is the reference answer. Stdlib only."""
+"""Verifier `exact`: what follows the reasoning, white space around it aside, is the reference answer. Stdlib only."""
 
 from __future__ import annotations
 
