@@ -106,6 +106,10 @@ def test_what_needs_no_model_works(bare: str, project: Project) -> None:
         ["prm-check", project.out, "--signal", "steps", "--truth", "steps"],
         ["score", *run, "--signal", "outcome", "--signal", "format"],
         ["score", *run, "--signal", "outcome", "--reverify"],
+        ["options"],
+        ["options", "train", "--json"],
+        ["schema"],
+        ["init", str(project.folder / "started.toml")],
         ["run", *run, "--dry-run"],
         ["run", *run, "--dry-run", "--set", "engine.kind=vllm"],
     ]  # fmt: skip

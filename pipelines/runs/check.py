@@ -228,8 +228,7 @@ class _Check:
         shape = self.config.shape
         with self.noting("shape"):
             check_streams(shape)
-        if self.signals:
-            with self.noting("shape"):
+            if self.signals:
                 resolve_signal(shape, {name: self.signals[name].kind for name in shape.roles})
         if ":" in shape.estimator:
             with self.noting("shape"):

@@ -17,7 +17,7 @@ from pipelines.cli.starter import starter
 from pipelines.options import ConfigError
 from pipelines.runs.config import load_config
 from pipelines.runs.evaluate import EvalOptions
-from pipelines.runs.rounds import configured_signals
+from pipelines.runs.run import configured_signals
 from pipelines.shaped.stage import check_streams
 
 ROOT = Path(__file__).resolve().parents[3]

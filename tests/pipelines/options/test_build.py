@@ -57,7 +57,7 @@ def write(tmp_path):
         ("runner", RunnerOptions, "name", "spark", "is 'spark': it must be 'dataflow', 'direct', 'flink' or 'prism'"),
         ("runner", RunnerOptions, "resources", {"gpu": "1"}, ".gpu: unknown key; choose one of 'accelerator'"),
         ("operations", Limits, "max_reject_rate", 5, "is 5: it must be less than or equal to 1"),
-        ("run", RunSection, "rounds", -1, "is -1: it must be greater than or equal to 0"),
+        ("run", RunSection, "rounds", -1, "is -1: it must be greater than or equal to 1"),
         ("eval", EvalOptions, "samples", 0, "is 0: it must be greater than or equal to 1"),
     ],
 )
