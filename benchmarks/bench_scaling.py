@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.rows import prompt_row  # noqa: E402
 from deploy.flink.cluster import CACHE, LocalCluster  # noqa: E402
 from pass_ops import shards  # noqa: E402
-from pipelines.parts.job import run_stage  # noqa: E402
+from pipelines.parts.job import Stage, run_stage  # noqa: E402
 from pipelines.parts.loop import PartOutput, PartWork, in_background  # noqa: E402
 from pipelines.parts.operations import Operations  # noqa: E402
 from pipelines.runners import RunnerOptions  # noqa: E402
@@ -69,7 +69,7 @@ def timed(cluster: LocalCluster, seconds: Sequence[float], *, workers: int, cost
     )
     operations = Operations(parts_in_flight=1, runner=RunnerOptions(name="flink", flags=flags))
     dataset = shards.create_dataset(str(folder / "out"), spec)
-    run_stage(dataset, Sleeping(seconds), operations, costs=costs)
+    run_stage(Stage(dataset=dataset, work=Sleeping(seconds), costs=costs), operations)
     return window(folder / "out")
 
 

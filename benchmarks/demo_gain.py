@@ -37,9 +37,7 @@ def grpo_config(config: RunConfig) -> RunConfig:
 def process_config(config: RunConfig, process: str, **tables: dict[str, Any]) -> RunConfig:
     """PASS on another process signal in the place of `execution`; tables: signals to add, `process` among them."""
     signals = {name: table for name, table in config.signals.items() if name != "execution"} | tables
-    kl = tables[process]["signal"] in ("opd", "g_opd") and tables[process].get("per") != "step"
-    shape = replace(config.shape, process=process, signal="kl" if kl else "prm")
-    return replace(config, signals=signals, shape=shape)
+    return replace(config, signals=signals, shape=replace(config.shape, process=process))
 
 
 def prm_config(config: RunConfig) -> RunConfig:

@@ -6,6 +6,7 @@ python docs/generate.py          # what `make reference` runs
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,7 +31,7 @@ MEANINGS = {
     "rollout_id": "`{group_id}/{sample_index}`",
     "prompt_token_ids": "what the engine was given",
     "token_ids": "the completion, including the sampled end token",
-    "text": "the completion decoded without special tokens; for people and verifiers, never encoded again for training",
+    "text": "the completion without special tokens, except those kept; for people and verifiers, never encoded again",
     "behavior_logprobs": "log-probability of each sampled token (nats) at the sampling temperature; 0.0 where masked",
     "loss_mask": "True = the policy chose the token, and it counts",
     "finish_reason": "stop or length",
@@ -62,6 +63,18 @@ MEANINGS = {
     "policy_digest": "the policy that sampled the rollout",
     "round": "the round it was sampled in",
 }
+OPTIONS_INTRO = [
+    "A configuration is a TOML file of the tables below; `passrl init` writes one to start from. On the command line",
+    "`--set engine.max_num_seqs=64` overrides a key; in Python the same names are arguments, as in",
+    "`EngineOptions(max_num_seqs=64)`. All three check a value alike. `passrl options [SECTION]` prints this page.",
+    "",
+    "A relative path is looked up beside the file first. A secret is written as `env:NAME` and read from that",
+    "environment variable where it is used.",
+    "",
+    "Editors complete and check a configuration by its JSON Schema: `passrl schema > passrl.schema.json`, and",
+    "`#:schema ./passrl.schema.json` as its first line.",
+    "",
+]
 SIGNAL_TITLES = {
     "outcome": "an outcome signal",
     "format": "a format signal",
@@ -170,11 +183,27 @@ def decisions() -> str:
     return "\n".join([*lines, ""])
 
 
+def options() -> str:
+    """reference/options.md, from the options classes, signals and verifiers themselves."""
+    from pipelines.cli.reference import markdown, sections
+
+    return "\n".join(["# Options", "", NOTICE, "", *OPTIONS_INTRO, *markdown(sections())])
+
+
+def schema() -> str:
+    """reference/passrl.schema.json: what `passrl schema` prints."""
+    from pipelines.cli.reference import config_schema
+
+    return json.dumps(config_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "decisions/index.md": decisions,
     "reference/columns.md": columns,
     "reference/commands.md": commands,
     "reference/metrics.md": metrics,
+    "reference/options.md": options,
+    "reference/passrl.schema.json": schema,
 }
 
 

@@ -129,7 +129,7 @@ def most_chunks(rollouts: Rollouts, *, per_token: bool) -> int:
     """An upper bound of the number of chunks."""
     if per_token or rollouts.ends is None:
         return int(rollouts.mask.starts_R1[-1]) - int(rollouts.mask.starts_R1[0])
-    # A row that is not trainable has one chunk, whatever its steps.
+    # A row that is not trainable has one chunk, regardless of its steps.
     return int(rollouts.ends.starts_R1[-1] - rollouts.ends.starts_R1[0]) + len(rollouts)
 
 

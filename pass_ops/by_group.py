@@ -23,10 +23,10 @@ NOTHING = np.zeros(0)
 
 
 def by_group(function: GroupEstimator) -> Callable[[Rollouts, ShapingConfig], Chunks]:
-    """An estimator over rollouts out of one over a group, see `pass_ops.group`.
+    """Turn an estimator of one group (`pass_ops.group`) into an estimator of rollouts.
 
-    What it raises: EstimatorError for a result of another shape, or NaN at an unmasked token; OutputOverflowError for
-    one beyond float32; what `function` itself raises, with a note that names the group.
+    The estimator raises EstimatorError for a result of another shape or with NaN at an unmasked token,
+    OutputOverflowError for one beyond float32, and whatever `function` raises, with a note that names the group.
     """
 
     def estimator(rollouts: Rollouts, config: ShapingConfig) -> Chunks:

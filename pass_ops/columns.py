@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,13 @@ from pass_ops.ragged import one_chunk
 TOKENS_OF_BOOL = pa.list_(pa.bool_())
 LIST_OF_FLOAT32 = pa.list_(pa.float32())
 LIST_OF_INT32 = pa.list_(pa.int32())
+
+
+class ArrowStream(Protocol):
+    """A table or column of any library that speaks Arrow: pyarrow, polars, pandas, ..."""
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """The Arrow C stream, as a PyCapsule."""
 
 
 def require(table: pa.Table, name: str, *, needed_by: str) -> pa.ChunkedArray:

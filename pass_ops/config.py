@@ -6,19 +6,22 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
+
+from annotated_types import Ge, Le
 
 from pass_ops.errors import OptionError
 from pass_ops.importing import load_object, split_path
 from pass_ops.nearest import advice
 
+Estimator = Literal["pass", "reward_shaping", "grpo_process", "grpo_outcome", "rloo", "dr_grpo", "gdpo", "prime"]
 Signal = Literal["prm", "kl"]
 Operator = Literal["masked_norm", "abs_max", "mean_only", "leave_one_out", "none"]
 
 #: estimators by name; a function of your own is given by its import path `module:function`, see `pass_ops.group`
-ESTIMATORS = ("pass", "reward_shaping", "grpo_process", "grpo_outcome", "rloo", "dr_grpo", "gdpo", "prime")
-SIGNALS: tuple[Signal, ...] = ("prm", "kl")
-OPERATORS: tuple[Operator, ...] = ("masked_norm", "abs_max", "mean_only", "leave_one_out", "none")
+ESTIMATORS = get_args(Estimator)
+SIGNALS: tuple[Signal, ...] = get_args(Signal)
+OPERATORS: tuple[Operator, ...] = get_args(Operator)
 
 #: those that never read the process signal, and those that always do: their chunks come from it
 WITHOUT_PROCESS = ("grpo_outcome", "rloo", "dr_grpo", "gdpo")
@@ -73,8 +76,11 @@ class Weights(_Options):
     """
 
     process: float = 1.0
+    """w_prc, of the process stream."""
     outcome: float = 1.0
+    """w_out, of the outcome stream."""
     format: float = 1.0
+    """w_fmt, of the format stream."""
 
     def __post_init__(self) -> None:
         for stream in ("process", "outcome", "format"):
@@ -97,8 +103,11 @@ class Standardizers(_Options):
     """
 
     process: Operator = "masked_norm"
+    """Operator of the process stream."""
     outcome: Operator = "masked_norm"
+    """Operator of the outcome stream."""
     format: Operator = "masked_norm"
+    """Operator of the format stream."""
 
     def __post_init__(self) -> None:
         for stream in ("process", "outcome", "format"):
@@ -109,35 +118,33 @@ class Standardizers(_Options):
 class ShapingConfig(_Options):
     """Which estimator forms the advantages, and its options.
 
-    Attributes:
-        estimator: `pass` (AF, CV, DL), `reward_shaping`, `grpo_process`, `grpo_outcome`, `rloo`, `dr_grpo`, `gdpo`,
-            `prime`, or a function of your own as "module:function", imported only when rollouts are shaped
-            (`pass_ops.group` says what it is given and must return).
-        signal: `prm`, one score per step with its end, or `kl`, one score per token.
-        standardize: operator N(x; S) of all streams, or `Standardizers` (`pass` and `gdpo`; your own function reads
-            `config.standardizers`). `rloo`, `dr_grpo` and `prime` bring their own and ignore it.
-        weights: w_prc, w_out, w_fmt.
-        k: exponent of Divide-Length in [0, 1]; 0 is the plain return-to-go ("PASS without DL"), 1 the average.
-        eta: tolerance of Chunk-by-Value for a `kl` trace, at least 0.
-        chunk: False makes every unmasked token a chunk ("PASS without CV").
-        std_ddof: 1 (sample) or 0 (population) standard deviation in `masked_norm`.
-        std_eps: added to the standard deviation, at least 0.
-
     `k`, `eta` and `chunk` are read by `pass` and `reward_shaping`; the other named estimators ignore them.
 
     Raises:
         OptionError: an unknown name, a value of another type, or one outside its range.
     """
 
-    estimator: str = "pass"
+    estimator: Estimator | str = "pass"
+    """How advantages are formed: pass (AF, CV, DL), another named method, or a function of your own as module:function,
+    which is imported only when rollouts are shaped (`pass_ops.group` says what it is given and must return)."""
     signal: Signal = "prm"
+    """prm: the process signal has one score per step with its end; kl: one score per token."""
     standardize: Operator | Standardizers = "masked_norm"
+    """Operator N(x; S) of all streams, or one per stream for pass and gdpo; your own function reads
+    config.standardizers. rloo, dr_grpo and prime bring their own and ignore it."""
     weights: Weights = Weights()
-    k: float = 0.7
-    eta: float = 1e-8
+    """Weights of the three reward streams; a stream of weight 0 is left out."""
+    k: Annotated[float, Ge(0), Le(1)] = 0.7
+    """Exponent of Divide-Length, from 0, the plain return-to-go ("PASS without DL"), to 1, the average."""
+    eta: Annotated[float, Ge(0)] = 1e-8
+    """Tolerance of Chunk-by-Value for a kl trace: a token whose score differs more from the first of its chunk begins a
+    new one."""
     chunk: bool = True
-    std_ddof: int = 1
-    std_eps: float = 1e-6
+    """Whether tokens are grouped into chunks; false makes every unmasked token a chunk ("PASS without CV")."""
+    std_ddof: Literal[0, 1] = 1
+    """Standard deviation in masked_norm: 1 = of a sample, 0 = of a population."""
+    std_eps: Annotated[float, Ge(0)] = 1e-6
+    """Added to the standard deviation in masked_norm, so that equal scores do not divide by 0."""
 
     def __post_init__(self) -> None:
         if isinstance(self.estimator, str) and ":" in self.estimator:

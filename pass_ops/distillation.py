@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -28,8 +28,10 @@ from pass_ops.errors import (
 )
 from pass_ops.ragged import list_array, offsets, ragged
 
+Lists: TypeAlias = "pa.Array | columns.ArrowStream"
 
-def opd_scores(*, policy: Any, teacher: Any) -> pa.ListArray:
+
+def opd_scores(*, policy: Lists, teacher: Lists) -> pa.ListArray:
     """OPD: l_teacher - l_policy for each token.
 
     Args:
@@ -52,7 +54,7 @@ def opd_scores(*, policy: Any, teacher: Any) -> pa.ListArray:
     return given.lists(given.flat("teacher") - given.flat("policy"))
 
 
-def g_opd_scores(*, policy: Any, base: Any, teacher: Any, lam: float = 1.25) -> pa.ListArray:
+def g_opd_scores(*, policy: Lists, base: Lists, teacher: Lists, lam: float = 1.25) -> pa.ListArray:
     """G-OPD (Eq. 5): -[(l_policy - l_base) - lam * (l_teacher - l_base)] for each token.
 
     Computed as (l_teacher - l_policy) + (lam - 1) * (l_teacher - l_base), the same value, so that lam = 1 gives the
@@ -107,7 +109,7 @@ class _Aligned:
         )
 
 
-def _aligned(inputs: dict[str, Any]) -> _Aligned:
+def _aligned(inputs: dict[str, Lists]) -> _Aligned:
     arrays = {name: _lists(name, given) for name, given in inputs.items()}
     (first, *others) = arrays
     for name in others:
@@ -135,7 +137,7 @@ def _aligned(inputs: dict[str, Any]) -> _Aligned:
     return aligned
 
 
-def _lists(name: str, given: Any) -> pa.ListArray:
+def _lists(name: str, given: Lists) -> pa.ListArray:
     array = columns.to_type(columns.to_array(given, name=name), columns.LIST_OF_FLOAT32, name=name)
     row = columns.first_null_in_lists(array)
     if row is not None:

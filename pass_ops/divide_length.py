@@ -114,7 +114,9 @@ def return_to_go(
     credits_K: Array,
     advantages_K: Array,
 ) -> None:
-    """`grpo_process`: A = what lies at or after a token. tail_R (shape [streams, R]: outcome, format) lies at the last.
+    """`grpo_process`: A = the sum of all scores at or after a token.
+
+    tail_R (shape [streams, R]: outcome, format) stands at the last token.
 
     Takes one chunk per live element, with its raw score, and merges neighbours of equal advantage: ends_K shrinks in
     place and chunks_R1 with it. `working` is room for one row. scores_K and advantages_K may be the same memory.

@@ -1,7 +1,7 @@
 """The project's one error tree.
 
 Every error is a `PassError` and also the standard class it refines, so that `except ValueError` keeps working
-for whoever does not know this package. A message states the fact, where it was found, and what to do.
+for callers who do not know this package. A message states the fact, where it was found, and what to do.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class PassError(Exception):
 
 
 class ShapingError(PassError, ValueError):
-    """Something given to shaping cannot be used: root of the errors of `shape`, `token_advantages`, `opd_scores`."""
+    """Shaping cannot use what it was given: root of the errors of `shape`, `token_advantages`, `opd_scores`."""
 
 
 class OptionError(ShapingError):
@@ -51,7 +51,7 @@ class GroupOrderError(ShapingError):
 
 
 class EstimatorError(ShapingError):
-    """An estimator of your own returned what cannot be the advantages of its group."""
+    """An estimator of your own returned something other than the advantages of its group."""
 
 
 class OutputOverflowError(ShapingError, OverflowError):
@@ -62,7 +62,7 @@ class OutputOverflowError(ShapingError, OverflowError):
 
 
 class ShardError(PassError):
-    """Something about a stored dataset is not as it must be: root of the errors of `pass_ops.shards`."""
+    """A stored dataset, or an operation on one, is not as it must be: root of the errors of `pass_ops.shards`."""
 
 
 class SpecError(ShardError, ValueError):

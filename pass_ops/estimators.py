@@ -79,7 +79,7 @@ def grpo_outcome(rollouts: Rollouts, config: ShapingConfig) -> Chunks:
 
 
 def gdpo(rollouts: Rollouts, config: ShapingConfig) -> Chunks:
-    """GDPO (arXiv 2601.05242): outcome and format standardized apart, their weighted sum on every token."""
+    """GDPO (arXiv 2601.05242): outcome and format standardized separately, their weighted sum on every token."""
     weights, operators = config.weights, config.standardizers
     outcome_R = blocks.standardized(rollouts, rollouts.outcome_R, operators.outcome, config)
     format_R = blocks.standardized(rollouts, rollouts.format_R, operators.format, config)

@@ -1,8 +1,8 @@
 """What an estimator of your own sees: one group of rollouts as numpy arrays.
 
 An estimator is a function `(group, config) -> advantages`, named by its import path, `estimator = "module:function"`.
-It returns one float array per rollout, in order, with one advantage per token; what it gives masked tokens is not
-read. Neighbouring tokens of one advantage become one chunk. It must depend on its arguments alone: groups are shaped
+It returns one float array per rollout, in order, with one advantage per token; values at masked tokens are
+ignored. Neighbouring tokens of one advantage become one chunk. It must depend on its arguments alone: groups are shaped
 in any order, from several threads at once.
 
 >>> def centred_return(group, config):  # what is still to come of the process signal, less the mean outcome
@@ -31,7 +31,9 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The G rollouts of a prompt that lack no stream that counts. Rollout i has L_i tokens and E_i process scores.
+    """The G rollouts of a prompt for which every stream in use is present.
+
+    Rollout i has L_i tokens and E_i process scores.
 
     Attributes:
         group_id: the prompt's id, as the table has it.

@@ -7,6 +7,8 @@ import importlib
 import importlib.util
 import operator
 import re
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,13 @@ def split_path(path: str) -> tuple[str, str]:
     if found is None:
         raise ValueError(f"{path!r} is not an import path; write it as module:name, for example mypackage.checks:judge")
     return found["module"], found["name"]
+
+
+def extend_import_path(folders: Iterable[str]) -> None:
+    """Find modules in these folders too, after everything that is installed, so that they hide no installed module."""
+    for folder in folders:
+        if folder not in sys.path:
+            sys.path.append(folder)
 
 
 def load_object(path: str) -> Any:
@@ -54,6 +63,10 @@ def source_digest(path: str) -> str:
         ImportError: there is no such module, or it has no source file.
     """
     module_name, _ = split_path(path)
+    if module_name == "__main__":
+        raise ImportError(
+            f"{path!r} is defined in the script that runs; other processes cannot import it: put it into a module"
+        )
     try:
         spec = importlib.util.find_spec(module_name)
     except ModuleNotFoundError as error:

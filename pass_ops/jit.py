@@ -16,9 +16,10 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def part(function: Function) -> Function:
-    """Make `function` a part of the kernels that call it.
+    """Inline `function` into the kernels that call it.
 
-    Arrays handed to a compiled function are counted, atomically, which costs more than a short row's arithmetic.
+    A call between compiled functions counts references to its arrays atomically, which costs more than the arithmetic
+    of a short row.
     """
     return cast("Function", numba.njit(inline="always", nogil=True, error_model="numpy")(function))
 

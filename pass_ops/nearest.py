@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LISTED = 24  # names in one message at most
+
 
 def advice(name: str, known: Iterable[str], *, listed: bool = False) -> str:
     """The nearest known name as a question, or all of them where none is near (or where `listed` asks for them).
@@ -21,7 +23,8 @@ def advice(name: str, known: Iterable[str], *, listed: bool = False) -> str:
     "the choices are 'k', 'eta'; did you mean 'eta'?"
     """
     choices = list(known)
-    names = ", ".join(map(repr, choices))
+    names = ", ".join(map(repr, choices[:LISTED]))
+    names += f" and {len(choices) - LISTED} more" if len(choices) > LISTED else ""
     initials = "".join(word[:1] for word in name.lower().split("_"))
     near = difflib.get_close_matches(name.lower(), choices, n=1, cutoff=0.5) or [c for c in choices if c == initials]
     if not near:

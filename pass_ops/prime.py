@@ -1,6 +1,6 @@
 """PRIME's advantages (arXiv 2502.01456, Eq. 5 and its code), written as an estimator of your own would be.
 
-    x~       = n / (n - 1) * (x - m)       leave-one-out, each source apart: m the mean of the n rollouts' means
+    x~       = n / (n - 1) * (x - m)       leave-one-out, each source by itself: m the mean of the n rollouts' means
     R(i, t)  = sum over t' >= t of  w_prc * s~(i, t') + w_out * r~_out(i, t') + w_fmt * r~_fmt(i, t')
     A(i, t)  = (R(i, t) - mean(R)) / (std(R) + eps)           over the group's unmasked tokens
 

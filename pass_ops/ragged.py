@@ -20,8 +20,8 @@ Array = np.ndarray[Any, Any]  # one-dimensional where nothing else is said
 class Tokens(NamedTuple):
     """The tokens of some rows. Token t of row r counts if value starts_R1[r] - base + t of the mask is 1.
 
-    The mask is there as bits, 64 in a word, the lowest first, and, under `kl` and where tokens are chunks, as bytes. It
-    is only to be read in rows where unmasked_R[r] is neither 0 nor the length.
+    The mask is there as bits, 64 in a word, the lowest first, and, under `kl` and where tokens are chunks, as bytes.
+    Read it only in rows where unmasked_R[r] is neither 0 nor the length.
     """
 
     starts_R1: Array  # int32
@@ -32,7 +32,7 @@ class Tokens(NamedTuple):
 
 
 class Elements(NamedTuple):
-    """What of the process signal the pools are made of: row r has values[starts_R1[r]:starts_R1[r + 1]].
+    """The elements of the process signal that form the pools: row r has values[starts_R1[r]:starts_R1[r + 1]].
 
     With per_token these are its tokens, of which the unmasked ones count; else its steps that have an unmasked token.
     """

@@ -1,7 +1,7 @@
 """The rows of whole groups, read from a table into arrays and checked (docs/spec/method.md 0 and 0a).
 
 A value that could not be computed is null. A row with a null in a used stream is not *used*: it is in no pool and not
-counted in G. What is wrong rather than missing raises, and names the rollout.
+counted in G. A value that is wrong rather than missing raises an error that names the rollout.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,9 @@ SPANS_A_THREAD = 2
 MADE = ("chunk_ends", "chunk_credits", "chunk_advantages", "path_score", "trainable")
 
 
-def shape(table: Any, config: ShapingConfig = ShapingConfig(), *, threads: int | None = None) -> pa.Table:
+def shape(
+    table: columns.ArrowStream, config: ShapingConfig = ShapingConfig(), *, threads: int | None = None
+) -> pa.Table:
     """Form the advantages of every rollout of `table` with the estimator that `config` names.
 
     Args:
@@ -38,7 +40,7 @@ def shape(table: Any, config: ShapingConfig = ShapingConfig(), *, threads: int |
             belongs to no pool.
         config: the estimator and its options; by default PASS with the paper's.
         threads: how many groups are worked on at a time; None takes pyarrow.cpu_count(). The result has the same bits
-            whatever the number.
+            for any number.
 
     Returns:
         A pyarrow Table of the same rows and columns, which are not copied, and: chunk_ends list<int32> (exclusive token

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pass_ops import columns
+from pass_ops.columns import ArrowStream
 from pass_ops.errors import LengthMismatchError, NullValueError, OutputOverflowError, StepEndsError
 from pass_ops.ragged import falling, last_values, list_array, offsets, one_chunk, ragged
 
 MOST_VALUES = 2**31 - 1
 
 
-def token_advantages(shaped: Any) -> pa.ListArray:
+def token_advantages(shaped: ArrowStream) -> pa.ListArray:
     """Spread the chunk advantages of each rollout over its completion tokens.
 
     Args:

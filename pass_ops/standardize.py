@@ -6,8 +6,8 @@
     leave_one_out n / (n - 1) * (x - m); 0 where n = 1      (RLOO, PRIME)
     none          x
 
-leave_one_out is what a rollout's value has above the others' average: n rollouts have values in S, and m is the mean
-of their means (a rollout may have many values, the scores of its steps).
+leave_one_out is how far a rollout's value exceeds the mean of the others: n rollouts have values in S, and m is the
+mean of their means (a rollout may have many values, the scores of its steps).
 
 Every operator is (x - center) / scale, so a pool is reduced to (center, scale); an infinite scale says "the result
 is 0". Sums run in float64 around the pool's first value. Value n of a pool is added to lane n % LANES, and the lanes

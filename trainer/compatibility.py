@@ -41,26 +41,31 @@ def sampling_temperature(sources: Sequence[CompleteDataset], options: TrainOptio
 
 
 def _temperature(source: CompleteDataset, options: TrainOptions) -> float:
-    sampled = SamplingFacts.of(source.spec.carried.get("sampling"))
+    return check_sampling(source.spec.carried.get("sampling"), options, where=source.url)
+
+
+def check_sampling(sampling: Mapping[str, Any] | None, options: TrainOptions, *, where: str) -> float:
+    """The temperature of rollouts that `where` holds; raises TrainDataError as `sampling_temperature` does."""
+    sampled = SamplingFacts.of(sampling)
     if sampled.temperature is None:
         raise TrainDataError(
-            f"{source.url} does not say how its rollouts were sampled (_dataset.json has no sampling.temperature), so "
+            f"{where} does not say how its rollouts were sampled (_dataset.json has no sampling.temperature), so "
             "the ratio to the sampler cannot be formed. Shape rollouts that carry their sampling."
         )
     if sampled.greedy:
         raise TrainDataError(
-            f"{source.url} was sampled greedily (temperature {sampled.temperature}), so there is no sampling "
+            f"{where} was sampled greedily (temperature {sampled.temperature}), so there is no sampling "
             "distribution to form a ratio with. Sample at a temperature above 0."
         )
     if sampled.mixes_temperatures:
         raise TrainDataError(
-            f"{source.url} was sampled at temperature {sampled.temperature} but stores {sampled.logprobs_mode}, taken "
+            f"{where} was sampled at temperature {sampled.temperature} but stores {sampled.logprobs_mode}, taken "
             "before temperature: the ratio would mix two temperatures. Generate with logprobs_mode "
             "'processed_logprobs'."
         )
     if sampled.truncated and options.truncated_sampling == "refuse":
         raise TrainDataError(
-            f"{source.url} was sampled from a truncated distribution ({dict(sampled.truncated)}); its ratio to the "
+            f"{where} was sampled from a truncated distribution ({dict(sampled.truncated)}); its ratio to the "
             "full-vocabulary policy is biased. Set truncated_sampling to 'accept' to train on it anyway."
         )
     return sampled.temperature

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pass_ops.extras import require
 from trainer.errors import PolicyMismatchError, TrainOptionError
 
 
@@ -21,12 +22,7 @@ def check_fused(model: Any, folder: str, device: torch.device) -> None:
     """
     if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise TrainOptionError("head 'fused' is a kernel for a GPU, but device is cpu; set head to 'chunked'.")
-    try:
-        import liger_kernel.transformers.functional  # noqa: F401
-    except ImportError as error:
-        raise TrainOptionError(
-            "head 'fused' needs the package liger-kernel; install the extra 'liger', or set 'chunked'."
-        ) from error
+    require("liger_kernel.transformers.functional", "train.head 'fused' (or set 'chunked')")
     head = type(model.get_output_embeddings())
     if head is not nn.Linear or getattr(model.config, "final_logit_softcapping", None):
         raise PolicyMismatchError(

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from trainer.errors import ModelLoadError, PolicyMismatchError, TrainOptionError
+from pass_ops.extras import require
+from trainer.errors import ModelLoadError, PolicyMismatchError
 from trainer.model_folder import ADAPTER_WEIGHTS, base_folder, is_adapter
 from trainer.options import TrainOptions
 
@@ -18,14 +19,11 @@ def adapted(model: Any, folder: str, options: TrainOptions) -> Any:
 
     The folder's adapter, or a new one that changes no output yet (its random half is drawn from options.seed). Raises
     PolicyMismatchError where lora_rank is not the rank of the folder's adapter, ModelLoadError where matrices are
-    missing or left over, TrainOptionError without peft.
+    missing or left over, MissingExtraError without peft.
     """
     if not (options.lora_rank or is_adapter(folder)):
         return None
-    try:
-        import peft
-    except ImportError as error:
-        raise TrainOptionError("LoRA needs the package peft; install the extra 'lora', or set lora_rank 0.") from error
+    peft = require("peft", "LoRA (or set train.lora_rank to 0)")
     model.name_or_path = str(base_folder(folder).resolve())  # what the export names as its base
     if not is_adapter(folder):
         config = peft.LoraConfig(

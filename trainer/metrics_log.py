@@ -6,14 +6,13 @@ removed and written again; a tracker, which cannot remove any, gets no step twic
 
 from __future__ import annotations
 
-import importlib
 import json
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import TrainOptionError
+from pass_ops.extras import require
 from trainer.metrics import read_metrics
 from trainer.options import TrainOptions
 
@@ -57,13 +56,7 @@ class MetricsLog:
 
 def _start_tracker(folder: Path, options: TrainOptions) -> Any:
     """The tracker's module with a run started or resumed; trackio has wandb's functions."""
-    try:
-        tracker = importlib.import_module(options.tracker)
-    except ImportError as error:
-        raise TrainOptionError(
-            f"tracker {options.tracker!r} is not installed ({error}). Install passrl[{options.tracker}], or set "
-            "tracker to 'none'."
-        ) from error
+    tracker = require(options.tracker, f"train.tracker {options.tracker!r} (or set 'none')")
     place = folder / TRACKER_ID
     if not place.exists():
         place.write_text(json.dumps({"id": uuid.uuid4().hex[:12]}) + "\n", encoding="utf-8")

@@ -14,11 +14,24 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from trainer.errors import AdapterError, PolicyNotFoundError
+from trainer.errors import AdapterError, PolicyNotFoundError, RunFolderError
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Keys of a model's JSON files that save_pretrained writes about where or by which version it was saved.
 SAVED_BY_KEYS = frozenset({"_name_or_path", "name_or_path", "transformers_version", "is_local", "local_files_only"})
+
+
+def local_folder(url: str, *, name: str) -> Path:
+    """The path on this machine; raises RunFolderError for the URL of another store."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return Path(url)
+    if scheme in ("file", "local"):
+        return Path(rest)
+    raise RunFolderError(
+        f"{name} is {url}, but the trainer keeps its state and the exported model on a local disk. Give a local folder "
+        "and copy it to the store afterwards; the shaped datasets may stay there."
+    )
 
 
 def is_adapter(folder: str | Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +22,12 @@ from pass_ops.nearest import advice
 
 T = TypeVar("T")
 
-_CONFIG = pydantic.ConfigDict(
+CONFIG = pydantic.ConfigDict(
     extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True, arbitrary_types_allowed=True
 )
+_SUBJECT = re.compile(r"^\w+ should")  # "Input should be", "String should have"
+_CHOICE = re.compile(r"'([^']*)'")
+_UNIONS = (types.UnionType, typing.Union)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -39,7 +43,7 @@ def options(error: type[PassError]) -> Callable[[type[T]], type[T]]:
     """
 
     def make(cls: type[T]) -> type[T]:
-        made = pydantic_dataclass(cls, frozen=True, kw_only=True, config=_CONFIG)
+        made = pydantic_dataclass(cls, frozen=True, kw_only=True, config=CONFIG)
         checked = made.__init__
 
         @functools.wraps(checked)
@@ -59,29 +63,57 @@ def options(error: type[PassError]) -> Callable[[type[T]], type[T]]:
 
 def problems(refused: pydantic.ValidationError, cls: type) -> Iterator[str]:
     """What pydantic found, one sentence each: the option's dotted name, what it is and what it must be."""
-    for item in refused.errors():
-        names = [part for part in item["loc"] if isinstance(part, str)]
-        place = ".".join(str(part) for part in item["loc"])
+    found = [(*_place(item, cls), item) for item in refused.errors(include_url=False)]
+    for place, owner, item in found:
         if item["type"] == "unexpected_keyword_argument":
-            yield f"{place}: unknown key; {advice(names[-1], _names(_class_at(cls, names[:-1])))}"
+            yield f"{place}: unknown key; {advice(str(item['loc'][-1]), _names(owner))}"
+        elif item["loc"][-1:] == ("[key]",):
+            yield f"{place}: unknown key; {advice(str(item['input']), _CHOICE.findall(item['ctx']['expected']))}"
         elif item["type"] == "missing":
             yield f"{place}: is required"
+        elif _other_branch(place, item, found):
+            continue
         elif isinstance(cause := item.get("ctx", {}).get("error"), Exception):
             yield f"{place}: {cause}" if place else str(cause)
         else:
-            yield f"{place} is {item['input']!r}: {_lower(item['msg'])}"
+            yield f"{place} is {item['input']!r}: {_lower(_SUBJECT.sub('it must', item['msg']))}"
+
+
+def _other_branch(place: str, item: Any, found: list[tuple[str, type, Any]]) -> bool:
+    """Whether a problem is that of a union's branch nobody meant: the name where a table is given, or the reverse."""
+    rivals = [other for at, _, other in found if other is not item and (at == place or at.startswith(f"{place}."))]
+    wrong_kind = item["type"].startswith("dataclass") or isinstance(item["input"], Mapping)
+    return bool(rivals) and wrong_kind
 
 
 def _names(cls: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(cls)]
+    return [field.name for field in dataclasses.fields(cls) if field.init]
 
 
-def _class_at(cls: type, names: list[str]) -> type:
-    """The options class that the field `a.b` of `cls` holds; through `X | None`, tuples and mappings."""
-    for name in names:
-        found = nested_class(typing.get_type_hints(cls).get(name)) if name in _names(cls) else None
-        cls = found or cls  # a key of a mapping: the class of its values was found one step before
-    return cls
+def _place(item: Any, cls: type) -> tuple[str, type]:
+    """The dotted name of what a problem is about, and the options class it belongs to.
+
+    Names that pydantic gives the branches of a union are left out.
+    """
+    names, owner, hint = [], cls, typing.cast(Any, cls)
+    for index, part in enumerate(item["loc"]):
+        holder = nested_class(hint)
+        if isinstance(part, int) or (origin := _mapping(hint)) is not None:
+            hint = hint if isinstance(part, int) else typing.get_args(origin)[1]
+        elif holder is not None and part in _names(holder):
+            owner, hint = holder, typing.get_type_hints(holder)[part]
+        elif holder is not None and item["type"] == "unexpected_keyword_argument" and index == len(item["loc"]) - 1:
+            owner = holder
+        else:
+            continue
+        names.append(str(part))
+    return ".".join(names), owner
+
+
+def _mapping(hint: Any) -> Any:
+    """The `Mapping[str, X]` in a type hint, or None."""
+    inner = (hint, *typing.get_args(hint)) if typing.get_origin(hint) in _UNIONS else (hint,)
+    return next((one for one in inner if typing.get_origin(one) in (dict, Mapping)), None)
 
 
 def nested_class(hint: Any) -> type | None:
@@ -92,8 +124,7 @@ def nested_class(hint: Any) -> type | None:
     """
     if dataclasses.is_dataclass(hint):
         return typing.cast(type, hint)
-    origin = typing.get_origin(hint)
-    if origin in (types.UnionType, typing.Union, typing.Annotated, tuple, list, dict, Mapping):
+    if typing.get_origin(hint) in (*_UNIONS, typing.Annotated, tuple, list, dict, Mapping):
         return next((found for part in typing.get_args(hint) if (found := nested_class(part))), None)
     return None
 

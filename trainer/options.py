@@ -44,9 +44,10 @@ class TrainOptions:
     unit: Unit = "group"
     """What a step is made of: whole groups, or single rollouts shuffled independently of their group."""
     batch_size: AtLeastOne | None = None
-    """Units per optimizer step (128 where neither batch_size nor updates is given)."""
+    """Units per optimizer step (default: 128 where updates is not set either). Example: 64."""
     updates: AtLeastOne | None = None
-    """Optimizer steps of this call, spread evenly over the epochs. Set this or batch_size, not both."""
+    """Optimizer steps of this call, spread evenly over the epochs. Set this or batch_size, not both. Example:
+    16."""
     epochs: AtLeastOne = 1
     """Passes over the data."""
     shuffle_tokens: AtLeastOne = 2**25
@@ -55,12 +56,12 @@ class TrainOptions:
     zero_advantage: Literal["keep", "drop"] = "keep"
     """Whether units in which every advantage is 0 are trained on; keep leaves them in the denominators."""
     max_length: AtLeastOne | None = None
-    """Longest rollout in tokens, prompt included (default: the model's context)."""
+    """Longest rollout in tokens, prompt included (default: the model's context). Example: 4096."""
     too_long: Literal["keep", "mask", "drop"] = "keep"
     """What happens to rollouts longer than max_length: keep (refused beyond the model's context), mask (they stay in
     the step's denominators but add nothing), or drop."""
     min_round: int | None = None
-    """Rollouts sampled in earlier rounds than this are dropped."""
+    """Rollouts sampled in earlier rounds than this are dropped (default: none is). Example: 2."""
     off_policy: Literal["refuse", "accept"] = "refuse"
     """Whether rollouts sampled by another policy than the one being trained are accepted."""
     truncated_sampling: Literal["refuse", "accept"] = "refuse"
@@ -85,7 +86,8 @@ class TrainOptions:
     """How token losses become one number: rollout_mean (mean over a rollout's unmasked tokens, then over rollouts; the
     paper's), token_mean, or constant (sum divided by rollouts * aggregation_constant)."""
     aggregation_constant: Positive | None = None
-    """Tokens per rollout that aggregation constant divides by. Example: the maximal completion length."""
+    """Tokens per rollout that aggregation constant divides by, usually the longest a completion may be. Example:
+    1024.0."""
 
     old_policy: Literal["behavior", "recompute"] = "behavior"
     """What the ratio is relative to: behavior, the sampler's stored log-probabilities; recompute, those of the policy
@@ -110,7 +112,7 @@ class TrainOptions:
     """0 trains every weight. Above 0: only LoRA adapters of this rank in all linear layers but the head are trained,
     and the export is an adapter in peft's format (extra `lora`). Example: 16."""
     lora_alpha: AtLeastOne | None = None
-    """The adapter is scaled by lora_alpha / lora_rank (default: twice the rank)."""
+    """The adapter is scaled by lora_alpha / lora_rank (default: twice the rank). Example: 32."""
 
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     """AdamW in one fused kernel, or torchao's AdamW with 8-bit state (extra `adamw8bit`)."""
@@ -141,7 +143,7 @@ class TrainOptions:
     prompts longer than their completions."""
     micro_batch_tokens: AtLeastOne | None = None
     """Tokens of one forward pass, padding included; a longer rollout goes alone (default: 8192, or 2048 on a CPU, which
-    fits its caches)."""
+    fits its caches). Example: 16384."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the forward and backward pass; weights, gradients and optimizer state are always float32."""
     head: Literal["chunked", "fused"] = "chunked"

@@ -38,12 +38,12 @@ from trainer.flops import token_share
 from trainer.folder_lock import LOCK, locked
 from trainer.metrics import StepMetrics, describe_step, read_metrics, summarize
 from trainer.metrics_log import MetricsLog
-from trainer.model_folder import weights_digest
+from trainer.model_folder import local_folder, weights_digest
 from trainer.old_logprobs import AUDIT
 from trainer.options import TrainOptions
 from trainer.pairs import open_pairs
 from trainer.policy import Policy, load_policy
-from trainer.run_folder import claim, describe, local_folder
+from trainer.run_folder import claim, describe
 from trainer.steps import StepPlan, plan_steps, recompute_plan, step_batches
 from trainer.stream import ahead_of_use
 from trainer.update import apply_gradients, backward, learning_rate, make_optimizer

@@ -10,21 +10,8 @@ from typing import Any
 from trainer.checkpoint import Checkpoint, newest_checkpoint, write_json
 from trainer.data import TrainData
 from trainer.errors import RunFolderError, StateError
-from trainer.model_folder import base_folder, weights_digest
+from trainer.model_folder import base_folder, local_folder, weights_digest
 from trainer.options import TrainOptions
-
-
-def local_folder(url: str, *, name: str) -> Path:
-    """The path on this machine; raises RunFolderError for the URL of another store."""
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return Path(url)
-    if scheme in ("file", "local"):
-        return Path(rest)
-    raise RunFolderError(
-        f"{name} is {url}, but the trainer keeps its state and the exported model on a local disk. Give a local folder "
-        "and copy it to the store afterwards; the shaped datasets may stay there."
-    )
 
 
 def describe(

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pass_ops.extras import require
 from trainer.batching import MicroBatch, StepBatch
 from trainer.distributed import whole
-from trainer.errors import NonFiniteTrainingError, TrainingStoppedError, TrainOptionError
+from trainer.errors import NonFiniteTrainingError, TrainingStoppedError
 from trainer.losses import LossInputs, Metrics, policy_loss
 from trainer.options import TrainOptions
 from trainer.policy import Policy, TokenOutputs
@@ -25,19 +26,14 @@ KEPT = "The last good state is kept; look at these rollouts"
 def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
     """AdamW over the trained parameters: in one fused kernel, or torchao's with 8-bit state.
 
-    Raises TrainOptionError for adamw_8bit without torchao.
+    Raises MissingExtraError for adamw_8bit without torchao.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     given: dict[str, Any] = {"lr": options.lr, "betas": options.betas, "eps": options.adam_eps}
     if options.optimizer == "adamw":
         return torch.optim.AdamW(parameters, **given, weight_decay=options.weight_decay, fused=True)
-    try:
-        from torchao.optim import AdamW8bit
-    except ImportError as error:
-        raise TrainOptionError(
-            "optimizer 'adamw_8bit' needs the package torchao; install the extra 'adamw8bit', or set 'adamw'."
-        ) from error
-    return AdamW8bit(parameters, **given, weight_decay=options.weight_decay)  # type: ignore[no-any-return]
+    torchao = require("torchao.optim", "train.optimizer 'adamw_8bit' (or set 'adamw')")
+    return torchao.AdamW8bit(parameters, **given, weight_decay=options.weight_decay)  # type: ignore[no-any-return]
 
 
 def learning_rate(updates: int, options: TrainOptions, *, step: int, steps: int) -> float:

@@ -19,7 +19,7 @@ from pass_ops.shards.store import Store
 def canonical_json(value: Any) -> str:
     """One text for one value: keys sorted, no spaces, ASCII, integral floats as integers (1.0 and 1 are one number).
 
-    Raises SpecError for NaN, infinity, and whatever is not made of dict, list, tuple, str, int, float, bool and None.
+    Raises SpecError for NaN, infinity, and anything not made of dict, list, tuple, str, int, float, bool and None.
 
     >>> canonical_json({"k": 1.0, "a": (0.7, None)})
     '{"a":[0.7,null],"k":1}'

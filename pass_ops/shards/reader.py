@@ -67,7 +67,7 @@ class CompleteDataset:
     def check_inputs(self) -> None:
         """Refuse if an input that can be found holds something else now than was recorded. Raises StaleInputError.
 
-        An input that is not there any more proves nothing: a dataset can travel alone.
+        An input that is gone proves nothing: a dataset may be moved without its inputs.
         """
         for name, ref in self.spec.inputs.items():
             _, reason = examine_input(self.url, self.spec, ref)

@@ -90,7 +90,7 @@ class DatasetSpec:
         return size if isinstance(size, int) else None
 
     def payload(self) -> dict[str, Any]:
-        """What the fingerprint is taken over. Sources of prompts count by content and order, whatever their paths."""
+        """What the fingerprint is taken over. Sources of prompts count by content and order, not by path."""
         digests = {name: ref.content_digest for name, ref in self.inputs.items()}
         return {
             "format_version": FORMAT_VERSION,

@@ -1,11 +1,10 @@
-"""How far a dataset or a RUN folder is, from the store alone: no job, no runner is asked."""
+"""The progress of a dataset or RUN folder, from the store alone: no job and no runner is asked."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pass_ops.errors import NotADatasetError
 from pass_ops.shards import names
 from pass_ops.shards.dataset import dataset_folders, read_dataset_json
 from pass_ops.shards.finalize import reject_rate
@@ -53,12 +52,7 @@ class RunStatus:
 
 def status(url: str) -> RunStatus:
     """How far every dataset at or below `url` is. Raises NotADatasetError if there is none."""
-    found = tuple(_dataset(folder) for folder in dataset_folders(Store(url)))
-    if not found:
-        raise NotADatasetError(
-            f"there is no dataset at or below {url}: no folder with a {names.DATASET}; check the path"
-        )
-    return RunStatus(url=url, datasets=found)
+    return RunStatus(url=url, datasets=tuple(_dataset(folder) for folder in dataset_folders(url)))
 
 
 def _dataset(store: Store) -> DatasetStatus:

@@ -1,4 +1,4 @@
-"""The few store operations the dataset protocol is made of, on any fsspec URL.
+"""The few store operations that the dataset protocol needs, on any fsspec URL.
 
 Everything that reads or writes a dataset goes through `Store`, so that a test can stop, fail or reorder the protocol
 between any two operations (`Store.before`).

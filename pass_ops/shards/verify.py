@@ -50,11 +50,7 @@ def verify(url: str) -> list[Finding]:
 
     Reads every byte once. Raises NotADatasetError if there is no dataset at or below `url`.
     """
-    folders = list(dataset_folders(Store(url)))
-    if not folders:
-        raise NotADatasetError(
-            f"there is no dataset at or below {url}: no folder with a {names.DATASET}; check the path"
-        )
+    folders = dataset_folders(url)
     findings: list[Finding] = []
     for folder in folders:
         findings += _dataset(folder)

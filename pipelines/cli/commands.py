@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import wraps
 from pathlib import Path
@@ -17,35 +17,39 @@ from pass_ops import shards
 from pipelines.runs.progress import Reporter
 
 if TYPE_CHECKING:
-    from pipelines.runs.config import RunConfig
-    from pipelines.runs.rounds import Run
+    from pipelines.runs.run import Run
 
 Command = Callable[[Namespace], "int | None"]
 
 
-def configured(body: Callable[[Namespace, Run], None]) -> Command:
-    """A command that works on a run: opens it from the configuration, or under --dry-run only tells what it would
-    do.
+def configured(*stages: str, checks: bool = True) -> Callable[[Callable[[Namespace, Run], None]], Command]:
+    """A command that runs these stages of the run that it opens from the configuration.
+
+    It is checked before anything runs, unless the body does so itself (checks=False). Under --dry-run the command only
+    says what it would do, or why it would not.
     """
 
-    @wraps(body)
-    def command(options: Namespace) -> int | None:
-        from pipelines.runs.rounds import Run
+    def decorate(body: Callable[[Namespace, Run], None]) -> Command:
+        @wraps(body)
+        def command(options: Namespace) -> int | None:
+            from pipelines.runs.check import check_run
 
-        config = _config(options)
-        if options.dry_run:
-            _dry_run(config, options.tokens_per_second)
-        else:
-            body(
-                options,
-                Run(config=config, url=options.out, reporter=Reporter(quiet=options.json), overwrite=options.overwrite),
-            )
-        return None
+            work = _open_run(options)
+            scope = {"stages": stages, **_scope(options, work)}
+            if options.dry_run:
+                _dry_run(options, work, scope)
+                return None
+            if checks:
+                check_run(work, **scope)
+            body(options, work)
+            return None
 
-    return command
+        return command
+
+    return decorate
 
 
-@configured
+@configured("generate", "score", "shape", "train", "eval", checks=False)
 def run(options: Namespace, work: Run) -> None:
     """One round."""
     from pipelines.runs.rounds import run_round
@@ -54,18 +58,46 @@ def run(options: Namespace, work: Run) -> None:
     _show(options, f"round {options.round} is complete in {work.folder(options.round)}", asdict(summary))
 
 
-@configured
+@configured("generate", "score", "shape", "train", "eval", checks=False)
 def rounds(options: Namespace, work: Run) -> None:
     """Several rounds."""
     from pipelines.runs.lineage import read_lineage
     from pipelines.runs.rounds import run_rounds
 
-    count = work.config.run.rounds if options.rounds is None else options.rounds
+    count = _rounds(options, work)
     run_rounds(work, count)
     _show(options, f"{count} rounds are complete in {work.url}", read_lineage(work.url))
 
 
-@configured
+def init(options: Namespace) -> None:
+    """A configuration to start from. Raises ConfigError where the file is there already."""
+    from pipelines.cli.starter import starter
+    from pipelines.options import ConfigError
+
+    try:
+        with open(options.file, "x", encoding="utf-8") as file:
+            file.write(starter())
+    except OSError as error:
+        raise ConfigError(f"{options.file}: cannot be written ({error.strerror}); give another path") from error
+    _show(options, f"wrote {options.file}; set prompts.source and policy.model in it", {"file": options.file})
+
+
+def options(options: Namespace) -> None:
+    """What there is to say about every option."""
+    from pipelines.cli.reference import chosen, plain
+
+    shown = chosen(options.section)
+    _show(options, "\n".join(plain(shown)), [asdict(section) for section in shown])
+
+
+def schema(options: Namespace) -> None:  # noqa: ARG001 - every command takes them
+    """The JSON Schema of a configuration."""
+    from pipelines.cli.reference import config_schema
+
+    print(json.dumps(config_schema(), indent=1, ensure_ascii=False))
+
+
+@configured("generate")
 def generate(options: Namespace, work: Run) -> None:
     """Prompts and rollouts of a round."""
     from pipelines.runs.rounds import make_rollouts
@@ -73,7 +105,7 @@ def generate(options: Namespace, work: Run) -> None:
     _show_manifest(options, work.folder(options.round, "rollouts"), make_rollouts(work, options.round))
 
 
-@configured
+@configured("score")
 def score(options: Namespace, work: Run) -> None:
     """Signals of a round; with --reverify, what its verdicts would be now."""
     from pipelines.runs.rounds import score_rollouts
@@ -98,7 +130,7 @@ def _reverify(options: Namespace, work: Run) -> None:
     _show(options, "\n".join(lines), {name: asdict(diff) for name, diff in diffs.items()})
 
 
-@configured
+@configured("shape")
 def shape(options: Namespace, work: Run) -> None:
     """The shaped dataset of a round."""
     from pipelines.runs.rounds import shape_rollouts
@@ -106,7 +138,7 @@ def shape(options: Namespace, work: Run) -> None:
     _show_manifest(options, work.folder(options.round, options.name), shape_rollouts(work, options.round, options.name))
 
 
-@configured
+@configured("train")
 def train(options: Namespace, work: Run) -> None:
     """The update of a round."""
     from pipelines.runs.rounds import update_policy
@@ -136,7 +168,7 @@ def sft(options: Namespace) -> None:
     _show(options, f"policy: {result.policy_dir}", {"policy": result.policy_dir, "metrics": dict(result.metrics)})
 
 
-@configured
+@configured("eval")
 def eval(options: Namespace, work: Run) -> None:  # noqa: A001 - the command's name
     """pass@k of a policy."""
     from pipelines.runs.rounds import evaluate
@@ -230,7 +262,7 @@ def sweep(options: Namespace) -> int | None:
     from pipelines.inspect.sweep.report import sweep_parquet, sweep_svg, sweep_view
     from pipelines.inspect.sweep.settings import grid_settings, sweep
     from pipelines.runs.config import load_config, parse_grid
-    from pipelines.runs.rounds import Run
+    from pipelines.runs.run import Run
 
     reporter = Reporter(quiet=options.json)
     work = Run(config=load_config(options.config, options.overrides), url=options.out, reporter=reporter)
@@ -322,25 +354,60 @@ def demo(options: Namespace) -> int | None:
     return None
 
 
-def _config(options: Namespace) -> RunConfig:
-    """The configuration that a command names, with what the command line says of the runner."""
+def _open_run(options: Namespace) -> Run:
+    """The run that a command names, with what the command line says of the runner.
+
+    Modules of the user's own are found beside the configuration file.
+    """
     from pipelines.runs.config import load_config
+    from pipelines.runs.run import Run
 
     config = load_config(options.config, options.overrides)
     flags = (*config.runner.flags, *options.beam_args)
-    return replace(config, runner=replace(config.runner, name=options.runner or config.runner.name, flags=flags))
+    return Run(
+        config=replace(config, runner=replace(config.runner, name=options.runner or config.runner.name, flags=flags)),
+        url=options.out,
+        reporter=Reporter(quiet=options.json),
+        overwrite=options.overwrite,
+        modules=(str(Path(options.config).resolve().parent),),
+    )
 
 
-def _dry_run(config: RunConfig, tokens_per_second: float) -> None:
-    """The resolved configuration and what a round would cost, as JSON."""
+def _rounds(options: Namespace, work: Run) -> int:
+    return work.config.run.rounds if options.rounds is None else int(options.rounds)
+
+
+def _scope(options: Namespace, work: Run) -> dict[str, Any]:
+    """Of the arguments of `check_run`, those that the command line decides."""
+    if options.command == "rounds":
+        return {"rounds": _rounds(options, work)}
+    if options.command == "eval":
+        made = None if options.round is None else work.folder(options.round, "policy")
+        return {"policy": options.policy or made}
+    return {"round_index": options.round, "signals": getattr(options, "signal", ())}
+
+
+def _dry_run(options: Namespace, work: Run, scope: Mapping[str, Any]) -> None:
+    """The resolved configuration and what a round would cost, as JSON; RunRefused where the run would be refused.
+
+    What cannot be checked here, for a package is not installed, is told under "unchecked".
+    """
     from pipelines.options import as_dict
+    from pipelines.runs.check import RunRefused, find_problems
     from pipelines.runs.cost import estimate_round
-    from pipelines.runs.rounds import configured_signals
 
-    configured_signals(config)
-
-    estimate = estimate_round(config, tokens_per_second=tokens_per_second)
-    print(json.dumps({"config": as_dict(config), "estimate": asdict(estimate)}, indent=1))
+    found = find_problems(work, **scope)
+    if found.problems:
+        raise RunRefused(found.problems)
+    estimate = estimate_round(
+        work.config,
+        found.prompts,
+        policy=found.policy,
+        tokens_per_second=options.tokens_per_second,
+        training_tflops=options.training_tflops,
+    )
+    told = {"config": as_dict(work.config), "estimate": asdict(estimate), "unchecked": list(found.missing)}
+    print(json.dumps(told, indent=1))
 
 
 def _show(options: Namespace, text: str, result: Any) -> None:

@@ -16,6 +16,7 @@ from contextlib import redirect_stdout
 from importlib.metadata import version
 
 from pass_ops.errors import PassError
+from pass_ops.extras import missing_extra
 from trainer import is_main_process
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
@@ -37,11 +38,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with redirect_stdout(sys.stdout if is_main_process() else io.StringIO()):
             code = command(options)
-    except PassError as error:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except (PassError, ImportError) as raised:
+        error = missing_extra(raised, f"passrl {options.command}") or raised
+        if not isinstance(error, PassError):
+            raise
         print(f"passrl {options.command}: {error}", file=sys.stderr)
         if type(error).__name__ == "JobSubmitted":  # by name: a light command need not import the runners
             return DONE
-        return WRONG_INPUT if isinstance(error, (ValueError, LookupError, FileNotFoundError)) else FAILED
+        return WRONG_INPUT if isinstance(error, (ValueError, LookupError, FileNotFoundError, ImportError)) else FAILED
     except KeyboardInterrupt:
         print(
             f"passrl {options.command}: interrupted; what is committed stays, the same command goes on from there",
@@ -72,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run_commands(commands)
+    _add_option_commands(commands)
     _add_stage_commands(commands)
     _add_sft(commands)
     _add_store_commands(commands)
@@ -84,10 +93,18 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_run_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run = _command(commands, "run", "one round: prompts, rollouts, signals, shaped advantages, update, evaluation")
     _config_arguments(run)
-    run.add_argument("--round", type=int, default=0, help="which round (default 0)")
+    run.add_argument("--round", type=round_number, default=0, help="which round (default 0)")
     rounds = _command(commands, "rounds", "several rounds, each starting from the policy of the one before")
     _config_arguments(rounds)
-    rounds.add_argument("--rounds", type=int, help="how many (default: run.rounds of the configuration)")
+    rounds.add_argument("--rounds", type=round_count, help="how many (default: run.rounds of the configuration)")
+
+
+def _add_option_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    init = _command(commands, "init", "write a commented configuration to start from")
+    init.add_argument("file", nargs="?", default="passrl.toml", help="a new file (default passrl.toml)")
+    options = _command(commands, "options", "every option with its type, default and meaning")
+    options.add_argument("section", nargs="?", help="only this one: engine, signals.judge, verifiers.math, lint, ...")
+    _command(commands, "schema", "the JSON Schema of a configuration, by which editors complete and check it")
 
 
 def _add_stage_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -101,7 +118,7 @@ def _add_stage_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
         stage = _command(commands, name, text)
         _config_arguments(stage)
         if name != "eval":
-            stage.add_argument("--round", type=int, default=0, help="which round of the run (default 0)")
+            stage.add_argument("--round", type=round_number, default=0, help="which round of the run (default 0)")
         if name == "score":
             stage.add_argument(
                 "--signal", action="append", default=[], help="only this signal (may be given several times)"
@@ -115,7 +132,7 @@ def _add_stage_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
             stage.add_argument("--name", default="shaped", help="the dataset's folder in the round (default shaped)")
         if name == "eval":
             stage.add_argument(
-                "--round", type=int, help="the policy that this round made (default: the configured policy)"
+                "--round", type=round_number, help="the policy that this round made (default: the configured policy)"
             )
             stage.add_argument("--policy", help="any model folder instead")
 
@@ -157,7 +174,7 @@ def _add_questions(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     sweep.add_argument("config", help="TOML configuration; its [shape] section is the reference setting")
     sweep.add_argument("--out", required=True, metavar="RUN", help="run folder, local or any fsspec URL")
     sweep.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="as for run")
-    sweep.add_argument("--round", type=int, default=0, help="which round of the run (default 0)")
+    sweep.add_argument("--round", type=round_number, default=0, help="which round of the run (default 0)")
     sweep.add_argument(
         "--grid",
         action="append",
@@ -171,7 +188,7 @@ def _add_questions(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     explain = _command(commands, "explain", "the arithmetic of one rollout's advantages, chunk by chunk")
     explain.add_argument("run", help="RUN folder, or a shaped dataset")
     explain.add_argument("rollout_id", help="GROUP/INDEX")
-    explain.add_argument("--round", type=int, default=0, help="which round of the run (default 0)")
+    explain.add_argument("--round", type=round_number, default=0, help="which round of the run (default 0)")
     explain.add_argument("--name", default="shaped", help="the shaped dataset's folder in the round (default shaped)")
     explain.add_argument("--all", action="store_true", help="every chunk, however many")
     lint = _command(commands, "lint", "look for trouble before training; exit code 1 where an error is found")
@@ -186,7 +203,7 @@ def _add_prm_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     check.add_argument("run", help="RUN folder whose round holds both signals")
     check.add_argument("--signal", required=True, help="name of the process signal to check, scored per step")
     check.add_argument("--truth", required=True, help="name of the one to hold it against: execution, monte_carlo")
-    check.add_argument("--round", type=int, default=0, help="which round of the run (default 0)")
+    check.add_argument("--round", type=round_number, default=0, help="which round of the run (default 0)")
     check.add_argument(
         "--threshold", type=float, default=0.5, help="truth above: right, below: wrong, at it: neutral (default 0.5)"
     )
@@ -221,7 +238,9 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace datasets that were made with other options")
     parser.add_argument("--runner", help="Beam runner (default: runner.name of the configuration)")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the resolved configuration and an estimate as JSON; do nothing"
+        "--dry-run",
+        action="store_true",
+        help="check everything, print the resolved configuration and an estimate as JSON; do nothing",
     )
     parser.add_argument(
         "--tokens-per-second",
@@ -229,6 +248,28 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
         default=4000.0,
         help="sampling speed of one worker for the estimate (default 4000)",
     )
+    parser.add_argument(
+        "--training-tflops",
+        type=float,
+        default=100.0,
+        help="TFLOP/s that training reaches, for the estimate (default 100)",
+    )
+
+
+def round_number(text: str) -> int:
+    """A round's number, as an argument type: 0 or more."""
+    return _at_least(0, text)
+
+
+def round_count(text: str) -> int:
+    """A number of rounds, as an argument type: 1 or more."""
+    return _at_least(1, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+    return int(text)
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:

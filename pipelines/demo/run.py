@@ -17,13 +17,14 @@ from rich.table import Table
 from pass_ops.shards import Store, open_dataset
 from pipelines.demo.arithmetic import Split, prompt_rows
 from pipelines.demo.assets import asset_folder
+from pipelines.runs.check import check_run
 from pipelines.runs.config import RunConfig, load_config
-from pipelines.runs.evaluate import EvalResult, paired_gain
+from pipelines.runs.evaluate import Estimate, EvalResult, paired_gain
 from pipelines.runs.lineage import read_lineage
 from pipelines.runs.progress import Reporter
-from pipelines.runs.rounds import Run, evaluate_start, run_round
+from pipelines.runs.rounds import evaluate_start, run_round
+from pipelines.runs.run import Run
 from pipelines.runs.summary import ShapedSummary
-from pipelines.shaped.stage import ShapeOptions
 
 CONFIG = Path(__file__).parent / "demo.toml"
 HELD_OUT_PROMPTS = 300
@@ -42,11 +43,14 @@ def run_demo(
         config=demo_config(out, seed=seed, overrides=overrides), url=out, reporter=reporter, overwrite=overwrite
     )
     rounds = execution.config.run.rounds
+    teacher = replace(execution, config=teacher_config(execution.config))
+    check_run(execution, rounds=rounds)
+    check_run(teacher)
     results = [evaluate_start(execution)[BENCHMARK]]
     rows = [_row("start", None, results[0], {})]
     for index in range(rounds + 1):
         last = index >= rounds - 1
-        work = execution if index < rounds else replace(execution, config=teacher_config(execution.config))
+        work = execution if index < rounds else teacher
         summary = run_round(work, index, is_last=last)
         results.append(_result(work, index))
         rows.append(
@@ -65,8 +69,7 @@ def run_demo(
     gain = gains["execution"]
     reporter.line(
         f"pass@1 on {HELD_OUT_PROMPTS} held-out prompts x {results[0].samples} samples, start to round {rounds - 1}: "
-        f"{100 * gain.value:+.1f} points, {gain.value / gain.standard_error:.1f} standard errors "
-        "of the paired difference."
+        f"{100 * gain.value:+.1f} points{_in_standard_errors(gain)}."
     )
     _where_the_shards_lie(reporter, execution)
     return {"seed": seed, "rounds": rows, "gains": {name: asdict(gain) for name, gain in gains.items()}}
@@ -98,8 +101,7 @@ def teacher_config(config: RunConfig) -> RunConfig:
     signals = {name: table for name, table in config.signals.items() if name != "execution"}
     signals["teacher"] = {"signal": "logprobs", "model": str(asset_folder("teacher")), "engine": asdict(config.engine)}
     signals["opd"] = {"signal": "opd", "teacher": "teacher"}
-    shape: ShapeOptions = replace(config.shape, process="opd", signal="kl")
-    return replace(config, signals=signals, shape=shape)
+    return replace(config, signals=signals, shape=replace(config.shape, process="opd"))
 
 
 def _row(title: str, summary: ShapedSummary | None, result: EvalResult, train: Mapping[str, float]) -> dict[str, Any]:
@@ -140,6 +142,12 @@ def _result(run: Run, round_index: int) -> EvalResult:
 def _train_metrics(out: str, round_index: int) -> Mapping[str, float]:
     metrics: Mapping[str, float] = read_lineage(out)["rounds"][round_index]["metrics"]["train"]
     return metrics
+
+
+def _in_standard_errors(gain: Estimate) -> str:
+    if gain.standard_error == 0.0:
+        return ", the same difference on every prompt"
+    return f", {gain.value / gain.standard_error:.1f} standard errors of the paired difference"
 
 
 def _where_the_shards_lie(reporter: Reporter, run: Run) -> None:

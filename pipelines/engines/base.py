@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
+from annotated_types import Ge, Gt, Le, MinLen
 from numpy.typing import NDArray
+from pydantic import AfterValidator, BeforeValidator, Strict
 
 from pass_ops.shards.sampling import cuts
 from pipelines.engines.errors import (
@@ -25,6 +27,8 @@ from pipelines.engines.errors import (
     WeightsMismatchError,
 )
 from pipelines.engines.vllm_names import check_arguments, check_parameters
+from pipelines.options import Table, Url, options
+from pipelines.options.types import AtLeastOne, Positive, Share, ZeroOrMore
 
 __all__ = [
     "Engine",
@@ -39,44 +43,59 @@ __all__ = [
     "WeightsMismatchError",
 ]
 
-ENGINE_KINDS = ("vllm", "server", "transformers", "recorded")
-LOGPROBS_MODES = ("raw_logprobs", "processed_logprobs")
-DEVICES = ("auto", "cpu", "cuda")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+EngineKind = Literal["vllm", "server", "transformers", "recorded"]
+LogprobsMode = Literal["raw_logprobs", "processed_logprobs"]
 # Of Sampling.extra: they say where a completion ends, not how its tokens are drawn.
 ENDING_PARAMETERS = frozenset({"stop_token_ids", "include_stop_str_in_output"})
 LOWEST_TEMPERATURE = 0.01  # vLLM silently raises what is lower to this, and the logprobs would be another temperature's
 
 
-@dataclass(frozen=True, kw_only=True)
+def _warm_or_greedy(temperature: float) -> float:
+    if 0 < temperature < LOWEST_TEMPERATURE:
+        raise ValueError(f"it must be 0 (greedy) or at least {LOWEST_TEMPERATURE}, not {temperature}")
+    return temperature
+
+
+def _one_or_several(stop: Any) -> Any:
+    return (stop,) if isinstance(stop, str) else stop
+
+
+Temperature = Annotated[float, Ge(0), AfterValidator(_warm_or_greedy)]
+StopString = Annotated[str, MinLen(1)]
+StopStrings = Annotated[
+    tuple[StopString, ...],
+    Strict(False),
+    BeforeValidator(_one_or_several, json_schema_input_type=StopString | list[StopString]),
+]
+
+
+@options(EngineOptionError)
 class Sampling:
-    """How tokens are drawn: temperature first, then top_k, top_p and min_p cut the distribution (off at 0, 1.0, 0.0).
+    """How tokens are drawn: temperature first, then top_k, top_p and min_p cut the distribution."""
 
-    temperature 0 is greedy. max_tokens counts sampled tokens, the end token included. A stop string ends a completion
-    as soon as its text contains it; token_ids and text keep it as sampled. ignore_eos samples on past end tokens.
-    extra: further parameters by the names of vLLM's SamplingParams (repetition_penalty, logit_bias, bad_words, ...),
-    for the kinds vllm and server.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    max_tokens: int = 256
-    stop: tuple[str, ...] = ()
+    temperature: Temperature = 1.0
+    """Logits are divided by this before the softmax. 0 is greedy; 1.0 draws from the model's own distribution."""
+    top_p: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Keeps the smallest set of most likely tokens whose probabilities sum to this (1.0 = off). Example: 0.95."""
+    top_k: ZeroOrMore = 0
+    """Keeps this many of the most likely tokens (0 = off). Example: 50."""
+    min_p: Share = 0.0
+    """Drops tokens less likely than this share of the most likely one's probability (0.0 = off). Example: 0.05."""
+    max_tokens: AtLeastOne = 256
+    """Most tokens of a completion, the end token included; what a rollout program inserts counts too."""
+    stop: StopStrings = ()
+    r"""Strings that end a completion as soon as its text contains one; the rollout keeps it. A special token ends it by
+    its id. Example: ["\n\n"]."""
+    keep_special_tokens: StopStrings = ()
+    """Special tokens that stay in the text of a completion, which shows none otherwise. Example:
+    ["<think>", "</think>"]."""
     ignore_eos: bool = False
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Keeps sampling after an end token, up to max_tokens: for measurements of speed."""
+    extra: Table = field(default_factory=dict)
+    """More sampling parameters, by the names of vLLM's SamplingParams; engine kinds vllm and server only. Example:
+    { repetition_penalty = 1.05 }."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
-        warm = np.isfinite(self.temperature) and self.temperature >= LOWEST_TEMPERATURE
-        allowed = f"0 (greedy) or at least {LOWEST_TEMPERATURE}"
-        _require(warm or self.temperature == 0, "temperature", self.temperature, allowed)
-        _require(0 < self.top_p <= 1, "top_p", self.top_p, "over 0 and at most 1 (1 = off)")
-        _require(_is_int(self.top_k) and self.top_k >= 0, "top_k", self.top_k, "an integer, 0 (off) or more")
-        _require(0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 (off) and 1")
-        _require(_is_int(self.max_tokens) and self.max_tokens >= 1, "max_tokens", self.max_tokens, "1 or more")
-        _require(all(isinstance(s, str) and s for s in self.stop), "stop", self.stop, "a list of non-empty strings")
         if self.extra:
             check_parameters(self.extra)
 
@@ -87,64 +106,65 @@ class Sampling:
         return bent or bool(cuts(asdict(self)))
 
     def as_options(self) -> dict[str, Any]:
-        """Its options by name, `extra` only where it says something."""
-        return {name: value for name, value in asdict(self).items() if name != "extra" or value}
+        """Its options by name, later ones only where they say something: older datasets keep their fingerprints."""
+        later = ("extra", "keep_special_tokens")
+        return {name: value for name, value in asdict(self).items() if name not in later or value}
+
+    def as_values(self) -> dict[str, Any]:
+        """`as_options` with `extra` in any case, as signals record it."""
+        return {"extra": dict(self.extra)} | self.as_options()
 
     @property
-    def logprobs_mode(self) -> str:
+    def logprobs_mode(self) -> LogprobsMode:
         """The mode whose logprobs are the behaviour's: raw at temperature 1 (and greedy), else processed."""
         return "raw_logprobs" if self.temperature in (0.0, 1.0) else "processed_logprobs"
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(EngineOptionError)
 class EngineOptions:
-    """How an engine is started. Equal options and an equal architecture let `acquire` keep the running one.
+    """How an engine is started. Two uses with equal options and one architecture share a running engine."""
 
-    dtype: "auto" is float32 on a CPU (bfloat16 for a bfloat16 checkpoint where the CPU computes in it: AVX-512 BF16),
-    the checkpoint's on a GPU. device: "auto" is a GPU where there is one; name it where the machine that submits is not
-    like its workers, and dtype then too: both decide results, and a worker with another device is refused.
-    max_model_len: prompt plus completion in tokens; None = the model's own. logprobs_mode:
-    raw_logprobs are log_softmax(logits); processed_logprobs are after temperature and truncation
-    (`Sampling.logprobs_mode` says which fits). kv_cache_gib: memory for keys and values on a CPU, beside the model.
-    max_num_seqs: rollouts sampled at a time. seed: the engine's own; rollouts carry theirs. deterministic: for kind
-    "vllm", whatever else is sampled changes no bit of a rollout, at a price (docs/generation.md). url: for kind
-    "server", where a vLLM server answers. recording: for kind "recorded", a Parquet or JSONL file, or "synthetic:SEED".
-    extra: further arguments of the engine underneath, by its own names (kind vllm: vLLM's EngineArgs; server:
-    served_model, api_key, timeout_s; transformers: batch_size; recorded: latency).
-    pooling: None for a model that samples; else how one that classifies tokens (a process reward model) is pooled, by
-    the names of vLLM's PoolerConfig, as {"pooling_type": "STEP", "step_tag_id": 9}; {} = the model's own way. Besides
-    these, tokens = ["-", "+"] makes a causal language model a classifier whose classes are those tokens' logits.
-    """
-
-    kind: str = "vllm"
-    dtype: str = "auto"
-    device: str = "auto"
-    max_model_len: int | None = None
-    max_num_seqs: int = 256
-    kv_cache_gib: float = 1.0
-    logprobs_mode: str = "raw_logprobs"
-    seed: int = 0
+    kind: EngineKind = "vllm"
+    """What runs the model: vllm in this process, a vLLM server somewhere else, transformers (slow, for reference), or
+    recorded answers (no model, for tests)."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type the model computes in. auto takes the checkpoint's on a GPU, and on a CPU float32 (bfloat16 for a bfloat16
+    checkpoint where the CPU has AVX-512 BF16). It decides results: a worker that would resolve auto differently is
+    refused."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs. auto takes a GPU where there is one; name the device where the machine that submits a job
+    has another one than its workers."""
+    max_model_len: Annotated[int, Ge(2)] | None = None
+    """Most tokens of prompt and completion together (default: the model's context). Example: 4096."""
+    max_num_seqs: AtLeastOne = 256
+    """Rollouts sampled at the same time."""
+    kv_cache_gib: Positive = 1.0
+    """Memory for keys and values on a CPU in GiB, in addition to the model's own."""
+    logprobs_mode: LogprobsMode = "raw_logprobs"
+    """Which log-probabilities the engine reports: those of the raw logits, or those after temperature and truncation.
+    Generating rollouts sets this to what their temperature needs."""
+    seed: ZeroOrMore = 0
+    """The engine's own seed. Rollouts do not depend on it: each has a seed of its own."""
     deterministic: bool = False
+    """Makes a rollout bit-identical whatever else is in its batch; this costs throughput. Kind vllm only."""
     recording: str | None = None
-    url: str | None = None
+    """For kind recorded: a Parquet or JSONL file of rollouts, or synthetic:SEED for made-up ones. Example:
+    "synthetic:0"."""
+    url: Url | None = None
+    """For kind server: where the vLLM server answers. Example: "http://127.0.0.1:8000"."""
     pooling: Mapping[str, Any] | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    """How a model that classifies tokens (a process reward model) is pooled, by the names of vLLM's PoolerConfig; {}
+    leaves it to the model, and not set means a model that samples. tokens = ["▁-", "▁+"] makes a causal language model
+    a classifier whose classes are those tokens' logits. Example: { pooling_type = "STEP", step_tag_id = 9 }."""
+    extra: Table = field(default_factory=dict)
+    """More arguments of the engine, by its own names. vllm: vLLM's EngineArgs; server: served_model, api_key
+    ("env:NAME"), timeout_s; transformers: batch_size; recorded: latency. Example: { gpu_memory_utilization = 0.8 }."""
 
     def __post_init__(self) -> None:
-        _choice(self.kind, "kind", ENGINE_KINDS)
-        _choice(self.dtype, "dtype", DTYPES)
-        _choice(self.device, "device", DEVICES)
-        _choice(self.logprobs_mode, "logprobs_mode", LOGPROBS_MODES)
-        if self.max_model_len is not None:
-            long_enough = _is_int(self.max_model_len) and self.max_model_len >= 2
-            _require(long_enough, "max_model_len", self.max_model_len, "2 or more")
-        _require(_is_int(self.max_num_seqs) and self.max_num_seqs >= 1, "max_num_seqs", self.max_num_seqs, "1 or more")
-        _require(self.kv_cache_gib > 0, "kv_cache_gib", self.kv_cache_gib, "over 0")
-        _require(_is_int(self.seed) and self.seed >= 0, "seed", self.seed, "an integer, 0 or more")
-        _require(
-            "tokens" not in (self.pooling or {}) or self.kind != "recorded", "pooling", self.pooling, "without tokens"
-        )
-        _require(not self.deterministic or self.kind == "vllm", "deterministic", True, "False unless kind is vllm")
+        if self.kind == "recorded" and "tokens" in (self.pooling or {}):
+            raise EngineOptionError("pooling has tokens, which kind recorded does not know; leave them out")
+        if self.deterministic and self.kind != "vllm":
+            raise EngineOptionError(f"deterministic is true, but kind is {self.kind!r}; only kind 'vllm' can be")
         if self.kind == "vllm" and self.extra:
             check_arguments(self.extra)
 
@@ -158,7 +178,8 @@ class SampleRequest:
     sampling: Sampling
 
     def __post_init__(self) -> None:
-        _require(_is_int(self.seed) and 0 <= self.seed < 2**63, "seed", self.seed, "0 to 2**63 - 1")
+        if not (isinstance(self.seed, (int, np.integer)) and 0 <= self.seed < 2**63):
+            raise EngineOptionError(f"seed is {self.seed!r}; it must be 0 to 2**63 - 1.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -167,7 +188,7 @@ class Sample:
 
     token_ids: int32 [T], exactly what was sampled, the end token included. logprobs: float32 [T], natural log, of the
     sampled tokens in the engine's logprobs_mode. finish_reason: stop (end token or stop string) or length.
-    text: token_ids decoded without special tokens.
+    text: token_ids decoded without special tokens, except `Sampling.keep_special_tokens`.
     """
 
     token_ids: NDArray[np.int32]
@@ -209,17 +230,3 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free model, memory and threads; open futures get EngineDead. Closing twice is no error."""
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _require(ok: bool, option: str, value: object, allowed: str) -> None:
-    if not ok:
-        raise EngineOptionError(f"{option} is {value!r}; it must be {allowed}.")
-
-
-def _choice(value: str, option: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise EngineOptionError(f"{option} is {value!r}; choose one of {', '.join(choices)}.")

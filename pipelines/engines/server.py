@@ -7,7 +7,6 @@ at the start. `extra`: served_model (its name there, where it serves several), a
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Mapping
@@ -16,19 +15,22 @@ from typing import Any
 
 import numpy as np
 
+from pass_ops.nearest import advice
 from pipelines.engines.base import (
     EngineOptionError,
     EngineOptions,
     EngineStartError,
     RequestRejected,
-    Sample,
     SampleRequest,
     Sampling,
     WeightsMismatchError,
 )
 from pipelines.engines.driver import Answer, DrivenEngine, Request, ScoreRequest
 from pipelines.engines.finite import finite_or_rejected
+from pipelines.engines.stopping import read_sample, sought_underneath
+from pipelines.engines.text import Stops
 from pipelines.models.folder import load_tokenizer, model_digest, read_config
+from pipelines.options import secret
 
 OPTIONS = frozenset({"served_model", "api_key", "timeout_s"})
 POLL_SECONDS = 0.005  # how long a new request may wait while the driver waits for an older one
@@ -113,14 +115,14 @@ class ServerBackend:
         self._answers.put((key, answer))
 
     def _sample(self, request: Any) -> Answer:
-        choice = self._complete(_sampling_body(request, room=self.max_model_len - len(request.prompt_token_ids)))
+        room = self.max_model_len - len(request.prompt_token_ids)
+        choice = self._complete(_sampling_body(request, room=room, stops=sought_underneath(self.tokenizer, request)))
         if choice["finish_reason"] not in ("stop", "length"):
             return RequestRejected("aborted", f"the server finished it as {choice['finish_reason']!r}", transient=True)
         token_ids = np.asarray(choice["token_ids"], dtype=np.int32)
         logprobs = _logprobs(choice["logprobs"]["token_logprobs"])
-        text = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        sample = Sample(token_ids=token_ids, logprobs=logprobs, finish_reason=choice["finish_reason"], text=text)
-        return finite_or_rejected(sample, logprobs, allow_zero_probability=False)
+        sample = read_sample(self.tokenizer, request, token_ids, logprobs, finish_reason=choice["finish_reason"])
+        return finite_or_rejected(sample, sample.logprobs, allow_zero_probability=False)
 
     def _score(self, request: ScoreRequest) -> Answer:
         token_ids = [int(i) for i in request.token_ids]
@@ -143,7 +145,7 @@ class ServerBackend:
         """One token drawn from a distribution cut to its likeliest: processed, its logprob is 0; raw, it is not."""
         prompt = [int(self.tokenizer.eos_token_id or 0)]
         request = SampleRequest(prompt_token_ids=prompt, seed=0, sampling=Sampling(top_k=1, max_tokens=1))
-        (logprob,) = self._complete(_sampling_body(request, room=1))["logprobs"]["token_logprobs"]
+        (logprob,) = self._complete(_sampling_body(request, room=1, stops=Stops((), {})))["logprobs"]["token_logprobs"]
         found = "processed_logprobs" if logprob == 0.0 else "raw_logprobs"
         if found != options.logprobs_mode:
             raise EngineStartError(
@@ -152,9 +154,9 @@ class ServerBackend:
             )
 
 
-def _sampling_body(request: SampleRequest, *, room: int) -> dict[str, Any]:
+def _sampling_body(request: SampleRequest, *, room: int, stops: Stops) -> dict[str, Any]:
     sampling = request.sampling
-    return {
+    body = {
         **sampling.extra,
         "prompt": [int(i) for i in request.prompt_token_ids],
         "temperature": sampling.temperature,
@@ -162,12 +164,16 @@ def _sampling_body(request: SampleRequest, *, room: int) -> dict[str, Any]:
         "top_k": sampling.top_k,
         "min_p": sampling.min_p,
         "max_tokens": min(sampling.max_tokens, room),
-        "stop": list(sampling.stop),
+        "stop": list(stops.strings),
+        "skip_special_tokens": not sampling.keep_special_tokens,
         "ignore_eos": sampling.ignore_eos,
         "seed": request.seed,
         "logprobs": 0,
         "return_token_ids": True,
     }
+    if stops.tokens:
+        body["stop_token_ids"] = [*(body.get("stop_token_ids") or ()), *stops.tokens.values()]
+    return body
 
 
 def _logprobs(values: list[float]) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -178,17 +184,13 @@ def _logprobs(values: list[float]) -> np.ndarray[Any, np.dtype[np.float32]]:
 def _client(options: EngineOptions) -> Any:
     import httpx
 
-    unknown = set(options.extra) - OPTIONS
-    if unknown:
-        raise EngineOptionError(f"extra.{min(unknown)} is no option of the server engine; it has {sorted(OPTIONS)}.")
+    for name in sorted(set(options.extra) - OPTIONS):
+        raise EngineOptionError(f"extra.{name} is no option of the server engine; {advice(name, sorted(OPTIONS))}")
     if not options.url:
         raise EngineOptionError("An engine of kind server needs `url`, as in http://127.0.0.1:8000.")
     headers = {}
-    if key := options.extra.get("api_key"):
-        name = str(key).removeprefix("env:")
-        if name not in os.environ:
-            raise EngineOptionError(f"extra.api_key: the environment variable {name} is not set.")
-        headers["Authorization"] = f"Bearer {os.environ[name]}"
+    if (key := options.extra.get("api_key")) is not None:
+        headers["Authorization"] = f"Bearer {secret(key, key='extra.api_key')}"
     limits = httpx.Limits(max_connections=options.max_num_seqs, max_keepalive_connections=options.max_num_seqs)
     timeout = float(options.extra.get("timeout_s", 600.0))
     return httpx.Client(

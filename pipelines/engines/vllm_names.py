@@ -7,13 +7,13 @@ is not, the check waits for the machine that starts the engine.
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib.util
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pass_ops.nearest import advice
 from pipelines.engines.errors import EngineOptionError
 
 # Set from fields of EngineOptions, and of Sampling or by the engine itself, so not to be given in `extra`.
@@ -27,6 +27,7 @@ OWN_PARAMETERS = frozenset(
     {
         *("temperature", "top_p", "top_k", "min_p", "max_tokens", "stop", "ignore_eos", "seed"),
         *("n", "logprobs", "prompt_logprobs", "flat_logprobs", "detokenize", "output_kind", "stream_interval"),
+        *("skip_special_tokens", "spaces_between_special_tokens"),
     }
 )
 
@@ -60,6 +61,4 @@ def _check(extra: Mapping[str, Any], *, known: Iterable[str], own: Iterable[str]
         if name in own:
             raise EngineOptionError(f"extra.{name} is set by an option of its own, or by the engine; leave it out.")
         if known and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise EngineOptionError(f"extra.{name} is no {what} of this vLLM.{hint}")
+            raise EngineOptionError(f"extra.{name} is no {what} of this vLLM; {advice(name, sorted(known))}")

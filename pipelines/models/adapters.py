@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
+from pipelines.models.safetensors import safetensors_header
 from trainer.errors import AdapterError
 from trainer.model_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_folder, is_adapter
 
@@ -67,9 +66,5 @@ def read_adapter(folder: str) -> Adapter | None:
 
 def _modules(adapter: Path) -> frozenset[str]:
     """From the matrices, for `target_modules` may be a pattern."""
-    try:
-        with safe_open(adapter / ADAPTER_WEIGHTS, framework="numpy") as file:
-            keys = list(file.keys())
-    except SafetensorError as error:
-        raise AdapterError(f"{adapter / ADAPTER_WEIGHTS} is not readable: {error}. Save the adapter again.") from error
+    keys = safetensors_header(adapter / ADAPTER_WEIGHTS)
     return frozenset(key.partition(".lora_")[0].rpartition(".")[2] for key in keys if ".lora_" in key)

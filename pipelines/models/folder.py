@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from pass_ops.errors import PassError
 from pipelines.models.adapters import read_adapter
+from pipelines.models.safetensors import ModelFilesError, safetensors_header
 from trainer.model_folder import SAVED_BY_KEYS, file_digest, file_identity
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
@@ -25,15 +25,10 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
 )  # fmt: skip
-SAFETENSORS_HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
 
 
 class ModelNotFoundError(PassError, FileNotFoundError):
     """A model folder does not exist."""
-
-
-class ModelFilesError(PassError, ValueError):
-    """A model folder lacks a file it needs, or the file cannot be read."""
 
 
 class VocabularyMismatchError(PassError, ValueError):
@@ -59,14 +54,17 @@ class ModelFacts:
     vocabulary: Vocabulary
 
 
-def describe_model(folder: str) -> ModelFacts:
+def describe_model(folder: str, *, weights: bool = True) -> ModelFacts:
     """Every digest of a model folder; reads the weights once (cached per process until a file changes).
+
+    weights: False reads only the headers of the weight files and leaves `digest` empty, which takes milliseconds.
 
     Raises ModelNotFoundError, ModelFilesError.
     """
+    tensor_shapes(folder)  # a file that was cut off is refused before anything is read for long
     return ModelFacts(
         folder=folder,
-        digest=model_digest(folder),
+        digest=model_digest(folder) if weights else "",
         tokenizer_digest=tokenizer_digest(folder),
         chat_template_digest=chat_template_digest(folder),
         vocabulary=vocabulary(folder),
@@ -217,7 +215,7 @@ def tensor_shapes(folder: str) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for file in weight_files(folder):
         if file.suffix == ".safetensors":
-            shapes |= {k: tuple(v["shape"]) for k, v in _safetensors_header(file).items() if k != "__metadata__"}
+            shapes |= {k: tuple(v["shape"]) for k, v in safetensors_header(file).items() if k != "__metadata__"}
     return shapes
 
 
@@ -276,20 +274,6 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _safetensors_header(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        prefix = stream.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        raw = stream.read(length) if 0 < length <= SAFETENSORS_HEADER_LIMIT else b""
-    try:
-        if len(raw) != length or not raw:
-            raise ValueError("its header is cut off")
-        header: dict[str, Any] = json.loads(raw)
-    except ValueError as e:
-        raise ModelFilesError(f"{file} is not a readable safetensors file: {e}. Copy or save the model again.") from e
-    return header
-
-
 def _json_digest(content: Any) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -302,7 +286,7 @@ def _vocabulary(identity: tuple[str, int, int]) -> Vocabulary:
 
 
 def _tokens_by_id(folder: str) -> dict[int, str]:
-    return {i: token for token, i in _read_vocabulary(str(Path(folder) / "tokenizer.json")).items()}
+    return {i: token for token, i in _read_vocabulary(str(check_model_folder(folder) / "tokenizer.json")).items()}
 
 
 def _read_vocabulary(path: str) -> dict[str, int]:

@@ -14,19 +14,22 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
 
 from pass_ops import shards
 from pass_ops.errors import NotFinalized, PassError
+from pass_ops.importing import extend_import_path
 from pass_ops.shards import Dataset, Manifest, PendingParts, names
 from pass_ops.shards.commit import parts_in
 from pipelines.parts.attempts import attempts_made
 from pipelines.parts.job_record import job_record
-from pipelines.parts.loop import PartLoop, PartOutput, PartWork, StageAborted, in_background
+from pipelines.parts.loop import PartLoop, PartOutput, PartWork, Stage, StageAborted, in_background
 from pipelines.parts.operations import Operations, Progress
 from pipelines.runners import JobFailed, run_job
-from pipelines.runners.quiet import beam
+from pipelines.runners.quiet import beam, pickler
 
-__all__ = ["PartDriver", "PartOutput", "PartWork", "StageAborted", "in_background", "run_stage"]
+__all__ = ["PartDriver", "PartOutput", "PartWork", "Stage", "StageAborted", "StageParts", "in_background", "run_stage"]
 
 # The element that stands for all parts with an earlier attempt: one worker takes them, one after another, so that a
 # part that kills its worker is not held against an innocent one beside it.
@@ -49,13 +52,23 @@ class PartDriver(beam.DoFn):
         suspects: Sequence[int],
         parts_in_flight: int | None,
         max_attempts: int,
+        modules: Sequence[str] = (),
     ) -> None:
         self.dataset = dataset
         self._work = work
+        self._modules = tuple(modules)
         self._suspects = tuple(suspects)
         self._parts_in_flight = parts_in_flight
         self._max_attempts = max_attempts
         self._loop: PartLoop | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The work as bytes of its own: reading them may import the user's modules, which must be found by then."""
+        return {**self.__dict__, "_work": pickler.dumps(self._work)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        extend_import_path(state["_modules"])
+        self.__dict__.update(state, _work=pickler.loads(state["_work"]))
 
     def setup(self) -> None:
         """Once a worker: acquire the engine, open the inputs."""
@@ -113,44 +126,75 @@ class Finalize(beam.DoFn):
         self._dataset = dataset
         self._max_reject_rate = max_reject_rate
 
-    def process(self, _parts: int) -> None:
-        """Finalize, or leave the reasons in _run.json for whoever looks."""
+    def process(self, _parts: int) -> Iterator[str]:
+        """Finalize and give the dataset's URL, or leave the reasons in _run.json for whoever looks and give nothing."""
         try:
             shards.finalize(self._dataset, max_reject_rate=self._max_reject_rate)
+            yield self._dataset.url
         except (PassError, OSError) as error:
             reasons = list(getattr(error, "reasons", [str(error)]))
             with suppress(PassError, OSError):
                 shards.record_run(self._dataset, {"finalized": False, "not_finalized": reasons})
 
 
-def run_stage(
-    dataset: Dataset,
-    work: PartWork,
-    operations: Operations,
-    *,
-    runs_model: bool = False,
-    costs: Sequence[int] = (),
-) -> Manifest:
-    """Do the parts that are not done yet, then finalize. runs_model: workers need what `runner.resources` asks for.
-    costs: how much work each part is, in any unit, where that is known: the longest are begun first.
+class StageParts(beam.PTransform):
+    """The pending parts of a stage inside a pipeline: PBegin -> the dataset's URL, once it is finalized.
+
+    With it a stage is a step of a pipeline of your own; what it lacks of `run_stage` is a client that resubmits a lost
+    job, shows progress and raises NotFinalized: a dataset that cannot be finalized gives no URL, and its _run.json
+    says why.
+    """
+
+    def __init__(
+        self, stage: Stage, operations: Operations = Operations(), *, pending: PendingParts | None = None
+    ) -> None:
+        super().__init__()
+        self._stage = stage
+        self._operations = operations
+        self._pending = pending or shards.pending_parts(stage.dataset)
+
+    def expand(self, begin: Any) -> Any:
+        """Create -> Reshuffle -> the part driver -> count -> finalize."""
+        stage, operations, pending = self._stage, self._operations, self._pending
+        driver = PartDriver(
+            stage.dataset,
+            stage.work,
+            suspects=pending.suspects,
+            parts_in_flight=operations.parts_in_flight,
+            max_attempts=operations.max_attempts,
+            modules=operations.modules,
+        )
+        hints = {str(name): hint for name, hint in operations.runner.resources.items()} if stage.runs_model else {}
+        fresh = longest_first(sorted(set(pending.todo).difference(pending.suspects)), stage.costs)
+        count = beam.CombineGlobally(beam.combiners.CountCombineFn())
+        return (
+            begin
+            | "parts" >> beam.Create([*fresh, SUSPECTS] if pending.suspects else fresh, reshuffle=False)
+            | "spread" >> beam.Reshuffle()
+            | stage.dataset.spec.stage >> beam.ParDo(driver).with_resource_hints(**hints)
+            | "count" >> (count.without_defaults() if pending.todo else count)  # of nothing: 0, which finalizes too
+            | "finalize" >> beam.ParDo(Finalize(stage.dataset, max_reject_rate=operations.max_reject_rate))
+        )
+
+
+def run_stage(stage: Stage, operations: Operations) -> Manifest:
+    """Do the parts that are not done yet, then finalize.
 
     Raises NotFinalized where parts failed or too much was rejected; StageAborted where the job had to stop (disk full,
     engine dead, workers lost again and again); and what `work.setup` raised.
     """
-    started = time.time()
+    dataset, started = stage.dataset, time.time()
     with _watching(dataset, operations.progress):
         restarts = 0
         while (pending := shards.pending_parts(dataset)).todo:
             before = _attempts(dataset, pending)
-            driver = PartDriver(
-                dataset,
-                work,
-                suspects=pending.suspects,
-                parts_in_flight=operations.parts_in_flight,
-                max_attempts=operations.max_attempts,
-            )
             try:
-                _run_job(driver, pending, operations, runs_model=runs_model, costs=costs)
+                run_job(
+                    partial(_construct, StageParts(stage, operations, pending=pending)),
+                    operations.runner,
+                    name=job_name(dataset),
+                    submitted=lambda job: shards.record_run(dataset, {"job": job}),
+                )
                 runner = operations.runner
                 job = job_record(started, runner=runner.name, runner_flags=list(runner.flags))
                 shards.record_run(dataset, job)
@@ -166,30 +210,8 @@ def run_stage(
         raise
 
 
-def _run_job(
-    driver: PartDriver, pending: PendingParts, operations: Operations, *, runs_model: bool, costs: Sequence[int]
-) -> None:
-    """The whole graph, once."""
-    hints = operations.runner.resources if runs_model else {}
-    fresh = longest_first(sorted(set(pending.todo).difference(pending.suspects)), costs)
-
-    def construct(pipeline: beam.Pipeline) -> None:
-        (
-            pipeline
-            | "parts" >> beam.Create([*fresh, SUSPECTS] if pending.suspects else fresh, reshuffle=False)
-            | "spread" >> beam.Reshuffle()
-            | driver.dataset.spec.stage >> beam.ParDo(driver).with_resource_hints(**hints)
-            | "count" >> beam.CombineGlobally(beam.combiners.CountCombineFn()).without_defaults()
-            | "finalize" >> beam.ParDo(Finalize(driver.dataset, max_reject_rate=operations.max_reject_rate))
-        )
-
-    dataset = driver.dataset
-    run_job(
-        construct,
-        operations.runner,
-        name=job_name(dataset),
-        submitted=lambda job: shards.record_run(dataset, {"job": job}),
-    )
+def _construct(parts: StageParts, pipeline: beam.Pipeline) -> None:
+    _ = pipeline | parts
 
 
 def longest_first(parts: Sequence[int], costs: Sequence[int]) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -55,6 +55,20 @@ class PartWork(Protocol):
     def has_room(self, parts: int) -> bool:
         """Whether one more part would be of use beside so many under way: one is computed while another is read."""
         return parts < 2
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stage:
+    """What one call of a stage is to do, ready to run: `run_stage`, or `StageParts` inside another pipeline.
+
+    runs_model: workers need what `runner.resources` asks for. costs: how much work each part is, in any unit, where
+    that is known: the longest are begun first.
+    """
+
+    dataset: Dataset
+    work: PartWork
+    runs_model: bool = False
+    costs: Sequence[int] = ()
 
 
 def in_background(function: Callable[..., T], *args: object) -> Future[T]:

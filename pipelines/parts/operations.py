@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from pass_ops.errors import PassError
+from pipelines.options import options
+from pipelines.options.types import AtLeastOne, Share, Strings
 from pipelines.runners import RunnerOptions
 
 Progress = Callable[[int, int], None]
@@ -15,37 +17,30 @@ class OperationsError(PassError, ValueError):
     """An operational option is outside its range."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(OperationsError)
 class Limits:
-    """What a configuration's [operations] sets.
+    """How hard a stage tries, and how many rejects it tolerates. No byte of a result depends on it."""
 
-    parts_in_flight: parts of one worker under way at once; None = what the stage can use (`PartWork.has_room`: two, and
-    of `generate` as many as keep its engine full). max_attempts: a part that failed so often is given up
-    (`_failed`) and the others go on; a later run tries it again. max_reject_rate: above this share of rejected rollouts
-    a dataset is not finalized.
-    """
-
-    parts_in_flight: int | None = None
-    max_attempts: int = 3
-    max_reject_rate: float = 0.05
-
-    def __post_init__(self) -> None:
-        in_flight = 1 if self.parts_in_flight is None else self.parts_in_flight
-        if in_flight < 1 or self.max_attempts < 1 or not 0 <= self.max_reject_rate <= 1:
-            raise OperationsError(
-                "parts_in_flight and max_attempts must be at least 1, max_reject_rate between 0 and 1, not "
-                f"{self.parts_in_flight}, {self.max_attempts} and {self.max_reject_rate}"
-            )
+    parts_in_flight: AtLeastOne | None = None
+    """Parts that one worker has under way at once (default: what the stage can use: two, or as many as keep the engine
+    full while generating). Example: 4."""
+    max_attempts: AtLeastOne = 3
+    """A part that failed this often is given up, while the others go on. Attempts of killed commands count too; once a
+    part is given up, the next command tries it with a new count."""
+    max_reject_rate: Share = 0.05
+    """Share of rejected rollouts above which a dataset is not finalized."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(OperationsError)
 class Operations(Limits):
-    """The limits, and what belongs to one call.
-
-    runner: where the Beam job runs. overwrite: replace a dataset that was made with other options. progress: called
-    with (parts done, parts in all) from a thread of its own.
-    """
+    """The limits, and what belongs to one call."""
 
     runner: RunnerOptions = field(default_factory=RunnerOptions)
+    """Where the Beam job runs."""
     overwrite: bool = False
+    """Whether a dataset that was made with other options is replaced."""
     progress: Progress | None = None
+    """Called with (parts done, parts in all) from a thread of its own."""
+    modules: Strings = ()
+    """Folders that workers put at the end of their import path, for signals, verifiers, programs and estimators of your
+    own."""

@@ -98,13 +98,10 @@ class RolloutProgram(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """A program by its short name or import path, with its options. Raises ProgramError where it leads nowhere."""
+    """A program by its short name or import path, with its options; `code` and `load` find out whether it exists."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.code()
 
     @property
     def path(self) -> str:
@@ -112,7 +109,7 @@ class Program:
         return PROGRAMS.get(self.name, self.name)
 
     def code(self) -> str:
-        """The digest of its source file."""
+        """The digest of its source file. Raises ProgramError where the name leads nowhere."""
         try:
             return source_digest(self.path)
         except (ImportError, ValueError) as error:
@@ -121,6 +118,7 @@ class Program:
 
     def load(self) -> Callable[[Prompt, Sampler], Awaitable[None]]:
         """The function with its options. Imports it; raises ProgramError where it cannot be called so."""
+        self.code()
         try:
             function = load_object(self.path)
         except ImportError as error:

@@ -8,35 +8,44 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import pyarrow as pa
+from pydantic import AfterValidator
 
 from pass_ops import shards
 from pass_ops.errors import PassError
+from pass_ops.nearest import advice
 from pass_ops.shards import DatasetSpec, InputRef, Manifest, Rejection
+from pipelines.options import options
+from pipelines.options.types import AtLeastOne, Strings, ZeroOrMore
 from pipelines.parts.job_record import job_record
 from pipelines.prompts.files import (
-    FORMATS,
     Record,
     SourceColumnError,
     SourceContent,
     SourceFormatError,
     SourceNotFoundError,
-    nearest,
     read_source,
 )
 
 __all__ = [
-    "DuplicatePromptError", "PartAdvice", "PromptSource", "PromptTypeError", "SourceColumnError", "SourceFormatError",
-    "SourceNotFoundError", "SourceOptionError", "advise_prompts_per_part", "prompt_rows", "write_prompts",
+    "DuplicatePromptError", "PartAdvice", "PromptRow", "PromptSource", "PromptTypeError", "SourceColumnError",
+    "SourceFormatError", "SourceNotFoundError", "SourceOptionError", "advise_prompts_per_part", "prompt_rows",
+    "read_prompts", "write_prompts",
 ]  # fmt: skip
 
 STAGE_VERSION = 1
-ROLES = ("prompt", "messages", "prompt_id", "answer", "source")
+_LOG = logging.getLogger(__name__)
+LONGEST_PROMPT = 10_000_000  # characters: some two and a half million tokens, more than policies are sampled with
+#: a row of the dataset, or why there is none
+PromptRow = dict[str, Any] | Rejection
+Role = Literal["prompt", "messages", "prompt_id", "answer", "source"]
+ROLES = get_args(Role)
 
 
 class SourceOptionError(PassError, ValueError):
@@ -51,50 +60,45 @@ class PromptTypeError(PassError, TypeError, ValueError):
     """A mapped column holds a value of a type that its role cannot have."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PromptSource:
-    """Which prompts, from where.
+def _holds_the_prompt(template: str) -> str:
+    if "{prompt}" not in template:
+        raise ValueError(f'it must hold "{{prompt}}", where the prompt goes; it is {template!r}')
+    return template
 
-    source: a JSONL or Parquet file, a folder of them, or a Hugging Face dataset saved to disk (any fsspec URL).
-    format: jsonl | parquet | huggingface | auto (by suffix and content). split: of a saved DatasetDict.
-    columns: role -> column of the file; roles: prompt or messages, prompt_id, answer, source. A role that is not mapped
-        takes the column of its own name where there is one. extra: further columns, kept together as JSON.
-    name: what stands in the column `source` where none is mapped; None = the file's stem.
-    template: text around a plain prompt, which replaces "{prompt}".
-    shuffle_seed: order by a hash of seed and row; None = the file's order. offset, limit: a window of that order; it
-        begins again at the start where it reaches past the end, and never holds a row twice.
-    prompts_per_part: rows of the source one part is made of.
-    """
+
+@options(SourceOptionError)
+class PromptSource:
+    """Which prompts, from where."""
 
     source: str
-    format: str = "auto"
+    """A JSONL or Parquet file, a folder of them, or a Hugging Face dataset saved to disk; a path or any fsspec URL.
+    Example: "gsm8k_train.jsonl"."""
+    format: Literal["auto", "jsonl", "parquet", "huggingface"] = "auto"
+    """How the source is read; auto goes by file suffix and content."""
     split: str | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)
-    extra: tuple[str, ...] = ()
+    """Which split of a saved DatasetDict. Example: "train"."""
+    columns: Mapping[Role, str] = field(default_factory=dict)
+    """Which column of the source has which role: prompt (text) or messages (a chat), prompt_id, answer, source. A role
+    that is not named takes the column of its own name where there is one. Example: { prompt = "question" }."""
+    extra: Strings = ()
+    """Further columns to keep with each prompt, together as one JSON object. Example: ["level"]."""
     name: str | None = None
-    template: str = "{prompt}"
+    """What the column `source` holds where no column has that role (default: the file's name without suffix).
+    Example: "gsm8k"."""
+    template: Annotated[str, AfterValidator(_holds_the_prompt)] = "{prompt}"
+    """Text around a plain prompt, which replaces {prompt}. Example: "{prompt}\\nThink step by step."."""
     shuffle_seed: int | None = None
-    offset: int = 0
-    limit: int | None = None
-    prompts_per_part: int = 64
+    """Orders the prompts by a hash of this seed and their row (default: the file's order). Example: 0."""
+    offset: ZeroOrMore = 0
+    """Prompts skipped at the start of that order."""
+    limit: AtLeastOne | None = None
+    """Most prompts taken, from offset on; the window wraps around at the end and never repeats a row. Example: 64."""
+    prompts_per_part: AtLeastOne = 64
+    """Rows of the source in one part, the unit of work and of retries."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "extra", tuple(self.extra))
-        if self.format not in FORMATS:
-            raise SourceOptionError(f"prompts.format is {self.format!r}; choose one of {', '.join(FORMATS)}.")
-        for role in self.columns:
-            if role not in ROLES:
-                raise SourceOptionError(f"prompts.columns has no role {role!r}; {nearest(role, ROLES)}")
         if {"prompt", "messages"} <= self.columns.keys():
-            raise SourceOptionError("prompts.columns maps both prompt and messages; a prompt is one of the two.")
-        if "{prompt}" not in self.template:
-            raise SourceOptionError(
-                f'prompts.template is {self.template!r}; it must hold "{{prompt}}", where the prompt goes.'
-            )
-        if self.offset < 0 or self.prompts_per_part < 1 or (self.limit is not None and self.limit < 1):
-            raise SourceOptionError(
-                "prompts.offset must be 0 or more, prompts.limit and prompts.prompts_per_part 1 or more."
-            )
+            raise SourceOptionError("columns maps both prompt and messages; a prompt is one of the two")
 
     def semantic_options(self) -> dict[str, Any]:
         """What decides the dataset's bytes, beside the files themselves: everything but where they lie."""
@@ -116,7 +120,7 @@ def write_prompts(
     anything is written, and NotFinalized where too many rows could not be used.
     """
     started = time.time()
-    content = read_source(source.source, file_format=source.format, split=source.split)
+    content = _content(source)
     rows = prompt_rows(content, source)
     parts = [rows[start : start + source.prompts_per_part] for start in range(0, len(rows), source.prompts_per_part)]
     spec = DatasetSpec(
@@ -127,6 +131,8 @@ def write_prompts(
         inputs={file.name: InputRef(folder=file.url, content_digest=file.sha256) for file in content.files},
     )
     dataset = shards.create_dataset(out, spec, overwrite=overwrite)
+    if unusable := [row for row in rows if isinstance(row, Rejection)]:
+        _LOG.warning("%d of %d prompts cannot be used. The first: %s", len(unusable), len(rows), unusable[0].detail)
     todo = sorted(shards.pending_parts(dataset).todo)
     for part in todo:
         kept = [row for row in parts[part] if isinstance(row, dict)]
@@ -139,7 +145,16 @@ def write_prompts(
     return shards.finalize(dataset, max_reject_rate=max_reject_rate)
 
 
-def prompt_rows(content: SourceContent, source: PromptSource) -> list[dict[str, Any] | Rejection]:
+def read_prompts(source: PromptSource) -> list[PromptRow]:
+    """The rows that `write_prompts` would store or reject. Raises what it raises before it writes."""
+    return prompt_rows(_content(source), source)
+
+
+def _content(source: PromptSource) -> SourceContent:
+    return read_source(source.source, file_format=source.format, split=source.split)
+
+
+def prompt_rows(content: SourceContent, source: PromptSource) -> list[PromptRow]:
     """The rows of the dataset in its order; a row that cannot be used is a Rejection in its place.
 
     Raises SourceColumnError, PromptTypeError, DuplicatePromptError.
@@ -198,7 +213,7 @@ def _resolve_columns(content: SourceContent, source: PromptSource) -> dict[str, 
     """Role -> column, for the roles that have one."""
     for column in (*source.columns.values(), *source.extra):
         if column not in content.columns:
-            raise SourceColumnError(f"{source.source} has no column {column!r}; {nearest(column, content.columns)}")
+            raise SourceColumnError(f"{source.source} has no column {column!r}; {advice(column, content.columns)}")
     columns = {role: role for role in ROLES if role in content.columns} | dict(source.columns)
     for mapped, other in (("prompt", "messages"), ("messages", "prompt")):
         if mapped in source.columns:
@@ -219,6 +234,8 @@ def _prompt_id(record: Record, column: str | None) -> str:
         value = f"{record.stem}-{record.row}"
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise _wrong_type(record, column, value, "a string or an integer", "prompt_id")
+    if lone_surrogate(str(value)) is not None:
+        raise _wrong_type(record, column, value, "text without half a surrogate pair", "prompt_id")
     return str(value).replace("/", "%2F")
 
 
@@ -231,9 +248,7 @@ def _window(rows: int, source: PromptSource) -> list[int]:
     return [order[(source.offset + i) % rows] for i in range(count)]
 
 
-def _prompt_row(
-    record: Record, prompt_id: str, columns: Mapping[str, str], source: PromptSource
-) -> dict[str, Any] | Rejection:
+def _prompt_row(record: Record, prompt_id: str, columns: Mapping[str, str], source: PromptSource) -> PromptRow:
     role = "prompt" if "prompt" in columns else "messages"
     value = record.values.get(columns[role])
     if value is None:
@@ -250,7 +265,7 @@ def _prompt_row(
     if empty:
         return _rejected(prompt_id, f"empty_{role}", f"{columns[role]!r} is empty at {record.where}")
     label = record.values.get(columns["source"]) if "source" in columns else None
-    return {
+    row = {
         "prompt_id": prompt_id,
         "prompt": prompt,
         "messages": messages,
@@ -260,6 +275,34 @@ def _prompt_row(
         if source.extra
         else None,
     }
+    return _unusable(row, record) or row
+
+
+def _unusable(row: Mapping[str, Any], record: Record) -> Rejection | None:
+    """The rejection of a row that cannot be stored as text, or whose prompt no model could read."""
+    for role, value in row.items():
+        said = [text for message in value for text in message.values()] if isinstance(value, list) else [value or ""]
+        for text in said:
+            if (half := lone_surrogate(text)) is not None:
+                detail = f"{role} has half a surrogate pair, {half}, which is no character, at {record.where}"
+                return _rejected(row["prompt_id"], "lone_surrogate", detail)
+        if role in ("prompt", "messages") and (characters := sum(map(len, said))) > LONGEST_PROMPT:
+            detail = f"{characters} characters at {record.where}; a prompt has at most {LONGEST_PROMPT}"
+            return _rejected(row["prompt_id"], "prompt_too_long", detail)
+    return None
+
+
+def lone_surrogate(text: str) -> str | None:
+    r"""The first half of a surrogate pair that stands alone, as JSON's escapes may leave one; None where there is none.
+
+    >>> lone_surrogate("bad \ud83d tail"), lone_surrogate("good")
+    ('U+D83D', None)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"U+{ord(text[error.start]):04X}"
+    return None
 
 
 def _messages(record: Record, column: str, value: Any) -> list[dict[str, str]]:
@@ -286,7 +329,7 @@ def _answer(record: Record, column: str | None) -> str | None:
 def _json(record: Record, value: Any, role: str) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise PromptTypeError(
             f"{record.where}: {role} cannot be kept as JSON ({error}). Give strings, numbers, lists or objects."
         ) from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, replace
@@ -17,20 +18,31 @@ from typing import Any
 
 from pass_ops import shards
 from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest, ModelRef, Rejection
-from pipelines.engines.base import Engine, EngineOptions, RequestRejected, SampleRequest, Sampling
+from pipelines.engines.base import Engine, EngineOptionError, EngineOptions, RequestRejected, SampleRequest, Sampling
 from pipelines.engines.environment import engine_environment
-from pipelines.models.folder import describe_model, model_digest
-from pipelines.parts.loop import PartOutput, PartWork, in_background
+from pipelines.engines.text import stops
+from pipelines.models.folder import ModelFacts, describe_model, load_tokenizer, model_digest
+from pipelines.parts.inputs import reopen
+from pipelines.parts.loop import PartOutput, PartWork, Stage, in_background
 from pipelines.parts.operations import Operations
 from pipelines.parts.worker_check import check_worker
 from pipelines.programs.base import single_turn
-from pipelines.rollouts.encode import PlannedPrompt, plan_part
+from pipelines.rollouts.encode import PlannedPrompt, plan_part, special_encoding
 from pipelines.rollouts.options import GenerateOptionError, GenerateOptions
 from pipelines.rollouts.rows import LoadedProgram, sample_part
 
-__all__ = ["GenerateOptionError", "GenerateOptions", "GenerateWork", "derive_seed", "generate", "generate_spec"]
+__all__ = [
+    "GenerateOptionError",
+    "GenerateOptions",
+    "GenerateWork",
+    "derive_seed",
+    "generate",
+    "generate_spec",
+    "planned_rollouts",
+]
 
 STAGE_VERSION = 1
+_LOG = logging.getLogger(__name__)
 
 # Parts of one worker under way at once: what a SIGKILL costs, and what runs alone after one.
 _MOST_PARTS = 32
@@ -68,12 +80,37 @@ def generate(
     """
     from pipelines.parts.job import run_stage
 
+    stage = generate_stage(
+        prompts=prompts,
+        out=out,
+        model=model,
+        engine=engine,
+        options=options,
+        seed=seed,
+        round=round,
+        overwrite=operations.overwrite,
+    )
+    return run_stage(stage, operations)
+
+
+def generate_stage(
+    *,
+    prompts: str,
+    out: str,
+    model: str,
+    engine: EngineOptions,
+    options: GenerateOptions,
+    seed: int = 0,
+    round: int = 0,  # noqa: A002
+    overwrite: bool = False,
+) -> Stage:
+    """What `generate` runs, checked and ready; its dataset is begun. Raises as that does before anything runs."""
     source = shards.open_dataset(prompts)
     engine = replace(engine, logprobs_mode=options.sampling.logprobs_mode)
     spec = generate_spec(source, out=out, model=model, engine=engine, options=options, seed=seed, round=round)
-    dataset = shards.create_dataset(out, spec, overwrite=operations.overwrite)
+    dataset = shards.create_dataset(out, spec, overwrite=overwrite)
     work = GenerateWork(spec=spec, prompts=prompts, model=model, engine=engine, options=options, seed=seed, round=round)
-    return run_stage(dataset, work, operations, runs_model=True, costs=[part.rows for part in source.parts])
+    return Stage(dataset=dataset, work=work, runs_model=True, costs=[part.rows for part in source.parts])
 
 
 def generate_spec(
@@ -88,23 +125,58 @@ def generate_spec(
 ) -> DatasetSpec:
     """Everything that decides the bytes of the rollouts. Reads the model's files once for their digests.
 
-    Raises StaleInputError, ModelNotFoundError, ModelFilesError, GenerateOptionError.
+    Raises StaleInputError, and what `planned_rollouts` raises.
     """
     source.check_inputs()
+    prompts = _first_prompts(source)
+    messages = any(row["messages"] for row in prompts)
+    planned = planned_rollouts(
+        describe_model(model), engine=engine, options=options, seed=seed, round=round, messages=messages
+    )
+    special = special_encoding(load_tokenizer(model), prompts, options=options)
+    if "dropped_tokens" in special:
+        dropped = ", ".join(special["dropped_tokens"])
+        _LOG.warning("The tokenizer of %s puts %s after every text; prompts are given without it.", model, dropped)
+    return replace(
+        planned,
+        options={**planned.options, **special},
+        parts=source.spec.parts,
+        inputs={"prompts": source.ref(out)},
+    )
+
+
+def planned_rollouts(
+    model: ModelFacts,
+    *,
+    engine: EngineOptions,
+    options: GenerateOptions,
+    seed: int = 0,
+    round: int = 0,  # noqa: A002
+    messages: bool = False,
+) -> DatasetSpec:
+    """What rollouts would be like, whatever their prompts: one part, no inputs. Signals are checked against it.
+
+    messages: whether prompts are messages rather than text.
+
+    Raises GenerateOptionError where the options fit neither engine nor model, ProgramError, and what the engine's
+    environment raises.
+    """
     if options.sampling.extra and engine.kind not in ("vllm", "server"):
         raise GenerateOptionError(
             f"generate.sampling.extra is {dict(options.sampling.extra)}, which an engine of kind {engine.kind} does "
             "not know; leave it out or use kind vllm."
         )
-    facts = describe_model(model)
-    if facts.chat_template_digest == _NO_TEMPLATE and (options.chat or _has_messages(source)):
+    if model.chat_template_digest == _NO_TEMPLATE and (options.chat or messages):
         raise GenerateOptionError(
-            f"{model} has no chat template, but {'chat is set' if options.chat else 'the prompts are messages'}. "
-            "Use a model with one (chat_template.jinja), or plain prompts without chat."
+            f"{model.folder} has no chat template, but {'chat is set' if options.chat else 'the prompts are messages'}."
+            " Use a model with one (chat_template.jinja), or plain prompts without chat."
         )
-    sampling = options.sampling.as_options() | {
+    mode = options.sampling.logprobs_mode
+    sampling = {
+        **options.sampling.as_options(),
+        **_stop_tokens(model.folder, options.sampling),
         "group_size": options.group_size,
-        "logprobs_mode": engine.logprobs_mode,
+        "logprobs_mode": mode,
         "truncated": options.sampling.truncated,
     }
     return DatasetSpec(
@@ -117,18 +189,17 @@ def generate_spec(
             "max_prompt_tokens": options.max_prompt_tokens,
             **_program_options(options),
         },
-        parts=source.spec.parts,
-        inputs={"prompts": source.ref(out)},
-        models={"policy": ModelRef(id=model, digest=facts.digest)},
+        parts=1,
+        models={"policy": ModelRef(id=model.folder, digest=model.digest)},
         seed=seed,
-        environment=engine_environment(model, engine),
+        environment=engine_environment(model.folder, replace(engine, logprobs_mode=mode)),
         carried={
             "sampling": sampling,
-            "tokenizer_digest": facts.tokenizer_digest,
-            "chat_template_digest": facts.chat_template_digest,
-            "vocabulary": asdict(facts.vocabulary),
+            "tokenizer_digest": model.tokenizer_digest,
+            "chat_template_digest": model.chat_template_digest,
+            "vocabulary": asdict(model.vocabulary),
             "round": round,
-            "policy_digest": facts.digest,
+            "policy_digest": model.digest,
         },
     )
 
@@ -142,10 +213,21 @@ def _program_options(options: GenerateOptions) -> dict[str, Any]:
     return {"program": program.path, "program_options": dict(program.options), "program_code": program.code()}
 
 
-def _has_messages(source: CompleteDataset) -> bool:
-    """All rows of a prompts dataset are of one kind; the first part that has rows tells."""
+def _first_prompts(source: CompleteDataset) -> list[dict[str, Any]]:
+    """The rows of the first part that has any; all rows of a prompts dataset are of one kind, so these tell which."""
     part = next((record.part for record in source.parts if record.rows), None)
-    return part is not None and source.read_part(part, columns=["messages"])["messages"].null_count == 0
+    return [] if part is None else source.read_part(part, columns=["prompt", "messages"]).to_pylist()
+
+
+def _stop_tokens(model: str, sampling: Sampling) -> dict[str, Any]:
+    """The stop strings that are special tokens, with their ids, where there are any. Raises GenerateOptionError."""
+    if not sampling.stop and not sampling.keep_special_tokens:
+        return {}
+    try:
+        found = stops(load_tokenizer(model), sampling.stop, sampling.keep_special_tokens).tokens
+    except EngineOptionError as error:
+        raise GenerateOptionError(f"generate.sampling: {error}") from error
+    return {"stop_tokens": dict(found)} if found else {}
 
 
 class GenerateWork(PartWork):
@@ -181,7 +263,7 @@ class GenerateWork(PartWork):
         check_worker(self._spec, environment=environment, models={"policy": model_digest(self._model)})
         program = self._options.named_program
         self._program = single_turn if program is None else program.load()
-        self._prompts = shards.open_dataset(self._prompts_url)
+        self._prompts = reopen(self._prompts_url, "prompts", self._spec)
         self._engine = acquire(self._model, self._engine_options)
         if self._options.sampling.extra:
             _try_sampling(self._engine, self._options.sampling)

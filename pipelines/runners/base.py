@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pass_ops.errors import PassError
+from pass_ops.nearest import advice
+from pipelines.options import options
+from pipelines.options.types import Strings
 
 if TYPE_CHECKING:
     from pipelines.runners.portable import JobServer
@@ -29,7 +31,6 @@ _OWN_FLAGS = {
 }
 
 _END_WITH_THE_CLIENT = frozenset({"direct", "prism"})
-RESOURCE_HINTS = ("accelerator", "cpu_count", "min_ram")
 
 
 class RunnerFlagError(PassError, ValueError):
@@ -52,30 +53,25 @@ class JobSubmitted(PassError):
     """Not a failure: the job runs on by itself, because runner.wait is false."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(RunnerFlagError)
 class RunnerOptions:
-    """Where Beam jobs run. Nothing here changes a byte of what they make.
+    """Where Beam jobs run. Nothing here changes a byte of what they make."""
 
-    name: one of RUNNERS; `direct` is Beam's FnApiRunner in this process. flags: handed to the Beam runner as they are,
-    for example --direct_running_mode=multi_processing --direct_num_workers=4. resources: Beam
-    resource hints for workers of stages that run a model, as accelerator = "type:nvidia-l4;count:1", min_ram = "24GB".
-    wait: False submits one stage's job and ends (JobSubmitted); the job finalizes its dataset by itself.
-    """
-
-    name: str = "direct"
+    name: Literal["dataflow", "direct", "flink", "prism"] = "direct"
+    """The Beam runner. direct is Beam's FnApiRunner in this process; the others start a job elsewhere."""
     wait: bool = True
-    flags: tuple[str, ...] = ()
-    resources: Mapping[str, str] = field(default_factory=dict)
+    """Whether the command waits for the job. false submits one stage's job, which then finalizes its dataset itself;
+    only for runners whose jobs outlive the command (flink, dataflow)."""
+    flags: Strings = ()
+    """Flags handed to the Beam runner unchanged, as after a lone -- on the command line. Example:
+    ["--direct_running_mode=multi_processing", "--direct_num_workers=4"]."""
+    resources: Mapping[Literal["accelerator", "cpu_count", "min_ram"], str] = field(default_factory=dict)
+    """Beam resource hints for the workers of stages that run a model. Example: { accelerator =
+    "type:nvidia-l4;count:1", min_ram = "24GB" }."""
 
     def __post_init__(self) -> None:
-        if self.name not in RUNNERS:
-            raise RunnerFlagError(f"Runner {self.name!r} is unknown; choose one of {', '.join(sorted(RUNNERS))}.")
         if not self.wait and self.name in _END_WITH_THE_CLIENT:
-            raise RunnerFlagError(f"runner.wait is false, but a job on runner {self.name} ends with the command.")
-        for hint in self.resources:
-            if hint not in RESOURCE_HINTS:
-                raise RunnerFlagError(f"Resource hint {hint!r} is unknown; Beam has {', '.join(RESOURCE_HINTS)}.")
-        object.__setattr__(self, "flags", tuple(self.flags))
+            raise RunnerFlagError(f"wait is false, but a job on runner {self.name} ends with the command")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,9 +154,9 @@ def _check_flags(flags: Sequence[str], further: frozenset[str] | None) -> None:
         if name.startswith("--") and name not in known and f"--{name[2:].replace('-', '_')}" not in known:
             if further is None:
                 continue
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-            advice = f"Did you mean {near[0]}?" if near else "Flags after a lone -- go to the Beam runner as they are."
-            raise RunnerFlagError(f"{flag}: Beam has no such flag. {advice}")
+            raise RunnerFlagError(
+                f"{flag}: Beam has no such flag, and flags after a lone -- go to Beam; {advice(name, known)}"
+            )
 
 
 def _known_flags() -> list[str]:

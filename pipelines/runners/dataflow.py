@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pass_ops.extras import require
 from pipelines.runners.base import Launch, RunnerFlagError
 from pipelines.runners.portable import flag_value
 
@@ -16,16 +17,14 @@ NEEDED = ("project", "region", "temp_location", "sdk_container_image")
 
 
 def launch(flags: Sequence[str]) -> Launch:
-    """A runner that submits to Dataflow. Raises RunnerFlagError where a flag or Google's libraries are missing."""
+    """A runner that submits to Dataflow.
+
+    Raises RunnerFlagError where a flag is missing, MissingExtraError where Google's libraries are.
+    """
     missing = [name for name in NEEDED if flag_value(flags, name) is None]
     if missing:
         raise RunnerFlagError(f"runner dataflow needs --{', --'.join(missing)} after --; see docs/how-to/dataflow.md.")
-    try:
-        import apitools  # noqa: F401 - Beam imports the runner without it and fails only in the middle of a submission
-        from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
-    except ImportError as error:
-        raise RunnerFlagError(
-            f"runner dataflow needs Google's client libraries ({error}): install passrl with its extra gcp "
-            "(requirements/gcp.txt)."
-        ) from error
+    require("apitools", "runner dataflow")  # without it Beam fails only in the middle of a submission
+    from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
+
     return Launch(runner=DataflowRunner(), flags=(*flags, "--sdk_location=container"))

@@ -1,8 +1,8 @@
-"""A run's configuration: TOML in, frozen dataclasses out.
+"""A run's configuration: TOML in, frozen options out.
 
-Every section is the options dataclass of the room it configures, so that a name is defined once; pydantic checks
-types, and
-a key nobody knows is refused with the nearest known one. A relative path in a file is looked up beside that file first.
+Every section is the options class of the room it configures, so that a name is defined once. A relative path in a file
+is looked up beside that file first. Building a configuration imports no code of the user's: programs, verifiers,
+estimators and signals are named in it, and found where they are used.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Strict
 
 from pipelines.engines.base import EngineOptions
-from pipelines.options import ConfigError, build
+from pipelines.options import ConfigError, Table, build, options
+from pipelines.options.types import AtLeastOne
 from pipelines.parts.operations import Limits
 from pipelines.prompts.stage import PromptSource
 from pipelines.rollouts.stage import GenerateOptions
@@ -27,43 +30,61 @@ from trainer import TrainOptions
 # Values under these keys name files or folders, wherever they stand.
 PATH_KEYS = frozenset({"model", "recording", "source", "tokenizer"})
 
+Consent = Literal["disk_space", "group_size_1", "negative_weights"]
 
-@dataclass(frozen=True, kw_only=True)
+
+@options(ConfigError)
 class RunSection:
-    """What holds for the whole run.
-
-    seed: of the order of prompts and of every rollout (train.seed orders batches, eval.seed draws evaluations). rounds:
-    how many `passrl rounds` makes. prompts_per_round: each round takes the next so many prompts of the source, shuffled
-    once by the seed and begun again when it is used up; None = all, every round.
-    """
+    """What holds for the whole run."""
 
     seed: int = 0
-    rounds: int = 1
-    prompts_per_round: int | None = None
+    """Seed of the order of prompts and of every rollout. Batches are ordered by train.seed, evaluations draw by
+    eval.seed."""
+    rounds: AtLeastOne = 1
+    """How many rounds `passrl rounds` makes."""
+    prompts_per_round: AtLeastOne | None = None
+    """Prompts a round takes: the next ones of the source, which is shuffled once by the seed and begun again when it is
+    used up (default: all prompts, every round). Example: 128."""
+    accept: Annotated[tuple[Consent, ...], Strict(False)] = ()
+    """What the check before a run refuses and you want all the same: disk_space (the estimate is above what is free),
+    group_size_1 (groups of one rollout), negative_weights (a stream whose good values are punished). Example:
+    ["group_size_1"]."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(ConfigError)
 class PolicySection:
-    """The model to train: a Hugging Face folder (config, safetensors, tokenizer)."""
+    """The model to train."""
 
     model: str
+    """A Hugging Face model folder (config, safetensors, tokenizer), or an adapter's. Example: "Qwen2.5-0.5B"."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(ConfigError)
 class RunConfig:
-    """One run, as `passrl run` reads it. Sections are TOML tables; `[signals.NAME]` holds one signal each."""
+    """One run, as `passrl run` reads it: a TOML file whose tables are these sections."""
 
     prompts: PromptSource
+    """Which prompts, from where."""
     policy: PolicySection
+    """The model to train."""
     run: RunSection = field(default_factory=RunSection)
+    """What holds for the whole run."""
     engine: EngineOptions = field(default_factory=EngineOptions)
+    """How the policy is run; also models of signals that name no engine of their own."""
     generate: GenerateOptions = field(default_factory=GenerateOptions)
-    signals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What is sampled from each prompt."""
+    signals: Mapping[str, Table] = field(default_factory=dict)
+    """One table [signals.NAME] for each signal: its key `signal` says which, the others are that signal's options."""
     shape: ShapeOptions = field(default_factory=ShapeOptions)
+    """How advantages are formed from the signals."""
     train: TrainOptions = field(default_factory=TrainOptions)
+    """How the policy is updated."""
     eval: EvalOptions | None = None
+    """What is measured on held-out prompts (default: nothing)."""
     runner: RunnerOptions = field(default_factory=RunnerOptions)
+    """Where Beam jobs run."""
     operations: Limits = field(default_factory=Limits)
+    """How hard a stage tries, and how many rejects it tolerates."""
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> RunConfig:

@@ -1,29 +1,39 @@
 """What a round will cost, before it runs: tokens, hours, bytes, and a part size to choose.
 
-Speeds are assumptions, printed with the result and settable (`--tokens-per-second`): the engine's own first part
-tells better.
+Speeds are assumptions, printed with the result and settable (`--tokens-per-second`, `--training-tflops`); a first part
+of a real run knows better.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from pipelines.prompts.files import read_source
-from pipelines.prompts.stage import advise_prompts_per_part, prompt_rows
+from pipelines.models.folder import tensor_shapes
+from pipelines.prompts.stage import PromptRow, advise_prompts_per_part
 from pipelines.runs.config import RunConfig
-from pipelines.runs.rounds import round_prompts
+from trainer import TrainOptions
 
 # Stored bytes a token: ids 1.2, logprobs 3.4, text and mask about 2 for rollouts; the shaped dataset repeats them.
 ROLLOUT_BYTES, SHAPED_BYTES = 7.0, 8.0
-# Without knowing the policy, a completion is taken to use half of what it may.
-FILL = 0.5
+# Without knowing the policy, a completion is taken to use half of what it may, and a token of text to be 4 characters.
+FILL, CHARACTERS = 0.5, 4.0
+# Forward and backward pass, FLOPs a token and parameter (Kaplan et al., arXiv 2001.08361); the trainer's MFU is alike.
+FLOPS = 6.0
+TOKENS_PER_SECOND, TRAINING_TFLOPS = 4000.0, 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Of one round. tokens: sampled ones. hours: engine time of one worker. gigabytes: rollouts and shaped together.
+    """Of one round.
 
-    advised_prompts_per_part and what such a part means: `sources.advise_prompts_per_part`.
+    tokens: sampled ones. hours: engine time of one worker. gigabytes: rollouts and shaped dataset together.
+    advised_prompts_per_part and what such a part means: `advise_prompts_per_part`.
+    training_tokens: prompts and completions that go through the trainer, epochs counted. training_hours: of one
+    device that computes training_tflops. training_gigabytes: kept checkpoints and the exported policy. The last two
+    are None where the policy does not exist yet.
     """
 
     prompts: int
@@ -36,27 +46,44 @@ class Estimate:
     advised_prompts_per_part: int
     minutes_per_part: float
     megabytes_per_part: float
+    training_tokens: int
+    training_tflops: float
+    training_hours: float | None
+    training_gigabytes: float | None
+
+    @property
+    def disk_gigabytes(self) -> float:
+        """Everything that one round writes."""
+        return self.gigabytes + (self.training_gigabytes or 0.0)
 
 
-def estimate_round(config: RunConfig, *, tokens_per_second: float) -> Estimate:
-    """Reads the prompt source (so a bad one is found here), nothing else.
+def estimate_round(
+    config: RunConfig,
+    rows: Sequence[PromptRow],
+    *,
+    policy: str | None = None,
+    tokens_per_second: float = TOKENS_PER_SECOND,
+    training_tflops: float = TRAINING_TFLOPS,
+) -> Estimate:
+    """What a round over these prompts (`read_prompts`) costs. Reads the headers of the policy's weights.
 
-    tokens_per_second: what one worker samples.
+    policy: the round's starting policy, where it exists. tokens_per_second: what one worker samples. training_tflops:
+    what the trainer's device really computes, TFLOP/s.
     """
-    source = round_prompts(config, 0)
-    content = read_source(source.source, file_format=source.format, split=source.split)
-    prompts = len(prompt_rows(content, source))
-    rollouts = prompts * config.generate.group_size
+    rollouts = len(rows) * config.generate.group_size
     tokens_per_rollout = max(1.0, FILL * config.generate.sampling.max_tokens)
     tokens = int(rollouts * tokens_per_rollout)
+    prompt_tokens = sum(_characters(row) for row in rows if isinstance(row, dict)) / CHARACTERS
+    trained = config.train.epochs * int(tokens + config.generate.group_size * prompt_tokens)
+    shapes = None if policy is None else list(tensor_shapes(policy).values())
     advice = advise_prompts_per_part(
         group_size=config.generate.group_size,
         tokens_per_rollout=tokens_per_rollout,
         tokens_per_second=tokens_per_second,
     )
     return Estimate(
-        prompts=prompts,
-        parts=-(-prompts // source.prompts_per_part),
+        prompts=len(rows),
+        parts=-(-len(rows) // config.prompts.prompts_per_part),
         rollouts=rollouts,
         tokens=tokens,
         tokens_per_second=tokens_per_second,
@@ -65,4 +92,40 @@ def estimate_round(config: RunConfig, *, tokens_per_second: float) -> Estimate:
         advised_prompts_per_part=advice.prompts_per_part,
         minutes_per_part=advice.minutes,
         megabytes_per_part=advice.megabytes,
+        training_tokens=trained,
+        training_tflops=training_tflops,
+        training_hours=None if shapes is None else round(_training_hours(shapes, trained, training_tflops), 6),
+        training_gigabytes=None if shapes is None else round(training_bytes(shapes, config.train) / 1e9, 6),
     )
+
+
+def training_bytes(shapes: Sequence[tuple[int, ...]], options: TrainOptions) -> int:
+    """Bytes on disk of the kept checkpoints, one more being written, and the exported policy.
+
+    shapes: of the policy's tensors. A checkpoint holds float32 weights and AdamW's two moments of what is trained
+    (8-bit: one byte each); with LoRA that is rank * (in + out) of every matrix, an upper bound: the head has none.
+
+    >>> training_bytes([(10, 10)], TrainOptions(keep_checkpoints=1))
+    2800
+    """
+    parameters = _parameters(shapes)
+    if options.lora_rank:
+        trained = sum(options.lora_rank * sum(shape) for shape in shapes if len(shape) == 2)
+        exported = 4 * trained
+    else:
+        trained = parameters
+        exported = (4 if options.export_dtype in ("auto", "float32") else 2) * parameters
+    moments = 8 if options.optimizer == "adamw" else 2
+    return (options.keep_checkpoints + 1) * (4 + moments) * trained + exported
+
+
+def _training_hours(shapes: Sequence[tuple[int, ...]], tokens: int, tflops: float) -> float:
+    return FLOPS * _parameters(shapes) * tokens / (tflops * 1e12) / 3600
+
+
+def _parameters(shapes: Sequence[tuple[int, ...]]) -> int:
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def _characters(row: Mapping[str, Any]) -> int:
+    return len(row["prompt"] or "") + sum(len(message["content"]) for message in row["messages"] or [])

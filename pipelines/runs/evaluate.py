@@ -1,8 +1,7 @@
 """pass@1 and pass@k of a policy on held-out prompts, with standard errors over prompts.
 
-An evaluation is two datasets like any other (rollouts, and an outcome signal beside them), so it resumes, is
-verified and
-can be looked into like a round; what is added here is counting.
+An evaluation is two datasets like any other (rollouts, and an outcome signal beside them), so it is resumed, verified
+and inspected as a round is; what is added here is counting.
 """
 
 from __future__ import annotations
@@ -10,14 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Annotated
 
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pydantic import Strict
 
 from pass_ops.errors import PassError
 from pass_ops.shards import CompleteDataset
 from pipelines.engines.base import Sampling
+from pipelines.options import options
+from pipelines.options.types import AtLeastOne
 from pipelines.prompts.stage import PromptSource
 
 BOOTSTRAP_RESAMPLES = 2000
@@ -27,28 +30,30 @@ class EvaluationError(PassError, ValueError):
     """An evaluation cannot be made as asked: too few samples for k, or results over different prompts."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(EvaluationError)
 class EvalOptions:
-    """What is measured after a round.
-
-    benchmarks: name -> prompts. samples: rollouts per prompt, n. k: which pass@k to report (k <= n). outcome: the
-    signal of
-    `[signals]` that judges. sampling: how to draw (None: as the rounds do). between: prompts used between the start
-    and the last
-    round (None: all).
-    """
+    """What is measured before the first round and after each one."""
 
     benchmarks: Mapping[str, PromptSource] = field(default_factory=dict)
-    samples: int = 8
-    k: tuple[int, ...] = (1, 8)
+    """Held-out prompts by name: one table [eval.benchmarks.NAME] each, with the keys of [prompts]."""
+    samples: AtLeastOne = 8
+    """Rollouts per prompt (n)."""
+    k: Annotated[tuple[AtLeastOne, ...], Strict(False)] = (1, 8)
+    """Which pass@k to report; none may exceed samples."""
     outcome: str = "outcome"
+    """Name of the signal of [signals] that judges."""
     sampling: Sampling | None = None
-    between: int | None = None
+    """How tokens are drawn, with the keys of [generate.sampling] (default: as the rounds draw them)."""
+    between: AtLeastOne | None = None
+    """Prompts per benchmark after rounds that are neither the first nor the last (default: all). Example: 100."""
     seed: int = 0
+    """Seed of the evaluation's rollouts."""
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or any(not 1 <= k <= self.samples for k in self.k):
-            raise EvaluationError(f"eval: k {list(self.k)} must lie between 1 and samples ({self.samples})")
+        if any(k > self.samples for k in self.k):
+            raise EvaluationError(
+                f"k is {list(self.k)}, but samples is {self.samples}; pass@k needs at least k samples"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

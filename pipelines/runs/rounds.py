@@ -12,66 +12,49 @@ again.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from pass_ops import shards
-from pass_ops.errors import PassError
 from pass_ops.shards import Manifest
 from pass_ops.shards.store import Store
 from pipelines.models.folder import describe_model, model_digest
 from pipelines.options import as_dict
-from pipelines.parts.operations import Operations
 from pipelines.prompts.stage import PromptSource, write_prompts
 from pipelines.rollouts.stage import generate
-from pipelines.runs.config import RunConfig
+from pipelines.runs.check import check_run
 from pipelines.runs.evaluate import EvalResult, EvaluationError, evaluate_rollouts
 from pipelines.runs.lineage import record_round
-from pipelines.runs.progress import Report, Reporter
+from pipelines.runs.progress import Report
+from pipelines.runs.run import Run, round_prompts
 from pipelines.runs.summary import ShapedSummary, summarize_shaped
-from pipelines.shaped.stage import check_streams, shape_dataset
-from pipelines.signals.base import Signal, signal_from_table
-from pipelines.signals.modelled import ModelSignal
+from pipelines.shaped.stage import shape_dataset
 from pipelines.signals.reverify import VerdictDiff, reverify
 from pipelines.signals.stage import score
 
 RESULTS = "results.json"
 
 
-class SignalOrderError(PassError, ValueError):
-    """A signal reads one that is not configured, or signals read each other in a circle."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One run folder: its configuration, and where each thing of a round lies in it."""
-
-    config: RunConfig
-    url: str
-    reporter: Reporter
-    overwrite: bool = False
-
-    def folder(self, round_index: int, *names: str) -> str:
-        """A folder of one round."""
-        return posixpath.join(self.url, f"round-{round_index:03d}", *names)
-
-    def starting_policy(self, round_index: int) -> str:
-        """The model that a round samples from: the configured one, then the one before's result."""
-        return self.config.policy.model if round_index == 0 else self.folder(round_index - 1, "policy")
-
-    def operations(self, progress: Report) -> Operations:
-        """How a stage of this run works, telling its progress to `progress`."""
-        config = self.config
-        return Operations(
-            runner=config.runner, overwrite=self.overwrite, progress=progress, **asdict(config.operations)
-        )
-
-
 def run_round(run: Run, round_index: int, *, is_last: bool = True) -> ShapedSummary:
-    """One whole round; afterwards its `policy/` is the next one's start. Returns what was shaped, summed up."""
-    configured_signals(run.config)  # a wrong option is found before the first rollout is paid for
-    check_streams(run.config.shape)
+    """One whole round; afterwards its `policy/` is the next one's start. Returns what was shaped, summed up.
+
+    Raises RunRefused before anything runs.
+    """
+    check_run(run, round_index=round_index)
+    return _round(run, round_index, is_last=is_last)
+
+
+def run_rounds(run: Run, count: int) -> None:
+    """The starting policy's evaluation, then `count` rounds. Raises RunRefused before anything runs."""
+    check_run(run, rounds=count)
+    evaluate_start(run)
+    for round_index in range(count):
+        _round(run, round_index, is_last=round_index == count - 1)
+
+
+def _round(run: Run, round_index: int, *, is_last: bool) -> ShapedSummary:
     policy = run.starting_policy(round_index)
     facts = {"policy": policy, "policy_digest": model_digest(policy), "config": as_dict(run.config)}
     record_round(run.url, round_index, facts)
@@ -81,13 +64,6 @@ def run_round(run: Run, round_index: int, *, is_last: bool = True) -> ShapedSumm
     update_policy(run, round_index)
     evaluate_round(run, round_index, whole=is_last)
     return summarize_shaped(shards.open_dataset(run.folder(round_index, "shaped")))
-
-
-def run_rounds(run: Run, count: int) -> None:
-    """The starting policy's evaluation, then `count` rounds."""
-    evaluate_start(run)
-    for round_index in range(count):
-        run_round(run, round_index, is_last=round_index == count - 1)
 
 
 def make_rollouts(run: Run, round_index: int) -> Manifest:
@@ -118,14 +94,17 @@ def make_rollouts(run: Run, round_index: int) -> Manifest:
 
 def score_rollouts(run: Run, round_index: int, names: Iterable[str] = ()) -> dict[str, Manifest]:
     """The configured signals of a round (or the named ones), each after those it reads. Returns name -> manifest."""
-    return {name: _score(run, round_index, name, signal) for name, signal in _wanted_signals(run, names).items()}
+    folder, policy = run.folder(round_index), run.starting_policy(round_index)
+    return {
+        name: _recorded(run, round_index, f"signals/{name}", partial(_score, run, name, folder=folder, policy=policy))
+        for name in run.wanted_signals(names)
+    }
 
 
 def reverify_rollouts(run: Run, round_index: int, names: Iterable[str] = ()) -> dict[str, VerdictDiff]:
     """The verdicts of a round's outcome signals (or the named ones) computed again; name -> how they differ."""
-    signals = _wanted_signals(run, names)
     diffs = {}
-    for name, signal in signals.items():
+    for name, signal in run.wanted_signals(names).items():
         if signal.kind != "outcome" and not names:
             continue
         with run.reporter.step(f"round {round_index}: reverify {name}") as report:
@@ -213,10 +192,8 @@ def evaluate_policy(run: Run, policy: str, folder: str, name: str, *, title: str
     if not whole and options.between is not None:
         source = replace(source, limit=min(options.between, source.limit or options.between))
     sampling = options.sampling or run.config.generate.sampling
-    places = {
-        stage: posixpath.join(folder, name, stage) for stage in ("prompts", "rollouts", f"signals/{options.outcome}")
-    }
-    prompts, rollouts, outcome = places.values()
+    folder = posixpath.join(folder, name)
+    prompts, rollouts = (posixpath.join(folder, stage) for stage in ("prompts", "rollouts"))
     with run.reporter.step(f"{title}: evaluate {name}") as report:
         _write_prompts(run, source, prompts, report)
         generate(
@@ -228,100 +205,27 @@ def evaluate_policy(run: Run, policy: str, folder: str, name: str, *, title: str
             seed=options.seed,
             operations=run.operations(report),
         )
-        signal = signal_from_table(run.config.signals[options.outcome])
-        score(
-            signal=signal,
-            rollouts=rollouts,
-            out=outcome,
-            prompts=prompts,
-            tokenizer=policy,
-            operations=run.operations(report),
-        )
+        for signal in run.signals_for(options.outcome):
+            _score(run, signal, report, folder=folder, policy=policy)
+    outcome = posixpath.join(folder, "signals", options.outcome)
     result = evaluate_rollouts(
         *(shards.open_dataset(place) for place in (prompts, rollouts, outcome)), benchmark=name, k=options.k
     )
-    Store(posixpath.join(folder, name)).put(RESULTS, result.to_json().encode())
+    Store(folder).put(RESULTS, result.to_json().encode())
     return result
 
 
-def round_prompts(config: RunConfig, round_index: int) -> PromptSource:
-    """The prompts of one round: the next `prompts_per_round` of the source, in an order shuffled once by the seed."""
-    count = config.run.prompts_per_round
-    if count is None:
-        return config.prompts
-    seed = config.run.seed if config.prompts.shuffle_seed is None else config.prompts.shuffle_seed
-    return replace(config.prompts, shuffle_seed=seed, offset=config.prompts.offset + round_index * count, limit=count)
-
-
-def configured_signals(config: RunConfig) -> dict[str, Signal]:
-    """Every signal of the configuration, each after those it reads; models run as [engine] says where they do not.
-
-    Raises SignalOptionError, and SignalOrderError also where [shape] or [eval] names a signal that is not there.
-    """
-    signals = {name: _with_engine(signal_from_table(table), config) for name, table in config.signals.items()}
-    named = [(f"shape.{role}", name) for name, role in config.shape.roles.items()]
-    if config.eval is not None and config.eval.benchmarks:
-        named.append(("eval.outcome", config.eval.outcome))
-    for option, name in named:
-        if name not in signals:
-            raise SignalOrderError(f"{option} is {name!r}, but [signals] has {', '.join(signals) or 'none'}")
-    return {name: signals[name] for name in signal_order(signals)}
-
-
-def _with_engine(signal: Signal, config: RunConfig) -> Signal:
-    return signal.run_with(config.engine) if isinstance(signal, ModelSignal) else signal
-
-
-def signal_order(signals: Mapping[str, Signal]) -> list[str]:
-    """Names so ordered that a signal comes after those it reads. Raises SignalOrderError."""
-    order: list[str] = []
-
-    def visit(name: str, path: tuple[str, ...]) -> None:
-        if name in path:
-            raise SignalOrderError(f"signals read each other in a circle: {' -> '.join((*path, name))}")
-        for needed in signals[name].inputs:
-            if needed == "prompts":
-                continue
-            if needed not in signals:
-                raise SignalOrderError(
-                    f"signal {name!r} reads {needed!r}, which [signals] does not have; it has: {', '.join(signals)}"
-                )
-            visit(needed, (*path, name))
-        if name not in order:
-            order.append(name)
-
-    for name in signals:
-        visit(name, ())
-    return order
-
-
-def _wanted_signals(run: Run, names: Iterable[str]) -> dict[str, Signal]:
-    """The named signals in order of what they read; all where none is named. Raises SignalOrderError."""
-    signals = configured_signals(run.config)
-    wanted = set(names) or set(signals)
-    if unknown := wanted - set(signals):
-        raise SignalOrderError(
-            f"signal {min(unknown)!r} is not configured; [signals] has: {', '.join(signals) or 'none'}"
-        )
-    return {name: signal for name, signal in signals.items() if name in wanted}
-
-
-def _score(run: Run, round_index: int, name: str, signal: Signal) -> Manifest:
-    return _recorded(
-        run,
-        round_index,
-        f"signals/{name}",
-        lambda report: score(
-            signal=signal,
-            rollouts=run.folder(round_index, "rollouts"),
-            out=run.folder(round_index, "signals", name),
-            prompts=run.folder(round_index, "prompts"),
-            signals={
-                needed: run.folder(round_index, "signals", needed) for needed in signal.inputs if needed != "prompts"
-            },
-            tokenizer=run.starting_policy(round_index),
-            operations=run.operations(report),
-        ),
+def _score(run: Run, name: str, report: Report, *, folder: str, policy: str) -> Manifest:
+    """One signal of the rollouts in `folder`, made by `policy`."""
+    signal = run.signals[name]
+    return score(
+        signal=signal,
+        rollouts=posixpath.join(folder, "rollouts"),
+        out=posixpath.join(folder, "signals", name),
+        prompts=posixpath.join(folder, "prompts"),
+        signals={needed: posixpath.join(folder, "signals", needed) for needed in signal.inputs if needed != "prompts"},
+        tokenizer=policy,
+        operations=run.operations(report),
     )
 
 

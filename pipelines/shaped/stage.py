@@ -10,49 +10,63 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
 
 from pass_ops import shards
-from pass_ops.config import WITH_PROCESS, ShapingConfig
+from pass_ops.config import WITH_PROCESS, ShapingConfig, Signal
 from pass_ops.errors import OptionError
 from pass_ops.importing import source_digest
 from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest
+from pipelines.options import options as option_class
+from pipelines.options.types import Strings
+from pipelines.parts.granularity import SHAPED_AS
 from pipelines.parts.inputs import WrongInputError, check_alignment, kinds, open_rollouts, open_signal, reopen
-from pipelines.parts.loop import PartOutput, PartWork, in_background
+from pipelines.parts.loop import PartOutput, PartWork, Stage, in_background
 from pipelines.parts.operations import Operations
 from pipelines.parts.worker_check import check_worker
 
 STAGE_VERSION = 2
 # What a shaped dataset copies from its rollouts, so that the trainer needs nothing else.
 CARRIED = ("sampling", "tokenizer_digest", "vocabulary", "round", "policy_digest")
-_PROCESS_KINDS = {"prm": "process_steps", "kl": "process_tokens"}
 # Libraries whose versions may change the last bit of a float.
 _NUMERIC_LIBRARIES = ("numba", "numpy")
 
 
-@dataclass(frozen=True, kw_only=True)
+@option_class(OptionError)
 class ShapeOptions(ShapingConfig):
-    """ShapingConfig's options, and the names of the signals that are shaped and carried along.
+    """How advantages are formed, and the names of the signals that are shaped and carried along."""
 
-    process, outcome, format: one signal each; those that the estimator and its weights use must be named. reference:
-    the logprobs signal of the KL penalty (stored as reference_logprobs). logprobs: further ones (stored as
-    NAME_logprobs).
-    """
-
+    signal: Signal | None = None  # type: ignore[assignment]  # None until the process signal's kind is known
+    """prm = the process signal has one score per step, kl = one per token (default: as the signal named in process has
+    it). Set it only to insist on one of the two. Example: "kl"."""
     process: str | None = None
+    """Name of the process signal; needed by the estimators that read one. Example: "equations"."""
     outcome: str | None = None
+    """Name of the outcome signal; needed unless weights.outcome is 0. Example: "outcome"."""
     format: str | None = None
+    """Name of the format signal; needed unless weights.format is 0. Example: "format"."""
     reference: str | None = None
-    logprobs: tuple[str, ...] = ()
+    """Name of the logprobs signal for the KL penalty of training; stored as reference_logprobs. Example: "base"."""
+    logprobs: Strings = ()
+    """Names of further logprobs signals to carry along; stored as NAME_logprobs. Example: ["teacher"]."""
+
+    def __post_init__(self) -> None:
+        self._shaping(self.signal or "prm")  # ShapingConfig's own checks
 
     @property
     def config(self) -> ShapingConfig:
-        """The shaping options alone."""
-        return ShapingConfig(**{item.name: getattr(self, item.name) for item in fields(ShapingConfig)})
+        """The shaping options alone. Raises OptionError before the process signal's kind is known."""
+        if self.signal is None and self.process is not None:
+            raise OptionError(f"option signal: what {self.process!r} is, is not known yet; see `resolve_signal`")
+        return self._shaping(self.signal or "prm")
+
+    def _shaping(self, signal: Signal) -> ShapingConfig:
+        values = {item.name: getattr(self, item.name) for item in fields(ShapingConfig)}
+        return ShapingConfig(**values | {"signal": signal})
 
     @property
     def roles(self) -> dict[str, str]:
@@ -80,14 +94,23 @@ def shape_dataset(
     """
     from pipelines.parts.job import run_stage
 
+    return run_stage(
+        shape_stage(rollouts=rollouts, signals=signals, out=out, options=options, overwrite=operations.overwrite),
+        operations,
+    )
+
+
+def shape_stage(*, rollouts: str, signals: str, out: str, options: ShapeOptions, overwrite: bool = False) -> Stage:
+    """What `shape_dataset` runs, checked and ready; its dataset is begun. Raises as that does before anything runs."""
     check_streams(options)
     source = open_rollouts(rollouts)
     urls = {name: posixpath.join(signals, name) for name in options.roles}
     scored = {name: open_signal(url, name, source) for name, url in urls.items()}
+    options = resolve_signal(options, kinds(scored))
     spec = shape_spec(source, scored, out=out, options=options)
-    dataset = shards.create_dataset(out, spec, overwrite=operations.overwrite)
+    dataset = shards.create_dataset(out, spec, overwrite=overwrite)
     work = ShapeWork(spec=spec, rollouts=rollouts, signals=urls, options=options)
-    return run_stage(dataset, work, operations, costs=[part.tokens for part in source.parts])
+    return Stage(dataset=dataset, work=work, costs=[part.tokens for part in source.parts])
 
 
 def check_streams(options: ShapeOptions) -> None:
@@ -115,12 +138,21 @@ def check_streams(options: ShapeOptions) -> None:
             )
 
 
+def resolve_signal(options: ShapeOptions, kinds: Mapping[str, str]) -> ShapeOptions:
+    """The options with `signal` set to what the process signal is. kinds: signal name -> kind of its dataset.
+
+    Raises WrongInputError for a signal of a kind that its place cannot use, or where `signal` says otherwise.
+    """
+    for name in options.roles:
+        _check_kind(name, kinds[name], options)
+    return options if options.process is None else replace(options, signal=SHAPED_AS[kinds[options.process]])
+
+
 def shape_spec(
     rollouts: CompleteDataset, signals: Mapping[str, CompleteDataset], *, out: str, options: ShapeOptions
 ) -> DatasetSpec:
     """Everything that decides the bytes of the shaped dataset. Raises WrongInputError for a signal of another kind."""
-    for name, kind in kinds(signals).items():
-        _check_kind(name, kind, options)
+    options = resolve_signal(options, kinds(signals))
     roles: dict[str, Any] = {"process": None, "outcome": None, "format": None, "reference": None}
     roles |= {role: name for name, role in options.roles.items() if role in roles}
     sources = {"rollouts": rollouts, **signals}
@@ -217,14 +249,14 @@ class ShapeWork(PartWork):
 
 def _check_kind(name: str, kind: str, options: ShapeOptions) -> None:
     role = options.roles[name]
-    if role == "process" and kind in _PROCESS_KINDS.values():
-        wanted, option = _PROCESS_KINDS[options.signal], f"with signal = {options.signal!r} "
-        other = next(signal for signal, its_kind in _PROCESS_KINDS.items() if its_kind == kind)
-        advice = f"set signal to {other!r} or name another process signal"
-    else:
-        wanted = {"process": _PROCESS_KINDS[options.signal], "reference": "logprobs"}.get(role, role)
-        option, advice = "", "name another signal"
-    if kind != wanted:
+    wanted = {"process": tuple(SHAPED_AS), "reference": ("logprobs",)}.get(role, (role,))
+    if kind not in wanted:
         raise WrongInputError(
-            f"option {role}: the signal {name!r} is of kind {kind}, and {option}it must be {wanted}; {advice}"
+            f"option {role}: the signal {name!r} is of kind {kind}, and it must be {' or '.join(wanted)}; name another "
+            "signal"
+        )
+    if role == "process" and options.signal not in (None, SHAPED_AS[kind]):
+        raise WrongInputError(
+            f"option signal is {options.signal!r}, but the process signal {name!r} is of kind {kind}, which is "
+            f"{SHAPED_AS[kind]!r}; leave signal out, or name another process signal"
         )

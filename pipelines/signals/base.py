@@ -15,7 +15,6 @@ keyword arguments, a frozen dataclass for choice. Deriving from `SignalBase` lea
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,9 +24,10 @@ import pyarrow as pa
 
 from pass_ops.errors import PassError
 from pass_ops.importing import load_object, source_digest
+from pass_ops.nearest import advice
 from pass_ops.shards import DatasetSpec, ModelRef, signal_schema
 from pass_ops.shards.schemas import SIGNAL_KINDS, STATUSES
-from pipelines.options import ConfigError, build
+from pipelines.options import build
 
 #: columns that are there whatever the status
 ALWAYS = frozenset({"verify_status"})
@@ -194,13 +194,12 @@ def build_signal(name: str, options: Mapping[str, Any]) -> Signal:
     """
     if name not in SIGNALS and ":" not in name:
         raise SignalOptionError(
-            f"There is no signal {name!r}; {_nearest(name, list(SIGNALS))} One of your own is given as module:Class."
+            f"there is no signal {name!r} (your own is given as module:Class); {advice(name, SIGNALS)}"
         )
     try:
         cls = load_object(SIGNALS.get(name, name))
     except (ImportError, ValueError) as error:
         raise SignalOptionError(f"signal {name!r}: {error}") from error
-    _check_names(name, cls, options)
     signal: Signal = _construct(name, cls, options)
     if signal.kind not in SIGNAL_KINDS:
         raise SignalOptionError(
@@ -215,34 +214,17 @@ def signal_from_table(table: Mapping[str, Any]) -> Signal:
     name = options.pop("signal", None)
     if not isinstance(name, str):
         raise SignalOptionError(
-            f'A signal\'s table has no key "signal"; set it to one of {", ".join(SIGNALS)}, or module:Class.'
+            f'a signal\'s table has no key "signal"; set it to one of {", ".join(SIGNALS)}, or module:Class'
         )
     return build_signal(name, options)
 
 
-def _check_names(name: str, cls: Any, options: Mapping[str, Any]) -> None:
-    parameters = inspect.signature(cls).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    known = [parameter.name for parameter in parameters]
-    for key in options:
-        if key not in known:
-            raise SignalOptionError(f"signal {name!r} has no option {key!r}; {_nearest(key, known)}")
-    needed = [p.name for p in parameters if p.default is p.empty and p.name not in options]
-    if needed:
-        raise SignalOptionError(f"signal {name!r} needs the option {needed[0]!r}.")
-
-
 def _construct(name: str, cls: Any, options: Mapping[str, Any]) -> Any:
-    """An instance; the fields of a dataclass are checked against their types."""
-    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-        return cls(**options)
+    """An instance; the fields of a dataclass are checked against their types, other classes check for themselves."""
+    if isinstance(cls, type) and dataclasses.is_dataclass(cls):
+        return build(cls, options, where=f"signal {name!r}", error=SignalOptionError)
     try:
-        return build(cls, options, where=f"signal {name!r}")
-    except ConfigError as error:
-        raise SignalOptionError(str(error)) from error
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known) or 'none'}."
+        inspect.signature(cls).bind(**options)
+    except TypeError as error:
+        raise SignalOptionError(f"signal {name!r}: {error}; it is {name}{inspect.signature(cls)}") from error
+    return cls(**options)

@@ -2,44 +2,39 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+from annotated_types import Ge
+
+from pass_ops.extras import missing_extra
 from pass_ops.importing import load_object, source_digest
+from pass_ops.nearest import advice
 from pass_ops.shards import DatasetSpec
+from pipelines.options import Table, options
+from pipelines.options.types import AtLeastOne, Positive
 from pipelines.signals.base import SignalBase, SignalOptionError
-from pipelines.verifiers import LIBRARIES, VERIFIERS
+from pipelines.verifiers import LIBRARIES, REVISIONS, VERIFIERS
 from pipelines.verifiers.pool import DEFAULT_MEMORY_MB, CallResult, shared_pool
 
 DEFAULT_TIMEOUT_S = 10.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(SignalOptionError)
 class CallingSignal(SignalBase):
-    """A signal that calls one function, `_target`, a row or a rollout at a time, in killable processes.
-
-    timeout_s: a call that takes longer is killed. memory_mb: what a process may hold; beyond it an allocation fails.
-    Either costs that call's row alone, whose status says so. workers: processes (None = one a core).
-    """
+    """A signal that calls one function, `_target`, for a row or a rollout at a time, in killable processes."""
 
     operational: ClassVar[frozenset[str]] = frozenset({"workers"})
 
-    timeout_s: float = DEFAULT_TIMEOUT_S
-    memory_mb: int = DEFAULT_MEMORY_MB
-    workers: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.timeout_s > 0:
-            raise SignalOptionError(f"timeout_s is {self.timeout_s}; it must be over 0 seconds")
-        if self.memory_mb < 64:
-            raise SignalOptionError(f"memory_mb is {self.memory_mb}; a process needs at least 64")
-        if self.workers is not None and self.workers < 1:
-            raise SignalOptionError(f"workers is {self.workers}; it must be at least 1, or left out for one a core")
+    timeout_s: Positive = DEFAULT_TIMEOUT_S
+    """Seconds after which a call is killed; its row's status is then timeout."""
+    memory_mb: Annotated[int, Ge(64)] = DEFAULT_MEMORY_MB
+    """Memory of a calling process in MB; beyond it an allocation fails, and the row's status is error."""
+    workers: AtLeastOne | None = None
+    """Calling processes (default: one per core). Example: 4."""
 
     @property
     def _target(self) -> str:
@@ -47,15 +42,16 @@ class CallingSignal(SignalBase):
         raise NotImplementedError
 
     def environment(self) -> dict[str, Any]:
-        """Versions of the libraries that a shipped function decides by."""
+        """The revision of a shipped function, and the versions of the libraries that it decides by."""
         found = super().environment()
-        for library in LIBRARIES.get(self._target.partition(":")[0], ()):
+        module = self._target.partition(":")[0]
+        if module in REVISIONS:
+            found["verifier_revision"] = REVISIONS[module]
+        for library in LIBRARIES.get(module, ()):
             try:
                 found[library] = version(library)
             except PackageNotFoundError as error:
-                raise SignalOptionError(
-                    f"{self._target} needs the library {library}, which is not installed: install the extra `verifiers`"
-                ) from error
+                raise missing_extra(error, self._target) or error from error
         return found
 
     def _call(self, calls: Sequence[tuple[Any, ...]], *, adapter: str, options: Mapping[str, Any]) -> list[CallResult]:
@@ -64,22 +60,22 @@ class CallingSignal(SignalBase):
         return pool.map(calls, options=options, timeout_s=self.timeout_s)
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(SignalOptionError)
 class VerifyingSignal(CallingSignal):
-    """A signal that verifies texts against reference answers.
-
-    verifier: a name of `pipelines.verifiers.VERIFIERS`, or an import path `module:function` of (text, answer,
-    **options) -> Verdict; verifier_options: those options.
-    """
+    """A signal that verifies texts against reference answers."""
 
     verifier: str
-    verifier_options: Mapping[str, Any] = field(default_factory=dict)
+    """A shipped verifier by name, or your own as module:function of (text, answer, **options) -> Verdict. Example:
+    "number"."""
+    verifier_options: Table = field(default_factory=dict)
+    """Keyword arguments of the verifier. Example: { marker = "####" }."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.verifier not in VERIFIERS and ":" not in self.verifier:
             raise SignalOptionError(
-                f"verifier is {self.verifier!r}; choose one of {', '.join(VERIFIERS)}, or give module:function"
+                f"verifier is {self.verifier!r} (your own is given as module:function); "
+                f"{advice(self.verifier, VERIFIERS)}"
             )
         check_target("verifier", self._target)
 
@@ -124,9 +120,9 @@ def check_call(option: str, target: str, arguments: Sequence[str], options: Mapp
         signature.bind(*arguments, **options)
     except TypeError as error:
         known = list(signature.parameters)[len(arguments) :]
-        near = [match for name in options if name not in known for match in difflib.get_close_matches(name, known, n=1)]
-        advice = f"did you mean {near[0]!r}?" if near else f"it is {target}{signature}"
+        unknown = next((name for name in options if name not in known), None)
+        hint = f"it is {target}{signature}" if unknown is None else advice(unknown, known)
         raise SignalOptionError(
             f"{option}: {target} cannot be called with ({', '.join(arguments)}) and the options "
-            f"{sorted(options)}: {error}; {advice}"
+            f"{sorted(options)}: {error}; {hint}"
         ) from error

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
+from annotated_types import Ge
+from pydantic import Strict
 
 from pass_ops.shards import DatasetSpec
+from pipelines.options import options
+from pipelines.options.types import Strings
+from pipelines.parts.granularity import PROCESS_KINDS, Per
 from pipelines.signals.base import Row, SignalBase, SignalInputError, SignalOptionError, sidecar
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(SignalOptionError)
 class CombineSignal(SignalBase):
-    """process_scores = sum_i w_i * s_i / sum_i w_i, step by step; null where one of them is null.
+    """The weighted mean of several process signals' raw scores, sum_i w_i s_i / sum_i w_i, score by score.
 
-    signals: names of process signals, all per step with equal process_ends (per = "step") or all per token (per =
-    "token"). weights: one each, 0 or more (None = all 1).
+    A row is null where one of them is null.
     """
 
-    signals: tuple[str, ...]
-    weights: tuple[float, ...] | None = None
-    per: Literal["step", "token"] = "step"
+    signals: Strings
+    """Names of at least two process signals, all per step with the same step ends, or all per token. Example: ["prm",
+    "equations"]."""
+    weights: Annotated[tuple[Annotated[float, Ge(0)], ...], Strict(False)] | None = None
+    """One weight for each of them, not all 0 (default: all 1). Example: [0.7, 0.3]."""
+    per: Per = "step"
+    """Whether those signals have one score per step or one per token."""
 
     def __post_init__(self) -> None:
         if len(self.signals) < 2 or len(set(self.signals)) < len(self.signals):
@@ -32,8 +38,8 @@ class CombineSignal(SignalBase):
         weights = self._weights()
         if len(weights) != len(self.signals):
             raise SignalOptionError(f"there are {len(weights)} weights for {len(self.signals)} signals; give one each")
-        if not all(weight >= 0 and math.isfinite(weight) for weight in weights) or sum(weights) == 0:
-            raise SignalOptionError(f"weights is {list(weights)}; each is 0 or more, and not all are 0")
+        if sum(weights) == 0:
+            raise SignalOptionError(f"weights is {list(weights)}; at least one must be above 0")
 
     def _weights(self) -> tuple[float, ...]:
         return self.weights if self.weights is not None else (1.0,) * len(self.signals)
@@ -41,7 +47,7 @@ class CombineSignal(SignalBase):
     @property
     def kind(self) -> str:
         """That of the signals it combines."""
-        return "process_steps" if self.per == "step" else "process_tokens"
+        return PROCESS_KINDS[self.per]
 
     @property
     def inputs(self) -> tuple[str, ...]:

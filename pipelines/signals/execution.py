@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import field
+from typing import ClassVar
 
 import pyarrow as pa
 
 from pass_ops.importing import source_digest
 from pass_ops.shards import DatasetSpec
-from pipelines.signals.base import Row, sidecar
+from pipelines.options import Table, options
+from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.calls import CallingSignal, check_call, check_target
 from pipelines.signals.steps import Steps
 from pipelines.signals.stepwise import EMPTY, StepwiseSignal, tasks
 from pipelines.verifiers.pool import CallResult
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(SignalOptionError)
 class ExecutionSignal(StepwiseSignal, CallingSignal):
-    """process_scores and process_ends, one score a step.
-
-    checker: an import path `module:function` of (prompt, steps, **checker_options) -> a list of one score per step;
-    steps are the texts between separators (`pipelines.signals.steps`). It is given a whole rollout at once: timeout_s
-    is for one rollout.
-    """
+    """One score per step, by a function that computes what the steps claim. It is called with a whole rollout."""
 
     kind: ClassVar[str] = "process_steps"
 
     checker: str
-    checker_options: Mapping[str, Any] = field(default_factory=dict)
+    """module:function of (prompt, steps, **checker_options) -> one score per step; steps are the texts between
+    separators. Example: "pipelines.verifiers.equations:check_steps"."""
+    checker_options: Table = field(default_factory=dict)
+    """Keyword arguments of the checker. Example: { silent = 0.0 }."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

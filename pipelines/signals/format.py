@@ -4,36 +4,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
 from pass_ops.importing import source_digest
 from pass_ops.shards import DatasetSpec
+from pipelines.options import Table, options
 from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.calls import CallingSignal, check_call, check_target
 
 _MATCHES = "pipelines.verifiers.regex:matches"
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(SignalOptionError)
 class FormatSignal(CallingSignal):
-    """format_ok of every rollout, and format_reward: reward_ok or reward_bad.
-
-    Either pattern, a regular expression (Python's `re`) that matches the whole text (mode fullmatch) or a part of it
-    (mode search); or function, an import path `module:function` of (text, **function_options) -> bool. Both run in
-    killable processes, for either may take for ever on some text.
-    """
+    """Whether a rollout's text has the form that was asked for, by a regular expression or a function of yours."""
 
     kind: ClassVar[str] = "format"
 
     pattern: str | None = None
+    """A regular expression (Python's `re`) for the text. Set this or function. Example: '(?s).*####\\s*-?\\d+'."""
     mode: Literal["fullmatch", "search"] = "fullmatch"
+    """Whether the pattern must match the whole text, or is searched for in it."""
     function: str | None = None
-    function_options: Mapping[str, Any] = field(default_factory=dict)
+    """Your own check as module:function of (text, **function_options) -> bool. Example: "my_checks:well_formed"."""
+    function_options: Table = field(default_factory=dict)
+    """Keyword arguments of the function. Example: { lines = 3 }."""
     reward_ok: float = 1.0
+    """format_reward where the format is right."""
     reward_bad: float = 0.0
+    """format_reward where it is not."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

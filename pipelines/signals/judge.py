@@ -7,18 +7,21 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar
-from urllib.parse import urlsplit
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
+from pydantic import Strict
 
 from pass_ops.shards import DatasetSpec, ModelRef
 from pipelines.engines.base import EngineOptions, RequestRejected, Sampling
 from pipelines.engines.environment import engine_environment
-from pipelines.models.folder import chat_template_digest, load_tokenizer, model_digest, tokenizer_digest
+from pipelines.models.folder import chat_template_digest, load_tokenizer, model_digest, tensor_shapes, tokenizer_digest
+from pipelines.options import Secret, Url, options, secret
+from pipelines.options.types import AtLeastOne, Positive, ZeroOrMore
 from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.chat import CachedChat, Chat, EngineChat, Reply, shared_http_chat
+from pipelines.signals.grades import read_grade
 from pipelines.signals.steps import Steps
 from pipelines.signals.stepwise import EMPTY, StepwiseSignal, tasks
 
@@ -35,42 +38,52 @@ The step:
 
 Is this step right, given the task and the steps before it, and does it bring the solution forward? Think briefly.
 End with a line that reads "Score: N", N a whole number from 0 (wrong or useless) to 10 (right and useful)."""
+ANSWER = r"Score:\s*(\d+)\s*\Z"  # stands for `read_grade`, which reads this form and those that models use besides
 RETRY_TEMPERATURE = 0.7  # a greedy judge asked again would say the same again
 _PLACES = re.compile(r"\{(prompt|previous|step|number)\}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(SignalOptionError)
 class JudgeSignal(StepwiseSignal):
-    """process_scores: the judge's grade of each step, scaled to 0..1. detail: the tokens its replies cost, as JSON.
-
-    model: a folder, run by `engine` with its own chat template; or with url (an OpenAI-compatible base such as
-    http://host:8000/v1) the model's name there, and api_key = "env:NAME" where the server wants one. template: the
-    message, with {prompt}, {previous} (the steps before, a blank line between), {step} and {number} (from 1); system:
-    a system message. answer: regular expression that must match in the reply, its group 1 the grade: a number within
-    scale = [lowest, highest]. A reply that does not is asked for again, attempts times in all, each with another seed
-    and, where sampling is greedy, at RETRY_TEMPERATURE; then the row is null with status error.
-    cache: a folder where replies are kept by the content of what was asked.
-    concurrency: requests under way at the URL. timeout_s, retries: of one request there.
-    """
+    """A chat model's grade of each step, scaled to 0..1; the row's detail says how many tokens the replies cost."""
 
     kind: ClassVar[str] = "process_steps"
     operational: ClassVar[frozenset[str]] = frozenset({"api_key", "cache", "concurrency", "timeout_s", "retries"})
 
     model: str
-    url: str | None = None
-    api_key: str | None = None
+    """The judge's folder, run here with its own chat template; with url the model's name there. Example:
+    "my/judge"."""
+    url: Url | None = None
+    """Base URL of an OpenAI-compatible server (default: the model runs here). Example: "http://host:8000/v1"."""
+    api_key: Secret | None = None
+    """The server's key, as env:NAME. Example: "env:JUDGE_KEY"."""
     engine: EngineOptions = field(default_factory=EngineOptions)
+    """How a model that runs here is run, with the keys of [engine]."""
     template: str = TEMPLATE
+    """The message about one step, with {prompt}, {previous} (the steps before it, a blank line between), {step} and
+    {number} (from 1)."""
     system: str | None = None
-    answer: str = r"Score:\s*(\d+)\s*\Z"
-    scale: tuple[float, float] = (0.0, 10.0)
+    """A system message before it. Example: "You are a strict grader."."""
+    answer: str = ANSWER
+    """Regular expression to be found in a reply; its group 1 is the grade. The default stands for the forms that chat
+    models write a grade in (**Score: 8**, 8/10, Rating: [[8]], {"score": 8}), as long as it is clear which it is."""
+    scale: Annotated[tuple[float, float], Strict(False)] = (0.0, 10.0)
+    """[lowest, highest] grade; a grade outside counts as none."""
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.0, max_tokens=512))
-    attempts: int = 3
+    """How replies are drawn, with the keys of [generate.sampling] (default: greedily, at most 512 tokens)."""
+    attempts: AtLeastOne = 3
+    """How often a step is asked about until a reply has a grade, each time with another seed, and warmer where sampling
+    is greedy; then the row is null with status error."""
     seed: int = 0
+    """Seed of the replies."""
     cache: str | None = None
-    concurrency: int = 16
-    timeout_s: float = 120.0
-    retries: int = 4
+    """Folder or URL where replies are kept by the content of what was asked. Example: "runs/judge-cache"."""
+    concurrency: AtLeastOne = 16
+    """Requests to the server under way at once."""
+    timeout_s: Positive = 120.0
+    """Seconds after which a request to the server is given up."""
+    retries: ZeroOrMore = 4
+    """How often a request that failed is sent again."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,18 +95,12 @@ class JudgeSignal(StepwiseSignal):
             raise SignalOptionError(f"answer {self.answer!r} is no regular expression: {error}") from error
         if groups < 1:
             raise SignalOptionError(f"answer is {self.answer!r}; it needs a group that holds the grade")
-        if not (math.isfinite(sum(self.scale)) and self.scale[0] < self.scale[1]):
+        if not self.scale[0] < self.scale[1]:
             raise SignalOptionError(f"scale is {list(self.scale)}; give [lowest, highest]")
-        if self.api_key is not None and not self.api_key.startswith("env:"):
-            raise SignalOptionError("api_key: secrets are given as env:NAME only, so that none is printed or stored")
-        if self.url is not None and (urlsplit(self.url).password or urlsplit(self.url).username):
-            raise SignalOptionError('url holds a user or password; give it as api_key = "env:NAME"')
-        if min(self.attempts, self.concurrency, self.retries + 1) < 1 or not self.timeout_s > 0:
-            raise SignalOptionError("attempts and concurrency are at least 1, retries at least 0, timeout_s over 0")
 
     def options(self) -> dict[str, Any]:
         """Of a model folder the digest counts, not its place."""
-        options = {**super().options(), "sampling": asdict(self.sampling)}
+        options = {**super().options(), "sampling": self.sampling.as_values()}
         return {name: value for name, value in options.items() if name != "engine" and (self.url or name != "model")}
 
     def models(self) -> dict[str, ModelRef]:
@@ -110,10 +117,12 @@ class JudgeSignal(StepwiseSignal):
         }
 
     def check(self, rollouts: DatasetSpec, inputs: Mapping[str, DatasetSpec]) -> None:
-        """The secret is there, or the model folder has a chat template."""
+        """The secret is there; or the model folder has weights and a chat template."""
         if self.url is not None:
             self._secret()
-        elif not load_tokenizer(self.model).chat_template:
+            return
+        tensor_shapes(self.model)
+        if not load_tokenizer(self.model).chat_template:
             raise SignalOptionError(f"{self.model} has no chat template, so it cannot be asked; give a chat model")
 
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
@@ -140,12 +149,15 @@ class JudgeSignal(StepwiseSignal):
 
     def grade(self, text: str) -> float | None:
         """The grade that a reply gives, scaled to 0..1; None where it gives none."""
+        lowest, highest = self.scale
+        if self.answer == ANSWER:
+            grade = read_grade(text, lowest=lowest, highest=highest)
+            return None if grade is None else (grade - lowest) / (highest - lowest)
         found = re.search(self.answer, text)
         try:
             value = float(found[1]) if found else math.nan
         except (TypeError, ValueError):
             return None
-        lowest, highest = self.scale
         return (value - lowest) / (highest - lowest) if lowest <= value <= highest else None
 
     def _grades(self, chat: Chat, questions: Sequence[str]) -> dict[str, _Grade]:
@@ -192,8 +204,6 @@ class JudgeSignal(StepwiseSignal):
         return chat if self.cache is None else CachedChat(chat, folder=self.cache, identity=identity)
 
     def _secret(self) -> str | None:
-        from pipelines.options import secret
-
         return None if self.api_key is None else secret(self.api_key, key="api_key")
 
 

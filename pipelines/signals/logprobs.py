@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -12,13 +11,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.engines.base import Engine, RequestRejected
-from pipelines.signals.base import Row, sidecar
+from pipelines.options import options
+from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.modelled import ModelSignal
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(SignalOptionError)
 class LogprobsSignal(ModelSignal):
-    """logprobs, one a completion token, natural log, at temperature 1 over the full vocabulary; 0.0 where masked.
+    """Log-probabilities of the sampled tokens under another model (nats, temperature 1, full vocabulary).
 
     A row whose prompt and completion do not fit the model's context is too_long; one with -inf at an unmasked token is
     neg_inf.

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 from pass_ops.shards import DatasetSpec, ModelRef
 from pipelines.engines.base import EngineOptions
 from pipelines.engines.environment import engine_environment
-from pipelines.models.folder import VocabularyMismatchError, model_digest, vocabulary
-from pipelines.signals.base import SignalBase, SignalInputError
+from pipelines.models.folder import (
+    VocabularyMismatchError,
+    check_same_vocabulary,
+    model_digest,
+    tensor_shapes,
+    vocabulary,
+)
+from pipelines.options import options
+from pipelines.signals.base import SignalBase, SignalInputError, SignalOptionError
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(SignalOptionError)
 class ModelSignal(SignalBase):
-    """A signal by a model that reads the rollouts' token ids.
-
-    model: a model folder with the rollouts' vocabulary; None = the policy that sampled the rollouts. engine: how it is
-    run; None = as the run's own [engine], so that a signal of the policy finds the engine it was sampled with.
-    """
+    """A signal by a model that reads the rollouts' token ids."""
 
     model: str | None = None
+    """A model folder with the rollouts' vocabulary (default: the policy that sampled them). Example: "my/teacher"."""
     engine: EngineOptions | None = None
+    """How the model is run, with the keys of [engine] (default: as [engine] says, so that a signal of the policy shares
+    the engine it was sampled with)."""
 
     @property
     def engine_options(self) -> EngineOptions:
@@ -59,7 +66,7 @@ class ModelSignal(SignalBase):
         return self.model
 
     def check(self, rollouts: DatasetSpec, inputs: Mapping[str, DatasetSpec]) -> None:
-        """The model has the rollouts' vocabulary.
+        """The model has the rollouts' vocabulary, and weights.
 
         Raises SignalInputError, VocabularyMismatchError, ModelNotFoundError, ModelFilesError.
         """
@@ -71,8 +78,12 @@ class ModelSignal(SignalBase):
             )
         ours = vocabulary(self.folder)
         if theirs["digest"] != ours.digest:
+            policy = rollouts.models.get("policy")
+            if policy is not None and Path(policy.id).is_dir():  # then the first token that differs can be named
+                check_same_vocabulary(policy=policy.id, other=self.folder, role="model")
             raise VocabularyMismatchError(
                 f"The model {self.folder} has another vocabulary ({ours.size} tokens, digest {ours.digest[:8]}) "
                 f"than the rollouts ({theirs['size']} tokens, digest {theirs['digest'][:8]}). Its log-probabilities "
                 "would be those of other tokens; choose a model of the policy's own family."
             )
+        tensor_shapes(self.folder)

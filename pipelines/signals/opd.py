@@ -11,8 +11,7 @@ be compared.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,21 +19,26 @@ import pyarrow as pa
 from pass_ops import g_opd_scores, opd_scores
 from pass_ops.ragged import ragged
 from pass_ops.shards import DatasetSpec, SamplingFacts
+from pipelines.options import options
+from pipelines.parts.granularity import PROCESS_KINDS, Per
 from pipelines.signals.base import Row, SignalInputError, SignalOptionError, sidecar
 from pipelines.signals.stepwise import StepwiseSignal
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(SignalOptionError)
 class OpdSignal(StepwiseSignal):
-    """process_scores, one a completion token (per = "token"), or their sums over reasoning steps (per = "step").
+    """On-policy distillation: the teacher's log-probability minus the policy's, per token or summed over steps.
 
-    teacher: name of a logprobs signal. policy: name of one of the policy; None = the rollouts' behavior_logprobs.
-    With per = "step" the separator counts. A row without one of its values is null with status no_input.
+    A row without one of its values is null with status no_input.
     """
 
     teacher: str
+    """Name of the teacher's logprobs signal. Example: "teacher"."""
     policy: str | None = None
-    per: Literal["token", "step"] = "token"
+    """Name of a logprobs signal of the policy (default: the rollouts' behavior_logprobs, which must be those of
+    temperature 1 without truncation). Example: "policy"."""
+    per: Per = "token"
+    """One score per token, or one per step; only steps use the separator."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,7 +50,7 @@ class OpdSignal(StepwiseSignal):
     @property
     def kind(self) -> str:
         """Per token or per step."""
-        return "process_tokens" if self.per == "token" else "process_steps"
+        return PROCESS_KINDS[self.per]
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -104,12 +108,14 @@ class OpdSignal(StepwiseSignal):
         return opd_scores(policy=columns["policy"].combine_chunks(), teacher=columns["teacher"].combine_chunks())
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(SignalOptionError)
 class GOpdSignal(OpdSignal):
-    """G-OPD. base: name of a logprobs signal of the actor's initial weights (the policy at the start of round 0)."""
+    """G-OPD (paper, Eq. 5): distillation relative to a base model; lam = 1 is opd."""
 
     base: str
+    """Name of a logprobs signal of the actor's initial weights, the policy before round 0. Example: "base"."""
     lam: float = 1.25
+    """Weight lambda of the teacher's gain over the base; above 1 extrapolates beyond the teacher."""
 
     def _roles(self) -> dict[str, str]:
         return {**super()._roles(), "base": self.base}

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 import pyarrow as pa
 
-from pipelines.signals.base import Row, sidecar
+from pipelines.options import options
+from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.calls import VerifyingSignal
 from pipelines.verifiers.pool import CallResult
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(SignalOptionError)
 class OutcomeSignal(VerifyingSignal):
-    """outcome_reward, verify_status, extracted_answer of every rollout.
-
-    timeout_reward: the reward of a sample that took longer than timeout_s (None = null).
-    """
+    """Whether a rollout's answer is right, by a verifier that compares it with the prompt's reference answer."""
 
     kind: ClassVar[str] = "outcome"
 
     timeout_reward: float | None = None
+    """Reward of a rollout whose verification took longer than timeout_s (default: none, the row is null). Example:
+    0.0."""
 
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Verify every rollout that has a reference answer."""

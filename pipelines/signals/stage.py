@@ -16,7 +16,7 @@ from pass_ops import shards
 from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest
 from pipelines.models.folder import tokenizer_digest
 from pipelines.parts.inputs import check_alignment, open_prompts, open_rollouts, open_signal, reopen
-from pipelines.parts.loop import PartOutput, PartWork, in_background
+from pipelines.parts.loop import PartOutput, PartWork, Stage, in_background
 from pipelines.parts.operations import Operations
 from pipelines.parts.worker_check import check_worker
 from pipelines.signals.base import SIGNALS, Signal, SignalInputError, SignalOptionError, SignalResultError
@@ -45,6 +45,29 @@ def score(
     """
     from pipelines.parts.job import run_stage
 
+    stage = score_stage(
+        signal=signal,
+        rollouts=rollouts,
+        out=out,
+        prompts=prompts,
+        signals=signals,
+        tokenizer=tokenizer,
+        overwrite=operations.overwrite,
+    )
+    return run_stage(stage, operations)
+
+
+def score_stage(
+    *,
+    signal: Signal,
+    rollouts: str,
+    out: str,
+    prompts: str | None = None,
+    signals: Mapping[str, str] | None = None,
+    tokenizer: str | None = None,
+    overwrite: bool = False,
+) -> Stage:
+    """What `score` runs, checked and ready; its dataset is begun. Raises as that does before anything runs."""
     source = open_rollouts(rollouts)
     if tokenizer is not None:
         signal = signal.for_policy(tokenizer, source.spec)
@@ -57,10 +80,10 @@ def score(
     if signal.needs_tokenizer:
         _check_tokenizer(tokenizer, source)
     spec = score_spec(signal, source, inputs, out=out)
-    dataset = shards.create_dataset(out, spec, overwrite=operations.overwrite)
+    dataset = shards.create_dataset(out, spec, overwrite=overwrite)
     work = ScoreWork(signal=signal, spec=spec, rollouts=rollouts, inputs=urls, tokenizer=tokenizer)
     costs = [part.tokens for part in source.parts]
-    return run_stage(dataset, work, operations, runs_model=bool(signal.models()), costs=costs)
+    return Stage(dataset=dataset, work=work, runs_model=bool(signal.models()), costs=costs)
 
 
 def score_spec(

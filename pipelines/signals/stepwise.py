@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Annotated
 
 import pyarrow as pa
+from annotated_types import MinLen
 
+from pipelines.options import options
 from pipelines.signals.base import Row, SignalBase, SignalInputError, SignalOptionError
 from pipelines.signals.steps import Steps, cut_steps, tokenizer_decode
 
@@ -14,20 +17,13 @@ from pipelines.signals.steps import Steps, cut_steps, tokenizer_decode
 EMPTY = Row(values={"process_scores": [], "process_ends": []})
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(SignalOptionError)
 class StepwiseSignal(SignalBase):
-    """A signal over steps.
+    """A signal over steps; `pipelines.signals.steps` says how completions are cut."""
 
-    separator: text between two steps (`pipelines.signals.steps` says how completions are cut).
-    """
-
-    separator: str = "\n\n"
+    separator: Annotated[str, MinLen(1)] = "\n\n"
+    """Text between two steps."""
     _tokenizer_folder: str = field(default="", init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.separator:
-            raise SignalOptionError('separator is empty; steps are cut at it: give a string such as "\\n\\n"')
 
     @property
     def inputs(self) -> tuple[str, ...]:

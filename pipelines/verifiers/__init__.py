@@ -27,4 +27,17 @@ LIBRARIES = {
     "pipelines.verifiers.reasoning_gym": ("reasoning-gym",),
 }
 
-__all__ = ["LIBRARIES", "VERIFIERS", "Verdict"]
+#: module -> raised with every change of its verdicts, for the fingerprint; those left out are as they were at first
+REVISIONS = {
+    "pipelines.verifiers.choice": 2,
+    "pipelines.verifiers.code_tests": 2,
+    "pipelines.verifiers.equations": 2,
+    "pipelines.verifiers.exact": 2,
+    "pipelines.verifiers.math_answer": 2,
+    "pipelines.verifiers.number": 2,
+    "pipelines.verifiers.python_steps": 2,
+    "pipelines.verifiers.reasoning_gym": 2,
+    "pipelines.verifiers.squad": 2,
+}
+
+__all__ = ["LIBRARIES", "REVISIONS", "VERIFIERS", "Verdict"]

@@ -97,7 +97,7 @@ def last_box(text: str) -> str | None:
 
 
 def plain_typography(text: str) -> str:
-    """The text with every dash as "-", every apostrophe as "'", full-width forms as ASCII, every kind of space as " ", and no invisible signs.
+    """The text with plain dashes, apostrophes and spaces, full-width forms as ASCII, and no invisible signs.
 
     >>> plain_typography("（−5\u202f000）")
     '(-5 000)'

@@ -23,9 +23,8 @@ _NO_PART = (
     r"| ?\\(?!text|q?quad)[A-Za-z]| ?\*(?!\*) ?\w| ?/ ?(?![A-Za-z](?![A-Za-z])))"
 )
 # A and I are words too, and letters only where no other word of their clause follows.
-_NO_WORD = (
-    r"(?! (?!(?:because|since|as|for|by|but|due|given|which|where|with|is|was|and|or|so|if|per|from|at|in)\b)[A-Za-z\d'])"
-)
+_CONNECTING = "because|since|as|for|by|but|due|given|which|where|with|is|was|and|or|so|if|per|from|at|in"
+_NO_WORD = rf"(?! (?!(?:{_CONNECTING})\b)[A-Za-z\d'])"
 _AND = r" ?,? ?(?:\\text\{ ?)?(?:and|or|und|oder|et|ou|y|o|e|и|или|或|和|、|&|/)(?: ?\})? ?"
 _ALONE = r"(?=[ .;:!?。)\]}*_\"'$]{0,8}(?:\n|$))"
 #: "answer" and its relatives in the languages of multilingual benchmarks
@@ -35,24 +34,26 @@ _ANSWER = (
     "|الإجابة|الجواب|إجابة|उत्तर|উত্তর|คำตอบ|答案|答え|答|正解|解答|回答|選択肢|选项|選項|정답|답변|답"
 )
 _QUALIFIED = (
-    r"(?: (?:to (?:this|the) (?:question|problem)|choice|option|letter|correct[aeo]?|corret[ao]|corrett[ao]|exacte?|exacta"
-    r"|finale?|الصحيحة|النهائية)){0,2}"
+    r"(?: (?:to (?:this|the) (?:question|problem)|choice|option|letter|correct[aeo]?|corret[ao]|corrett[ao]|exacte?"
+    r"|exacta|finale?|الصحيحة|النهائية)){0,2}"
 )
 _IS = (
-    r"(?: ?(?:[:=→⇒ঃ]|->|-(?= ))| (?:is|was|would be|should be|must be|will be|has to be|seems to be|appears to be|ist|lautet"
-    r"|est|es|é|è|هي|هو|है|là|adalah|jest|är|är|to)(?= |:)| ?(?:是|为|為|は|은|는|应为|應為|应该是|應該是)){1,3}"
+    r"(?: ?(?:[:=→⇒ঃ]|->|-(?= ))| (?:is|was|would be|should be|must be|will be|has to be|seems to be|appears to be|ist"
+    r"|lautet|est|es|é|è|هي|هو|है|là|adalah|jest|är|är|to)(?= |:)| ?(?:是|为|為|は|은|는|应为|應為|应该是|應該是)){1,3}"
 )
 _NOUN = (
-    r"(?: ?(?:option|choice|letter|answer|opción|opção|opzione|alternativa|(?:a )?letra|lettre|lettera|la|le|the|die|это|选项|選項"
-    r"|definitely|clearly|therefore|thus|indeed|likely|probably|obviously|simply)(?= |\(|\*|[A-Za-z]$|[:A-Z])){0,3}"
+    r"(?: ?(?:option|choice|letter|answer|opción|opção|opzione|alternativa|(?:a )?letra|lettre|lettera|la|le|the|die"
+    r"|это|选项|選項|donc|also|daher|quindi|portanto|entonces|definitely|clearly|therefore|thus|indeed|likely|probably|obviously|simply)"
+    r"(?= |\(|\*|[A-Za-z]$|[:A-Z])){0,3}"
 )
 _CHOSEN = (
     r"(?:\b(?:choose|chose|pick|select|go with|going with)(?: (?:option|choice|answer|letter|the)){0,2}"
     r"|(?:故选|应选|应选择|选择|选|故選|應選|選擇|選) ?(?:项|項)?:?)"
 )
 _RIGHT = (
-    r"(?: (?:is|would be|must be) (?:the |my )?(?:only |most )?(?:(?:correct|right|best|final|appropriate) (?:answer|option|choice|one)\b"
-    r"|(?:answer|choice)\b|(?:correct|right)(?=[.,!;]|$|\n))"
+    r"(?: (?:is|would be|must be) (?:the |my )?(?:only |most )?"
+    r"(?:(?:correct|right|best|final|appropriate) (?:answer|option|choice|one)\b|(?:answer|choice)\b"
+    r"|(?:correct|right)(?=[.,!;]|$|\n))"
     r"| ist (?:richtig|korrekt)| est (?:correcte?|la bonne)| es (?:la )?correcta| ?(?:是)?(?:正确|正確))"
 )
 _HTML = re.compile(r"</?(?:b|i|u|em|strong)>", re.IGNORECASE)
@@ -66,8 +67,11 @@ def verify(text: str, answer: str, *, letters: str = "ABCDEFGHIJ", reasoning: Re
     The text's letter is, in this order: the last `\boxed{C}`; the last "answer is (C)", "Answer: C", "C is the correct
     option" or the like, in a score of languages; the line that is a letter or begins with a label ("C. Paris"), where
     there is one such letter; a last line that is a letter; the last "(C)". An answer that names two letters ("A or B")
-    names none. reasoning: `skip` what stands before its end, `required` to have one, or `keep` it
-    (`pipelines.verifiers.answers`). Raises ValueError for a reference without a letter.
+    names none.
+
+    letters: those that can be an answer. reasoning: what is read; skip: what follows the reasoning, required: the same,
+    and nothing where the reasoning has no end, keep: the whole text. Raises ValueError for a reference without a
+    letter.
 
     >>> verify("B is tempting, but the answer is **(c)**.", "C").correct
     True
@@ -139,18 +143,19 @@ def _patterns(letters: str) -> _Patterns:
     label = rf"{_OPEN}(?P<letter>{word}){_CLOSE}{_NO_PART}{second}"
     noun = r"(?:(?:the )?(?:(?:correct|final) )?(?:answer|option|choice)(?: is|:)? )?"
     stop = r"(?=[*_\"'`]{0,4}[.):\]])[*_)\]}.:\"'`]{1,6}(?= |$)"
+    words = rf"(?:{_ANSWER}){_QUALIFIED}[*_]{{0,2}}{_IS}[*_]{{0,2}}{_NOUN}:?\n?{_NOUN}|answer ?(?=\()|{_CHOSEN}"
+    right = rf"(?<![\w(\\])(?:\(|\*\*)?(?P<before>(?-i:{some})){_CLOSE}{_RIGHT}"
+    question = rf"A: ?{_OPEN}{some}{_CLOSE}(?:[.,:]|$)"  # the A of question and answer
     return _Patterns(
         boxed=re.compile(rf"{_OPEN}{noun}{label}", re.IGNORECASE),
-        declared=re.compile(
-            rf"(?<![A-Za-z])(?:(?:{_ANSWER}){_QUALIFIED}[*_]{{0,2}}{_IS}[*_]{{0,2}}{_NOUN}:?\n?{_NOUN}|answer ?(?=\()|{_CHOSEN})"
-            rf"{label}|(?<![\w(\\])(?:\(|\*\*)?(?P<before>(?-i:{some})){_CLOSE}{_RIGHT}",
-            re.IGNORECASE,
-        ),
+        declared=re.compile(rf"(?<![A-Za-z])(?:{words}){label}|{right}", re.IGNORECASE),
         line=re.compile(
-            rf"^{_OPEN}(?:(?:option|choice) )?{_OPEN}(?!I\. |I\) |C\) \d)(?!A: ?{_OPEN}{some}{_CLOSE}(?:[.,:]|$))(?P<letter>{some})"
+            rf"^{_OPEN}(?:(?:option|choice) )?{_OPEN}(?!I\. |I\) |C\) \d|{question})(?P<letter>{some})"
             rf"(?:{stop}|{_CLOSE}[.!]?{_CLOSE}$)",
             re.IGNORECASE | re.MULTILINE,
         ),
-        alone=re.compile(rf"{_OPEN}(?:(?:option|choice|A:) )?{_OPEN}(?P<letter>{some}){_CLOSE}[.!]?{_CLOSE}", re.IGNORECASE),
+        alone=re.compile(
+            rf"{_OPEN}(?:(?:option|choice|A:) )?{_OPEN}(?P<letter>{some}){_CLOSE}[.!]?{_CLOSE}", re.IGNORECASE
+        ),
         bracketed=re.compile(rf"(?<![\w\\])(?!\(c\) \d)(?!\(i\))\((?P<letter>{some})\)", re.IGNORECASE),
     )

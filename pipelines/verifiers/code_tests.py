@@ -54,11 +54,14 @@ def verify(
 ) -> Verdict:
     """Correct where every test passes; with partial = true the reward is the share that does.
 
-    The program is the last Python block of the text (`pipelines.verifiers.fences`), else the whole text; `preamble`
-    stands before it. form: that of the reference, None = the one it looks like. entry_point: the function under test,
-    None = the one the reference names, else the program's only one, or its last that no other calls. test_timeout_s
-    (seconds of the processor) and memory_mb hold for each test, total_timeout_s for all of them: a test for which no
-    time is left is not passed. reasoning: what of the text is the answer (`pipelines.verifiers.answers`).
+    The program is the last Python block of the text (`pipelines.verifiers.fences`), else the whole text. A test for
+    which no time is left is not passed.
+
+    form: that of the reference, None = the one it looks like. entry_point: the function under test, None = the one the
+    reference names, else the program's only one, or its last that no other calls. test_timeout_s: processor seconds for
+    each test. total_timeout_s: seconds for all tests together. memory_mb: memory for each test in MB. partial: whether
+    the reward is the share of tests passed. preamble: code before the program. reasoning: what is read; skip: what
+    follows the reasoning, required: the same, and nothing where the reasoning has no end, keep: the whole text.
 
     Raises ValueError for a reference in none of the forms, for one that tests nothing, and where its own code fails for
     want of a module.

@@ -1,22 +1,18 @@
-"""Step checker `equations`: every equation that a step states is computed. For `signals.NAME.checker`.
+r"""Step checker `equations`: every equation that a step states is computed. For `signals.NAME.checker`.
 
-A stated equation is an arithmetic expression, "=" and a number: `48 / 2 = 24`, `$1.50 x 4 = $6`. It is right where
-both sides agree within the rounding of the number as written. Expressions are evaluated by simpleeval, never by
-Python itself.
+At each "=" the longest arithmetic expression before it and the one behind it are read, with units (`48 feet * 2/3`),
+percent and what surrounds them, and must agree within the rounding of the number as written. Where a neighbour belongs
+to the expression and cannot be read (a name, "half of", `2x`), the equation is not judged. Expressions are evaluated by
+simpleeval, never by Python itself.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
 
-from simpleeval import InvalidExpression, SimpleEval
+from pipelines.verifiers.expressions import Expression, before, behind, converts, tokens
 
-_NUMBER = r"\$?\d[\d,]*(?:\.\d+)?"
-_EQUATION = re.compile(rf"(?P<left>\(*-?{_NUMBER}\)*(?:\s*[-+*/x×÷−]\s*\(*{_NUMBER}\)*)+)\s*=\s*(?P<right>-?{_NUMBER})")
-_OPERATORS = str.maketrans({"x": "*", "×": "*", "÷": "/", "−": "-", "$": "", ",": ""})
-LONGEST_EXPRESSION = 200  # characters; beyond it an equation is no arithmetic step but noise
+LONGEST_STEP = 50_000  # characters of a step that are read; what is longer is no arithmetic step but noise
 
 
 def check_steps(
@@ -33,20 +29,49 @@ def check_steps(
 
 
 def equations(step: str) -> Iterator[bool]:
-    """For every equation of a text whether it holds."""
-    for match in _EQUATION.finditer(step):
-        stated = Decimal(match["right"].translate(_OPERATORS))
-        value = _value(match["left"].translate(_OPERATORS))
-        if value is not None:
-            unit_in_last_place = 10.0 ** int(stated.as_tuple().exponent)
-            yield abs(value - float(stated)) <= 0.5 * unit_in_last_place + 1e-9 * abs(value)
+    """For every equation of a text that can be read whether it holds."""
+    return (holds for holds in stated(step) if holds is not None)
 
 
-def _value(expression: str) -> float | None:
-    """The expression's value; None where it is none (unbalanced brackets, a division by zero)."""
-    if len(expression) > LONGEST_EXPRESSION:
+def stated(step: str) -> Iterator[bool | None]:
+    """For every "=" between two numbers or expressions whether it holds; None where it cannot be read.
+
+    >>> list(stated("so 16 - 3 = 13, 2x = 4, half of 8 = 4"))
+    [True, None, None]
+    """
+    row = tokens(step[:LONGEST_STEP])
+    for at, token in enumerate(row):
+        if token.kind == "=":
+            left, right = before(row, at), behind(row, at)
+            if left is None or right is None:
+                yield None
+            elif left.computed or right.computed:
+                yield _agree(left, right)
+
+
+def _agree(left: Expression, right: Expression) -> bool | None:
+    """Whether two sides have the same value, within the rounding of one that is a number as written."""
+    pairs = [(one, other, max(a, b)) for one, a in left.values() for other, b in right.values()]
+    if not pairs:
         return None
-    try:
-        return float(SimpleEval(functions={}, names={}).eval(expression))
-    except (InvalidExpression, SyntaxError, ZeroDivisionError, OverflowError):
-        return None
+    cut = left.divided or right.divided
+    if any(_close(one, other, place) or (cut and _cut(one, other, place)) for one, other, place in pairs):
+        return True
+    may_convert = any(other and converts(left, right, one / other) for one, other, _ in pairs)
+    return None if may_convert or left.ambiguous or right.ambiguous else False
+
+
+def _close(one: float, other: float, place: float) -> bool:
+    """place: the unit in the last place of the number as written."""
+    return abs(one - other) <= 0.5 * place + 1e-9 * max(abs(one), abs(other))
+
+
+def _cut(one: float, other: float, place: float) -> bool:
+    """Whether one is the other without what follows the last place: 50/3 = 16, 2/3 = 0.66."""
+    near, far = sorted((abs(one), abs(other)))
+    return (
+        place > 0
+        and one * other >= 0
+        and far - near < place * (1 - 1e-9)
+        and abs(near / place - round(near / place)) < 1e-6
+    )

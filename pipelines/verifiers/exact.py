@@ -1,4 +1,4 @@
-"""Verifier `exact`: all that follows the reasoning, white space around it aside, is the reference answer. Stdlib only."""
+"""Verifier `exact`: what follows the reasoning, white space around it aside, is the reference answer. Stdlib only."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pipelines.verifiers.base import Verdict
 def verify(text: str, answer: str, *, ignore_case: bool = False, reasoning: Reasoning = "skip") -> Verdict:
     r"""Correct where text and answer are the same string once stripped; an empty completion is unparseable.
 
-    reasoning: `skip` what stands before its end, `required` to have one, or `keep` it (`pipelines.verifiers.answers`).
-    Raises ValueError for an empty reference.
+    ignore_case: whether upper and lower case count as the same. reasoning: what is read; skip: what follows the
+    reasoning, required: the same, and nothing where the reasoning has no end, keep: the whole text. Raises ValueError
+    for an empty reference.
 
     >>> verify(" Paris\n", "Paris").correct
     True

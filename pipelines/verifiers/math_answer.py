@@ -8,14 +8,16 @@ are off, the pool's limit holds.
 
 from __future__ import annotations
 
-import logging
-from functools import cache
-from typing import Any
-
+from pass_ops.extras import require
 from pipelines.verifiers.answers import Reasoning, answer_text, last_box
 from pipelines.verifiers.base import Verdict, listed_strings
 from pipelines.verifiers.math_places import final_expression
 from pipelines.verifiers.math_text import in_base, only_text, plain, readings
+
+require("math_verify", "the verifier `math`")
+
+# Here and not at the first call, whose time limit is for the verdict.
+from pipelines.verifiers.math_equal import parsed, same  # noqa: E402 - `require` says first which extra is missing
 
 #: characters beyond which an answer is compared as text: no answer is as long, and sympy would take for ever
 LONGEST_ANSWER = 1000
@@ -25,9 +27,10 @@ def verify(text: str, answer: str, *, precision: int = 6, reasoning: Reasoning =
     r"""Correct where the text's answer, its last `\boxed{}`, else its last formula or number, equals `answer`.
 
     answer: LaTeX or plain, with or without `$`; a JSON list of strings (what a list in a source becomes) is all of them
-    together; of a text with a `\boxed{}`, such as a worked solution, the last box counts. precision: decimals to
-    which floats are compared; where these are all zero, digits less 2. reasoning: `skip` what stands before its end,
-    `required` to have one, or `keep` it (`pipelines.verifiers.answers`). Raises ValueError for an empty reference.
+    together; of a text with a `\boxed{}`, such as a worked solution, the last box counts. precision: decimals to which
+    floats are compared; where these are all zero, digits less 2. reasoning: what is read; skip: what follows the
+    reasoning, required: the same, and nothing where the reasoning has no end, keep: the whole text. Raises ValueError
+    for an empty reference.
 
     >>> verify("So it is $\\boxed{\\frac{1}{2}}$", "0.5").correct
     True
@@ -50,8 +53,8 @@ def verify(text: str, answer: str, *, precision: int = 6, reasoning: Reasoning =
 def reference(answer: str) -> str:
     r"""The expression of a reference answer.
 
-    >>> reference("$(-\\infty, 0)$."), reference('["1", "$2$"]'), reference("2 + 3 = \\boxed{5}"), reference("So 5\n#### 5")
-    ('$(-\\infty, 0)$', '1, $2$', '5', '5')
+    >>> reference("$(-\\infty, 0)$."), reference('["1", "$2$"]'), reference("2 + 3 = \\boxed{5}")
+    ('$(-\\infty, 0)$', '1, $2$', '5')
     """
     if (box := last_box(answer)) is not None:
         return box
@@ -69,17 +72,5 @@ def _same(expected: str, found: str, *, precision: int) -> bool:
     values = in_base(expected), in_base(found)
     if None not in values:
         return values[0] == values[1]
-    parse, same = _library()
-    known, given = parse(expected), parse(found)
+    known, given = parsed(expected), parsed(found)
     return known is not None and given is not None and bool(same(known, given, precision=precision))
-
-
-@cache
-def _library() -> tuple[Any, Any]:
-    try:
-        from pipelines.verifiers.math_equal import parsed, same
-    except ImportError as error:
-        raise ImportError(f"{error}: the verifier `math` needs the extra `verifiers` (math-verify)") from error
-    # It warns about switched-off limits and about every answer it cannot parse.
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    return parsed, same

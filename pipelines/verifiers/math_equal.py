@@ -6,6 +6,7 @@ what the library calls equal is refused where its parts or its values at sample 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,9 @@ from math_verify import LatexExtractionConfig, parse
 from math_verify.grader import get_pct_val, is_assignment_relation, take_last_relation, verify
 from sympy.core.evalf import PrecisionExhausted
 from sympy.core.function import AppliedUndef
+
+# It warns about switched-off limits and about every answer it cannot parse.
+logging.getLogger("math_verify").setLevel(logging.CRITICAL)
 
 _FORMULA = (LatexExtractionConfig(boxed_match_priority=-1),)
 _DIGITS = 200  # digits to which exact numbers are evaluated; numbers that agree to more are told apart as fractions
@@ -116,4 +120,3 @@ def _samples(a: Any, b: Any) -> Iterator[tuple[Any, Any]]:
     for shift in (0, 1):
         at = {symbol: _SAMPLES[(index + shift) % len(_SAMPLES)] for index, symbol in enumerate(symbols)}
         yield a.subs(at), b.subs(at)
-

@@ -20,7 +20,10 @@ _CLAUSE = re.compile(r",\s+(?!and\b|or\b)(?=[a-z]{2})")
 _NOT_EQUALS = re.compile(r"(?<![<>!=\\])=(?!=)")
 _COMMAND = re.compile(r"\\[a-zA-Z]+|\\.")
 _PROSE = re.compile(r"[^\W\d_]{2,}")
-_FUNCTIONS = frozenset("sqrt pi sin cos tan cot sec csc log ln exp infinity inf percent and or".split())
+_FUNCTIONS = frozenset({
+    "sqrt", "pi", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp",
+    "infinity", "inf", "percent", "and", "or",
+})  # fmt: skip
 _ANCHORS = 3  # how many of the last "answer" are tried
 _REACH = 50  # characters from "answer" to a formula, as in math-verify
 LONGEST = 200

@@ -10,13 +10,13 @@ import re
 
 from pipelines.verifiers.answers import plain_typography
 
-_VULGAR = {
+VULGAR = {
     "½": (1, 2), "⅓": (1, 3), "⅔": (2, 3), "¼": (1, 4), "¾": (3, 4), "⅕": (1, 5), "⅖": (2, 5), "⅗": (3, 5), "⅘": (4, 5),
-    "⅙": (1, 6), "⅚": (5, 6), "⅐": (1, 7), "⅛": (1, 8), "⅜": (3, 8), "⅝": (5, 8), "⅞": (7, 8), "⅑": (1, 9), "⅒": (1, 10),
+    "⅙": (1, 6), "⅚": (5, 6), "⅐": (1, 7), "⅛": (1, 8), "⅜": (3, 8), "⅝": (5, 8), "⅞": (7, 8), "⅑": (1, 9),
+    "⅒": (1, 10),
 }  # fmt: skip
-VULGAR = {sign: f"\\frac{{{above}}}{{{below}}}" for sign, (above, below) in _VULGAR.items()}
 _SYMBOLS = str.maketrans(
-    VULGAR
+    {sign: f"\\frac{{{above}}}{{{below}}}" for sign, (above, below) in VULGAR.items()}
     | {
         "×": r"\times ", "✕": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*", "÷": "/", "⁄": "/",
         "∕": "/", "±": r"\pm ", "∓": r"\mp ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ",
@@ -28,7 +28,7 @@ _SYMBOLS = str.maketrans(
         "“": '"', "”": '"', "’": "'", "‘": "'", "′": "'", "…": r"\ldots ", "⋯": r"\cdots ",
     }
 )  # fmt: skip
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n")
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _ELLIPSIS = re.compile(r"\\[lc]?dots[cbmio]?(?![a-zA-Z])|\.\.\.+")
 _STYLE = r"text(?:bf|it|rm|normal|sf)?|mathrm|mathbf|mathit|mathsf|boldsymbol|bm|mbox|hbox|operatorname"
@@ -37,11 +37,16 @@ _RULES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         # superscripts, subscripts, roots
-        (r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ]+", lambda found: f"^{{{found[0].translate(_SUPERSCRIPTS)}}}"),
+        (r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ]+", lambda found: f"^{{{found[0].translate(SUPERSCRIPTS)}}}"),
         (r"[₀₁₂₃₄₅₆₇₈₉]+", lambda found: f"_{{{found[0].translate(_SUBSCRIPTS)}}}"),
-        (r"([√∛∜]) ?(\(([^()]*)\)|\{[^{}]*\}|\d+(?:\.\d+)?|\\?[a-zA-Z]+)", lambda found: _root(found)),
+        (
+            r"([√∛∜]) ?(\(([^()]*)\)|\{[^{}]*\}|\d+(?:\.\d+)?|\\?[a-zA-Z]+)",
+            lambda found: _root(found[1], found[3] or found[2]),
+        ),
         (r"(?<![\\a-zA-Z])sqrt ?(?=[({])", r"\\sqrt"),
         (r"\\sqrt\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"(?<![\\a-zA-Z])(?:np\.|math\.)?(?=(?:arc)?(?:sin|cos|tan)\(|(?:log|ln|exp)\()", r"\\"),
+        (r"(?<![\\a-zA-Z])(?:np\.|math\.)?pi(?![a-zA-Z])", r"\\pi "),
         # what only decorates
         (r"\\(?:boxed|fbox) ?\{", "{"),
         (r"(?<!\\)\\[()\[\]]|(?<!\\)\$", ""),
@@ -61,6 +66,7 @@ _RULES = tuple(
         (r"(?<![\d.,])(\d{1,3})((?: \d{3})+)(?![\d/]| ?/)", lambda found: found[0].replace(" ", "")),
         (r"(?<![\d.,'])(\d{1,3})((?:'\d{3})+)(?!\d)", lambda found: found[0].replace("'", "")),
         # numbers
+        (r"(?<=\d)\.(?= ?[-+*/)\]},^])", ""),
         (r"(?<![\w\\])(\d+\.\d+|\d+)[eE]([-+]?\d{2,}|\d+)(?![\w.])", r"\1 \\times 10^{\2}"),
         (r"(?<![\w\\])(\d+\.\d+[eE]|\d+E)([-+]\d)(?![\w.])", lambda found: _scientific(found[1][:-1], found[2])),
         (r"(?<=\d) ?[xX] ?(?=10 ?\^)", r" \\times "),
@@ -79,11 +85,14 @@ _RULES = tuple(
 # A number and words: "5 dollars", "3 m/s^2". Short words only where they are units, for "2 xy" is a product.
 _WORDS = re.compile(
     r"(?P<value>[-+]?(?:[\d.,]*\d|\d*\\frac\{\d+\}\{\d+\})) "
-    r"(?P<unit>(?:[a-zA-Z]{3,}|mm|cm|dm|km|mg|kg|ft|in|mi|yd|oz|lb|lbs|hr|ml|mL|m(?=/s))(?:[ /][a-zA-Z]+)*(?: ?\^ ?\{?\d\}?)?)"
+    r"(?P<unit>(?:[a-zA-Z]{3,}|mm|cm|dm|km|mg|kg|ft|in|mi|yd|oz|lb|lbs|hr|ml|mL|m(?=/s))"
+    r"(?:[ /][a-zA-Z]+)*(?: ?\^ ?\{?\d\}?)?)"
 )
-_NO_UNITS = frozenset(
-    "and or mod pi sin cos tan cot sec csc log ln exp sqrt if for when percent pct percentage times over choose".split()
-)
+_NO_UNITS = frozenset({
+    "and", "or", "mod", "pi", "sin", "cos", "tan", "cot", "sec", "csc", "log",
+    "ln", "exp", "sqrt", "if", "for", "when", "percent", "pct", "percentage", "times", "over",
+    "choose",
+})  # fmt: skip
 _AMBIGUOUS = re.compile(r"(?<![\w\\.])(\d+)e([-+]\d)(?![\w.])")
 _SEVERAL = re.compile(r"(?<![\d.^_])\d[\d.]* \d")
 _BASED = re.compile(r"(?P<digits>\d[\dA-Za-z]{0,99}) ?_ ?\{? ?(?P<base>\d{1,2}) ?\}?")
@@ -149,9 +158,8 @@ def in_base(tidied: str) -> int | None:
         return None
 
 
-def _root(found: re.Match[str]) -> str:
-    radicand = found[3] if found[3] is not None else found[2].strip("{}")
-    return {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}[found[1]] + f"{{{radicand}}}"
+def _root(sign: str, radicand: str) -> str:
+    return {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}[sign] + f"{{{radicand.strip('{}')}}}"
 
 
 def _scientific(mantissa: str, exponent: str) -> str:
@@ -172,5 +180,3 @@ def _without_unit(text: str) -> str:
     if found is None or _NO_UNITS.intersection(re.split(r"[ /.^]+", found["unit"].lower())):
         return text
     return found["value"]
-
-

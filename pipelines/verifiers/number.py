@@ -13,43 +13,47 @@ from fractions import Fraction
 
 from pipelines.verifiers.answers import Reasoning, answer_text, last_box, plain_typography
 from pipelines.verifiers.base import Verdict
-from pipelines.verifiers.math_text import VULGAR
+from pipelines.verifiers.math_text import SUPERSCRIPTS, VULGAR
 
 Number = Decimal | Fraction
+#: characters in which the number is looked for: behind the marker, in the box, or at the end of the last line with one
+LONGEST = 20_000
 
-# Separators of thousands only where digits stand in threes (or as in India, 12,34,567), so that "3, 4" and "1,2" are two
-# numbers each. "1.234,5" and "1.234.567" can only be German; "1.234" alone is read as English. Every count of groups
-# has a limit: without one a megabyte of "1.111.111" would be scanned again from each of its numbers.
+# Separators of thousands only where digits stand in threes (or as in India, 12,34,567), so that "3, 4" and "1,2" are
+# two numbers each. "1.234,5" and "1.234.567" can only be German; "1.234" alone is read as English. Every count of
+# groups has a limit: without one a megabyte of "1.111.111" would be scanned again from each of its numbers.
 _GERMAN = r"(?<![\d.,])\d{1,3}(?:\.\d{3}){1,40},\d{1,40}(?!\.?\d)|(?<![\d.,])\d{1,3}(?:\.\d{3}){2,40}(?!\d)"
 _GROUPS = "|".join(r"\d{1,3}(?:COMMA\d{3}){1,40}(?!\d)".replace("COMMA", comma) for comma in ", '_")
 _ENGLISH = rf"(?:(?:{_GROUPS}|\d{{1,2}}(?:,\d{{2}}){{1,40}},\d{{3}}(?!\d)|\d++)(?:\.\d++)?|\.\d++)"
 # A sign counts unless a letter, a digit or a closing bracket stands before it: "7-3" ends with 3, "= -3" with -3.
 _NUMBER = re.compile(
     r"(?P<sign>(?<![\w).}\]])[-+])?\$?"
-    rf"(?:(?:(?P<whole>\d{{1,40}}) {{1,2}})?(?<!/)(?P<above>{_ENGLISH}) ?/ ?\$?(?P<below>\d{{1,40}}(?:\.\d{{1,40}})?)(?![\d/])"
+    rf"(?:(?:(?P<whole>\d{{1,40}}) {{1,2}})?(?<!/)(?P<above>{_ENGLISH})"
+    r" ?/ ?\$?(?P<below>\d{1,40}(?:\.\d{1,40})?)(?![\d/])"
     rf"|(?P<german>{_GERMAN})|(?P<english>{_ENGLISH})(?:[eE](?P<power>[-+]?\d{{1,4}})(?!\w))?)"
 )
-_SUPERSCRIPTS = str.maketrans("⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹", "-+0123456789")
 _REWRITTEN = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\\?[$€£¥₹]", "$"),
-        (f"[{''.join(VULGAR)}]", lambda found: VULGAR[found[0]]),
+        (f"[{''.join(VULGAR)}]", lambda found: "\\frac{{{}}}{{{}}}".format(*VULGAR[found[0]])),
         (r"(?<=\d)(?=\\[dtc]?frac)", " "),
         (r"\\[dtc]?frac ?\{ ?(-?\d{1,40}) ?\} ?\{ ?(\d{1,40}) ?\}|\\[dtc]?frac ?(\d) ?(\d)", r"\1\3/\2\4"),
         (r"(?<=\d)(?:\\[,;:! ]|,\\!|\{,\}|~)(?=\d{3}(?!\d))", ""),
-        (r"[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]{1,9}", lambda found: "^" + found[0].translate(_SUPERSCRIPTS)),
+        (r"[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]{1,9}", lambda found: "^" + found[0].translate(SUPERSCRIPTS)),
         (r"(?<=\d) ?(?:[xX×*·]|\\times|\\cdot) ?10 ?(?:\^|\*\*) ?[{(]?([-+]?\d{1,4})[)}]?", r"e\1"),
         (r"(?<![\w.,])10 ?(?:\^|\*\*) ?[{(]?([-+]?\d{1,4})[)}]?", r"1e\1"),
     )
 )
 _APART = re.compile(r"(?<![^\s{(])([-+]) +(?=\$?[\d.])")
 #: what makes the number before it a part of an expression: 2\sqrt{3} is not 2
-_FACTOR = re.compile(r"\s*(?:\\(?:sqrt|pi|times|cdot|frac)|\*(?!\*)|[+/(√π!]|-\s?\d|\^(?!\s?\{?\s?\\circ)|[a-cknx-z](?![a-zA-Z]))")
+_FACTOR = re.compile(
+    r"\s*(?:\\(?:sqrt|pi|times|cdot|frac)|\*(?!\*)|[+/(√π!]|-\s?\d|\^(?!\s?\{?\s?\\circ)|[a-cknx-z](?![a-zA-Z]))"
+)
 
 
 def final_number(text: str, *, marker: str = "####", reasoning: Reasoning = "skip") -> Number | None:
-    r"""The number that answers: the first after the last marker, else the box's, else the last; None where there is none.
+    r"""The number that answers: the first after the last marker, else the box's, else the last; None for none.
 
     A Decimal, or a Fraction where the text writes one.
 
@@ -61,16 +65,18 @@ def final_number(text: str, *, marker: str = "####", reasoning: Reasoning = "ski
     text = answer_text(text, reasoning)
     _, found, tail = text.rpartition(marker)
     if found:
-        return _value(_NUMBER.search(_APART.sub(r"\1", rewritten(tail.lstrip()))))
+        return _value(_NUMBER.search(_APART.sub(r"\1", rewritten(tail.lstrip()[:LONGEST]))))
     if (box := last_box(text)) is not None:
-        return _boxed_number(rewritten(box.rpartition("=")[2].strip()))
-    return _value(last_match(rewritten(text)))
+        return _boxed_number(rewritten(box.rpartition("=")[2].strip()[:LONGEST]))
+    return _value(last_match(rewritten(_last_line(text))))
 
 
 def verify(text: str, answer: str, *, marker: str = "####", reasoning: Reasoning = "skip") -> Verdict:
-    """Correct where the final numbers of both have the same value. Raises ValueError where the answer has none.
+    """Correct where the final numbers of both have the same value.
 
-    reasoning: `skip` what stands before its end, `required` to have one, or `keep` it (`pipelines.verifiers.answers`).
+    marker: text before the number that counts. reasoning: what is read; skip: what follows the reasoning, required: the
+    same, and nothing where the reasoning has no end, keep: the whole text. Raises ValueError where the answer has no
+    number.
     """
     expected = final_number(answer, marker=marker, reasoning="keep")
     if expected is None:
@@ -109,6 +115,14 @@ def last_match(text: str) -> re.Match[str] | None:
     for match in _NUMBER.finditer(text):
         last = match
     return last
+
+
+def _last_line(text: str) -> str:
+    """The last line that holds a digit, which no number leaves; "" where there is none."""
+    at = next((at for at in range(len(text) - 1, -1, -1) if text[at].isdecimal() or text[at] in VULGAR), None)
+    if at is None:
+        return ""
+    return text[text.rfind("\n", 0, at) + 1 : at][-LONGEST:] + text[at:].partition("\n")[0][:LONGEST]
 
 
 def _boxed_number(box: str) -> Number | None:

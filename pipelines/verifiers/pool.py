@@ -20,8 +20,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ from typing import Any
 
 from pass_ops.errors import PassError
 from pipelines.verifiers.limits import hide_memory, stopped, used
-from pipelines.verifiers.scratch import Scratch
+from pipelines.verifiers.scratch import PARENT_VARIABLE, remove_folder
 
 # A child imports the target before its first call; what that import costs is in no call's limit.
 START_LIMIT_S = 120.0
@@ -164,15 +166,15 @@ class _Child:
             command = [sys.executable, "-u", "-c", _BOOT, *arguments]
             # A session of its own: a terminal's Ctrl-C does not reach it, and it is killed with what it started itself.
             # What a verifier prints goes to standard error, at once (-u); standard output may be somebody's JSON.
-            # What it leaves in its folder for temporary files when it is killed goes with it.
-            self._folder = Scratch()
+            # What the programs it runs leave behind when it is killed goes with it.
+            self._scratch = os.path.join(tempfile.gettempdir(), f"passrl-{uuid.uuid4().hex}")
             self._process = subprocess.Popen(
                 command,
                 pass_fds=(handle,),
                 stdin=subprocess.DEVNULL,
                 stdout=2,
                 start_new_session=True,
-                env=os.environ | {"TMPDIR": self._folder.path},
+                env=os.environ | {PARENT_VARIABLE: self._scratch},
             )
         self._line = Connection(here.detach())
         self.answered = 0
@@ -229,7 +231,7 @@ class _Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        self._folder.remove()
+        remove_folder(self._scratch)
 
     def hang_up(self) -> None:
         self._line.close()

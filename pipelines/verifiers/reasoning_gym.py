@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from pass_ops.extras import require
 from pipelines.verifiers.answers import Reasoning, answer_text
 from pipelines.verifiers.base import Verdict
 
@@ -28,8 +29,9 @@ def verify(text: str, answer: str, *, task: str | None = None, reasoning: Reason
     """The reward is the library's score, 0 to 1; correct where it is 1.
 
     The text's answer is what the last <answer></answer> holds, else the whole text, stripped. task: the library's name
-    of the task; None = the one in the entry's metadata. reasoning: `skip` what stands before its end, `required` to have
-    one, or `keep` it (`pipelines.verifiers.answers`). Raises ValueError for an entry or a task it does not know.
+    of the task; None = the one in the entry's metadata. reasoning: what is read; skip: what follows the reasoning,
+    required: the same, and nothing where the reasoning has no end, keep: the whole text. Raises ValueError for an entry
+    or a task it does not know.
     """
     entry = _entry(answer)
     name = task or entry["metadata"].get("source_dataset")
@@ -62,9 +64,6 @@ def _entry(answer: str) -> dict[str, Any]:
 
 @cache
 def _scorer(name: str) -> Callable[[str, dict[str, Any]], float]:
-    try:
-        from reasoning_gym import get_score_answer_fn
-    except ImportError as error:
-        raise ImportError(f"{error}: the verifier `reasoning_gym` needs the extra `verifiers`") from error
-    scorer: Callable[[str, dict[str, Any]], float] = get_score_answer_fn(name)
+    library = require("reasoning_gym", "the verifier `reasoning_gym`")
+    scorer: Callable[[str, dict[str, Any]], float] = library.get_score_answer_fn(name)
     return scorer

@@ -86,7 +86,7 @@ def uses(parts: Sequence[str]) -> Uses:
     for node in nodes:
         if isinstance(node, ast.Call):
             left_to_call.discard(_called(node))
-    names = free - modules - _BUILTINS - {"candidate", "__name__"}
+    names = {name for name in free - modules - _BUILTINS - {"candidate"} if not name.startswith("__")}
     called = {_called(node) for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     return Uses(
         names=tuple(sorted(names)),

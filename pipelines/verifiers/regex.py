@@ -13,8 +13,9 @@ def verify(
 ) -> Verdict:
     r"""Correct where the last match of pattern (its first group, where it has one) is the answer, both stripped.
 
-    reasoning: `skip` what stands before its end, `required` to have one, or `keep` it (`pipelines.verifiers.answers`).
-    Raises ValueError for an empty reference.
+    pattern: a regular expression (Python's `re`). ignore_case: whether upper and lower case count as the same.
+    reasoning: what is read; skip: what follows the reasoning, required: the same, and nothing where the reasoning has
+    no end, keep: the whole text. Raises ValueError for an empty reference.
 
     >>> verify("a+9=66\nA66", "66", pattern=r"(?:\A|\n)A(\d\d)\Z").correct
     True

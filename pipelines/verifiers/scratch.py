@@ -12,11 +12,18 @@ SCRATCH_FILES = 1000
 _REMOVALS = 10
 
 
+#: names the folder in which a worker's scratch folders are, which exists while there are any: who kills it removes that
+PARENT_VARIABLE = "PASSRL_SCRATCH"
+
+
 class Scratch:
-    """A new folder beneath the system's folder for temporary files."""
+    """A new folder beneath the system's folder for temporary files, or beneath the one that PARENT_VARIABLE names."""
 
     def __init__(self) -> None:
-        self.path = tempfile.mkdtemp(prefix="passrl-")
+        self._parent = os.environ.get(PARENT_VARIABLE)
+        if self._parent:
+            os.makedirs(self._parent, mode=0o700, exist_ok=True)
+        self.path = tempfile.mkdtemp(prefix="passrl-", dir=self._parent)
 
     def over(self) -> bool:
         """Whether it holds more than SCRATCH_BYTES or SCRATCH_FILES. A path too long to look at counts as more."""
@@ -40,24 +47,33 @@ class Scratch:
         return False
 
     def remove(self) -> None:
-        """Delete it with all it holds, however deep: what lies in a folder is moved to the top, where paths are short.
+        """Delete it with all it holds."""
+        remove_folder(self.path)
+        if self._parent:
+            with contextlib.suppress(OSError):  # others are in it
+                os.rmdir(self._parent)
 
-        Doing so again is no error, nor is a process that still writes as it dies.
-        """
-        for _ in range(_REMOVALS):
-            with contextlib.suppress(OSError):
-                self._empty()
-                os.rmdir(self.path)
-            if not os.path.lexists(self.path):
-                return
 
-    def _empty(self) -> None:
-        while entries := list(os.scandir(self.path)):
-            for entry in entries:
-                if not entry.is_dir(follow_symlinks=False):
-                    os.unlink(entry.path)
-                    continue
-                os.chmod(entry.path, 0o700)
-                for inner in os.listdir(entry.path):
-                    os.rename(os.path.join(entry.path, inner), os.path.join(self.path, uuid.uuid4().hex))
-                os.rmdir(entry.path)
+def remove_folder(path: str) -> None:
+    """Delete a folder with all it holds, however deep: what lies in an inner one is moved up, where paths are short.
+
+    Where it is not there, that is no error, nor is a process that still writes as it dies.
+    """
+    for _ in range(_REMOVALS):
+        if not os.path.lexists(path):
+            return
+        with contextlib.suppress(OSError):
+            _empty(path)
+            os.rmdir(path)
+
+
+def _empty(path: str) -> None:
+    while entries := list(os.scandir(path)):
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)
+                continue
+            os.chmod(entry.path, 0o700)
+            for inner in os.listdir(entry.path):
+                os.rename(os.path.join(entry.path, inner), os.path.join(path, uuid.uuid4().hex))
+            os.rmdir(entry.path)

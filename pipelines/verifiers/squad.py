@@ -34,7 +34,9 @@ def verify(
     The text's answer is the line after the last `marker` (letter case aside), else the whole text; of it, what a
     `\boxed{}` holds. answer: one string, a JSON list of accepted strings, of which the best counts, or SQuAD's own
     {"text": [..]}. An accepted string of which normalization leaves nothing ("A", "+") is compared as it is written.
-    reasoning: `skip` what stands before its end, `required` to have one, or `keep` it (`pipelines.verifiers.answers`).
+
+    reward: exact, 1 or 0, or f1, the token F1. marker: text before the answer. reasoning: what is read; skip: what
+    follows the reasoning, required: the same, and nothing where the reasoning has no end, keep: the whole text.
 
     >>> verify("It was built in Paris.\nAnswer: the Eiffel Tower.", "Eiffel Tower").correct
     True

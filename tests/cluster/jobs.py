@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deploy.flink.cluster import LocalCluster
 from pipelines.cli.parser import main
-from tests.e2e.conftest import make_project
+from tests.e2e.project import make_project
 
 STAGES = ("generate", "score", "shape")
 

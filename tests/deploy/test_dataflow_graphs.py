@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli.parser import main
-from tests.e2e.conftest import make_project
+from tests.e2e.project import make_project
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAY = ROOT / ".cache" / "gcp"

@@ -119,11 +119,17 @@ def test_a_prompt_beyond_the_context_is_set_aside_counted_and_shown(project, cap
     assert main(["verify", project.out]) == 0
 
 
-def test_too_many_rejects_stop_the_round_with_exit_code_1(project, capsys):
+def test_prompts_too_long_for_the_context_are_refused_before_anything_is_made(project, capsys):
     rows = [{"prompt": "1" * 600, "answer": "1"} for _ in range(3)] + [{"prompt": "1+1=", "answer": "2"}]
     project.write("prompts.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    assert main(["generate", project.config, "--out", project.out]) == 1
-    assert "prompt_too_long" in capsys.readouterr().err
+    assert "prompt_too_long" in refused(capsys, "generate", project.config, "--out", project.out)
+    assert not Path(project.out).exists()
+
+
+def test_too_many_rejects_stop_the_round_with_exit_code_1(project, capsys):
+    project.write("moody.py", "async def play(prompt, sample):\n    raise RuntimeError('not today')\n")
+    assert main(["generate", project.config, "--out", project.out, "--set", "generate.program=moody:play"]) == 1
+    assert "program_error 30" in capsys.readouterr().err
     assert not list(Path(project.out).rglob("rollouts/_manifest-*"))
 
 

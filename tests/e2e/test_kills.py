@@ -48,7 +48,7 @@ def made_by(out: str) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, tiny_model):
-    from tests.e2e.conftest import make_project
+    from tests.e2e.project import make_project
 
     project = make_project(tmp_path_factory.mktemp("undisturbed"), tiny_model)
     return Undisturbed(project.config, project.out)

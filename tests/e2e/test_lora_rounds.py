@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import make_project
 from tests.e2e.killing import finished
+from tests.e2e.project import make_project
 from trainer.model_folder import weights_digest
 
 OPTIONS = ["engine.kind=vllm", "engine.dtype=float32", "engine.max_num_seqs=16", "train.lora_rank=4", "train.lr=1e-2"]

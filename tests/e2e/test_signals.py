@@ -157,9 +157,9 @@ def test_a_new_signal_rewrites_no_old_one(run: Path) -> None:
 
 @pytest.mark.parametrize("name", PROCESS)
 def test_each_can_be_shaped(run: Path, name: str) -> None:
-    chosen = ["--set", f"shape.process={name}", "--set", f"shape.signal={PROCESS[name]}"]
-    arguments = ["shape", str(run / "run.toml"), "--out", str(run / "run"), "--name", f"shaped-{name}", *chosen]
-    assert main(arguments) == 0
+    arguments = ["shape", str(run / "run.toml"), "--out", str(run / "run"), "--name", f"shaped-{name}"]
+    assert main([*arguments, "--set", f"shape.process={name}"]) == 0
+    assert open_dataset(str(run / "run" / "round-000" / f"shaped-{name}")).spec.options["signal"] == PROCESS[name]
     assert all(stored(run, f"shaped-{name}")["trainable"].to_pylist())
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from pass_ops.shards import open_dataset
 from pipelines.cli.parser import main
-from tests.e2e.conftest import make_project
 from tests.e2e.killing import Point, finished, killed_after, killed_at
+from tests.e2e.project import make_project
 
 VLLM = ["--set", "engine.kind=vllm", "--set", "engine.dtype=float32", "--set", "engine.max_num_seqs=16"]
 NAMED = [

@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 
+from pass_ops.extras import MissingExtraError
 from trainer.errors import PolicyMismatchError, TrainOptionError
 from trainer.fused import check_fused
 from trainer.options import TrainOptions
@@ -71,7 +72,7 @@ def test_without_the_library_the_extra_is_named(policy_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "liger_kernel", None)
     for name in [name for name in sys.modules if name.startswith("liger_kernel.")]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(TrainOptionError, match="extra 'liger'"):
+    with pytest.raises(MissingExtraError, match=r"passrl\[liger\]"):
         check_fused(None, policy_folder, torch.device("cuda"))
 
 

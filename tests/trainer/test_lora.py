@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from pass_ops.extras import MissingExtraError
 from tests.trainer.rows import random_rows, split_groups, step_of
 from trainer import TrainOptions, train
 from trainer.checkpoint import complete_checkpoints
-from trainer.errors import AdapterError, PolicyMismatchError, TrainOptionError
+from trainer.errors import AdapterError, PolicyMismatchError
 from trainer.metrics import read_metrics
 from trainer.model_folder import weights_digest
 from trainer.policy import load_policy
@@ -108,6 +109,6 @@ def test_an_adapter_of_another_rank_or_without_its_base_is_refused(run, tmp_path
 
 def test_without_peft_the_error_names_the_extra(policy_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(TrainOptionError, match="extra 'lora'"):
+    with pytest.raises(MissingExtraError, match=r"passrl\[lora\]"):
         load_policy(policy_folder, OPTIONS)
     load_policy(policy_folder, replace(OPTIONS, lora_rank=0))

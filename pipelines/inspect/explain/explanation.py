@@ -5,7 +5,6 @@ The arithmetic is `pipelines.inspect.explain.arithmetic`, which shares no code w
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import pyarrow as pa
 from pass_ops import ShapingConfig
 from pass_ops.config import ESTIMATORS
 from pass_ops.errors import PassError
+from pass_ops.nearest import advice
 from pass_ops.shards import CompleteDataset
 from pipelines.inspect.explain.arithmetic import Arithmetic, work_out
 from pipelines.inspect.explain.pools import STORED_ROUNDING, Columns, Number, StoredRow
@@ -202,12 +202,8 @@ def _find(dataset: CompleteDataset, rollout_id: str) -> int:
             return part
         others |= dict.fromkeys(other for other in ids if len(others) < 1000 or other.startswith(f"{group}/"))
     near = [other for other in others if group and other.startswith(f"{group}/")]
-    near = near or difflib.get_close_matches(rollout_id, others, n=3) or list(others)[:3]
-    raise RolloutNotFoundError(
-        f"rollout {rollout_id!r} is not in {dataset.url}; it holds {', '.join(near[:8])}, among others"
-        if near
-        else f"rollout {rollout_id!r} is not in {dataset.url}; it holds no rollouts"
-    )
+    hint = advice(rollout_id, near or others, listed=bool(near)) if others else "it holds no rollouts"
+    raise RolloutNotFoundError(f"rollout {rollout_id!r} is not in {dataset.url}; {hint}")
 
 
 def _group(dataset: CompleteDataset, part: int, rollout_id: str) -> pa.Table:

@@ -7,53 +7,64 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
 
 from pass_ops.shards import SamplingFacts, open_dataset
-from pipelines.inspect.lint.facts import Facts, gather
+from pipelines.inspect.lint.facts import STREAMS, Facts, gather
+from pipelines.options import ConfigError, options
+from pipelines.options.types import AtLeastOne, Share
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(ConfigError)
 class LintOptions:
-    """Thresholds. Shares are between 0 and 1; X_error makes the finding an error.
+    """Thresholds of `passrl lint`. Shares are between 0 and 1; beyond an *_error threshold a finding is an error."""
 
-    constant_groups: groups whose outcomes are all equal teach nothing by their outcome; above half, most sampling is
-    spent without that signal. partial_groups: fewer rollouts left than sampled make noisier pools. singletons: a
-    group of one has no pool at all. verifier, verifier_error: errors and timeouts of a verifier are not random, the
-    hard cases are lost first. unparseable: above it the answer format, not the reasoning, decides. missing,
-    missing_error: the same for the other signals. truncation, truncation_error: a completion cut off by length has no
-    answer, so that the length limit decides. untrainable, untrainable_error; zero_advantage: rollouts that were paid
-    for and move nothing. dominance: one stream's share of the fused advantage's variance; above it the others hardly
-    count. correlation: of mean process score and outcome within groups; below it the process signal does not point
-    where the outcome does. length_wrong, length_right: correlation of a rollout's first advantage (the path score)
-    with its length, within groups; wrong rollouts must not be paid for length, right ones hardly be decided by it.
-    chunks: chunks per token, near 1 there are no chunks. zero_logprobs: share of log-probabilities that are exactly
-    0. rollouts: fewer make no correlation.
-    """
-
-    constant_groups: float = 0.5
-    partial_groups: float = 0.1
-    singletons: float = 0.01
-    verifier: float = 0.01
-    verifier_error: float = 0.1
-    unparseable: float = 0.2
-    missing: float = 0.02
-    missing_error: float = 0.2
-    truncation: float = 0.1
-    truncation_error: float = 0.5
-    untrainable: float = 0.1
-    untrainable_error: float = 0.5
-    zero_advantage: float = 0.5
-    dominance: float = 0.9
-    correlation: float = 0.05
-    length_wrong: float = 0.3
-    length_right: float = 0.6
-    chunks: float = 0.9
-    zero_logprobs: float = 0.999
-    rollouts: int = 50
+    constant_groups: Share = 0.5
+    """Share of groups whose outcomes are all equal: their outcome teaches nothing."""
+    partial_groups: Share = 0.1
+    """Share of groups with fewer rollouts than were sampled: their pools are noisier."""
+    singletons: Share = 0.01
+    """Share of groups with a single rollout, which has no pool at all."""
+    verifier: Share = 0.01
+    """Share of errors and timeouts of a verifier; they are not random, the hard cases are lost first."""
+    verifier_error: Share = 0.1
+    """The same, as an error."""
+    unparseable: Share = 0.2
+    """Share of answers that could not be read: the answer format decides, not the reasoning."""
+    missing: Share = 0.02
+    """Share of rollouts without a value of another signal."""
+    missing_error: Share = 0.2
+    """The same, as an error."""
+    truncation: Share = 0.1
+    """Share of completions cut off by length: they have no answer, so that the length limit decides."""
+    truncation_error: Share = 0.5
+    """The same, as an error."""
+    untrainable: Share = 0.1
+    """Share of rollouts that are not trainable: they were paid for and move nothing."""
+    untrainable_error: Share = 0.5
+    """The same, as an error."""
+    zero_advantage: Share = 0.5
+    """Share of trainable rollouts whose every advantage is 0."""
+    dominance: Share = 0.9
+    """One stream's share of the fused advantage's variance, above which the others hardly count."""
+    correlation: Annotated[float, Ge(-1), Le(1)] = 0.05
+    """Correlation of mean process score and outcome within groups, below which the process signal does not point where
+    the outcome does."""
+    length_wrong: Share = 0.3
+    """Correlation, within groups, of a wrong rollout's path score with its length: length must not pay."""
+    length_right: Share = 0.6
+    """The same for right rollouts, whose path score should not depend mostly on length."""
+    chunks: Share = 0.9
+    """Chunks per token of a signal per token; near 1 there are no chunks."""
+    zero_logprobs: Share = 0.999
+    """Share of log-probabilities that are exactly 0."""
+    rollouts: AtLeastOne = 50
+    """Fewest rollouts for a correlation to be looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +91,7 @@ def lint(
 def lint_facts(facts: Facts, options: LintOptions) -> list[LintFinding]:
     """The findings of every rule, errors first."""
     rules = (
+        _settings,
         _learning,
         _groups,
         _verifier,
@@ -94,6 +106,28 @@ def lint_facts(facts: Facts, options: LintOptions) -> list[LintFinding]:
     found = [finding for rule in rules for finding in rule(facts, options)]
     found += _mode(facts)
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _settings(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:  # noqa: ARG001 - as every rule
+    """What `passrl run` asks consent for (`run.accept`), or refuses."""
+    weights = {} if facts.config is None else {stream: getattr(facts.config.weights, stream) for stream in STREAMS}
+    for stream, weight in weights.items():
+        if weight < 0:
+            yield _finding(
+                "warning", "negative_weight",
+                f"weights.{stream} is {weight:g}: what the {stream} signal calls good is made less likely",
+                f"Set shape.weights.{stream} to 0 or more; if the signal is a cost, give it with its sign changed.",
+            )  # fmt: skip
+    if facts.sampling.get("group_size") == 1:
+        yield _finding(
+            "warning", "group_size_1", "every prompt was sampled once, so no rollout has another to be compared with",
+            "Raise generate.group_size, or use an estimator that needs no group.",
+        )  # fmt: skip
+    if facts.round is not None and facts.round < 0:
+        yield _finding(
+            "error", "negative_round", f"the rollouts say that they are of round {facts.round}; rounds count from 0",
+            "train.min_round and the order of rounds cannot be trusted: make the rollouts again as round 0 or later.",
+        )  # fmt: skip
 
 
 def _learning(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:

@@ -49,6 +49,7 @@ class Facts:
 
     config: ShapingConfig | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    round: int | None = None
     outcome_signal: str | None = None
     rollouts: int = 0
     groups: int = 0
@@ -87,6 +88,7 @@ def gather(dataset: CompleteDataset, progress: Any = None) -> Facts:
     facts = Facts(
         config=shaping_config(dataset.spec) if dataset.spec.stage == "shape" else None,
         sampling=carried.get("sampling") or {},
+        round=carried.get("round"),
         outcome_signal=(carried.get("signals") or {}).get("outcome"),
     )
     for part in range(len(dataset.parts)):

@@ -26,8 +26,8 @@ from pass_ops.shards import CompleteDataset
 from pipelines.inspect.moments import Moments, Pairs, centred
 from pipelines.inspect.stored import rightness
 from pipelines.options import as_dict, build
-from pipelines.parts.inputs import open_rollouts, open_signal
-from pipelines.shaped.stage import ShapeOptions, check_streams, join_signals, shape_spec
+from pipelines.parts.inputs import kinds, open_rollouts, open_signal
+from pipelines.shaped.stage import ShapeOptions, check_streams, join_signals, resolve_signal
 
 REFERENCE = "reference"
 ROLLOUT_COLUMNS = ("group_id", "rollout_id", "token_ids", "loss_mask")
@@ -134,9 +134,8 @@ def sweep(
     source = open_rollouts(rollouts)
     names = dict.fromkeys(name for setting in settings for name in setting.options.roles)
     scored = {name: open_signal(posixpath.join(signals, name), name, source) for name in names}
-    for setting in settings:
-        chosen = {name: scored[name] for name in setting.options.roles}
-        shape_spec(source, chosen, out=rollouts, options=setting.options)  # only to refuse signals of other kinds
+    found = kinds(scored)
+    settings = [replace(setting, options=resolve_signal(setting.options, found)) for setting in settings]
     tallies = [_Tally() for _ in settings]
     for part in range(len(source.parts)):
         reference: _Shaped | None = None

@@ -5,13 +5,13 @@ Axes: rollouts of a group (G), chunks of a rollout (K).
 
 from __future__ import annotations
 
-import difflib
 from itertools import pairwise
 
 import polars as pl
 import pyarrow as pa
 
 from pass_ops.errors import PassError
+from pass_ops.nearest import advice
 from pass_ops.shards import open_dataset
 
 REWARD_COLUMNS = ("outcome_reward", "format_reward", "format_ok", "verify_status", "extracted_answer")
@@ -124,8 +124,5 @@ def _rows_of(frame: pl.DataFrame, group: str | None) -> pl.DataFrame:
         raise GroupNotFoundError("this part holds no rows")
     chosen = known[0] if group is None else group
     if chosen not in known:
-        near = difflib.get_close_matches(chosen, known, n=3)
-        raise GroupNotFoundError(
-            f"group {chosen!r} is not in this part; {'near: ' if near else 'it holds '}{', '.join(near or known[:5])}"
-        )
+        raise GroupNotFoundError(f"group {chosen!r} is not in this part; {advice(chosen, known)}")
     return frame.filter(key == chosen)

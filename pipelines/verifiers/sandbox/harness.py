@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 from pipelines.verifiers.sandbox.peers import TESTS, Peer, Remote
-from pipelines.verifiers.sandbox.roles import SOLUTION
+from pipelines.verifiers.sandbox.roles import SOLUTION, names_of_typing
 
 
 class NothingTestedError(Exception):
@@ -99,12 +99,15 @@ def _code(given: dict[str, Any], peer: Peer) -> None:
     module = types.ModuleType(TESTS)
     sys.modules[TESTS] = module
     namespace = module.__dict__
+    namespace.update(names_of_typing())
     if given["prompt"]:
         exec(compile(given["prompt"], "prompt.py", "exec", dont_inherit=True), namespace)
     own = _load(peer, given["entry"], [*given["names"], *given["builtins"]])
     loads = peer.asked
     candidate = own.pop("", None)
     namespace.update(own, **_modules(given["modules"]))
+    if missing := [name for name in given["names"] if name not in namespace]:
+        raise NameError(f"the program does not define {missing[0]!r}")
     if candidate is not None:
         namespace.setdefault("candidate", candidate)
         namespace[given["entry"]] = candidate
@@ -115,8 +118,6 @@ def _code(given: dict[str, Any], peer: Peer) -> None:
         exec(compile(part, "tests.py", "exec", dont_inherit=True), namespace)
     for called in _defined(given["parts"], namespace, candidate):
         called()
-    if missing := [name for name in given["names"] if name not in own]:
-        raise NameError(f"the program does not define {missing[0]!r}")
     if peer.asked == loads and not any(not isinstance(value, (Remote, types.ModuleType)) for value in own.values()):
         raise NothingTestedError("the reference's tests ran through without a use of the program: they test nothing")
 

@@ -64,9 +64,14 @@ def _namespace(name: str, prelude: str) -> dict[str, Any]:
     """The globals of a new module with the names of typing, and with those that the data set's own harness provides."""
     module = types.ModuleType(name)
     sys.modules[name] = module
-    module.__dict__.update({one: getattr(typing, one) for one in typing.__all__})
+    module.__dict__.update(names_of_typing())
     exec(prelude, module.__dict__)
     return module.__dict__
+
+
+def names_of_typing() -> dict[str, Any]:
+    """What annotations of programs and tests name without importing it."""
+    return {one: getattr(typing, one) for one in typing.__all__}
 
 
 def _run(parts: Sequence[str], namespace: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from pipelines.engines import (
     start_engine,
 )
 from pipelines.models.adapters import read_adapter
-from pipelines.models.folder import architecture, describe_model, load_tokenizer, model_digest
+from pipelines.models.folder import ModelFilesError, architecture, describe_model, load_tokenizer, model_digest
 from pipelines.prompts.stage import PromptSource, write_prompts
 from pipelines.rollouts.stage import GenerateOptions, generate
 from tests.pipelines.adapters import make_adapter, merge
@@ -186,7 +186,7 @@ def test_sampler_and_trainer_agree_on_what_is_an_adapter(tiny_model: str, adapte
 def test_an_adapter_whose_matrices_are_cut_short_is_refused(adapter: str) -> None:
     file = Path(adapter) / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(AdapterError, match="not readable"):
+    with pytest.raises(ModelFilesError, match=r"adapter_model\.safetensors is not a readable"):
         read_adapter(adapter)
 
 

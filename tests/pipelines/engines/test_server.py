@@ -30,6 +30,7 @@ from pipelines.engines import (
     acquire,
     start_engine,
 )
+from pipelines.options import ConfigError
 from pipelines.prompts.stage import PromptSource, write_prompts
 from pipelines.rollouts.stage import GenerateOptions, generate
 
@@ -156,7 +157,7 @@ def test_options_of_a_server_are_checked(tiny_model: str, options: EngineOptions
         start_engine(tiny_model, EngineOptions(kind="server"))
     with pytest.raises(EngineOptionError, match=r"extra\.served is no option"):
         start_engine(tiny_model, replace(options, extra={"served": "x"}))
-    with pytest.raises(EngineOptionError, match="NO_SUCH_KEY is not set"):
+    with pytest.raises(ConfigError, match="NO_SUCH_KEY is not set"):
         start_engine(tiny_model, replace(options, extra={"api_key": "env:NO_SUCH_KEY"}))
     with pytest.raises(EngineStartError, match="No vLLM server answers"):
         start_engine(tiny_model, EngineOptions(kind="server", url=f"http://127.0.0.1:{free_port()}"))

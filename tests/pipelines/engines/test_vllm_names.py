@@ -29,9 +29,9 @@ def test_what_we_set_ourselves_exists_in_vllm() -> None:
 
 
 def test_an_unknown_name_is_refused_at_construction_with_its_neighbour() -> None:
-    with pytest.raises(EngineOptionError, match=r"extra\.blok_size is no engine argument.*Did you mean block_size"):
+    with pytest.raises(EngineOptionError, match=r"extra\.blok_size is no engine argument.*did you mean 'block_size'"):
         EngineOptions(extra={"blok_size": 16})
-    with pytest.raises(EngineOptionError, match=r"repetition_penlty is no sampling.*mean repetition_penalty"):
+    with pytest.raises(EngineOptionError, match=r"repetition_penlty is no sampling.*mean 'repetition_penalty'"):
         Sampling(extra={"repetition_penlty": 1.1})
     assert EngineOptions(extra={"block_size": 16}).extra == {"block_size": 16}
 

@@ -112,7 +112,7 @@ def store_run(tmp_path) -> Callable[..., StoredRun]:
         url = str(tmp_path / "run")
         base = f"{url}/round-000"
         source = _rollouts(f"{base}/rollouts", parts, sampling=SAMPLING | (sampling or {}))
-        kinds = {"steps": "process_steps" if options.signal == "prm" else "process_tokens"}
+        kinds = {"steps": "process_tokens" if options.signal == "kl" else "process_steps"}
         kinds |= {"verifier": "outcome", "format": "format"}
         signals = {
             name: _signal(f"{base}/signals/{name}", parts, source=source, kind=kind) for name, kind in kinds.items()

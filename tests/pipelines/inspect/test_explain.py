@@ -51,7 +51,7 @@ def test_an_untrainable_rollout_is_explained_by_its_signals_status(run):
 
 
 def test_a_rollout_that_is_not_there_names_those_of_its_group(run):
-    with pytest.raises(RolloutNotFoundError, match=r"'a/7' is not in .*shaped; it holds a/0, a/1"):
+    with pytest.raises(RolloutNotFoundError, match=r"'a/7' is not in .*shaped; the choices are 'a/0', 'a/1'"):
         explain_rollout(run.url, "a/7")
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from pass_ops import Standardizers, Weights
 from pipelines.cli.parser import main
-from pipelines.inspect.lint.checks import LintOptions, lint
+from pipelines.inspect.lint.checks import LintOptions, lint, lint_facts
+from pipelines.inspect.lint.facts import gather
 from pipelines.options import ConfigError, build
 from pipelines.shaped.stage import ShapeOptions
 
@@ -232,7 +233,7 @@ def test_a_threshold_may_be_moved(store_run, healthy):
 
 
 def test_an_unknown_threshold_is_refused_with_the_nearest():
-    with pytest.raises(ConfigError, match="did you mean truncation"):
+    with pytest.raises(ConfigError, match="did you mean 'truncation'"):
         build(LintOptions, {"truncatoin": 0.1}, where="thresholds")
 
 
@@ -255,3 +256,21 @@ def test_the_command_says_that_it_found_nothing(store_run, healthy, capsys):
 def test_a_folder_that_is_no_dataset_is_wrong_input(tmp_path, capsys):
     assert main(["lint", str(tmp_path)]) == 2
     assert "_dataset.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stream", ["process", "outcome", "format"])
+def test_a_negative_weight_is_named(store_run, healthy, stream):
+    options = replace(STEPS, weights=replace(STEPS.weights, **{stream: -1.0}))
+    (found,) = [one for one in lint(store_run(healthy(), options=options).shaped.url) if one.code == "negative_weight"]
+    assert f"weights.{stream} is -1" in found.message
+
+
+def test_groups_of_one_by_design_are_named(store_run, healthy):
+    rows = [one for one in healthy() if one["sample_index"] == 0]
+    assert codes(lint(store_run(rows, sampling={"group_size": 1}).shaped.url))["group_size_1"] == "warning"
+
+
+def test_a_negative_round_is_named(store_run, healthy):
+    facts = gather(store_run(healthy()).shaped)
+    assert codes(lint_facts(facts, LintOptions())) == {}
+    assert codes(lint_facts(replace(facts, round=-1), LintOptions())) == {"negative_round": "error"}

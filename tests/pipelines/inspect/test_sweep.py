@@ -154,12 +154,12 @@ def test_every_named_estimator_and_one_by_import_path_may_be_compared(two_groups
 
 
 def test_an_unknown_option_of_the_grid_names_the_nearest():
-    with pytest.raises(ConfigError, match=r"setting 'kk=0'.*\n.*did you mean k\?"):
+    with pytest.raises(ConfigError, match=r"setting 'kk=0'.*\n.*did you mean 'k'"):
         grid_settings(STEPS, {"kk": [0]})
 
 
 def test_a_value_out_of_range_names_the_setting():
-    with pytest.raises(ConfigError, match=r"setting 'k=2'.*\n.*0 to 1"):
+    with pytest.raises(ConfigError, match=r"setting 'k=2'.*\n.*k is 2: it must be less than or equal to 1"):
         grid_settings(STEPS, {"k": [2]})
 
 
@@ -174,7 +174,7 @@ def test_a_stream_without_a_signal_is_refused_before_anything_is_read():
 
 
 def test_a_signal_of_another_kind_is_refused_before_anything_is_read(two_groups):
-    with pytest.raises(WrongInputError, match="signal = 'kl'"):
+    with pytest.raises(WrongInputError, match="signal is 'kl'"):
         run_sweep(two_groups, grid_settings(raw(), {"signal": ["kl"]}))
 
 

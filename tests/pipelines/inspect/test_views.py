@@ -63,7 +63,7 @@ def test_a_signal_part_has_groups_by_its_rollout_ids():
 
 
 def test_an_unknown_group_names_its_neighbours(part):
-    with pytest.raises(GroupNotFoundError, match=r"aa.*near: a"):
+    with pytest.raises(GroupNotFoundError, match=r"aa.*did you mean 'a'"):
         group_table(part, "aa")
 
 

@@ -14,7 +14,7 @@ import pytest
 from pass_ops import shards
 from pass_ops.errors import NotFinalized
 from pipelines.engines.base import EngineDead, EngineOptions, EngineStartError, Sampling
-from pipelines.parts.job import PartOutput, PartWork, StageAborted, run_stage
+from pipelines.parts.job import PartOutput, PartWork, Stage, StageAborted, run_stage
 from pipelines.parts.loop import in_background
 from pipelines.parts.operations import Operations
 from pipelines.rollouts.stage import GenerateOptions, generate
@@ -67,7 +67,7 @@ def dataset(tmp_path: Path, parts: int = 5) -> shards.Dataset:
 
 
 def stage(dataset: shards.Dataset, work: Numbers, *, runs_model: bool = False, **options: Any) -> shards.Manifest:
-    return run_stage(dataset, work, Operations(**options), runs_model=runs_model)
+    return run_stage(Stage(dataset=dataset, work=work, runs_model=runs_model), Operations(**options))
 
 
 def run_record(tmp_path: Path) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def test_the_traceback_of_the_first_failed_part_is_shown(
 
 
 def test_the_longest_parts_are_begun_first(tmp_path: Path, log: str) -> None:
-    run_stage(dataset(tmp_path), Numbers(log), Operations(), costs=[1, 5, 3, 5, 2])
+    run_stage(Stage(dataset=dataset(tmp_path), work=Numbers(log), costs=[1, 5, 3, 5, 2]), Operations())
     assert [entry for entry in LOGS[log] if entry != "setup"] == [1, 3, 2, 4, 0]
 
 
@@ -213,7 +213,7 @@ def test_resource_hints_reach_the_environment_of_a_stage_that_runs_a_model(
     runner = RunnerOptions(resources={"min_ram": "24GB", "accelerator": "type:nvidia-l4;count:1"})
     stage(dataset(tmp_path), Numbers(log), runner=runner, runs_model=True)
     components = graphs[0].components
-    (transform,) = [t for t in components.transforms.values() if t.unique_name == "prompts"]
+    (transform,) = [t for t in components.transforms.values() if t.unique_name == "StageParts/prompts"]
     (inner,) = [components.transforms[name] for name in transform.subtransforms] or [transform]
     hints = components.environments[inner.environment_id].resource_hints
     assert hints["beam:resources:min_ram_bytes:v1"] == b"24000000000"

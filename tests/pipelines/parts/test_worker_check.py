@@ -15,7 +15,7 @@ from pipelines.parts import worker_check
 from pipelines.parts.worker_check import WorkerMismatchError, check_worker
 from pipelines.rollouts import stage as rollouts_stage
 from pipelines.signals import stage as signals_stage
-from tests.e2e.conftest import make_project
+from tests.e2e.project import make_project
 
 SPEC = DatasetSpec(
     stage="score",

@@ -129,7 +129,7 @@ def test_without_a_program_a_rollout_is_one_call_with_its_own_seed(
         ({"program": "no_such_module:run"}, ProgramError, "no_such_module.*shipped programs are calculator, retrieval"),
         ({"program": "own_program:plain"}, ProgramError, "is no async function"),
         ({"program": "own_program:twice", "program_options": {"betwen": "="}}, ProgramError, "betwen"),
-        ({"program_options": {"between": "="}}, GenerateOptionError, "no generate.program"),
+        ({"program_options": {"between": "="}}, GenerateOptionError, "but no program that takes them"),
     ],
 )
 def test_a_program_that_cannot_be_called_is_refused_before_anything_is_written(

@@ -280,13 +280,13 @@ def test_a_value_of_a_wrong_type_is_named_with_its_place(
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"format": "csv"}, "choose one of auto, jsonl"),
+        ({"format": "csv"}, "it must be 'auto', 'jsonl'"),
         ({"columns": {"promt": "q"}}, "did you mean 'prompt'"),
         ({"columns": {"prompt": "q", "messages": "m"}}, "maps both"),
         ({"template": "Q:"}, "must hold"),
-        ({"limit": 0}, "1 or more"),
-        ({"offset": -1}, "0 or more"),
-        ({"prompts_per_part": 0}, "1 or more"),
+        ({"limit": 0}, "greater than or equal to 1"),
+        ({"offset": -1}, "greater than or equal to 0"),
+        ({"prompts_per_part": 0}, "greater than or equal to 1"),
     ],
 )
 def test_options_are_checked_before_anything_is_read(options: dict[str, Any], expected: str) -> None:

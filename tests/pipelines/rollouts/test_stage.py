@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from pass_ops import shards
-from pass_ops.errors import FingerprintMismatchError, NotFinalized
+from pass_ops.errors import FingerprintMismatchError, NotFinalized, StaleInputError
 from pipelines.engines.base import EngineOptions, RequestRejected, Sample, SampleRequest, Sampling
 from pipelines.models.folder import ModelNotFoundError, load_tokenizer
 from pipelines.parts.operations import Operations
@@ -25,7 +26,14 @@ from pipelines.programs.base import single_turn
 from pipelines.prompts.stage import PromptSource, write_prompts
 from pipelines.rollouts.encode import PlannedPrompt, encode_prompt, plan_part
 from pipelines.rollouts.rows import sample_part
-from pipelines.rollouts.stage import GenerateOptionError, GenerateOptions, derive_seed, generate
+from pipelines.rollouts.stage import (
+    GenerateOptionError,
+    GenerateOptions,
+    GenerateWork,
+    derive_seed,
+    generate,
+    generate_spec,
+)
 
 OPTIONS = GenerateOptions(group_size=3, sampling=Sampling(max_tokens=12))
 
@@ -319,3 +327,16 @@ def test_chat_without_a_template_is_refused_before_anything_is_written(
     with pytest.raises(GenerateOptionError, match="no chat template"):
         run(write_sums(2), tmp_path / "rollouts", model, recorded, replace(OPTIONS, chat=True))
     assert not (tmp_path / "rollouts").exists()
+
+
+def test_a_worker_refuses_prompts_that_were_made_anew_since_the_job_began(
+    tmp_path: Path, tiny_model: str, recorded: EngineOptions, write_sums: Callable[..., str]
+) -> None:
+    prompts = write_sums(2)
+    fields: dict[str, Any] = {"model": tiny_model, "engine": recorded, "options": OPTIONS, "seed": 0, "round": 0}
+    spec = generate_spec(shards.open_dataset(prompts), out=str(tmp_path / "rollouts"), **fields)
+    shutil.rmtree(prompts)
+    write_sums(3)
+    work = GenerateWork(spec=spec, prompts=prompts, **fields)
+    with pytest.raises(StaleInputError, match="was made anew"):
+        work.setup()

@@ -11,12 +11,12 @@ from pipelines.runners.quiet import beam
 
 
 def test_an_unknown_runner_lists_the_known_ones() -> None:
-    with pytest.raises(RunnerFlagError, match="'spark' is unknown; choose one of dataflow, direct, flink, prism"):
+    with pytest.raises(RunnerFlagError, match="name is 'spark': it must be 'dataflow', 'direct', 'flink' or 'prism'"):
         RunnerOptions(name="spark")
 
 
 def test_an_unknown_resource_hint_is_refused() -> None:
-    with pytest.raises(RunnerFlagError, match="'gpu' is unknown; Beam has accelerator, cpu_count, min_ram"):
+    with pytest.raises(RunnerFlagError, match="unknown key; choose one of 'accelerator', 'cpu_count', 'min_ram'"):
         RunnerOptions(resources={"gpu": "1"})
 
 
@@ -42,7 +42,7 @@ def test_flags_reach_beam_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("flag", "expected"),
     [
-        ("--direct_num_worker=2", "Did you mean --direct_num_workers"),
+        ("--direct_num_worker=2", "did you mean '--direct_num_workers'"),
         ("--nonsense-xyzzy", "Beam has no such flag"),
         ("--runner=SparkRunner", "passrl's own --runner"),
     ],

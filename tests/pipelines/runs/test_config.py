@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pass_ops import Standardizers
-from pipelines.options import ConfigError, as_dict, build, secret
+from pipelines.options import ConfigError, Secret, as_dict, build, secret
 from pipelines.runs.config import RunConfig, apply_override, load_config
 
 MINIMAL = '[prompts]\nsource = "prompts.jsonl"\n[policy]\nmodel = "tiny"\n'
@@ -58,18 +58,18 @@ def test_an_operator_per_stream_is_a_table(write):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[shape]\nkk = 1\n", "shape.kk: unknown key; did you mean k?"),
+        ("[shape]\nkk = 1\n", "shape.kk: unknown key; did you mean 'k'?"),
         ("[shape]\nestimator = 'grpo'\n", "shape: option estimator: unknown value 'grpo'; the choices are 'pass', "),
         ("[shape]\nestimator = ':own'\n", "shape: option estimator: ':own' is not an import path"),
-        ("[shap]\nk = 1\n", "shap: unknown key; did you mean shape?"),
+        ("[shap]\nk = 1\n", "shap: unknown key; did you mean 'shape'?"),
         (
             "[generate.sampling]\ntemprature = 1\n",
-            "generate.sampling.temprature: unknown key; did you mean temperature?",
+            "generate.sampling.temprature: unknown key; did you mean 'temperature'?",
         ),
-        ("[run]\nseed = '8'\n", "run.seed: input should be a valid integer, not '8'"),
+        ("[run]\nseed = '8'\n", "run.seed is '8': it must be a valid integer"),
         ("[shape]\nk = 1.5\n", "k"),
-        ("[engine]\nkind = 'vlm'\n", "engine: kind is 'vlm'; choose one of vllm, server, transformers, recorded."),
-        ("[eval]\nsamples = 4\nk = [8]\n", "eval: eval: k [8] must lie between 1 and samples (4)"),
+        ("[engine]\nkind = 'vlm'\n", "engine.kind is 'vlm': it must be 'vllm', 'server', 'transformers' or 'recorded'"),
+        ("[eval]\nsamples = 4\nk = [8]\n", "eval: k is [8], but samples is 4; pass@k needs at least k samples"),
         ("[shape]\nk = ", "is not TOML"),
     ],
 )
@@ -84,7 +84,7 @@ def test_every_unknown_key_is_listed_at_once(write):
     with pytest.raises(ConfigError) as error:
         load_config(write(MINIMAL + "[train]\nlearning_rat = 1\n[run]\nsed = 2\n"))
     assert "train.learning_rat" in str(error.value)
-    assert "run.sed: unknown key; did you mean seed?" in str(error.value)
+    assert "run.sed: unknown key; did you mean 'seed'?" in str(error.value)
 
 
 def test_a_missing_section_is_named(write):
@@ -127,7 +127,7 @@ def test_the_resolved_configuration_reads_back_as_itself(write):
 
 @dataclass(frozen=True, kw_only=True)
 class WithSecret:
-    api_key: str = "env:NONE"
+    api_key: Secret = "env:NONE"
     names: tuple[str, ...] = field(default=())
 
 
@@ -142,7 +142,7 @@ def test_a_literal_secret_among_a_signals_options_is_refused_and_not_repeated(wr
     text = MINIMAL + '[signals.judge]\nsignal = "my:Judge"\nstep_token = "<extra_0>"\nserver = {api_key = "sk-123"}\n'
     with pytest.raises(ConfigError) as error:
         load_config(write(text))
-    assert "signals.judge.server.api_key: secrets are given as env:NAME only" in str(error.value)
+    assert "signals.judge: server.api_key: secrets are given as env:NAME only" in str(error.value)
     assert "sk-123" not in str(error.value)
     assert "step_token" not in str(error.value)
     assert load_config(write(text.replace("sk-123", "env:MY_KEY"))).signals["judge"]["step_token"] == "<extra_0>"

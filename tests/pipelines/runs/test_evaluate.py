@@ -71,5 +71,5 @@ def test_results_survive_their_file_format():
 
 
 def test_k_beyond_the_samples_is_refused():
-    with pytest.raises(EvaluationError, match="between 1 and samples"):
+    with pytest.raises(EvaluationError, match="needs at least k samples"):
         EvalOptions(samples=4, k=(8,))

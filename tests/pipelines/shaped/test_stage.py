@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +12,10 @@ import pytest
 
 from pass_ops import ShapingConfig, Weights, shape, shards
 from pass_ops.errors import FingerprintMismatchError, IncompleteDatasetError, OptionError, StaleInputError
+from pipelines.inspect.explain.explanation import NotExplainableError, explain_rollout
+from pipelines.inspect.lint.checks import lint
 from pipelines.parts.inputs import AlignmentError, WrongInputError
-from pipelines.shaped.stage import ShapeOptions, join_signals, shape_dataset
+from pipelines.shaped.stage import ShapeOptions, join_signals, resolve_signal, shape_dataset
 from pipelines.signals import Row, sidecar
 
 OPTIONS = ShapeOptions(process="steps", outcome="right", format="form", reference="start", logprobs=("teacher",))
@@ -151,8 +155,10 @@ def test_every_shaping_option_is_in_the_fingerprint(scored) -> None:
 
 
 def test_a_token_level_signal_is_shaped_as_kl(scored) -> None:
-    options = ShapeOptions(signal="kl", process="opd", outcome="right", weights=Weights(format=0.0))
-    table = whole(shape_run(scored, options))
+    options = ShapeOptions(process="opd", outcome="right", weights=Weights(format=0.0))
+    shaped = shape_run(scored, options)
+    assert shaped.spec.options["signal"] == "kl"  # as the data has it; recorded like a signal that was set
+    table = whole(shaped)
     assert "process_ends" not in table.column_names
     assert [row["rollout_id"] for row in table.to_pylist() if not row["trainable"]] == ["p2/1"]
 
@@ -178,6 +184,19 @@ def test_the_source_of_an_estimator_by_import_path_is_in_the_fingerprint(scored,
     module.write_text(OWN.format(0.5))
     with pytest.raises(FingerprintMismatchError, match=r"options\.code\.own_shaping:centred"):
         shape_run(scored, options)
+
+
+def test_a_dataset_of_an_estimator_that_is_not_here_can_be_linted(scored, tmp_path, monkeypatch) -> None:
+    (tmp_path / "own_gone.py").write_text(OWN.format(0.25))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = ShapeOptions(estimator="own_gone:centred", outcome="right", weights=Weights(process=0.0, format=0.0))
+    dataset = shape_run(scored, options)
+    (tmp_path / "own_gone.py").unlink()
+    monkeypatch.delitem(sys.modules, "own_gone")
+    importlib.invalidate_caches()
+    lint(dataset.url)
+    with pytest.raises(NotExplainableError, match="own_gone:centred"):
+        explain_rollout(dataset.url, dataset.read_part(0)["rollout_id"][0].as_py())
 
 
 def test_a_named_estimator_has_no_code_of_its_own(scored) -> None:
@@ -207,12 +226,12 @@ def test_a_stream_that_counts_needs_its_own_signal(options: ShapeOptions, messag
     ("change", "message"),
     [
         (
-            {"process": "opd"},
-            "of kind process_tokens, and with signal = 'prm' it must be process_steps; set signal to 'kl'",
+            {"process": "opd", "signal": "prm"},
+            "signal is 'prm', but the process signal 'opd' is of kind process_tokens, which is 'kl'",
         ),
         (
             {"signal": "kl"},
-            "of kind process_steps, and with signal = 'kl' it must be process_tokens; set signal to 'prm'",
+            "signal is 'kl', but the process signal 'steps' is of kind process_steps, which is 'prm'",
         ),
         ({"process": "right", "outcome": "steps"}, "is of kind"),
         ({"reference": "form", "format": "start"}, "is of kind"),
@@ -249,6 +268,11 @@ def test_rows_in_another_order_are_not_joined(scored) -> None:
 
 def test_shaping_options_alone_are_what_pass_ops_is_given() -> None:
     options = ShapeOptions(k=0.0, weights=Weights(outcome=2.0), process="steps")
-    assert options.config == ShapingConfig(k=0.0, weights=Weights(outcome=2.0))
+    with pytest.raises(OptionError, match="'steps' is, is not known yet"):
+        _ = options.config
+    for kind, signal in (("process_steps", "prm"), ("process_tokens", "kl")):
+        resolved = resolve_signal(options, {"steps": kind})
+        assert resolved.config == ShapingConfig(signal=signal, k=0.0, weights=Weights(outcome=2.0))
+    assert ShapeOptions(estimator="rloo", k=0.0).config == ShapingConfig(estimator="rloo", k=0.0)
     with pytest.raises(OptionError, match="k"):
         ShapeOptions(k=2.0)

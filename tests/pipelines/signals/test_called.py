@@ -10,6 +10,7 @@ import pytest
 
 from pass_ops.shards import PROMPTS, DatasetSpec
 from pipelines.signals import SignalInputError, SignalOptionError, build_signal
+from pipelines.verifiers import VERIFIERS
 
 LIMIT_S = 2.0
 
@@ -123,6 +124,13 @@ def test_the_source_of_a_verifier_of_ones_own_is_in_the_code_digest(functions: P
     functions.write_text(FUNCTIONS + "# changed\n")
     assert set(before) == {"called_functions:verify"}
     assert own_outcome().code() != before
+
+
+def test_the_revision_of_a_shipped_verifier_is_in_the_environment_where_its_verdicts_have_changed() -> None:
+    revisions = {
+        name: build_signal("outcome", {"verifier": name}).environment().get("verifier_revision") for name in VERIFIERS
+    }
+    assert revisions == dict.fromkeys(VERIFIERS, 2) | {"regex": None}
 
 
 def test_an_empty_part_makes_an_empty_sidecar(make_rollouts) -> None:

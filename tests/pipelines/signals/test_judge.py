@@ -200,7 +200,7 @@ def test_the_secret_comes_from_the_environment_and_is_stored_nowhere(server: Ser
         ({"answer": "Score"}, "needs a group"),
         ({"answer": "(Score"}, "is no regular expression"),
         ({"scale": [1, 1]}, "lowest, highest"),
-        ({"attempts": 0}, "at least 1"),
+        ({"attempts": 0}, "attempts is 0: it must be greater"),
     ],
 )
 def test_bad_options_are_refused(options: dict, message: str) -> None:

@@ -138,7 +138,7 @@ def test_it_continues_as_the_rollouts_were_sampled() -> None:
 
 
 def test_bad_options_are_refused() -> None:
-    with pytest.raises(SignalOptionError, match="both must be at least 1"):
+    with pytest.raises(SignalOptionError, match="samples is 0: it must be"):
         build_signal("monte_carlo", {"verifier": "number", "samples": 0})
 
 

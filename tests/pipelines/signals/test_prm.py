@@ -153,12 +153,12 @@ def test_what_cannot_be_scored_says_so(make_rollouts) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tag": ""}, "tag is empty"),
+        ({"tag": ""}, "tag is '': it must have at least 1"),
         ({"template": "{prompt}"}, "must have {steps} once"),
         ({"system": "s"}, "chat is false"),
-        ({"tokens": ["+"]}, "give the pair"),
+        ({"tokens": ["+"]}, "tokens.1: is required"),
         ({"engine": {"pooling": {}}}, "engine.pooling is set"),
-        ({"separator": ""}, "separator is empty"),
+        ({"separator": ""}, "separator is '': it must have at least 1"),
     ],
 )
 def test_bad_options_are_refused(options: dict, message: str) -> None:

@@ -246,6 +246,8 @@ def test_python_tests_are_called(reference: object) -> None:
         ("from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\ndef f(): return A(3).x", "assert f() == 3"),
         ("def f(x): return x\nif __name__ == '__main__':\n    print(f(int(input())))", "assert f(1) == 1"),
         ("def f(x: Optional[List[int]]): return x", "assert f(None) is None"),
+        ("def f(x): return x", "xs: List[int] = [1]\nassert f(xs) == [1] and __doc__ is None"),
+        ("def cast(x): return x + 1", "assert cast(1) == 2"),
     ],
 )  # fmt: skip
 def test_what_python_tests_may_do_with_a_program(code: str, test: str) -> None:

@@ -48,8 +48,8 @@ def compute(seconds):
     return "computed"
 
 def leave_a_file(_):
-    import tempfile
-    tempfile.mkdtemp()
+    from pipelines.verifiers.scratch import Scratch
+    open(Scratch().path + "/left", "w").close()
     time.sleep(3600)
 
 def same(value): return value
@@ -184,7 +184,7 @@ def test_on_a_busy_machine_a_call_has_the_processor_time_it_is_given(make_pool) 
     assert result.value == "computed"
 
 
-def test_what_a_killed_process_left_in_its_temporary_folder_is_gone(make_pool, tmp_path: Path, monkeypatch) -> None:
+def test_what_a_killed_process_left_in_a_scratch_folder_is_gone(make_pool, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     outcomes(make_pool("leave_a_file"), ["hang"])
     assert list(tmp_path.glob("passrl-*")) == []

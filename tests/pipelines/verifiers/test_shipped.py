@@ -8,7 +8,6 @@ import pytest
 
 from pipelines.verifiers import code_tests, reasoning_gym
 
-
 ADD = "Here:\n```python\ndef add(a, b):\n    return a + b\n```"
 READ = "```py\na, b = map(int, input().split())\nprint(a + b)\n```"
 

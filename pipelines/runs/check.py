@@ -1,0 +1,290 @@
+"""Check before paying: everything that would stop a run later and can be known now, before the first token is sampled.
+
+`check_run` is what run, rounds, eval, demo and the commands of single stages call; `--dry-run` asks `find_problems`.
+Nothing is written, no weights are read beyond their headers, no engine is started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pass_ops import shards
+from pass_ops.config import load_estimator
+from pass_ops.errors import PassError
+from pass_ops.extras import EXTRAS, MissingExtraError, by_extra, missing_extra
+from pass_ops.shards import DatasetSpec, Rejection
+from pipelines.models.folder import ModelFacts, describe_model
+from pipelines.options import problem_lines
+from pipelines.prompts.stage import PromptRow, PromptSource, read_prompts
+from pipelines.rollouts.options import GenerateOptions
+from pipelines.rollouts.stage import planned_rollouts
+from pipelines.runs.disk import disk_problem
+from pipelines.runs.lengths import length_problems
+from pipelines.runs.run import Run, round_prompts
+from pipelines.shaped.stage import check_streams, resolve_signal
+from pipelines.signals.base import Signal
+from trainer.compatibility import check_sampling
+from trainer.model_folder import local_folder
+
+STAGES = ("generate", "score", "shape", "train", "eval")
+WEIGHTS = ("process", "outcome", "format")
+
+
+class RunRefused(PassError, ValueError):
+    """A run would fail, or cost more than it gives; `problems` says why, one line each. Nothing was made."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n  ".join(["not started, because:", *self.problems]))
+
+    def __reduce__(self) -> tuple[type[RunRefused], tuple[tuple[str, ...]]]:
+        return type(self), (self.problems,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What a check found.
+
+    problems: one line each. missing: the same for packages that are not installed here. For an estimate: the prompts of
+    the configuration's round (none where no prompts are read), and the policy's folder (None where it is not there).
+    """
+
+    problems: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    prompts: tuple[PromptRow, ...] = ()
+    policy: str | None = None
+
+
+def check_run(
+    run: Run,
+    *,
+    stages: Collection[str] = STAGES,
+    round_index: int = 0,
+    rounds: int = 1,
+    signals: Collection[str] = (),
+    policy: str | None = None,
+) -> None:
+    """Refuse a run that cannot end well. Raises RunRefused with every problem found.
+
+    stages: what is going to run. round_index, rounds: the first round and how many. signals: of stage score, these
+    only; all where none is named. policy: another folder than the one the round starts from.
+    """
+    found = find_problems(run, stages=stages, round_index=round_index, rounds=rounds, signals=signals, policy=policy)
+    if found.problems or found.missing:
+        raise RunRefused([*found.problems, *found.missing])
+
+
+def find_problems(
+    run: Run,
+    *,
+    stages: Collection[str] = STAGES,
+    round_index: int = 0,
+    rounds: int = 1,
+    signals: Collection[str] = (),
+    policy: str | None = None,
+) -> Findings:
+    """As `check_run`, but returns what it found."""
+    check = _Check(run, round_index=round_index, rounds=rounds, policy=policy or run.starting_policy(round_index))
+    if round_index < 0 or rounds < 1:
+        check.problems.append(f"round {round_index}, {rounds} rounds: rounds count from 0, and there is at least one")
+    else:
+        check.all_of(frozenset(stages), signals)
+    return Findings(
+        problems=tuple(dict.fromkeys(check.problems)),
+        missing=tuple(str(error) for error in by_extra(check.missing)),
+        prompts=tuple(check.prompts),
+        policy=check.policy if (Path(check.policy) / "config.json").exists() else None,
+    )
+
+
+class _Check:
+    """One check under way: what it has found, and what the later parts of it need from the earlier ones."""
+
+    def __init__(self, run: Run, *, round_index: int, rounds: int, policy: str) -> None:
+        self.run, self.config = run, run.config
+        self.round_index, self.rounds = round_index, rounds
+        self.policy = policy
+        self.problems: list[str] = []
+        self.missing: list[MissingExtraError] = []
+        self.prompts: list[PromptRow] = []
+        self.signals: Mapping[str, Signal] = {}
+        self.facts: ModelFacts | None = None
+        self.rollouts: DatasetSpec | None = None
+
+    def all_of(self, stages: frozenset[str], names: Collection[str]) -> None:
+        if stages & {"generate", "eval"}:
+            if self.config.engine.kind == "vllm":
+                self.need("vllm", "engine.kind vllm")
+            with self.noting("policy.model"):
+                self.facts = describe_model(self.policy, weights=False)
+        if stages & {"score", "eval"}:
+            with self.noting():
+                self.signals = self.run.signals
+        if "generate" in stages:
+            self.generate()
+        elif "score" in stages:
+            with self.noting():
+                self.rollouts = shards.load_dataset(self.run.folder(self.round_index, "rollouts")).spec
+        if "score" in stages and self.signals:
+            with self.noting():
+                self.score(self.run.wanted_signals(names), self.rollouts)
+        if "shape" in stages:
+            self.shape()
+        if "train" in stages:
+            self.train(sampled_now="generate" in stages)
+        if "eval" in stages and self.config.eval is not None:
+            self.evaluate()
+        if stages & {"generate", "train"} and not self.problems and "disk_space" not in self.config.run.accept:
+            problem = disk_problem(self.run, self.prompts, policy=self.policy, rounds=self.rounds)
+            self.problems += [problem] if problem else []
+
+    @contextmanager
+    def noting(self, place: str = "") -> Iterator[None]:
+        """What is raised inside becomes a problem that begins with `place`."""
+        try:
+            yield
+        except (PassError, ImportError, OSError) as error:
+            missing = missing_extra(error, place or "this run")
+            if missing is not None:
+                self.missing.append(missing)
+            else:
+                self.problems += [f"{place}: {line}" if place else line for line in problem_lines(error)]
+
+    def need(self, package: str, purpose: str) -> None:
+        """Note an optional package that is not installed. It is not imported: that takes seconds."""
+        if find_spec(package) is None:
+            self.missing.append(MissingExtraError(EXTRAS[package], [(purpose, package)]))
+
+    def generate(self) -> None:
+        """The prompts, and what would be sampled from them."""
+        config = self.config
+        if config.generate.group_size == 1 and "group_size_1" not in config.run.accept:
+            self.problems.append(
+                "generate.group_size is 1: a group of one has nothing to be compared with, so most estimators make its "
+                'advantages 0. Raise it, or add "group_size_1" to run.accept'
+            )
+        self.prompts = self.read("prompts", round_prompts(config, self.round_index))
+        self.rollouts = self.planned("generate", config.generate, self.prompts)
+
+    def read(self, place: str, source: PromptSource) -> list[PromptRow]:
+        """The rows of a prompt source; too many that cannot be used are a problem."""
+        rows: list[PromptRow] = []
+        with self.noting(place):
+            rows = read_prompts(source)
+            rejected = [row for row in rows if isinstance(row, Rejection)]
+            if len(rejected) > self.config.operations.max_reject_rate * len(rows):
+                self.problems.append(
+                    f"{place}: {len(rejected)} of {len(rows)} rows cannot be used, the first as {rejected[0].reason} "
+                    f"({rejected[0].detail}); operations.max_reject_rate is {self.config.operations.max_reject_rate}"
+                )
+        return rows
+
+    def planned(self, place: str, options: GenerateOptions, rows: list[PromptRow]) -> DatasetSpec | None:
+        """What rollouts of these prompts would be; None where that cannot be said."""
+        if self.facts is None:
+            return None
+        messages = any(isinstance(row, dict) and row["messages"] is not None for row in rows)
+        planned = None
+        with self.noting(place):
+            planned = planned_rollouts(self.facts, engine=self.config.engine, options=options, messages=messages)
+        with self.noting(place):
+            self.problems += [
+                f"{place}: {problem}"
+                for problem in length_problems(
+                    rows,
+                    policy=self.policy,
+                    engine=self.config.engine,
+                    options=options,
+                    max_reject_rate=self.config.operations.max_reject_rate,
+                )
+            ]
+        return planned
+
+    def score(self, signals: Mapping[str, Signal], rollouts: DatasetSpec | None) -> None:
+        """Each signal checks these rollouts and what it reads, as it does when it scores."""
+        if rollouts is None:
+            return
+        for name, signal in signals.items():
+            if signal.needs_tokenizer:
+                self.need("tokenizers", f"signals.{name}")
+            with self.noting(f"signals.{name}"):
+                bound = signal.for_policy(self.policy, rollouts)
+                bound.check(rollouts, {needed: self._planned_input(needed) for needed in bound.inputs})
+                bound.environment()
+                bound.code()
+
+    def _planned_input(self, name: str) -> DatasetSpec:
+        if name == "prompts":
+            return DatasetSpec(stage="prompts", stage_version=1, options={}, parts=1)
+        return DatasetSpec(stage="score", stage_version=1, options={"kind": self.signals[name].kind}, parts=1)
+
+    def shape(self) -> None:
+        """Streams, kinds, weights, and an estimator of the user's own."""
+        shape = self.config.shape
+        with self.noting("shape"):
+            check_streams(shape)
+            if self.signals:
+                resolve_signal(shape, {name: self.signals[name].kind for name in shape.roles})
+        if ":" in shape.estimator:
+            with self.noting("shape"):
+                load_estimator(shape.estimator)
+        negative = [name for name in WEIGHTS if getattr(shape.weights, name) < 0]
+        if negative and "negative_weights" not in self.config.run.accept:
+            self.problems.append(
+                f"shape.weights.{negative[0]} is {getattr(shape.weights, negative[0]):g}: a negative weight rewards "
+                'what the signal calls bad. Make it 0 or more, or add "negative_weights" to run.accept'
+            )
+
+    def train(self, *, sampled_now: bool) -> None:
+        """The trainer's packages and folder; and that it would take rollouts sampled so, with their reference."""
+        options = self.config.train
+        with self.noting("train"):
+            local_folder(self.run.url, name="the run's folder")
+        for package, needed in _trainer_packages(options).items():
+            self.need(package, needed)
+        if options.kl_coef > 0 and self.config.shape.reference is None:
+            self.problems.append(
+                f"train.kl_coef is {options.kl_coef:g}, but shape.reference names no logprobs signal; name one, or "
+                "set train.kl_coef to 0"
+            )
+        if sampled_now and self.rollouts is not None:
+            with self.noting("train"):
+                check_sampling(self.rollouts.carried["sampling"], options, where="generate.sampling: the rollouts")
+
+    def evaluate(self) -> None:
+        """The signal that judges, and each benchmark's prompts."""
+        options = self.config.eval
+        assert options is not None
+        sampled = replace(
+            self.config.generate, sampling=options.sampling or self.config.generate.sampling, group_size=options.samples
+        )
+        planned = None
+        for name, source in options.benchmarks.items():
+            rows = self.read(f"eval.benchmarks.{name}", source)
+            planned = self.planned(f"eval.benchmarks.{name}", sampled, rows)
+        if not options.benchmarks or not self.signals:
+            return
+        kind = self.signals[options.outcome].kind
+        if kind != "outcome":
+            self.problems.append(
+                f"eval.outcome: the signal {options.outcome!r} is of kind {kind}; pass@k is counted from verdicts, so "
+                "name one of kind outcome"
+            )
+        self.score(self.run.signals_for(options.outcome), planned)
+
+
+def _trainer_packages(options: Any) -> dict[str, str]:
+    """Package -> what needs it."""
+    return {
+        "torch": "training",
+        "transformers": "training",
+        **({"peft": "train.lora_rank"} if options.lora_rank else {}),
+        **({"torchao": "train.optimizer adamw_8bit"} if options.optimizer == "adamw_8bit" else {}),
+        **({"liger_kernel": "train.head fused"} if options.head == "fused" else {}),
+        **({options.tracker: f"train.tracker {options.tracker}"} if options.tracker != "none" else {}),
+    }

@@ -1,0 +1,37 @@
+"""Is there room for what a run will write?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from pass_ops.shards.store import Store
+from pipelines.prompts.stage import PromptRow
+from pipelines.runs.cost import estimate_round
+from pipelines.runs.run import Run
+
+
+def disk_problem(run: Run, rows: Sequence[PromptRow], *, policy: str, rounds: int) -> str | None:
+    """What to say where the estimate is above what is free; None where it fits or the store has no such limit.
+
+    What the run's folder holds already counts as written: a rerun goes on from there.
+    """
+    store = Store(run.url)
+    if not store.is_local:
+        return None
+    folder = Path(store.path())
+    wanted = rounds * estimate_round(run.config, rows, policy=policy).disk_gigabytes * 1e9 - _written(folder)
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(place).free
+    if wanted <= free:
+        return None
+    return (
+        f"{run.url}: the run will write about {wanted / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free on that "
+        'disk. Free some, lower train.keep_checkpoints, or add "disk_space" to run.accept'
+    )
+
+
+def _written(folder: Path) -> int:
+    return sum(os.path.getsize(os.path.join(base, name)) for base, _, names in os.walk(folder) for name in names)
