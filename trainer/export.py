@@ -36,6 +36,8 @@ def export_policy(policy: Policy, folder: Path, *, dtype: str) -> None:
     restart. With LoRA the folder is an adapter in peft's format; auto is then float32.
     """
     base = base_folder(policy.folder)
+    if policy.world.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
     if policy.adapter:
         weights = _whole_weights(policy, torch.float32 if dtype == "auto" else getattr(torch, dtype))
         if policy.world.is_main:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
 from trainer.batching import MicroBatch
@@ -37,7 +38,7 @@ def saved(what: str, folder: Path) -> Iterator[None]:
     """Around writes under `folder`: raises NotSavedError, with the space left, where they fail."""
     try:
         yield
-    except (OSError, RuntimeError, CheckpointException) as error:
+    except (OSError, RuntimeError, CheckpointException, SafetensorError) as error:
         free = shutil.disk_usage(folder).free / 2**20
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise NotSavedError(

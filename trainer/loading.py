@@ -151,14 +151,15 @@ def _configs(config: Any) -> Iterator[Any]:
 
 
 def probe_ids(model: Any, *, length: int, seed: int = 0) -> Tensor:
-    """Random ids [1, length], no longer than the model's context, without the special ones its config names."""
+    """Random ids [1, length], no longer than what the model takes as it is, without special ones its config names."""
     special = {
         value for config in _configs(model.config) for key, value in vars(config).items()
         if key.endswith(("_token_id", "_token_index")) and isinstance(value, int)
     }  # fmt: skip
     size = model.get_input_embeddings().num_embeddings
     ids_V = torch.tensor([i for i in range(min(size, 10_000)) if i not in special] or [0])
-    drawn = torch.randint(len(ids_V), (1, min(length, context_length(model.config))), generator=_generator(seed))
+    length = min(length, rope_limit(model.config) or length, context_length(model.config))
+    drawn = torch.randint(len(ids_V), (1, length), generator=_generator(seed))
     return ids_V[drawn].to(model.device)
 
 
@@ -217,6 +218,16 @@ def context_length(config: Any) -> int:
         return limit  # max_position_embeddings is what scaling has made it
     factors = [r.get("factor") for r in scaled if r.get("rope_type", r.get("type")) in ("linear", "dynamic")]
     return int(limit * max([1.0, *(float(factor) for factor in factors if factor)]))
+
+
+def rope_limit(config: Any) -> int | None:
+    """Length beyond which rope follows the longest row of a forward pass (dynamic, longrope); None where none does."""
+    text = config.get_text_config(decoder=True)
+    rope = getattr(text, "rope_parameters", None) or {}
+    for inner in (rope, *(inner for inner in rope.values() if isinstance(inner, Mapping))):
+        if inner.get("rope_type") in ("dynamic", "longrope"):
+            return int(inner.get("original_max_position_embeddings") or text.max_position_embeddings)
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)

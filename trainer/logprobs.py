@@ -75,6 +75,7 @@ class TokenLogprobs(nn.Module):
     def _hidden(self, input_ids_BS: Tensor, position_ids_BS: Tensor | None, prefix_1P: Tensor | None) -> Tensor:
         """[B, S, D]. Gradients flow from all rows into the prefix's keys and values."""
         body = model_body(self.model)
+        _restart_rope(body)
         if prefix_1P is None:
             given = {} if position_ids_BS is None else {"position_ids": position_ids_BS}
             plain: Tensor = body(input_ids=input_ids_BS, use_cache=False, **given).last_hidden_state
@@ -93,6 +94,14 @@ class TokenLogprobs(nn.Module):
             total_N = torch.logsumexp(scaled_NV, dim=-1)
             entropy_N = total_N - (torch.exp(scaled_NV - total_N.unsqueeze(-1)) * scaled_NV).sum(-1)
         return at_temperature_N, at_one_N, entropy_N
+
+
+def _restart_rope(body: nn.Module) -> None:
+    """Puts dynamic rope back to the frequencies of short texts; transformers keeps those of the longest text so far."""
+    for module in body.modules():
+        if getattr(module, "rope_type", None) == "dynamic":
+            module.inv_freq = module.original_inv_freq.to(module.inv_freq.device)  # type: ignore[union-attr,operator]
+            module.max_seq_len_cached = module.original_max_seq_len
 
 
 def model_body(model: Any) -> Any:

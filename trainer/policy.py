@@ -17,7 +17,7 @@ from trainer.batching import MicroBatch
 from trainer.distributed import ALONE, World, shard
 from trainer.errors import TrainOptionError
 from trainer.fused import check_fused
-from trainer.loading import Layout, context_length, load_model, weights_layout
+from trainer.loading import Layout, context_length, load_model, rope_limit, weights_layout
 from trainer.logprobs import TokenLogprobs
 from trainer.lora import adapted
 from trainer.model_folder import base_folder
@@ -62,6 +62,13 @@ class Policy:
     def context(self) -> int:
         """Longest sequence the architecture supports, in tokens."""
         return context_length(self.model.config)
+
+    def budget(self, longest: int) -> int:
+        """Tokens of a micro-batch where the longest rollout has so many: 1, each rollout alone, where rope would give
+        the others in its forward pass another length than their own.
+        """
+        limit = rope_limit(self.model.config)
+        return self.micro_batch_tokens if limit is None or longest <= limit else 1
 
     def token_outputs(self, batch: MicroBatch) -> TokenOutputs:
         """Log-probabilities of the batch's targets (`trainer.logprobs`); the batch must be on the policy's device."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,6 +12,8 @@ import numpy as np
 from trainer.batching import StepBatch, build_step
 from trainer.compatibility import open_shaped, sampling_temperature
 from trainer.data import RowIndex, Selection, ShapedData, TrainData, build_index, select
+from trainer.errors import TrainOptionError
+from trainer.loading import rope_limit
 from trainer.old_logprobs import recompute_old
 from trainer.options import TrainOptions
 from trainer.order import Step, all_steps
@@ -21,13 +23,16 @@ from trainer.stream import ahead_of_use, stream_steps
 
 @dataclass(frozen=True, kw_only=True)
 class StepPlan:
-    """Which rollouts each step of a run holds; temperature: the one they were sampled at."""
+    """Which rollouts each step of a run holds. temperature: the one they were sampled at; budget: tokens of a
+    micro-batch.
+    """
 
     data: TrainData
     index: RowIndex
     selection: Selection
     steps: list[Step]
     temperature: float
+    budget: int
 
 
 def plan_steps(data: TrainData, policy: Policy, options: TrainOptions, *, temperature: float) -> StepPlan:
@@ -35,7 +40,14 @@ def plan_steps(data: TrainData, policy: Policy, options: TrainOptions, *, temper
     index = build_index(data, threads=options.decode_threads, reference=options.kl_coef > 0)
     selection = select(index, options, context=policy.context)
     steps = all_steps(selection.units, options)
-    return StepPlan(data=data, index=index, selection=selection, steps=steps, temperature=temperature)
+    fed_R = np.setdiff1d(selection.units.rows_R, np.flatnonzero(selection.masked_R))
+    budget = policy.budget(int(index.length_R[fed_R].max()))
+    if policy.share_prompts and budget != policy.micro_batch_tokens:
+        raise TrainOptionError(
+            f"share_prompts cannot be used with rollouts longer than {rope_limit(policy.model.config)} tokens, beyond "
+            f"which the rope scaling of {policy.folder} depends on their length. Set share_prompts to false."
+        )
+    return StepPlan(data=data, index=index, selection=selection, steps=steps, temperature=temperature, budget=budget)
 
 
 def recompute_plan(plan: StepPlan, policy: Policy, options: TrainOptions, *, folder: Path) -> None:
@@ -45,7 +57,7 @@ def recompute_plan(plan: StepPlan, policy: Policy, options: TrainOptions, *, fol
         plan.data,
         plan.index,
         wanted_R,
-        policy=policy,
+        policy=replace(policy, micro_batch_tokens=plan.budget),
         folder=folder,
         temperature=plan.temperature,
         limit=options.max_mismatch,
@@ -72,7 +84,7 @@ def step_batches(
             masked=plan.selection.masked_R[step.rows_R].tolist(),
             aggregation=options.aggregation,
             constant=options.aggregation_constant,
-            budget=policy.micro_batch_tokens,
+            budget=plan.budget,
             pack=policy.pack,
             share_prompts=policy.share_prompts,
             vocabulary_size=policy.vocabulary_size,

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
+from tests.trainer.rows import random_rows
+from trainer.compatibility import open_shaped
+from trainer.data import ShapedData
 from trainer.errors import ModelLoadError
 from trainer.export import export_policy
 from trainer.loading import context_length, load_model
 from trainer.options import TrainOptions
 from trainer.policy import load_policy
+from trainer.steps import plan_steps, step_batches
 
 OPTIONS = TrainOptions(device="cpu")
 
@@ -75,8 +81,6 @@ def test_code_in_a_folder_is_never_run_nor_asked_about(folder, monkeypatch):
 
 
 def test_the_engine_refuses_the_same(folder):
-    from transformers import AutoModelForCausalLM
-
     change_weights(folder, without("lm_head"))
     with pytest.raises(ModelLoadError, match="lm_head"):
         load_model(AutoModelForCausalLM, folder, dtype=torch.float32)
@@ -148,3 +152,34 @@ def test_the_context_is_vllms(rope, limit, folder):
 def test_the_context_of_a_multimodal_model_is_its_text_parts():
     text = SimpleNamespace(max_position_embeddings=48, model_type="mine")
     assert context_length(SimpleNamespace(get_text_config=lambda decoder: text)) == 48
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "dynamic", "factor": 4.0},
+        {"rope_type": "longrope", "original_max_position_embeddings": 8, "short_factor": [1.0] * 8,
+         "long_factor": [3.0] * 8, "factor": 4.0},
+    ],
+    ids=["dynamic", "longrope"],
+)  # fmt: skip
+def test_a_rope_that_follows_the_longest_row_sees_each_rollout_alone(rope, folder, make_shaped):
+    rows = random_rows(groups=3, size=3, longest=20)
+    change_config(folder, rope_parameters={"rope_theta": 1e4, **rope}, max_position_embeddings=8)
+    if rope["rope_type"] == "longrope":
+        change_config(folder, max_position_embeddings=32)
+    policy = load_policy(str(folder), replace(OPTIONS, batch_size=3))
+    sources = open_shaped([make_shaped([rows])])
+    plan = plan_steps(ShapedData(sources), policy, replace(OPTIONS, batch_size=3), temperature=1.0)
+    assert plan.budget == 1
+    (step,) = step_batches(plan, policy, replace(OPTIONS, batch_size=3))
+    ours = {}
+    with torch.no_grad():
+        for batch in sorted(step.micro_batches, key=lambda batch: -batch.real_tokens):  # the longest first
+            ours[batch.rollout_ids[0]] = policy.token_outputs(batch).logprobs_N
+        for row in rows:
+            fresh = load_model(AutoModelForCausalLM, folder, dtype=torch.float32)
+            logits_TV = fresh(torch.tensor([[*row.prompt, *row.tokens]]), use_cache=False).logits[0]
+            logprobs_TV = logits_TV[len(row.prompt) - 1 : -1].log_softmax(-1)
+            plain = logprobs_TV.gather(-1, torch.tensor(row.tokens)[:, None]).squeeze(-1)[torch.tensor(row.mask)]
+            assert torch.allclose(ours[row.rollout_id], plain, atol=1e-5), row.rollout_id

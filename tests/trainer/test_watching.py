@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from pass_ops.extras import MissingExtraError
 from tests.trainer.rows import random_rows, split_groups
 from trainer import TrainOptions, train
-from trainer.errors import TrainOptionError
 from trainer.flops import flops_per_token, token_share
 from trainer.metrics import describe_step, read_metrics
 from trainer.policy import load_policy
@@ -78,7 +78,7 @@ def test_a_tracker_gets_every_step_once_though_the_run_was_resumed(shaped, polic
 
 def test_a_tracker_that_is_not_installed_is_named_with_its_extra(shaped, policy_folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(TrainOptionError, match=r"passrl\[wandb\]"):
+    with pytest.raises(MissingExtraError, match=r"passrl\[wandb\]"):
         train([shaped], policy=policy_folder, out=str(tmp_path / "out"), options=replace(OPTIONS, tracker="wandb"))
 
 
