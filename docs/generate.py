@@ -31,7 +31,7 @@ MEANINGS = {
     "rollout_id": "`{group_id}/{sample_index}`",
     "prompt_token_ids": "what the engine was given",
     "token_ids": "the completion, including the sampled end token",
-    "text": "the completion decoded without special tokens; for people and verifiers, never encoded again for training",
+    "text": "the completion without special tokens, except those kept; for people and verifiers, never encoded again",
     "behavior_logprobs": "log-probability of each sampled token (nats) at the sampling temperature; 0.0 where masked",
     "loss_mask": "True = the policy chose the token, and it counts",
     "finish_reason": "stop or length",

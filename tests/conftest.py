@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,3 +76,84 @@ def tiny_model_factory(tmp_path_factory: pytest.TempPathFactory) -> Callable[...
         return make_tiny_model(tmp_path_factory.mktemp("models") / "model", **options)  # type: ignore[arg-type]
 
     return make
+
+
+SPECIAL_TOKENS = ("<pad>", "<s>", "<|im_end|>", "<think>", "</think>")
+
+
+@pytest.fixture(scope="session")
+def reciting_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """reciting_model(text) -> folder of a byte-level model that recites the text after any prompt.
+
+    Each byte or special token may stand in the text once; after its last token the text begins again.
+    """
+
+    def make(text: str, *, end: str = "<|im_end|>") -> str:
+        return make_reciting_model(tmp_path_factory.mktemp("models") / "reciting", text, end=end)
+
+    return make
+
+
+def byte_tokenizer(*, end: str = "<|im_end|>", appended: str = "") -> Any:
+    """Bytes and `SPECIAL_TOKENS`; puts <s> before a text and, where asked to, a special token after it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    known = [(name, vocabulary[name]) for name in ("<s>", appended) if name]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"<s> $A {appended}".strip(), special_tokens=known)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        pad_token="<pad>",
+        eos_token=end,
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = (
+        "<s>{% for m in messages %}{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant\n{% endif %}"
+    )
+    return fast
+
+
+def make_reciting_model(folder: Path, text: str, *, end: str, appended: str = "") -> str:
+    """See `reciting_model`. The blocks add nothing, so the next token follows from the last one's embedding alone."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = byte_tokenizer(end=end, appended=appended)
+    tokenizer.save_pretrained(folder)
+    script = tokenizer(text, add_special_tokens=False).input_ids
+    assert len(set(script)) == len(script) <= 64, "each token once"
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
+    model = LlamaForCausalLM(config).to(torch.float32)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.model.embed_tokens.weight.zero_()
+        model.model.embed_tokens.weight[:, len(script) - 1] = 1.0  # whatever else: then the text begins
+        model.lm_head.weight.zero_()
+        for place, token in enumerate(script):
+            model.model.embed_tokens.weight[token] = torch.eye(64)[place]
+            model.lm_head.weight[script[(place + 1) % len(script)], place] = 10.0
+    model.save_pretrained(folder)
+    return str(folder)

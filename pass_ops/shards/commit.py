@@ -41,8 +41,8 @@ class PendingParts:
 
 
 def begin_attempt(ds: Dataset, part: int) -> int:
-    """Put an attempt on record before it begins, so that one which kills its process is known. Returns its number in
-    this run, from 1: attempts of runs before this one opened the dataset do not count.
+    """Put an attempt on record before it begins, so that one which kills its process is known. Returns its number,
+    from 1: attempts of earlier runs count too, except those that led to the part being given up.
     """
     before = number = ds.attempts_before.get(part, 0)
     while True:
@@ -53,8 +53,12 @@ def begin_attempt(ds: Dataset, part: int) -> int:
 
 
 def fail_part(ds: Dataset, part: int, *, cause: str, traceback: str) -> None:
-    """Give a part up for this run. The dataset cannot complete; the next run tries again; a marker outranks this."""
-    record = {"part": part, "cause": cause, "traceback": traceback, **_whereabouts()}
+    """Give a part up for this run. The dataset cannot complete; the next run tries again with a new count, from the
+    attempt after the last one on record; a marker outranks this.
+    """
+    made = (names.parse(names.ATTEMPTS, entry.name) for entry in ds.store.entries(names.ATTEMPTS))
+    attempts = max((name.number for name in made if name and (name.part, name.fp8) == (part, ds.fp8)), default=0)
+    record = {"part": part, "cause": cause, "traceback": traceback, "attempts": attempts, **_whereabouts()}
     ds.store.put(names.failed(part, ds.fp8), json_file(record))
 
 

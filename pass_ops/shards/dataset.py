@@ -8,6 +8,7 @@ exist for no reader, are removed. A crash in between leaves such files behind; t
 
 from __future__ import annotations
 
+import json
 import logging
 import posixpath
 import re
@@ -35,8 +36,8 @@ _LOG = logging.getLogger(__name__)
 class Dataset:
     """A dataset opened for writing: a small picklable handle.
 
-    attempts_before: part -> number of attempts on record when this run opened the dataset; this run's count starts
-    after them.
+    attempts_before: part -> number of the last attempt before the part was given up (`_failed`): later ones count, by
+    whichever run they were made, so that a part which kills its run each time is given up in the end.
     notes: what opening it did beyond the ordinary, for people (an overwrite that changed nothing, what became stale);
     logged as warnings too.
     stale: folders of the datasets made from what an overwrite replaced.
@@ -95,7 +96,7 @@ def create_dataset(url: str, spec: DatasetSpec, *, overwrite: bool = False, stor
         _LOG.warning(note)
     if replaced:
         remove_replaced(store, {fingerprint[:8] for fingerprint in replaced})
-    return Dataset(url, spec, store, _attempts_on_record(store, spec.fingerprint[:8]), notes, stale)
+    return Dataset(url, spec, store, _attempts_given_up(store, spec.fingerprint[:8]), notes, stale)
 
 
 def load_dataset(url: str) -> Dataset:
@@ -104,7 +105,7 @@ def load_dataset(url: str) -> Dataset:
     """
     store = Store(url)
     spec, _ = read_dataset_json(store)
-    return Dataset(url, spec, store, _attempts_on_record(store, spec.fingerprint[:8]))
+    return Dataset(url, spec, store, _attempts_given_up(store, spec.fingerprint[:8]))
 
 
 def read_dataset_json(store: Store) -> tuple[DatasetSpec, tuple[str, ...]]:
@@ -231,16 +232,14 @@ def _remove_in(store: Store, folder: str, old_fp8s: set[str]) -> None:
             store.remove(f"{folder}/{entry.name}")
 
 
-def _attempts_on_record(store: Store, fp8: str) -> dict[int, int]:
-    """Part -> highest attempt number, of the parts without a marker."""
-    done = {
-        part.part
-        for entry in store.entries(names.DONE)
-        if (part := names.parse(names.DONE, entry.name)) and part.fp8 == fp8
-    }
-    highest: dict[int, int] = {}
-    for entry in store.entries(names.ATTEMPTS):
-        part = names.parse(names.ATTEMPTS, entry.name)
-        if part and part.fp8 == fp8 and part.part not in done:
-            highest[part.part] = max(part.number, highest.get(part.part, part.number))
-    return highest
+def _attempts_given_up(store: Store, fp8: str) -> dict[int, int]:
+    """Part -> the last attempt before it was given up, of the parts without a marker that were (0: not recorded)."""
+    listed = {folder: _parts_in(store, folder, fp8) for folder in (names.DONE, names.FAILED)}
+    failed = [names.failed(part, fp8) for part in sorted(listed[names.FAILED] - listed[names.DONE])]
+    records = (json.loads(content) for content in store.read_many(failed).values() if content is not None)
+    return {record["part"]: record.get("attempts", 0) for record in records}
+
+
+def _parts_in(store: Store, folder: str, fp8: str) -> set[int]:
+    found = (names.parse(folder, entry.name) for entry in store.entries(folder))
+    return {name.part for name in found if name is not None and name.fp8 == fp8}

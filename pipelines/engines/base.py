@@ -84,7 +84,11 @@ class Sampling:
     max_tokens: AtLeastOne = 256
     """Most tokens of a completion, the end token included; what a rollout program inserts counts too."""
     stop: StopStrings = ()
-    r"""Strings that end a completion as soon as its text contains one; the rollout keeps it. Example: ["\n\n"]."""
+    r"""Strings that end a completion as soon as its text contains one; the rollout keeps it. A special token ends it by
+    its id. Example: ["\n\n"]."""
+    keep_special_tokens: StopStrings = ()
+    """Special tokens that stay in the text of a completion, which shows none otherwise. Example:
+    ["<think>", "</think>"]."""
     ignore_eos: bool = False
     """Keeps sampling after an end token, up to max_tokens: for measurements of speed."""
     extra: Table = field(default_factory=dict)
@@ -102,8 +106,13 @@ class Sampling:
         return bent or bool(cuts(asdict(self)))
 
     def as_options(self) -> dict[str, Any]:
-        """Its options by name, `extra` only where it says something."""
-        return {name: value for name, value in asdict(self).items() if name != "extra" or value}
+        """Its options by name, later ones only where they say something: older datasets keep their fingerprints."""
+        later = ("extra", "keep_special_tokens")
+        return {name: value for name, value in asdict(self).items() if name not in later or value}
+
+    def as_values(self) -> dict[str, Any]:
+        """`as_options` with `extra` in any case, as signals record it."""
+        return {"extra": dict(self.extra)} | self.as_options()
 
     @property
     def logprobs_mode(self) -> LogprobsMode:
@@ -145,8 +154,8 @@ class EngineOptions:
     """For kind server: where the vLLM server answers. Example: "http://127.0.0.1:8000"."""
     pooling: Mapping[str, Any] | None = None
     """How a model that classifies tokens (a process reward model) is pooled, by the names of vLLM's PoolerConfig; {}
-    leaves it to the model, and not set means a model that samples. tokens = ["-", "+"] makes a causal language model a
-    classifier whose classes are those tokens' logits. Example: { pooling_type = "STEP", step_tag_id = 9 }."""
+    leaves it to the model, and not set means a model that samples. tokens = ["▁-", "▁+"] makes a causal language model
+    a classifier whose classes are those tokens' logits. Example: { pooling_type = "STEP", step_tag_id = 9 }."""
     extra: Table = field(default_factory=dict)
     """More arguments of the engine, by its own names. vllm: vLLM's EngineArgs; server: served_model, api_key
     ("env:NAME"), timeout_s; transformers: batch_size; recorded: latency. Example: { gpu_memory_utilization = 0.8 }."""
@@ -179,7 +188,7 @@ class Sample:
 
     token_ids: int32 [T], exactly what was sampled, the end token included. logprobs: float32 [T], natural log, of the
     sampled tokens in the engine's logprobs_mode. finish_reason: stop (end token or stop string) or length.
-    text: token_ids decoded without special tokens.
+    text: token_ids decoded without special tokens, except `Sampling.keep_special_tokens`.
     """
 
     token_ids: NDArray[np.int32]

@@ -27,8 +27,10 @@ from pipelines.engines.base import (
     RequestRejected,
     Sample,
     SampleRequest,
+    Sampling,
     WeightsMismatchError,
 )
+from pipelines.engines.text import stops
 from pipelines.models.folder import architecture
 
 logger = logging.getLogger(__name__)
@@ -134,11 +136,11 @@ class DrivenEngine:
         return self._inbox.qsize() + len(self._waiting) + len(self._open)
 
     def submit(self, request: SampleRequest) -> Future[Sample]:
-        """See `Engine.submit`. Rejects an empty or too long prompt and ids outside the vocabulary."""
+        """See `Engine.submit`. Rejects an empty or too long prompt, ids outside the vocabulary, stops never found."""
         self._check_purpose(pools=False)
         limit = self.max_model_len - 1  # one token at least is sampled
         rejection = self._check_ids(request.prompt_token_ids, limit=limit, reason="prompt_too_long")
-        return self._enqueue(request, rejection)
+        return self._enqueue(request, rejection or self._check_sampling(request.sampling))
 
     def score(self, token_ids: Sequence[int], *, start: int) -> Future[NDArray[np.float32]]:
         """See `Engine.score`. Rejects what `submit` rejects, and a start outside 1..len(token_ids)."""
@@ -147,6 +149,10 @@ class DrivenEngine:
         if rejection is None and not 1 <= start <= len(token_ids):
             detail = f"start is {start}; the first token has no logprob, so it must be 1 to {len(token_ids)}"
             rejection = RequestRejected("bad_start", detail)
+        if rejection is None and start == len(token_ids) and not self.dead:
+            nothing: Future[NDArray[np.float32]] = Future()
+            nothing.set_result(np.empty(0, dtype=np.float32))
+            return nothing
         return self._enqueue(ScoreRequest(token_ids=token_ids, start=start), rejection)
 
     def pool(self, token_ids: Sequence[int]) -> Future[NDArray[np.float32]]:
@@ -203,6 +209,13 @@ class DrivenEngine:
         if low < 0 or high >= self._vocab_size:
             wrong = low if low < 0 else high
             return RequestRejected("bad_token_ids", f"token id {wrong}; the model has 0 to {self._vocab_size - 1}")
+        return None
+
+    def _check_sampling(self, sampling: Sampling) -> RequestRejected | None:
+        try:
+            stops(self.tokenizer, sampling.stop, sampling.keep_special_tokens)
+        except EngineOptionError as error:
+            return RequestRejected("bad_sampling", str(error))
         return None
 
     def _enqueue(self, request: Request, rejection: RequestRejected | None) -> Future[Any]:

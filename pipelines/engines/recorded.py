@@ -13,6 +13,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from pass_ops.errors import PassError
 from pipelines.engines.base import EngineOptionError, EngineOptions, RequestRejected, Sample, SampleRequest
 from pipelines.engines.driver import Answer, DrivenEngine, PoolRequest, Request, ScoreRequest
+from pipelines.engines.text import completion_text
 from pipelines.models.folder import load_tokenizer, read_config
 
 SYNTHETIC = "synthetic:"
@@ -126,7 +128,7 @@ class RecordedBackend:
                 return synthetic_classes(request, seed=seed)
             room = self.max_model_len - len(request.prompt_token_ids)
             sample = synthetic_sample(request, seed=seed, vocabulary=vocabulary, end_id=end_id, room=room)
-            return self._with_text(sample)
+            return self._with_text(sample, request)
 
         return answer
 
@@ -142,15 +144,13 @@ class RecordedBackend:
                 found = samples.get((tuple(map(int, request.prompt_token_ids)), request.seed))
             if found is None:
                 return RequestRejected("not_recorded", "the recording holds no such request")
-            return self._with_text(found) if isinstance(found, Sample) else found
+            return self._with_text(found, request) if isinstance(request, SampleRequest) else found
 
         return answer
 
-    def _with_text(self, sample: Sample) -> Sample:
-        text = self.tokenizer.decode(sample.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Sample(
-            token_ids=sample.token_ids, logprobs=sample.logprobs, finish_reason=sample.finish_reason, text=text
-        )
+    def _with_text(self, sample: Sample, request: SampleRequest) -> Sample:
+        keep = request.sampling.keep_special_tokens
+        return replace(sample, text=completion_text(self.tokenizer, sample.token_ids, keep=keep))
 
 
 def read_recording(path: str) -> dict[tuple[tuple[int, ...], int], Sample]:

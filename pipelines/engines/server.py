@@ -21,13 +21,14 @@ from pipelines.engines.base import (
     EngineOptions,
     EngineStartError,
     RequestRejected,
-    Sample,
     SampleRequest,
     Sampling,
     WeightsMismatchError,
 )
 from pipelines.engines.driver import Answer, DrivenEngine, Request, ScoreRequest
 from pipelines.engines.finite import finite_or_rejected
+from pipelines.engines.stopping import read_sample, sought_underneath
+from pipelines.engines.text import Stops
 from pipelines.models.folder import load_tokenizer, model_digest, read_config
 from pipelines.options import secret
 
@@ -114,14 +115,14 @@ class ServerBackend:
         self._answers.put((key, answer))
 
     def _sample(self, request: Any) -> Answer:
-        choice = self._complete(_sampling_body(request, room=self.max_model_len - len(request.prompt_token_ids)))
+        room = self.max_model_len - len(request.prompt_token_ids)
+        choice = self._complete(_sampling_body(request, room=room, stops=sought_underneath(self.tokenizer, request)))
         if choice["finish_reason"] not in ("stop", "length"):
             return RequestRejected("aborted", f"the server finished it as {choice['finish_reason']!r}", transient=True)
         token_ids = np.asarray(choice["token_ids"], dtype=np.int32)
         logprobs = _logprobs(choice["logprobs"]["token_logprobs"])
-        text = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        sample = Sample(token_ids=token_ids, logprobs=logprobs, finish_reason=choice["finish_reason"], text=text)
-        return finite_or_rejected(sample, logprobs, allow_zero_probability=False)
+        sample = read_sample(self.tokenizer, request, token_ids, logprobs, finish_reason=choice["finish_reason"])
+        return finite_or_rejected(sample, sample.logprobs, allow_zero_probability=False)
 
     def _score(self, request: ScoreRequest) -> Answer:
         token_ids = [int(i) for i in request.token_ids]
@@ -144,7 +145,7 @@ class ServerBackend:
         """One token drawn from a distribution cut to its likeliest: processed, its logprob is 0; raw, it is not."""
         prompt = [int(self.tokenizer.eos_token_id or 0)]
         request = SampleRequest(prompt_token_ids=prompt, seed=0, sampling=Sampling(top_k=1, max_tokens=1))
-        (logprob,) = self._complete(_sampling_body(request, room=1))["logprobs"]["token_logprobs"]
+        (logprob,) = self._complete(_sampling_body(request, room=1, stops=Stops((), {})))["logprobs"]["token_logprobs"]
         found = "processed_logprobs" if logprob == 0.0 else "raw_logprobs"
         if found != options.logprobs_mode:
             raise EngineStartError(
@@ -153,9 +154,9 @@ class ServerBackend:
             )
 
 
-def _sampling_body(request: SampleRequest, *, room: int) -> dict[str, Any]:
+def _sampling_body(request: SampleRequest, *, room: int, stops: Stops) -> dict[str, Any]:
     sampling = request.sampling
-    return {
+    body = {
         **sampling.extra,
         "prompt": [int(i) for i in request.prompt_token_ids],
         "temperature": sampling.temperature,
@@ -163,12 +164,16 @@ def _sampling_body(request: SampleRequest, *, room: int) -> dict[str, Any]:
         "top_k": sampling.top_k,
         "min_p": sampling.min_p,
         "max_tokens": min(sampling.max_tokens, room),
-        "stop": list(sampling.stop),
+        "stop": list(stops.strings),
+        "skip_special_tokens": not sampling.keep_special_tokens,
         "ignore_eos": sampling.ignore_eos,
         "seed": request.seed,
         "logprobs": 0,
         "return_token_ids": True,
     }
+    if stops.tokens:
+        body["stop_token_ids"] = [*(body.get("stop_token_ids") or ()), *stops.tokens.values()]
+    return body
 
 
 def _logprobs(values: list[float]) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -24,6 +24,7 @@ from pipelines.engines.base import (
 )
 from pipelines.engines.device import device_kind, resolve_dtype
 from pipelines.engines.driver import Answer, DrivenEngine, ScoreRequest
+from pipelines.engines.text import completion_text, stops
 from pipelines.engines.transformers_common import batch_size, no_progress_bar
 from pipelines.models.adapters import read_adapter
 from pipelines.models.folder import check_model_folder, load_tokenizer
@@ -66,8 +67,9 @@ def processed_logits(logits_V: torch.Tensor, sampling: Sampling) -> torch.Tensor
 class _Row:
     """One rollout being sampled."""
 
-    def __init__(self, key: int, request: SampleRequest, *, room: int) -> None:
+    def __init__(self, key: int, request: SampleRequest, *, room: int, tokenizer: Any) -> None:
         self.key = key
+        self.stops = stops(tokenizer, request.sampling.stop, request.sampling.keep_special_tokens)
         self.request = request
         self.limit = min(request.sampling.max_tokens, room)
         self.generator = torch.Generator().manual_seed(request.seed)
@@ -147,7 +149,8 @@ class TransformersBackend:
         gc.collect()
 
     def _sample(self, batch: list[tuple[int, SampleRequest]]) -> list[tuple[int, Answer]]:
-        rows = [_Row(k, r, room=self.max_model_len - len(r.prompt_token_ids)) for k, r in batch]
+        room = self.max_model_len
+        rows = [_Row(k, r, room=room - len(r.prompt_token_ids), tokenizer=self.tokenizer) for k, r in batch]
         done: list[_Row] = []
         ids_BT, mask_BT = self._pad([list(r.prompt_token_ids) for _, r in batch], left=True)
         positions_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)
@@ -185,7 +188,7 @@ class TransformersBackend:
             return "error"
         if row.token_ids[-1] in self._end_ids and not sampling.ignore_eos:
             return "stop"
-        if sampling.stop and any(stop in self._text(row.token_ids) for stop in sampling.stop):
+        if sampling.stop and row.stops.found(row.token_ids, self._text(row)) is not None:
             return "stop"
         return "length" if len(row.token_ids) == row.limit else None
 
@@ -196,7 +199,7 @@ class TransformersBackend:
             token_ids=np.asarray(row.token_ids, dtype=np.int32),
             logprobs=np.asarray(row.logprobs, dtype=np.float32),
             finish_reason=row.finish_reason,
-            text=self._text(row.token_ids),
+            text=self._text(row),
         )
 
     def _score(self, batch: list[tuple[int, ScoreRequest]]) -> list[tuple[int, Answer]]:
@@ -224,6 +227,5 @@ class TransformersBackend:
             mask_BT[b, where] = 1
         return ids_BT.to(self._device), mask_BT.to(self._device)
 
-    def _text(self, token_ids: list[int]) -> str:
-        text: str = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+    def _text(self, row: _Row) -> str:
+        return completion_text(self.tokenizer, row.token_ids, keep=row.request.sampling.keep_special_tokens)

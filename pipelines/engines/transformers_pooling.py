@@ -15,6 +15,7 @@ import torch
 from pipelines.engines.base import EngineOptionError, EngineOptions
 from pipelines.engines.device import device_kind, resolve_dtype
 from pipelines.engines.driver import Answer, PoolRequest
+from pipelines.engines.text import class_tokens
 from pipelines.engines.transformers_common import batch_size, no_progress_bar
 from pipelines.models.folder import load_tokenizer, read_config
 
@@ -43,7 +44,7 @@ class TransformersPoolingBackend:
         self._dtype = getattr(torch, resolve_dtype(model, options))
         self._device = torch.device(device_kind())
         self.tokenizer = load_tokenizer(model)
-        self._tokens = [self.tokenizer.convert_tokens_to_ids(token) for token in pooling.get("tokens", ())]
+        self._tokens = class_tokens(self.tokenizer, pooling.get("tokens", ()))
         self.load_weights(model)
         config = self._model.config
         self.max_model_len = options.max_model_len or int(config.max_position_embeddings)

@@ -29,12 +29,12 @@ from pipelines.engines.base import (
     EngineOptions,
     EngineStartError,
     RequestRejected,
-    Sample,
     SampleRequest,
 )
 from pipelines.engines.device import device_kind, resolve_dtype
 from pipelines.engines.driver import Answer, DrivenEngine, PoolRequest, Request, ScoreRequest
 from pipelines.engines.finite import finite_or_rejected
+from pipelines.engines.stopping import read_sample, sought_underneath
 from pipelines.engines.vllm_arguments import (
     batch_invariance,
     engine_arguments,
@@ -154,7 +154,8 @@ class VllmBackend:
 
     def _params(self, request: Request) -> Any:
         if isinstance(request, SampleRequest):
-            return sampling_params(request, room=self.max_model_len - len(request.prompt_token_ids))
+            room = self.max_model_len - len(request.prompt_token_ids)
+            return sampling_params(request, room=room, stops=sought_underneath(self.tokenizer, request))
         return scoring_params() if isinstance(request, ScoreRequest) else pooling_params()
 
     def _answer(self, output: Any, request: Request) -> Answer:
@@ -170,9 +171,8 @@ class VllmBackend:
             return finite_or_rejected(logprobs, logprobs, allow_zero_probability=True)
         token_ids = np.asarray(completion.token_ids, dtype=np.int32)
         logprobs = sampled_logprobs(completion.logprobs, token_ids)
-        text = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        sample = Sample(token_ids=token_ids, logprobs=logprobs, finish_reason=completion.finish_reason, text=text)
-        return finite_or_rejected(sample, logprobs, allow_zero_probability=False)
+        sample = read_sample(self.tokenizer, request, token_ids, logprobs, finish_reason=completion.finish_reason)
+        return finite_or_rejected(sample, sample.logprobs, allow_zero_probability=False)
 
 
 def set_environment(options: EngineOptions) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.engines.base import EngineOptionError, EngineOptions, SampleRequest
+from pipelines.engines.text import Stops, class_tokens
 from pipelines.models.adapters import Adapter, read_adapter
-from pipelines.models.folder import read_config
+from pipelines.models.folder import load_tokenizer, read_config
 
 # Scoring makes the logits of a whole batch of prompt tokens in float32 (2,048 tokens x 152,000 words = 1.2 GB), beyond
 # the memory vLLM plans with; a GPU cuts prompts into pieces of this many tokens.
@@ -79,6 +80,7 @@ def purpose(model: str, options: EngineOptions) -> dict[str, Any]:
 def _token_classifier(model: str, options: EngineOptions, tokens: Sequence[str]) -> dict[str, Any]:
     """The overrides by which vLLM takes a causal language model's head, cut down to these tokens, for a classifier."""
     (name,) = read_config(model)["architectures"]
+    class_tokens(load_tokenizer(model), tokens)
     return {
         **options.extra.get("hf_overrides", {}),
         "architectures": [name.replace("ForCausalLM", "ForSequenceClassification")],
@@ -87,7 +89,7 @@ def _token_classifier(model: str, options: EngineOptions, tokens: Sequence[str])
     }
 
 
-def sampling_params(request: SampleRequest, *, room: int) -> Any:
+def sampling_params(request: SampleRequest, *, room: int, stops: Stops) -> Any:
     """One rollout's SamplingParams; `room`: how many tokens still fit the context. Raises vLLM's own ValueErrors."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
@@ -96,6 +98,8 @@ def sampling_params(request: SampleRequest, *, room: int) -> Any:
     extra = dict(sampling.extra)
     if isinstance(extra.get("structured_outputs"), Mapping):
         extra["structured_outputs"] = StructuredOutputsParams(**extra["structured_outputs"])
+    if stops.tokens:
+        extra["stop_token_ids"] = [*(extra.get("stop_token_ids") or ()), *stops.tokens.values()]
     return SamplingParams(
         **extra,
         temperature=sampling.temperature,
@@ -103,12 +107,13 @@ def sampling_params(request: SampleRequest, *, room: int) -> Any:
         top_k=sampling.top_k,
         min_p=sampling.min_p,
         max_tokens=min(sampling.max_tokens, room),
-        stop=list(sampling.stop),
+        stop=list(stops.strings),
         ignore_eos=sampling.ignore_eos,
         seed=request.seed,
         logprobs=0,
         flat_logprobs=True,
-        detokenize=bool(sampling.stop or "bad_words" in extra),  # vLLM needs the text to look for strings only
+        detokenize=bool(stops.strings or "bad_words" in extra),  # vLLM needs the text to look for strings only
+        skip_special_tokens=not sampling.keep_special_tokens,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 

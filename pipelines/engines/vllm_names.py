@@ -27,6 +27,7 @@ OWN_PARAMETERS = frozenset(
     {
         *("temperature", "top_p", "top_k", "min_p", "max_tokens", "stop", "ignore_eos", "seed"),
         *("n", "logprobs", "prompt_logprobs", "flat_logprobs", "detokenize", "output_kind", "stream_interval"),
+        *("skip_special_tokens", "spaces_between_special_tokens"),
     }
 )
 

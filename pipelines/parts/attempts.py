@@ -1,4 +1,4 @@
-"""The attempts on record of a part: how often it was begun. A command counts those since it opened the dataset."""
+"""The attempts on record of a part: how often it was begun, by any command, since it was last given up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pass_ops.shards import Dataset, names
 
 
 def attempts_made(dataset: Dataset, part: int) -> int:
-    """Attempts this command has on record, whichever worker made them."""
+    """Attempts on record since the part was last given up, whichever command or worker made them."""
     before = number = dataset.attempts_before.get(part, 0)
     while _is_on_record(dataset, names.attempt(part, dataset.fp8, number + 1)):
         number += 1

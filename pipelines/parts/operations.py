@@ -25,7 +25,8 @@ class Limits:
     """Parts that one worker has under way at once (default: what the stage can use: two, or as many as keep the engine
     full while generating). Example: 4."""
     max_attempts: AtLeastOne = 3
-    """A part that failed this often is given up, while the others go on; a later run tries it again."""
+    """A part that failed this often is given up, while the others go on. Attempts of killed commands count too; once a
+    part is given up, the next command tries it with a new count."""
     max_reject_rate: Share = 0.05
     """Share of rejected rollouts above which a dataset is not finalized."""
 

@@ -11,12 +11,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.engines.base import Engine, RequestRejected, Sample, SampleRequest, Sampling
+from pipelines.engines.text import completion_text, spelling_tokenizer, stops
 from pipelines.programs.base import RolloutFull, Turn
 
 # A request the engine may answer the second time (RequestRejected.transient) is made so often before it is rejected.
@@ -96,7 +96,10 @@ class Conversation:
             self._text = (len(sample.token_ids), sample.text)
         self._add(sample.token_ids.tolist(), sample.logprobs.tolist(), chosen=True)
         self._cut = sample.finish_reason == "length"
-        stopped_by = next((text for text in sampling.stop if text in sample.text), None)
+        stopped_by = None
+        if sampling.stop:
+            found = stops(self._engine.tokenizer, sampling.stop, sampling.keep_special_tokens)
+            stopped_by = found.found(sample.token_ids.tolist(), sample.text)
         return Turn(
             text=sample.text,
             token_ids=tuple(sample.token_ids.tolist()),
@@ -106,8 +109,11 @@ class Conversation:
 
     def insert(self, text: str, *, special_tokens: bool = False) -> None:
         """See `Sampler.insert`."""
-        encoded = self._engine.tokenizer(text, add_special_tokens=False, split_special_tokens=not special_tokens)
-        token_ids = encoded["input_ids"]
+        tokenizer = self._engine.tokenizer
+        if special_tokens:
+            token_ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        else:
+            token_ids = spelling_tokenizer(tokenizer).encode(text, add_special_tokens=False).ids
         self._require_room(len(token_ids))
         self._add(token_ids, [0.0] * len(token_ids), chosen=False)
         self._cut = False
@@ -147,9 +153,7 @@ class Conversation:
             raise RolloutFull(f"{tokens} more tokens do not fit: {len(self._token_ids)} of {self._limit} are used")
 
     def _decode(self, token_ids: Sequence[int]) -> str:
-        tokenizer: Any = self._engine.tokenizer
-        text: str = tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+        return completion_text(self._engine.tokenizer, token_ids, keep=self._sampling.keep_special_tokens)
 
 
 def check_sample(sample: Sample) -> None:

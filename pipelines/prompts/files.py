@@ -21,6 +21,9 @@ from pass_ops.shards.tables import open_parquet
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
+# Nesting of a row beyond this is refused: what reads it later recurses.
+DEEPEST = 100
+
 
 class SourceNotFoundError(PassError, FileNotFoundError):
     """A prompt file or folder does not exist or cannot be opened."""
@@ -117,7 +120,13 @@ def _files(fs: Any, path: str, url: str, file_format: str, split: str | None) ->
 
 
 def _split_folder(fs: Any, path: str, url: str, split: str | None) -> tuple[str, set[str]]:
-    splits = json.loads(_read(fs, posixpath.join(path, "dataset_dict.json"))).get("splits", [])
+    file = posixpath.join(path, "dataset_dict.json")
+    try:
+        splits = list(json.loads(_read(fs, file))["splits"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SourceFormatError(
+            f"{file} does not list the splits ({error!r}). Save the dataset again with save_to_disk."
+        ) from error
     if split is None and len(splits) == 1:
         split = splits[0]
     if split is None or split not in splits:
@@ -148,22 +157,46 @@ def _read(fs: Any, path: str) -> bytes:
 
 
 def _jsonl(content: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """One JSON object a line; blank lines are passed over."""
+    """One JSON object a line, in UTF-8 with or without a byte order mark; blank lines are passed over."""
     for number, line in enumerate(content.splitlines(), start=1):
         if not line.strip():
             continue
         place = f"{name}:{number}"
         try:
-            values = json.loads(line)
-        except ValueError as error:
+            values = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
+        except (ValueError, RecursionError) as error:
+            fact = "is not JSON" if isinstance(error, json.JSONDecodeError) else "cannot be read"
             raise SourceFormatError(
-                f"{place} is not JSON: {error}. Nothing was made from the file; mend that line."
+                f"{place} {fact}: {error}. Nothing was made from the file; mend that line."
             ) from error
         if not isinstance(values, dict):
             raise SourceFormatError(
                 f"{place} holds a {type(values).__name__} where a JSON object is expected, one a line."
             )
+        if _nested_deeper(values, DEEPEST):
+            raise SourceFormatError(
+                f"{place} is nested more than {DEEPEST} levels deep. Nothing was made from the file; mend that line."
+            )
         yield place, values
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object, and which value is meant is not known")
+    return values
+
+
+def _nested_deeper(value: Any, levels: int) -> bool:
+    inside = [value]
+    for _ in range(levels):
+        containers = [
+            item.values() if isinstance(item, dict) else item for item in inside if isinstance(item, dict | list)
+        ]
+        inside = [item for container in containers for item in container]
+    return bool(inside)
 
 
 def _table_rows(content: bytes, name: str, file_format: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -172,7 +205,10 @@ def _table_rows(content: bytes, name: str, file_format: str) -> Iterator[tuple[s
             table = open_parquet(content).read()
         else:
             table = pa.ipc.open_stream(arrow_reader(content)).read_all()
+        table.validate(full=True)  # texts that are not UTF-8
     except (pa.ArrowException, OSError) as error:
         raise SourceFormatError(f"{name} is no readable {file_format} file: {error}. Copy or make it again.") from error
+    if twice := [column for column in table.column_names if table.column_names.count(column) > 1]:
+        raise SourceFormatError(f"{name} has two columns named {twice[0]!r}; rename one of them.")
     for row, values in enumerate(table.to_pylist()):
         yield f"{name} row {row}", values

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -39,6 +40,8 @@ __all__ = [
 ]  # fmt: skip
 
 STAGE_VERSION = 1
+_LOG = logging.getLogger(__name__)
+LONGEST_PROMPT = 10_000_000  # characters: some two and a half million tokens, more than policies are sampled with
 #: a row of the dataset, or why there is none
 PromptRow = dict[str, Any] | Rejection
 Role = Literal["prompt", "messages", "prompt_id", "answer", "source"]
@@ -128,6 +131,8 @@ def write_prompts(
         inputs={file.name: InputRef(folder=file.url, content_digest=file.sha256) for file in content.files},
     )
     dataset = shards.create_dataset(out, spec, overwrite=overwrite)
+    if unusable := [row for row in rows if isinstance(row, Rejection)]:
+        _LOG.warning("%d of %d prompts cannot be used. The first: %s", len(unusable), len(rows), unusable[0].detail)
     todo = sorted(shards.pending_parts(dataset).todo)
     for part in todo:
         kept = [row for row in parts[part] if isinstance(row, dict)]
@@ -229,6 +234,8 @@ def _prompt_id(record: Record, column: str | None) -> str:
         value = f"{record.stem}-{record.row}"
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise _wrong_type(record, column, value, "a string or an integer", "prompt_id")
+    if lone_surrogate(str(value)) is not None:
+        raise _wrong_type(record, column, value, "text without half a surrogate pair", "prompt_id")
     return str(value).replace("/", "%2F")
 
 
@@ -258,7 +265,7 @@ def _prompt_row(record: Record, prompt_id: str, columns: Mapping[str, str], sour
     if empty:
         return _rejected(prompt_id, f"empty_{role}", f"{columns[role]!r} is empty at {record.where}")
     label = record.values.get(columns["source"]) if "source" in columns else None
-    return {
+    row = {
         "prompt_id": prompt_id,
         "prompt": prompt,
         "messages": messages,
@@ -268,6 +275,34 @@ def _prompt_row(record: Record, prompt_id: str, columns: Mapping[str, str], sour
         if source.extra
         else None,
     }
+    return _unusable(row, record) or row
+
+
+def _unusable(row: Mapping[str, Any], record: Record) -> Rejection | None:
+    """The rejection of a row that cannot be stored as text, or whose prompt no model could read."""
+    for role, value in row.items():
+        said = [text for message in value for text in message.values()] if isinstance(value, list) else [value or ""]
+        for text in said:
+            if (half := lone_surrogate(text)) is not None:
+                detail = f"{role} has half a surrogate pair, {half}, which is no character, at {record.where}"
+                return _rejected(row["prompt_id"], "lone_surrogate", detail)
+        if role in ("prompt", "messages") and (characters := sum(map(len, said))) > LONGEST_PROMPT:
+            detail = f"{characters} characters at {record.where}; a prompt has at most {LONGEST_PROMPT}"
+            return _rejected(row["prompt_id"], "prompt_too_long", detail)
+    return None
+
+
+def lone_surrogate(text: str) -> str | None:
+    r"""The first half of a surrogate pair that stands alone, as JSON's escapes may leave one; None where there is none.
+
+    >>> lone_surrogate("bad \ud83d tail"), lone_surrogate("good")
+    ('U+D83D', None)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"U+{ord(text[error.start]):04X}"
+    return None
 
 
 def _messages(record: Record, column: str, value: Any) -> list[dict[str, str]]:
@@ -294,7 +329,7 @@ def _answer(record: Record, column: str | None) -> str | None:
 def _json(record: Record, value: Any, role: str) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise PromptTypeError(
             f"{record.where}: {role} cannot be kept as JSON ({error}). Give strings, numbers, lists or objects."
         ) from error

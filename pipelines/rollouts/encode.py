@@ -1,10 +1,16 @@
-"""Prompts of a part as the token ids an engine is given, or the reason why a prompt has none."""
+"""Prompts of a part as the token ids an engine is given, or the reason why a prompt has none.
+
+A plain prompt is encoded with the special tokens that the tokenizer puts before a text, except where it begins with
+them itself; tokens that the tokenizer puts after a text are left out, since after an end token a model begins another
+text. Messages go through the chat template; a final message of the assistant is continued (`template_arguments`).
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +19,9 @@ from pass_ops.shards import Rejection
 from pipelines.engines.base import RequestRejected
 from pipelines.programs import Prompt
 from pipelines.rollouts.options import GenerateOptions
+
+# A prompt of so many characters is encoded within a moment, so its length is taken in tokens.
+ENCODED_ANYWAY = 100_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,6 +46,7 @@ def plan_part(
     planned: list[PlannedPrompt | Rejection] = []
     for row in prompts.select(["prompt_id", "prompt", "messages", "answer", "extra"]).to_pylist():
         try:
+            _check_characters(tokenizer, row["prompt"], row["messages"], limit=limit)
             token_ids = encode_prompt(tokenizer, row["prompt"], row["messages"], options=options)
         except RequestRejected as error:
             planned.append(Rejection(prompt_id=row["prompt_id"], reason=error.reason, detail=error.detail))
@@ -66,7 +76,7 @@ def encode_prompt(
     Raises RequestRejected: empty_prompt, or chat_template_error where the template refuses these messages.
     """
     if messages is None and not options.chat:
-        token_ids = list(tokenizer(prompt)["input_ids"])
+        token_ids = _encode_plain(tokenizer, prompt or "")
     else:
         conversation = (
             [dict(message) for message in messages] if messages is not None else [{"role": "user", "content": prompt}]
@@ -79,14 +89,76 @@ def encode_prompt(
     return token_ids
 
 
+def template_arguments(conversation: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The template's arguments for a conversation: a final message of the assistant is continued, after any other a new
+    one is begun; `continue_final_message` and `add_generation_prompt` among those given decide otherwise.
+
+    >>> template_arguments([{"role": "user", "content": "hi"}], {})
+    {'add_generation_prompt': True, 'continue_final_message': False}
+    >>> template_arguments([{"role": "assistant", "content": "Let me"}], {"enable_thinking": False})
+    {'enable_thinking': False, 'add_generation_prompt': False, 'continue_final_message': True}
+    """
+    begins = given.get("add_generation_prompt")
+    continues = given.get("continue_final_message", conversation[-1]["role"] == "assistant" and not begins)
+    own = {"add_generation_prompt": not continues if begins is None else begins, "continue_final_message": continues}
+    return {**given, **own}
+
+
+def special_encoding(tokenizer: Any, rows: Iterable[Mapping[str, Any]], *, options: GenerateOptions) -> dict[str, Any]:
+    """Which of this module's special cases these rows of prompts meet, by name, for the fingerprint; usually none.
+
+    continued_message: a final message of the assistant. own_special_tokens: a plain prompt that begins with the special
+    tokens that the tokenizer would put there. dropped_tokens: those that it would put after a plain prompt.
+    """
+    found: dict[str, Any] = {}
+    for row in rows:
+        if row["messages"]:
+            if template_arguments(row["messages"], options.chat_template_kwargs)["continue_final_message"]:
+                found["continued_message"] = True
+        elif not options.chat:
+            before, own, after = _framed(tokenizer, row["prompt"] or "")
+            if before and own[: len(before)] == before:
+                found["own_special_tokens"] = True
+            if after:
+                found["dropped_tokens"] = tokenizer.convert_ids_to_tokens(after)
+    return found
+
+
+def _encode_plain(tokenizer: Any, prompt: str) -> list[int]:
+    before, own, _ = _framed(tokenizer, prompt)
+    return own if not own or own[: len(before)] == before else before + own
+
+
+def _framed(tokenizer: Any, prompt: str) -> tuple[list[int], list[int], list[int]]:
+    """Token ids that the tokenizer puts before a text, the text's own, and those that it puts after it."""
+    encoded = tokenizer(prompt)
+    ids = list(encoded["input_ids"])
+    own = [index for index, sequence in enumerate(encoded.sequence_ids(0)) if sequence is not None]
+    return (ids[: own[0]], ids[own[0] : own[-1] + 1], ids[own[-1] + 1 :]) if own else ([], [], [])
+
+
 def _apply_template(tokenizer: Any, conversation: list[dict[str, Any]], kwargs: Mapping[str, Any]) -> list[int]:
     import jinja2
 
+    arguments = template_arguments(conversation, kwargs)
     try:
-        return list(
-            tokenizer.apply_chat_template(
-                conversation, tokenize=True, add_generation_prompt=True, return_dict=False, **kwargs
-            )
-        )
-    except jinja2.TemplateError as error:
-        raise RequestRejected("chat_template_error", str(error)) from error
+        return list(tokenizer.apply_chat_template(conversation, tokenize=True, return_dict=False, **arguments))
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        raise RequestRejected("chat_template_error", str(error)[:1000]) from error
+
+
+def _check_characters(
+    tokenizer: Any, prompt: str | None, messages: Sequence[Mapping[str, str]] | None, *, limit: int
+) -> None:
+    """Reject a prompt of more characters than `limit` tokens can hold before minutes go into encoding it."""
+    texts = [prompt or ""] if messages is None else [message["content"] for message in messages]
+    characters = sum(len(text) for text in texts)
+    if characters > ENCODED_ANYWAY and characters > limit * (longest := _longest_token(tokenizer)):
+        detail = f"{characters} characters; at most {limit} tokens of at most {longest} characters each fit"
+        raise RequestRejected("prompt_too_long", detail)
+
+
+@lru_cache(maxsize=4)
+def _longest_token(tokenizer: Any) -> int:
+    """Characters of the longest token of the vocabulary (a byte counts as one)."""
+    return max(len(token) for token in tokenizer.get_vocab())

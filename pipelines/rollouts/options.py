@@ -13,6 +13,14 @@ from pipelines.options import Table, options
 from pipelines.options.types import AtLeastOne
 from pipelines.programs import PROGRAMS, Program
 
+# Of apply_chat_template: what it is given and what it returns.
+_OWN_ARGUMENTS = frozenset(
+    {
+        *("conversation", "tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask"),
+        *("padding", "truncation", "max_length", "tokenizer_kwargs"),
+    }
+)
+
 
 class GenerateOptionError(PassError, ValueError):
     """An option of the generate stage is outside its range, or does not fit the model or the prompts."""
@@ -32,7 +40,9 @@ class GenerateOptions:
     system: str | None = None
     """A system message before the prompt's own messages. Example: "Answer briefly."."""
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of the chat template. Example: { enable_thinking = false }."""
+    """Further arguments of the chat template. A final message of the assistant is continued and after any other a new
+    one begun, unless continue_final_message or add_generation_prompt is among them. Example:
+    { enable_thinking = false }."""
     max_prompt_tokens: AtLeastOne | None = None
     """Longest prompt in tokens; a longer one is rejected (default: what leaves room for one token in the context).
     Example: 1024."""
@@ -44,6 +54,7 @@ class GenerateOptions:
     """Keyword arguments of the program. Example: { results = 2 }."""
 
     def __post_init__(self) -> None:
+        check_template_arguments(self.chat_template_kwargs)
         if self.program is None and self.program_options:
             raise GenerateOptionError("program_options are given, but no program that takes them")
         if self.program is not None and self.program not in PROGRAMS and ":" not in self.program:
@@ -55,3 +66,23 @@ class GenerateOptions:
     def named_program(self) -> Program | None:
         """The program with its options; it is not imported here."""
         return None if self.program is None else Program(name=self.program, options=self.program_options)
+
+
+def check_template_arguments(given: Mapping[str, Any]) -> None:
+    """Refuse arguments of the chat template that the stage sets itself or that contradict each other.
+
+    Raises GenerateOptionError.
+    """
+    where = "chat_template_kwargs"
+    for name in given:
+        if name in _OWN_ARGUMENTS:
+            raise GenerateOptionError(f"{where} sets {name!r}, which this stage sets itself; leave it out.")
+    switches = {name: given[name] for name in ("continue_final_message", "add_generation_prompt") if name in given}
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise GenerateOptionError(f"{where}.{name} is {value!r}; it must be true or false.")
+    if list(switches.values()) == [True, True]:
+        raise GenerateOptionError(
+            f"{where} sets both continue_final_message and add_generation_prompt; the model either goes on with the "
+            "final message or begins a new one: set one of them."
+        )

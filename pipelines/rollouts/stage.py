@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, replace
@@ -17,15 +18,16 @@ from typing import Any
 
 from pass_ops import shards
 from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest, ModelRef, Rejection
-from pipelines.engines.base import Engine, EngineOptions, RequestRejected, SampleRequest, Sampling
+from pipelines.engines.base import Engine, EngineOptionError, EngineOptions, RequestRejected, SampleRequest, Sampling
 from pipelines.engines.environment import engine_environment
-from pipelines.models.folder import ModelFacts, describe_model, model_digest
+from pipelines.engines.text import stops
+from pipelines.models.folder import ModelFacts, describe_model, load_tokenizer, model_digest
 from pipelines.parts.inputs import reopen
 from pipelines.parts.loop import PartOutput, PartWork, Stage, in_background
 from pipelines.parts.operations import Operations
 from pipelines.parts.worker_check import check_worker
 from pipelines.programs.base import single_turn
-from pipelines.rollouts.encode import PlannedPrompt, plan_part
+from pipelines.rollouts.encode import PlannedPrompt, plan_part, special_encoding
 from pipelines.rollouts.options import GenerateOptionError, GenerateOptions
 from pipelines.rollouts.rows import LoadedProgram, sample_part
 
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 STAGE_VERSION = 1
+_LOG = logging.getLogger(__name__)
 
 # Parts of one worker under way at once: what a SIGKILL costs, and what runs alone after one.
 _MOST_PARTS = 32
@@ -125,10 +128,21 @@ def generate_spec(
     Raises StaleInputError, and what `planned_rollouts` raises.
     """
     source.check_inputs()
+    prompts = _first_prompts(source)
+    messages = any(row["messages"] for row in prompts)
     planned = planned_rollouts(
-        describe_model(model), engine=engine, options=options, seed=seed, round=round, messages=_has_messages(source)
+        describe_model(model), engine=engine, options=options, seed=seed, round=round, messages=messages
     )
-    return replace(planned, parts=source.spec.parts, inputs={"prompts": source.ref(out)})
+    special = special_encoding(load_tokenizer(model), prompts, options=options)
+    if "dropped_tokens" in special:
+        dropped = ", ".join(special["dropped_tokens"])
+        _LOG.warning("The tokenizer of %s puts %s after every text; prompts are given without it.", model, dropped)
+    return replace(
+        planned,
+        options={**planned.options, **special},
+        parts=source.spec.parts,
+        inputs={"prompts": source.ref(out)},
+    )
 
 
 def planned_rollouts(
@@ -158,7 +172,9 @@ def planned_rollouts(
             " Use a model with one (chat_template.jinja), or plain prompts without chat."
         )
     mode = options.sampling.logprobs_mode
-    sampling = options.sampling.as_options() | {
+    sampling = {
+        **options.sampling.as_options(),
+        **_stop_tokens(model.folder, options.sampling),
         "group_size": options.group_size,
         "logprobs_mode": mode,
         "truncated": options.sampling.truncated,
@@ -197,10 +213,21 @@ def _program_options(options: GenerateOptions) -> dict[str, Any]:
     return {"program": program.path, "program_options": dict(program.options), "program_code": program.code()}
 
 
-def _has_messages(source: CompleteDataset) -> bool:
-    """All rows of a prompts dataset are of one kind; the first part that has rows tells."""
+def _first_prompts(source: CompleteDataset) -> list[dict[str, Any]]:
+    """The rows of the first part that has any; all rows of a prompts dataset are of one kind, so these tell which."""
     part = next((record.part for record in source.parts if record.rows), None)
-    return part is not None and source.read_part(part, columns=["messages"])["messages"].null_count == 0
+    return [] if part is None else source.read_part(part, columns=["prompt", "messages"]).to_pylist()
+
+
+def _stop_tokens(model: str, sampling: Sampling) -> dict[str, Any]:
+    """The stop strings that are special tokens, with their ids, where there are any. Raises GenerateOptionError."""
+    if not sampling.stop and not sampling.keep_special_tokens:
+        return {}
+    try:
+        found = stops(load_tokenizer(model), sampling.stop, sampling.keep_special_tokens).tokens
+    except EngineOptionError as error:
+        raise GenerateOptionError(f"generate.sampling: {error}") from error
+    return {"stop_tokens": dict(found)} if found else {}
 
 
 class GenerateWork(PartWork):

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from pass_ops.errors import PassError
 from pass_ops.shards import Store
 from pipelines.engines.base import Engine, RequestRejected, SampleRequest, Sampling
+from pipelines.signals.spelled import defused, encode, protected
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -46,22 +47,27 @@ class Chat(Protocol):
 
 
 class EngineChat:
-    """A chat model that an engine of this process runs, by its own chat template."""
+    """A chat model that an engine of this process runs, by its own chat template. Messages are text: the names of
+    special tokens in them are spelled out.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def ask(self, messages: Messages, *, seed: int, sampling: Sampling) -> Future[Reply]:
         """See `Chat.ask`."""
-        ids = self._engine.tokenizer.apply_chat_template(
-            list(messages), tokenize=True, add_generation_prompt=True, return_dict=False
-        )
+        tokenizer = self._engine.tokenizer
+        said = [{**message, "content": protected(tokenizer, message["content"])} for message in messages]
+        whole = str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+        ids, _ = encode(tokenizer, whole, add_special_tokens=False)
         asked = self._engine.submit(SampleRequest(prompt_token_ids=ids, seed=seed, sampling=sampling))
         return _then(asked, lambda sample: Reply(sample.text, len(ids), len(sample.token_ids)))
 
 
 class HttpChat:
-    """POST URL/chat/completions. retries: of a request that met a transient failure, with growing pauses."""
+    """POST URL/chat/completions. retries: of a request that met a transient failure, with growing pauses. What may name
+    a special token of the server's model in a message is broken by an invisible character (`defused`).
+    """
 
     def __init__(
         self, url: str, *, model: str, api_key: str | None, concurrency: int, timeout_s: float, retries: int
@@ -76,7 +82,8 @@ class HttpChat:
 
     def ask(self, messages: Messages, *, seed: int, sampling: Sampling) -> Future[Reply]:
         """See `Chat.ask`."""
-        body = {"model": self._model, "messages": list(messages), "seed": seed, "max_tokens": sampling.max_tokens}
+        said = [{**message, "content": defused(message["content"])} for message in messages]
+        body = {"model": self._model, "messages": said, "seed": seed, "max_tokens": sampling.max_tokens}
         body |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
         return self._threads.submit(self._post, body | ({"stop": list(sampling.stop)} if sampling.stop else {}))
 
@@ -111,7 +118,7 @@ class CachedChat:
 
     def ask(self, messages: Messages, *, seed: int, sampling: Sampling) -> Future[Reply]:
         """See `Chat.ask`; what was answered before is not asked again."""
-        asked = json.dumps([self._identity, list(messages), seed, asdict(sampling)], sort_keys=True)
+        asked = json.dumps([self._identity, list(messages), seed, sampling.as_values()], sort_keys=True)
         name = hashlib.sha256(asked.encode()).hexdigest() + ".json"
         try:
             known: Future[Reply] = Future()

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from pipelines.options import Secret, Url, options, secret
 from pipelines.options.types import AtLeastOne, Positive, ZeroOrMore
 from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.chat import CachedChat, Chat, EngineChat, Reply, shared_http_chat
+from pipelines.signals.grades import read_grade
 from pipelines.signals.steps import Steps
 from pipelines.signals.stepwise import EMPTY, StepwiseSignal, tasks
 
@@ -37,6 +38,7 @@ The step:
 
 Is this step right, given the task and the steps before it, and does it bring the solution forward? Think briefly.
 End with a line that reads "Score: N", N a whole number from 0 (wrong or useless) to 10 (right and useful)."""
+ANSWER = r"Score:\s*(\d+)\s*\Z"  # stands for `read_grade`, which reads this form and those that models use besides
 RETRY_TEMPERATURE = 0.7  # a greedy judge asked again would say the same again
 _PLACES = re.compile(r"\{(prompt|previous|step|number)\}")
 
@@ -62,8 +64,9 @@ class JudgeSignal(StepwiseSignal):
     {number} (from 1)."""
     system: str | None = None
     """A system message before it. Example: "You are a strict grader."."""
-    answer: str = r"Score:\s*(\d+)\s*\Z"
-    """Regular expression to be found in a reply; its group 1 is the grade."""
+    answer: str = ANSWER
+    """Regular expression to be found in a reply; its group 1 is the grade. The default stands for the forms that chat
+    models write a grade in (**Score: 8**, 8/10, Rating: [[8]], {"score": 8}), as long as it is clear which it is."""
     scale: Annotated[tuple[float, float], Strict(False)] = (0.0, 10.0)
     """[lowest, highest] grade; a grade outside counts as none."""
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.0, max_tokens=512))
@@ -97,7 +100,7 @@ class JudgeSignal(StepwiseSignal):
 
     def options(self) -> dict[str, Any]:
         """Of a model folder the digest counts, not its place."""
-        options = {**super().options(), "sampling": asdict(self.sampling)}
+        options = {**super().options(), "sampling": self.sampling.as_values()}
         return {name: value for name, value in options.items() if name != "engine" and (self.url or name != "model")}
 
     def models(self) -> dict[str, ModelRef]:
@@ -146,12 +149,15 @@ class JudgeSignal(StepwiseSignal):
 
     def grade(self, text: str) -> float | None:
         """The grade that a reply gives, scaled to 0..1; None where it gives none."""
+        lowest, highest = self.scale
+        if self.answer == ANSWER:
+            grade = read_grade(text, lowest=lowest, highest=highest)
+            return None if grade is None else (grade - lowest) / (highest - lowest)
         found = re.search(self.answer, text)
         try:
             value = float(found[1]) if found else math.nan
         except (TypeError, ValueError):
             return None
-        lowest, highest = self.scale
         return (value - lowest) / (highest - lowest) if lowest <= value <= highest else None
 
     def _grades(self, chat: Chat, questions: Sequence[str]) -> dict[str, _Grade]:

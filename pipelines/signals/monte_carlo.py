@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pass_ops.shards import DatasetSpec
 from pipelines.engines.base import Engine, RequestRejected, Sample, SampleRequest, Sampling
+from pipelines.engines.text import completion_text
 from pipelines.options import options
 from pipelines.options.types import AtLeastOne
 from pipelines.signals.base import Row, SignalInputError, SignalOptionError, sidecar
@@ -57,7 +58,7 @@ class MonteCarloSignal(StepwiseSignal, VerifyingSignal, ModelSignal):
 
     def options(self) -> dict[str, Any]:
         """Sampling as plain values."""
-        return {**super().options(), "sampling": None if self.sampling is None else asdict(self.sampling)}
+        return {**super().options(), "sampling": None if self.sampling is None else self.sampling.as_values()}
 
     def for_policy(self, folder: str, rollouts: DatasetSpec) -> Self:
         """With the policy's folder and the rollouts' sampling, where none is given."""
@@ -81,7 +82,7 @@ class MonteCarloSignal(StepwiseSignal, VerifyingSignal, ModelSignal):
             for key in plan.keys if isinstance(plan, _Plan) else ():
                 if key not in asked:
                     asked[key] = engine.submit(self._request(*key))
-        texts = {key: _whole_text(engine, key[1], future) for key, future in asked.items()}
+        texts = {key: self._whole_text(engine, key[1], future) for key, future in asked.items()}
         verdicts = self._verdicts(plans, rows, texts)
         return sidecar(
             self.kind,
@@ -118,6 +119,15 @@ class MonteCarloSignal(StepwiseSignal, VerifyingSignal, ModelSignal):
             sampling=replace(self.sampling, max_tokens=room),
         )
 
+    def _whole_text(self, engine: Engine, prefix: Prefix, future: Future[Sample]) -> str | None:
+        """Prefix and continuation as the verifier reads them; None where the engine rejected the request."""
+        try:
+            sample = future.result()
+        except RequestRejected:
+            return None
+        keep = () if self.sampling is None else self.sampling.keep_special_tokens
+        return completion_text(engine.tokenizer, [*prefix, *sample.token_ids.tolist()], keep=keep)
+
     def _verdicts(
         self, plans: Sequence[_Plan | Row], rows: Sequence[Mapping[str, Any]], texts: Mapping[Any, str | None]
     ) -> dict[tuple[str, str], CallResult]:
@@ -149,16 +159,6 @@ def continuation_seed(seed: int, token_ids: Sequence[int], index: int) -> int:
     """The seed of one continuation, 0 to 2**63 - 1: of what it continues, not of which rollout that stands in."""
     digest = hashlib.sha256(f"continuation {seed} {index} ".encode() + np.asarray(token_ids, dtype="<i4").tobytes())
     return int.from_bytes(digest.digest()[:8], "big") >> 1
-
-
-def _whole_text(engine: Engine, prefix: Prefix, future: Future[Sample]) -> str | None:
-    """Prefix and continuation as the verifier reads them; None where the engine rejected the request."""
-    try:
-        sample = future.result()
-    except RequestRejected:
-        return None
-    ids = [*prefix, *sample.token_ids.tolist()]
-    return str(engine.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def _valued(

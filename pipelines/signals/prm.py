@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from pydantic import Strict
 
 from pass_ops.shards import DatasetSpec, ModelRef
-from pipelines.engines.base import Engine, EngineOptions, RequestRejected
+from pipelines.engines.base import Engine, EngineOptionError, EngineOptions, RequestRejected
 from pipelines.engines.environment import engine_environment
+from pipelines.engines.text import class_tokens
 from pipelines.models.folder import chat_template_digest, load_tokenizer, model_digest, tensor_shapes, tokenizer_digest
 from pipelines.options import options
 from pipelines.signals.base import Row, SignalOptionError, sidecar
+from pipelines.signals.spelled import encode, protected
 from pipelines.signals.steps import Steps
 from pipelines.signals.stepwise import EMPTY, StepwiseSignal, tasks
 
@@ -31,10 +33,11 @@ from pipelines.signals.stepwise import EMPTY, StepwiseSignal, tasks
 class PrmSignal(StepwiseSignal):
     r"""A process reward model's probability that each step is right, 0 to 1.
 
-    A rollout that does not fit the model's context is too_long.
+    The task and the steps are text to it: a tag in a step is left out, and names of special tokens are spelled out.
+    A rollout that does not fit the model's context is too_long. Two models, by their cards:
 
     Qwen2.5-Math-PRM: chat = true, system = "Please reason step by step, and put your final answer within \boxed{}."
-    Math-Shepherd: tag = " ки", between = "\n", template = "{prompt} {steps}", tokens = ["-", "+"]
+    Math-Shepherd: tag = " ки", between = "\n", template = "{prompt} {steps}", tokens = ["▁-", "▁+"]
     """
 
     kind: ClassVar[str] = "process_steps"
@@ -56,8 +59,8 @@ class PrmSignal(StepwiseSignal):
     system: str | None = None
     """The system message with chat = true. Example: "Please reason step by step."."""
     tokens: Annotated[tuple[str, str], Strict(False)] | None = None
-    """[bad, good]: two tokens whose next-token logits are the classes of a causal language model. Example: ["-",
-    "+"]."""
+    """[bad, good]: two tokens whose next-token logits are the classes of a causal language model, as entries of its
+    vocabulary in the form that its tokenizer makes of their text. Example: ["▁-", "▁+"]."""
     positive: int = -1
     """Index of the class that means right; a model with a single class is read through a sigmoid."""
 
@@ -93,6 +96,8 @@ class PrmSignal(StepwiseSignal):
         """The model has weights, and its tokenizer finds the tag where it is written. Raises SignalOptionError."""
         tensor_shapes(self.model)
         tokenizer = load_tokenizer(self.model)
+        if self.tokens is not None:
+            _check_tokens(tokenizer, self.tokens)
         known = tokenizer(self.tag, add_special_tokens=False).input_ids
         if not known or (tokenizer.unk_token_id is not None and tokenizer.unk_token_id in known):
             raise SignalOptionError(f"tag is {self.tag!r}, which the tokenizer of {self.model} does not know")
@@ -123,17 +128,15 @@ class PrmSignal(StepwiseSignal):
 
     def _read(self, tokenizer: Any, task: str, steps: Sequence[str]) -> tuple[list[int], list[int]]:
         """The model's token ids, and for each step the index of the token that ends its tag."""
-        # A tag that the policy wrote itself would be a place to score of its own choice.
-        clean = [step.replace(self.tag, "") if self.tag.strip() else step for step in steps]
+        clean = [protected(tokenizer, without(step, self.tag)) for step in steps]
         text, tag_ends = tagged(clean, tag=self.tag, between=self.between)
-        whole = self._around(tokenizer, task, text)
+        whole = self._around(tokenizer, protected(tokenizer, task), text)
         start = whole.rfind(text)
         if start < 0:
             return [], []
-        encoded = tokenizer(whole, add_special_tokens=not self.chat, return_offsets_mapping=True)
-        token_at = {at: index for index, (begin, end) in enumerate(encoded.offset_mapping) for at in range(begin, end)}
+        ids, token_at = encode(tokenizer, whole, add_special_tokens=not self.chat)
         places = [token_at[start + end - 1] for end in tag_ends if start + end - 1 in token_at]
-        return list(encoded.input_ids), sorted(set(places))
+        return ids, sorted(set(places))
 
     def _around(self, tokenizer: Any, task: str, steps: str) -> str:
         if not self.chat:
@@ -151,6 +154,26 @@ class PrmSignal(StepwiseSignal):
             return Row("error", str(rejected))
         scores = right_probability(logits_TC[list(places)], positive=self.positive)
         return Row(values={"process_scores": scores, "process_ends": steps.ends})
+
+
+def _check_tokens(tokenizer: Any, tokens: Sequence[str]) -> None:
+    try:
+        ids = class_tokens(tokenizer, tokens)
+    except EngineOptionError as error:
+        raise SignalOptionError(str(error)) from error
+    if len(set(ids)) < len(ids):
+        raise SignalOptionError(f"tokens is {list(tokens)}; give two different tokens, [bad, good]")
+
+
+def without(step: str, tag: str) -> str:
+    r"""The step without the tag, which would be a place to score of the policy's own choice.
+
+    >>> without("1 <t<t>>2", "<t>"), without("a\nb", "\n")
+    ('1 2', 'a\nb')
+    """
+    while tag.strip() and tag in step:
+        step = step.replace(tag, "")
+    return step
 
 
 def tagged(steps: Sequence[str], *, tag: str, between: str) -> tuple[str, list[int]]:

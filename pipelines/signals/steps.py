@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-# What a decoder shows for bytes that are not (yet) a character.
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+from pipelines.engines.text import REPLACEMENT
+
 # A UTF-8 character has at most four bytes, so at most four tokens; more of them open at once are no character.
 MAX_OPEN_TOKENS = 8
 

@@ -43,7 +43,7 @@ _IS = (
 )
 _NOUN = (
     r"(?: ?(?:option|choice|letter|answer|opción|opção|opzione|alternativa|(?:a )?letra|lettre|lettera|la|le|the|die"
-    r"|это|选项|選項|definitely|clearly|therefore|thus|indeed|likely|probably|obviously|simply)"
+    r"|это|选项|選項|donc|also|daher|quindi|portanto|entonces|definitely|clearly|therefore|thus|indeed|likely|probably|obviously|simply)"
     r"(?= |\(|\*|[A-Za-z]$|[:A-Z])){0,3}"
 )
 _CHOSEN = (

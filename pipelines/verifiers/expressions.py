@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from simpleeval import InvalidExpression, SimpleEval
 
+from pipelines.verifiers.math_text import SUPERSCRIPTS, VULGAR
 from pipelines.verifiers.words import (
     BINDS_BEFORE,
     BINDS_BEHIND,
@@ -36,6 +37,9 @@ _REWRITTEN = tuple(
         (r"\\(?:left|right)(?![a-zA-Z])|\\[,;:! ]", " "),
         (r"\\(?:text|mathrm|boxed|mathbf) ?\{([^{}]{0,80})\}", r" \1 "),
         (r"\\%", "%"),
+        (r"[⁰¹²³⁴⁵⁶⁷⁸⁹]{1,9}", lambda found: "^" + found[0].translate(SUPERSCRIPTS)),
+        (rf"(?<=\d) ?(?=[{''.join(VULGAR)}])", " "),
+        (rf"[{''.join(VULGAR)}]", lambda found: "{}/{}".format(*VULGAR[found[0]])),
         (r"\\?[$€£]", ""),
         (r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?=\s|[.,;:!?)]|$)", ""),  # Markdown's bold
     )
@@ -167,7 +171,8 @@ def _is_split(row: Sequence[Token], begin: int) -> bool:
     sign, earlier = row[begin - 1], row[begin - 2].kind if begin > 1 else ""
     if sign.kind == "=" or sign.text in ":;":
         return False
-    thousands = sign.text == "," and earlier == "number" and len(row[begin].text) == 3
+    stated = begin > 2 and row[begin - 3].kind == "="  # 3 * 50 = 150, 150 + 2 = 152
+    thousands = sign.text == "," and earlier == "number" and len(row[begin].text) == 3 and not stated
     return sign.kind == "other" or not row[begin].spaced or thousands or earlier in _ALL_OPERATORS
 
 

@@ -10,14 +10,13 @@ import re
 
 from pipelines.verifiers.answers import plain_typography
 
-_VULGAR = {
+VULGAR = {
     "½": (1, 2), "⅓": (1, 3), "⅔": (2, 3), "¼": (1, 4), "¾": (3, 4), "⅕": (1, 5), "⅖": (2, 5), "⅗": (3, 5), "⅘": (4, 5),
     "⅙": (1, 6), "⅚": (5, 6), "⅐": (1, 7), "⅛": (1, 8), "⅜": (3, 8), "⅝": (5, 8), "⅞": (7, 8), "⅑": (1, 9),
     "⅒": (1, 10),
 }  # fmt: skip
-VULGAR = {sign: f"\\frac{{{above}}}{{{below}}}" for sign, (above, below) in _VULGAR.items()}
 _SYMBOLS = str.maketrans(
-    VULGAR
+    {sign: f"\\frac{{{above}}}{{{below}}}" for sign, (above, below) in VULGAR.items()}
     | {
         "×": r"\times ", "✕": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*", "÷": "/", "⁄": "/",
         "∕": "/", "±": r"\pm ", "∓": r"\mp ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ",
@@ -29,7 +28,7 @@ _SYMBOLS = str.maketrans(
         "“": '"', "”": '"', "’": "'", "‘": "'", "′": "'", "…": r"\ldots ", "⋯": r"\cdots ",
     }
 )  # fmt: skip
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n")
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _ELLIPSIS = re.compile(r"\\[lc]?dots[cbmio]?(?![a-zA-Z])|\.\.\.+")
 _STYLE = r"text(?:bf|it|rm|normal|sf)?|mathrm|mathbf|mathit|mathsf|boldsymbol|bm|mbox|hbox|operatorname"
@@ -38,7 +37,7 @@ _RULES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         # superscripts, subscripts, roots
-        (r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ]+", lambda found: f"^{{{found[0].translate(_SUPERSCRIPTS)}}}"),
+        (r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ]+", lambda found: f"^{{{found[0].translate(SUPERSCRIPTS)}}}"),
         (r"[₀₁₂₃₄₅₆₇₈₉]+", lambda found: f"_{{{found[0].translate(_SUBSCRIPTS)}}}"),
         (
             r"([√∛∜]) ?(\(([^()]*)\)|\{[^{}]*\}|\d+(?:\.\d+)?|\\?[a-zA-Z]+)",

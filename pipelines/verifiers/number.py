@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from pipelines.verifiers.answers import Reasoning, answer_text, last_box, plain_typography
 from pipelines.verifiers.base import Verdict
-from pipelines.verifiers.math_text import VULGAR
+from pipelines.verifiers.math_text import SUPERSCRIPTS, VULGAR
 
 Number = Decimal | Fraction
 #: characters in which the number is looked for: behind the marker, in the box, or at the end of the last line with one
@@ -32,16 +32,15 @@ _NUMBER = re.compile(
     r" ?/ ?\$?(?P<below>\d{1,40}(?:\.\d{1,40})?)(?![\d/])"
     rf"|(?P<german>{_GERMAN})|(?P<english>{_ENGLISH})(?:[eE](?P<power>[-+]?\d{{1,4}})(?!\w))?)"
 )
-_SUPERSCRIPTS = str.maketrans("⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹", "-+0123456789")
 _REWRITTEN = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\\?[$€£¥₹]", "$"),
-        (f"[{''.join(VULGAR)}]", lambda found: VULGAR[found[0]]),
+        (f"[{''.join(VULGAR)}]", lambda found: "\\frac{{{}}}{{{}}}".format(*VULGAR[found[0]])),
         (r"(?<=\d)(?=\\[dtc]?frac)", " "),
         (r"\\[dtc]?frac ?\{ ?(-?\d{1,40}) ?\} ?\{ ?(\d{1,40}) ?\}|\\[dtc]?frac ?(\d) ?(\d)", r"\1\3/\2\4"),
         (r"(?<=\d)(?:\\[,;:! ]|,\\!|\{,\}|~)(?=\d{3}(?!\d))", ""),
-        (r"[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]{1,9}", lambda found: "^" + found[0].translate(_SUPERSCRIPTS)),
+        (r"[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]{1,9}", lambda found: "^" + found[0].translate(SUPERSCRIPTS)),
         (r"(?<=\d) ?(?:[xX×*·]|\\times|\\cdot) ?10 ?(?:\^|\*\*) ?[{(]?([-+]?\d{1,4})[)}]?", r"e\1"),
         (r"(?<![\w.,])10 ?(?:\^|\*\*) ?[{(]?([-+]?\d{1,4})[)}]?", r"1e\1"),
     )

@@ -131,35 +131,40 @@ def test_a_marker_outranks_an_earlier_failure(near_root, generate_spec, rollouts
     assert pending_parts(ds) == PendingParts(todo=(1,), suspects=(), failed=())
 
 
-def test_attempts_count_from_one_in_every_run_and_stay_on_record(root, generate_spec):
+def test_attempts_are_counted_over_runs_and_stay_on_record(root, generate_spec):
     ds = create_dataset(root, generate_spec())
     assert [begin_attempt(ds, 0), begin_attempt(ds, 0), begin_attempt(ds, 1)] == [1, 2, 1]
     rerun = create_dataset(root, generate_spec())
-    assert [begin_attempt(rerun, 0), begin_attempt(rerun, 0)] == [1, 2]
+    assert [begin_attempt(rerun, 0), begin_attempt(rerun, 0)] == [3, 4]
     record = json.loads(ds.store.read(f"_attempts/000000-{ds.fp8}-2.json"))
     assert list(record) == ["part", "attempt", "time", "host", "pid"]
     assert (record["part"], record["attempt"], record["pid"]) == (0, 2, os.getpid())
     assert record["host"] == socket.gethostname()
     assert datetime.fromisoformat(record["time"]).utcoffset() == timedelta(0)
-    assert begin_attempt(load_dataset(root), 0) == 1
+    assert begin_attempt(load_dataset(root), 0) == 5
     ds.store.remove(f"_attempts/000000-{ds.fp8}-5.json")
     on_record = [entry.name for entry in ds.store.entries("_attempts")]
     assert on_record == [f"000000-{ds.fp8}-{number}.json" for number in (1, 2, 3, 4)] + [f"000001-{ds.fp8}-1.json"]
 
 
-def test_a_run_knows_the_attempts_before_it_of_the_parts_that_are_not_done(near_root, generate_spec, rollouts):
+def test_a_part_given_up_is_counted_anew_by_the_next_run(near_root, generate_spec, rollouts):
     ds = create_dataset(near_root, generate_spec(parts=3))
     begin_attempt(ds, 0)
+    fail_part(ds, 0, cause="gave up too early", traceback="")
     commit_part(ds, 0, rollouts("a"))
     for _ in range(11):
         begin_attempt(ds, 1)
     for name in (
         "_attempts/notes.txt",
-        "_attempts/000002-00000000-7.json",
-        "_done/notes.txt",
+        "_attempts/000001-00000000-17.json",
+        "_failed/notes.txt",
+        "_failed/000002-00000000.json",
         "_done/000001-00000000.json",
     ):
         ds.store.create(name, b"{}")
+    assert load_dataset(near_root).attempts_before == {}
+    fail_part(ds, 1, cause="killed its worker", traceback="")
+    assert json.loads(ds.store.read(f"_failed/000001-{ds.fp8}.json"))["attempts"] == 11
     assert load_dataset(near_root).attempts_before == {1: 11}
     assert begin_attempt(load_dataset(near_root), 1) == 1
     assert ds.store.exists(f"_attempts/000001-{ds.fp8}-12.json")

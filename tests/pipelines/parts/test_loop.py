@@ -212,15 +212,30 @@ def test_a_part_whose_worker_died_three_times_is_given_up_without_a_fourth(datas
     assert failed(dataset) == {0: "the worker or its engine died in each of 3 attempts"}
 
 
-def test_the_next_command_counts_attempts_anew(dataset: shards.Dataset) -> None:
-    for _ in range(3):
-        shards.begin_attempt(dataset, 0)
-    reopened = shards.create_dataset(dataset.url, dataset.spec)
-    work = ScriptedWork({})
-    driver = loop(reopened, work)
+def test_the_attempts_of_killed_commands_count_until_the_part_is_given_up(dataset: shards.Dataset) -> None:
+    def command() -> list[int]:
+        """A command's run of part 0, which works this time; which parts it began."""
+        work = ScriptedWork({})
+        driver = loop(shards.create_dataset(dataset.url, dataset.spec), work)
+        driver.defer([0])
+        driver.drain()
+        return work.begun
+
+    for _ in range(3):  # three commands that died with the part in hand
+        shards.begin_attempt(shards.create_dataset(dataset.url, dataset.spec), 0)
+    assert (command(), list(failed(dataset)), done(dataset)) == ([], [0], [])
+    assert (command(), done(dataset)) == ([0], [0])
+
+
+def test_a_part_tried_afresh_is_given_up_again_after_as_many_attempts(dataset: shards.Dataset) -> None:
+    shards.fail_part(dataset, 0, cause="an earlier command", traceback="")
+    for _ in range(2):
+        shards.begin_attempt(shards.create_dataset(dataset.url, dataset.spec), 0)
+    work = ScriptedWork({0: [ValueError("the third")] * 9})
+    driver = loop(shards.create_dataset(dataset.url, dataset.spec), work)
     driver.defer([0])
     driver.drain()
-    assert done(reopened) == [0]
+    assert (work.begun, failed(dataset)) == ([0], {0: "ValueError: the third"})
 
 
 def test_the_order_of_suspects_counts_the_attempts_of_earlier_commands(dataset: shards.Dataset) -> None:

@@ -69,6 +69,9 @@ NAMED = [
     ("Antwoord: C", "C"),
     ("Odpowiedź: C", "C"), ("उत्तर: C", "C"), ("উত্তর: C", "C"), ("الإجابة: C", "C"), ("الإجابة الصحيحة هي: ج", "C"),
     ("คำตอบ: C", "C"),
+    ("答案：**C**", "C"), ("答案应该是C", "C"), ("La réponse est donc C.", "C"), ("L'option C est correcte", "C"),
+    ("La respuesta correcta es la opción C", "C"), ("Answer: \\(C\\)", "C"), ("**Final Answer: C**", "C"),
+    ("C is my answer", "C"),
     # which one counts
     ("A is wrong and B is wrong. The answer is (D).", "D"), ("Answer: **B**\nbecause (A) is false", "B"),
     ("Option A.\n\nOption C.", "C"),

@@ -1,0 +1,146 @@
+"""Token ids as text and text as token ids, for every engine: what a completion says, where it stops, control tokens.
+
+Special tokens are those that a tokenizer marks so: decoding leaves them out, and their names in a text become them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pass_ops.nearest import advice
+from pipelines.engines.errors import EngineOptionError
+
+# What a decoder shows for bytes that are not (yet) a character, and how many tokens such bytes may be spread over.
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_OPEN_TOKENS = 8
+
+TokenIds = Sequence[int] | NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Stops:
+    """What ends a completion. strings: looked for in its text. tokens: name -> id of special tokens, never in it."""
+
+    strings: tuple[str, ...]
+    tokens: Mapping[str, int]
+
+    def found(self, token_ids: Sequence[int], text: str) -> str | None:
+        """The stop that this completion ends with or contains; None where there is none."""
+        ended = [name for name, token in self.tokens.items() if token in token_ids[-1:]]
+        return next(iter([*ended, *(string for string in self.strings if string in text)]), None)
+
+
+@lru_cache(maxsize=8)
+def special_tokens(tokenizer: Any) -> Mapping[str, int]:
+    """Name -> id of a tokenizer's special tokens."""
+    return {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+
+@lru_cache(maxsize=4)
+def spelling_tokenizer(tokenizer: Any) -> Any:
+    """A copy (of the library tokenizers) that reads the names of special tokens as ordinary text.
+
+    A copy, because transformers' split_special_tokens switches the one tokenizer that all threads share.
+    """
+    from tokenizers import Tokenizer
+
+    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    copy.encode_special_tokens = True
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
+
+
+def class_tokens(tokenizer: Any, tokens: Sequence[str]) -> list[int]:
+    """The ids of vocabulary entries whose logits are a classifier's classes, in the form a model emits them.
+
+    A vocabulary may have an entry twice, at the start of a word and within one ("▁+" and "+" of Mistral's): the one
+    meant is that which the tokenizer makes of the entry's text. Raises EngineOptionError for any other entry.
+    """
+    vocabulary = tokenizer.get_vocab()
+
+    def emitted(index: int) -> bool:
+        return list(tokenizer(tokenizer.decode([index]), add_special_tokens=False)["input_ids"]) == [index]
+
+    for token in tokens:
+        if token not in vocabulary or not emitted(vocabulary[token]):
+            core = token.strip(" ▁Ġ")
+            alike = sorted(name for name in vocabulary if name.strip(" ▁Ġ") == core and emitted(vocabulary[name]))
+            fact = "reads as another token" if token in vocabulary else "is not in its vocabulary"
+            candidates = ", ".join(f"{name!r} (id {vocabulary[name]})" for name in alike)
+            raise EngineOptionError(
+                f"tokens holds {token!r}, which {fact}: the model's tokenizer would never make it of a text, and the "
+                f"logits would be those of something else. "
+                + (f"Candidates: {candidates}." if alike else "Give a single token as tokenizer.json has it.")
+            )
+    return [vocabulary[token] for token in tokens]
+
+
+def completion_text(tokenizer: Any, token_ids: TokenIds, *, keep: Sequence[str] = ()) -> str:
+    """The text of a completion without special tokens, except those of the names `keep`."""
+    if keep:
+        dropped = {index for name, index in special_tokens(tokenizer).items() if name not in keep}
+        token_ids = [int(index) for index in token_ids if int(index) not in dropped]
+    return str(tokenizer.decode(token_ids, skip_special_tokens=not keep, clean_up_tokenization_spaces=False))
+
+
+@lru_cache(maxsize=64)
+def stops(tokenizer: Any, stop: tuple[str, ...], keep: tuple[str, ...] = ()) -> Stops:
+    """How stop strings are looked for: a special token by its id, since a completion's text does not show it.
+
+    Raises EngineOptionError for a stop string that has a special token only as a part, unless `keep` shows it in the
+    text; and for a name in `keep` that is no token.
+    """
+    special = special_tokens(tokenizer)
+    for name in keep:
+        if name not in special and len(tokenizer(name, add_special_tokens=False)["input_ids"]) != 1:
+            raise EngineOptionError(f"keep_special_tokens holds {name!r}, which is no token; {advice(name, special)}")
+    strings = tuple(string for string in stop if string not in special)
+    for string in strings:
+        hidden = next((name for name in special if name in string and name not in keep), None)
+        if hidden is not None:
+            raise EngineOptionError(
+                f"stop holds {string!r}: {hidden!r} in it is a special token, which the text of a completion does not "
+                f"show, so the string would never be found. Stop at {hidden!r} alone, or name it in "
+                "keep_special_tokens."
+            )
+    return Stops(strings, {string: special[string] for string in stop if string in special})
+
+
+def ends_inside_character(tokenizer: Any, token_ids: Sequence[int]) -> bool:
+    """Whether the text of these tokens ends with bytes that are no character yet (or with U+FFFD itself)."""
+    special = set(special_tokens(tokenizer).values())
+    tail: list[int] = []
+    for index in reversed(token_ids):
+        if len(tail) == _OPEN_TOKENS:
+            break
+        if index not in special:
+            tail.append(int(index))
+    return completion_text(tokenizer, tail[::-1]).endswith(REPLACEMENT)
+
+
+def tokens_to_stop(
+    tokenizer: Any, token_ids: Sequence[int], strings: Sequence[str], *, keep: Sequence[str] = (), min_tokens: int = 0
+) -> int | None:
+    """How many tokens of a completion there are once its text contains one of the strings; None where it never does.
+
+    min_tokens: a string that is complete by then does not count.
+    """
+
+    def text(tokens: int) -> str:
+        return completion_text(tokenizer, token_ids[:tokens], keep=keep)
+
+    def contains(tokens: int) -> bool:
+        return any(text(tokens).find(string, max(0, passed - len(string) + 1)) >= 0 for string in strings)
+
+    passed = len(text(min_tokens))
+    if not contains(len(token_ids)):
+        return None
+    return bisect_left(range(len(token_ids) + 1), True, lo=min(min_tokens + 1, len(token_ids)), key=contains)
