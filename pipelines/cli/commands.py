@@ -188,7 +188,7 @@ def inspect(options: Namespace) -> int | None:
     """A group, or one rollout chunk by chunk; of a RUN its trainings."""
     import polars as pl
 
-    from pipelines.inspect import group_summary, group_table, read_part, rollout_chunks
+    from pipelines.inspect.views import group_summary, group_table, read_part, rollout_chunks
     from pipelines.inspect.views.training import is_training
 
     if is_training(options.dataset):

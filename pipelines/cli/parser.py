@@ -38,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with redirect_stdout(sys.stdout if is_main_process() else io.StringIO()):
             code = command(options)
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
     except (PassError, ImportError) as raised:
         error = missing_extra(raised, f"passrl {options.command}") or raised
         if not isinstance(error, PassError):
