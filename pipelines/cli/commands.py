@@ -188,7 +188,7 @@ def inspect(options: Namespace) -> int | None:
     """A group, or one rollout chunk by chunk; of a RUN its trainings."""
     import polars as pl
 
-    from pipelines.inspect import group_summary, group_table, read_part, rollout_chunks
+    from pipelines.inspect.views import group_summary, group_table, read_part, rollout_chunks
     from pipelines.inspect.views.training import is_training
 
     if is_training(options.dataset):
@@ -265,7 +265,12 @@ def sweep(options: Namespace) -> int | None:
     from pipelines.runs.run import Run
 
     reporter = Reporter(quiet=options.json)
-    work = Run(config=load_config(options.config, options.overrides), url=options.out, reporter=reporter)
+    work = Run(
+        config=load_config(options.config, options.overrides),
+        url=options.out,
+        reporter=reporter,
+        modules=_beside(options.config),
+    )
     settings = grid_settings(work.config.shape, parse_grid(options.grid))
     with reporter.step(f"{len(settings)} settings") as report:
         found = sweep(
@@ -355,10 +360,7 @@ def demo(options: Namespace) -> int | None:
 
 
 def _open_run(options: Namespace) -> Run:
-    """The run that a command names, with what the command line says of the runner.
-
-    Modules of the user's own are found beside the configuration file.
-    """
+    """The run that a command names, with what the command line says of the runner."""
     from pipelines.runs.config import load_config
     from pipelines.runs.run import Run
 
@@ -369,8 +371,13 @@ def _open_run(options: Namespace) -> Run:
         url=options.out,
         reporter=Reporter(quiet=options.json),
         overwrite=options.overwrite,
-        modules=(str(Path(options.config).resolve().parent),),
+        modules=_beside(options.config),
     )
+
+
+def _beside(config: str) -> tuple[str, ...]:
+    """Where modules of the user's own are found: the folder of the configuration file."""
+    return (str(Path(config).resolve().parent),)
 
 
 def _rounds(options: Namespace, work: Run) -> int:

@@ -10,6 +10,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pass_ops.extras import MissingExtraError
 from pass_ops.importing import load_object
 from pass_ops.nearest import advice
 from pass_ops.shards import signal_schema
@@ -145,9 +146,13 @@ def _columns(kind: str | property) -> Iterator[str]:
 
 def _verifier_sections() -> Iterator[Section]:
     for name, path in VERIFIERS.items():
-        function = load_object(path)
-        text, _ = documented(function)
         title = f'verifier_options for verifier = "{name}"'
+        try:
+            function = load_object(path)
+        except MissingExtraError as missing:  # its module imports its library at once; the others can still be told
+            yield Section(name=f"verifiers.{name}", title=title, text=str(missing), options=())
+            continue
+        text, _ = documented(function)
         yield Section(name=f"verifiers.{name}", title=title, text=text, options=function_options(function))
 
 

@@ -8,16 +8,17 @@ are off, the pool's limit holds.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from pass_ops.extras import require
 from pipelines.verifiers.answers import Reasoning, answer_text, last_box
 from pipelines.verifiers.base import Verdict, listed_strings
 from pipelines.verifiers.math_places import final_expression
 from pipelines.verifiers.math_text import in_base, only_text, plain, readings
 
-require("math_verify", "the verifier `math`")
-
-# Here and not at the first call, whose time limit is for the verdict.
-from pipelines.verifiers.math_equal import parsed, same  # noqa: E402 - `require` says first which extra is missing
+# Here and not at the first call, whose time limit is for the verdict. Without the extra the options are still listed.
+with suppress(ImportError):
+    import pipelines.verifiers.math_equal
 
 #: characters beyond which an answer is compared as text: no answer is as long, and sympy would take for ever
 LONGEST_ANSWER = 1000
@@ -72,5 +73,7 @@ def _same(expected: str, found: str, *, precision: int) -> bool:
     values = in_base(expected), in_base(found)
     if None not in values:
         return values[0] == values[1]
-    known, given = parsed(expected), parsed(found)
-    return known is not None and given is not None and bool(same(known, given, precision=precision))
+    require("math_verify", "the verifier `math`")
+    library = pipelines.verifiers.math_equal
+    known, given = library.parsed(expected), library.parsed(found)
+    return known is not None and given is not None and library.same(known, given, precision=precision)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shlex
 import shutil
 import subprocess
@@ -51,8 +50,7 @@ def followed(tmp_path_factory):
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
         patch.chdir(folder)
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(folder / "mine"), str(ROOT)]))
-        patch.syspath_prepend(folder / "mine")
+        patch.setenv("PYTHONPATH", str(ROOT))
         follow(DOCS / "tutorials" / "own-data.md", folder)
         follow(DOCS / "tutorials" / "own-signal.md", folder)
     return folder, printed.getvalue()

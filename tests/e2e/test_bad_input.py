@@ -64,7 +64,7 @@ def test_a_stale_input_is_named(project, capsys):
 
 
 def test_an_unknown_key_is_answered_with_the_nearest(project, capsys):
-    assert "did you mean k?" in refused(capsys, "run", project.config, "--out", project.out, "--set", "shape.kk=1")
+    assert "did you mean 'k'?" in refused(capsys, "run", project.config, "--out", project.out, "--set", "shape.kk=1")
 
 
 def test_an_unknown_signal_is_answered_with_the_nearest(project, capsys):

@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from pipelines.engines import Engine, EngineOptionError, EngineOptions, RequestRejected, SampleRequest, Sampling
+from pipelines.engines import (
+    Engine,
+    EngineOptionError,
+    EngineOptions,
+    RequestRejected,
+    SampleRequest,
+    Sampling,
+    release,
+)
 from pipelines.engines import start_engine as start
 from pipelines.engines.base import Sample
 from pipelines.engines.text import completion_text, ends_inside_character, stops, tokens_to_stop
@@ -22,6 +30,7 @@ ENGINES = {
 
 @pytest.fixture(scope="module", params=ENGINES)
 def engine(request: pytest.FixtureRequest, reciting_model: Callable[..., str]) -> Iterator[Engine]:
+    release()  # a process runs one vLLM engine
     engine = start(reciting_model(SAID, end="<pad>"), ENGINES[request.param])
     yield engine
     engine.close()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from pipelines.inspect import GroupNotFoundError, group_summary, group_table, rollout_chunks
+from pipelines.inspect.views import GroupNotFoundError, group_summary, group_table, rollout_chunks
 
 
 @pytest.fixture

@@ -189,7 +189,7 @@ def test_progress_ends_with_all_parts(tmp_path: Path, log: str) -> None:
 
 
 def test_an_unknown_flag_is_refused_with_the_nearest_one(tmp_path: Path, log: str) -> None:
-    with pytest.raises(RunnerFlagError, match="Did you mean --direct_num_workers"):
+    with pytest.raises(RunnerFlagError, match="did you mean '--direct_num_workers'"):
         stage(dataset(tmp_path), Numbers(log), runner=RunnerOptions(flags=("--direct_num_worker=2",)))
     assert LOGS[log] == []
 
