@@ -1,4 +1,5 @@
-"""`passrl`: the command line. Parsing and exit codes here; what a command does is in `pipelines.cli.commands`.
+"""`passrl`: the command line. Parsing and exit codes here; what a command does is in `pipelines.cli.commands`, or
+`pipelines.cli.questions` where it only asks.
 
 Exit codes: 0 done, 1 failed midway, 2 wrong usage or input.
 """
@@ -21,6 +22,7 @@ from trainer import is_main_process
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 UNDER_TORCHRUN = ("train", "sft")
+QUESTIONS = ("inspect", "status", "verify", "sweep", "explain", "lint", "prm-check")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and options.command not in UNDER_TORCHRUN:
         print(f"passrl {options.command}: runs once, not on several ranks; start it without torchrun", file=sys.stderr)
         return WRONG_INPUT
-    command = getattr(importlib.import_module("pipelines.cli.commands"), options.command.replace("-", "_"))
+    module = "questions" if options.command in QUESTIONS else "commands"
+    command = getattr(importlib.import_module(f"pipelines.cli.{module}"), options.command.replace("-", "_"))
     try:
         with redirect_stdout(sys.stdout if is_main_process() else io.StringIO()):
             code = command(options)

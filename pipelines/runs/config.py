@@ -102,6 +102,11 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     return build(RunConfig, data, where=str(file))
 
 
+def module_folders(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Where modules of the user's own are found: the folder of the configuration file."""
+    return (str(Path(path).resolve().parent),)
+
+
 def apply_override(data: dict[str, Any], override: str) -> None:
     """Set one `section.key=value` in place; the value is TOML, or a plain string where it is not.
 

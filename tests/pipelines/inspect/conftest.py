@@ -19,7 +19,7 @@ from pass_ops.shards import (
     open_dataset,
     signal_schema,
 )
-from pipelines.shaped.stage import ShapeOptions, shape_part, shape_spec
+from pipelines.shaped.stage import ShapeOptions, resolve_signal, shape_part, shape_spec
 
 SAMPLING = {
     "temperature": 1.0,
@@ -117,6 +117,7 @@ def store_run(tmp_path) -> Callable[..., StoredRun]:
         signals = {
             name: _signal(f"{base}/signals/{name}", parts, source=source, kind=kind) for name, kind in kinds.items()
         }
+        options = resolve_signal(options, kinds)
         scored = {name: signals[name] for name in options.roles}
         spec = shape_spec(source, scored, out=f"{base}/shaped", options=options)
         shaped = [

@@ -31,12 +31,12 @@ def test_a_job_that_ends_with_the_command_has_to_be_waited_for(name):
 
 def test_a_submitted_job_is_no_failure(monkeypatch, capsys):
     from pipelines import cli
-    from pipelines.cli import commands
+    from pipelines.cli import questions
 
     def submitted(options):
         raise JobSubmitted("job x is submitted")
 
-    monkeypatch.setattr(commands, "status", submitted)
+    monkeypatch.setattr(questions, "status", submitted)
     assert cli.main(["status", "anywhere"]) == 0
     assert "job x is submitted" in capsys.readouterr().err
 

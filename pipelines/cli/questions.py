@@ -1,0 +1,168 @@
+"""The commands that ask what is stored, and write nothing into a dataset: see `pipelines.inspect`."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pass_ops import shards
+from pipelines.runs.progress import Reporter
+
+
+def inspect(options: Namespace) -> int | None:
+    """A group, or one rollout chunk by chunk; of a RUN its trainings."""
+    import polars as pl
+
+    from pipelines.inspect.views import group_summary, group_table, read_part, rollout_chunks
+    from pipelines.inspect.views.training import is_training
+
+    if is_training(options.dataset):
+        _inspect_training(options)
+        return None
+    part = read_part(options.dataset, options.part)
+    if options.rollout is not None:
+        view = rollout_chunks(part, options.group, options.rollout)
+    elif options.group is None and "prompt_id" in part.schema.names:
+        view = pl.DataFrame(pl.from_arrow(part))
+    else:
+        view = group_table(part, options.group)
+    if options.json:
+        print(view.write_json())
+        return None
+    with pl.Config(tbl_rows=200, tbl_cols=20, fmt_str_lengths=60, tbl_width_chars=180, tbl_hide_dataframe_shape=True):
+        if options.group is None and options.rollout is None and "prompt_id" not in part.schema.names:
+            print(group_summary(part))
+        print(view)
+    return None
+
+
+def _inspect_training(options: Namespace) -> None:
+    """One row a round, and a picture of every step."""
+    from pipelines.inspect.views.training import read_trainings, training_rows, training_svg, training_table
+
+    trainings = read_trainings(options.dataset)
+    plot = Path(options.plot or Path(options.dataset) / "training.svg")
+    plot.write_bytes(training_svg(trainings))
+    if options.json:
+        print(json.dumps({"plot": str(plot), "rounds": training_rows(trainings)}, indent=1))
+        return
+    Reporter().print(training_table(trainings))
+    print(f"every step: {plot}")
+
+
+def status(options: Namespace) -> int | None:
+    """How far a run is, from the store alone."""
+    from pipelines.inspect.views.status import status_table
+
+    found = shards.status(options.url)
+    if options.json:
+        print(json.dumps(asdict(found), indent=1, default=str))
+    else:
+        Reporter().print(status_table(found))
+    return None
+
+
+def verify(options: Namespace) -> int | None:
+    """Every promise of the contract, with the first offenders."""
+    findings = shards.verify(options.url)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1, default=str))
+    else:
+        for finding in findings:
+            print(f"{finding.severity}: {finding.code}: {finding.where}: {finding.message}")
+        print(f"{options.url}: {'clean' if not errors else f'{len(errors)} promises of the contract are broken'}")
+    return 1 if errors else None
+
+
+def sweep(options: Namespace) -> int | None:
+    """Other shaping options over what is stored."""
+    from pipelines.inspect.sweep.report import sweep_parquet, sweep_svg, sweep_view
+    from pipelines.inspect.sweep.settings import grid_settings, sweep
+    from pipelines.runs.config import load_config, module_folders, parse_grid
+    from pipelines.runs.run import Run
+
+    reporter = Reporter(quiet=options.json)
+    work = Run(
+        config=load_config(options.config, options.overrides),
+        url=options.out,
+        reporter=reporter,
+        modules=module_folders(options.config),
+    )
+    settings = grid_settings(work.config.shape, parse_grid(options.grid))
+    with reporter.step(f"{len(settings)} settings") as report:
+        found = sweep(
+            rollouts=work.folder(options.round, "rollouts"),
+            signals=work.folder(options.round, "signals"),
+            settings=settings,
+            progress=report,
+        )
+    store = shards.Store(work.folder(options.round, "sweep"))
+    for suffix, content in (("parquet", sweep_parquet(found)), ("svg", sweep_svg(found))):
+        store.put(f"{options.name}.{suffix}", content)
+        reporter.line(f"wrote {store.path(f'{options.name}.{suffix}')}")
+    if options.json:
+        print(json.dumps([asdict(result) for result in found], indent=1, default=str))
+    else:
+        reporter.console.print(sweep_view(found))
+    return None
+
+
+def explain(options: Namespace) -> int | None:
+    """One rollout's arithmetic; exit code 1 where it does not give the stored values."""
+    from pipelines.inspect.explain.explanation import explain_rollout
+    from pipelines.inspect.explain.text import explanation_view
+
+    explanation = explain_rollout(options.run, options.rollout_id, round_index=options.round, name=options.name)
+    if options.json:
+        print(json.dumps(asdict(explanation), indent=1))
+    else:
+        Reporter().console.print(explanation_view(explanation, every_chunk=options.all))
+    return None if explanation.agrees else 1
+
+
+def lint(options: Namespace) -> int | None:
+    """What would spoil a training on this dataset; exit code 1 where a finding is an error."""
+    from pipelines.inspect.lint.checks import LintOptions, lint
+    from pipelines.inspect.lint.text import findings_view
+    from pipelines.options import build
+    from pipelines.runs.config import apply_override
+
+    thresholds: dict[str, Any] = {}
+    for override in options.overrides:
+        apply_override(thresholds, override)
+    reporter = Reporter(quiet=options.json)
+    with reporter.step("lint") as report:
+        findings = lint(options.dataset, build(LintOptions, thresholds, where="thresholds"), progress=report)
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        reporter.console.print(findings_view(options.dataset, findings))
+    return 1 if any(finding.severity == "error" for finding in findings) else None
+
+
+def prm_check(options: Namespace) -> int | None:
+    """How good a process signal is against truer values of the same steps."""
+    from pipelines.inspect.prm_check.check import check_signal
+    from pipelines.inspect.prm_check.text import report_view
+
+    reporter = Reporter(quiet=options.json)
+    with reporter.step(f"prm-check {options.signal}") as progress:
+        report = check_signal(
+            options.run,
+            signal=options.signal,
+            truth=options.truth,
+            round_index=options.round,
+            threshold=options.threshold,
+            padding=options.padding,
+            tokenizer=options.tokenizer,
+            progress=progress,
+        )
+    if options.json:
+        print(json.dumps(asdict(report), indent=1))
+    else:
+        reporter.console.print(report_view(report, signal=options.signal, truth=options.truth))
+    return None
