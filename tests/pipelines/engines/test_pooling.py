@@ -87,7 +87,7 @@ def test_a_pooling_that_vllm_does_not_know_is_refused() -> None:
         acquire(PRM, pooled(step_tag=3))
     with pytest.raises(EngineOptionError, match="transformers engine; it has pooling_type"):
         acquire(PRM, EngineOptions(kind="transformers", pooling={"step_tag": 3}))
-    with pytest.raises(EngineOptionError, match="without tokens"):
+    with pytest.raises(EngineOptionError, match="pooling has tokens, which kind recorded does not know"):
         EngineOptions(kind="recorded", pooling={"tokens": ["a", "b"]})
     with pytest.raises(EngineOptionError, match="which does not classify tokens"):
         acquire(str(asset_folder("policy")), EngineOptions(kind="transformers", pooling={}))
