@@ -15,6 +15,7 @@ from pass_ops.shards import SamplingFacts, open_dataset
 from pipelines.inspect.lint.facts import STREAMS, Facts, gather
 from pipelines.options import ConfigError, options
 from pipelines.options.types import AtLeastOne, Share
+from pipelines.parts.inputs import WrongInputError
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
@@ -83,9 +84,13 @@ def lint(
 ) -> list[LintFinding]:
     """Look at one dataset: shaped (every rule), rollouts or a signal (the rules whose columns it has).
 
-    Returns the findings, errors first. Raises NotADatasetError, IncompleteDatasetError, CorruptDatasetError.
+    Returns the findings, errors first. Raises NotADatasetError, IncompleteDatasetError, CorruptDatasetError, and
+    WrongInputError for prompts, of which there is nothing to find.
     """
-    return lint_facts(gather(open_dataset(url), progress), options or LintOptions())
+    dataset = open_dataset(url)
+    if dataset.spec.stage == "prompts":
+        raise WrongInputError(f"{url} holds prompts; lint looks at rollouts, a signal or a shaped dataset: give one")
+    return lint_facts(gather(dataset, progress), options or LintOptions())
 
 
 def lint_facts(facts: Facts, options: LintOptions) -> list[LintFinding]:

@@ -14,6 +14,7 @@ from pipelines.cli.parser import main
 from pipelines.inspect.lint.checks import LintOptions, lint, lint_facts
 from pipelines.inspect.lint.facts import gather
 from pipelines.options import ConfigError, build
+from pipelines.prompts.stage import PromptSource, write_prompts
 from pipelines.shaped.stage import ShapeOptions
 
 STEPS = ShapeOptions(process="steps", outcome="verifier", format="format")
@@ -274,3 +275,11 @@ def test_a_negative_round_is_named(store_run, healthy):
     facts = gather(store_run(healthy()).shaped)
     assert codes(lint_facts(facts, LintOptions())) == {}
     assert codes(lint_facts(replace(facts, round=-1), LintOptions())) == {"negative_round": "error"}
+
+
+def test_prompts_are_refused_in_words(tmp_path, capsys):
+    source = tmp_path / "tasks.jsonl"
+    source.write_text('{"prompt": "1+1="}\n')
+    write_prompts(PromptSource(source=str(source)), out=str(tmp_path / "prompts"))
+    assert main(["lint", str(tmp_path / "prompts")]) == 2
+    assert "holds prompts; lint looks at rollouts, a signal or a shaped dataset" in capsys.readouterr().err
