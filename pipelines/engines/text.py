@@ -98,6 +98,8 @@ def stops(tokenizer: Any, stop: tuple[str, ...], keep: tuple[str, ...] = ()) -> 
     Raises EngineOptionError for a stop string that has a special token only as a part, unless `keep` shows it in the
     text; and for a name in `keep` that is no token.
     """
+    if not (stop or keep):
+        return Stops((), {})
     special = special_tokens(tokenizer)
     for name in keep:
         if name not in special and len(tokenizer(name, add_special_tokens=False)["input_ids"]) != 1:

@@ -13,8 +13,8 @@ from itertools import accumulate
 import pytest
 import torch
 
+from pass_ops.extras import MissingExtraError
 from tests.trainer.rows import VOCABULARY, gradient_of, largest_difference, random_rows, step_of
-from trainer.errors import TrainOptionError
 from trainer.logprobs import TokenLogprobs
 from trainer.options import TrainOptions
 from trainer.policy import load_policy
@@ -122,5 +122,5 @@ def _bytes(value: torch.Tensor) -> int:
 def test_without_torchao_the_error_names_the_extra(policy_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao.optim", None)
     model = load_policy(policy_folder, OPTIONS).model
-    with pytest.raises(TrainOptionError, match="extra 'adamw8bit'"):
+    with pytest.raises(MissingExtraError, match=r"torchao, needed for train.optimizer.*passrl\[adamw8bit\]"):
         make_optimizer(model, replace(OPTIONS, optimizer="adamw_8bit"))

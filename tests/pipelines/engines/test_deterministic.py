@@ -69,5 +69,7 @@ def test_a_gpu_keeps_its_batches_and_takes_batch_invariant_kernels() -> None:
 
 
 def test_other_kinds_of_engine_do_not_promise_it() -> None:
-    with pytest.raises(EngineOptionError, match="deterministic is True; it must be False unless kind is vllm"):
+    with pytest.raises(
+        EngineOptionError, match="deterministic is true, but kind is 'transformers'; only kind 'vllm' can be"
+    ):
         EngineOptions(kind="transformers", deterministic=True)
