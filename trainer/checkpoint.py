@@ -10,7 +10,6 @@ dropout is off), so weights, optimizer state and two counters are the whole stat
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ import torch
 from torch import nn
 
 from pass_ops.shards import Store
+from pass_ops.shards.store import sync_folder
 from trainer.distributed import World
 from trainer.errors import StateError
 from trainer.model_folder import SAVED_BY_KEYS, sha256_file
@@ -78,7 +78,7 @@ def _make_anew(folder: Path) -> None:
 
 
 def _commit(folder: Path, found: Mapping[str, Any], *, keep: int) -> None:
-    _sync_folder(folder)
+    sync_folder(folder)
     files = {file.name: sha256_file(file) for file in sorted(folder.iterdir())}
     write_json(_marker(folder), {"format": STATE_FORMAT, **found, "files": files})
     for old in complete_checkpoints(folder.parent)[:-keep]:
@@ -160,11 +160,3 @@ def _check_architecture(checkpoint: Checkpoint, ours: Mapping[str, Any]) -> None
 
 def _marker(folder: Path) -> Path:
     return folder.with_name(folder.name + ".json")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -193,7 +193,7 @@ class Store:
                 with self._local_temporary(name, content) as temporary:
                     self._hook("put:rename", name)
                     os.replace(temporary, target)
-                    _sync_folder(os.path.dirname(target))
+                    sync_folder(os.path.dirname(target))
             elif protocol == "hdfs":
                 temporary = self._remote_temporary(name, content)
                 self.remove(name)
@@ -244,7 +244,7 @@ class Store:
                     )
                     raise StoreError(error.errno, message) from error
                 raise
-            _sync_folder(os.path.dirname(target))
+            sync_folder(os.path.dirname(target))
         return True
 
     @contextmanager
@@ -349,7 +349,8 @@ def _directly_in(path: str, found: Iterable[dict[str, Any]]) -> Iterator[tuple[E
             yield Entry(name, int(info.get("size") or 0), _modified(info)), info["type"] == "directory"
 
 
-def _sync_folder(path: str) -> None:
+def sync_folder(path: str | os.PathLike[str]) -> None:
+    """Make the names in a local folder survive a power cut: fsync of the folder itself."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
