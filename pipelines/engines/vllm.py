@@ -37,6 +37,7 @@ from pipelines.engines.finite import finite_or_rejected
 from pipelines.engines.stopping import read_sample, sought_underneath
 from pipelines.engines.vllm_arguments import (
     batch_invariance,
+    check_architecture,
     engine_arguments,
     lora_arguments,
     lora_request,
@@ -84,6 +85,7 @@ class VllmBackend:
     """vLLM's LLMEngine behind the driver's five calls; see `driver.Backend`."""
 
     def __init__(self, model: str, options: EngineOptions) -> None:
+        check_architecture(model)
         self.tokenizer = load_tokenizer(model)
         if not _one_in_this_process.acquire(blocking=False):
             raise EngineStartError(

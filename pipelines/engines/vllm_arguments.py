@@ -57,6 +57,20 @@ def engine_arguments(
     }
 
 
+def check_architecture(model: str) -> None:
+    """Refuse a model that vLLM computes wrongly: its rollouts would not be the policy's. Raises EngineOptionError.
+
+    benchmarks/architectures.py compares vLLM's scores with the trainer's. Multi-query gpt_bigcode, which vLLM 0.32 runs
+    through its transformers backend, is off by 3 nats; the same model with one key head per query head is right.
+    """
+    config = read_config(model)
+    if config.get("model_type") == "gpt_bigcode" and config.get("multi_query", True):
+        raise EngineOptionError(
+            f"{model} is a gpt_bigcode model with multi-query attention, which vLLM 0.32 computes wrongly (its "
+            'log-probabilities are off by nats); set engine.kind to "transformers".'
+        )
+
+
 def batch_invariance(options: EngineOptions, *, device: str) -> dict[str, str]:
     """The variable by which vLLM takes kernels whose sums do not depend on the batch; a CPU has none and must not."""
     return {} if device == "cpu" else {"VLLM_BATCH_INVARIANT": str(int(options.deterministic))}

@@ -18,6 +18,7 @@ from pass_ops.config import load_estimator
 from pass_ops.errors import PassError
 from pass_ops.extras import EXTRAS, MissingExtraError, by_extra, missing_extra
 from pass_ops.shards import DatasetSpec, Rejection
+from pipelines.engines.vllm_arguments import check_architecture
 from pipelines.models.folder import ModelFacts, describe_model
 from pipelines.options import problem_lines
 from pipelines.prompts.stage import PromptRow, PromptSource, read_prompts
@@ -122,6 +123,8 @@ class _Check:
                 self.need("vllm", "engine.kind vllm")
             with self.noting("policy.model"):
                 self.facts = describe_model(self.policy, weights=False)
+                if self.config.engine.kind == "vllm":
+                    check_architecture(self.policy)
         if stages & {"score", "eval"}:
             with self.noting():
                 self.signals = self.run.signals
