@@ -3,7 +3,7 @@
     RUN/
       lineage.json                     what was made from what, and how it went
       start/eval/NAME/                 the policy before round 0
-      round-000/ prompts/ rollouts/ signals/NAME/ shaped/ train/ policy/ eval/NAME/
+      round-000/ prompts/ rollouts/ signals/NAME/ shaped/ train/ policy/ eval/NAME/ eval-N/NAME/
 
 Every step is a dataset or a resumable training: a round that was cut off goes on where it stopped when it is called
 again.
@@ -25,7 +25,7 @@ from pipelines.options import as_dict
 from pipelines.prompts.stage import PromptSource, write_prompts
 from pipelines.rollouts.stage import generate
 from pipelines.runs.check import check_run
-from pipelines.runs.evaluate import EvalResult, EvaluationError, evaluate_rollouts
+from pipelines.runs.evaluate import RESULTS, EvalResult, EvaluationError, evaluate_rollouts
 from pipelines.runs.lineage import record_round
 from pipelines.runs.progress import Report
 from pipelines.runs.run import Run, round_prompts
@@ -33,8 +33,6 @@ from pipelines.runs.summary import ShapedSummary, summarize_shaped
 from pipelines.shaped.stage import shape_dataset
 from pipelines.signals.reverify import VerdictDiff, reverify
 from pipelines.signals.stage import score
-
-RESULTS = "results.json"
 
 
 def run_round(run: Run, round_index: int, *, is_last: bool = True) -> ShapedSummary:
@@ -185,14 +183,15 @@ def evaluate(run: Run, *, round_index: int | None = None, policy: str | None = N
 
 
 def evaluate_policy(run: Run, policy: str, folder: str, name: str, *, title: str, whole: bool = True) -> EvalResult:
-    """One policy on one benchmark: rollouts and verdicts as datasets in `folder`, and results.json beside them."""
+    """One policy on one benchmark: rollouts and verdicts as datasets in `folder`/NAME, and results.json beside them.
+
+    whole=False: on N = `eval.between` prompts only, in `folder`-N/NAME.
+    """
     options = run.config.eval
     assert options is not None
-    source = options.benchmarks[name]
-    if not whole and options.between is not None:
-        source = replace(source, limit=min(options.between, source.limit or options.between))
+    suffix, source = options.asked(name, whole=whole)
     sampling = options.sampling or run.config.generate.sampling
-    folder = posixpath.join(folder, name)
+    folder = posixpath.join(f"{folder}{suffix}", name)
     prompts, rollouts = (posixpath.join(folder, stage) for stage in ("prompts", "rollouts"))
     with run.reporter.step(f"{title}: evaluate {name}") as report:
         _write_prompts(run, source, prompts, report)
