@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BeforeValidator, Strict
 
 from pass_ops.shards.sampling import cuts
 from pipelines.engines.errors import (
+    EngineAsleep,
     EngineDead,
     EngineOptionError,
     EngineStartError,
@@ -32,6 +33,7 @@ from pipelines.options.types import Positive, Seed, Share, Tokens, ZeroOrMore
 
 __all__ = [
     "Engine",
+    "EngineAsleep",
     "EngineDead",
     "EngineOptionError",
     "EngineOptions",
@@ -226,8 +228,29 @@ class Engine(Protocol):
         that samples, as `submit` and `score` do on one that pools.
         """
 
+    @property
+    def asleep(self) -> bool:
+        """Whether `sleep` was called and `wake` not yet."""
+
+    @property
+    def dead(self) -> bool:
+        """Whether it was closed or failed; start another."""
+
     def load_weights(self, model: str) -> None:
         """Take over the weights of another folder; what was submitted before is finished with the old ones."""
+
+    def sleep(self) -> None:
+        """Finish what was submitted, then free the device: its weights, keys and values are given up.
+
+        Requests get EngineAsleep until `wake`. What computes on a CPU, or on a server, holds no device of this process
+        and may keep its memory. Sleeping twice is no error.
+        """
+
+    def wake(self, model: str) -> None:
+        """Take the device again, with this folder's weights and no cached prefix. Awake, it is `load_weights`.
+
+        Raises WeightsMismatchError, and stays asleep, where the folder does not fit the engine.
+        """
 
     def close(self) -> None:
         """Free model, memory and threads; open futures get EngineDead. Closing twice is no error."""

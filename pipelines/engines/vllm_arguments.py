@@ -42,7 +42,10 @@ def engine_arguments(
             "max_num_batched_tokens": max(context_length + 1, _CPU_BATCHED_TOKENS, options.max_num_seqs),
         }
     else:
-        arguments |= {"max_num_batched_tokens": max(_GPU_BATCHED_TOKENS, options.max_num_seqs)}
+        arguments |= {
+            "max_num_batched_tokens": max(_GPU_BATCHED_TOKENS, options.max_num_seqs),
+            "enable_sleep_mode": True,  # so that the trainer and other models get the device (`Engine.sleep`)
+        }
     return {
         **arguments,
         **options.extra,
