@@ -132,11 +132,15 @@ def made(run: Path) -> Iterator[tuple[str, object]]:
         elif name.endswith("_dataset.json"):
             yield name, json.loads(path.read_text())["fingerprint"]
         elif name.endswith("metrics.jsonl"):
-            yield name, [_without_times(json.loads(line)) for line in path.read_text().splitlines()]
+            yield name, [_without_times(line) for line in path.read_bytes().splitlines()]
         elif name == "lineage.json":
             rounds = json.loads(path.read_text())["rounds"]
-            yield name, [(r["policy_digest"], r["datasets"], r["metrics"]["eval"]) for r in rounds]
+            yield name, [(r.get("policy_digest"), r.get("datasets"), r.get("metrics", {}).get("eval")) for r in rounds]
 
 
-def _without_times(step: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in step.items() if name not in TIMES}
+def _without_times(line: bytes) -> object:
+    """A line of the metrics log; as it is where it is damaged."""
+    try:
+        return {name: value for name, value in json.loads(line).items() if name not in TIMES}
+    except ValueError:
+        return line

@@ -56,9 +56,10 @@ def hostile_source(arena: Arena, chances: random.Random, name: str, *, hostile: 
 def hostile_id(arena: Arena, chances: random.Random, name: str, *, hostile: str) -> Outcome:
     """A prompt's id, its text and its answer are the name."""
     place = arena.place(name, complete=False)
-    ordinary = {"prompt_id": "b", "prompt": "2+2=", "answer": "4"}
-    rows = [{"prompt_id": hostile, "prompt": "1+1=", "answer": hostile}, ordinary]
-    (place.folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = place.folder / "prompts.jsonl"
+    rows = [json.loads(line) for line in prompts.read_text().splitlines()]
+    rows[0] |= {"prompt_id": hostile, "answer": hostile}
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return _ran(place)
 
 

@@ -65,6 +65,8 @@ def follow(text: str, *, place: Place, origin: Place) -> tuple[str, ...] | None:
     commands = [c for c in re.findall(r"`(passrl [^`]+)`", text) if not c.startswith(LOOKS)]
     inputs = [place.folder / "model", place.folder / "prompts.jsonl"]
     named = [path for path in _named(text, place.folder) if path != place.run and path != place.folder]
+    if re.search(r"\b(the manifest|both)\b", text):
+        named += [manifest for path in list(named) for manifest in path.parent.glob("_manifest-*.json")]
     for command in dict.fromkeys(commands):
         arguments = [place.config if word == "CONFIG" else word for word in shlex.split(command)[1:]]
         place.passrl(*arguments)
@@ -76,7 +78,7 @@ def follow(text: str, *, place: Place, origin: Place) -> tuple[str, ...] | None:
     if re.search(r"\b([Rr]estore|[Bb]ring back|[Cc]opy|[Ss]ave the model again)", text):
         for path in named:
             done = _restore(path, place=place, origin=origin) or done
-    if "the old options" in text and any([_restore(path, place=place, origin=origin) for path in inputs]):
+    if "the old options" in text and sum(_restore(path, place=place, origin=origin) for path in inputs):
         return ()  # the options are the old ones, so it is an input that changed
     if "--overwrite" in text:
         done, more = True, ("--overwrite",)

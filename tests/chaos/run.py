@@ -119,7 +119,8 @@ def page(done: Sequence[Done], *, seed: int, seconds: float, jobs: int) -> str:
     lines = [
         "# Chaos",
         "",
-        f"Written by `make chaos`: {len(done)} trials, {survived} survived; seed {seed}, {jobs} at once, {seconds / 60:.0f} minutes.",
+        f"Written by `make chaos`: {len(done)} trials, {survived} survived; seed {seed}, {jobs} at once, "
+        f"{seconds / 60:.0f} minutes.",
         "",
         *WHAT_IT_IS.splitlines(),
         "",

@@ -4,10 +4,10 @@
     python tests/mutation/run.py --sample 500             that many of all, drawn at random by a fixed seed
     python tests/mutation/run.py trainer --each 6         the trainer: so many of each module
 
-The first argument may name a file of targets/: pass_ops (without one), trainer, stages. Works in .cache/mutation/TARGET,
-on a copy of the repository; results of functions that did not change are kept from one run to the next. Each mutant
-meets its quickest tests first, for a few seconds; the survivors of those that survivors.toml does not explain then meet
-all of them, with more examples. Exits with 1 if fewer than 95 % are killed or a survivor is not explained.
+The first argument may name a file of targets/: pass_ops (without one), trainer, stages. Works on a copy of the
+repository in .cache/mutation/TARGET; results of functions that did not change are kept from one run to the next. Each
+mutant meets its quickest tests first, for a few seconds; the survivors of those that survivors.toml does not explain
+then meet all of them, with more examples. Exits with 1 if fewer than 95 % are killed or a survivor is not explained.
 """
 
 from __future__ import annotations
