@@ -18,7 +18,7 @@ from tests.chaos.outcome import Outcome, settle
 # Kind of a file -> the pattern of its path in the project's folder.
 FILES = {
     "part": r"/part-[^/]*\.parquet$",
-    "list of parts": r"/_parts-[^/]*\.parquet$",
+    "list of parts": r"/_parts-[^/]*$",
     "manifest": r"/_manifest-[^/]*\.json$",
     "marker": r"/_done/[^/]*\.json$",
     "attempt": r"/_attempts/[^/]*\.json$",

@@ -17,7 +17,7 @@ LOOKS = ("passrl status", "passrl verify", "passrl inspect", "passrl lint")
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """how: same, repaired, or failed; words: the first thing the project said, or what it did wrong."""
+    """how: same, repaired, named or failed; words: the first thing the project said, or what it did wrong."""
 
     how: str
     words: str = ""

@@ -55,6 +55,7 @@ every part, list, manifest and policy, the same losses and results.
 - *same*: at once, without a word.
 - *repaired*: an error or a finding that names what is wrong, and doing what its message says led there. A hostile name:
   refused with exit code 2 before anything is made.
+- *named*: a forgery that is a whole dataset in itself, with another content: `verify` names it.
 - *failed*: a traceback, a signal, a control character on the terminal, another result, a message that names no repair,
   a repair that does not help.
 
@@ -116,6 +117,7 @@ def page(done: Sequence[Done], *, seed: int, seconds: float, jobs: int) -> str:
     """The page about the trials: a row a kind, then what failed."""
     counts = Counter((each.kind, each.how) for each in done)
     survived = sum(each.how != "failed" for each in done)
+    hows = ("same", "repaired", "named", "failed")
     lines = [
         "# Chaos",
         "",
@@ -124,13 +126,13 @@ def page(done: Sequence[Done], *, seed: int, seconds: float, jobs: int) -> str:
         "",
         *WHAT_IT_IS.splitlines(),
         "",
-        "| what | tried | same | repaired | failed |",
-        "| --- | --- | --- | --- | --- |",
+        f"| what | tried | {' | '.join(hows)} |",
+        f"| --- | --- |{' --- |' * len(hows)}",
     ]
     for kind in [kind for kind in KINDS if any(each.kind == kind for each in done)]:
-        numbers = [counts[kind, how] for how in ("same", "repaired", "failed")]
+        numbers = [counts[kind, how] for how in hows]
         lines.append(f"| {kind} | {sum(numbers)} | {' | '.join(map(str, numbers))} |")
-    total = [sum(each.how == how for each in done) for how in ("same", "repaired", "failed")]
+    total = [sum(each.how == how for each in done) for how in hows]
     lines.append(f"| **all** | {len(done)} | {' | '.join(map(str, total))} |")
     return "\n".join(lines) + "\n"
 

@@ -76,4 +76,4 @@ def test_the_page_counts_each_kind():
         Done(kind="kill: rounds", number=0, how="same", words=""),
         Done(kind="kill: rounds", number=1, how="failed", words="!"),
     ]
-    assert "| kill: rounds | 2 | 1 | 0 | 1 |" in page(done, seed=0, seconds=60, jobs=2)
+    assert "| kill: rounds | 2 | 1 | 0 | 0 | 1 |" in page(done, seed=0, seconds=60, jobs=2)
