@@ -20,7 +20,7 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One card that this process may use. processes: (pid, bytes or None where the driver does not say), others' too."""
+    """One card that this process may use. processes: pid and bytes (None: the driver does not say) of everybody's."""
 
     index: int
     name: str
