@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ def gpu_check(options: CheckOptions, *, show: Callable[[str], None] = _print) ->
     require("torch", "passrl gpu-check")
     require("transformers", "passrl gpu-check")
     chosen = choose(options.only)
+    if not 0 < options.minutes < math.inf:
+        raise CheckError(f"--minutes is {options.minutes:g}, which no check can keep to; give a number above 0")
     folder = Path(options.out)
     try:
         (folder / "logs").mkdir(parents=True, exist_ok=True)

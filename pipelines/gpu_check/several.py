@@ -31,8 +31,7 @@ def check_kill(machine: Machine, options: CheckOptions) -> Result:
     folder = model_folder(machine, options, sizes(machine).small)
     before = used_bytes() if machine.cards else ()
     with marked() as environment:
-        command = [sys.executable, "-m", "pipelines.gpu_check.several", json.dumps(["victim", folder, machine.device])]
-        victim = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        victim = subprocess.Popen(victim_command(folder, machine), env=environment, stdout=subprocess.PIPE, text=True)
         assert victim.stdout is not None
         told = any(line.startswith(SAMPLING) for line in victim.stdout)
         held = used_bytes() if machine.cards else ()
@@ -50,6 +49,11 @@ def check_kill(machine: Machine, options: CheckOptions) -> Result:
     return judged(
         machine, figures, {"processes_left": Limit(high=0), "left_gib": LEFT_GIB}, note="; ".join(left.values())
     )
+
+
+def victim_command(folder: str, machine: Machine) -> list[str]:
+    """What samples until it is killed, and says when it begins."""
+    return [sys.executable, "-m", "pipelines.gpu_check.several", json.dumps(["victim", folder, machine.device])]
 
 
 def check_torchrun(machine: Machine, options: CheckOptions) -> Result:
