@@ -140,8 +140,8 @@ def test_everything_else_names_the_extra_to_install(bare: str, project: Project)
         ["score", project.config, "--out", project.out, "--signal", "math",
          "--set", "signals.math={signal='outcome', verifier='math'}"],
     ]  # fmt: skip
-    named = ["models", "models", "models", "cpu", "models", "models", "lora", "models", "models", "cpu", "models", "s3", "gcp",
-             "verifiers"]  # fmt: skip
+    named = ["models", "models", "models", "cpu", "models", "models", "lora", "models", "models", "cpu", "models", "s3",
+             "gcp", "verifiers"]  # fmt: skip
     for extra, (command, code, _, err) in zip(named, told(bare, commands), strict=True):
         assert code == 2, (command, code, err)
         assert f"pip install 'passrl[{extra}]'" in err, (command, err)

@@ -279,7 +279,7 @@ def renew_packed_head(model: Any) -> None:
     tensors are in the checkpoint; a head that is tied to the embedding has none there and kept the old copy, so every
     logit came from the new body and the old head. Can go once vLLM packs it itself.
     """
-    head = getattr(model, "lm_head", None)
+    head: Any = getattr(model, "lm_head", None)
     if hasattr(head, "cpu_linear"):
         head.quant_method.process_weights_after_loading(head)
 

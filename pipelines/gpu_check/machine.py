@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from typing import Literal
-
-from packaging.requirements import Requirement
 
 from pipelines.gpu_check.base import GIB, Card, CheckError, CheckOptions, Limit, Machine, Result, judged
 
@@ -25,6 +24,7 @@ PACKAGES = (
 )  # fmt: skip
 FREE_SHARE = 0.9  # of a card's memory: below, somebody else is using it
 DISK_GIB = 60.0  # 1.5B twice, a PRM, 7B, and the checkpoints of two rounds of 0.5B
+_PIN = re.compile(r"([\w-]+)==([\w.]+)")
 QUERY = "name,memory.total,memory.used,driver_version"
 
 
@@ -110,14 +110,13 @@ def _card_problems(machine: Machine, cuda: str, *, usable: bool) -> list[str]:
 def _other_pins() -> list[str]:
     """Installed packages of another version than passrl pins."""
     try:
-        wanted = [Requirement(line) for line in requires("passrl") or ()]
+        pins = [found.groups() for line in requires("passrl") or () if (found := _PIN.match(line))]
     except PackageNotFoundError:
         return []
-    pins = {need.name: need.specifier for need in wanted if any(s.operator == "==" for s in need.specifier)}
     return [
-        f"{name} is {found}, passrl pins {specifier}: install the list requirements/gpu.txt"
-        for name, specifier in pins.items()
-        if (found := _version(name)) is not None and not specifier.contains(found)
+        f"{name} is {found}, passrl pins {wanted}: install the list requirements/gpu.txt"
+        for name, wanted in pins
+        if (found := _version(name)) is not None and found.partition("+")[0] != wanted
     ]
 
 
