@@ -37,9 +37,7 @@ ENGINES: dict[str, dict[str, Any]] = {
 def told(folder: Path, cases: list[dict[str, Any]]) -> list[dict[str, int]]:
     """What the script says of each case."""
     paths = os.pathsep.join([str(folder), str(Path.cwd())])
-    environment = dict(
-        os.environ, PYTHONPATH=paths, OMP_NUM_THREADS="1"
-    )  # several wait for each other on a busy machine
+    environment = dict(os.environ, PYTHONPATH=paths, OMP_NUM_THREADS="1")
     command = [sys.executable, str(SCRIPT), json.dumps(cases)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
