@@ -110,7 +110,7 @@ def _card_problems(machine: Machine, cuda: str, *, usable: bool) -> list[str]:
 def _other_pins() -> list[str]:
     """Installed packages of another version than passrl pins."""
     try:
-        pins = [found.groups() for line in requires("passrl") or () if (found := _PIN.match(line))]
+        pins = [match.groups() for line in requires("passrl") or () if (match := _PIN.match(line))]
     except PackageNotFoundError:
         return []
     return [
