@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from pipelines.gpu_check.base import GIB, CheckOptions, Machine
+from pipelines.engines.machine import GIB
+from pipelines.gpu_check.base import CheckOptions, Machine
 from trainer import TrainOptions
 
 SHARD = GIB  # bytes of a weight file
@@ -61,7 +62,7 @@ def sizes(machine: Machine) -> Sizes:
     """7B, 1.5B and 0.5B on a card of 80 GB, smaller ones where they do not fit, tiny ones on a CPU."""
     if machine.device == "cpu":
         return Sizes(large="tiny", small="tiny", rounds="tiny")
-    room = ROOM * min(card.memory for card in machine.cards)
+    room = ROOM * min(gpu.memory.total for gpu in machine.gpus)
     ladder = ("7B", "1.5B", "0.5B", "tiny")
     large = next(name for name in ladder if name == "tiny" or 2 * parameters(name) + 8 * GIB <= room)
     small = next(name for name in ladder[1:] if name == "tiny" or computed_bytes(name, whole()) <= room)
