@@ -28,10 +28,11 @@ from trainer.batching import StepBatch
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.compatibility import check_data_and_policy, open_shaped, sampling_temperature
 from trainer.data import ShapedData, TrainData
+from trainer.determinism import determinism
 from trainer.distributed import World, joined_world
 from trainer.errors import StateError, TrainingStoppedError
 from trainer.export import export_policy
-from trainer.failures import saved, within_memory
+from trainer.failures import leaving_nothing, saved, within_memory
 from trainer.flops import token_share
 from trainer.folder_lock import LOCK, locked
 from trainer.metrics import StepMetrics, describe_step, summarize
@@ -41,7 +42,6 @@ from trainer.old_logprobs import AUDIT
 from trainer.options import TrainOptions
 from trainer.pairs import open_pairs
 from trainer.policy import Policy, chosen_device, device_options, load_policy
-from trainer.process_state import determinism, nothing_left
 from trainer.records import DONE, STATE, Checkpoint, Done, complete_checkpoints, read_done, read_metrics, write_json
 from trainer.run_folder import claim, describe
 from trainer.steps import StepPlan, plan_steps, recompute_plan, step_batches
@@ -98,7 +98,7 @@ def train(
     """
     sources = open_shaped(shaped)
     check_data_and_policy(sources, options=options, policy_digest=policy_digest, vocabulary=vocabulary)
-    with nothing_left():
+    with leaving_nothing():
         return _train(
             ShapedData(sources),
             policy=policy,
@@ -124,7 +124,7 @@ def sft(
 
     The loss is next_token whatever options.loss says; kl_coef must be 0. Arguments and errors are those of `train`.
     """
-    with nothing_left():
+    with leaving_nothing():
         return _train(
             open_pairs(pairs, policy),
             policy=policy,

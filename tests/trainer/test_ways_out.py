@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import weakref
@@ -16,11 +15,11 @@ from torch import nn
 import trainer.run
 from tests.trainer.rows import gradient_of, largest_difference, random_rows, split_groups, step_of
 from trainer import TrainOptions, train
+from trainer.determinism import determinism
 from trainer.errors import DeviceMemoryError, TrainOptionError
 from trainer.logprobs import Float32Head
 from trainer.model_folder import weights_digest
 from trainer.policy import load_policy
-from trainer.process_state import determinism, nothing_left
 from trainer.update import apply_gradients, backward, make_optimizer
 
 ROWS = random_rows(groups=6, size=3)
@@ -241,31 +240,6 @@ def test_nothing_of_the_model_is_left_when_train_is_over(run, monkeypatch, ends)
             run("out", options=options)
         assert isinstance(kept.value.__cause__, torch.OutOfMemoryError)
     assert {name: ref() for name, ref in held.items()} == {"model": None, "weight": None}
-
-
-def test_what_an_error_of_an_error_holds_is_let_go_of():
-    class Large:
-        pass
-
-    def inner() -> None:
-        large = Large()
-        refs.append(weakref.ref(large))
-        try:
-            raise KeyError("first")
-        except KeyError as error:
-            raise ValueError("second") from error
-
-    refs: list[weakref.ref] = []
-
-    def work() -> None:
-        with nothing_left():
-            inner()
-
-    with pytest.raises(ValueError, match="second") as kept:
-        work()
-    assert kept.value.__cause__ is not None
-    gc.collect()
-    assert refs[0]() is None
 
 
 # --- determinism ---------------------------------------------------------------------------------------------------

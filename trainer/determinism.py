@@ -1,10 +1,8 @@
-"""What a run changes in its process and puts back: deterministic kernels, and the memory of model and optimizer."""
+"""Deterministic kernels during a run: a promise where it is asked for."""
 
 from __future__ import annotations
 
-import gc
 import os
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -37,33 +35,3 @@ def determinism(wanted: bool | None, *, device: str) -> Iterator[None]:
         deterministic.fill_uninitialized_memory = filled
         if workspace is None:
             os.environ.pop(CUBLAS, None)
-
-
-@contextmanager
-def nothing_left() -> Iterator[None]:
-    """Frees at the end what was made inside: cycles, the allocator's cached blocks, and what tracebacks hold.
-
-    The function that made it must be called inside: its frame has to have ended for its variables to be let go of.
-    """
-    try:
-        yield
-    except BaseException as error:
-        _forget_frames(error)
-        raise
-    finally:
-        gc.collect()
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
-
-
-def _forget_frames(error: BaseException | None) -> None:
-    """Clears the variables of ended frames in the tracebacks of an error, its causes and its contexts."""
-    seen: set[int] = set()
-    waiting = [error]
-    while waiting:
-        found = waiting.pop()
-        if found is None or id(found) in seen:
-            continue
-        seen.add(id(found))
-        traceback.clear_frames(found.__traceback__)
-        waiting += [found.__cause__, found.__context__]
