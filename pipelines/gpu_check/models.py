@@ -127,19 +127,10 @@ def parameters(name: str) -> int:
 
 def computed_bytes(name: str, options: TrainOptions, *, gpus: int = 1) -> int:
     """What training a shape takes on each GPU, by `trainer.gpu_memory`."""
-    from trainer.gpu_memory import ModelShape, gpu_bytes
+    from trainer.gpu_memory import model_shape, training
 
-    shape = SHAPES[name]
-    model = ModelShape(
-        hidden=shape["hidden_size"],
-        intermediate=shape["intermediate_size"],
-        blocks=shape["num_hidden_layers"],
-        vocabulary=shape["vocab_size"],
-        heads=shape["num_attention_heads"],
-        kv_heads=shape["num_key_value_heads"],
-        tied=shape["tie_word_embeddings"],
-    )
-    return gpu_bytes(model, options, gpus=gpus)
+    config = _config(SHAPES[name])
+    return training(model_shape(config.to_dict(), _shapes(config)), options, gpus=gpus).total
 
 
 def _config(shape: Mapping[str, Any], *, prm: bool = False) -> Any:
