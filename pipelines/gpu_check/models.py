@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from pipelines.engines.machine import GIB
 from pipelines.gpu_check.base import CheckOptions, Machine
 from trainer import TrainOptions
+from trainer.gpu_memory import ModelShape, model_shape, training
 
 SHARD = GIB  # bytes of a weight file
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<extra_0>")
@@ -122,15 +123,22 @@ def write_tokenizer(folder: Path, *, vocabulary: int) -> None:
 
 def parameters(name: str) -> int:
     """Weights of a shape."""
-    return sum(torch.Size(size).numel() for size in _shapes(_config(SHAPES[name])).values())
+    return shape_of(name).parameters
 
 
 def computed_bytes(name: str, options: TrainOptions, *, gpus: int = 1) -> int:
     """What training a shape takes on each GPU, by `trainer.gpu_memory`."""
-    from trainer.gpu_memory import model_shape, training
+    return training(shape_of(name), options, gpus=gpus).total
 
-    config = _config(SHAPES[name])
-    return training(model_shape(config.to_dict(), _shapes(config)), options, gpus=gpus).total
+
+def shape_of(name: str) -> ModelShape:
+    """What `trainer.gpu_memory` computes with."""
+    return model_shape(_config(SHAPES[name]).to_dict(), tensor_shapes_of(name))
+
+
+def tensor_shapes_of(name: str) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of a checkpoint."""
+    return {tensor: tuple(size) for tensor, size in _shapes(_config(SHAPES[name])).items()}
 
 
 def _config(shape: Mapping[str, Any], *, prm: bool = False) -> Any:
