@@ -120,6 +120,16 @@ def rejected_files(ds: Dataset) -> set[str]:
     return {f"{names.REJECTED}/{entry.name}" for entry in ds.store.entries(names.REJECTED)}
 
 
+def journal_files(ds: Dataset) -> dict[int, tuple[str, ...]]:
+    """Part -> names of the journals of this fingerprint in `_journal`, by its listing."""
+    found: dict[int, tuple[str, ...]] = {}
+    for entry in ds.store.entries(names.JOURNAL):
+        name = names.parse(names.JOURNAL, entry.name)
+        if name is not None and name.fp8 == ds.fp8:
+            found[name.part] = (*found.get(name.part, ()), f"{names.JOURNAL}/{entry.name}")
+    return found
+
+
 def _record(
     ds: Dataset, part: int, table: pa.Table, content: bytes, *, rejected: Sequence[Rejection], refused: bytes
 ) -> PartRecord:

@@ -168,14 +168,23 @@ def _orphans(
     named = {file for record in records for file in record.files}
     named |= {names.DATASET, names.RUN_RECORD, names.manifest(fp8), names.parts(fp8)}
     old = {fingerprint[:8] for fingerprint in replaced}
+    done = {record.part for record in records}
     for folder in ("", *names.FOLDERS):
         for entry in store.entries(folder):
             name = f"{folder}/{entry.name}" if folder else entry.name
             own = names.fingerprint_of(folder, entry.name)
-            if name in named or (folder not in ("", names.REJECTED) and own == fp8 and not entry.name.startswith(".")):
+            if name in named or (own == fp8 and _belongs(folder, entry.name, done)):
                 continue
             kind = "of a replaced fingerprint" if own in old else "no marker names it"
             yield Finding("info", "orphan", store.path(name), f"{kind}; harmless, {entry.size} bytes")
+
+
+def _belongs(folder: str, name: str, done: set[int]) -> bool:
+    """Whether a file of this fingerprint that no marker names has its place: a journal has while its part is open."""
+    if folder in ("", names.REJECTED) or name.startswith("."):
+        return False
+    found = names.parse(folder, name)
+    return folder != names.JOURNAL or (found is not None and found.part not in done)
 
 
 # -- the parts ---------------------------------------------------------------------------------------------------

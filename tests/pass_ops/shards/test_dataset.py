@@ -202,7 +202,7 @@ def test_a_dataset_that_is_a_bucket_of_its_own_has_nothing_beside_it(generate_sp
     listed: list[str] = []
     store = Store(url, lambda operation, name: listed.append(name) if operation == "list" else None)
     assert create_dataset(url, generate_spec(seed=8), overwrite=True, store=store).stale == ()
-    assert listed == ["", "_done", "_rejected", "_failed", "_attempts", "_done", "_failed"]
+    assert listed == ["", "_done", "_rejected", "_failed", "_attempts", "_journal", "_done", "_failed"]
 
 
 def test_of_two_overwrites_at_a_time_one_is_refused(near_root, generate_spec):

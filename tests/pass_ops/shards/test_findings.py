@@ -129,6 +129,7 @@ def test_files_that_no_marker_names(near_root, make_dataset, rollouts):
         f"_rejected/000000-{fp8}-00000000.parquet",
         f"_failed/.000000-{fp8}.json.0123456789ab.tmp",
         "_attempts/notes.txt",
+        f"_journal/000000-{fp8}-0123456789ab-0.bin",
     ]
     for size, name in enumerate(orphans):
         made.store.put(name, b"x" * size)

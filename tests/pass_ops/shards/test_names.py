@@ -17,6 +17,7 @@ FP8 = "0123abcd"
         (names.rejected(3, FP8, "f" * 64), 3, 0),
         (names.attempt(3, FP8, 12), 3, 12),
         (names.failed(3, FP8), 3, 0),
+        (names.journal(3, FP8, "0123456789ab", 7), 3, 0),
     ],
 )
 def test_a_name_gives_back_its_part(name, part, number):
