@@ -13,7 +13,7 @@ from pass_ops.shards import names
 from pass_ops.shards.dataset import read_dataset_json
 from pass_ops.shards.fingerprint import folder_digest
 from pass_ops.shards.paths import relative_folder, resolve_folder
-from pass_ops.shards.records import Manifest, PartRecord, read_manifest, read_parts
+from pass_ops.shards.records import Manifest, PartRecord, read_complete
 from pass_ops.shards.spec import DatasetSpec, InputRef
 from pass_ops.shards.store import Store
 from pass_ops.shards.tables import open_parquet
@@ -82,18 +82,13 @@ def open_dataset(url: str) -> CompleteDataset:
     """A finalized dataset for reading. Raises NotADatasetError, IncompleteDatasetError, CorruptDatasetError."""
     store = Store(url)
     spec, _ = read_dataset_json(store)
-    fp8 = spec.fingerprint[:8]
-    manifest = read_manifest(store, names.manifest(fp8))
-    if manifest is None:
+    complete = read_complete(store, spec)
+    if complete is None:
         raise IncompleteDatasetError(
-            f"{url} is not finalized (no {names.manifest(fp8)}); run its stage again, or look at `passrl status {url}`"
+            f"{url} is not finalized (no {names.manifest(spec.fingerprint[:8])}); run its stage again, or look at "
+            f"`passrl status {url}`"
         )
-    if manifest.fingerprint != spec.fingerprint:
-        raise CorruptDatasetError(
-            f"{url}: the manifest is of fingerprint {manifest.fingerprint[:16]}..., "
-            f"the dataset of {spec.fingerprint[:16]}..."
-        )
-    return CompleteDataset(url, spec, manifest, read_parts(store, names.parts(fp8), manifest), store)
+    return CompleteDataset(url, spec, *complete, store)
 
 
 def examine_input(url: str, spec: DatasetSpec, ref: InputRef) -> tuple[bool, str | None]:
