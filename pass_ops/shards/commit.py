@@ -181,8 +181,8 @@ def _void_parts(ds: Dataset, done: set[int], data: set[str]) -> set[int]:
     """Parts whose marker names a file that is not there.
 
     A part without any data file is one by the listing. Whether the files that are there are the ones meant stands in
-    the list of parts once the dataset is finalized. Before that it stands in the markers: they are read for parts with several
-    data files, and for all parts once nothing else is left to do (finalize reads them too).
+    the list of parts once the dataset is finalized. Before that it stands in the markers: they are read for parts with
+    several data files, and for all parts once nothing else is left to do (finalize reads them too).
     """
     list_name = names.parts(ds.fp8, ds.spec.format_version)
     listed = ds.store.read_many([list_name])[list_name] if names.manifest(ds.fp8) in data else None

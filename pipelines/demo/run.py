@@ -19,7 +19,7 @@ from pipelines.demo.arithmetic import Split, prompt_rows
 from pipelines.demo.assets import asset_folder
 from pipelines.runs.check import check_run
 from pipelines.runs.config import RunConfig, load_config
-from pipelines.runs.evaluate import Estimate, EvalResult, paired_gain
+from pipelines.runs.evaluate import Estimate, EvalResult, paired_gain, read_results
 from pipelines.runs.lineage import read_lineage
 from pipelines.runs.progress import Reporter
 from pipelines.runs.rounds import evaluate_start, run_round
@@ -52,7 +52,7 @@ def run_demo(
         last = index >= rounds - 1
         work = execution if index < rounds else teacher
         summary = run_round(work, index, is_last=last)
-        results.append(_result(work, index))
+        results.append(_result(work, index, whole=last))
         rows.append(
             _row(
                 f"{index} {'execution' if index < rounds else 'teacher KL'}",
@@ -134,9 +134,10 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _result(run: Run, round_index: int) -> EvalResult:
-    text = Store(run.folder(round_index, "eval", BENCHMARK)).read("results.json").decode()
-    return EvalResult.from_json(text)
+def _result(run: Run, round_index: int, *, whole: bool) -> EvalResult:
+    assert run.config.eval is not None
+    suffix, _ = run.config.eval.asked(BENCHMARK, whole=whole)
+    return read_results(run.folder(round_index, f"eval{suffix}", BENCHMARK))
 
 
 def _train_metrics(out: str, round_index: int) -> Mapping[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipelines.engines.acquire import acquire, release, start_engine
 from pipelines.engines.base import (
     Engine,
+    EngineAsleep,
     EngineDead,
     EngineOptionError,
     EngineOptions,
@@ -19,6 +20,7 @@ from pipelines.engines.device import device_kind, resolve_device, resolve_dtype
 
 __all__ = [
     "Engine",
+    "EngineAsleep",
     "EngineDead",
     "EngineOptionError",
     "EngineOptions",

@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BeforeValidator, Strict
 
 from pass_ops.shards.sampling import cuts
 from pipelines.engines.errors import (
+    EngineAsleep,
     EngineDead,
     EngineOptionError,
     EngineStartError,
@@ -28,10 +29,11 @@ from pipelines.engines.errors import (
 )
 from pipelines.engines.vllm_names import check_arguments, check_parameters
 from pipelines.options import Table, Url, options
-from pipelines.options.types import AtLeastOne, Positive, Share, ZeroOrMore
+from pipelines.options.types import Positive, Seed, Share, Tokens, ZeroOrMore
 
 __all__ = [
     "Engine",
+    "EngineAsleep",
     "EngineDead",
     "EngineOptionError",
     "EngineOptions",
@@ -81,8 +83,9 @@ class Sampling:
     """Keeps this many of the most likely tokens (0 = off). Example: 50."""
     min_p: Share = 0.0
     """Drops tokens less likely than this share of the most likely one's probability (0.0 = off). Example: 0.05."""
-    max_tokens: AtLeastOne = 256
-    """Most tokens of a completion, the end token included; what a rollout program inserts counts too."""
+    max_tokens: Tokens = 256
+    """Most tokens of a completion, the end token included; what a rollout program inserts counts too. At most 2**24,
+    which is above any model's context."""
     stop: StopStrings = ()
     r"""Strings that end a completion as soon as its text contains one; the rollout keeps it. A special token ends it by
     its id. Example: ["\n\n"]."""
@@ -134,16 +137,16 @@ class EngineOptions:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs. auto takes a GPU where there is one; name the device where the machine that submits a job
     has another one than its workers."""
-    max_model_len: Annotated[int, Ge(2)] | None = None
+    max_model_len: Annotated[int, Ge(2), Le(2**24)] | None = None
     """Most tokens of prompt and completion together (default: the model's context). Example: 4096."""
-    max_num_seqs: AtLeastOne = 256
-    """Rollouts sampled at the same time."""
+    max_num_seqs: Annotated[int, Ge(1), Le(65_536)] = 256
+    """Rollouts sampled at the same time. Each holds memory, so there are at most 65536."""
     kv_cache_gib: Positive = 1.0
     """Memory for keys and values on a CPU in GiB, in addition to the model's own."""
     logprobs_mode: LogprobsMode = "raw_logprobs"
     """Which log-probabilities the engine reports: those of the raw logits, or those after temperature and truncation.
     Generating rollouts sets this to what their temperature needs."""
-    seed: ZeroOrMore = 0
+    seed: Seed = 0
     """The engine's own seed. Rollouts do not depend on it: each has a seed of its own."""
     deterministic: bool = False
     """Makes a rollout bit-identical whatever else is in its batch; this costs throughput. Kind vllm only."""
@@ -225,8 +228,29 @@ class Engine(Protocol):
         that samples, as `submit` and `score` do on one that pools.
         """
 
+    @property
+    def asleep(self) -> bool:
+        """Whether `sleep` was called and `wake` not yet."""
+
+    @property
+    def dead(self) -> bool:
+        """Whether it was closed or failed; start another."""
+
     def load_weights(self, model: str) -> None:
         """Take over the weights of another folder; what was submitted before is finished with the old ones."""
+
+    def sleep(self) -> None:
+        """Finish what was submitted, then free the device: its weights, keys and values are given up.
+
+        Requests get EngineAsleep until `wake`. What computes on a CPU, or on a server, holds no device of this process
+        and may keep its memory. Sleeping twice is no error.
+        """
+
+    def wake(self, model: str) -> None:
+        """Take the device again, with this folder's weights and no cached prefix. Awake, it is `load_weights`.
+
+        Raises WeightsMismatchError, and stays asleep, where the folder does not fit the engine.
+        """
 
     def close(self) -> None:
         """Free model, memory and threads; open futures get EngineDead. Closing twice is no error."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 from pipelines.engines.base import EngineOptions
@@ -35,6 +36,15 @@ def resolve_dtype(model: str, options: EngineOptions) -> str:
     if resolve_device(options) == "cuda":
         return stored if stored in ("bfloat16", "float16") else "float32"
     return "bfloat16" if stored == "bfloat16" and _cpu_has_bfloat16() else "float32"
+
+
+def free_cached_memory() -> None:
+    """Collect what only cycles keep alive, then give the blocks that torch caches on the GPU back to the driver."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.engines.base import (
+    EngineAsleep,
     EngineDead,
     EngineOptionError,
     RequestRejected,
@@ -72,6 +73,12 @@ class Backend(Protocol):
     def load_weights(self, model: str) -> None:
         """Replace the weights by those of a folder that fits; nothing is in flight. Any exception ends the engine."""
 
+    def sleep(self) -> None:
+        """Free the device; nothing is in flight, and `wake` or `close` comes next. Any exception ends the engine."""
+
+    def wake(self, model: str) -> None:
+        """Take the device again after `sleep`, with a fitting folder's weights. Any exception ends the engine."""
+
     def close(self) -> None:
         """Free everything."""
 
@@ -83,8 +90,10 @@ class _Work:
 
 
 @dataclass(frozen=True)
-class _Load:
-    model: str
+class _Order:
+    """What the backend does while nothing is in flight: load weights, sleep, wake."""
+
+    carry_out: Callable[[Backend], None]
     future: Future[Any]
 
 
@@ -100,14 +109,15 @@ class DrivenEngine:
         self._architecture = architecture(model)
         self._name = name
         self._pid = os.getpid()
-        self._inbox: queue.SimpleQueue[_Work | _Load | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Work | _Order | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._lock = threading.Lock()  # orders a submit against the end: whatever got into the inbox is answered
         self._end: EngineDead | None = None
         self._open: dict[int, Future[Any]] = {}  # with the backend; the driver's alone
-        self._waiting: deque[_Work | _Load] = deque()  # not yet there; the driver's alone
+        self._waiting: deque[_Work | _Order] = deque()  # not yet there; the driver's alone
         self._next_key = 0
-        self._loading = threading.Lock()  # one load at a time: each is checked against the folder before it
+        self._ordering = threading.Lock()  # one order at a time: a folder is checked against the one before it
+        self._asleep = False
         ready: Future[Backend] = Future()
         self._thread = threading.Thread(target=self._run, args=(start, ready), name=f"engine-{name}", daemon=True)
         try:
@@ -161,22 +171,34 @@ class DrivenEngine:
         rejection = self._check_ids(token_ids, limit=self.max_model_len, reason="rollout_too_long")
         return self._enqueue(PoolRequest(token_ids=token_ids), rejection)
 
+    @property
+    def asleep(self) -> bool:
+        """See `Engine.asleep`."""
+        return self._asleep
+
     def load_weights(self, model: str) -> None:
         """See `Engine.load_weights`. Raises WeightsMismatchError, or what is wrong with the folder; neither harms.
 
         An error while the weights are replaced ends the engine.
         """
-        if threading.current_thread() is self._thread:
-            raise RuntimeError("load_weights was called in a future's callback, where it would wait for itself.")
-        with self._loading:
-            if (difference := self._architecture.difference(architecture(model))) is not None:
-                raise WeightsMismatchError(
-                    f"{model} cannot be loaded into the engine that runs {self._model}: {difference}. "
-                    "Start another engine on it."
-                )
-            future: Future[None] = Future()
-            self._put(_Load(model, future))
-            future.result()
+        with self._ordering:
+            if self._asleep:
+                raise EngineAsleep(f"The {self._name} engine is asleep; `wake` gives it the weights of {model}.")
+            self._check_architecture(model)
+            self._carry_out(lambda backend: backend.load_weights(model))
+            self._model = model
+
+    def sleep(self) -> None:
+        """See `Engine.sleep`. An error while the device is freed ends the engine."""
+        with self._ordering:
+            if not self._asleep:
+                self._carry_out(self._fall_asleep)
+
+    def wake(self, model: str) -> None:
+        """See `Engine.wake`. Raises what `load_weights` raises; an error while it wakes ends the engine."""
+        with self._ordering:
+            self._check_architecture(model)
+            self._carry_out(lambda backend: self._wake(backend, model))
             self._model = model
 
     def close(self) -> None:
@@ -190,6 +212,21 @@ class DrivenEngine:
             atexit.unregister(self.close)
 
     # --- the caller's side ---------------------------------------------------------------------------------------
+
+    def _check_architecture(self, model: str) -> None:
+        if (difference := self._architecture.difference(architecture(model))) is not None:
+            raise WeightsMismatchError(
+                f"{model} cannot be loaded into the engine that runs {self._model}: {difference}. "
+                "Start another engine on it."
+            )
+
+    def _carry_out(self, order: Callable[[Backend], None]) -> None:
+        """Wait until everything before the order is answered and the order is done. Raises what it raises."""
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("an engine was ordered about in a future's callback, where it would wait for itself.")
+        future: Future[None] = Future()
+        self._put(_Order(order, future))
+        future.result()
 
     def _check_purpose(self, *, pools: bool) -> None:
         if pools != self._pools:
@@ -226,7 +263,7 @@ class DrivenEngine:
             self._put(_Work(request, future))
         return future
 
-    def _put(self, command: _Work | _Load) -> None:
+    def _put(self, command: _Work | _Order) -> None:
         if os.getpid() != self._pid:
             command.future.set_exception(EngineDead(f"The {self._name} engine stayed in the process forked from."))
             return
@@ -278,17 +315,20 @@ class DrivenEngine:
             pass
 
     def _begin(self, backend: Backend) -> None:
-        """Hand waiting commands to the backend in order; a load waits until nothing is in flight."""
+        """Hand waiting commands to the backend in order; an order waits until nothing is in flight."""
         while self._waiting:
             command = self._waiting[0]
-            if isinstance(command, _Load):
+            if isinstance(command, _Order):
                 if self._open:
                     return
                 self._waiting.popleft()
-                _load(backend, command)
+                _obey(backend, command)
                 continue
             self._waiting.popleft()
             if not command.future.set_running_or_notify_cancel():
+                continue
+            if self._asleep:
+                command.future.set_exception(EngineAsleep(f"The {self._name} engine is asleep; wake it, then ask."))
                 continue
             self._next_key += 1
             self._open[self._next_key] = command.future
@@ -296,6 +336,17 @@ class DrivenEngine:
                 backend.add(self._next_key, command.request)
             except RequestRejected as rejection:
                 _answer(self._open.pop(self._next_key), rejection)
+
+    def _fall_asleep(self, backend: Backend) -> None:
+        backend.sleep()
+        self._asleep = True
+
+    def _wake(self, backend: Backend, model: str) -> None:
+        if self._asleep:
+            backend.wake(model)
+            self._asleep = False
+        else:
+            backend.load_weights(model)
 
     def _finish(self, end: EngineDead) -> None:
         with self._lock:
@@ -320,14 +371,14 @@ def _answer(future: Future[Any], answer: Answer) -> None:
         future.set_result(answer)
 
 
-def _load(backend: Backend, command: _Load) -> None:
+def _obey(backend: Backend, order: _Order) -> None:
     try:
-        backend.load_weights(command.model)
+        order.carry_out(backend)
     except BaseException as e:
-        command.future.set_exception(e)
-        raise  # the weights may be half replaced
+        order.future.set_exception(e)
+        raise  # the backend may be half of what it was
     else:
-        command.future.set_result(None)
+        order.future.set_result(None)
 
 
 def _copy(end: EngineDead) -> EngineDead:

@@ -22,6 +22,7 @@ OPERATIONAL_EXTRA = frozenset(
         "swap_space",
         "cpu_offload_gb",
         "disable_log_stats",
+        "enable_sleep_mode",
         "max_num_batched_tokens",
         "batch_size",
         "latency",

@@ -17,6 +17,10 @@ class EngineDead(PassError, RuntimeError):
     """The engine failed as a whole or was closed; what was asked of it has no answer. Start another (`acquire`)."""
 
 
+class EngineAsleep(PassError, RuntimeError):
+    """The engine has given its device up (`Engine.sleep`); what was asked of it has no answer. Wake it first."""
+
+
 class WeightsMismatchError(PassError, ValueError):
     """`load_weights` was given a folder of another architecture; this needs another engine (`acquire` does that)."""
 

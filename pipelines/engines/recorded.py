@@ -112,6 +112,12 @@ class RecordedBackend:
     def load_weights(self, model: str) -> None:
         """Nothing: answers do not depend on weights."""
 
+    def sleep(self) -> None:
+        """Nothing is held."""
+
+    def wake(self, model: str) -> None:
+        """Nothing: answers do not depend on weights."""
+
     def close(self) -> None:
         """Nothing is held."""
 

@@ -56,6 +56,7 @@ class ServerBackend:
     def __init__(self, model: str, options: EngineOptions) -> None:
         self.tokenizer = load_tokenizer(model)
         self.vocab_size = int(read_config(model)["vocab_size"])
+        self._model = model
         self._client = _client(options)
         served = _served(self._client, model, options)
         self._name = served["id"]
@@ -92,6 +93,14 @@ class ServerBackend:
     def load_weights(self, model: str) -> None:
         """A server keeps the weights it was started with. Raises WeightsMismatchError."""
         raise WeightsMismatchError(f"{model} cannot be loaded into a running server; start one on it.")
+
+    def sleep(self) -> None:
+        """Nothing: the server holds a device of its own."""
+
+    def wake(self, model: str) -> None:
+        """Go on with the server's weights. Raises WeightsMismatchError for others."""
+        if model != self._model and model_digest(model) != model_digest(self._model):
+            self.load_weights(model)
 
     def close(self) -> None:
         """Drop what is not sent yet and the connections; the server goes on."""

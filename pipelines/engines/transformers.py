@@ -6,7 +6,6 @@ rounding alone (padding), never its distribution. Legend: _B rows of a batch, _T
 
 from __future__ import annotations
 
-import gc
 import math
 from collections import deque
 from typing import Any
@@ -22,7 +21,7 @@ from pipelines.engines.base import (
     SampleRequest,
     Sampling,
 )
-from pipelines.engines.device import device_kind, resolve_dtype
+from pipelines.engines.device import device_kind, free_cached_memory, resolve_dtype
 from pipelines.engines.driver import Answer, DrivenEngine, ScoreRequest
 from pipelines.engines.text import completion_text, stops
 from pipelines.engines.transformers_common import batch_size
@@ -121,7 +120,7 @@ class TransformersBackend:
         from transformers import AutoModelForCausalLM
 
         loaded = load_model(AutoModelForCausalLM, model, dtype=self._dtype)
-        self._model = loaded.to(self._device)
+        self._model: Any = loaded.to(self._device)
         ends = loaded.generation_config.eos_token_id
         self._end_ids = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
 
@@ -143,10 +142,18 @@ class TransformersBackend:
         with torch.inference_mode():
             return self._score(batch) if kind is ScoreRequest else self._sample(batch)
 
+    def sleep(self) -> None:
+        """Give the weights up; `wake` loads a folder's anew."""
+        self._model = None
+        free_cached_memory()
+
+    def wake(self, model: str) -> None:
+        """Load the folder's model."""
+        self.load_weights(model)
+
     def close(self) -> None:
         """Free the model."""
-        del self._model
-        gc.collect()
+        self.sleep()
 
     def _sample(self, batch: list[tuple[int, SampleRequest]]) -> list[tuple[int, Answer]]:
         room = self.max_model_len

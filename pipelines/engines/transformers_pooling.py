@@ -5,7 +5,6 @@ Legend: _B rows of a batch, _T tokens, _C classes.
 
 from __future__ import annotations
 
-import gc
 from collections import deque
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 
 from pipelines.engines.base import EngineOptionError, EngineOptions
-from pipelines.engines.device import device_kind, resolve_dtype
+from pipelines.engines.device import device_kind, free_cached_memory, resolve_dtype
 from pipelines.engines.driver import Answer, PoolRequest
 from pipelines.engines.text import class_tokens
 from pipelines.engines.transformers_common import batch_size
@@ -55,7 +54,7 @@ class TransformersPoolingBackend:
     def load_weights(self, model: str) -> None:
         """Load the folder's model anew."""
         loaded = load_model(_model_class(model, with_tokens=bool(self._tokens)), model, dtype=self._dtype)
-        self._model = loaded.to(self._device)
+        self._model: Any = loaded.to(self._device)
 
     def add(self, key: int, request: PoolRequest) -> None:
         """Keep a request for a batch."""
@@ -72,10 +71,18 @@ class TransformersPoolingBackend:
             logits_BTC = logits_BTC.softmax(-1) if logits_BTC.shape[-1] > 1 else logits_BTC.sigmoid()
         return [(key, self._answer(logits_BTC[b], rows[b])) for b, (key, _) in enumerate(batch)]
 
+    def sleep(self) -> None:
+        """Give the weights up; `wake` loads a folder's anew."""
+        self._model = None
+        free_cached_memory()
+
+    def wake(self, model: str) -> None:
+        """Load the folder's model."""
+        self.load_weights(model)
+
     def close(self) -> None:
         """Free the model."""
-        del self._model
-        gc.collect()
+        self.sleep()
 
     def _logits(self, ids_BT: torch.Tensor, *, lengths: list[int]) -> torch.Tensor:
         if type(self._model).__name__ == "Qwen2ForProcessRewardModel":

@@ -9,7 +9,6 @@ seeds it itself. Closing tears down torch's distributed group of this process.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import random
@@ -31,12 +30,13 @@ from pipelines.engines.base import (
     RequestRejected,
     SampleRequest,
 )
-from pipelines.engines.device import device_kind, resolve_dtype
+from pipelines.engines.device import device_kind, free_cached_memory, resolve_dtype
 from pipelines.engines.driver import Answer, DrivenEngine, PoolRequest, Request, ScoreRequest
 from pipelines.engines.finite import finite_or_rejected
 from pipelines.engines.stopping import read_sample, sought_underneath
 from pipelines.engines.vllm_arguments import (
     batch_invariance,
+    check_architecture,
     engine_arguments,
     lora_arguments,
     lora_request,
@@ -84,25 +84,25 @@ class VllmBackend:
     """vLLM's LLMEngine behind the driver's five calls; see `driver.Backend`."""
 
     def __init__(self, model: str, options: EngineOptions) -> None:
+        check_architecture(model)
         self.tokenizer = load_tokenizer(model)
         if not _one_in_this_process.acquire(blocking=False):
             raise EngineStartError(
                 f"vLLM cannot start on {model}: this process already runs a vLLM engine. Close that first (`release`), "
                 "or use `acquire`, which keeps one."
             )
-        set_environment(options)
+        self._options = options
+        self._device = device_kind()
+        self.pools = options.pooling is not None
+        self._requests: dict[str, Request] = {}
+        self._engine: Any = None
+        self._base: tuple[tuple[str, int, int], ...] | None = None
+        self._adapters = count(1)  # an id each time: vLLM keeps what it has loaded under an id
         try:
-            with _side_effects_undone():
-                self._engine, self.max_model_len = _start_engine(model, options)
+            self._start(model)
         except BaseException:
             _one_in_this_process.release()
             raise
-        self.vocab_size = int(self._engine.model_config.get_vocab_size())
-        self.pools = options.pooling is not None
-        self._requests: dict[str, Request] = {}
-        self._base = base_weights(model)
-        self._adapters = count(1)  # an id each time: vLLM keeps what it has loaded under an id
-        self._use_adapter(model)
 
     def add(self, key: int, request: Request) -> None:
         """Give one request to vLLM's scheduler."""
@@ -137,15 +137,53 @@ class VllmBackend:
             raise RuntimeError("vLLM kept its prefix cache after a weight reload; old prefixes would be mixed in")
         self._engine.reset_encoder_cache()
 
+    def sleep(self) -> None:
+        """On a GPU, vLLM's level 2 (weights, keys and values are dropped), or the engine's end where sleep mode is off.
+
+        A CPU engine keeps what it has: the host's memory is no device that others wait for.
+        """
+        if self._device == "cpu":
+            return
+        if self._engine.model_config.enable_sleep_mode:
+            self._engine.sleep(level=2)
+        else:
+            self._stop()
+        free_cached_memory()
+
+    def wake(self, model: str) -> None:
+        """Weights first, then keys and values: reloading needs room that the cache would take."""
+        if self._engine is None:
+            self._start(model)
+        elif self._device == "cpu":
+            self.load_weights(model)
+        else:
+            self._engine.wake_up(["weights"])
+            self._base = None  # what the woken memory holds is nobody's weights
+            self.load_weights(model)
+            if not self._engine.wake_up(["kv_cache"]):
+                raise RuntimeError("vLLM is still partly asleep after its weights and its cache were woken")
+
     def close(self) -> None:
         """Stop vLLM and give its memory back."""
         try:
-            self._engine.engine_core.shutdown()
-            self._engine.renderer.shutdown()
-            del self._engine
-            gc.collect()
+            self._stop()
+            free_cached_memory()
         finally:
             _one_in_this_process.release()
+
+    def _start(self, model: str) -> None:
+        set_environment(self._options)
+        with _side_effects_undone():
+            self._engine, self.max_model_len = _start_engine(model, self._options)
+        self.vocab_size = int(self._engine.model_config.get_vocab_size())
+        self._base = base_weights(model)
+        self._use_adapter(model)
+
+    def _stop(self) -> None:
+        if self._engine is not None:
+            self._engine.engine_core.shutdown()
+            self._engine.renderer.shutdown()
+            self._engine = None
 
     def _use_adapter(self, model: str) -> None:
         adapter = read_adapter(model)

@@ -42,7 +42,10 @@ def engine_arguments(
             "max_num_batched_tokens": max(context_length + 1, _CPU_BATCHED_TOKENS, options.max_num_seqs),
         }
     else:
-        arguments |= {"max_num_batched_tokens": max(_GPU_BATCHED_TOKENS, options.max_num_seqs)}
+        arguments |= {
+            "max_num_batched_tokens": max(_GPU_BATCHED_TOKENS, options.max_num_seqs),
+            "enable_sleep_mode": True,  # so that the trainer and other models get the device (`Engine.sleep`)
+        }
     return {
         **arguments,
         **options.extra,
@@ -55,6 +58,20 @@ def engine_arguments(
         "logprobs_mode": options.logprobs_mode,
         "seed": options.seed,
     }
+
+
+def check_architecture(model: str) -> None:
+    """Refuse a model that vLLM computes wrongly: its rollouts would not be the policy's. Raises EngineOptionError.
+
+    benchmarks/architectures.py compares vLLM's scores with the trainer's. Multi-query gpt_bigcode, which vLLM 0.32 runs
+    through its transformers backend, is off by 3 nats; the same model with one key head per query head is right.
+    """
+    config = read_config(model)
+    if config.get("model_type") == "gpt_bigcode" and config.get("multi_query", True):
+        raise EngineOptionError(
+            f"{model} is a gpt_bigcode model with multi-query attention, which vLLM 0.32 computes wrongly (its "
+            'log-probabilities are off by nats); set engine.kind to "transformers".'
+        )
 
 
 def batch_invariance(options: EngineOptions, *, device: str) -> dict[str, str]:

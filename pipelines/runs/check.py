@@ -18,6 +18,7 @@ from pass_ops.config import load_estimator
 from pass_ops.errors import PassError
 from pass_ops.extras import EXTRAS, MissingExtraError, by_extra, missing_extra
 from pass_ops.shards import DatasetSpec, Rejection
+from pipelines.engines.vllm_arguments import check_architecture
 from pipelines.models.folder import ModelFacts, describe_model
 from pipelines.options import problem_lines
 from pipelines.prompts.stage import PromptRow, PromptSource, read_prompts
@@ -25,6 +26,7 @@ from pipelines.rollouts.options import GenerateOptions
 from pipelines.rollouts.stage import planned_rollouts
 from pipelines.runs.disk import disk_problem
 from pipelines.runs.lengths import length_problems
+from pipelines.runs.lineage import read_lineage
 from pipelines.runs.run import Run, round_prompts
 from pipelines.shaped.stage import check_streams, resolve_signal
 from pipelines.signals.base import Signal
@@ -117,11 +119,15 @@ class _Check:
         self.rollouts: DatasetSpec | None = None
 
     def all_of(self, stages: frozenset[str], names: Collection[str]) -> None:
+        with self.noting():
+            read_lineage(self.run.url)
         if stages & {"generate", "eval"}:
             if self.config.engine.kind == "vllm":
                 self.need("vllm", "engine.kind vllm")
             with self.noting("policy.model"):
                 self.facts = describe_model(self.policy, weights=False)
+                if self.config.engine.kind == "vllm":
+                    check_architecture(self.policy)
         if stages & {"score", "eval"}:
             with self.noting():
                 self.signals = self.run.signals

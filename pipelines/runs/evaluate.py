@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated
 
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import Strict
+from pydantic import Strict, TypeAdapter, ValidationError
 
 from pass_ops.errors import PassError
 from pass_ops.shards import CompleteDataset
+from pass_ops.shards.store import Store
 from pipelines.engines.base import Sampling
 from pipelines.options import options
-from pipelines.options.types import AtLeastOne
+from pipelines.options.types import AtLeastOne, GroupSize, Name, Rows
 from pipelines.prompts.stage import PromptSource
 
 BOOTSTRAP_RESAMPLES = 2000
+RESULTS = "results.json"
 
 
 class EvaluationError(PassError, ValueError):
@@ -34,18 +36,20 @@ class EvaluationError(PassError, ValueError):
 class EvalOptions:
     """What is measured before the first round and after each one."""
 
-    benchmarks: Mapping[str, PromptSource] = field(default_factory=dict)
-    """Held-out prompts by name: one table [eval.benchmarks.NAME] each, with the keys of [prompts]."""
-    samples: AtLeastOne = 8
-    """Rollouts per prompt (n)."""
+    benchmarks: Mapping[Name, PromptSource] = field(default_factory=dict)
+    """Held-out prompts by name: one table [eval.benchmarks.NAME] each, with the keys of [prompts]. NAME becomes a
+    folder."""
+    samples: GroupSize = 8
+    """Rollouts per prompt (n). They are stored together, so there are at most 65536."""
     k: Annotated[tuple[AtLeastOne, ...], Strict(False)] = (1, 8)
     """Which pass@k to report; none may exceed samples."""
     outcome: str = "outcome"
     """Name of the signal of [signals] that judges."""
     sampling: Sampling | None = None
     """How tokens are drawn, with the keys of [generate.sampling] (default: as the rounds draw them)."""
-    between: AtLeastOne | None = None
-    """Prompts per benchmark after rounds that are neither the first nor the last (default: all). Example: 100."""
+    between: Rows | None = None
+    """Prompts per benchmark after rounds that are not the last of their command (default: all). Such an evaluation of N
+    prompts is stored in the folder `eval-N`, beside `eval`, which always holds whole ones. Example: 100."""
     seed: int = 0
     """Seed of the evaluation's rollouts."""
 
@@ -54,6 +58,16 @@ class EvalOptions:
             raise EvaluationError(
                 f"k is {list(self.k)}, but samples is {self.samples}; pass@k needs at least k samples"
             )
+
+    def asked(self, name: str, *, whole: bool) -> tuple[str, PromptSource]:
+        """What an evaluation's folder `eval` has behind it, and its prompts: "-N" for the first N, nothing for all.
+
+        Each has a folder of its own, so that what a folder holds never depends on how far a command went.
+        """
+        source = self.benchmarks[name]
+        if whole or self.between is None or (source.limit is not None and source.limit <= self.between):
+            return "", source
+        return f"-{self.between}", replace(source, limit=self.between)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +104,26 @@ class EvalResult:
         return json.dumps(data, indent=1)
 
     @staticmethod
-    def from_json(text: str) -> EvalResult:
-        """The inverse of `to_json`."""
-        data = json.loads(text)
-        data["pass_at"] = {int(k): Estimate(**v) for k, v in data["pass_at"].items()}
-        return EvalResult(**{**data, "prompt_ids": tuple(data["prompt_ids"]), "correct_P": tuple(data["correct_P"])})
+    def from_json(content: str | bytes, *, where: str = RESULTS) -> EvalResult:
+        """The inverse of `to_json`; `where` is what the message names. Raises EvaluationError."""
+        try:
+            return TypeAdapter(EvalResult).validate_json(content)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            place = ".".join(map(str, wrong["loc"]))
+            raise EvaluationError(
+                f"{where} does not hold the results of an evaluation ({place + ': ' if place else ''}{wrong['msg']}); "
+                "remove it and evaluate again: what was sampled is kept"
+            ) from None
+
+
+def read_results(folder: str) -> EvalResult:
+    """The results stored in the folder of an evaluation. Raises EvaluationError where there are none to read."""
+    store = Store(folder)
+    try:
+        return EvalResult.from_json(store.read(RESULTS), where=store.path(RESULTS))
+    except FileNotFoundError:
+        raise EvaluationError(f"{folder} holds no {RESULTS}; evaluate first, or check the path") from None
 
 
 def pass_at_k(correct_P: NDArray[np.int64], samples: int, k: int) -> NDArray[np.float64]:

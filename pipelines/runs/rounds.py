@@ -3,7 +3,7 @@
     RUN/
       lineage.json                     what was made from what, and how it went
       start/eval/NAME/                 the policy before round 0
-      round-000/ prompts/ rollouts/ signals/NAME/ shaped/ train/ policy/ eval/NAME/
+      round-000/ prompts/ rollouts/ signals/NAME/ shaped/ train/ policy/ eval/NAME/ eval-N/NAME/
 
 Every step is a dataset or a resumable training: a round that was cut off goes on where it stopped when it is called
 again.
@@ -12,7 +12,7 @@ again.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -22,19 +22,18 @@ from pass_ops.shards import Manifest
 from pass_ops.shards.store import Store
 from pipelines.models.folder import describe_model, model_digest
 from pipelines.options import as_dict
+from pipelines.options.types import check_name
 from pipelines.prompts.stage import PromptSource, write_prompts
 from pipelines.rollouts.stage import generate
 from pipelines.runs.check import check_run
-from pipelines.runs.evaluate import EvalResult, EvaluationError, evaluate_rollouts
-from pipelines.runs.lineage import record_round
+from pipelines.runs.evaluate import RESULTS, EvalResult, EvaluationError, evaluate_rollouts
+from pipelines.runs.lineage import record_round, record_start
 from pipelines.runs.progress import Report
-from pipelines.runs.run import Run, round_prompts
+from pipelines.runs.run import ROUND_FOLDERS, Run, round_prompts
 from pipelines.runs.summary import ShapedSummary, summarize_shaped
 from pipelines.shaped.stage import shape_dataset
 from pipelines.signals.reverify import VerdictDiff, reverify
 from pipelines.signals.stage import score
-
-RESULTS = "results.json"
 
 
 def run_round(run: Run, round_index: int, *, is_last: bool = True) -> ShapedSummary:
@@ -119,7 +118,11 @@ def reverify_rollouts(run: Run, round_index: int, names: Iterable[str] = ()) -> 
 
 
 def shape_rollouts(run: Run, round_index: int, name: str = "shaped") -> Manifest:
-    """The shaped dataset of a round; another `name` keeps several shapings of the same rollouts side by side."""
+    """The shaped dataset of a round; another `name` keeps several shapings of the same rollouts side by side.
+
+    Raises ConfigError where the name cannot be a folder's, or is that of something else in the round.
+    """
+    check_name(name, key="name", reserved={*ROUND_FOLDERS, name} if name.startswith("eval-") else ROUND_FOLDERS)
     return _recorded(
         run,
         round_index,
@@ -159,19 +162,28 @@ def update_policy(run: Run, round_index: int) -> dict[str, Any]:
 
 def evaluate_start(run: Run) -> dict[str, EvalResult]:
     """The policy before round 0 on every benchmark."""
-    return _evaluate_all(run, run.config.policy.model, posixpath.join(run.url, "start", "eval"), title="start")
+    policy = run.config.policy.model
+    results = _evaluate_all(run, policy, posixpath.join(run.url, "start", "eval"), title="start")
+    if results:
+        facts = {"policy": policy, "policy_digest": model_digest(policy), "metrics": {"eval": _figures(results)}}
+        record_start(run.url, facts)
+    return results
 
 
 def evaluate_round(run: Run, round_index: int, *, whole: bool = True) -> dict[str, EvalResult]:
     """The policy that a round made, on every benchmark. whole=False: on `eval.between` prompts only."""
     policy, folder = run.folder(round_index, "policy"), run.folder(round_index, "eval")
     results = _evaluate_all(run, policy, folder, title=f"round {round_index}", whole=whole)
-    metrics = {
+    record_round(run.url, round_index, {"metrics": {"eval": _figures(results)}})
+    return results
+
+
+def _figures(results: Mapping[str, EvalResult]) -> dict[str, dict[str, float]]:
+    """What the lineage says of an evaluation."""
+    return {
         name: {f"pass@{k}": estimate.value for k, estimate in result.pass_at.items()}
         for name, result in results.items()
     }
-    record_round(run.url, round_index, {"metrics": {"eval": metrics}})
-    return results
 
 
 def evaluate(run: Run, *, round_index: int | None = None, policy: str | None = None) -> dict[str, EvalResult]:
@@ -185,14 +197,15 @@ def evaluate(run: Run, *, round_index: int | None = None, policy: str | None = N
 
 
 def evaluate_policy(run: Run, policy: str, folder: str, name: str, *, title: str, whole: bool = True) -> EvalResult:
-    """One policy on one benchmark: rollouts and verdicts as datasets in `folder`, and results.json beside them."""
+    """One policy on one benchmark: rollouts and verdicts as datasets in `folder`/NAME, and results.json beside them.
+
+    whole=False: on N = `eval.between` prompts only, in `folder`-N/NAME.
+    """
     options = run.config.eval
     assert options is not None
-    source = options.benchmarks[name]
-    if not whole and options.between is not None:
-        source = replace(source, limit=min(options.between, source.limit or options.between))
+    suffix, source = options.asked(name, whole=whole)
     sampling = options.sampling or run.config.generate.sampling
-    folder = posixpath.join(folder, name)
+    folder = posixpath.join(f"{folder}{suffix}", name)
     prompts, rollouts = (posixpath.join(folder, stage) for stage in ("prompts", "rollouts"))
     with run.reporter.step(f"{title}: evaluate {name}") as report:
         _write_prompts(run, source, prompts, report)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 
 from pipelines.engines import (
     Engine,
+    EngineOptionError,
     EngineOptions,
     RequestRejected,
     Sample,
@@ -22,7 +25,7 @@ from pipelines.engines import (
     start_engine,
 )
 from pipelines.engines.vllm import sampled_logprobs
-from pipelines.engines.vllm_arguments import engine_arguments
+from pipelines.engines.vllm_arguments import check_architecture, engine_arguments
 from tests.pipelines.engines.asking import grid, request, sample_all
 
 PROCESSED = EngineOptions(dtype="float32", kv_cache_gib=0.25, max_num_seqs=32, logprobs_mode="processed_logprobs")
@@ -265,6 +268,13 @@ def test_a_prompt_fits_one_prefill_step_on_a_cpu() -> None:
     arguments = engine_arguments("m", extra, device="cuda", dtype="bfloat16", context_length=4096)
     assert (arguments["block_size"], arguments["enforce_eager"]) == (64, False)
     assert "enable_chunked_prefill" not in arguments
+
+
+@pytest.mark.parametrize(("changes", "refused"), [({}, True), ({"multi_query": False}, False)])
+def test_a_model_vllm_computes_wrongly_is_refused(tmp_path: Path, changes: dict[str, Any], refused: bool) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt_bigcode", **changes}))
+    with pytest.raises(EngineOptionError, match="gpt_bigcode") if refused else nullcontext():
+        check_architecture(str(tmp_path))
 
 
 class Flat:
