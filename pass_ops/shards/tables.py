@@ -12,7 +12,7 @@ rollout_id: so signals get the row groups of their rollouts.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from pass_ops.groups import group_bounds
 from pass_ops.ragged import list_lengths
 from pass_ops.shards.schemas import REJECTED, row_group_cuts
-from pass_ops.shards.spec import FORMAT_VERSION
+from pass_ops.shards.spec import FORMAT_VERSION, DatasetSpec
 from pass_ops.shards.store import arrow_reader
 
 ROWS_PER_ROW_GROUP = 1024
@@ -90,6 +90,14 @@ def open_parquet(source: bytes | pa.NativeFile) -> pq.ParquetFile:
     """A Parquet file from its content, or from a reader in Arrow's hands (`Store.open_arrow`)."""
     reader = arrow_reader(source) if isinstance(source, bytes) else source
     return pq.ParquetFile(reader, pre_buffer=True)
+
+
+def metadata_problems(file: pq.ParquetFile, spec: DatasetSpec) -> Iterator[str]:
+    """Where a file's metadata is not that of the dataset's format and stage."""
+    found = file.schema_arrow.metadata or {}
+    for key, wanted in (("format_version", str(spec.format_version)), ("stage", spec.stage)):
+        if found.get(key.encode()) != wanted.encode():
+            yield f"its metadata has {key} {found.get(key.encode())!r}, not {wanted.encode()!r}"
 
 
 def _parquet(table: pa.Table, row_groups: Sequence[tuple[int, int]], *, stage: str, format_version: int) -> bytes:

@@ -25,10 +25,11 @@ from pass_ops.shards.records import (
     read_manifest,
     read_parts,
 )
+from pass_ops.shards.remedy import command_for
 from pass_ops.shards.schemas import REJECTED, ROLLOUTS, schema_for
 from pass_ops.shards.spec import DatasetSpec
 from pass_ops.shards.store import Store
-from pass_ops.shards.tables import count_table, group_keys, open_parquet
+from pass_ops.shards.tables import count_table, group_keys, metadata_problems, open_parquet
 
 
 @dataclass(frozen=True)
@@ -182,9 +183,9 @@ def _parts(store: Store, spec: DatasetSpec, records: tuple[PartRecord, ...]) -> 
     groups: dict[str, int] = {}
     for record in records:
         where = store.path(record.data)
-        file = yield from _file(store, record.data, record.sha256)
+        file = yield from _file(store, record.data, record.sha256, spec=spec)
         if file is not None:
-            yield from _metadata(file, spec, where)
+            yield from (Finding("error", "schema", where, said) for said in metadata_problems(file, spec))
             table = yield from _read(file, where)
             if table is not None and (yield from _columns(table, spec, where)):
                 for problem in part_problems(table, spec.stage):
@@ -193,22 +194,28 @@ def _parts(store: Store, spec: DatasetSpec, records: tuple[PartRecord, ...]) -> 
                 yield from _groups(table, record.part, groups, where)
                 if rollouts is not None and record.part < len(rollouts.parts):
                     yield from _alignment(file, table, rollouts, record.part, where)
-        yield from _rejections(store, record)
+        yield from _rejections(store, record, spec)
     if rollouts is not None and len(rollouts.parts) != spec.parts:
         message = f"{spec.parts} parts, but its rollouts have {len(rollouts.parts)}"
         yield Finding("error", "alignment", store.root, message)
 
 
-def _file(store: Store, name: str, sha256: str) -> Generator[Finding, None, pq.ParquetFile | None]:
+def _file(
+    store: Store, name: str, sha256: str, *, spec: DatasetSpec
+) -> Generator[Finding, None, pq.ParquetFile | None]:
     """A Parquet file whose bytes are as recorded (returned), or findings and None."""
-    where = store.path(name)
+    where, command = store.path(name), command_for(store.root, spec.stage)
     try:
         content = store.read(name)
     except FileNotFoundError:
-        yield Finding("error", "missing_file", where, "the file is gone: run the stage again to redo the part")
+        yield Finding("error", "missing_file", where, f"the file is gone: {command} makes the part again")
         return None
     if sha256_bytes(content) != sha256:
-        message = f"its sha256 is {sha256_bytes(content)[:16]}..., recorded {sha256[:16]}...: it was changed or damaged"
+        found = sha256_bytes(content)
+        message = (
+            f"its sha256 is {found[:16]}..., recorded {sha256[:16]}...: it was changed or damaged. "
+            f"Remove it, then {command} makes the part again"
+        )
         yield Finding("error", "sha256", where, message)
     try:
         return open_parquet(content)
@@ -223,17 +230,6 @@ def _read(file: pq.ParquetFile, where: str) -> Generator[Finding, None, pa.Table
     except (pa.ArrowException, OSError) as error:
         yield Finding("error", "unreadable", where, f"cannot be read as Parquet: {error}")
         return None
-
-
-def _metadata(file: pq.ParquetFile, spec: DatasetSpec, where: str) -> Iterator[Finding]:
-    schema = file.schema_arrow
-    metadata = schema.metadata or {}
-    expected = {b"format_version": str(spec.format_version).encode(), b"stage": spec.stage.encode()}
-    for key, value in expected.items():
-        if metadata.get(key) != value:
-            yield Finding(
-                "error", "schema", where, f"its metadata has {key.decode()} {metadata.get(key)!r}, not {value!r}"
-            )
 
 
 def _columns(table: pa.Table, spec: DatasetSpec, where: str) -> Generator[Finding, None, bool]:
@@ -275,11 +271,11 @@ def _groups(table: pa.Table, part: int, groups: dict[str, int], where: str) -> I
             yield Finding("error", "unique_ids", where, f"{key} is also in part {groups[key]}")
 
 
-def _rejections(store: Store, record: PartRecord) -> Iterator[Finding]:
+def _rejections(store: Store, record: PartRecord, spec: DatasetSpec) -> Iterator[Finding]:
     if record.rejected is None:
         return
     where = store.path(record.rejected)
-    file = yield from _file(store, record.rejected, str(record.rejected_sha256))
+    file = yield from _file(store, record.rejected, str(record.rejected_sha256), spec=spec)
     table = None if file is None else (yield from _read(file, where))
     if table is None:
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from verifying import said
+from verifying import said, smuggle
 
 from pass_ops.errors import CorruptDatasetError, IncompleteDatasetError, NotADatasetError
 from pass_ops.shards import (
@@ -20,6 +20,7 @@ from pass_ops.shards import (
     status,
 )
 from pass_ops.shards.records import parse_marker
+from pass_ops.shards.tables import part_bytes
 
 NO_JSON = "Expecting value: line 1 column 1 (char 0)"
 
@@ -182,8 +183,27 @@ def test_a_part_that_is_gone_or_no_parquet(near_root, make_dataset, rollouts):
     made.store.put(made.parts[1].data, b"no parquet at all")
     gone, damaged = (made.store.path(record.data) for record in made.parts)
     assert said(CorruptDatasetError, lambda: made.read_part(0)) == (
-        f"{gone} is gone, but the manifest names it; run the stage again to redo the part"
+        f"{gone} is gone, but the manifest names it; the command that made it makes the part again"
     )
-    found = said(CorruptDatasetError, lambda: made.read_part(1))
-    assert found.startswith(f"{damaged} cannot be read as Parquet (Parquet magic bytes not found")
-    assert found.endswith("); remove it and run the stage again")
+    found, recorded = sha256_bytes(b"no parquet at all")[:16], made.parts[1].sha256[:16]
+    assert said(CorruptDatasetError, lambda: made.read_part(1)) == (
+        f"{damaged} is damaged: its sha256 is {found}..., recorded {recorded}...; none of it was used. "
+        "Remove it, then the command that made it makes the part again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"no parquet at all", "cannot be read as Parquet (Parquet magic bytes not found"),
+        (lambda table: part_bytes(table, "score"), "its metadata has stage b'score', not b'generate'"),
+        (lambda table: part_bytes(table, "generate", format_version=7), "format_version b'7', not b'2'"),
+    ],
+)
+def test_a_part_that_its_records_vouch_for_and_that_is_none(near_root, make_dataset, rollouts, content, says):
+    make_dataset(near_root, rollouts("a"))
+    smuggle(near_root, 0, content if isinstance(content, bytes) else content(rollouts("a")))
+    made = open_dataset(near_root)
+    found = said(CorruptDatasetError, lambda: made.read_part(0))
+    assert made.store.path(made.parts[0].data) in found
+    assert says in found

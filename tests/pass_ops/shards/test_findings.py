@@ -140,7 +140,7 @@ def test_files_that_no_marker_names(near_root, make_dataset, rollouts):
 def test_a_file_that_is_gone(near_root, make_dataset, rollouts):
     made = make_dataset(near_root, rollouts("a"))
     made.store.remove(made.parts[0].data)
-    says = "the file is gone: run the stage again to redo the part"
+    says = "the file is gone: the command that made it makes the part again"
     assert told(made) == [("error", "missing_file", made.parts[0].data, says)]
 
 
@@ -149,7 +149,8 @@ def test_a_file_of_other_bytes(near_root, make_dataset, rollouts):
     content = part_bytes(rollouts("a", text=["x", "y"]), "generate")
     made.store.put(made.parts[0].data, content)
     recorded, found = made.parts[0].sha256[:16], sha256_bytes(content)[:16]
-    says = f"its sha256 is {found}..., recorded {recorded}...: it was changed or damaged"
+    says = f"its sha256 is {found}..., recorded {recorded}...: it was changed or damaged. "
+    says += "Remove it, then the command that made it makes the part again"
     assert told(made) == [("error", "sha256", made.parts[0].data, says)]
 
 
@@ -239,7 +240,9 @@ def test_rejections_that_are_not_what_the_marker_counts(near_root, make_dataset,
     made.store.put(name, plain_bytes(pa.table({"a": [1]}), "generate"))
     assert told(made)[1:] == [("error", "schema", name, "its columns are ['a'], not those of rejections")]
     made.store.remove(name)
-    assert told(made) == [("error", "missing_file", name, "the file is gone: run the stage again to redo the part")]
+    assert told(made) == [
+        ("error", "missing_file", name, "the file is gone: the command that made it makes the part again")
+    ]
 
 
 def test_a_signal_of_more_parts_than_its_rollouts(near_root, make_dataset, rollouts, outcomes):
