@@ -18,6 +18,8 @@ from pass_ops.config import load_estimator
 from pass_ops.errors import PassError
 from pass_ops.extras import EXTRAS, MissingExtraError, by_extra, missing_extra
 from pass_ops.shards import DatasetSpec, Rejection
+from pipelines.engines import device_held
+from pipelines.engines.machine import Machine, this_machine
 from pipelines.engines.vllm_arguments import check_architecture
 from pipelines.models.folder import ModelFacts, describe_model
 from pipelines.options import problem_lines
@@ -27,9 +29,10 @@ from pipelines.rollouts.stage import planned_rollouts
 from pipelines.runs.disk import disk_problem
 from pipelines.runs.lengths import length_problems
 from pipelines.runs.lineage import read_lineage
+from pipelines.runs.machine_check import Use, computes_on, cuda_version, engine_use, machine_problems, parallel_problems
 from pipelines.runs.run import Run, round_prompts
 from pipelines.shaped.stage import check_streams, resolve_signal
-from pipelines.signals.base import Signal
+from pipelines.signals.base import Signal, SignalBase
 from trainer.compatibility import check_sampling
 from trainer.model_folder import local_folder
 
@@ -131,6 +134,8 @@ class _Check:
         if stages & {"score", "eval"}:
             with self.noting():
                 self.signals = self.run.signals
+        with self.noting():
+            self.machine(stages, names)
         if "generate" in stages:
             self.generate()
         elif "score" in stages:
@@ -148,6 +153,28 @@ class _Check:
         if stages & {"generate", "train"} and not self.problems and "disk_space" not in self.config.run.accept:
             problem = disk_problem(self.run, self.prompts, policy=self.policy, rounds=self.rounds)
             self.problems += [problem] if problem else []
+
+    def machine(self, stages: frozenset[str], names: Collection[str]) -> None:
+        """What computes here, against the GPUs and the driver that are here; other runners' workers have their own."""
+        machine = this_machine()
+        uses = list(self.uses(stages, names, machine))
+        if self.config.runner.name == "direct":
+            cuda = cuda_version() if machine.gpus else None
+            self.problems += machine_problems(machine, uses, cuda=cuda, ours=device_held())
+        else:
+            self.problems += [line for use in uses for line in parallel_problems(use)]
+
+    def uses(self, stages: frozenset[str], names: Collection[str], machine: Machine) -> Iterator[Use]:
+        """Every engine of the stages, and the update."""
+        if stages & {"generate", "eval"} and self.facts is not None:
+            yield engine_use("engine", self.policy, self.config.engine, machine)
+        signals = self.run.wanted_signals(names) if self.signals and stages & {"score", "eval"} else {}
+        for name, signal in signals.items():
+            if isinstance(signal, SignalBase):
+                for model, options in signal.engines().items():
+                    yield engine_use(f"signals.{name}.engine", model, options, machine)
+        if "train" in stages:
+            yield Use(place="train", device=computes_on(self.config.train.device, machine))
 
     @contextmanager
     def noting(self, place: str = "") -> Iterator[None]:
