@@ -31,6 +31,7 @@ from pipelines.runs.lineage import read_lineage
 from pipelines.runs.run import Run, round_prompts
 from pipelines.shaped.stage import check_streams, resolve_signal
 from pipelines.signals.base import Signal
+from trainer.attention import attention_problem
 from trainer.compatibility import check_sampling
 from trainer.model_folder import local_folder
 
@@ -274,6 +275,8 @@ class _Check:
         options = self.config.train
         with self.noting("train"):
             local_folder(self.run.url, name="the run's folder")
+        if problem := attention_problem(options.attention, device=options.device):
+            self.problems.append(f"train: {problem}")
         for package, needed in _trainer_packages(options).items():
             self.need(package, needed)
         if options.kl_coef > 0 and self.config.shape.reference is None:
