@@ -20,7 +20,7 @@ DRIVERS = {"12": "525.60.13", "13": "580.65.06"}
 def gpus(answer: str) -> list[tuple[str, str]]:
     """Name and driver of each GPU, from what nvidia-smi answered; none where it reports an error instead.
 
-    >>> gpus("NVIDIA H100 80GB HBM3, 580.95.05\\n")
+    >>> gpus("NVIDIA H100 80GB HBM3, 580.95.05")
     [('NVIDIA H100 80GB HBM3', '580.95.05')]
     """
     found = (re.fullmatch(r"(.+), (\d+(?:\.\d+)+)", line.strip()) for line in answer.splitlines())
@@ -36,10 +36,10 @@ def needed_driver(pins: str) -> str:
 def choose(cards: list[tuple[str, str]], *, needed: str, error: str = "") -> tuple[str | None, str]:
     """The list's name, None where the GPUs cannot be used with it; and the sentence that says why."""
     if not cards:
-        driver = f" nvidia-smi says: {error}." if error else ""
+        why = f" nvidia-smi says: {error}." if error else ""
         return (
             "cpu",
-            f"No NVIDIA GPU was found.{driver} Installing the CPU list; `make install LIST=gpu` takes the other.",
+            f"No NVIDIA GPU was found.{why} Installing the CPU list; `make install LIST=gpu` takes the other.",
         )
     name, driver = cards[0]
     what = f"{len(cards)} x {name}, driver {driver}"
