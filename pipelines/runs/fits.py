@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pipelines.engines.base import EngineOptions
+from pipelines.engines.gpu_defaults import gpu_defaults
 from pipelines.engines.machine import this_machine
 from pipelines.models.folder import ModelNotFoundError, read_config, tensor_shapes
 from pipelines.models.safetensors import ModelFilesError
@@ -20,7 +21,7 @@ from pipelines.runs.config import RunConfig
 from pipelines.signals.base import Signal
 from trainer.defaults import with_defaults
 from trainer.errors import AdapterError
-from trainer.gpu_memory import GIB, USABLE, Holding, does_not_fit, engine, model_shape, training, usable, ways_to_fit
+from trainer.gpu_memory import GIB, Holding, does_not_fit, engine, model_shape, training, usable, ways_to_fit
 
 _CARDS = re.compile(r"(?:(\d+)\s*x\s*)?(\d+(?:\.\d+)?)\s*GiB", re.IGNORECASE)
 CONTEXT = 4096  # tokens, where a model's config does not say
@@ -88,19 +89,12 @@ def stage_memory(
     if {"generate", "eval"} & set(stages):
         found += _of_engine("policy", policy, config.engine, cards)
     if {"score", "eval"} & set(stages):
-        for name, model, options in _models(config, signals):
-            found += _of_engine(f"signals.{name}", model, options, cards)
+        for name, signal in signals.items():
+            for model, options in signal.engines().items():
+                found += _of_engine(f"signals.{name}", model, options, cards) if model != policy else []
     if "train" in stages and config.train.device != "cpu":
         found.append(_of_training(config, policy, cards))
     return found
-
-
-def _models(config: RunConfig, signals: Mapping[str, Signal]) -> Iterator[tuple[str, str, EngineOptions]]:
-    """Signals that run a model other than the policy: name, folder, engine."""
-    for name, signal in signals.items():
-        model, options = getattr(signal, "model", None), getattr(signal, "engine", None)
-        if model is not None:
-            yield name, model, options or config.engine
 
 
 def _of_engine(stage: str, model: str, options: EngineOptions, cards: Cards) -> list[StageMemory]:
@@ -111,16 +105,20 @@ def _of_engine(stage: str, model: str, options: EngineOptions, cards: Cards) -> 
     except (ModelNotFoundError, ModelFilesError, AdapterError):
         return []  # said elsewhere, in better words
     gpus = int(options.extra.get("tensor_parallel_size", 1))
+    shape, pools = model_shape(config, tensors), options.pooling is not None
+    chosen = gpu_defaults(card=cards.memory, parameters=shape.parameters, pools=pools)
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     dtype = options.dtype if options.dtype != "auto" else stored if stored in ("bfloat16", "float16") else "float32"
     holding = engine(
-        model_shape(config, tensors),
+        shape,
         dtype=dtype,
         longest=options.max_model_len or int(config.get("max_position_embeddings") or CONTEXT),
         gpus=gpus,
-        pooling=options.pooling is not None,
+        batched_tokens=int(options.extra.get("max_num_batched_tokens", chosen.batched_tokens)),
+        sequences=options.max_num_seqs or chosen.seats,
+        pooling=pools,
     )
-    limit = int(float(options.extra.get("gpu_memory_utilization", USABLE)) * cards.memory)
+    limit = int(float(options.extra.get("gpu_memory_utilization", chosen.share)) * cards.memory)
     problem = None
     if holding.total > limit:
         problem = (

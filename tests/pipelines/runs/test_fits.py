@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,12 +60,16 @@ def test_what_names_no_gpus_is_refused(text):
         parse_cards(text)
 
 
-def test_every_model_of_a_run_is_listed_with_what_it_holds(prompts):
-    found = held(config(prompts), Cards(count=2, memory=80 * GIB))
+def test_every_model_of_a_run_is_listed_with_what_it_holds(prompts, tmp_path):
+    shutil.copytree(asset_folder("policy"), tmp_path / "teacher")
+    teacher = {"teacher": {"signal": "logprobs", "model": str(tmp_path / "teacher")}}
+    found = held(config(prompts, signals=teacher), Cards(count=2, memory=80 * GIB))
     assert [(one.stage, one.gpus) for one in found] == [("policy", 1), ("signals.teacher", 1), ("train", 2)]
     assert all(one.problem is None and 0 < one.holding.total < one.usable for one in found)
     assert set(found[0].as_json()["gib"]) == {"weights", "activations", "graphs", "keys and values"}
     assert found[0].holding.parts["weights"] == 4 * parameters()
+    shared = held(config(prompts), Cards(count=2, memory=80 * GIB))
+    assert [one.stage for one in shared] == ["policy", "train"]  # the policy's own engine scores
 
 
 def parameters() -> int:
