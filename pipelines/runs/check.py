@@ -27,12 +27,14 @@ from pipelines.prompts.stage import PromptRow, PromptSource, read_prompts
 from pipelines.rollouts.options import GenerateOptions
 from pipelines.rollouts.stage import planned_rollouts
 from pipelines.runs.disk import disk_problem
+from pipelines.runs.fits import Cards, StageMemory, cards_here, stage_memory
 from pipelines.runs.lengths import length_problems
 from pipelines.runs.lineage import read_lineage
 from pipelines.runs.machine_check import Use, computes_on, cuda_version, engine_use, machine_problems, parallel_problems
 from pipelines.runs.run import Run, round_prompts
 from pipelines.shaped.stage import check_streams, resolve_signal
 from pipelines.signals.base import Signal, SignalBase
+from trainer.attention import attention_problem
 from trainer.compatibility import check_sampling
 from trainer.model_folder import local_folder
 
@@ -57,12 +59,14 @@ class Findings:
 
     problems: one line each. missing: the same for packages that are not installed here. For an estimate: the prompts of
     the configuration's round (none where no prompts are read), and the policy's folder (None where it is not there).
+    memory: what each stage holds on a GPU (nothing where no GPUs are known).
     """
 
     problems: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     prompts: tuple[PromptRow, ...] = ()
     policy: str | None = None
+    memory: tuple[StageMemory, ...] = ()
 
 
 def check_run(
@@ -92,9 +96,11 @@ def find_problems(
     rounds: int = 1,
     signals: Collection[str] = (),
     policy: str | None = None,
+    cards: Cards | None = None,
 ) -> Findings:
-    """As `check_run`, but returns what it found."""
+    """As `check_run`, but returns what it found. cards: GPUs to be checked for, default this machine's."""
     check = _Check(run, round_index=round_index, rounds=rounds, policy=policy or run.starting_policy(round_index))
+    check.cards = cards or cards_here(run.config)
     if round_index < 0 or rounds < 1:
         check.problems.append(f"round {round_index}, {rounds} rounds: rounds count from 0, and there is at least one")
     else:
@@ -104,6 +110,7 @@ def find_problems(
         missing=tuple(str(error) for error in by_extra(check.missing)),
         prompts=tuple(check.prompts),
         policy=check.policy if (Path(check.policy) / "config.json").exists() else None,
+        memory=tuple(check.memory),
     )
 
 
@@ -120,6 +127,8 @@ class _Check:
         self.signals: Mapping[str, Signal] = {}
         self.facts: ModelFacts | None = None
         self.rollouts: DatasetSpec | None = None
+        self.cards: Cards | None = None
+        self.memory: list[StageMemory] = []
 
     def all_of(self, stages: frozenset[str], names: Collection[str]) -> None:
         with self.noting():
@@ -153,6 +162,21 @@ class _Check:
         if stages & {"generate", "train"} and not self.problems and "disk_space" not in self.config.run.accept:
             problem = disk_problem(self.run, self.prompts, policy=self.policy, rounds=self.rounds)
             self.problems += [problem] if problem else []
+        if self.cards is not None and (Path(self.policy) / "config.json").exists():
+            self.fit(stages, self.cards)
+
+    def fit(self, stages: frozenset[str], cards: Cards) -> None:
+        """What each stage holds on a GPU; more than it may is a problem."""
+        with self.noting():
+            self.memory = stage_memory(
+                self.config, policy=self.policy, signals=self.signals, stages=stages, cards=cards
+            )
+        if "gpu_memory" not in self.config.run.accept:
+            self.problems += [
+                f'{one.stage}: {one.problem.rstrip(".")}. If you know better, add "gpu_memory" to run.accept'
+                for one in self.memory
+                if one.problem
+            ]
 
     def machine(self, stages: frozenset[str], names: Collection[str]) -> None:
         """What computes here, against the GPUs and the driver that are here; other runners' workers have their own."""
@@ -278,6 +302,8 @@ class _Check:
         options = self.config.train
         with self.noting("train"):
             local_folder(self.run.url, name="the run's folder")
+        if problem := attention_problem(options.attention, device=options.device):
+            self.problems.append(f"train: {problem}")
         for package, needed in _trainer_packages(options).items():
             self.need(package, needed)
         if options.kl_coef > 0 and self.config.shape.reference is None:
