@@ -32,7 +32,7 @@ from trainer.data import ShapedData, TrainData
 from trainer.distributed import World, joined_world
 from trainer.errors import StateError, TrainingStoppedError
 from trainer.export import export_policy
-from trainer.failures import saved, within_memory
+from trainer.failures import leaving_nothing, saved, within_memory
 from trainer.flops import token_share
 from trainer.folder_lock import LOCK, locked
 from trainer.metrics import StepMetrics, describe_step, summarize
@@ -98,16 +98,17 @@ def train(
     """
     sources = open_shaped(shaped)
     check_data_and_policy(sources, options=options, policy_digest=policy_digest, vocabulary=vocabulary)
-    return _train(
-        ShapedData(sources),
-        policy=policy,
-        out=out,
-        state=state,
-        options=options,
-        temperature=sampling_temperature(sources, options),
-        export=export,
-        progress=progress,
-    )
+    with leaving_nothing():
+        return _train(
+            ShapedData(sources),
+            policy=policy,
+            out=out,
+            state=state,
+            options=options,
+            temperature=sampling_temperature(sources, options),
+            export=export,
+            progress=progress,
+        )
 
 
 def sft(
@@ -123,16 +124,17 @@ def sft(
 
     The loss is next_token whatever options.loss says; kl_coef must be 0. Arguments and errors are those of `train`.
     """
-    return _train(
-        open_pairs(pairs, policy),
-        policy=policy,
-        out=out,
-        state=None,
-        options=replace(options, loss="next_token"),
-        temperature=1.0,
-        export=export,
-        progress=progress,
-    )
+    with leaving_nothing():
+        return _train(
+            open_pairs(pairs, policy),
+            policy=policy,
+            out=out,
+            state=None,
+            options=replace(options, loss="next_token"),
+            temperature=1.0,
+            export=export,
+            progress=progress,
+        )
 
 
 def _train(

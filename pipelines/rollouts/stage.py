@@ -77,7 +77,7 @@ def generate(
 ) -> Manifest:
     """Make the dataset `out` of rollouts from the dataset `prompts`; part i from part i. Committed parts are kept.
 
-    model: a Hugging Face folder. The engine's logprobs_mode is set to the behaviour's at this temperature.
+    model: a Hugging Face folder. The engine's logprobs_mode is set to what this sampling needs.
     Raises what `run_stage` raises; before anything runs also the errors of opening the prompts and of the model folder,
     and FingerprintMismatchError where `out` holds other rollouts.
     """
@@ -111,7 +111,7 @@ def generate_stage(
 ) -> Stage:
     """What `generate` runs, checked and ready; its dataset is begun. Raises as that does before anything runs."""
     source = shards.open_dataset(prompts)
-    engine = replace(engine, logprobs_mode=options.sampling.logprobs_mode)
+    engine = replace(engine, logprobs_mode=options.sampling.needed_mode)
     spec = generate_spec(source, out=out, model=model, engine=engine, options=options, seed=seed, round=round)
     dataset = shards.create_dataset(out, spec, overwrite=overwrite)
     work = GenerateWork(
