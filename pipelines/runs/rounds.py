@@ -21,6 +21,7 @@ from pass_ops import shards
 from pass_ops.shards import Manifest
 from pass_ops.shards.store import Store
 from pipelines.models.folder import describe_model, model_digest
+from pipelines.models.source import local_model, pinned_model
 from pipelines.options import as_dict
 from pipelines.options.types import check_name
 from pipelines.prompts.stage import PromptSource, write_prompts
@@ -55,7 +56,7 @@ def run_rounds(run: Run, count: int) -> None:
 
 def _round(run: Run, round_index: int, *, is_last: bool) -> ShapedSummary:
     policy = run.starting_policy(round_index)
-    facts = {"policy": policy, "policy_digest": model_digest(policy), "config": as_dict(run.config)}
+    facts = {"policy": pinned_model(policy), "policy_digest": model_digest(policy), "config": as_dict(run.config)}
     record_round(run.url, round_index, facts)
     make_rollouts(run, round_index)
     score_rollouts(run, round_index)
@@ -150,7 +151,7 @@ def update_policy(run: Run, round_index: int) -> dict[str, Any]:
     with run.reporter.step(f"round {round_index}: train") as report, device_lent("the trainer"):
         result = train(
             [run.folder(round_index, "shaped")],
-            policy=policy,
+            policy=local_model(policy),
             out=run.folder(round_index, "train"),
             state=run.folder(round_index - 1, "train") if round_index else None,
             options=run.config.train,
@@ -169,7 +170,11 @@ def evaluate_start(run: Run) -> dict[str, EvalResult]:
     policy = run.config.policy.model
     results = _evaluate_all(run, policy, posixpath.join(run.url, "start", "eval"), title="start")
     if results:
-        facts = {"policy": policy, "policy_digest": model_digest(policy), "metrics": {"eval": _figures(results)}}
+        facts = {
+            "policy": pinned_model(policy),
+            "policy_digest": model_digest(policy),
+            "metrics": {"eval": _figures(results)},
+        }
         record_start(run.url, facts)
     return results
 
