@@ -156,7 +156,7 @@ def _copied(url: str) -> str:
     key = hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:32]
     folder = cache_folder() / "models" / key
     if not folder.exists():
-        with _alone(folder):
+        with alone(folder):
             if not folder.exists():
                 _fetch(store, {name: entry.size for name, entry in files.items()}, folder)
     return str(folder)
@@ -169,7 +169,7 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """One process of this machine at a time; the others wait, and find the folder there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_name(f".{folder.name}.lock"), "w") as lock:

@@ -7,7 +7,7 @@ Nothing is written, no weights are read beyond their headers, no engine is start
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +20,7 @@ from pass_ops.extras import EXTRAS, MissingExtraError, by_extra, missing_extra
 from pass_ops.shards import DatasetSpec, Rejection
 from pipelines.engines.vllm_arguments import check_architecture
 from pipelines.models.folder import ModelFacts, describe_model
+from pipelines.models.source import local_model
 from pipelines.options import problem_lines
 from pipelines.prompts.stage import PromptRow, PromptSource, read_prompts
 from pipelines.rollouts.options import GenerateOptions
@@ -31,7 +32,6 @@ from pipelines.runs.run import Run, round_prompts
 from pipelines.shaped.stage import check_streams, resolve_signal
 from pipelines.signals.base import Signal
 from trainer.compatibility import check_sampling
-from trainer.model_folder import local_folder
 
 STAGES = ("generate", "score", "shape", "train", "eval")
 WEIGHTS = ("process", "outcome", "format")
@@ -100,7 +100,7 @@ def find_problems(
         problems=tuple(dict.fromkeys(check.problems)),
         missing=tuple(str(error) for error in by_extra(check.missing)),
         prompts=tuple(check.prompts),
-        policy=check.policy if (Path(check.policy) / "config.json").exists() else None,
+        policy=check.policy if check.has_policy() else None,
     )
 
 
@@ -117,6 +117,12 @@ class _Check:
         self.signals: Mapping[str, Signal] = {}
         self.facts: ModelFacts | None = None
         self.rollouts: DatasetSpec | None = None
+
+    def has_policy(self) -> bool:
+        """Whether the policy is there already; a later round's may not be."""
+        with suppress(PassError):
+            return (Path(local_model(self.policy)) / "config.json").exists()
+        return False
 
     def all_of(self, stages: frozenset[str], names: Collection[str]) -> None:
         with self.noting():
@@ -249,8 +255,6 @@ class _Check:
     def train(self, *, sampled_now: bool) -> None:
         """The trainer's packages and folder; and that it would take rollouts sampled so, with their reference."""
         options = self.config.train
-        with self.noting("train"):
-            local_folder(self.run.url, name="the run's folder")
         for package, needed in _trainer_packages(options).items():
             self.need(package, needed)
         if options.kl_coef > 0 and self.config.shape.reference is None:

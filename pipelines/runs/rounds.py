@@ -26,6 +26,7 @@ from pipelines.options import as_dict
 from pipelines.options.types import check_name
 from pipelines.prompts.stage import PromptSource, write_prompts
 from pipelines.rollouts.stage import generate
+from pipelines.runs.away import training_folders
 from pipelines.runs.check import check_run
 from pipelines.runs.evaluate import RESULTS, EvalResult, EvaluationError, evaluate_rollouts
 from pipelines.runs.lineage import record_round, record_start
@@ -148,17 +149,21 @@ def update_policy(run: Run, round_index: int) -> dict[str, Any]:
 
     policy = run.starting_policy(round_index)
     facts = describe_model(policy)
-    with run.reporter.step(f"round {round_index}: train") as report, device_lent("the trainer"):
+    with (
+        run.reporter.step(f"round {round_index}: train") as report,
+        training_folders(run, round_index, report) as folders,
+        device_lent("the trainer"),
+    ):
         result = train(
             [run.folder(round_index, "shaped")],
             policy=local_model(policy),
-            out=run.folder(round_index, "train"),
-            state=run.folder(round_index - 1, "train") if round_index else None,
+            out=folders.out,
+            state=folders.state,
             options=run.config.train,
             policy_digest=facts.digest,
             vocabulary=asdict(facts.vocabulary),
-            export=run.folder(round_index, "policy"),
-            progress=report,
+            export=folders.export,
+            progress=folders.progress,
         )
     if is_main_process():
         record_round(run.url, round_index, {"metrics": {"train": result.metrics}})
