@@ -18,7 +18,7 @@ _PATTERNS = {
     FAILED: re.compile(r"(?P<part>\d{6,})-(?P<fp8>[0-9a-f]{8})\.json"),
     JOURNAL: re.compile(r"(?P<part>\d{6,})-(?P<fp8>[0-9a-f]{8})-[0-9a-f]{12}-\d+\.bin"),
 }
-_SUMMARY = re.compile(r"_(?:parts|manifest)-(?P<fp8>[0-9a-f]{8})\.(?:parquet|json)")
+_SUMMARY = re.compile(r"_(?:parts|manifest)-(?P<fp8>[0-9a-f]{8})\.(?:parquet|jsonl?)")
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{12}\.tmp")
 
 
@@ -55,8 +55,9 @@ def journal(part: int, fp8: str, writer: str, segment: int) -> str:
     return f"{JOURNAL}/{part:06d}-{fp8}-{writer}-{segment}.bin"
 
 
-def parts(fp8: str) -> str:
-    return f"_parts-{fp8}.parquet"
+def parts(fp8: str, format_version: int) -> str:
+    """The list of parts; no Parquet since version 2, so that `*.parquet` in a dataset's folder is its rows."""
+    return f"_parts-{fp8}.{'parquet' if format_version == 1 else 'jsonl'}"
 
 
 def manifest(fp8: str) -> str:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pass_ops.errors import PassError
+from pipelines.engines.machine import Gpu
 
 Figures = Mapping[str, float | int | str]
 Status = Literal["ok", "failed", "skipped"]
-GIB = 2**30
 
 
 class CheckError(PassError, ValueError):
@@ -19,20 +19,11 @@ class CheckError(PassError, ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
-    """A GPU as its driver describes it; memory in bytes."""
-
-    name: str
-    memory: int
-    used: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What the checks run on. device: cuda, or cpu with tiny models. cards: those that this process may use."""
+    """What the checks run on. device: cuda, or cpu with tiny models. gpus: those that this process may use."""
 
     device: Literal["cpu", "cuda"]
-    cards: tuple[Card, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
     driver: str | None = None
     cores: int = 1
 
@@ -46,8 +37,8 @@ class Machine:
         """The device as every line names it."""
         if self.device == "cpu":
             return "cpu: tiny models; speed and memory are shown, not judged"
-        names = sorted({card.name for card in self.cards})
-        return f"cuda: {len(self.cards)} x {', '.join(names)}, driver {self.driver}"
+        names = sorted({gpu.name for gpu in self.gpus})
+        return f"cuda: {len(self.gpus)} x {', '.join(names)}, driver {self.driver}"
 
 
 @dataclass(frozen=True, kw_only=True)

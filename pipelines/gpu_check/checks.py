@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A check: place, the module and function that does it; seconds that it may take on a GPU; packages and cards
+    """A check: place, the module and function that does it; seconds that it may take on a GPU; packages and GPUs
     without which it is skipped.
     """
 
@@ -16,20 +16,21 @@ class Check:
     what: str
     seconds: int
     packages: tuple[str, ...] = ("torch", "transformers")
-    cards: int = 0
+    gpus: int = 0
 
 
 ENGINE = ("torch", "transformers", "vllm")
 
 CHECKS = tuple(
-    Check(name=name, place=f"pipelines.gpu_check.{place}", what=what, seconds=seconds, packages=packages, cards=cards)
-    for name, place, seconds, packages, cards, what in (
+    Check(name=name, place=f"pipelines.gpu_check.{place}", what=what, seconds=seconds, packages=packages, gpus=gpus)
+    for name, place, seconds, packages, gpus, what in (
         ("driver", "machine:check_driver", 60, ("torch",), 0, "driver, packages, disk, and nobody else on the cards"),
         ("train", "training:check_train", 180, Check.packages, 0,
          "the update of every weight: tokens/s, MFU, and peak memory against what `trainer.gpu_memory` computes"),
         ("engine", "engine:check_engine", 240, ENGINE, 0, "log-probabilities of vLLM against transformers, float32"),
         ("reload", "engine:check_reload", 240, ENGINE, 0, "weights replaced under captured graphs"),
         ("rounds", "memory:check_rounds", 300, ENGINE, 0, "two rounds with a PRM on one device, then `passrl verify`"),
+        ("ledger", "memory:check_ledger", 300, ENGINE, 0, "one device, handed from engine to PRM to trainer and back"),
         ("mismatch", "engine:check_mismatch", 300, ENGINE, 0, "sampler against trainer, heads in float32 and bfloat16"),
         ("generate", "sampling:check_generate", 300, ENGINE, 0, "the generate stage against bare LLM.generate"),
         ("kill", "several:check_kill", 180, ENGINE, 0, "SIGKILL in the middle of sampling leaves nothing on the card"),

@@ -118,9 +118,18 @@ def score_plain(folder: str, texts: Sequence[Text]) -> list[NDArray[np.float32]]
 
 def score_by_trainer(machine: Machine, folder: str, texts: Sequence[Text]) -> Mapping[Head, list[NDArray[np.float32]]]:
     """Log-probabilities by the trainer in bfloat16, for each type of its head."""
-    options = replace(train_options(machine), compute_dtype="bfloat16", gradient_checkpointing=False)
-    policy = load_policy(folder, options)
-    return {"bfloat16": [_trainer_logprobs(policy, text) for text in texts]}
+    found: dict[Head, list[NDArray[np.float32]]] = {}
+    for head in HEADS:
+        options = replace(
+            train_options(machine),
+            compute_dtype="bfloat16",
+            head_dtype="float32" if head == "float32" else "compute",
+            gradient_checkpointing=False,
+        )
+        policy = load_policy(folder, options)
+        found[head] = [_trainer_logprobs(policy, text) for text in texts]
+        del policy
+    return found
 
 
 def drawn(engine: Engine, prompts: Sequence[Sequence[int]], *, tokens: int) -> list[Text]:

@@ -1,25 +1,78 @@
-"""Checks of who holds the device when: whole rounds with a reward model on one card."""
+"""Checks of who holds the device when: hand over hand, and in whole rounds with a reward model."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
+import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pass_ops import shards
+from pipelines.engines import acquire, device_lent, release
+from pipelines.engines.machine import GIB
 from pipelines.gpu_check.base import CheckOptions, Limit, Machine, Result, judged
-from pipelines.gpu_check.models import model_folder, sizes
+from pipelines.gpu_check.engine import SAME, drawn, engine_options, largest, random_prompts, score_plain
+from pipelines.gpu_check.machine import used_bytes
+from pipelines.gpu_check.models import SHAPES, model_folder, sizes
+from pipelines.gpu_check.training import measure_update, train_options, write_rollouts
 from pipelines.options import build
 from pipelines.runs.config import RunConfig
 from pipelines.runs.progress import Reporter
 from pipelines.runs.rounds import run_rounds
 from pipelines.runs.run import Run
+from trainer import TrainOptions, load_policy, make_optimizer
 
 ROUNDS = 2
 NONE = Limit(high=0)
+
+
+def check_ledger(machine: Machine, options: CheckOptions) -> Result:
+    """One device from the sampling engine to a PRM to the trainer and back, as a round hands it on.
+
+    The ledger refuses a hand-over that leaves too much behind; what is measured here is that it did not need to.
+    """
+    name, trained = sizes(machine).small, train_options(machine)
+    policy, updated = (model_folder(machine, options, name, seed=seed) for seed in (0, 1))
+    shaped, figures = write_rollouts(machine, options, name), dict[str, float | int | str]()
+    at_first = used_bytes()
+
+    def note(step: str) -> None:
+        if machine.device == "cuda":
+            figures[f"held_gib_{step}"] = round((used_bytes() - at_first) / GIB, 2)
+
+    prompts = random_prompts(SHAPES[name]["vocab_size"], count=4, longest=24)
+    sampling = engine_options(machine, dtype="float32")
+    drawn(acquire(policy, sampling), prompts, tokens=4)
+    note("sampling")
+    prm = acquire(model_folder(machine, options, name, prm=True), replace(sampling, pooling={"pooling_type": "ALL"}))
+    prm.pool(prompts[0]).result()
+    note("prm")
+    engine = acquire(policy, sampling)
+    drawn(engine, prompts, tokens=4)
+    with device_lent("the trainer"):
+        figures["awake_in_update"] = sum(not (held.asleep or held.dead) for held in (engine, prm))
+        note("lent")
+        model = _train(policy, shaped, trained)
+        note("trained")
+    figures["models_left"] = int(model() is not None)
+    woken = acquire(updated, sampling)
+    texts = drawn(woken, prompts, tokens=4)
+    note("woken")
+    release()
+    figures["woken_difference"] = largest((text.logprobs_T for text in texts), score_plain(updated, texts))
+    limits = {"awake_in_update": NONE, "models_left": NONE, "woken_difference": SAME[machine.device]}
+    return judged(machine, figures, limits)
+
+
+def _train(folder: str, shaped: str, options: TrainOptions) -> weakref.ref[Any]:
+    """An update; a weak reference to the model that was trained."""
+    policy = load_policy(folder, options)
+    measure_update(policy, make_optimizer(policy.model, options), shaped, options)
+    return weakref.ref(policy.model)
 
 
 def check_rounds(machine: Machine, options: CheckOptions) -> Result:

@@ -20,8 +20,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from pipelines.gpu_check.base import GIB, CheckOptions, Machine
+from pipelines.engines.machine import GIB
+from pipelines.gpu_check.base import CheckOptions, Machine
 from trainer import TrainOptions
+from trainer.gpu_memory import ModelShape, model_shape, training
 
 SHARD = GIB  # bytes of a weight file
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<extra_0>")
@@ -61,7 +63,7 @@ def sizes(machine: Machine) -> Sizes:
     """7B, 1.5B and 0.5B on a card of 80 GB, smaller ones where they do not fit, tiny ones on a CPU."""
     if machine.device == "cpu":
         return Sizes(large="tiny", small="tiny", rounds="tiny")
-    room = ROOM * min(card.memory for card in machine.cards)
+    room = ROOM * min(gpu.memory.total for gpu in machine.gpus)
     ladder = ("7B", "1.5B", "0.5B", "tiny")
     large = next(name for name in ladder if name == "tiny" or 2 * parameters(name) + 8 * GIB <= room)
     small = next(name for name in ladder[1:] if name == "tiny" or computed_bytes(name, whole()) <= room)
@@ -121,24 +123,22 @@ def write_tokenizer(folder: Path, *, vocabulary: int) -> None:
 
 def parameters(name: str) -> int:
     """Weights of a shape."""
-    return sum(torch.Size(size).numel() for size in _shapes(_config(SHAPES[name])).values())
+    return shape_of(name).parameters
 
 
 def computed_bytes(name: str, options: TrainOptions, *, gpus: int = 1) -> int:
     """What training a shape takes on each GPU, by `trainer.gpu_memory`."""
-    from trainer.gpu_memory import ModelShape, gpu_bytes
+    return training(shape_of(name), options, gpus=gpus).total
 
-    shape = SHAPES[name]
-    model = ModelShape(
-        hidden=shape["hidden_size"],
-        intermediate=shape["intermediate_size"],
-        blocks=shape["num_hidden_layers"],
-        vocabulary=shape["vocab_size"],
-        heads=shape["num_attention_heads"],
-        kv_heads=shape["num_key_value_heads"],
-        tied=shape["tie_word_embeddings"],
-    )
-    return gpu_bytes(model, options, gpus=gpus)
+
+def shape_of(name: str) -> ModelShape:
+    """What `trainer.gpu_memory` computes with."""
+    return model_shape(_config(SHAPES[name]).to_dict(), tensor_shapes_of(name))
+
+
+def tensor_shapes_of(name: str) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of a checkpoint."""
+    return {tensor: tuple(size) for tensor, size in _shapes(_config(SHAPES[name])).items()}
 
 
 def _config(shape: Mapping[str, Any], *, prm: bool = False) -> Any:

@@ -65,8 +65,8 @@ def missing(check: Check, machine: Machine) -> Result | None:
     """The result of a check that cannot run here; None where it can."""
     if absent := [package for package in check.packages if not installed(package)]:
         return skipped(f"not installed: {', '.join(absent)}")
-    if machine.device == "cuda" and len(machine.cards) < check.cards:
-        return skipped(f"needs {check.cards} GPUs, here are {len(machine.cards)}")
+    if machine.device == "cuda" and len(machine.gpus) < check.gpus:
+        return skipped(f"needs {check.gpus} GPUs, here are {len(machine.gpus)}")
     return None
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from pipelines.engines import start_engine
 from pipelines.engines.base import SampleRequest, Sampling
-from pipelines.gpu_check.base import GIB, CheckOptions, Limit, Machine, Result, judged
+from pipelines.engines.machine import GIB
+from pipelines.gpu_check.base import CheckOptions, Limit, Machine, Result, judged
 from pipelines.gpu_check.engine import SAME, Text, drawn, engine_options, largest, random_prompts, score_plain
 from pipelines.gpu_check.isolation import MARK, alive, alone, marked, within
 from pipelines.gpu_check.machine import used_bytes
@@ -22,30 +23,32 @@ from trainer.distributed import joined_world
 
 RANKS = 2
 SECONDS_TO_END = 30.0
-LEFT_GIB = Limit(high=0.25, speed=True)
+LEFT = GIB // 4
+LEFT_GIB = Limit(high=LEFT / GIB, speed=True)
 SAMPLING = "sampling"
 
 
 def check_kill(machine: Machine, options: CheckOptions) -> Result:
     """A process is killed while its engine samples; nothing that it started lives on, and the card is free again."""
     folder = model_folder(machine, options, sizes(machine).small)
-    before = used_bytes() if machine.cards else ()
+    before = used_bytes()
     with marked() as environment:
         victim = subprocess.Popen(victim_command(folder, machine), env=environment, stdout=subprocess.PIPE, text=True)
         assert victim.stdout is not None
         told = any(line.startswith(SAMPLING) for line in victim.stdout)
-        held = used_bytes() if machine.cards else ()
+        held = used_bytes() - before
         victim.kill()
         victim.wait()
         mark = environment[MARK]
         within(SECONDS_TO_END, lambda: not alive(mark))
         left = alive(mark)
-        within(SECONDS_TO_END, lambda: _more(before) <= 0.25 * GIB)
+        within(SECONDS_TO_END, lambda: used_bytes() - before <= LEFT)
     if not told:
         return Result(status="failed", why="the process ended before it sampled; see the log")
     figures: dict[str, float | int | str] = {"processes_left": len(left)}
-    if machine.cards:
-        figures |= {"held_gib": round((sum(held) - sum(before)) / GIB, 2), "left_gib": round(_more(before) / GIB, 2)}
+    if machine.device == "cuda":
+        left_bytes = used_bytes() - before
+        figures |= {"held_gib": round(held / GIB, 2), "left_gib": round(left_bytes / GIB, 2)}
     return judged(
         machine, figures, {"processes_left": Limit(high=0), "left_gib": LEFT_GIB}, note="; ".join(left.values())
     )
@@ -131,10 +134,6 @@ def _victim(folder: str, device: str) -> None:
         print(SAMPLING, flush=True)
         for future in asked:
             future.result()
-
-
-def _more(before: tuple[int, ...]) -> int:
-    return sum(used_bytes()) - sum(before) if before else 0
 
 
 if __name__ == "__main__":

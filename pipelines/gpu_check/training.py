@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from pipelines.gpu_check.base import GIB, CheckOptions, Limit, Machine, Result, judged, skipped
+from pipelines.engines.machine import GIB
+from pipelines.gpu_check.base import CheckOptions, Limit, Machine, Result, judged, skipped
 from pipelines.gpu_check.machine import installed
 from pipelines.gpu_check.models import SHAPES, computed_bytes, model_folder, sizes, whole
 from pipelines.gpu_check.workload import Workload, write_order, write_workload
@@ -71,7 +72,7 @@ def check_grid(machine: Machine, options: CheckOptions) -> Result:
         here = replace(trained, micro_batch_tokens=tokens)
         computed = computed_bytes(name, here)
         figures[f"computed_gib_{tokens}"] = round(computed / GIB, 2)
-        if machine.device == "cuda" and computed > 0.95 * machine.cards[0].memory:
+        if machine.device == "cuda" and computed > 0.95 * machine.gpus[0].memory.total:
             continue
         try:
             measured = measure_update(replace(policy, micro_batch_tokens=tokens), optimizer, shaped, here)

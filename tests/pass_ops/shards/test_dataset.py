@@ -110,7 +110,7 @@ def test_overwriting_replaces_the_dataset_and_removes_every_file_of_the_old_one(
     assert ds.notes == (f"{root}: fingerprint {old8} was replaced by {new8}",)
     assert removed == [  # what readers start from first, then the commits, then the rest
         f"_manifest-{old8}.json",
-        f"_parts-{old8}.parquet",
+        f"_parts-{old8}.jsonl",
         *(f"_done/00000{part}-{old8}.json" for part in range(2)),
         *(record.data for record in old.parts),
         old.parts[0].rejected,
