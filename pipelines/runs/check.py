@@ -7,7 +7,7 @@ Nothing is written, no weights are read beyond their headers, no engine is start
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +22,7 @@ from pipelines.engines import device_held
 from pipelines.engines.machine import Machine, this_machine
 from pipelines.engines.vllm_arguments import check_architecture
 from pipelines.models.folder import ModelFacts, describe_model
+from pipelines.models.source import local_model
 from pipelines.options import problem_lines
 from pipelines.prompts.stage import PromptRow, PromptSource, read_prompts
 from pipelines.rollouts.options import GenerateOptions
@@ -36,7 +37,6 @@ from pipelines.shaped.stage import check_streams, resolve_signal
 from pipelines.signals.base import Signal, SignalBase
 from trainer.attention import attention_problem
 from trainer.compatibility import check_sampling
-from trainer.model_folder import local_folder
 
 STAGES = ("generate", "score", "shape", "train", "eval")
 WEIGHTS = ("process", "outcome", "format")
@@ -109,7 +109,7 @@ def find_problems(
         problems=tuple(dict.fromkeys(check.problems)),
         missing=tuple(str(error) for error in by_extra(check.missing)),
         prompts=tuple(check.prompts),
-        policy=check.policy if (Path(check.policy) / "config.json").exists() else None,
+        policy=check.policy if check.has_policy() else None,
         memory=tuple(check.memory),
     )
 
@@ -129,6 +129,12 @@ class _Check:
         self.rollouts: DatasetSpec | None = None
         self.cards: Cards | None = None
         self.memory: list[StageMemory] = []
+
+    def has_policy(self) -> bool:
+        """Whether the policy is there already; a later round's may not be."""
+        with suppress(PassError):
+            return (Path(local_model(self.policy)) / "config.json").exists()
+        return False
 
     def all_of(self, stages: frozenset[str], names: Collection[str]) -> None:
         with self.noting():
@@ -162,7 +168,7 @@ class _Check:
         if stages & {"generate", "train"} and not self.problems and "disk_space" not in self.config.run.accept:
             problem = disk_problem(self.run, self.prompts, policy=self.policy, rounds=self.rounds)
             self.problems += [problem] if problem else []
-        if self.cards is not None and (Path(self.policy) / "config.json").exists():
+        if self.cards is not None and self.has_policy():
             self.fit(stages, self.cards)
 
     def fit(self, stages: frozenset[str], cards: Cards) -> None:
@@ -300,8 +306,6 @@ class _Check:
     def train(self, *, sampled_now: bool) -> None:
         """The trainer's packages and folder; and that it would take rollouts sampled so, with their reference."""
         options = self.config.train
-        with self.noting("train"):
-            local_folder(self.run.url, name="the run's folder")
         if problem := attention_problem(options.attention, device=options.device):
             self.problems.append(f"train: {problem}")
         for package, needed in _trainer_packages(options).items():

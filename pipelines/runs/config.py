@@ -60,7 +60,8 @@ class PolicySection:
     """The model to train."""
 
     model: str
-    """A Hugging Face model folder (config, safetensors, tokenizer), or an adapter's. Example: "Qwen2.5-0.5B"."""
+    """A Hugging Face model folder (config, safetensors, tokenizer) or an adapter's, a repository of the hub as org/name
+    or org/name@REVISION, or the URL of such a folder in a store. Example: "Qwen2.5-0.5B"."""
 
 
 @options(ConfigError)

@@ -15,10 +15,11 @@ from typing import Any
 from pipelines.engines.base import EngineOptions
 from pipelines.engines.gpu_defaults import gpu_defaults
 from pipelines.engines.machine import this_machine
-from pipelines.models.folder import ModelNotFoundError, read_config, tensor_shapes
+from pipelines.models.folder import read_config, tensor_shapes
 from pipelines.models.safetensors import ModelFilesError
+from pipelines.models.source import ModelNotFoundError
 from pipelines.runs.config import RunConfig
-from pipelines.signals.base import Signal
+from pipelines.signals.base import Signal, SignalBase
 from trainer.defaults import with_defaults
 from trainer.errors import AdapterError
 from trainer.gpu_memory import GIB, Holding, does_not_fit, engine, model_shape, training, usable, ways_to_fit
@@ -90,7 +91,8 @@ def stage_memory(
         found += _of_engine("policy", policy, config.engine, cards)
     if {"score", "eval"} & set(stages):
         for name, signal in signals.items():
-            for model, options in signal.engines().items():
+            engines = signal.engines() if isinstance(signal, SignalBase) else {}
+            for model, options in engines.items():
                 found += _of_engine(f"signals.{name}", model, options, cards) if model != policy else []
     if "train" in stages and config.train.device != "cpu":
         found.append(_of_training(config, policy, cards))

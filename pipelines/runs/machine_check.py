@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+from pass_ops.errors import PassError
 from pipelines.engines.base import EngineOptions
 from pipelines.engines.device import device_kind
 from pipelines.engines.gpu_defaults import SHARE
@@ -50,8 +50,16 @@ def engine_use(place: str, model: str, options: EngineOptions, machine: Machine)
         place=place,
         device=computes_on(options.device, machine),
         options=options,
-        config=read_config(model) if (Path(model) / "config.json").exists() else None,
+        config=_config(model),
     )
+
+
+def _config(model: str) -> dict[str, Any] | None:
+    """None where the model has none that can be read, which is said elsewhere."""
+    try:
+        return read_config(model)
+    except (PassError, OSError):
+        return None
 
 
 def computes_on(named: str, machine: Machine) -> str:

@@ -18,6 +18,7 @@ from pass_ops.shards import DatasetSpec, ModelRef
 from pipelines.engines.base import EngineOptions, RequestRejected, Sampling
 from pipelines.engines.environment import engine_environment
 from pipelines.models.folder import chat_template_digest, load_tokenizer, model_digest, tensor_shapes, tokenizer_digest
+from pipelines.models.source import pinned_model
 from pipelines.options import Secret, Url, options, secret
 from pipelines.options.types import Seconds, Tries, Workers
 from pipelines.signals.base import Row, SignalOptionError, sidecar
@@ -120,7 +121,7 @@ class JudgeSignal(StepwiseSignal):
 
     def models(self) -> dict[str, ModelRef]:
         """The judge, where it runs here."""
-        return {} if self.url else {"judge": ModelRef(self.model, model_digest(self.model))}
+        return {} if self.url else {"judge": ModelRef(pinned_model(self.model), model_digest(self.model))}
 
     def environment(self) -> dict[str, Any]:
         """The engine's libraries, dtype and device, where it runs here."""

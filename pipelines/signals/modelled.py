@@ -17,6 +17,7 @@ from pipelines.models.folder import (
     tensor_shapes,
     vocabulary,
 )
+from pipelines.models.source import pinned_model
 from pipelines.options import options
 from pipelines.signals.base import SignalBase, SignalInputError, SignalOptionError
 
@@ -50,7 +51,7 @@ class ModelSignal(SignalBase):
 
     def models(self) -> dict[str, ModelRef]:
         """The model that scores."""
-        return super().models() | {"scorer": ModelRef(self.folder, model_digest(self.folder))}
+        return super().models() | {"scorer": ModelRef(pinned_model(self.folder), model_digest(self.folder))}
 
     def environment(self) -> dict[str, Any]:
         """The engine's libraries, dtype and device."""
