@@ -27,7 +27,8 @@ from pipelines.rollouts.stage import planned_rollouts
 from pipelines.runs.disk import disk_problem
 from pipelines.runs.lengths import length_problems
 from pipelines.runs.lineage import read_lineage
-from pipelines.runs.run import Run, round_prompts
+from pipelines.runs.places import folder_problem
+from pipelines.runs.run import ROUND_FOLDERS, Run, round_prompts
 from pipelines.shaped.stage import check_streams, resolve_signal
 from pipelines.signals.base import Signal
 from trainer.compatibility import check_sampling
@@ -121,6 +122,7 @@ class _Check:
     def all_of(self, stages: frozenset[str], names: Collection[str]) -> None:
         with self.noting():
             read_lineage(self.run.url)
+        self.places()
         if stages & {"generate", "eval"}:
             if self.config.engine.kind == "vllm":
                 self.need("vllm", "engine.kind vllm")
@@ -148,6 +150,12 @@ class _Check:
         if stages & {"generate", "train"} and not self.problems and "disk_space" not in self.config.run.accept:
             problem = disk_problem(self.run, self.prompts, policy=self.policy, rounds=self.rounds)
             self.problems += [problem] if problem else []
+
+    def places(self) -> None:
+        """The run's folder, and those in it that the first round would write."""
+        folders = [self.run.url, self.run.folder(self.round_index)]
+        folders += [self.run.folder(self.round_index, name) for name in ROUND_FOLDERS]
+        self.problems += [problem for folder in folders if (problem := folder_problem(folder)) is not None][:1]
 
     @contextmanager
     def noting(self, place: str = "") -> Iterator[None]:

@@ -37,7 +37,7 @@ _EVAL = re.compile(r"eval(-\d+)?")
 
 def verify(url: str) -> list[Finding]:
     """Everything wrong with a dataset, or with a RUN folder. Raises NotADatasetError where it is neither."""
-    if not _is_run(Store(url)):
+    if not is_run(url):
         return [*shards.verify(url), *_run_records(url)]
     findings = [*_datasets(url), *_run_records(url)]
     try:
@@ -58,8 +58,10 @@ def verify(url: str) -> list[Finding]:
     return list(dict.fromkeys(findings))
 
 
-def _is_run(store: Store) -> bool:
-    return store.exists(FILE) or bool(_rounds(store.root)) or "start" in store.folders()
+def is_run(url: str) -> bool:
+    """Whether a folder is that of a run: it has a lineage, a round or a first evaluation."""
+    store = Store(url)
+    return store.exists(FILE) or bool(_rounds(url)) or "start" in store.folders()
 
 
 def _rounds(url: str) -> list[int]:

@@ -54,6 +54,7 @@ def damages(content: bytes) -> Iterator[bytes]:
     """Every truncation of a small file, two hundred of a larger one; other documents; each value of another type."""
     yield from (content[:length] for length in range(0, len(content), max(1, len(content) // 200)))
     yield from WRONG
+    yield from (wrong + b"\n" for wrong in WRONG)
     for document in (line for line in content.split(b"\n}\n") if line.startswith(b"{")):
         try:
             values = json.loads(document)
