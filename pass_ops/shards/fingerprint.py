@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pass_ops.errors import CorruptDatasetError, SpecError
+from pass_ops.errors import SpecError
 from pass_ops.shards.store import Store
 
 
@@ -59,17 +59,6 @@ def json_file(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def json_object(content: bytes, where: str, *, fix: str) -> dict[str, Any]:
-    """The object in a JSON file. Raises CorruptDatasetError, which names the file and the fix."""
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise CorruptDatasetError(f"{where} is damaged: it holds no JSON object; {fix}")
-    return found
-
-
 def sha256_bytes(content: bytes) -> str:
     """64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
@@ -86,7 +75,12 @@ def content_digest(fingerprint: str, part_sha256s: Iterable[str]) -> str:
 def file_digest(store: Store, name: str = "") -> str:
     """sha256 of a file of any size, in bounded memory; without a name, of the one the store's URL names."""
     with store.open(name) as stream:
-        return hashlib.file_digest(stream, hashlib.sha256).hexdigest()
+        return stream_digest(stream)
+
+
+def stream_digest(stream: Any) -> str:
+    """sha256 of what a binary stream still holds, in bounded memory."""
+    return hashlib.file_digest(stream, hashlib.sha256).hexdigest()
 
 
 def folder_digest(url: str) -> str:

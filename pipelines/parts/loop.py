@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 import pyarrow as pa
 
 from pass_ops import shards
-from pass_ops.errors import PassError
+from pass_ops.errors import PartError, PassError
 from pass_ops.shards import Dataset, Rejection
 from pipelines.engines.base import EngineDead
 from pipelines.engines.errors import ServerUnreachable
@@ -52,6 +52,14 @@ class PartWork(Protocol):
 
     def start(self, part: int) -> Future[PartOutput]:
         """Begin a part without waiting for its result; parts under way at the same time share what setup acquired."""
+
+    def start_again(self, part: int) -> Future[PartOutput]:
+        """Begin a part that was begun before, here or by another worker: what that attempt kept may be of use."""
+        return self.start(part)
+
+    def forget(self, part: int) -> None:  # noqa: ARG002 - the protocol's
+        """Let go of what was kept of a part's attempts: it is committed, or what was made of it is refused."""
+        return
 
     def has_room(self, parts: int) -> bool:
         """Whether one more part would be of use beside so many under way: one is computed while another is read."""
@@ -159,12 +167,12 @@ class PartLoop:
             future.cancel()
             withdraw_attempt(self._dataset, part, attempt)
 
-    def _begin(self, part: int) -> Future[PartOutput]:
+    def _begin(self, part: int, *, again: bool = False) -> Future[PartOutput]:
         if self._stopped:
             raise StageAborted("the job was stopped")
         attempt = shards.begin_attempt(self._dataset, part)
         try:
-            future = self._work.start(part)
+            future = self._work.start_again(part) if again else self._work.start(part)
         except Exception as error:  # noqa: BLE001 - an error of start and one on the future are one case
             future = Future()
             future.set_exception(error)
@@ -192,14 +200,16 @@ class PartLoop:
         if shards.committed(self._dataset, part) is not None:
             return
         while attempts_made(self._dataset, part) < self._max_attempts:
-            error = self._settle(self._begin(part))
+            error = self._settle(self._begin(part, again=True))
             if error is None:
                 return
         attempts = attempts_made(self._dataset, part)
         if error is None:
             cause, trace = f"the worker or its engine died in each of {attempts} attempts", ""
         else:
-            cause, trace = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+            cause = f"{type(error).__name__}: {error}"
+            # The sentence of a PassError says all; where it was raised helps nobody.
+            trace = "" if isinstance(error, PassError) else "".join(traceback.format_exception(error))
         shards.fail_part(self._dataset, part, cause=cause, traceback=trace)
 
     def _settle(self, future: Future[PartOutput]) -> Exception | None:
@@ -215,8 +225,11 @@ class PartLoop:
                 stage, url = self._dataset.spec.stage, self._dataset.url
                 raise StageAborted(f"{stage} of {url} stopped at part {part}: {cause}") from error
             del self._in_flight[future]
+            if isinstance(error, PartError):
+                self._work.forget(part)
             return error
         del self._in_flight[future]
+        self._work.forget(part)
         return None
 
     def _blame_engine_death(self, error: Exception) -> None:
