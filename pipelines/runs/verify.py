@@ -47,6 +47,8 @@ def verify(url: str) -> list[Finding]:
         lineage = {"rounds": []}
     rounds = {entry["round"]: entry for entry in lineage["rounds"]}
     findings += _lineage(url, rounds)
+    if not Store(url).exists(FILE) and (_evaluations(url) or any(_trainings(url))):
+        findings.append(Finding("error", "lineage", url, f"{FILE} is gone: restore it, or run every round again"))
     if Store(url).is_local:
         run, indices = Path(Store(url).path()), sorted({*_rounds(url), *rounds})
         for index in indices:
@@ -67,6 +69,13 @@ def is_run(url: str) -> bool:
 def _rounds(url: str) -> list[int]:
     found = (_ROUND.fullmatch(name) for name in Store(url).folders())
     return sorted(int(match[1]) for match in found if match)
+
+
+def _trainings(url: str) -> Iterator[str]:
+    """The train folder of every round that has one."""
+    for index in _rounds(url):
+        if "train" in Store(_round_folder(url, index)).folders():
+            yield _round_folder(url, index, "train")
 
 
 def _round_folder(url: str, index: int, *names: str) -> str:
