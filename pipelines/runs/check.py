@@ -32,7 +32,8 @@ from pipelines.runs.fits import Cards, StageMemory, cards_here, stage_memory
 from pipelines.runs.lengths import length_problems
 from pipelines.runs.lineage import read_lineage
 from pipelines.runs.machine_check import Use, computes_on, cuda_version, engine_use, machine_problems, parallel_problems
-from pipelines.runs.run import Run, round_prompts
+from pipelines.runs.places import folder_problem
+from pipelines.runs.run import ROUND_FOLDERS, Run, round_prompts
 from pipelines.shaped.stage import check_streams, resolve_signal
 from pipelines.signals.base import Signal, SignalBase
 from trainer.attention import attention_problem
@@ -139,6 +140,7 @@ class _Check:
     def all_of(self, stages: frozenset[str], names: Collection[str]) -> None:
         with self.noting():
             read_lineage(self.run.url)
+        self.places()
         if stages & {"generate", "eval"}:
             if self.config.engine.kind == "vllm":
                 self.need("vllm", "engine.kind vllm")
@@ -205,6 +207,12 @@ class _Check:
                     yield engine_use(f"signals.{name}.engine", model, options, machine)
         if "train" in stages:
             yield Use(place="train", device=computes_on(self.config.train.device, machine))
+
+    def places(self) -> None:
+        """The run's folder, and those in it that the first round would write."""
+        folders = [self.run.url, self.run.folder(self.round_index)]
+        folders += [self.run.folder(self.round_index, name) for name in ROUND_FOLDERS]
+        self.problems += [problem for folder in folders if (problem := folder_problem(folder)) is not None][:1]
 
     @contextmanager
     def noting(self, place: str = "") -> Iterator[None]:
