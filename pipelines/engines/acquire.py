@@ -1,62 +1,40 @@
-"""The process's one engine: reused, reloaded with other weights, or restarted."""
+"""The engines of this process: reused, reloaded with other weights, put to sleep, or restarted (`ledger`)."""
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import threading
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 
-from pipelines.engines.base import Engine, EngineOptions, EngineStartError, WeightsMismatchError
-from pipelines.engines.device import device_kind
+from pipelines.engines.base import Engine, EngineOptions, EngineStartError
+from pipelines.engines.device import device_kind, device_memory
 from pipelines.engines.driver import DrivenEngine
-from pipelines.models.folder import weights_identity
-
-
-@dataclass(frozen=True)
-class _Running:
-    engine: DrivenEngine
-    options: EngineOptions
-    weights: tuple[tuple[str, int, int], ...]
-
-
-# The per-process cache: Beam's worker threads share the engine, and stages and rounds of one process hand it on.
-_lock = threading.Lock()
-_running: _Running | None = None
+from pipelines.engines.ledger import Ledger
 
 
 def acquire(model: str, options: EngineOptions) -> Engine:
-    """An engine running `model` with `options`, the only one `acquire` keeps in this process.
+    """An engine running `model` with `options`, the only one awake of those that `acquire` keeps in this process.
 
     Equal options and the very weight files it runs: the running engine. Equal options and a folder of the same
     architecture and tokenizer: the running engine with that folder's weights. Else, and where it died, the running one
-    is closed and another started. Whoever still uses the engine for another model gets the new weights under their
-    hands or EngineDead: a process works on one stage at a time. Safe to call from several threads. `release` closes it.
+    is closed, or put to sleep while a reward model runs beside it, and another is started. Whoever still uses the
+    engine for another model gets the new weights under their hands, EngineAsleep or EngineDead: a process works on one
+    stage at a time. Safe to call from several threads. `release` closes them.
     """
-    global _running  # noqa: PLW0603 - the documented per-process cache
-    with _lock:
-        weights = weights_identity(model)
-        if _running is not None and not _running.engine.dead and _running.options == options:
-            engine = _running.engine
-            if _running.weights == weights:
-                return engine
-            with contextlib.suppress(WeightsMismatchError):
-                engine.load_weights(model)
-                _running = _Running(engine, options, weights)
-                return engine
-        _close()
-        _running = _Running(start_engine(model, options), options, weights)
-        return _running.engine
+    return _ledger.engine(model, options)
+
+
+def device_lent(to: str) -> AbstractContextManager[None]:
+    """The device of this process without any engine on it, for `to` ("the trainer"). See `Ledger.lent`."""
+    return _ledger.lent(to)
 
 
 def release() -> None:
-    """Close the engine `acquire` keeps, if any, and give its memory back."""
-    with _lock:
-        _close()
+    """Close the engines that `acquire` keeps, and give their memory back."""
+    _ledger.close()
 
 
 def start_engine(model: str, options: EngineOptions) -> DrivenEngine:
-    """A new engine of the kind `options` name, apart from the one `acquire` keeps; its caller closes it.
+    """A new engine of the kind `options` name, apart from those that `acquire` keeps; its caller closes it.
 
     Raises EngineStartError where this machine has not the device the options name.
     """
@@ -82,8 +60,5 @@ def start_engine(model: str, options: EngineOptions) -> DrivenEngine:
     return recorded.start(model, options)
 
 
-def _close() -> None:
-    global _running  # noqa: PLW0603
-    if _running is not None:
-        _running.engine.close()
-        _running = None
+# The per-process state: Beam's worker threads share an engine, and stages and rounds of one process hand it on.
+_ledger = Ledger(start=start_engine, meter=device_memory)

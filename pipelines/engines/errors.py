@@ -17,6 +17,10 @@ class EngineDead(PassError, RuntimeError):
     """The engine failed as a whole or was closed; what was asked of it has no answer. Start another (`acquire`)."""
 
 
+class DeviceHeldError(PassError, RuntimeError):
+    """The device has not the room that an engine or the trainer needs; the message says who holds how much."""
+
+
 class EngineAsleep(PassError, RuntimeError):
     """The engine has given its device up (`Engine.sleep`); what was asked of it has no answer. Wake it first."""
 

@@ -138,12 +138,16 @@ def shape_rollouts(run: Run, round_index: int, name: str = "shaped") -> Manifest
 
 
 def update_policy(run: Run, round_index: int) -> dict[str, Any]:
-    """Train on the round's shaped dataset; optimizer and schedule go on from the round before. Returns mean metrics."""
+    """Train on the round's shaped dataset; optimizer and schedule go on from the round before. Returns mean metrics.
+
+    The trainer has the device to itself. Raises DeviceHeldError where an engine of this process cannot give it up.
+    """
+    from pipelines.engines import device_lent
     from trainer import is_main_process, train
 
     policy = run.starting_policy(round_index)
     facts = describe_model(policy)
-    with run.reporter.step(f"round {round_index}: train") as report:
+    with run.reporter.step(f"round {round_index}: train") as report, device_lent("the trainer"):
         result = train(
             [run.folder(round_index, "shaped")],
             policy=policy,
