@@ -20,8 +20,9 @@ from pipelines.gpu_check.training import train_options
 from trainer import load_policy
 
 Head = Literal["float32", "bfloat16"]
-# float32 sums in another order, without TF32; a wrong position, mask or weight is off by tenths of a nat.
-SAME = {"cpu": Limit(high=1e-4), "cuda": Limit(high=2e-3)}
+# float32 sums in another order; on a GPU vLLM's attention kernels multiply in TF32 (Triton's default), as we read them.
+# A wrong position, mask or weight is off by tenths of a nat.
+SAME = {"cpu": Limit(high=1e-4), "cuda": Limit(high=0.03)}
 MOVED = Limit(low=0.1)
 # Published RMS of log-probability differences, Qwen2.5-7B: 0.0392 with bfloat16 heads, 0.0227 with float32 heads
 # (ServiceNow/Fast-LLM#525).

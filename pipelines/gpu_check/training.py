@@ -64,6 +64,8 @@ def check_grid(machine: Machine, options: CheckOptions) -> Result:
     """The large model's adapter by tokens of a micro-batch, as far as the formula says that they fit."""
     name = sizes(machine).large
     trained = replace(train_options(machine), lora_rank=RANK, updates=2)
+    if machine.device == "cuda":
+        trained = replace(trained, weights_dtype="bfloat16")  # the frozen weights, held once
     shaped = write_rollouts(machine, options, name, steps=2)
     policy = load_policy(model_folder(machine, options, name), trained)
     optimizer = make_optimizer(policy.model, trained)
