@@ -37,8 +37,12 @@ class ModelSignal(SignalBase):
         return replace(self.engine or EngineOptions(), logprobs_mode="either")
 
     def run_with(self, engine: EngineOptions) -> Self:
-        """With these engine options, where none are given."""
-        return self if self.engine is not None else replace(self, engine=engine)
+        """With these engine options, where none are given, and on their device, where none is."""
+        return replace(self, engine=engine if self.engine is None else self.engine.on_device_of(engine))
+
+    def engines(self) -> Mapping[str, EngineOptions]:
+        """The model that scores, unless it is the policy."""
+        return {} if self.model is None else {self.model: self.engine_options}
 
     def options(self) -> dict[str, Any]:
         """The model stands in `models` by its digest, how it is run in `environment`."""
