@@ -119,7 +119,6 @@ def rounds_run(
                 "signal": "prm",
                 "model": model_folder(machine, options, name, prm=True),
                 "separator": "a",  # as common as a step's end, in words of three letters
-                "engine": engine,
             },
         },
         "shape": {"process": "prm", "outcome": "outcome", "weights": {"format": 0.0}},
