@@ -25,7 +25,7 @@ from trainer.policy import Policy
 MEMORY = Limit(low=0.9, high=1.1, speed=True)
 TRL_GOAL = Limit(low=1.5, speed=True)
 MICRO_BATCHES = {"cuda": (2048, 4096, 8192, 16384, 32768), "cpu": (256, 512)}
-TRL_MICRO = {"cuda": (4, 8, 16), "cpu": (4,)}  # rollouts; TRL is taken at its best
+TRL_MICRO = {"cuda": (8, 16), "cpu": (4,)}  # rollouts; TRL is taken at its best
 RANK = 16
 
 
