@@ -148,7 +148,7 @@ def _in_order(names: set[str]) -> list[str]:
 
 
 def _copy_model(folder: Path, store: Store) -> None:
-    """Copy a model folder to a store. Its configuration is removed first and comes last: half is not taken for whole."""
+    """Copy a model folder to a store. Its configuration is missing meanwhile, so that half is not taken for whole."""
     for name in _LAST:
         store.remove(name)
     for name in _in_order(_files(Store(str(folder)))):
