@@ -29,6 +29,11 @@ def device_lent(to: str) -> AbstractContextManager[None]:
     return _ledger.lent(to)
 
 
+def device_held() -> int:
+    """Bytes of the device that the engines `acquire` keeps hold; 0 where nothing is measured."""
+    return _ledger.held()
+
+
 def release() -> None:
     """Close the engines that `acquire` keeps, and give their memory back."""
     _ledger.close()

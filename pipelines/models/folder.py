@@ -20,7 +20,8 @@ from pass_ops.errors import PassError
 from pipelines.models.adapters import read_adapter
 from pipelines.models.safetensors import ModelFilesError, safetensors_header
 from pipelines.models.source import ModelNotFoundError, local_model, pinned_model
-from trainer.model_folder import SAVED_BY_KEYS, file_digest, file_identity
+from trainer.digests import file_digest, file_digests, file_identity
+from trainer.model_folder import SAVED_BY_KEYS
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 TOKENIZER_FILES = (
@@ -78,7 +79,7 @@ def model_digest(folder: str) -> str:
     if (adapter := read_adapter(folder)) is not None:
         weights = file_digest(adapter.weights)
         return _json_digest({"adapter": adapter.config, "weights": weights, "base": model_digest(str(path))})
-    digests = {file.name: file_digest(file) for file in weight_files(folder)}
+    digests = {file.name: digest for file, digest in file_digests(weight_files(folder)).items()}
     digests["config.json"] = _json_digest(read_config(folder))
     if (path / "generation_config.json").exists():
         digests["generation_config.json"] = _json_digest(_stable(_read_json(path / "generation_config.json")))

@@ -21,6 +21,7 @@ from pass_ops import shards
 from pass_ops.shards import CompleteDataset, Dataset, DatasetSpec, Manifest, ModelRef, Rejection
 from pipelines.engines.base import Engine, EngineOptionError, EngineOptions, RequestRejected, SampleRequest, Sampling
 from pipelines.engines.environment import engine_environment
+from pipelines.engines.gpu_defaults import seats
 from pipelines.engines.text import stops
 from pipelines.models.folder import ModelFacts, describe_model, load_tokenizer, model_digest
 from pipelines.models.source import local_model, pinned_model
@@ -274,6 +275,7 @@ class GenerateWork(PartWork):
         self._open_journals: dict[int, Journal] = {}
         self._prompts: CompleteDataset
         self._engine: Engine
+        self._seats: int
         self._program: LoadedProgram
 
     def setup(self) -> None:
@@ -287,6 +289,7 @@ class GenerateWork(PartWork):
         self._program = single_turn if program is None else program.load()
         self._prompts = reopen(self._prompts_url, "prompts", self._spec)
         self._engine = acquire(model, self._engine_options)
+        self._seats = seats(model, self._engine_options)
         if self._options.sampling.extra:
             _try_sampling(self._engine, self._options.sampling)
         self._look_for_journals()
@@ -313,7 +316,7 @@ class GenerateWork(PartWork):
 
     def has_room(self, parts: int) -> bool:
         """For what keeps the engine full: a part's last rollouts leave seats empty long before it is complete."""
-        wanted = self._engine_options.max_num_seqs * 9 // 8  # an eighth waits for the next free seats
+        wanted = self._seats * 9 // 8  # an eighth waits for the next free seats
         return super().has_room(parts) or (parts < _MOST_PARTS and self._engine.in_flight < wanted)
 
     def _look_for_journals(self) -> None:

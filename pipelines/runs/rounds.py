@@ -29,6 +29,7 @@ from pipelines.rollouts.stage import generate
 from pipelines.runs.away import training_folders
 from pipelines.runs.check import check_run
 from pipelines.runs.evaluate import RESULTS, EvalResult, EvaluationError, evaluate_rollouts
+from pipelines.runs.leftovers import leftovers, remove_leftovers
 from pipelines.runs.lineage import record_round, record_start
 from pipelines.runs.progress import Report
 from pipelines.runs.run import ROUND_FOLDERS, Run, round_prompts
@@ -44,12 +45,14 @@ def run_round(run: Run, round_index: int, *, is_last: bool = True) -> ShapedSumm
     Raises RunRefused before anything runs.
     """
     check_run(run, round_index=round_index)
+    remove_leftovers(leftovers(run.url))
     return _round(run, round_index, is_last=is_last)
 
 
 def run_rounds(run: Run, count: int) -> None:
     """The starting policy's evaluation, then `count` rounds. Raises RunRefused before anything runs."""
     check_run(run, rounds=count)
+    remove_leftovers(leftovers(run.url))
     evaluate_start(run)
     for round_index in range(count):
         _round(run, round_index, is_last=round_index == count - 1)
