@@ -57,7 +57,7 @@ def settle(arena: Arena, place: Place) -> Outcome:
 
 
 def follow(text: str, *, place: Place, origin: Place) -> tuple[str, ...] | None:
-    """Do what a message says: commands in backticks, removing what it names, bringing back what it misses.
+    """Do what a message says: remove what it names, bring back what it misses, run commands in backticks.
 
     Returns the arguments for the next run, or None where the message names nothing to do.
     """
@@ -67,10 +67,6 @@ def follow(text: str, *, place: Place, origin: Place) -> tuple[str, ...] | None:
     named = [path for path in _named(text, place.folder) if path != place.run and path != place.folder]
     if re.search(r"\b(the manifest|both)\b", text):
         named += [manifest for path in list(named) for manifest in path.parent.glob("_manifest-*.json")]
-    for command in dict.fromkeys(commands):
-        arguments = [place.config if word == "CONFIG" else word for word in shlex.split(command)[1:]]
-        place.passrl(*arguments)
-        done = True
     if re.search(r"\b[Rr]emove|\b[Dd]elete", text):
         for path in named:
             _remove(path.parent if "remove the folder" in text and path.is_file() else path)
@@ -78,6 +74,10 @@ def follow(text: str, *, place: Place, origin: Place) -> tuple[str, ...] | None:
     if re.search(r"\b([Rr]estore|[Bb]ring back|[Cc]opy|[Ss]ave the model again)", text):
         for path in named:
             done = _restore(path, place=place, origin=origin) or done
+    for command in dict.fromkeys(commands):
+        arguments = [place.config if word == "CONFIG" else word for word in shlex.split(command)[1:]]
+        place.passrl(*arguments)
+        done = True
     if "the old options" in text and sum(_restore(path, place=place, origin=origin) for path in inputs):
         return ()  # the options are the old ones, so it is an input that changed
     if "--overwrite" in text:
