@@ -13,8 +13,9 @@ from math import prod
 from pipelines.engines.base import EngineOptions
 from pipelines.engines.device import device_memory, resolve_device
 from pipelines.engines.machine import GIB
-from pipelines.models.folder import ModelNotFoundError, check_model_folder, tensor_shapes
+from pipelines.models.folder import check_model_folder, tensor_shapes
 from pipelines.models.safetensors import ModelFilesError
+from pipelines.models.source import ModelNotFoundError
 
 SHARE = 0.9  # of a card's memory: what sleeps beside the engine keeps a part of the rest
 SEATS = 256  # where nothing is known of the device, and on a CPU

@@ -18,6 +18,7 @@ from pass_ops.shards import DatasetSpec, ModelRef
 from pipelines.engines.base import EngineOptions, RequestRejected, Sampling
 from pipelines.engines.environment import engine_environment
 from pipelines.models.folder import chat_template_digest, load_tokenizer, model_digest, tensor_shapes, tokenizer_digest
+from pipelines.models.source import pinned_model
 from pipelines.options import Secret, Url, options, secret
 from pipelines.options.types import Seconds, Tries, Workers
 from pipelines.signals.base import Row, SignalOptionError, sidecar
@@ -51,7 +52,7 @@ class JudgeSignal(StepwiseSignal):
     kind: ClassVar[str] = "process_steps"
     operational: ClassVar[frozenset[str]] = frozenset({"api_key", "cache", "concurrency", "timeout_s", "retries"})
 
-    model: str
+    model: Url
     """The judge's folder, run here with its own chat template; with url the model's name there. Example:
     "my/judge"."""
     url: Url | None = None
@@ -78,7 +79,7 @@ class JudgeSignal(StepwiseSignal):
     is greedy; then the row is null with status error."""
     seed: int = 0
     """Seed of the replies."""
-    cache: str | None = None
+    cache: Url | None = None
     """Folder or URL where replies are kept by the content of what was asked. Example: "runs/judge-cache"."""
     concurrency: Workers = 16
     """Requests to the server under way at once."""
@@ -120,7 +121,7 @@ class JudgeSignal(StepwiseSignal):
 
     def models(self) -> dict[str, ModelRef]:
         """The judge, where it runs here."""
-        return {} if self.url else {"judge": ModelRef(self.model, model_digest(self.model))}
+        return {} if self.url else {"judge": ModelRef(pinned_model(self.model), model_digest(self.model))}
 
     def environment(self) -> dict[str, Any]:
         """The engine's libraries, dtype and device, where it runs here."""

@@ -17,7 +17,8 @@ from pipelines.models.folder import (
     tensor_shapes,
     vocabulary,
 )
-from pipelines.options import options
+from pipelines.models.source import pinned_model
+from pipelines.options import Url, options
 from pipelines.signals.base import SignalBase, SignalInputError, SignalOptionError
 
 
@@ -25,7 +26,7 @@ from pipelines.signals.base import SignalBase, SignalInputError, SignalOptionErr
 class ModelSignal(SignalBase):
     """A signal by a model that reads the rollouts' token ids."""
 
-    model: str | None = None
+    model: Url | None = None
     """A model folder with the rollouts' vocabulary (default: the policy that sampled them). Example: "my/teacher"."""
     engine: EngineOptions | None = None
     """How the model is run, with the keys of [engine] (default: as [engine] says, so that a signal of the policy shares
@@ -50,7 +51,7 @@ class ModelSignal(SignalBase):
 
     def models(self) -> dict[str, ModelRef]:
         """The model that scores."""
-        return super().models() | {"scorer": ModelRef(self.folder, model_digest(self.folder))}
+        return super().models() | {"scorer": ModelRef(pinned_model(self.folder), model_digest(self.folder))}
 
     def environment(self) -> dict[str, Any]:
         """The engine's libraries, dtype and device."""

@@ -22,7 +22,8 @@ from pipelines.engines.base import Engine, EngineOptionError, EngineOptions, Req
 from pipelines.engines.environment import engine_environment
 from pipelines.engines.text import class_tokens
 from pipelines.models.folder import chat_template_digest, load_tokenizer, model_digest, tensor_shapes, tokenizer_digest
-from pipelines.options import options
+from pipelines.models.source import pinned_model
+from pipelines.options import Url, options
 from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.spelled import encode, protected
 from pipelines.signals.steps import Steps
@@ -42,7 +43,7 @@ class PrmSignal(StepwiseSignal):
 
     kind: ClassVar[str] = "process_steps"
 
-    model: str
+    model: Url
     """The reward model's folder: a Qwen2ForProcessRewardModel (Qwen2.5-Math-PRM); a ...ForTokenClassification with
     engine.kind "transformers"; or, with tokens, a causal language model (Math-Shepherd). Example: "my/prm"."""
     engine: EngineOptions | None = None
@@ -96,7 +97,7 @@ class PrmSignal(StepwiseSignal):
 
     def models(self) -> dict[str, ModelRef]:
         """The process reward model."""
-        return {"prm": ModelRef(self.model, model_digest(self.model))}
+        return {"prm": ModelRef(pinned_model(self.model), model_digest(self.model))}
 
     def environment(self) -> dict[str, Any]:
         """The engine's libraries, dtype and device, and how the model reads text."""
