@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from deploy import choose_list
-from pipelines.engines.machine import GIB, Gpu, Memory
+from pipelines.engines.machine import DRIVERS, GIB, Gpu, Memory
 from pipelines.engines.machine import Machine as Driver
 from pipelines.gpu_check.base import CheckError, CheckOptions, Machine
-from pipelines.gpu_check.machine import DRIVERS, check_driver, describe_machine, used_bytes
+from pipelines.gpu_check.machine import check_driver, describe_machine, used_bytes
 from pipelines.gpu_check.models import sizes
 
 
