@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.engines.acquire import acquire, release, start_engine
+from pipelines.engines.acquire import acquire, release, start_engine, use_gpus
 from pipelines.engines.base import (
     Engine,
     EngineAsleep,
@@ -36,4 +36,5 @@ __all__ = [
     "resolve_device",
     "resolve_dtype",
     "start_engine",
+    "use_gpus",
 ]

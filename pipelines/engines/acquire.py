@@ -11,6 +11,7 @@ from pipelines.engines.base import Engine, EngineOptions, EngineStartError, Weig
 from pipelines.engines.device import device_kind
 from pipelines.engines.driver import DrivenEngine
 from pipelines.models.folder import weights_identity
+from pipelines.runners.gpus import GivenGpus
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class _Running:
 # The per-process cache: Beam's worker threads share the engine, and stages and rounds of one process hand it on.
 _lock = threading.Lock()
 _running: _Running | None = None
+_gpus: GivenGpus | None = None
 
 
 def acquire(model: str, options: EngineOptions) -> Engine:
@@ -45,8 +47,20 @@ def acquire(model: str, options: EngineOptions) -> Engine:
                 _running = _Running(engine, options, weights)
                 return engine
         _close()
-        _running = _Running(start_engine(model, options), options, weights)
+        _running = _Running(_start(model, options), options, weights)
         return _running.engine
+
+
+def use_gpus(gpus: GivenGpus | None) -> None:
+    """Let `acquire` run engines on these GPUs, in processes of their own (`node`); None: in this process.
+
+    What runs elsewhere is closed.
+    """
+    global _gpus  # noqa: PLW0603
+    with _lock:
+        if gpus != _gpus:
+            _close()
+            _gpus = gpus
 
 
 def release() -> None:
@@ -80,6 +94,14 @@ def start_engine(model: str, options: EngineOptions) -> DrivenEngine:
     from pipelines.engines import recorded
 
     return recorded.start(model, options)
+
+
+def _start(model: str, options: EngineOptions) -> DrivenEngine:
+    if _gpus is None or options.kind == "server":
+        return start_engine(model, options)
+    from pipelines.engines import node
+
+    return node.start(model, options, _gpus)
 
 
 def _close() -> None:

@@ -280,7 +280,9 @@ class GenerateWork(PartWork):
 
     def has_room(self, parts: int) -> bool:
         """For what keeps the engine full: a part's last rollouts leave seats empty long before it is complete."""
-        wanted = self._engine_options.max_num_seqs * 9 // 8  # an eighth waits for the next free seats
+        wanted = (
+            self._engine.width * self._engine_options.max_num_seqs * 9 // 8
+        )  # an eighth waits for the next free seats
         return super().has_room(parts) or (parts < _MOST_PARTS and self._engine.in_flight < wanted)
 
     def _sample(self, planned: Sequence[PlannedPrompt | Rejection]) -> PartOutput:

@@ -26,6 +26,7 @@ from pipelines.rollouts.options import GenerateOptions
 from pipelines.rollouts.stage import planned_rollouts
 from pipelines.runs.disk import disk_problem
 from pipelines.runs.lengths import length_problems
+from pipelines.runs.node_check import engines_of, node_problems
 from pipelines.runs.run import Run, round_prompts
 from pipelines.shaped.stage import check_streams, resolve_signal
 from pipelines.signals.base import Signal
@@ -128,6 +129,8 @@ class _Check:
         if stages & {"score", "eval"}:
             with self.noting():
                 self.signals = self.run.signals
+        if self.config.runner.gpus is not None:
+            self.node(stages)
         if "generate" in stages:
             self.generate()
         elif "score" in stages:
@@ -145,6 +148,15 @@ class _Check:
         if stages & {"generate", "train"} and not self.problems and "disk_space" not in self.config.run.accept:
             problem = disk_problem(self.run, self.prompts, policy=self.policy, rounds=self.rounds)
             self.problems += [problem] if problem else []
+
+    def node(self, stages: frozenset[str]) -> None:
+        """The GPUs that runner.gpus names, and what is to run on them."""
+        assert self.config.runner.gpus is not None
+        engines = list(engines_of(self.signals))
+        if stages & {"generate", "eval"}:
+            engines.insert(0, ("engine", None if self.facts is None else self.policy, self.config.engine))
+        train = self.config.train if "train" in stages else None
+        self.problems += node_problems(self.config.runner.gpus, engines, train)
 
     @contextmanager
     def noting(self, place: str = "") -> Iterator[None]:

@@ -30,6 +30,7 @@ from pipelines.runs.lineage import record_round
 from pipelines.runs.progress import Report
 from pipelines.runs.run import Run, round_prompts
 from pipelines.runs.summary import ShapedSummary, summarize_shaped
+from pipelines.runs.torchrun import trainer_for
 from pipelines.shaped.stage import shape_dataset
 from pipelines.signals.reverify import VerdictDiff, reverify
 from pipelines.signals.stage import score
@@ -134,13 +135,13 @@ def shape_rollouts(run: Run, round_index: int, name: str = "shaped") -> Manifest
 
 def update_policy(run: Run, round_index: int) -> dict[str, Any]:
     """Train on the round's shaped dataset; optimizer and schedule go on from the round before. Returns mean metrics."""
-    from trainer import is_main_process, train
+    from trainer import is_main_process
 
     policy = run.starting_policy(round_index)
     facts = describe_model(policy)
     with run.reporter.step(f"round {round_index}: train") as report:
-        result = train(
-            [run.folder(round_index, "shaped")],
+        result = trainer_for(run.config.runner.gpus)(
+            shaped=[run.folder(round_index, "shaped")],
             policy=policy,
             out=run.folder(round_index, "train"),
             state=run.folder(round_index - 1, "train") if round_index else None,
