@@ -8,7 +8,7 @@ PACKAGES := pass_ops trainer pipelines
 BEAM_VERSION := $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements/cpu.txt)
 SLOTS ?= 2
 
-.PHONY: install demo test test-deep mutants test-cluster faults flink flink-up flink-down prism check docs reference bench bench-% wheel requirements clean
+.PHONY: install demo test test-deep mutants test-cluster chaos faults flink flink-up flink-down prism check docs reference bench bench-% wheel requirements clean
 
 install: $(STAMP)
 
@@ -32,6 +32,11 @@ test-deep: install
 
 test-cluster: install
 	$(PYTEST) -q tests -m cluster --timeout 1800
+
+# Kills, twins, damaged files, full disks, forgeries and hostile names: 25 minutes. Writes the page with the results;
+# CHAOS=--help says what can be asked for. With CHAOS="--journal FILE" it goes on where it was cut off.
+chaos: install
+	$(BIN)/python -m tests.chaos.run --report docs/explanation/measured/chaos.md $(CHAOS)
 
 # Fifty SIGKILLs on running Flink jobs; at most an hour. Writes the page with the results.
 faults: install flink
@@ -57,9 +62,12 @@ prism: .cache/prism/v$(BEAM_VERSION)
 	GOBIN=$(CURDIR)/.cache/prism go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM_VERSION)
 	@touch $@
 
-# One small change to pass_ops at a time: does a test notice? docs/explanation/proof.md has the result.
+# One small change at a time: does a test notice? docs/explanation/proof.md has the results. All of pass_ops; of the
+# trainer and the stages a sample.
 mutants: install
 	nice $(BIN)/python tests/mutation/run.py
+	nice $(BIN)/python tests/mutation/run.py trainer --each 6
+	nice $(BIN)/python tests/mutation/run.py stages --each 6
 
 check: install
 	$(BIN)/ruff check .

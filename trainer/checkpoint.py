@@ -14,39 +14,20 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from pass_ops.shards import Store
 from pass_ops.shards.store import sync_folder
 from trainer.distributed import World
 from trainer.errors import StateError
 from trainer.model_folder import SAVED_BY_KEYS, sha256_file
+from trainer.records import STATE_FORMAT, Checkpoint, check_files, complete_checkpoints, marker_of, write_json
 
-STATE_FORMAT = 2
 # Keys of config.json that do not change which weights fit.
 UNRELATED_KEYS = SAVED_BY_KEYS | {"dtype", "torch_dtype", "use_cache"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A complete checkpoint. step: steps of its call of `train` done; updates: optimizer steps over all rounds."""
-
-    folder: Path
-    step: int
-    updates: int
-    architecture: Mapping[str, Any]
-    files: Mapping[str, str]
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Replaces the file in one step; synced to disk. Raises StoreError, an OSError."""
-    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
-    Store(str(path.parent)).put(path.name, text.encode())
 
 
 def architecture(model: Any) -> dict[str, Any]:
@@ -80,29 +61,10 @@ def _make_anew(folder: Path) -> None:
 def _commit(folder: Path, found: Mapping[str, Any], *, keep: int) -> None:
     sync_folder(folder)
     files = {file.name: sha256_file(file) for file in sorted(folder.iterdir())}
-    write_json(_marker(folder), {"format": STATE_FORMAT, **found, "files": files})
+    write_json(marker_of(folder), {"format": STATE_FORMAT, **found, "files": files})
     for old in complete_checkpoints(folder.parent)[:-keep]:
-        _marker(old.folder).unlink()  # the marker first: a half-removed folder must not look complete
+        marker_of(old.folder).unlink()  # the marker first: a half-removed folder must not look complete
         shutil.rmtree(old.folder)
-
-
-def complete_checkpoints(state: Path) -> list[Checkpoint]:
-    """Committed checkpoints, oldest first."""
-    found = []
-    for marker in sorted(state.glob("step-*.json")):
-        content = json.loads(marker.read_text(encoding="utf-8"))
-        if content.pop("format") != STATE_FORMAT:
-            raise StateError(f"{marker} is not of format {STATE_FORMAT}; resume it with the version that wrote it.")
-        found.append(Checkpoint(folder=marker.with_suffix(""), **content))
-    return found
-
-
-def newest_checkpoint(state: Path) -> Checkpoint:
-    """The last committed checkpoint. Raises StateError where there is none."""
-    found = complete_checkpoints(state)
-    if not found:
-        raise StateError(f"{state} holds no complete checkpoint; give the train folder of a finished round.")
-    return found[-1]
 
 
 def load_checkpoint(
@@ -116,7 +78,7 @@ def load_checkpoint(
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
     _check_architecture(checkpoint, architecture(model))
-    world.on_main(lambda: _check_files(checkpoint))
+    world.on_main(lambda: check_files(checkpoint))
     options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     weights, optimizer_state = get_state_dict(model, optimizer, options=StateDictOptions(ignore_frozen_params=True))
     content = {"model": weights, "optimizer": optimizer_state}
@@ -138,16 +100,6 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _check_files(checkpoint: Checkpoint) -> None:
-    for name, digest in checkpoint.files.items():
-        path = checkpoint.folder / name
-        if not path.is_file() or sha256_file(path) != digest:
-            raise StateError(
-                f"{path} is missing or differs from its marker. Remove {_marker(checkpoint.folder)} to resume from the "
-                "checkpoint before it."
-            )
-
-
 def _check_architecture(checkpoint: Checkpoint, ours: Mapping[str, Any]) -> None:
     theirs = checkpoint.architecture
     for key in sorted(ours.keys() | theirs.keys()):
@@ -156,7 +108,3 @@ def _check_architecture(checkpoint: Checkpoint, ours: Mapping[str, Any]) -> None
                 f"State {checkpoint.folder} belongs to another model: {key} is {theirs.get(key)!r} there and "
                 f"{ours.get(key)!r} in the policy. Train the policy it was saved with, or start without state."
             )
-
-
-def _marker(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".json")

@@ -1,7 +1,8 @@
-"""Turns out-of-memory and disk-full errors into messages that name the option to change."""
+"""Turns out-of-memory and disk-full errors into messages that name the option to change; lets the device go."""
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
+from pass_ops.frames import clear_frames
 from trainer.batching import MicroBatch
 from trainer.errors import DeviceMemoryError, NotSavedError
 from trainer.policy import Policy
@@ -46,3 +48,17 @@ def saved(what: str, folder: Path) -> Iterator[None]:
             "saved before is kept and complete: free some space (keep_checkpoints 1 keeps fewer), then run the same "
             "command again; it continues from the last checkpoint."
         ) from error
+
+
+@contextmanager
+def leaving_nothing() -> Iterator[None]:
+    """Around a whole run: afterwards neither its error nor torch's cache holds what it had on the device."""
+    try:
+        yield
+    except BaseException as error:
+        clear_frames(error)
+        raise
+    finally:
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()

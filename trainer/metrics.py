@@ -29,9 +29,7 @@ TensorBoard and a tracker get the same numbers under `train/`, at `update`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +39,9 @@ from torch import Tensor
 
 from trainer.batching import MicroBatch, StepBatch
 from trainer.distributed import World
+from trainer.records import read_metrics
+
+__all__ = ["StepMetrics", "describe_step", "read_metrics", "summarize"]
 
 RATIO_QUANTILES = {"min": 0.0, "p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}
 ADVANTAGE_QUANTILES = {"min": 0.0, "p05": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}
@@ -153,13 +154,6 @@ def describe_step(line: Mapping[str, Any], steps: int) -> str:
     parts += [f"MFU {line['mfu']:.0%}"] if line["mfu"] is not None else []
     wait = line["data_wait"] / line["seconds"] if line["seconds"] else 0.0
     return "  ".join([*parts, f"waited {wait:.0%} for data"] if wait >= NOTABLE_WAIT else parts)
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The steps in metrics.jsonl so far, without a last line cut off by a kill."""
-    path = folder / "metrics.jsonl"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def summarize(steps: list[dict[str, Any]]) -> dict[str, float]:

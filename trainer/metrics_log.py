@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pass_ops.extras import require
-from trainer.metrics import read_metrics
+from trainer.errors import StateError
 from trainer.options import TrainOptions
+from trainer.records import METRICS, parse_json, read_metrics
 
 TRACKER_ID = "tracker.json"
 
@@ -23,7 +24,7 @@ class MetricsLog:
     """Everything a run writes its steps to. step, updates: how many are done already."""
 
     def __init__(self, folder: Path, *, step: int, updates: int, options: TrainOptions) -> None:
-        self._path = folder / "metrics.jsonl"
+        self._path = folder / METRICS
         written = read_metrics(folder)
         kept = [line for line in written if line["step"] <= step]
         self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -60,7 +61,8 @@ def _start_tracker(folder: Path, options: TrainOptions) -> Any:
     place = folder / TRACKER_ID
     if not place.exists():
         place.write_text(json.dumps({"id": uuid.uuid4().hex[:12]}) + "\n", encoding="utf-8")
-    run_id = json.loads(place.read_text(encoding="utf-8"))["id"]
+    fix = "remove it: the tracker then begins another run"
+    run_id = parse_json(dict[str, str], place.read_bytes(), where=str(place), error=StateError, fix=fix).get("id", "")
     name = f"{'-'.join(folder.absolute().parts[-3:])}-{run_id}"
     own = {"id": run_id, "dir": str(folder)} if options.tracker == "wandb" else {}
     tracker.init(project=options.tracker_project, name=name, config=options.semantic(), resume="allow", **own)

@@ -9,7 +9,6 @@ Dimensions: _C completion tokens of a part, _N tokens with a loss, _R rollouts.
 from __future__ import annotations
 
 import io
-import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,10 +19,10 @@ from numpy.typing import NDArray
 
 from pass_ops.shards import Store
 from trainer.batching import build_micro_batch, check_ids, kept_tokens, plan_micro_batches
-from trainer.checkpoint import write_json
 from trainer.data import RowIndex, TrainData
-from trainer.errors import NonFiniteTrainingError, TrainingStoppedError
+from trainer.errors import NonFiniteTrainingError, StateError, TrainingStoppedError
 from trainer.policy import Policy
+from trainer.records import parse_json, write_json
 from trainer.stream import PartData, Rollout, decode_part, old_file
 
 log = logging.getLogger(__name__)
@@ -63,7 +62,8 @@ def recompute_old(
         folder.mkdir(parents=True, exist_ok=True)
         found = _measure(data, index, wanted_R, folder=folder, policy=policy, temperature=temperature)
         world.on_main(lambda: write_json(path, asdict(found)))
-    audit = Audit(**json.loads(path.read_text(encoding="utf-8")))
+    fix = f"remove {folder}: the log-probabilities are computed again"
+    audit = parse_json(Audit, path.read_bytes(), where=str(path), error=StateError, fix=fix)
     if limit is not None and audit.mismatch > limit:
         shown = ", ".join(f"{rollout} ({value:.3f})" for rollout, value in audit.worst)
         raise TrainingStoppedError(

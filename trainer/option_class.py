@@ -67,7 +67,7 @@ def problems(refused: pydantic.ValidationError, cls: type) -> Iterator[str]:
     for place, owner, item in found:
         if item["type"] == "unexpected_keyword_argument":
             yield f"{place}: unknown key; {advice(str(item['loc'][-1]), _names(owner))}"
-        elif item["loc"][-1:] == ("[key]",):
+        elif item["loc"][-1:] == ("[key]",) and item["type"] == "literal_error":
             yield f"{place}: unknown key; {advice(str(item['input']), _CHOICE.findall(item['ctx']['expected']))}"
         elif item["type"] == "missing":
             yield f"{place}: is required"
@@ -97,6 +97,8 @@ def _place(item: Any, cls: type) -> tuple[str, type]:
     """
     names, owner, hint = [], cls, typing.cast(Any, cls)
     for index, part in enumerate(item["loc"]):
+        if part == "[key]" and index == len(item["loc"]) - 1:
+            break  # the problem is the key before it
         holder = nested_class(hint)
         if isinstance(part, int) or (origin := _mapping(hint)) is not None:
             hint = hint if isinstance(part, int) else typing.get_args(origin)[1]
@@ -106,7 +108,7 @@ def _place(item: Any, cls: type) -> tuple[str, type]:
             owner = holder
         else:
             continue
-        names.append(str(part))
+        names.append(str(part) if str(part).isprintable() else repr(part))
     return ".".join(names), owner
 
 

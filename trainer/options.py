@@ -161,9 +161,9 @@ class TrainOptions:
     export_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the exported weights; auto keeps the policy folder's own."""
 
-    prefetch_steps: AtLeastOne = 2
-    """Steps whose data is read ahead of use."""
-    decode_threads: AtLeastOne = 2
+    prefetch_steps: Annotated[int, Ge(1), Le(1024)] = 2
+    """Steps whose data is read ahead of use; it is held in memory, so at most 1024."""
+    decode_threads: Annotated[int, Ge(1), Le(1024)] = 2
     """Threads that decode parts of the data."""
     save_every: Annotated[int, Ge(0)] = 50
     """Steps between checkpoints (0 = only at the end)."""

@@ -12,13 +12,12 @@ OUT/
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +26,23 @@ from torch.utils import deterministic
 
 from pass_ops.errors import PassError
 from trainer.batching import StepBatch
-from trainer.checkpoint import Checkpoint, complete_checkpoints, load_checkpoint, save_checkpoint, write_json
+from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.compatibility import check_data_and_policy, open_shaped, sampling_temperature
 from trainer.data import ShapedData, TrainData
 from trainer.distributed import World, joined_world
 from trainer.errors import StateError, TrainingStoppedError
 from trainer.export import export_policy
-from trainer.failures import saved, within_memory
+from trainer.failures import leaving_nothing, saved, within_memory
 from trainer.flops import token_share
 from trainer.folder_lock import LOCK, locked
-from trainer.metrics import StepMetrics, describe_step, read_metrics, summarize
+from trainer.metrics import StepMetrics, describe_step, summarize
 from trainer.metrics_log import MetricsLog
 from trainer.model_folder import local_folder, weights_digest
 from trainer.old_logprobs import AUDIT
 from trainer.options import TrainOptions
 from trainer.pairs import open_pairs
 from trainer.policy import Policy, load_policy
+from trainer.records import DONE, STATE, Checkpoint, Done, complete_checkpoints, read_done, read_metrics, write_json
 from trainer.run_folder import claim, describe
 from trainer.steps import StepPlan, plan_steps, recompute_plan, step_batches
 from trainer.stream import ahead_of_use
@@ -98,16 +98,17 @@ def train(
     """
     sources = open_shaped(shaped)
     check_data_and_policy(sources, options=options, policy_digest=policy_digest, vocabulary=vocabulary)
-    return _train(
-        ShapedData(sources),
-        policy=policy,
-        out=out,
-        state=state,
-        options=options,
-        temperature=sampling_temperature(sources, options),
-        export=export,
-        progress=progress,
-    )
+    with leaving_nothing():
+        return _train(
+            ShapedData(sources),
+            policy=policy,
+            out=out,
+            state=state,
+            options=options,
+            temperature=sampling_temperature(sources, options),
+            export=export,
+            progress=progress,
+        )
 
 
 def sft(
@@ -123,16 +124,17 @@ def sft(
 
     The loss is next_token whatever options.loss says; kl_coef must be 0. Arguments and errors are those of `train`.
     """
-    return _train(
-        open_pairs(pairs, policy),
-        policy=policy,
-        out=out,
-        state=None,
-        options=replace(options, loss="next_token"),
-        temperature=1.0,
-        export=export,
-        progress=progress,
-    )
+    with leaving_nothing():
+        return _train(
+            open_pairs(pairs, policy),
+            policy=policy,
+            out=out,
+            state=None,
+            options=replace(options, loss="next_token"),
+            temperature=1.0,
+            export=export,
+            progress=progress,
+        )
 
 
 def _train(
@@ -152,14 +154,14 @@ def _train(
         before, identity = world.on_main(lambda: describe(data, policy=policy, state=state, options=options))
         world.on_main(lambda: _lock(held, folder, exported))
         world.on_main(lambda: claim(folder, exported, identity))
-        if world.on_main(lambda: (folder / "_done.json").exists() and exported.exists()):
-            return _result(folder, exported)
+        if (done := world.on_main(lambda: read_done(folder) if exported.exists() else None)) is not None:
+            return _result(done, exported)
         model = load_policy(policy, options, world)
         plan = plan_steps(data, model, options, temperature=temperature)
         counts = ", ".join(f"{name} {count}" for name, count in plan.selection.counts.items())
         log.info("rollouts: %s", counts)
         run = _Run(plan=plan, policy=model, optimizer=make_optimizer(model.model, options), options=options)
-        _resume(run, folder / "state", before)
+        _resume(run, folder / STATE, before)
         if options.old_policy == "recompute" and run.step < len(plan.steps):
             _recompute_old(run, folder / "old")
         _run_steps(run, folder, progress=progress)
@@ -279,7 +281,7 @@ def _is_due(run: _Run) -> bool:
 def _save(run: _Run, folder: Path) -> None:
     with saved("checkpoint", folder):
         save_checkpoint(
-            folder / "state",
+            folder / STATE,
             step=run.step,
             updates=run.updates,
             model=run.policy.model,
@@ -294,8 +296,7 @@ def _finish(run: _Run, folder: Path, exported: Path) -> TrainResult:
     run.world.on_main(lambda: _clear(temporary, exported))
     with saved("exported policy", temporary):
         export_policy(run.policy, temporary, dtype=run.options.export_dtype)
-    run.world.on_main(lambda: _complete(run, folder, temporary, exported))
-    return _result(folder, exported)
+    return _result(run.world.on_main(lambda: _complete(run, folder, temporary, exported)), exported)
 
 
 def _clear(temporary: Path, exported: Path) -> None:
@@ -304,22 +305,22 @@ def _clear(temporary: Path, exported: Path) -> None:
     temporary.mkdir(parents=True)
 
 
-def _complete(run: _Run, folder: Path, temporary: Path, exported: Path) -> None:
+def _complete(run: _Run, folder: Path, temporary: Path, exported: Path) -> Done:
     temporary.rename(exported)
     counts = {f"rows_{name}": float(count) for name, count in run.plan.selection.counts.items()}
-    done = {
-        "steps": run.step,
-        "updates": run.updates,
-        "policy_weights": weights_digest(exported),
-        "metrics": summarize(read_metrics(folder)) | counts,
-    }
-    write_json(folder / "_done.json", done)
+    done = Done(
+        steps=run.step,
+        updates=run.updates,
+        policy_weights=weights_digest(exported),
+        metrics=summarize(read_metrics(folder)) | counts,
+    )
+    write_json(folder / DONE, asdict(done))
     shutil.rmtree(folder / "old", ignore_errors=True)
+    return done
 
 
-def _result(folder: Path, exported: Path) -> TrainResult:
-    done = json.loads((folder / "_done.json").read_text(encoding="utf-8"))
-    return TrainResult(policy_dir=str(exported), steps=done["steps"], metrics=done["metrics"])
+def _result(done: Done, exported: Path) -> TrainResult:
+    return TrainResult(policy_dir=str(exported), steps=done.steps, metrics=done.metrics)
 
 
 @contextmanager

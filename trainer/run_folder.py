@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint import Checkpoint, newest_checkpoint, write_json
 from trainer.data import TrainData
 from trainer.errors import RunFolderError, StateError
 from trainer.model_folder import base_folder, local_folder, weights_digest
 from trainer.options import TrainOptions
+from trainer.records import IDENTITY, STATE, Checkpoint, newest_checkpoint, read_done, read_identity, write_json
 
 
 def describe(
@@ -34,14 +33,13 @@ def describe(
 
 def claim(folder: Path, exported: Path, identity: Mapping[str, Any]) -> None:
     """Claims the run's folder, or checks that it is this run's. Raises StateError, RunFolderError."""
-    path = folder / "_train.json"
-    if path.exists():
-        _check_same_run(json.loads(path.read_text(encoding="utf-8")), identity, folder=str(folder))
+    if (stored := read_identity(folder)) is not None:
+        _check_same_run(stored, identity, folder=str(folder))
         return
     if exported.exists() and any(exported.iterdir()):
         raise RunFolderError(f"{exported} is not empty; the policy is exported into a new folder. Choose another one.")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, identity)
+    write_json(folder / IDENTITY, identity)
 
 
 def _carried(state: str | None, policy: str) -> Checkpoint | None:
@@ -49,15 +47,15 @@ def _carried(state: str | None, policy: str) -> Checkpoint | None:
     if state is None:
         return None
     folder = local_folder(state, name="state")
-    done = folder / "_done.json"
-    if not done.exists():
+    done = read_done(folder)
+    if done is None:
         raise StateError(f"{state} is not the train folder of a finished round (it has no _done.json).")
-    if json.loads(done.read_text(encoding="utf-8"))["policy_weights"] != weights_digest(Path(policy)):
+    if done.policy_weights != weights_digest(Path(policy)):
         raise StateError(
             f"The weights in {policy} are not those that {state} exported, so its optimizer state is another policy's. "
             "Train the policy exported by that round, or train without state."
         )
-    return newest_checkpoint(folder / "state")
+    return newest_checkpoint(folder / STATE)
 
 
 def _check_same_run(stored: Mapping[str, Any], ours: Mapping[str, Any], *, folder: str) -> None:

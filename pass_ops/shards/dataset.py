@@ -8,7 +8,6 @@ exist for no reader, are removed. A crash in between leaves such files behind; t
 
 from __future__ import annotations
 
-import json
 import logging
 import posixpath
 import re
@@ -23,6 +22,7 @@ from pass_ops.errors import (
     ReplacedFingerprintError,
 )
 from pass_ops.shards import names
+from pass_ops.shards.fingerprint import json_object
 from pass_ops.shards.paths import resolve_folder
 from pass_ops.shards.spec import DatasetSpec, differences, parse_dataset_json
 from pass_ops.shards.store import Store
@@ -235,9 +235,18 @@ def _remove_in(store: Store, folder: str, old_fp8s: set[str]) -> None:
 def _attempts_given_up(store: Store, fp8: str) -> dict[int, int]:
     """Part -> the last attempt before it was given up, of the parts without a marker that were (0: not recorded)."""
     listed = {folder: _parts_in(store, folder, fp8) for folder in (names.DONE, names.FAILED)}
-    failed = [names.failed(part, fp8) for part in sorted(listed[names.FAILED] - listed[names.DONE])]
-    records = (json.loads(content) for content in store.read_many(failed).values() if content is not None)
-    return {record["part"]: record.get("attempts", 0) for record in records}
+    failed = {names.failed(part, fp8): part for part in sorted(listed[names.FAILED] - listed[names.DONE])}
+    found = {name: content for name, content in store.read_many(list(failed)).items() if content is not None}
+    return {failed[name]: _attempts_in(content, store.path(name)) for name, content in found.items()}
+
+
+def _attempts_in(content: bytes, where: str) -> int:
+    """What `_failed` says of the last attempt before the part was given up. Raises CorruptDatasetError."""
+    fix = "remove it: the part's attempts then count from the first on record"
+    attempts = json_object(content, where, fix=fix).get("attempts", 0)
+    if type(attempts) is not int:
+        raise CorruptDatasetError(f"{where} is damaged: its attempts are {attempts!r}, not a number; {fix}")
+    return attempts
 
 
 def _parts_in(store: Store, folder: str, fp8: str) -> set[int]:

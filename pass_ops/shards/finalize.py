@@ -10,7 +10,7 @@ from pass_ops.errors import CorruptDatasetError, NotADatasetError, NotFinalized
 from pass_ops.shards import names
 from pass_ops.shards.commit import create_whole, parts_in, rejected_files
 from pass_ops.shards.dataset import Dataset, read_dataset_json
-from pass_ops.shards.fingerprint import json_file, sha256_bytes
+from pass_ops.shards.fingerprint import json_file, json_object, sha256_bytes
 from pass_ops.shards.records import (
     Manifest,
     PartRecord,
@@ -20,6 +20,7 @@ from pass_ops.shards.records import (
     read_manifest,
     read_parts,
 )
+from pass_ops.shards.store import Store
 
 _SHOWN = 10
 
@@ -46,12 +47,21 @@ def finalize(ds: Dataset, *, max_reject_rate: float = 0.05) -> Manifest:
 
 
 def record_run(ds: Dataset, info: Mapping[str, Any]) -> None:
-    """Set keys of `_run.json` (when, where, how long, which job): for people, in no digest."""
+    """Set keys of `_run.json` (when, where, how long, which job): for people, in no digest.
+
+    Raises CorruptDatasetError where what is there cannot be read.
+    """
+    ds.store.put(names.RUN_RECORD, json_file({**read_run_record(ds.store), **info}))
+
+
+def read_run_record(store: Store) -> dict[str, Any]:
+    """What `_run.json` says; nothing where there is none. Raises CorruptDatasetError."""
     try:
-        known = json.loads(ds.store.read(names.RUN_RECORD))
-    except (FileNotFoundError, ValueError):
-        known = {}
-    ds.store.put(names.RUN_RECORD, json_file({**known, **info}))
+        content = store.read(names.RUN_RECORD)
+    except FileNotFoundError:
+        return {}
+    fix = "remove it: it says when and where the dataset was made, and nothing depends on it"
+    return json_object(content, store.path(names.RUN_RECORD), fix=fix)
 
 
 def reject_rate(records: Sequence[PartRecord]) -> float:
@@ -123,7 +133,7 @@ def _missing(ds: Dataset, missing: Sequence[int]) -> list[str]:
 def _cause(ds: Dataset, part: int) -> str:
     try:
         return str(json.loads(ds.store.read(names.failed(part, ds.fp8)))["cause"])
-    except (FileNotFoundError, ValueError, KeyError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return "cause unknown"
 
 

@@ -20,6 +20,7 @@ from pass_ops.errors import PassError
 from pass_ops.extras import missing_extra
 from trainer import is_main_process
 
+ROUND_DIGITS = 6
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 UNDER_TORCHRUN = ("train", "sft")
 QUESTIONS = ("inspect", "status", "verify", "sweep", "explain", "lint", "prm-check")
@@ -132,7 +133,7 @@ def _add_stage_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
                 help="write nothing: verify the stored rollouts again and print which verdicts differ from the stored",
             )
         if name == "shape":
-            stage.add_argument("--name", default="shaped", help="the dataset's folder in the round (default shaped)")
+            _name_argument(stage, default="shaped", text="the dataset's folder in the round (default shaped)")
         if name == "eval":
             stage.add_argument(
                 "--round", type=round_number, help="the policy that this round made (default: the configured policy)"
@@ -185,14 +186,12 @@ def _add_questions(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         metavar="OPTION=V1,V2,...",
         help="values of an option of [shape], say k=0,0.7,1 or weights.process=0.5,1; several --grid are combined",
     )
-    sweep.add_argument(
-        "--name", default="sweep", help="results are NAME.parquet and NAME.svg in the round's sweep folder"
-    )
+    _name_argument(sweep, default="sweep", text="results are NAME.parquet and NAME.svg in the round's sweep folder")
     explain = _command(commands, "explain", "the arithmetic of one rollout's advantages, chunk by chunk")
     explain.add_argument("run", help="RUN folder, or a shaped dataset")
     explain.add_argument("rollout_id", help="GROUP/INDEX")
     explain.add_argument("--round", type=round_number, default=0, help="which round of the run (default 0)")
-    explain.add_argument("--name", default="shaped", help="the shaped dataset's folder in the round (default shaped)")
+    _name_argument(explain, default="shaped", text="the shaped dataset's folder in the round (default shaped)")
     explain.add_argument("--all", action="store_true", help="every chunk, however many")
     lint = _command(commands, "lint", "look for trouble before training; exit code 1 where an error is found")
     lint.add_argument("dataset", help="folder or URL of a shaped dataset, or of rollouts or a signal")
@@ -232,6 +231,10 @@ def _command(
     return parser
 
 
+def _name_argument(parser: argparse.ArgumentParser, *, default: str, text: str) -> None:
+    parser.add_argument("--name", type=folder_name, default=default, help=text)
+
+
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="TOML configuration")
     parser.add_argument("--out", required=True, metavar="RUN", help="run folder, local or any fsspec URL")
@@ -261,17 +264,29 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
 
 def round_number(text: str) -> int:
     """A round's number, as an argument type: 0 or more."""
-    return _at_least(0, text)
+    return _within(0, text)
 
 
 def round_count(text: str) -> int:
     """A number of rounds, as an argument type: 1 or more."""
-    return _at_least(1, text)
+    return _within(1, text)
 
 
-def _at_least(least: int, text: str) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+def folder_name(text: str) -> str:
+    """A name that becomes a folder, as an argument type."""
+    from pipelines.options.types import check_name
+
+    try:
+        return check_name(text, key="it")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _within(least: int, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= ROUND_DIGITS and int(text) >= least):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number of {least} or more, with {ROUND_DIGITS} digits at most"
+        )
     return int(text)
 
 

@@ -66,8 +66,10 @@ def status(options: Namespace) -> int | None:
 
 
 def verify(options: Namespace) -> int | None:
-    """Every promise of the contract, with the first offenders."""
-    findings = shards.verify(options.url)
+    """Every promise of the contract, with the first offenders; of a RUN also what connects its datasets."""
+    from pipelines.runs.verify import verify
+
+    findings = verify(options.url)
     errors = [finding for finding in findings if finding.severity == "error"]
     if options.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1, default=str))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pipelines.engines.acquire import acquire, release, start_engine, use_gpus
+from pipelines.engines.acquire import acquire, device_lent, release, start_engine, use_gpus
 from pipelines.engines.base import (
+    DeviceHeldError,
     Engine,
     EngineAsleep,
     EngineDead,
@@ -19,6 +20,7 @@ from pipelines.engines.base import (
 from pipelines.engines.device import device_kind, resolve_device, resolve_dtype
 
 __all__ = [
+    "DeviceHeldError",
     "Engine",
     "EngineAsleep",
     "EngineDead",
@@ -32,6 +34,7 @@ __all__ = [
     "WeightsMismatchError",
     "acquire",
     "device_kind",
+    "device_lent",
     "release",
     "resolve_device",
     "resolve_dtype",

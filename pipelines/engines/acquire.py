@@ -1,76 +1,60 @@
-"""The process's one engine: reused, reloaded with other weights, or restarted."""
+"""The engines of this process: reused, reloaded with other weights, put to sleep, or restarted (`ledger`)."""
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from functools import partial
 
-from pipelines.engines.base import Engine, EngineOptions, EngineStartError, WeightsMismatchError
-from pipelines.engines.device import device_kind
+from pipelines.engines.base import Engine, EngineOptions, EngineStartError
+from pipelines.engines.device import device_kind, device_memory
 from pipelines.engines.driver import DrivenEngine
-from pipelines.models.folder import weights_identity
-from pipelines.runners.gpus import GivenGpus
-
-
-@dataclass(frozen=True)
-class _Running:
-    engine: DrivenEngine
-    options: EngineOptions
-    weights: tuple[tuple[str, int, int], ...]
-
-
-# The per-process cache: Beam's worker threads share the engine, and stages and rounds of one process hand it on.
-_lock = threading.Lock()
-_running: _Running | None = None
-_gpus: GivenGpus | None = None
+from pipelines.engines.ledger import Ledger
+from pipelines.engines.machine import least_memory, this_machine
+from pipelines.runners.gpus import GivenGpus, count_gpus, node_cards
 
 
 def acquire(model: str, options: EngineOptions) -> Engine:
-    """An engine running `model` with `options`, the only one `acquire` keeps in this process.
+    """An engine running `model` with `options`, the only one awake of those that `acquire` keeps in this process.
 
     Equal options and the very weight files it runs: the running engine. Equal options and a folder of the same
     architecture and tokenizer: the running engine with that folder's weights. Else, and where it died, the running one
-    is closed and another started. Whoever still uses the engine for another model gets the new weights under their
-    hands or EngineDead: a process works on one stage at a time. Safe to call from several threads. `release` closes it.
+    is closed, or put to sleep while a reward model runs beside it, and another is started. Whoever still uses the
+    engine for another model gets the new weights under their hands, EngineAsleep or EngineDead: a process works on one
+    stage at a time. Safe to call from several threads. `release` closes them.
     """
-    global _running  # noqa: PLW0603 - the documented per-process cache
-    with _lock:
-        weights = weights_identity(model)
-        if _running is not None and not _running.engine.dead and _running.options == options:
-            engine = _running.engine
-            if _running.weights == weights:
-                return engine
-            with contextlib.suppress(WeightsMismatchError):
-                engine.load_weights(model)
-                _running = _Running(engine, options, weights)
-                return engine
-        _close()
-        _running = _Running(_start(model, options), options, weights)
-        return _running.engine
+    return _ledger().engine(model, options)
+
+
+def device_lent(to: str) -> AbstractContextManager[None]:
+    """The device of this process without any engine on it, for `to` ("the trainer"). See `Ledger.lent`."""
+    return _ledger().lent(to)
 
 
 def use_gpus(gpus: GivenGpus | None) -> None:
     """Let `acquire` run engines on these GPUs, in processes of their own (`node`); None: in this process.
 
-    What runs elsewhere is closed.
+    Engines that run otherwise are closed.
     """
-    global _gpus  # noqa: PLW0603
+    global _gpus  # noqa: PLW0603 - as _kept
     with _lock:
         if gpus != _gpus:
-            _close()
+            release()
             _gpus = gpus
 
 
 def release() -> None:
-    """Close the engine `acquire` keeps, if any, and give its memory back."""
+    """Close the engines that `acquire` keeps, and give their memory back."""
+    global _kept  # noqa: PLW0603
     with _lock:
-        _close()
+        if _kept is not None:
+            _kept.close()
+            _kept = None
 
 
 def start_engine(model: str, options: EngineOptions) -> DrivenEngine:
-    """A new engine of the kind `options` name, apart from the one `acquire` keeps; its caller closes it.
+    """A new engine of the kind `options` name, apart from those that `acquire` keeps; its caller closes it.
 
     Raises EngineStartError where this machine has not the device the options name.
     """
@@ -96,16 +80,36 @@ def start_engine(model: str, options: EngineOptions) -> DrivenEngine:
     return recorded.start(model, options)
 
 
-def _start(model: str, options: EngineOptions) -> DrivenEngine:
-    if _gpus is None or options.kind == "server":
+# The per-process state: Beam's worker threads share an engine, and stages and rounds of one process hand it on.
+_lock = threading.RLock()
+_kept: Ledger | None = None
+_gpus: GivenGpus | None = None
+
+
+def _ledger() -> Ledger:
+    global _kept  # noqa: PLW0603
+    with _lock:
+        if _kept is None:
+            _kept = _ledger_of_process() if _gpus is None else _ledger_of_node(_gpus)
+        return _kept
+
+
+def _ledger_of_process() -> Ledger:
+    """Engines in this process; on a GPU, one beside a sleeping one in a child, since vLLM can put one of a process to
+    sleep."""
+    beside = partial(_start_on, gpus=(0,)) if this_machine().gpus else None
+    return Ledger(start=start_engine, beside=beside, meter=device_memory)
+
+
+def _ledger_of_node(gpus: GivenGpus) -> Ledger:
+    cards = node_cards(gpus, count=count_gpus())
+    start = partial(_start_on, gpus=gpus)
+    return Ledger(start=start, beside=start, meter=partial(least_memory, cards))
+
+
+def _start_on(model: str, options: EngineOptions, *, gpus: GivenGpus) -> Engine:
+    if options.kind == "server":  # it has a machine of its own
         return start_engine(model, options)
     from pipelines.engines import node
 
-    return node.start(model, options, _gpus)
-
-
-def _close() -> None:
-    global _running  # noqa: PLW0603
-    if _running is not None:
-        _running.engine.close()
-        _running = None
+    return node.start(model, options, gpus)

@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BeforeValidator, Strict
 
 from pass_ops.shards.sampling import cuts
 from pipelines.engines.errors import (
+    DeviceHeldError,
     EngineAsleep,
     EngineDead,
     EngineOptionError,
@@ -29,9 +30,10 @@ from pipelines.engines.errors import (
 )
 from pipelines.engines.vllm_names import check_arguments, check_parameters
 from pipelines.options import Table, Url, options
-from pipelines.options.types import AtLeastOne, Positive, Share, ZeroOrMore
+from pipelines.options.types import Positive, Seed, Share, Tokens, ZeroOrMore
 
 __all__ = [
+    "DeviceHeldError",
     "Engine",
     "EngineAsleep",
     "EngineDead",
@@ -47,6 +49,7 @@ __all__ = [
 
 EngineKind = Literal["vllm", "server", "transformers", "recorded"]
 LogprobsMode = Literal["raw_logprobs", "processed_logprobs"]
+NeededMode = LogprobsMode | Literal["either"]
 # Of Sampling.extra: they say where a completion ends, not how its tokens are drawn.
 ENDING_PARAMETERS = frozenset({"stop_token_ids", "include_stop_str_in_output"})
 LOWEST_TEMPERATURE = 0.01  # vLLM silently raises what is lower to this, and the logprobs would be another temperature's
@@ -83,8 +86,9 @@ class Sampling:
     """Keeps this many of the most likely tokens (0 = off). Example: 50."""
     min_p: Share = 0.0
     """Drops tokens less likely than this share of the most likely one's probability (0.0 = off). Example: 0.05."""
-    max_tokens: AtLeastOne = 256
-    """Most tokens of a completion, the end token included; what a rollout program inserts counts too."""
+    max_tokens: Tokens = 256
+    """Most tokens of a completion, the end token included; what a rollout program inserts counts too. At most 2**24,
+    which is above any model's context."""
     stop: StopStrings = ()
     r"""Strings that end a completion as soon as its text contains one; the rollout keeps it. A special token ends it by
     its id. Example: ["\n\n"]."""
@@ -104,8 +108,11 @@ class Sampling:
     @property
     def truncated(self) -> bool:
         """Whether the distribution is cut or bent: full-vocabulary logprobs are then not the behaviour's."""
-        bent = any(name not in ENDING_PARAMETERS for name in self.extra)
-        return bent or bool(cuts(asdict(self)))
+        return self._bent or bool(cuts(asdict(self)))
+
+    @property
+    def _bent(self) -> bool:
+        return any(name not in ENDING_PARAMETERS for name in self.extra)
 
     def as_options(self) -> dict[str, Any]:
         """Its options by name, later ones only where they say something: older datasets keep their fingerprints."""
@@ -120,6 +127,15 @@ class Sampling:
     def logprobs_mode(self) -> LogprobsMode:
         """The mode whose logprobs are the behaviour's: raw at temperature 1 (and greedy), else processed."""
         return "raw_logprobs" if self.temperature in (0.0, 1.0) else "processed_logprobs"
+
+    @property
+    def needed_mode(self) -> NeededMode:
+        """The mode that an engine must be in to report those: either, where the two are the same numbers.
+
+        They are at temperature 1 where nothing is cut, and greedily, where cuts are no cuts.
+        """
+        same = not self.truncated if self.temperature == 1.0 else self.temperature == 0.0 and not self._bent
+        return "either" if same else self.logprobs_mode
 
 
 @options(EngineOptionError)
@@ -136,16 +152,16 @@ class EngineOptions:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs. auto takes a GPU where there is one; name the device where the machine that submits a job
     has another one than its workers."""
-    max_model_len: Annotated[int, Ge(2)] | None = None
+    max_model_len: Annotated[int, Ge(2), Le(2**24)] | None = None
     """Most tokens of prompt and completion together (default: the model's context). Example: 4096."""
-    max_num_seqs: AtLeastOne = 256
-    """Rollouts sampled at the same time."""
+    max_num_seqs: Annotated[int, Ge(1), Le(65_536)] = 256
+    """Rollouts sampled at the same time. Each holds memory, so there are at most 65536."""
     kv_cache_gib: Positive = 1.0
     """Memory for keys and values on a CPU in GiB, in addition to the model's own."""
-    logprobs_mode: LogprobsMode = "raw_logprobs"
-    """Which log-probabilities the engine reports: those of the raw logits, or those after temperature and truncation.
-    Generating rollouts sets this to what their temperature needs."""
-    seed: ZeroOrMore = 0
+    logprobs_mode: NeededMode = "raw_logprobs"
+    """Which log-probabilities the engine reports: those of the raw logits, those after temperature and truncation, or
+    either, for whoever samples where both are the same or reads none. Stages and signals set this to what they need."""
+    seed: Seed = 0
     """The engine's own seed. Rollouts do not depend on it: each has a seed of its own."""
     deterministic: bool = False
     """Makes a rollout bit-identical whatever else is in its batch; this costs throughput. Kind vllm only."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 from pathlib import Path
 
 from pipelines.engines.base import EngineOptions
+from pipelines.engines.machine import Memory, this_machine
 from pipelines.models.folder import read_config
 from pipelines.runners.gpus import count_gpus
 
@@ -37,12 +40,22 @@ def resolve_dtype(model: str, options: EngineOptions) -> str:
     return "bfloat16" if stored == "bfloat16" and _cpu_has_bfloat16() else "float32"
 
 
+def device_memory() -> Memory | None:
+    """Of the GPU this process computes on: the first it may use, of torchrun's ranks that of LOCAL_RANK; None on a CPU.
+
+    NVML is asked, so no CUDA context is opened, and torch only where there is a GPU at all.
+    """
+    gpus = this_machine().gpus
+    if not gpus or device_kind() == "cpu":
+        return None
+    return gpus[int(os.environ.get("LOCAL_RANK", "0")) % len(gpus)].memory
+
+
 def free_cached_memory() -> None:
     """Collect what only cycles keep alive, then give the blocks that torch caches on the GPU back to the driver."""
-    import torch
-
     gc.collect()
-    if torch.cuda.is_initialized():
+    torch = sys.modules.get("torch")  # never imported, it caches nothing
+    if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
 

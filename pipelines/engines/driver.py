@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pass_ops.frames import clear_frames
 from pipelines.engines.base import (
     EngineAsleep,
     EngineDead,
@@ -31,6 +32,8 @@ from pipelines.engines.base import (
     Sampling,
     WeightsMismatchError,
 )
+from pipelines.engines.device import free_cached_memory
+from pipelines.engines.memory_errors import death, start_failure
 from pipelines.engines.text import stops
 from pipelines.models.folder import architecture
 
@@ -280,7 +283,9 @@ class DrivenEngine:
         try:
             backend = start()
         except BaseException as e:  # noqa: BLE001 - raised in the constructor's thread
-            ready.set_exception(e)
+            clear_frames(e)
+            free_cached_memory()
+            ready.set_exception(start_failure(e, name=self._name, model=self._model))
             return
         ready.set_result(backend)
         end = EngineDead(f"The {self._name} engine was closed.")
@@ -288,13 +293,16 @@ class DrivenEngine:
             self._loop(backend)
         except BaseException as e:  # set on every open future
             logger.exception("the %s engine died", self._name)
-            end = EngineDead(f"The {self._name} engine died: {type(e).__name__}: {e}. Start another.")
+            end = EngineDead(death(e, name=self._name))
             end.__cause__ = e
         self._finish(end)
         try:
             backend.close()
         except Exception:  # closing is the last thing that happens here; nobody waits for its outcome
             logger.exception("the %s engine did not close cleanly", self._name)
+        del backend, ready  # a future holds its result
+        clear_frames(end)  # whoever keeps the error does not keep the model
+        free_cached_memory()
 
     def _loop(self, backend: Backend) -> None:
         while True:

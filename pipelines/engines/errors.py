@@ -21,6 +21,10 @@ class ChildrenDied(PassError, RuntimeError):
     """The processes of a node's engines die again and again; the message has the last lines that one wrote."""
 
 
+class DeviceHeldError(PassError, RuntimeError):
+    """The device has not the room that an engine or the trainer needs; the message says who holds how much."""
+
+
 class EngineAsleep(PassError, RuntimeError):
     """The engine has given its device up (`Engine.sleep`); what was asked of it has no answer. Wake it first."""
 

@@ -63,7 +63,8 @@ class ServerBackend:
         limit = int(served["max_model_len"]) - 1  # the server scores a prompt only where a further token would fit
         self.max_model_len = min(options.max_model_len or limit, limit)
         self._answers: queue.SimpleQueue[tuple[int, Answer | BaseException]] = queue.SimpleQueue()
-        self._check_logprobs_mode(options)
+        if options.logprobs_mode != "either":
+            self._check_logprobs_mode(options)
         # Daemons, not an executor's threads: those keep an ending process alive until the last answer.
         self._requests: queue.SimpleQueue[tuple[int, Request] | None] = queue.SimpleQueue()
         self._threads = [

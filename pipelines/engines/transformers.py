@@ -104,7 +104,7 @@ class TransformersBackend:
         self._batch_size = batch_size(options)
         self._dtype = getattr(torch, resolve_dtype(model, options))
         self._device = torch.device(device_kind())
-        self._processed = options.logprobs_mode == "processed_logprobs"
+        self._processed = options.logprobs_mode != "raw_logprobs"
         self.tokenizer = load_tokenizer(model)
         self.load_weights(model)
         limit = context_length(self._model.config)

@@ -103,8 +103,12 @@ def words(facts: Mapping[str, Any]) -> str:
     if facts.get("type") == "array":
         return f"list of {words(facts['items'])}"
     plain = {"object": "table", "boolean": "true or false"}.get(facts.get("type", "object"), facts.get("type", "table"))
-    bounds = ", ".join(f"{sign} {facts[bound]:g}" for bound, sign in _BOUNDS.items() if bound in facts)
+    bounds = ", ".join(f"{sign} {_number(facts[bound])}" for bound, sign in _BOUNDS.items() if bound in facts)
     return f"{plain} {bounds}".strip()
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _either(choices: Iterable[str]) -> str:

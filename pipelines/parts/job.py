@@ -22,6 +22,7 @@ from pass_ops.errors import NotFinalized, PassError
 from pass_ops.importing import extend_import_path
 from pass_ops.shards import Dataset, Manifest, PendingParts, names
 from pass_ops.shards.commit import parts_in
+from pass_ops.shards.fingerprint import json_object
 from pipelines.engines import use_gpus
 from pipelines.parts.attempts import attempts_made
 from pipelines.parts.job_record import job_record
@@ -263,8 +264,10 @@ def _reported(failed: JobFailed, dataset: Dataset) -> StageAborted:
 def _show_failed(dataset: Dataset) -> None:
     """The traceback of the first part that was given up, where there is one; the others' are in `_failed`."""
     for part in sorted(parts_in(dataset, names.FAILED) - parts_in(dataset, names.DONE))[:1]:
-        record = json.loads(dataset.store.read(names.failed(part, dataset.fp8)))
-        _LOG.error("Part %d, on %s:\n%s", part, record["host"], (record["traceback"] or record["cause"]).rstrip())
+        name = names.failed(part, dataset.fp8)
+        record = json_object(dataset.store.read(name), dataset.store.path(name), fix="remove it and run again")
+        told = str(record.get("traceback") or record.get("cause", "cause unknown"))
+        _LOG.error("Part %d, on %s:\n%s", part, record.get("host", "an unknown host"), told.rstrip())
 
 
 @contextmanager

@@ -196,7 +196,9 @@ class PartLoop:
         if error is None:
             cause, trace = f"the worker or its engine died in each of {attempts} attempts", ""
         else:
-            cause, trace = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+            cause = f"{type(error).__name__}: {error}"
+            # The sentence of a PassError says all; where it was raised helps nobody.
+            trace = "" if isinstance(error, PassError) else "".join(traceback.format_exception(error))
         shards.fail_part(self._dataset, part, cause=cause, traceback=trace)
 
     def _settle(self, future: Future[PartOutput]) -> Exception | None:

@@ -7,7 +7,7 @@ from dataclasses import field
 
 from pass_ops.errors import PassError
 from pipelines.options import options
-from pipelines.options.types import AtLeastOne, Share, Strings
+from pipelines.options.types import Share, Strings, Tries, Workers
 from pipelines.runners import RunnerOptions
 
 Progress = Callable[[int, int], None]
@@ -21,10 +21,10 @@ class OperationsError(PassError, ValueError):
 class Limits:
     """How hard a stage tries, and how many rejects it tolerates. No byte of a result depends on it."""
 
-    parts_in_flight: AtLeastOne | None = None
+    parts_in_flight: Workers | None = None
     """Parts that one worker has under way at once (default: what the stage can use: two, or as many as keep the engine
     full while generating). Example: 4."""
-    max_attempts: AtLeastOne = 3
+    max_attempts: Tries = 3
     """A part that failed this often is given up, while the others go on. Attempts of killed commands count too; once a
     part is given up, the next command tries it with a new count."""
     max_reject_rate: Share = 0.05

@@ -10,11 +10,12 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, get_args
 
 import pyarrow as pa
+from annotated_types import Ge, Le
 from pydantic import AfterValidator
 
 from pass_ops import shards
@@ -22,7 +23,7 @@ from pass_ops.errors import PassError
 from pass_ops.nearest import advice
 from pass_ops.shards import DatasetSpec, InputRef, Manifest, Rejection
 from pipelines.options import options
-from pipelines.options.types import AtLeastOne, Strings, ZeroOrMore
+from pipelines.options.types import PartRows, Rows, Strings
 from pipelines.parts.job_record import job_record
 from pipelines.prompts.files import (
     Record,
@@ -46,6 +47,7 @@ LONGEST_PROMPT = 10_000_000  # characters: some two and a half million tokens, m
 PromptRow = dict[str, Any] | Rejection
 Role = Literal["prompt", "messages", "prompt_id", "answer", "source"]
 ROLES = get_args(Role)
+CHAT_ROLES = ("system", "developer", "user", "assistant", "tool")  # what chat templates know
 
 
 class SourceOptionError(PassError, ValueError):
@@ -89,12 +91,13 @@ class PromptSource:
     """Text around a plain prompt, which replaces {prompt}. Example: "{prompt}\\nThink step by step."."""
     shuffle_seed: int | None = None
     """Orders the prompts by a hash of this seed and their row (default: the file's order). Example: 0."""
-    offset: ZeroOrMore = 0
+    offset: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
     """Prompts skipped at the start of that order."""
-    limit: AtLeastOne | None = None
+    limit: Rows | None = None
     """Most prompts taken, from offset on; the window wraps around at the end and never repeats a row. Example: 64."""
-    prompts_per_part: AtLeastOne = 64
-    """Rows of the source in one part, the unit of work and of retries."""
+    prompts_per_part: PartRows = 64
+    """Rows of the source in one part, the unit of work and of retries. A part is held in memory, so it has at most
+    1048576."""
 
     def __post_init__(self) -> None:
         if {"prompt", "messages"} <= self.columns.keys():
@@ -275,7 +278,7 @@ def _prompt_row(record: Record, prompt_id: str, columns: Mapping[str, str], sour
         if source.extra
         else None,
     }
-    return _unusable(row, record) or row
+    return _unusable(row, record) or _odd_roles(prompt_id, messages, record) or row
 
 
 def _unusable(row: Mapping[str, Any], record: Record) -> Rejection | None:
@@ -318,6 +321,19 @@ def _messages(record: Record, column: str, value: Any) -> list[dict[str, str]]:
             raise _wrong_type(record, column, item, "a {role, content} of two strings", "one of the messages")
         messages.append({"role": item["role"], "content": item["content"]})
     return messages
+
+
+def _odd_roles(prompt_id: str, messages: Sequence[Mapping[str, str]] | None, record: Record) -> Rejection | None:
+    """The rejection of a chat that templates would render as something else, or in which nobody asks."""
+    if messages is None:
+        return None
+    roles = [message["role"] for message in messages]
+    if unknown := [role for role in roles if role not in CHAT_ROLES]:
+        detail = f"a message has the role {unknown[0][:60]!r} at {record.where}; the roles are {', '.join(CHAT_ROLES)}"
+        return _rejected(prompt_id, "unknown_role", detail)
+    if "user" not in roles:
+        return _rejected(prompt_id, "no_user_message", f"no message has the role user at {record.where}")
+    return None
 
 
 def _answer(record: Record, column: str | None) -> str | None:

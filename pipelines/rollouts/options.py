@@ -10,7 +10,7 @@ from pass_ops.errors import PassError
 from pass_ops.nearest import advice
 from pipelines.engines.base import Sampling
 from pipelines.options import Table, options
-from pipelines.options.types import AtLeastOne
+from pipelines.options.types import GroupSize, Tokens
 from pipelines.programs import PROGRAMS, Program
 
 # Of apply_chat_template: what it is given and what it returns.
@@ -32,8 +32,8 @@ class GenerateOptions:
 
     sampling: Sampling = field(default_factory=Sampling)
     """How tokens are drawn."""
-    group_size: AtLeastOne = 8
-    """Rollouts per prompt (G)."""
+    group_size: GroupSize = 8
+    """Rollouts per prompt (G). A group is shaped and stored whole, so it has at most 65536."""
     chat: bool = False
     """Puts a plain prompt into one user message and encodes it with the model's chat template. Prompts that are
     messages always use the template."""
@@ -43,7 +43,7 @@ class GenerateOptions:
     """Further arguments of the chat template. A final message of the assistant is continued and after any other a new
     one begun, unless continue_final_message or add_generation_prompt is among them. Example:
     { enable_thinking = false }."""
-    max_prompt_tokens: AtLeastOne | None = None
+    max_prompt_tokens: Tokens | None = None
     """Longest prompt in tokens; a longer one is rejected (default: what leaves room for one token in the context).
     Example: 1024."""
     program: str | None = None

@@ -74,7 +74,7 @@ def generate(
 ) -> Manifest:
     """Make the dataset `out` of rollouts from the dataset `prompts`; part i from part i. Committed parts are kept.
 
-    model: a Hugging Face folder. The engine's logprobs_mode is set to the behaviour's at this temperature.
+    model: a Hugging Face folder. The engine's logprobs_mode is set to what this sampling needs.
     Raises what `run_stage` raises; before anything runs also the errors of opening the prompts and of the model folder,
     and FingerprintMismatchError where `out` holds other rollouts.
     """
@@ -106,7 +106,7 @@ def generate_stage(
 ) -> Stage:
     """What `generate` runs, checked and ready; its dataset is begun. Raises as that does before anything runs."""
     source = shards.open_dataset(prompts)
-    engine = replace(engine, logprobs_mode=options.sampling.logprobs_mode)
+    engine = replace(engine, logprobs_mode=options.sampling.needed_mode)
     spec = generate_spec(source, out=out, model=model, engine=engine, options=options, seed=seed, round=round)
     dataset = shards.create_dataset(out, spec, overwrite=overwrite)
     work = GenerateWork(spec=spec, prompts=prompts, model=model, engine=engine, options=options, seed=seed, round=round)
@@ -280,10 +280,10 @@ class GenerateWork(PartWork):
 
     def has_room(self, parts: int) -> bool:
         """For what keeps the engine full: a part's last rollouts leave seats empty long before it is complete."""
-        wanted = (
-            self._engine.width * self._engine_options.max_num_seqs * 9 // 8
-        )  # an eighth waits for the next free seats
-        return super().has_room(parts) or (parts < _MOST_PARTS and self._engine.in_flight < wanted)
+        if super().has_room(parts) or parts >= _MOST_PARTS:
+            return parts < _MOST_PARTS
+        seats = self._engine.width * self._engine_options.max_num_seqs
+        return self._engine.in_flight < seats * 9 // 8  # an eighth waits for the next free seats
 
     def _sample(self, planned: Sequence[PlannedPrompt | Rejection]) -> PartOutput:
         sampling = self._options.sampling

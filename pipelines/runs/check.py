@@ -26,6 +26,7 @@ from pipelines.rollouts.options import GenerateOptions
 from pipelines.rollouts.stage import planned_rollouts
 from pipelines.runs.disk import disk_problem
 from pipelines.runs.lengths import length_problems
+from pipelines.runs.lineage import read_lineage
 from pipelines.runs.node_check import engines_of, node_problems
 from pipelines.runs.run import Run, round_prompts
 from pipelines.shaped.stage import check_streams, resolve_signal
@@ -119,6 +120,8 @@ class _Check:
         self.rollouts: DatasetSpec | None = None
 
     def all_of(self, stages: frozenset[str], names: Collection[str]) -> None:
+        with self.noting():
+            read_lineage(self.run.url)
         if stages & {"generate", "eval"}:
             if self.config.engine.kind == "vllm":
                 self.need("vllm", "engine.kind vllm")

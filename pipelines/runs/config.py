@@ -14,11 +14,12 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Le
 from pydantic import Strict
 
 from pipelines.engines.base import EngineOptions
 from pipelines.options import ConfigError, Table, build, options
-from pipelines.options.types import AtLeastOne
+from pipelines.options.types import Rows, SignalName
 from pipelines.parts.operations import Limits
 from pipelines.prompts.stage import PromptSource
 from pipelines.rollouts.stage import GenerateOptions
@@ -30,6 +31,9 @@ from trainer import TrainOptions
 # Values under these keys name files or folders, wherever they stand.
 PATH_KEYS = frozenset({"model", "recording", "source", "tokenizer"})
 
+MOST_ROUNDS = 999_999
+MOST_TOKENS_OF_A_PART = 2**29
+
 Consent = Literal["disk_space", "group_size_1", "negative_weights"]
 
 
@@ -40,9 +44,9 @@ class RunSection:
     seed: int = 0
     """Seed of the order of prompts and of every rollout. Batches are ordered by train.seed, evaluations draw by
     eval.seed."""
-    rounds: AtLeastOne = 1
-    """How many rounds `passrl rounds` makes."""
-    prompts_per_round: AtLeastOne | None = None
+    rounds: Annotated[int, Ge(1), Le(MOST_ROUNDS)] = 1
+    """How many rounds `passrl rounds` makes; a round's number has six digits at most."""
+    prompts_per_round: Rows | None = None
     """Prompts a round takes: the next ones of the source, which is shuffled once by the seed and begun again when it is
     used up (default: all prompts, every round). Example: 128."""
     accept: Annotated[tuple[Consent, ...], Strict(False)] = ()
@@ -73,8 +77,9 @@ class RunConfig:
     """How the policy is run; also models of signals that name no engine of their own."""
     generate: GenerateOptions = field(default_factory=GenerateOptions)
     """What is sampled from each prompt."""
-    signals: Mapping[str, Table] = field(default_factory=dict)
-    """One table [signals.NAME] for each signal: its key `signal` says which, the others are that signal's options."""
+    signals: Mapping[SignalName, Table] = field(default_factory=dict)
+    """One table [signals.NAME] for each signal: its key `signal` says which, the others are that signal's options. NAME
+    becomes a folder."""
     shape: ShapeOptions = field(default_factory=ShapeOptions)
     """How advantages are formed from the signals."""
     train: TrainOptions = field(default_factory=TrainOptions)
@@ -85,6 +90,28 @@ class RunConfig:
     """Where Beam jobs run."""
     operations: Limits = field(default_factory=Limits)
     """How hard a stage tries, and how many rejects it tolerates."""
+
+    def __post_init__(self) -> None:
+        asked = [("prompts", self.prompts, self.generate.group_size, self.generate.sampling.max_tokens)]
+        if self.eval is not None:
+            sampling = self.eval.sampling or self.generate.sampling
+            asked += [
+                (f"eval.benchmarks.{name}", source, self.eval.samples, sampling.max_tokens)
+                for name, source in self.eval.benchmarks.items()
+            ]
+        for place, source, size, tokens in asked:
+            _check_part(place, source, size=size, tokens=tokens)
+
+
+def _check_part(place: str, source: PromptSource, *, size: int, tokens: int) -> None:
+    """Refuse parts that could outgrow their columns. Raises ConfigError."""
+    rows = min(source.prompts_per_part, source.limit or source.prompts_per_part)
+    if rows * size * tokens > MOST_TOKENS_OF_A_PART:
+        raise ConfigError(
+            f"{place}.prompts_per_part: {rows} prompts of {size} rollouts of up to {tokens} tokens are "
+            f"{rows * size * tokens:,} tokens in one part, and {MOST_TOKENS_OF_A_PART:,} fit: at 4 bytes a token, "
+            "their text fills what int32 offsets reach. Lower prompts_per_part, or the rollouts or their max_tokens"
+        )
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> RunConfig:

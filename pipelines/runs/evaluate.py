@@ -21,7 +21,7 @@ from pass_ops.shards import CompleteDataset
 from pass_ops.shards.store import Store
 from pipelines.engines.base import Sampling
 from pipelines.options import options
-from pipelines.options.types import AtLeastOne
+from pipelines.options.types import AtLeastOne, GroupSize, Name, Rows
 from pipelines.prompts.stage import PromptSource
 
 BOOTSTRAP_RESAMPLES = 2000
@@ -36,17 +36,18 @@ class EvaluationError(PassError, ValueError):
 class EvalOptions:
     """What is measured before the first round and after each one."""
 
-    benchmarks: Mapping[str, PromptSource] = field(default_factory=dict)
-    """Held-out prompts by name: one table [eval.benchmarks.NAME] each, with the keys of [prompts]."""
-    samples: AtLeastOne = 8
-    """Rollouts per prompt (n)."""
+    benchmarks: Mapping[Name, PromptSource] = field(default_factory=dict)
+    """Held-out prompts by name: one table [eval.benchmarks.NAME] each, with the keys of [prompts]. NAME becomes a
+    folder."""
+    samples: GroupSize = 8
+    """Rollouts per prompt (n). They are stored together, so there are at most 65536."""
     k: Annotated[tuple[AtLeastOne, ...], Strict(False)] = (1, 8)
     """Which pass@k to report; none may exceed samples."""
     outcome: str = "outcome"
     """Name of the signal of [signals] that judges."""
     sampling: Sampling | None = None
     """How tokens are drawn, with the keys of [generate.sampling] (default: as the rounds draw them)."""
-    between: AtLeastOne | None = None
+    between: Rows | None = None
     """Prompts per benchmark after rounds that are not the last of their command (default: all). Such an evaluation of N
     prompts is stored in the folder `eval-N`, beside `eval`, which always holds whole ones. Example: 100."""
     seed: int = 0

@@ -1,7 +1,7 @@
 """RUN/lineage.json: which round was made from what, and how it went.
 
     {"format_version": 1, "rounds": [{"round", "policy_digest", "policy", "datasets": {name: content digest},
-     "config", "metrics"}, ...]}
+     "config", "metrics"}, ...], "start": {"policy", "policy_digest", "metrics"}}
 
 Rewritten whole after each stage; a reader sees the old text or the new one, never half of one.
 """
@@ -10,31 +10,73 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, Required
 
+import pydantic
+from typing_extensions import TypedDict
+
+from pass_ops.errors import PassError
 from pass_ops.shards.store import Store
+from trainer.records import parse_json
 
 FORMAT_VERSION = 1
 FILE = "lineage.json"
 
 
+class LineageError(PassError, ValueError):
+    """lineage.json is damaged, or of another format."""
+
+
+@pydantic.with_config(extra="allow")
+class _Round(TypedDict, total=False):
+    round: Required[int]
+    policy: str
+    policy_digest: str
+    datasets: dict[str, str]
+    config: dict[str, Any]
+    metrics: dict[str, dict[str, Any]]
+
+
+class _Start(TypedDict, total=False):
+    policy: str
+    policy_digest: str
+    metrics: dict[str, dict[str, Any]]
+
+
+@pydantic.with_config(extra="allow")
+class _Lineage(TypedDict, total=False):
+    format_version: Required[Literal[1]]
+    rounds: Required[list[_Round]]
+    start: _Start
+
+
 def read_lineage(run: str) -> dict[str, Any]:
-    """The lineage of a RUN folder; an empty one where none was written yet."""
+    """The lineage of a RUN folder; an empty one where none was written yet. Raises LineageError."""
     store = Store(run)
-    if not store.exists(FILE):
+    try:
+        content = store.read(FILE)
+    except FileNotFoundError:
         return {"format_version": FORMAT_VERSION, "rounds": []}
-    lineage = json.loads(store.read(FILE))
-    assert isinstance(lineage, dict)
-    return lineage
+    fix = "remove it and run every round again: what is made is kept, and is written down anew"
+    return dict(parse_json(_Lineage, content, where=store.path(FILE), error=LineageError, fix=fix))
 
 
 def record_round(run: str, round_index: int, facts: Mapping[str, Any]) -> None:
-    """Merge what is known of one round into the lineage; nested tables (datasets, metrics) are merged key by key."""
+    """Merge what is known of one round into the lineage; nested tables (datasets, metrics) are merged key by key.
+
+    Raises LineageError.
+    """
     lineage = read_lineage(run)
     rounds = {entry["round"]: entry for entry in lineage["rounds"]}
     rounds[round_index] = _merged(rounds.get(round_index, {"round": round_index}), facts)
     lineage["rounds"] = [rounds[index] for index in sorted(rounds)]
     Store(run).put(FILE, json.dumps(lineage, indent=1).encode())
+
+
+def record_start(run: str, facts: Mapping[str, Any]) -> None:
+    """Write down what is known of the policy before round 0. Raises LineageError."""
+    lineage = read_lineage(run)
+    Store(run).put(FILE, json.dumps({**lineage, "start": dict(facts)}, indent=1).encode())
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

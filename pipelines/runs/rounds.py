@@ -12,7 +12,7 @@ again.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -22,13 +22,14 @@ from pass_ops.shards import Manifest
 from pass_ops.shards.store import Store
 from pipelines.models.folder import describe_model, model_digest
 from pipelines.options import as_dict
+from pipelines.options.types import check_name
 from pipelines.prompts.stage import PromptSource, write_prompts
 from pipelines.rollouts.stage import generate
 from pipelines.runs.check import check_run
 from pipelines.runs.evaluate import RESULTS, EvalResult, EvaluationError, evaluate_rollouts
-from pipelines.runs.lineage import record_round
+from pipelines.runs.lineage import record_round, record_start
 from pipelines.runs.progress import Report
-from pipelines.runs.run import Run, round_prompts
+from pipelines.runs.run import ROUND_FOLDERS, Run, round_prompts
 from pipelines.runs.summary import ShapedSummary, summarize_shaped
 from pipelines.runs.torchrun import trainer_for
 from pipelines.shaped.stage import shape_dataset
@@ -118,7 +119,11 @@ def reverify_rollouts(run: Run, round_index: int, names: Iterable[str] = ()) -> 
 
 
 def shape_rollouts(run: Run, round_index: int, name: str = "shaped") -> Manifest:
-    """The shaped dataset of a round; another `name` keeps several shapings of the same rollouts side by side."""
+    """The shaped dataset of a round; another `name` keeps several shapings of the same rollouts side by side.
+
+    Raises ConfigError where the name cannot be a folder's, or is that of something else in the round.
+    """
+    check_name(name, key="name", reserved={*ROUND_FOLDERS, name} if name.startswith("eval-") else ROUND_FOLDERS)
     return _recorded(
         run,
         round_index,
@@ -134,12 +139,16 @@ def shape_rollouts(run: Run, round_index: int, name: str = "shaped") -> Manifest
 
 
 def update_policy(run: Run, round_index: int) -> dict[str, Any]:
-    """Train on the round's shaped dataset; optimizer and schedule go on from the round before. Returns mean metrics."""
+    """Train on the round's shaped dataset; optimizer and schedule go on from the round before. Returns mean metrics.
+
+    The trainer has the device to itself. Raises DeviceHeldError where an engine of this process cannot give it up.
+    """
+    from pipelines.engines import device_lent
     from trainer import is_main_process
 
     policy = run.starting_policy(round_index)
     facts = describe_model(policy)
-    with run.reporter.step(f"round {round_index}: train") as report:
+    with run.reporter.step(f"round {round_index}: train") as report, device_lent("the trainer"):
         result = trainer_for(run.config.runner.gpus)(
             shaped=[run.folder(round_index, "shaped")],
             policy=policy,
@@ -158,19 +167,28 @@ def update_policy(run: Run, round_index: int) -> dict[str, Any]:
 
 def evaluate_start(run: Run) -> dict[str, EvalResult]:
     """The policy before round 0 on every benchmark."""
-    return _evaluate_all(run, run.config.policy.model, posixpath.join(run.url, "start", "eval"), title="start")
+    policy = run.config.policy.model
+    results = _evaluate_all(run, policy, posixpath.join(run.url, "start", "eval"), title="start")
+    if results:
+        facts = {"policy": policy, "policy_digest": model_digest(policy), "metrics": {"eval": _figures(results)}}
+        record_start(run.url, facts)
+    return results
 
 
 def evaluate_round(run: Run, round_index: int, *, whole: bool = True) -> dict[str, EvalResult]:
     """The policy that a round made, on every benchmark. whole=False: on `eval.between` prompts only."""
     policy, folder = run.folder(round_index, "policy"), run.folder(round_index, "eval")
     results = _evaluate_all(run, policy, folder, title=f"round {round_index}", whole=whole)
-    metrics = {
+    record_round(run.url, round_index, {"metrics": {"eval": _figures(results)}})
+    return results
+
+
+def _figures(results: Mapping[str, EvalResult]) -> dict[str, dict[str, float]]:
+    """What the lineage says of an evaluation."""
+    return {
         name: {f"pass@{k}": estimate.value for k, estimate in result.pass_at.items()}
         for name, result in results.items()
     }
-    record_round(run.url, round_index, {"metrics": {"eval": metrics}})
-    return results
 
 
 def evaluate(run: Run, *, round_index: int | None = None, policy: str | None = None) -> dict[str, EvalResult]:

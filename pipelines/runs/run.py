@@ -17,6 +17,9 @@ from pipelines.runs.progress import Report, Reporter
 from pipelines.signals.base import Signal, signal_from_table
 from pipelines.signals.modelled import ModelSignal
 
+#: what a round's folder holds beside shaped datasets
+ROUND_FOLDERS = ("prompts", "rollouts", "signals", "train", "policy", "eval", "sweep")
+
 
 class SignalOrderError(PassError, ValueError):
     """A signal is not configured, or signals read each other in a circle."""

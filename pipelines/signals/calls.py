@@ -8,14 +8,14 @@ from dataclasses import field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, ClassVar
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from pass_ops.extras import missing_extra
 from pass_ops.importing import load_object, source_digest
 from pass_ops.nearest import advice
 from pass_ops.shards import DatasetSpec
 from pipelines.options import Table, options
-from pipelines.options.types import AtLeastOne, Positive
+from pipelines.options.types import Seconds, Workers
 from pipelines.signals.base import SignalBase, SignalOptionError
 from pipelines.verifiers import LIBRARIES, REVISIONS, VERIFIERS
 from pipelines.verifiers.pool import DEFAULT_MEMORY_MB, CallResult, shared_pool
@@ -29,11 +29,11 @@ class CallingSignal(SignalBase):
 
     operational: ClassVar[frozenset[str]] = frozenset({"workers"})
 
-    timeout_s: Positive = DEFAULT_TIMEOUT_S
+    timeout_s: Seconds = DEFAULT_TIMEOUT_S
     """Seconds after which a call is killed; its row's status is then timeout."""
-    memory_mb: Annotated[int, Ge(64)] = DEFAULT_MEMORY_MB
+    memory_mb: Annotated[int, Ge(64), Le(2**20)] = DEFAULT_MEMORY_MB
     """Memory of a calling process in MB; beyond it an allocation fails, and the row's status is error."""
-    workers: AtLeastOne | None = None
+    workers: Workers | None = None
     """Calling processes (default: one per core). Example: 4."""
 
     @property

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
+from annotated_types import Ge, Le
 from pydantic import Strict
 
 from pass_ops.shards import DatasetSpec, ModelRef
@@ -18,7 +19,7 @@ from pipelines.engines.base import EngineOptions, RequestRejected, Sampling
 from pipelines.engines.environment import engine_environment
 from pipelines.models.folder import chat_template_digest, load_tokenizer, model_digest, tensor_shapes, tokenizer_digest
 from pipelines.options import Secret, Url, options, secret
-from pipelines.options.types import AtLeastOne, Positive, ZeroOrMore
+from pipelines.options.types import Seconds, Tries, Workers
 from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.chat import CachedChat, Chat, EngineChat, Reply, shared_http_chat
 from pipelines.signals.grades import read_grade
@@ -71,18 +72,18 @@ class JudgeSignal(StepwiseSignal):
     """[lowest, highest] grade; a grade outside counts as none."""
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.0, max_tokens=512))
     """How replies are drawn, with the keys of [generate.sampling] (default: greedily, at most 512 tokens)."""
-    attempts: AtLeastOne = 3
+    attempts: Tries = 3
     """How often a step is asked about until a reply has a grade, each time with another seed, and warmer where sampling
     is greedy; then the row is null with status error."""
     seed: int = 0
     """Seed of the replies."""
     cache: str | None = None
     """Folder or URL where replies are kept by the content of what was asked. Example: "runs/judge-cache"."""
-    concurrency: AtLeastOne = 16
+    concurrency: Workers = 16
     """Requests to the server under way at once."""
-    timeout_s: Positive = 120.0
+    timeout_s: Seconds = 120.0
     """Seconds after which a request to the server is given up."""
-    retries: ZeroOrMore = 4
+    retries: Annotated[int, Ge(0), Le(1000)] = 4
     """How often a request that failed is sent again."""
 
     def __post_init__(self) -> None:

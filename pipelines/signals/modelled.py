@@ -33,8 +33,8 @@ class ModelSignal(SignalBase):
 
     @property
     def engine_options(self) -> EngineOptions:
-        """How the model is run, outside of a run by default options."""
-        return self.engine or EngineOptions()
+        """How the model is run, outside of a run by default options; nobody reads the logprobs of what it samples."""
+        return replace(self.engine or EngineOptions(), logprobs_mode="either")
 
     def run_with(self, engine: EngineOptions) -> Self:
         """With these engine options, where none are given."""

@@ -10,16 +10,17 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
+from annotated_types import Ge, Le
 
 from pass_ops.shards import DatasetSpec
 from pipelines.engines.base import Engine, RequestRejected, Sample, SampleRequest, Sampling
 from pipelines.engines.text import completion_text
 from pipelines.options import options
-from pipelines.options.types import AtLeastOne
+from pipelines.options.types import GroupSize
 from pipelines.signals.base import Row, SignalInputError, SignalOptionError, sidecar
 from pipelines.signals.calls import VerifyingSignal
 from pipelines.signals.modelled import ModelSignal
@@ -40,9 +41,9 @@ class MonteCarloSignal(StepwiseSignal, VerifyingSignal, ModelSignal):
 
     kind: ClassVar[str] = "process_steps"
 
-    samples: AtLeastOne = 8
+    samples: GroupSize = 8
     """Continuations per step (m)."""
-    max_continuations: AtLeastOne = 128
+    max_continuations: Annotated[int, Ge(1), Le(2**20)] = 128
     """Most continuations of one rollout, the cost cap: each of K steps gets min(samples, max_continuations // K). A
     rollout with more steps than max_continuations is too_long."""
     sampling: Sampling | None = None

@@ -1,16 +1,18 @@
-"""Mutation testing of pass_ops: change one thing at a time and see whether a test notices.
+"""Mutation testing: change one thing at a time and see whether a test notices.
 
-    python tests/mutation/run.py [PATTERN ...]      patterns of mutants, such as 'pass_ops.columns.*'; all without
-    python tests/mutation/run.py --sample 500       that many of all, drawn at random by a fixed seed
+    python tests/mutation/run.py [PATTERN ...]            patterns of mutants, such as 'pass_ops.columns.*'; all without
+    python tests/mutation/run.py --sample 500             that many of all, drawn at random by a fixed seed
+    python tests/mutation/run.py trainer --each 6         the trainer: so many of each module
 
-Works in .cache/mutation, on copies of pass_ops and tests/pass_ops; results of functions that did not change are kept
-from one run to the next. Each mutant meets its quickest tests first, for a few seconds; the survivors of those that
-survivors.toml does not explain then meet all of them, with more examples. Exits with 1 if fewer than 95 % are killed or
-a survivor is not explained.
+The first argument may name a file of targets/: pass_ops (without one), trainer, stages. Works on a copy of the
+repository in .cache/mutation/TARGET; results of functions that did not change are kept from one run to the next. Each
+mutant meets its quickest tests first, for a few seconds; the survivors of those that survivors.toml does not explain
+then meet all of them, with more examples. Exits with 1 if fewer than 95 % are killed or a survivor is not explained.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import random
@@ -18,7 +20,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections import Counter
+from collections import Counter, defaultdict
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -27,61 +29,71 @@ from undecorate import undecorate
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-PLACE = ROOT / ".cache" / "mutation"
-COPIED = ("pass_ops", "tests/pass_ops")
-SINGLE = ("pyproject.toml", "tests/conftest.py", "docs/reference/estimators.md")
+TARGETS = HERE / "targets"
 TO_KILL = 0.95
-FIRST_SECONDS = 3.0
+# Processor time of a mutant's first process: the tests of `pass_ops` take milliseconds, the others load a model.
+FIRST_SECONDS = {"pass_ops": 3.0, "trainer": 12.0, "stages": 12.0}
 CAUGHT = ("killed", "timeout", "segfault", "suspicious")
 
 
-def prepare() -> None:
-    """Copy what is mutated and what its tests read; a file that is the same keeps its time, and so its results.
+def prepare(target: str, place: Path) -> None:
+    """Copy the repository; a file that is the same keeps its time, and so its results.
 
     Which test reaches which function is asked anew when a file is not: mutmut itself asks new tests only.
     """
-    files = [path for folder in COPIED for path in sorted((ROOT / folder).rglob("*")) if path.is_file()]
-    kept = {path.relative_to(ROOT) for path in [*files, *map(ROOT.joinpath, SINGLE)] if "__pycache__" not in path.parts}
+    section = (TARGETS / f"{target}.toml").read_text()
+    mutated = tomllib.loads(section)["tool"]["mutmut"]["source_paths"]
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True
+    ).stdout.decode()
+    kept = {Path(line) for line in listed.splitlines() if (ROOT / line).is_file()}
     changed = False
     for path in sorted(kept):
-        source = (ROOT / path).read_text()
-        mutable = path.parts[0] == "pass_ops" and path.suffix == ".py"
-        changed |= _write(PLACE / path, undecorate(source) if mutable else source)
+        content = (ROOT / path).read_bytes()
+        if path.parts[0] in mutated and path.suffix == ".py":
+            content = undecorate(content.decode()).encode()
+        elif path == Path("pyproject.toml"):
+            content += b"\n" + section.encode()
+        changed |= _write(place / path, content)
     if changed:
-        (PLACE / "mutants" / "mutmut-stats.json").unlink(missing_ok=True)
-    for place in (PLACE, PLACE / "mutants"):
-        for folder in COPIED:
-            for path in (place / folder).rglob("*.py"):
-                if path.relative_to(place) not in kept:
-                    path.unlink()
+        (place / "mutants" / "mutmut-stats.json").unlink(missing_ok=True)
+    for copy in (place, place / "mutants"):
+        for path in [path for name in (*mutated, "tests") for path in (copy / name).rglob("*.py")]:
+            if path.relative_to(copy) not in kept:
+                path.unlink()
 
 
-def _write(path: Path, text: str) -> bool:
+def _write(path: Path, content: bytes) -> bool:
     """Whether it had to be written."""
-    if path.exists() and path.read_text() == text:
+    if path.exists() and path.read_bytes() == content:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_bytes(content)
     return True
 
 
-def sample(number: int) -> list[str]:
-    """Names of mutants drawn from all; those drawn for a smaller number are among them."""
+def sample(number: int | None, each: int | None) -> list[str]:
+    """Names of mutants drawn from all, or of each module; those drawn for a smaller number are among them."""
     from mutmut import __main__ as mutmut
 
     mutmut.copy_src_dir()
     mutmut.create_mutants(2)
     names = sorted(results())
     random.Random(0).shuffle(names)
-    return names[:number]
+    if each is None:
+        return names[:number]
+    modules = defaultdict(list)
+    for name in names:
+        modules[function_of(name)[0]].append(name)
+    return [name for drawn in modules.values() for name in drawn[:each]]
 
 
-def mutate(patterns: list[str], *, seconds: float) -> None:
+def mutate(patterns: list[str], *, place: Path, seconds: float, jobs: int) -> None:
     """Run mutmut there, with that much processor time a mutant; its own exit code says only whether it ran."""
-    python_path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": python_path, "MUTANT_SECONDS": str(seconds)}
-    command = [str(Path(sys.executable).parent / "mutmut"), "run", "--max-children", "2", *patterns]
-    subprocess.run(command, cwd=PLACE, env=environment, check=True)
+    python_path = os.pathsep.join([str(HERE), str(place / "mutants")])  # not the repository: its copy is tested
+    environment = {**os.environ, "PYTHONPATH": python_path, "MUTANT_SECONDS": str(seconds), "OMP_NUM_THREADS": "1"}
+    command = [str(Path(sys.executable).parent / "mutmut"), "run", "--max-children", str(jobs), *patterns]
+    subprocess.run(command, cwd=place, env=environment, check=True)
 
 
 def results() -> dict[str, str]:
@@ -113,11 +125,20 @@ def function_of(mutant: str) -> tuple[str, str]:
 
 
 def main(arguments: list[str]) -> int:
-    prepare()
-    os.chdir(PLACE)
-    mutate(sample(int(arguments[1])) if arguments[:1] == ["--sample"] else arguments, seconds=FIRST_SECONDS)
+    target = arguments.pop(0) if arguments and (TARGETS / f"{arguments[0]}.toml").exists() else "pass_ops"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("patterns", nargs="*")
+    parser.add_argument("--sample", type=int, help="so many of all")
+    parser.add_argument("--each", type=int, help="so many of each module")
+    parser.add_argument("--jobs", type=int, default=2, help="mutants at once (default 2)")
+    options = parser.parse_args(arguments)
+    place = ROOT / ".cache" / "mutation" / target
+    prepare(target, place)
+    os.chdir(place)
+    drawn = sample(options.sample, options.each) if options.sample or options.each else options.patterns
+    mutate(drawn, place=place, seconds=FIRST_SECONDS[target], jobs=options.jobs)
     if unexplained := [name for name in alive(results()) if not explained(name)]:
-        mutate(unexplained, seconds=math.inf)
+        mutate(unexplained, place=place, seconds=math.inf, jobs=options.jobs)
     status = {name: found for name, found in results().items() if found != "not checked"}
     modules = sorted({function_of(name)[0] for name in status})
     print("\nmutants  caught  alive")

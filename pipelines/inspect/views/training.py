@@ -14,6 +14,7 @@ from rich.table import Table
 from pass_ops.errors import PassError
 from pipelines.inspect.sweep.report import BLUE, GREY, ORANGE
 from pipelines.runs.lineage import read_lineage
+from trainer.records import read_metrics
 
 Line = dict[str, Any]
 
@@ -39,8 +40,6 @@ def is_training(url: str) -> bool:
 
 def read_trainings(url: str) -> list[Training]:
     """The rounds of a RUN, or the one training of a train folder. Raises NoTrainingError where no step is done."""
-    from trainer.metrics import read_metrics
-
     folder = Path(url)
     if (folder / "metrics.jsonl").exists():
         found = [Training(name=folder.name, steps=read_metrics(folder), pass_at_1={})]

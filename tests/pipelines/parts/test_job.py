@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from pass_ops import shards
-from pass_ops.errors import NotFinalized
+from pass_ops.errors import NotFinalized, StaleInputError
 from pipelines.engines.base import EngineDead, EngineOptions, EngineStartError, Sampling
 from pipelines.parts.job import PartOutput, PartWork, Stage, StageAborted, run_stage
 from pipelines.parts.loop import in_background
@@ -145,6 +145,15 @@ def test_the_traceback_of_the_first_failed_part_is_shown(
     (shown,) = [record.getMessage() for record in caplog.records if record.name == "pipelines.parts.job"]
     assert shown.startswith("Part 2, on ")
     assert "raise self.faults[part][attempt - 1]\nValueError: bad two" in shown
+
+
+def test_a_part_that_failed_for_a_named_reason_is_shown_without_a_traceback(
+    tmp_path: Path, log: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(NotFinalized, match="part 2 failed: StaleInputError: made anew"):
+        stage(dataset(tmp_path), Numbers(log, {2: [StaleInputError("made anew")] * 9}))
+    (shown,) = [record.getMessage() for record in caplog.records if record.name == "pipelines.parts.job"]
+    assert shown.endswith(":\nStaleInputError: made anew")
 
 
 def test_the_longest_parts_are_begun_first(tmp_path: Path, log: str) -> None:

@@ -85,7 +85,6 @@ def test_a_message_that_is_no_text_is_named(tmp_path: Path, content: object) -> 
     [
         ("prompt", '{"prompt": "bad HALF tail"}'),
         ("messages", '{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "HALF"}]}'),
-        ("messages", '{"messages": [{"role": "HALF", "content": "a"}]}'),
         ("answer", '{"prompt": "a", "answer": "HALF"}'),
         ("answer", '{"prompt": "a", "answer": ["b", "HALF"]}'),
         ("source", '{"prompt": "a", "source": "HALF"}'),
@@ -166,3 +165,23 @@ def test_a_saved_dataset_whose_splits_cannot_be_read_is_refused(tmp_path: Path, 
     (tmp_path / "saved" / "dataset_dict.json").write_text(content)
     with pytest.raises(SourceFormatError, match="does not list the splits"):
         write_prompts(PromptSource(source=str(tmp_path / "saved")), out=str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("roles", "reason", "said"),
+    [
+        (["human"], "unknown_role", "a message has the role 'human' at p.jsonl:1; the roles are system, developer"),
+        (["user", "bot"], "unknown_role", "the role 'bot'"),
+        (["user", "User"], "unknown_role", "the role 'User'"),
+        (["user", ""], "unknown_role", "the role ''"),
+        (["system"], "no_user_message", "no message has the role user at p.jsonl:1"),
+        (["system", "assistant", "tool"], "no_user_message", "no message has the role user"),
+    ],
+)
+def test_a_chat_of_unknown_roles_or_without_a_user_is_rejected(tmp_path, roles, reason, said):
+    chats = [roles, ["system", "user", "assistant", "user", "tool"], ["developer", "user", "assistant"]]
+    lines = [json.dumps({"messages": [{"role": role, "content": "a"} for role in chat]}) for chat in chats]
+    dataset = written(tmp_path, "\n".join(lines).encode())
+    ((found, detail),) = rejected(dataset)
+    assert (found, dataset.manifest.totals["rows"]) == (reason, 2)
+    assert said in detail

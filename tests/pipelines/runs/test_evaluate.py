@@ -5,14 +5,18 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from pass_ops import shards
 from pipelines.runs.evaluate import (
     EvalOptions,
     EvalResult,
     EvaluationError,
     bootstrap,
+    evaluate_rollouts,
     paired_gain,
     pass_at_k,
 )
+from pipelines.signals import Row, sidecar
+from tests.pipelines.conftest import SAMPLING
 
 
 def result(correct, *, prompt_ids=None, samples=4):
@@ -73,3 +77,28 @@ def test_results_survive_their_file_format():
 def test_k_beyond_the_samples_is_refused():
     with pytest.raises(EvaluationError, match="needs at least k samples"):
         EvalOptions(samples=4, k=(8,))
+
+
+def test_a_sample_that_was_rejected_or_has_no_verdict_is_not_correct_and_is_counted(make_run):
+    run = make_run(sampling=SAMPLING | {"group_size": 3})  # of 4 prompts: 12 samples, 9 are there
+    rollouts = shards.open_dataset(run.rollouts)
+    spec = shards.DatasetSpec(
+        stage="score", stage_version=1, options={"kind": "outcome"}, parts=2,
+        inputs={"rollouts": rollouts.ref(run.signal("right"))},
+    )  # fmt: skip
+    outcome = shards.create_dataset(run.signal("right"), spec)
+    for part in range(2):
+        table = rollouts.read_part(part)
+        rows = [
+            Row("timeout", values={"verify_status": "timeout"})
+            if row["rollout_id"] == "p0/0"
+            else Row(values={"outcome_reward": float(row["text"].endswith("=5")), "verify_status": "ok"})
+            for row in table.to_pylist()
+        ]
+        shards.commit_part(outcome, part, sidecar("outcome", table, rows))
+    shards.finalize(outcome)
+    datasets = [shards.open_dataset(url) for url in (run.prompts, run.rollouts, run.signal("right"))]
+    found = evaluate_rollouts(*datasets, benchmark="held-out", k=(1,))
+    assert (found.samples, found.unscored) == (3, 3 + 1)
+    assert dict(zip(found.prompt_ids, found.correct_P, strict=True)) == {"p0": 0, "p1": 1, "p2": 1, "p3": 1}
+    assert found.pass_at[1].value == pytest.approx(3 / 12)

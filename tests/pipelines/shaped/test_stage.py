@@ -15,7 +15,7 @@ from pass_ops.errors import FingerprintMismatchError, IncompleteDatasetError, Op
 from pipelines.inspect.explain.explanation import NotExplainableError, explain_rollout
 from pipelines.inspect.lint.checks import lint
 from pipelines.parts.inputs import AlignmentError, WrongInputError
-from pipelines.shaped.stage import ShapeOptions, join_signals, resolve_signal, shape_dataset
+from pipelines.shaped.stage import ShapeOptions, ShapeWork, join_signals, resolve_signal, shape_dataset
 from pipelines.signals import Row, sidecar
 
 OPTIONS = ShapeOptions(process="steps", outcome="right", format="form", reference="start", logprobs=("teacher",))
@@ -257,6 +257,16 @@ def test_a_signal_of_replaced_rollouts_is_refused(scored, make_run: Callable) ->
     other = make_run("other", answer="6")
     with pytest.raises(StaleInputError, match="signal"):
         shape_dataset(rollouts=other.rollouts, signals=scored.signals, out=other.out(), options=OPTIONS)
+
+
+def test_a_worker_refuses_a_signal_that_was_made_anew_since_the_job_began(scored) -> None:
+    shape_run(scored)
+    spec = shards.open_dataset(scored.out()).spec
+    signals = {name: scored.signal(name) for name in OPTIONS.roles}
+    ShapeWork(spec=spec, rollouts=scored.rollouts, signals=signals, options=OPTIONS).setup()
+    anew = signals | {"right": scored.signal("form")}
+    with pytest.raises(StaleInputError, match="was made anew"):
+        ShapeWork(spec=spec, rollouts=scored.rollouts, signals=anew, options=OPTIONS).setup()
 
 
 def test_rows_in_another_order_are_not_joined(scored) -> None:

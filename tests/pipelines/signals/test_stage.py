@@ -14,7 +14,7 @@ from pass_ops import shards
 from pass_ops.errors import FingerprintMismatchError, IncompleteDatasetError, StaleInputError
 from pipelines.parts.inputs import AlignmentError, WrongInputError
 from pipelines.signals import Row, SignalBase, SignalInputError, SignalResultError, build_signal, sidecar
-from pipelines.signals.stage import score, score_part
+from pipelines.signals.stage import ScoreWork, score, score_part
 
 CHECKER = """
 import os, time
@@ -170,6 +170,16 @@ def test_a_signal_of_other_rollouts_is_refused(make_run: Callable) -> None:
             signals={"teacher": other.signal("teacher")},
             out=one.signal("opd"),
         )
+
+
+def test_a_worker_refuses_rollouts_that_were_made_anew_since_the_job_began(make_run: Callable) -> None:
+    one, other = make_run("one"), make_run("other", answer="6")
+    signal = build_signal("outcome", OUTCOME)
+    score(signal=signal, rollouts=one.rollouts, out=one.signal("right"))
+    spec = shards.open_dataset(one.signal("right")).spec
+    ScoreWork(signal=signal, spec=spec, rollouts=one.rollouts, inputs={}, tokenizer=None).setup()
+    with pytest.raises(StaleInputError, match="was made anew"):
+        ScoreWork(signal=signal, spec=spec, rollouts=other.rollouts, inputs={}, tokenizer=None).setup()
 
 
 def test_prompts_of_other_rollouts_are_refused(make_run: Callable, checker) -> None:

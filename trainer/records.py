@@ -1,0 +1,169 @@
+"""What a training writes beside its weights: its identity, steps, checkpoints' markers and end. Imports no torch.
+
+Each reader checks what it reads; a file that is damaged is named, with what to do about it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+
+from pass_ops.errors import PassError
+from pass_ops.shards import Store
+from trainer.errors import RunFolderError, StateError
+from trainer.model_folder import sha256_file
+
+T = TypeVar("T")
+IDENTITY, DONE, METRICS, STATE = "_train.json", "_done.json", "metrics.jsonl", "state"
+STATE_FORMAT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A complete checkpoint. step: steps of its call of `train` done; updates: optimizer steps over all rounds."""
+
+    folder: Path
+    step: int
+    updates: int
+    architecture: Mapping[str, Any]
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What a finished training says of itself. policy_weights: `trainer.model_folder.weights_digest` of its export."""
+
+    steps: int
+    updates: int
+    policy_weights: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Marker:
+    format: int
+    step: int
+    updates: int
+    architecture: dict[str, Any]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """Of a line of metrics.jsonl, what its readers count on; `trainer.metrics` lists all of it."""
+
+    step: int
+    update: int
+    loss: float
+    policy_loss: float
+    kl: float | None
+    clip_low: float
+    clip_high: float
+    behavior_kl: float | None
+    entropy: float | None
+    advantage_mean: float | None
+    grad_norm: float
+    rollouts: float
+    tokens: float
+    dropped_tokens: float
+    masked_rollouts: float
+    fed_tokens: float
+    seconds: float
+    data_wait: float
+    tokens_per_second: float
+
+
+def parse_json(kind: type[T], content: bytes | str, *, where: str, error: type[PassError], fix: str) -> T:
+    """The content of a JSON file, checked against a dataclass or another type. Raises `error`, naming file and fix."""
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(json.loads(content))
+    except pydantic.ValidationError as refused:
+        wrong = refused.errors()[0]
+        cause = ": ".join(filter(None, [".".join(map(str, wrong["loc"])), wrong["msg"]]))
+    except (ValueError, RecursionError) as unreadable:
+        cause = str(unreadable)
+    raise error(f"{where} is damaged ({cause}): {fix}") from None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replaces the file in one step; synced to disk. Raises StoreError, an OSError."""
+    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    Store(str(path.parent)).put(path.name, text.encode())
+
+
+def read_identity(folder: Path) -> dict[str, Any] | None:
+    """What the run in a train folder is; None where none began. Raises RunFolderError."""
+    path = folder / IDENTITY
+    if not path.exists():
+        return None
+    fix = f"what was trained in {folder} is no longer known; remove that folder to train again"
+    return parse_json(dict[str, Any], path.read_bytes(), where=str(path), error=RunFolderError, fix=fix)
+
+
+def read_done(folder: Path) -> Done | None:
+    """How the run in a train folder ended; None while it has not. Raises StateError."""
+    path = folder / DONE
+    if not path.exists():
+        return None
+    fix = "remove it and train again: that goes on from the last checkpoint, and exports the same policy"
+    return parse_json(Done, path.read_bytes(), where=str(path), error=StateError, fix=fix)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The steps in metrics.jsonl so far, without a last line cut off by a kill. Raises StateError."""
+    path = folder / METRICS
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith(b"\n")]
+    fix = "remove that line and all after it; a run that is not finished writes again those after its last checkpoint"
+    for number, line in enumerate(whole, start=1):
+        parse_json(_Step, line, where=f"{path}:{number}", error=StateError, fix=fix)
+    return [json.loads(line) for line in whole]
+
+
+def complete_checkpoints(state: Path) -> list[Checkpoint]:
+    """Committed checkpoints, oldest first. Raises StateError."""
+    found = []
+    for marker in sorted(state.glob("step-*.json")):
+        fix = "remove it to resume from the checkpoint before it"
+        content = parse_json(_Marker, marker.read_bytes(), where=str(marker), error=StateError, fix=fix)
+        if content.format != STATE_FORMAT:
+            raise StateError(f"{marker} is not of format {STATE_FORMAT}; resume it with the version that wrote it.")
+        found.append(
+            Checkpoint(
+                folder=marker.with_suffix(""),
+                step=content.step,
+                updates=content.updates,
+                architecture=content.architecture,
+                files=content.files,
+            )
+        )
+    return found
+
+
+def newest_checkpoint(state: Path) -> Checkpoint:
+    """The last committed checkpoint. Raises StateError where there is none."""
+    found = complete_checkpoints(state)
+    if not found:
+        raise StateError(f"{state} holds no complete checkpoint; give the train folder of a finished round.")
+    return found[-1]
+
+
+def check_files(checkpoint: Checkpoint) -> None:
+    """Raises StateError where a file is missing or differs from its marker."""
+    for name, digest in checkpoint.files.items():
+        path = checkpoint.folder / name
+        if not path.is_file() or sha256_file(path) != digest:
+            raise StateError(
+                f"{path} is missing or differs from its marker. Remove {marker_of(checkpoint.folder)} to resume from "
+                "the checkpoint before it."
+            )
+
+
+def marker_of(folder: Path) -> Path:
+    """The marker of a checkpoint's folder."""
+    return folder.with_name(folder.name + ".json")
