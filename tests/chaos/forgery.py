@@ -121,6 +121,8 @@ FORGERIES: dict[str, Callable[[Dataset, random.Random, Path], None]] = {
 STAGES = ("prompts", "rollouts", "signals/outcome", "signals/format", "signals/steps", "shaped")
 
 
+# Where every part of one round is unlike that of the other.
+UNLIKE = ("rollouts", "shaped")
 # A dataset like any other, only not the one that was made; nothing can bring that one back.
 ORIGINAL_GONE = ("a foreign part", "a part named twice")
 
@@ -128,7 +130,7 @@ ORIGINAL_GONE = ("a foreign part", "a part named twice")
 def forged(arena: Arena, chances: random.Random, name: str, *, what: str) -> Outcome:
     """Forge the records of one stage; half of the time the run has to read them again. Nothing outside is lost."""
     place = arena.place(name)
-    stage = chances.choice(STAGES)
+    stage = chances.choice(UNLIKE if what.startswith("a foreign") else STAGES)
     mine, other = (place.run / each / stage for each in chances.sample(["round-000", "round-001"], 2))
     FORGERIES[what](Dataset(mine), chances, other)
     if chances.random() < 0.5:
