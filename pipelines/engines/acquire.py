@@ -96,7 +96,8 @@ def _ledger() -> Ledger:
 
 def _ledger_of_process() -> Ledger:
     """Engines in this process; on a GPU, one beside a sleeping one in a child, since vLLM can put one of a process to
-    sleep."""
+    sleep.
+    """
     beside = partial(_start_on, gpus=(0,)) if this_machine().gpus else None
     return Ledger(start=start_engine, beside=beside, meter=device_memory)
 

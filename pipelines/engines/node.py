@@ -198,13 +198,13 @@ class NodeBackend:
         self._deaths.update(list(dead.open))
         deaths = max([self._starts[place], *(self._deaths[key] for key in dead.open)])
         if deaths >= MOST_DEATHS:
-            doing = "before the engine ran" if dead.ready is None else "while the same request was open in them"
+            when = "before the engine ran" if dead.ready is None else "while the same request was open in them"
             raise ChildrenDied(
-                f"{deaths} processes of a node died one after another {doing}, the last on {dead.name} "
-                f"({dead.output.last_words()})\nWhere that is SIGKILL, the machine ran out of memory: lower "
+                f"{deaths} processes of a node died one after another {when}, the last on {dead.name} by "
+                f"{dead.output.last_words()}\nSIGKILL mostly says that the system had no memory left: lower "
                 "engine.max_num_seqs or engine.max_model_len, or name fewer GPUs."
             )
-        _LOG.warning("an engine's process on %s died and is replaced (%s)", dead.name, dead.output.last_words())
+        _LOG.warning("an engine's process on %s died and is replaced: %s", dead.name, dead.output.last_words())
         self._children[place] = self._start_child(place)
         for key, request in dead.open.items():
             self.add(key, request)

@@ -14,11 +14,12 @@ from pydantic import BeforeValidator
 
 from pass_ops.errors import PassError
 
-Card = Annotated[int, Ge(0)] | Literal["cpu"]
+Index = Annotated[int, Ge(0)]
+Card = Index | Literal["cpu"]
 #: the cards of one engine, or of a whole node
 Cards = tuple[int | Literal["cpu"], ...]
 #: as options hold it: "all", cards, or groups of cards
-GivenGpus = Literal["all"] | tuple[Card, ...] | tuple[tuple[Card, ...], ...]
+GivenGpus = Literal["all"] | tuple[Card, ...] | tuple[tuple[Index, ...], ...]
 _FORMS = 'it must be "all", a list of GPUs as [0, 1], or a list of groups as [[0, 1], [2, 3]]'
 
 

@@ -23,12 +23,13 @@ class Output:
         self._thread.start()
 
     def last_words(self) -> str:
-        """How the process ended, and the last lines it wrote. Waits a moment for those still on their way."""
+        """How the process ended, and the last lines it wrote, the very last first."""
         code = self._process.poll()
         if code is not None:
             self._thread.join(timeout=1.0)  # not longer: a process that it left behind may hold its output open
         how = "alive" if code is None else signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return "\n  ".join([f"{how}; the last it wrote:", *(list(self._tail) or ["(nothing)"])])
+        *before, last = list(self._tail) or ["it wrote nothing"]
+        return "\n  ".join([f"{how}: {last}", *(["before that it wrote:", *before] if before else [])])
 
     def _listen(self) -> None:
         assert self._process.stdout is not None

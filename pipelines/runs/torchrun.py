@@ -10,12 +10,14 @@ import base64
 import contextlib
 import json
 import logging
+import math
 import os
 import pickle
 import select
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -67,10 +69,10 @@ def train_on(cards: Cards, *, progress: Report, **arguments: Any) -> TrainResult
             return result
         deaths = 1 if attempt.steps > furthest else deaths + 1
         furthest = max(furthest, attempt.steps)
-        _LOG.warning("an update on %d GPUs died after step %d: %s", len(cards), attempt.steps, attempt.last_words())
+        _LOG.warning("an update on %d GPUs died after step %d by %s", len(cards), attempt.steps, attempt.last_words())
     raise RanksDied(
-        f"The processes of an update on {len(cards)} GPUs died {deaths} times without a further step: "
-        f"{attempt.last_words()}\nWhere a rank ended by signal 9, the machine ran out of memory. Checkpoints are kept; "
+        f"The processes of an update on {len(cards)} GPUs died {deaths} times without a further step, the last time by "
+        f"{attempt.last_words()}\nSignal 9 mostly says that the system had no memory left. Checkpoints are kept; "
         "the same command goes on from the last one."
     )
 
@@ -115,13 +117,16 @@ class _Attempt:
         return result
 
     def end(self) -> None:
-        """Leave nothing running, whatever happened."""
+        """Leave nothing running, whatever happened: ranks end by themselves, by torchrun's hand, or with it."""
         self._hang_up()
-        while self._message() is not None:  # the last rank closes the socket
-            pass
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(STOP_SECONDS)
-        self._process.kill()
+        for stop in (self._process.terminate, self._process.kill):
+            until = time.monotonic() + STOP_SECONDS
+            while self._message(until) is not None:  # the last of them closes the socket
+                pass
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(max(1.0, until - time.monotonic()))
+                break
+            stop()
         self._process.wait()
         self._socket.close()
 
@@ -129,9 +134,11 @@ class _Attempt:
         """How it ended."""
         return self._output.last_words()
 
-    def _message(self) -> tuple[str, Any] | None:
-        """The next message of any rank; None once all have ended."""
+    def _message(self, until: float = math.inf) -> tuple[str, Any] | None:
+        """The next message of any rank; None once all have ended, or the clock says `until`."""
         while not select.select([self._socket], [], [], 1.0)[0]:
+            if time.monotonic() >= until:
+                return None
             if self._process.poll() is not None:  # torchrun is gone, its ranks may not be
                 self._hang_up()
         data = self._socket.recv(MESSAGE_BYTES)

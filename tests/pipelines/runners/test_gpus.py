@@ -27,7 +27,8 @@ WRONG: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("given", "kept"), [
-    ("all", "all"), ([0, 2], (0, 2)), ([[0, 1], [2, 3]], ((0, 1), (2, 3))), (["cpu", "cpu"], ("cpu", "cpu")), (None, None),
+    ("all", "all"), (None, None), ([0, 2], (0, 2)),
+    ([[0, 1], [2, 3]], ((0, 1), (2, 3))), (["cpu", "cpu"], ("cpu", "cpu")),
 ])  # fmt: skip
 def test_every_form_is_kept_as_given_from_toml_and_from_python(given: Any, kept: Any) -> None:
     assert RunnerOptions(gpus=given).gpus == kept
