@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.train_workload import Workload, write_workload
 from pass_ops.errors import PassError
+from pipelines.gpu_check.workload import Workload, write_workload
 from trainer import TrainOptions, train
 from trainer.loading import logits, plain_logits, probe_ids, weight_files
 from trainer.policy import Policy, load_policy

@@ -1,11 +1,14 @@
 """Tokens/s of the generate stage against bare `vllm.LLM.generate`: one JSON object a line.
 
-    python benchmarks/bench_generate.py [--prompts 192] [--group 8] [--parts 4 16 64] [--repeats 3]
+    python benchmarks/bench_generate.py [--prompts 192] [--group 8] [--parts 4 16 64] [--repeats 3] [--only journal]
 
 The same prompts, seeds and logprobs in two processes that take turns, each with its engine started before: the bare one
 calls LLM.generate once over all rollouts, the other runs the whole stage: Beam job, reading prompts, Parquet, finalize.
 The model is a random Llama (512 wide, 8 layers, 26M parameters) over characters; rollouts end by their end token, so
 that lengths spread as a geometric distribution does, up to 256. The shortest repeat counts.
+
+What the journal of finished rollouts costs is measured without a model, on made-up rollouts of 256 tokens: processor
+time of the stage with and without it, in turn; the median of the differences counts.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -199,6 +203,37 @@ def measure(root: Path, options: argparse.Namespace) -> None:
         print(json.dumps(found | {"against": "itself", "ratio": round(share, 3), "rollouts": 64, "crowd": 256}))
 
 
+def measure_journal(root: Path, options: argparse.Namespace, *, anchor: float = 12_500) -> None:
+    """The journal's share of the time in which a GPU samples `anchor` tokens/s (an 8B model on an H100)."""
+    from pipelines.parts.operations import Operations
+    from pipelines.rollouts.stage import GenerateOptions, generate
+
+    model = make_model(root / "model")
+    prompts = write_parts(root, prompts=options.prompts, per_part=64)
+    engine = EngineOptions(kind="recorded", recording="synthetic:0")
+    drawn = GenerateOptions(group_size=options.group, sampling=Sampling(max_tokens=MAX_TOKENS, ignore_eos=True))
+
+    def seconds(*, journal: bool) -> float:
+        out = root / "rollouts"
+        begun = time.process_time()
+        generate(
+            prompts=prompts, out=str(out), model=model, engine=engine, options=drawn,
+            operations=Operations(journal=journal),
+        )  # fmt: skip
+        spent = time.process_time() - begun
+        shutil.rmtree(out)
+        return spent
+
+    seconds(journal=True)  # warm
+    differences = [seconds(journal=True) - seconds(journal=False) for _ in range(options.repeats)]
+    rollouts = options.prompts * options.group
+    each = statistics.median(differences) / rollouts
+    share = each * anchor / MAX_TOKENS
+    line = {"metric": "generate_journal", "value": round(1e6 * each, 1), "unit": "processor us a rollout"}
+    line |= {"share_of_gpu_time": round(share, 5), "at_tokens_per_second": anchor, "tokens_a_rollout": MAX_TOKENS}
+    print(json.dumps(line | {"rollouts": rollouts, "pairs": options.repeats}), flush=True)
+
+
 def tell(metric: str, rate: float, against: str, ratio: float, sizes: dict[str, int]) -> None:
     """One result."""
     line = {"metric": metric, "value": round(rate), "unit": "tokens/s", "against": against, "ratio": round(ratio, 3)}
@@ -212,6 +247,7 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--parts", type=int, nargs="+", default=[4, 16, 64], help="prompts per part")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", choices=["journal"], help="leave out what needs vLLM")
     parser.add_argument("--role", choices=["bare", "stage"], help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     parser.add_argument("--prompts-at", help=argparse.SUPPRESS)
@@ -222,7 +258,9 @@ def main() -> None:
         elif options.role == "stage":
             serve(stage(options.model, Path(folder), options.group))
         else:
-            measure(Path(folder), options)
+            measure_journal(Path(folder), options)
+            if options.only is None:
+                measure(Path(folder), options)
 
 
 if __name__ == "__main__":

@@ -29,9 +29,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from train_workload import Workload, write_workload
 
 from pass_ops.shards import open_dataset
+from pipelines.gpu_check.workload import Workload, write_order, write_workload
 from trainer import TrainOptions, train
 from trainer.batching import plan_micro_batches
 from trainer.data import ShapedData, build_index, select
@@ -103,7 +103,7 @@ def measure(name: str, spread: float, given: argparse.Namespace) -> Iterator[dic
     with tempfile.TemporaryDirectory() as temporary:
         given.folder = Path(temporary)
         write_workload(str(given.folder / "shaped"), workload)
-        write_order(given.folder, options_for(name, given))
+        write_order(str(given.folder / "shaped"), given.folder / "order.json", options_for(name, given))
         results: dict[str, list[dict[str, Any]]] = {}
         for _ in range(given.repeats):
             for contestant in ("ours", "bare", *(f"trl-{micro}" for micro in fitting)):
@@ -137,24 +137,14 @@ def ratio_line(metric: str, tokens: int, seconds: dict[str, float], against: str
     }  # fmt: skip
 
 
-def write_order(folder: Path, options: TrainOptions) -> None:
-    """order.json: the rollout ids of each of the trainer's steps."""
-    data = ShapedData((open_dataset(str(folder / "shaped")),))
-    index = build_index(data, threads=1)
-    parts = [data.read(part, ("rollout_id",))["rollout_id"].to_pylist() for part in range(len(data.places))]
-    ids = [rollout_id for part in parts for rollout_id in part]
-    steps = all_steps(select(index, options, context=2**31).units, options)
-    (folder / "order.json").write_text(json.dumps([[ids[r] for r in step.rows_R] for step in steps]))
-
-
 def run_contestant(contestant: str, workload: Workload, given: argparse.Namespace) -> dict[str, Any]:
     """One contestant in a process of its own."""
     if contestant.startswith("trl"):
         command = [
-            str(trl_python()), str(Path(__file__).with_name("trl_update.py")), "--model", str(MODELS[given.model]),
+            str(trl_python()), str(ROOT / "pipelines/gpu_check/trl_update.py"), "--model", str(MODELS[given.model]),
             "--shaped", str(given.folder / "shaped"), "--order", str(given.folder / "order.json"),
             "--out", str(given.folder / "trl"), "--micro", contestant.removeprefix("trl-"),
-            "--group", str(workload.group),
+            "--group", str(workload.group), "--device", "cpu",
         ]  # fmt: skip
     else:
         command = [sys.executable, __file__, "--worker", contestant, "--model", given.model]

@@ -5,33 +5,79 @@ Prints the tables of docs/explanation/measured/training.md.
 
 from __future__ import annotations
 
-from trainer import TrainOptions
-from trainer.gpu_memory import ModelShape, gpu_bytes
+import logging
+from functools import cache
 
-GIB = 2**30
+from trainer import TrainOptions
+from trainer.gpu_memory import GIB, Holding, ModelShape, model_shape, training, usable
+
 GPUS = (1, 2, 4, 8, 16, 32)
-# From the config.json of each model.
-MODELS = {
-    "Qwen2.5-0.5B": ModelShape(
-        hidden=896, intermediate=4864, blocks=24, vocabulary=151936, heads=14, kv_heads=2, tied=True
+CARD = 80 * GIB
+# hidden, intermediate, layers, vocabulary, heads, heads of keys and values, tied: from the config.json of each model.
+QWEN2 = {
+    "Qwen2.5-0.5B": (896, 4864, 24, 151936, 14, 2, True),
+    "Qwen2.5-1.5B": (1536, 8960, 28, 151936, 12, 2, True),
+    "Qwen2.5-7B": (3584, 18944, 28, 152064, 28, 4, False),
+    "Qwen2.5-14B": (5120, 13824, 48, 152064, 40, 8, False),
+    "Qwen2.5-32B": (5120, 27648, 64, 152064, 40, 8, False),
+    "Qwen2.5-72B": (8192, 29568, 80, 152064, 64, 8, False),
+}
+MILD = TrainOptions(compute_dtype="bfloat16", gradient_checkpointing=True)
+WAYS = {
+    "every weight, float32, AdamW": MILD,
+    'optimizer = "adamw_8bit"': TrainOptions(
+        compute_dtype="bfloat16", gradient_checkpointing=True, optimizer="adamw_8bit"
     ),
-    "Qwen2.5-1.5B": ModelShape(
-        hidden=1536, intermediate=8960, blocks=28, vocabulary=151936, heads=12, kv_heads=2, tied=True
+    'optimizer = "adamw_8bit", weights_dtype = "bfloat16"': TrainOptions(
+        gradient_checkpointing=True, optimizer="adamw_8bit", compute_dtype="bfloat16", weights_dtype="bfloat16"
     ),
-    "Qwen2.5-7B": ModelShape(hidden=3584, intermediate=18944, blocks=28, vocabulary=152064, heads=28, kv_heads=4),
-    "Qwen2.5-14B": ModelShape(hidden=5120, intermediate=13824, blocks=48, vocabulary=152064, heads=40, kv_heads=8),
-    "Qwen2.5-32B": ModelShape(hidden=5120, intermediate=27648, blocks=64, vocabulary=152064, heads=40, kv_heads=8),
-    "Qwen2.5-72B": ModelShape(hidden=8192, intermediate=29568, blocks=80, vocabulary=152064, heads=64, kv_heads=8),
+    "cpu_offload = true": TrainOptions(compute_dtype="bfloat16", gradient_checkpointing=True, cpu_offload=True),
+    "lora_rank = 16": TrainOptions(compute_dtype="bfloat16", gradient_checkpointing=True, lora_rank=16),
+    'lora_rank = 16, weights_dtype = "bfloat16"': TrainOptions(
+        compute_dtype="bfloat16", gradient_checkpointing=True, lora_rank=16, weights_dtype="bfloat16"
+    ),
 }
 
 
-def table(options: TrainOptions, *, memory_gib: float = 80.0) -> str:
-    """GiB of each GPU by model and number of GPUs, in Markdown; bold where nine tenths of memory_gib hold it."""
+@cache
+def shape_of(name: str) -> ModelShape:
+    """Of transformers' own model, built without memory."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    logging.disable(logging.WARNING)
+    hidden, inner, blocks, vocabulary, heads, kv_heads, tied = QWEN2[name]
+    config = Qwen2Config(
+        hidden_size=hidden, intermediate_size=inner, num_hidden_layers=blocks, vocab_size=vocabulary,
+        num_attention_heads=heads, num_key_value_heads=kv_heads, tie_word_embeddings=tied,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = Qwen2ForCausalLM(config)
+    return model_shape(config.to_dict(), {name: tuple(p.shape) for name, p in model.named_parameters()})
+
+
+def table(options: TrainOptions) -> str:
+    """GiB of each GPU by model and number of GPUs, in Markdown; bold where nine tenths of 80 GiB hold it."""
     lines = ["| model | " + " | ".join(f"{n} GPU{'s' if n > 1 else ''}" for n in GPUS) + " |", "| --- " * 7 + "|"]
-    for name, shape in MODELS.items():
-        sizes = [gpu_bytes(shape, options, gpus=n) / GIB for n in GPUS]
-        cells = [f"**{size:.0f}**" if size <= 0.9 * memory_gib else f"{size:.0f}" for size in sizes]
+    for name in QWEN2:
+        cells = [_cell(training(shape_of(name), options, gpus=n)) for n in GPUS]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(holding: Holding) -> str:
+    gib = f"{holding.total / GIB:.0f}"
+    return f"**{gib}**" if holding.total <= usable(CARD) else gib
+
+
+def ways_table(name: str = "Qwen2.5-7B") -> str:
+    """GiB of one and of eight GPUs, and of host memory, for each way to train a model."""
+    lines = ["| options | 1 GPU | 8 GPUs | host memory, 1 GPU |", "| --- | --- | --- | --- |"]
+    for title, options in WAYS.items():
+        shape = shape_of(name)
+        one, eight = (training(shape, options, gpus=n) for n in (1, 8))
+        whole = options.weights_dtype == "bfloat16" and not options.lora_rank
+        lines.append(f"| {title} | {_cell(one)} | {'-' if whole else _cell(eight)} | {one.host / GIB:.0f} |")
     return "\n".join(lines)
 
 
@@ -40,6 +86,8 @@ def main() -> None:
     for rank in (0, 16):
         print(f"\nlora_rank = {rank}\n")
         print(table(TrainOptions(compute_dtype="bfloat16", gradient_checkpointing=True, lora_rank=rank)))
+    print()
+    print(ways_table())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tiny_model(folder: Path, *, seed: int, characters: str = CHARACTERS, max_positions: int = 512) -> str:
+def make_tiny_model(
+    folder: Path, *, seed: int, characters: str = CHARACTERS, max_positions: int = 512, tied: bool = False
+) -> str:
     """A Llama of 2 layers and head_dim 32 over single characters, with random weights and a chat template.
 
     Weights are ten times the usual width: the distributions are then far from uniform, so wrong logprobs show.
@@ -48,7 +50,7 @@ def make_tiny_model(folder: Path, *, seed: int, characters: str = CHARACTERS, ma
         bos_token_id=None,
         eos_token_id=1,
         pad_token_id=0,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

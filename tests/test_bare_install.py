@@ -134,13 +134,14 @@ def test_everything_else_names_the_extra_to_install(bare: str, project: Project)
         ["eval", *run],
         ["sft", pairs, "--policy", str(project.folder / "model"), "--out", f"{project.out}-sft"],
         ["demo", "--out", f"{project.out}-demo"],
+        ["gpu-check", "--out", f"{project.out}-gpu-check"],
         ["status", "s3://bucket/run"],
         ["status", "gs://bucket/run"],
         ["score", project.config, "--out", project.out, "--signal", "math",
          "--set", "signals.math={signal='outcome', verifier='math'}"],
     ]  # fmt: skip
-    named = ["models", "models", "models", "cpu", "models", "models", "lora", "models", "models", "cpu", "s3", "gcp",
-             "verifiers"]  # fmt: skip
+    named = ["models", "models", "models", "cpu", "models", "models", "lora", "models", "models", "cpu", "models", "s3",
+             "gcp", "verifiers"]  # fmt: skip
     for extra, (command, code, _, err) in zip(named, told(bare, commands), strict=True):
         assert code == 2, (command, code, err)
         assert f"pip install 'passrl[{extra}]'" in err, (command, err)

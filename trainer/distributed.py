@@ -76,44 +76,87 @@ ALONE = World()
 
 @contextmanager
 def joined_world(device: str) -> Iterator[World]:
-    """The world of this process. Joins torchrun's process group unless the caller has, and leaves it at the end."""
+    """The world of this process. Joins torchrun's process group unless the caller has; at the end there is no process
+    group that was not there before.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        yield ALONE
-        return
-    if device != "cpu" and torch.cuda.is_available():
+    before = dist.is_initialized()
+    if size > 1 and device != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    joins = not dist.is_initialized()
-    if joins:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    if size > 1 and not before:
+        dist.init_process_group(_backends())
     try:
-        yield World(dist.get_rank(), size)
+        yield World(dist.get_rank(), size) if size > 1 else ALONE
     finally:
-        if joins:
+        if dist.is_initialized() and not before:
             dist.destroy_process_group()
 
 
-def shard(root: nn.Module, model: Any, *, device: torch.device, compute_dtype: torch.dtype) -> None:
-    """FSDP2 over all ranks: each block of `model` separately, the rest with `root`, whose forward is called.
+def _backends() -> str:
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 
-    Each rank holds its share of float32 weights, gradients and optimizer state on `device`. A block is gathered in
-    compute_dtype for its forward and backward pass; gradients are summed over ranks in float32, not averaged, because
-    the loss's denominators are the whole step's.
+
+def layers(model: Any) -> list[Any]:
+    """The model's blocks, as transformers names them: what is sharded, recomputed and compiled one by one."""
+    names = set(model._no_split_modules or ())
+    return [module for module in model.modules() if type(module).__name__ in names]
+
+
+def shard(
+    root: nn.Module, model: Any, *, device: torch.device, compute_dtype: torch.dtype, offload: bool = False
+) -> None:
+    """FSDP2 over all ranks, or over one: each block of `model` apart, the rest with `root`, whose forward is called.
+
+    Only rank 0 need have weights: each block is broadcast, and cut, before the next one, so that another rank, whose
+    tensors may be on the meta device, never holds more than its share and one block.
+
+    Each rank holds its share of weights, gradients and optimizer state on `device`, or with `offload` in host memory. A
+    block is gathered in compute_dtype for its forward and backward pass; gradients are summed over ranks in float32,
+    not averaged, because the loss's denominators are the whole step's.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    if not dist.is_initialized():  # one process: FSDP2 asks for a group of it
+        dist.init_process_group(_backends(), store=dist.HashStore(), rank=0, world_size=1)
     lower = None if compute_dtype == torch.float32 else compute_dtype
-    precision = MixedPrecisionPolicy(param_dtype=lower, reduce_dtype=torch.float32)
-    blocks = set(model._no_split_modules or ())
-    for module in [m for m in model.modules() if type(m).__name__ in blocks]:
-        fully_shard(module, mesh=mesh, mp_policy=precision)
-    fully_shard(root, mesh=mesh, mp_policy=precision)
+    how: dict[str, Any] = {
+        "mesh": init_device_mesh(device.type, (dist.get_world_size(),)),
+        "mp_policy": MixedPrecisionPolicy(param_dtype=lower, reduce_dtype=torch.float32),
+        "offload_policy": CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy(),
+    }
+    for module in [*layers(model), root]:
+        _broadcast(module, device)
+        fully_shard(module, **how)
     for module in root.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+
+
+@torch.no_grad()
+def _broadcast(module: nn.Module, device: torch.device) -> None:
+    """Gives every rank rank 0's values of what is not sharded yet, on `device`. Tied parameters stay tied."""
+    if dist.get_world_size() == 1:
+        return
+    for parameter in module.parameters():
+        if hasattr(parameter, "full_tensor"):
+            continue
+        if parameter.is_meta:
+            torch.utils.swap_tensors(parameter, nn.Parameter(_empty(parameter, device), parameter.requires_grad))
+        else:
+            parameter.data = parameter.data.to(device)
+        dist.broadcast(parameter.data, src=0)
+    for part in module.modules():
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                there = _empty(buffer, device) if buffer.is_meta else buffer.to(device)
+                dist.broadcast(there, src=0)
+                part._buffers[name] = there
+
+
+def _empty(tensor: Tensor, device: torch.device) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
 
 
 def whole(tensor: Tensor) -> Tensor:

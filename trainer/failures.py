@@ -14,25 +14,24 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from pass_ops.frames import clear_frames
 from trainer.batching import MicroBatch
-from trainer.errors import DeviceMemoryError, NotSavedError
+from trainer.errors import NotSavedError
 from trainer.policy import Policy
 
 
 @contextmanager
 def within_memory(batch: MicroBatch, policy: Policy) -> Iterator[None]:
     """Around a forward and backward pass: raises DeviceMemoryError, naming what to lower, where memory runs out."""
-    try:
+    rows, width = batch.input_ids_BS.shape
+    size = f"{rows} x {width} tokens" if len(batch.rollout_ids) > 1 else f"one rollout of {width} tokens"
+    with policy.fitting(
+        f"in a micro-batch of {size}",
+        hint=(
+            f"The last good state is kept. Lower micro_batch_tokens ({policy.micro_batch_tokens}) or logits_elements "
+            "and run the same command again: it continues from there. "
+        ),
+        rollout_ids=batch.rollout_ids,
+    ):
         yield
-    except torch.OutOfMemoryError as error:
-        rows, width = batch.input_ids_BS.shape
-        size = f"{rows} x {width} tokens" if len(batch.rollout_ids) > 1 else f"one rollout of {width} tokens"
-        raise DeviceMemoryError(
-            f"The device ran out of memory in a micro-batch of {size} ({error}). The last good state is kept. Lower "
-            f"micro_batch_tokens ({policy.micro_batch_tokens}) or logits_elements, or set gradient_checkpointing, and "
-            "run the same command again: it continues from there. Other remedies need a new run: compute_dtype "
-            "'bfloat16', or max_length with too_long 'drop'.",
-            rollout_ids=batch.rollout_ids,
-        ) from error
 
 
 @contextmanager
@@ -40,6 +39,8 @@ def saved(what: str, folder: Path) -> Iterator[None]:
     """Around writes under `folder`: raises NotSavedError, with the space left, where they fail."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise  # of the device, not of the disk
     except (OSError, RuntimeError, CheckpointException, SafetensorError) as error:
         free = shutil.disk_usage(folder).free / 2**20
         lines = str(error).strip().splitlines() or [type(error).__name__]

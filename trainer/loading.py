@@ -132,7 +132,7 @@ def _left_out_by_sdpa(model: Any) -> str | None:
     if not model._can_set_attn_implementation():
         return "it cannot be compared with eager attention"
     if model.dtype != torch.float32:
-        return None  # rounding would hide the difference; the trainer always loads float32
+        return None  # rounding would hide the difference
     ids_1T = probe_ids(model, length=12)
     try:
         off_T = (logits(model, ids_1T).log_softmax(-1) - plain_logits(model, ids_1T).log_softmax(-1)).abs().mean(-1)
@@ -191,11 +191,17 @@ def plain_logits(model: Any, ids_1T: Tensor) -> Tensor:
 def same(off_N: Tensor, model: Any, tolerance: float = TOLERANCE) -> bool:
     """Whether absolute differences are rounding alone; NaN is judged elsewhere.
 
-    Rounding can send a token of a mixture of experts to another expert, so there half of the tokens must agree.
+    Rounding can send a token of a mixture of experts to another expert, and bfloat16's can make an unlikely token's
+    logit another by a tenth, so there half of the tokens must agree.
     """
     if not off_N.isfinite().all() or not len(off_N):
         return True
-    return bool((off_N.median() if is_routed(model) else off_N.max()) <= tolerance)
+    return bool((off_N.median() if is_routed(model) or is_low_precision(model) else off_N.max()) <= tolerance)
+
+
+def is_low_precision(model: Any) -> bool:
+    """Whether the model cannot compute in float32: it holds weights of another type, or takes a flash attention."""
+    return model.dtype != torch.float32 or "flash" in str(model.config._attn_implementation)
 
 
 def is_routed(model: Any) -> bool:
@@ -304,6 +310,11 @@ def weight_files(folder: Path) -> list[Path]:
         raise ModelLoadError(f"{folder} has no model.safetensors and no index of parts. Save the weights so.")
     names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
     return [folder / name for name in sorted(set(names))]
+
+
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of the folder, without reading it. Raises ModelLoadError."""
+    return {name: shape for name, (shape, _) in _headers(folder)}
 
 
 def _headers(folder: Path) -> Iterator[tuple[str, tuple[tuple[int, ...], torch.dtype]]]:

@@ -19,6 +19,7 @@ class TokenLogprobs(nn.Module):
     """Log-probabilities of chosen tokens under a causal language model, all that training needs of it.
 
     chunk_rows: tokens whose logits are held at a time; where there are more, they are recomputed in the backward pass.
+    float32_head: products of the head's compute_dtype weights are summed and kept in float32.
     fused: uses liger-kernel's kernel (`trainer.fused`), which computes no entropy.
     """
 
@@ -28,6 +29,7 @@ class TokenLogprobs(nn.Module):
         *,
         chunk_rows: int,
         compute_dtype: torch.dtype,
+        float32_head: bool = False,
         entropy_gradient: bool = False,
         fused: bool = False,
     ) -> None:
@@ -35,6 +37,7 @@ class TokenLogprobs(nn.Module):
         self.model = model
         self.chunk_rows = chunk_rows
         self.compute_dtype = compute_dtype
+        self.float32_head = float32_head
         self.entropy_gradient = entropy_gradient  # only an entropy bonus needs it, and it costs a [N, V] tensor
         self.fused = fused
 
@@ -86,7 +89,9 @@ class TokenLogprobs(nn.Module):
         return after
 
     def _chunk(self, hidden_ND: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-        logits_NV = head_logits(self.model, hidden_ND).float()
+        unrounded = self.float32_head and self.compute_dtype != torch.float32
+        head = {"factors": self.compute_dtype} if unrounded else {}
+        logits_NV = head_logits(self.model, hidden_ND, **head).float()
         at_one_N = _gather_logprobs(logits_NV, targets_N)
         scaled_NV = logits_NV if temperature == 1.0 else logits_NV / temperature
         at_temperature_N = at_one_N if temperature == 1.0 else _gather_logprobs(scaled_NV, targets_N)
@@ -110,9 +115,17 @@ def model_body(model: Any) -> Any:
     return next((part for part in candidates if part is not model), model)
 
 
-def head_logits(model: Any, hidden: Tensor) -> Tensor:
-    """The model's logits from its last hidden state, including what some architectures apply after the head."""
-    logits: Tensor = model.get_output_embeddings()(hidden)
+def head_logits(model: Any, hidden: Tensor, *, factors: torch.dtype | None = None) -> Tensor:
+    """The model's logits from its last hidden state, including what some architectures apply after the head.
+
+    factors: the type of the products' factors, where their sums are to be float32. A head that is no plain linear layer
+    computes as it does.
+    """
+    head = model.get_output_embeddings()
+    if factors is not None and type(head) is nn.Linear and head.bias is None:
+        logits: Tensor = Float32Head.apply(hidden, head.weight, factors)
+    else:
+        logits = head(hidden)
     config = model.config.get_text_config(decoder=True)
     if getattr(config, "logit_scale", None):  # Cohere
         logits = logits * config.logit_scale
@@ -124,6 +137,34 @@ def head_logits(model: Any, hidden: Tensor) -> Tensor:
     if cap:  # Gemma, RecurrentGemma
         logits = torch.tanh(logits / cap) * cap
     return logits
+
+
+class Float32Head(torch.autograd.Function):
+    """hidden [N, D] times weight [V, D] transposed: factors of a lower type, float32 sums, which a linear layer would
+    round to that type.
+
+    The backward pass is the linear layer's: its factors, the gradient of the logits among them, are of the lower type.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, factors: torch.dtype) -> Tensor:  # type: ignore[override]
+        """float32 [N, V]."""
+        ctx.dtypes = hidden_ND.dtype, weight_VD.dtype
+        hidden_ND, weight_VD = hidden_ND.to(factors), weight_VD.to(factors)
+        ctx.save_for_backward(hidden_ND, weight_VD)
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            if hidden_ND.is_cuda:
+                return torch.mm(hidden_ND, weight_VD.t(), out_dtype=torch.float32)
+            return hidden_ND.float() @ weight_VD.float().t()
+
+    @staticmethod
+    def backward(ctx: Any, gradient_NV: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+        """Gradients of hidden and weight, each in its type."""
+        hidden_ND, weight_VD = ctx.saved_tensors
+        lower_NV = gradient_NV.to(hidden_ND.dtype)
+        hidden = (lower_NV @ weight_VD).to(ctx.dtypes[0]) if ctx.needs_input_grad[0] else None
+        weight = (lower_NV.t() @ hidden_ND).to(ctx.dtypes[1]) if ctx.needs_input_grad[1] else None
+        return hidden, weight, None
 
 
 def _gather_logprobs(logits_NV: Tensor, targets_N: Tensor) -> Tensor:

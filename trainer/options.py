@@ -12,13 +12,16 @@ from pydantic import AllowInfNan, Strict
 from trainer.errors import TrainOptionError
 from trainer.option_class import options
 
-# These change a run's speed, memory or storage, not its result (the first six: up to rounding), so a run may be resumed
-# with other values.
+# These change a run's speed, memory or storage, not its result (those of the first two lines: up to rounding), so a run
+# may be resumed with other values.
 OPERATIONAL = frozenset(
-    {"micro_batch_tokens", "logits_elements", "gradient_checkpointing", "layout", "share_prompts", "head",
+    {"micro_batch_tokens", "logits_elements", "gradient_checkpointing", "layout", "share_prompts", "head", "head_dtype",
+     "deterministic", "compile_layers", "cpu_offload",
      "prefetch_steps", "decode_threads", "save_every", "keep_checkpoints", "tensorboard", "tracker", "tracker_project",
      "peak_tflops"}
 )  # fmt: skip
+# Options added later, and the value at which a run is what it was before: its folder does not name them then.
+LATER = {"weights_dtype": "float32"}
 DEFAULT_BATCH_SIZE = 128
 
 Unit = Literal["group", "rollout"]
@@ -27,6 +30,8 @@ KlEstimator = Literal["k1", "k2", "k3", "abs"]
 Aggregation = Literal["rollout_mean", "token_mean", "constant"]
 ImportanceLevel = Literal["token", "sequence"]
 RejectLevel = Literal["token", "sequence", "geometric", "veto"]
+
+Dtype = Literal["float32", "bfloat16"]
 
 AtLeastOne = Annotated[int, Ge(1)]
 NotNegative = Annotated[float, Ge(0)]
@@ -144,18 +149,35 @@ class TrainOptions:
     micro_batch_tokens: AtLeastOne | None = None
     """Tokens of one forward pass, padding included; a longer rollout goes alone (default: 8192, or 2048 on a CPU, which
     fits its caches). Example: 16384."""
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the forward and backward pass; weights, gradients and optimizer state are always float32."""
+    compute_dtype: Dtype | None = None
+    """Type of the forward and backward pass (default: bfloat16 on a GPU and with weights_dtype bfloat16, else
+    float32). Example: "bfloat16"."""
+    weights_dtype: Dtype = "float32"
+    """Type in which weights are held; gradients are float32 in any case. bfloat16 halves their memory. Under LoRA it is
+    that of the frozen model, and the adapter stays float32; else updates are rounded stochastically, which takes
+    optimizer adamw_8bit and one device."""
     head: Literal["chunked", "fused"] = "chunked"
     """How log-probabilities are computed: in chunks of logits_elements, or by liger-kernel's fused Triton kernel (a
     GPU, extra `liger`; it computes no entropy)."""
+    head_dtype: Literal["float32", "compute"] | None = None
+    """Type of the logits: float32 sums (the weights stay those of compute_dtype), or compute_dtype's (default: float32
+    on a GPU, compute on a CPU). The sampler should do the same. Example: "float32"."""
     logits_elements: AtLeastOne = 2**26
     """Largest number of elements of a [tokens, vocabulary] tensor of logits held at a time."""
     attention: str = "auto"
     """transformers' name of the attention implementation, or auto: sdpa, and eager for a model of which sdpa would
     leave a part out. Example: "flash_attention_2"."""
-    gradient_checkpointing: bool = False
-    """Recomputes layers in the backward pass instead of keeping their activations."""
+    gradient_checkpointing: bool | None = None
+    """Recomputes layers in the backward pass instead of keeping their activations (default: on a GPU where the update
+    would not fit without, never on a CPU). Example: true."""
+    cpu_offload: bool = False
+    """Keeps weights, gradients and optimizer state in host memory, with one GPU or several; each block is copied to the
+    GPU for its forward and backward pass, and the optimizer runs on the CPU."""
+    compile_layers: bool = False
+    """Compiles each layer (torch.compile): some minutes at the start, fewer and faster kernels afterwards."""
+    deterministic: bool | None = None
+    """Takes deterministic kernels only, and stops where there is none (default: off on a GPU, where they are slower; on
+    a CPU on, and no kernel is missing). Example: true."""
     device: str = "auto"
     """torch's name of the device; auto takes a GPU where there is one. Example: "cpu"."""
     export_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -199,6 +221,15 @@ class TrainOptions:
             )
         if self.head == "fused" and self.entropy_coef:
             yield "head 'fused' computes no entropy; set entropy_coef to 0, or head to 'chunked'"
+        if self.weights_dtype == "bfloat16" and not self.lora_rank and self.optimizer != "adamw_8bit":
+            yield (
+                "weights_dtype 'bfloat16' without LoRA needs stochastic rounding, which only optimizer 'adamw_8bit' "
+                "does: plain rounding would lose small updates. Set optimizer, or lora_rank"
+            )
+        if self.weights_dtype == "bfloat16" and not self.lora_rank and self.cpu_offload:
+            yield "cpu_offload adds gradients up in the type of the weights; set weights_dtype to 'float32'"
+        if self.weights_dtype == "bfloat16" and self.compute_dtype == "float32":
+            yield "weights_dtype 'bfloat16' cannot be computed with in float32; set compute_dtype to 'bfloat16'"
 
     def _correction_conflicts(self) -> Iterator[str]:
         if (self.importance != "none") != (self.importance_cap is not None):
@@ -226,4 +257,8 @@ class TrainOptions:
     def semantic(self) -> dict[str, Any]:
         """The options that decide the result, by name, as JSON values: what resuming compares."""
         values = asdict(self) | {"betas": list(self.betas)}
-        return {name: value for name, value in values.items() if name not in OPERATIONAL}
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in OPERATIONAL and not (name in LATER and value == LATER[name])
+        }

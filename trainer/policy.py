@@ -1,30 +1,30 @@
-"""The policy: a Hugging Face causal language model in float32, loaded, checked and sharded.
+"""The policy: a Hugging Face causal language model, loaded, checked and sharded.
 
 Dimensions: _N tokens with a loss.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from trainer.batching import MicroBatch
+from trainer.defaults import CPU_TOKENS, with_defaults
 from trainer.distributed import ALONE, World, shard
 from trainer.errors import TrainOptionError
+from trainer.fitting import fits, fitting
 from trainer.fused import check_fused
+from trainer.layers import checkpoint_layers, compile_layers, float32_gradients
 from trainer.loading import Layout, context_length, load_model, rope_limit, weights_layout
 from trainer.logprobs import TokenLogprobs
 from trainer.lora import adapted
 from trainer.model_folder import base_folder
 from trainer.options import TrainOptions
 from trainer.probes import check_logprobs, check_sharing
-
-MICRO_BATCH_TOKENS = {"cpu": 2048}  # else 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,7 @@ class Policy:
     pack: bool
     share_prompts: bool
     micro_batch_tokens: int
+    options: TrainOptions  # with what depends on the device
     world: World = ALONE
 
     @property
@@ -70,6 +71,18 @@ class Policy:
         limit = rope_limit(self.model.config)
         return self.micro_batch_tokens if limit is None or longest <= limit else 1
 
+    def fitting(self, what: str, *, hint: str = "", rollout_ids: tuple[str, ...] = ()) -> AbstractContextManager[None]:
+        """Raises DeviceMemoryError where memory runs out inside (`trainer.fitting`)."""
+        return fitting(
+            what,
+            self.folder,
+            self.options,
+            device=self.device,
+            gpus=self.world.size,
+            hint=hint,
+            rollout_ids=rollout_ids,
+        )
+
     def token_outputs(self, batch: MicroBatch) -> TokenOutputs:
         """Log-probabilities of the batch's targets (`trainer.logprobs`); the batch must be on the policy's device."""
         at_temperature, at_one, entropy = self.scorer(
@@ -84,46 +97,46 @@ class Policy:
 
 
 def load_policy(folder: str, options: TrainOptions, world: World = ALONE) -> Policy:
-    """The model of a Hugging Face folder, float32, on the chosen device, sharded over the world.
+    """The model of a Hugging Face folder on the chosen device, in weights_dtype, sharded over the world.
 
     It stays in eval mode, in which every architecture is a function of its weights and input: no dropout, no skipped
-    layers, no noise in routing. Gradients flow as in training mode.
+    layers, no noise in routing. Gradients flow as in training mode. Of several ranks only rank 0 reads the weights.
 
     Raises PolicyNotFoundError, AdapterError, ModelLoadError (`trainer.loading`), PolicyMismatchError (an architecture
     whose log-probabilities the trainer cannot compute, or not in this layout), TrainOptionError (no such device, a
-    missing package).
+    missing package), DeviceMemoryError.
     """
-    from transformers import AutoModelForCausalLM
-
-    base = base_folder(folder)
-    # With several ranks each loads and checks the model in host memory, where flash attention does not run.
-    attention = options.attention if world.size == 1 or options.attention in ("auto", "eager") else "sdpa"
-    model = load_model(AutoModelForCausalLM, base, dtype=torch.float32, attention=attention)
-    layout = weights_layout(model, base)
-    adapter = adapted(model, folder, options)
-    model.eval()
-    device = _device(options.device)
-    if world.size == 1:
-        model.to(device)
-    if options.gradient_checkpointing:
-        checkpoint_layers(model, folder)
-    if options.head == "fused":
-        check_fused(model, folder, device)
+    base_folder(folder)
+    device, options = chosen_device(options.device), device_options(folder, options, world)
+    sharded = world.size > 1 or options.cpu_offload
+    if world.size > 1 and options.weights_dtype == "bfloat16" and not options.lora_rank:
+        raise TrainOptionError(
+            f"weights_dtype 'bfloat16' without LoRA trains on one device, and here are {world.size} processes: the "
+            "gradients they share would be added up in bfloat16. Set weights_dtype to 'float32'."
+        )
     pack = options.layout == "pack" or (options.layout == "auto" and "flash" in options.attention)
-    scorer = TokenLogprobs(
-        model,
-        chunk_rows=max(1, options.logits_elements // model.get_input_embeddings().num_embeddings),
-        compute_dtype=getattr(torch, options.compute_dtype),
-        entropy_gradient=options.entropy_coef > 0,
-        fused=options.head == "fused",
-    )
-    check_logprobs(scorer, folder, pack=pack)
-    if options.share_prompts:
-        check_sharing(scorer, folder, pack=pack, options=options, processes=world.size)
-    if world.size > 1:
-        if options.attention not in ("auto", attention):
-            model.set_attn_implementation(options.attention)
-        shard(scorer, model, device=device, compute_dtype=scorer.compute_dtype)
+    loaded: list[tuple[Any, Any]] = []
+
+    def load() -> tuple[str, Layout]:
+        model, adapter, layout = _load_and_check(
+            folder, options, device=device, in_host=sharded, pack=pack, processes=world.size
+        )
+        loaded.append((model, adapter))
+        return model.config._attn_implementation if options.attention == "auto" else options.attention, layout
+
+    with fitting(f"while loading {folder}", folder, options, device=device, gpus=world.size):
+        attention, layout = world.on_main(load)
+        model, adapter = loaded.pop() if loaded else _without_weights(folder, options, attention)
+        if model.config._attn_implementation != attention:
+            model.set_attn_implementation(attention)
+        if options.compile_layers:
+            compile_layers(model, folder)
+        if options.gradient_checkpointing:
+            checkpoint_layers(model, folder)
+        float32_gradients(model)
+        scorer = _scorer(model, options)
+        if sharded:
+            shard(scorer, model, device=device, compute_dtype=scorer.compute_dtype, offload=options.cpu_offload)
     return Policy(
         model=model,
         adapter=adapter,
@@ -133,29 +146,73 @@ def load_policy(folder: str, options: TrainOptions, world: World = ALONE) -> Pol
         device=device,
         pack=pack,
         share_prompts=options.share_prompts,
-        micro_batch_tokens=options.micro_batch_tokens or MICRO_BATCH_TOKENS.get(device.type, 8192),
+        micro_batch_tokens=options.micro_batch_tokens or CPU_TOKENS,
+        options=options,
         world=world,
     )
 
 
-def checkpoint_layers(model: Any, folder: str) -> None:
-    """Recomputes every layer in the backward pass instead of keeping its activations.
-
-    transformers' own switch works in training mode only. Raises TrainOptionError where the model has no such layers.
+def _load_and_check(
+    folder: str, options: TrainOptions, *, device: torch.device, in_host: bool, pack: bool, processes: int
+) -> tuple[Any, Any, Layout]:
+    """Model, adapter and layout of the folder, checked on `device`, or in host memory, where sdpa stands in for a flash
+    attention.
     """
-    from transformers.modeling_layers import GradientCheckpointingLayer
+    from transformers import AutoModelForCausalLM
 
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not layers:
-        raise TrainOptionError(
-            f"gradient_checkpointing is set, but {folder} ({type(model).__name__}) has no layers that can be "
-            "recomputed one by one. Set it to false and lower micro_batch_tokens."
+    base = base_folder(folder)
+    attention = options.attention if not in_host or options.attention in ("auto", "eager") else "sdpa"
+    model = load_model(AutoModelForCausalLM, base, dtype=getattr(torch, options.weights_dtype), attention=attention)
+    layout = weights_layout(model, base)
+    adapter = adapted(model, folder, options)
+    model.eval()
+    if not in_host:
+        model.to(device)
+    if options.head == "fused":
+        check_fused(model, folder, device)
+    scorer = _scorer(model, options)
+    check_logprobs(scorer, folder, pack=pack)
+    if options.share_prompts:
+        check_sharing(scorer, folder, pack=pack, options=options, processes=processes)
+    return model, adapter, layout
+
+
+def _without_weights(folder: str, options: TrainOptions, attention: str) -> tuple[Any, Any]:
+    """Model and adapter as rank 0 has them, on the meta device."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(base_folder(folder), local_files_only=True)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, options.weights_dtype), attn_implementation=attention
         )
-    for layer in layers:
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+        adapter = adapted(model, folder, options)
+    return model.eval(), adapter
 
 
-def _device(name: str) -> torch.device:
+def _scorer(model: Any, options: TrainOptions) -> TokenLogprobs:
+    return TokenLogprobs(
+        model,
+        chunk_rows=max(1, options.logits_elements // model.get_input_embeddings().num_embeddings),
+        compute_dtype=getattr(torch, options.compute_dtype or "float32"),
+        float32_head=options.head_dtype == "float32",
+        entropy_gradient=options.entropy_coef > 0,
+        fused=options.head == "fused",
+    )
+
+
+def device_options(folder: str, options: TrainOptions, world: World = ALONE) -> TrainOptions:
+    """The options with those that depend on the device filled in (`trainer.defaults`)."""
+    device = chosen_device(options.device)
+    return with_defaults(
+        options,
+        device=device.type,
+        fits=lambda chosen: fits(folder, chosen, device=device, gpus=world.size),
+    )
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device of this name. Raises TrainOptionError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainer.errors import PolicyMismatchError, TrainOptionError
-from trainer.loading import TOLERANCE, UNUSABLE, plain_logits, probe_ids, same
+from trainer.loading import TOLERANCE, UNUSABLE, is_low_precision, plain_logits, probe_ids, same
 from trainer.logprobs import TokenLogprobs
 from trainer.options import TrainOptions
 
@@ -108,11 +108,13 @@ def _score(
 
 @contextmanager
 def _in_float32(scorer: TokenLogprobs) -> Iterator[float]:
-    """The tolerance of a comparison in float32; flash attention cannot compute in it, and is held to a wider one."""
-    flash, dtype = "flash" in str(scorer.model.config._attn_implementation), scorer.compute_dtype
-    scorer.compute_dtype = dtype if flash else torch.float32
+    """The tolerance of a comparison in float32. What cannot compute in it (flash attention, bfloat16 weights) is held
+    to a wider one.
+    """
+    lower, dtype = is_low_precision(scorer.model), scorer.compute_dtype
+    scorer.compute_dtype = dtype if lower else torch.float32
     try:
-        yield LOW_PRECISION_TOLERANCE if flash else TOLERANCE
+        yield LOW_PRECISION_TOLERANCE if lower else TOLERANCE
     finally:
         scorer.compute_dtype = dtype
 

@@ -15,20 +15,20 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils import deterministic
 
 from pass_ops.errors import PassError
 from trainer.batching import StepBatch
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.compatibility import check_data_and_policy, open_shaped, sampling_temperature
 from trainer.data import ShapedData, TrainData
+from trainer.determinism import determinism
 from trainer.distributed import World, joined_world
 from trainer.errors import StateError, TrainingStoppedError
 from trainer.export import export_policy
@@ -41,7 +41,7 @@ from trainer.model_folder import local_folder, weights_digest
 from trainer.old_logprobs import AUDIT
 from trainer.options import TrainOptions
 from trainer.pairs import open_pairs
-from trainer.policy import Policy, load_policy
+from trainer.policy import Policy, chosen_device, device_options, load_policy
 from trainer.records import DONE, STATE, Checkpoint, Done, complete_checkpoints, read_done, read_metrics, write_json
 from trainer.run_folder import claim, describe
 from trainer.steps import StepPlan, plan_steps, recompute_plan, step_batches
@@ -150,7 +150,9 @@ def _train(
 ) -> TrainResult:
     folder = local_folder(out, name="out")
     exported = local_folder(export, name="export") if export else folder / "policy"
-    with joined_world(options.device) as world, _determinism(), ExitStack() as held:
+    with joined_world(options.device) as world, ExitStack() as held:
+        options = device_options(policy, options, world)
+        held.enter_context(determinism(options.deterministic, device=chosen_device(options.device).type))
         before, identity = world.on_main(lambda: describe(data, policy=policy, state=state, options=options))
         world.on_main(lambda: _lock(held, folder, exported))
         world.on_main(lambda: claim(folder, exported, identity))
@@ -198,7 +200,8 @@ def _resume(run: _Run, state: Path, before: Checkpoint | None) -> None:
     own = run.world.on_main(lambda: complete_checkpoints(state))
     start = own[-1] if own else before
     if start is not None:
-        load_checkpoint(start, model=run.policy.model, optimizer=run.optimizer, world=run.world)
+        with run.policy.fitting("while loading a checkpoint"):
+            load_checkpoint(start, model=run.policy.model, optimizer=run.optimizer, world=run.world)
         run.updates = start.updates
         run.step = start.step if own else 0
 
@@ -209,7 +212,8 @@ def _recompute_old(run: _Run, folder: Path) -> None:
             f"{folder} is lost, and the policy that its log-probabilities came from has been updated since. Start a "
             "new run in another folder."
         )
-    recompute_plan(run.plan, run.policy, run.options, folder=folder)
+    with run.policy.fitting("while recomputing log-probabilities"):
+        recompute_plan(run.plan, run.policy, run.options, folder=folder)
     run.old = folder
 
 
@@ -279,7 +283,7 @@ def _is_due(run: _Run) -> bool:
 
 
 def _save(run: _Run, folder: Path) -> None:
-    with saved("checkpoint", folder):
+    with run.policy.fitting("while saving a checkpoint"), saved("checkpoint", folder):
         save_checkpoint(
             folder / STATE,
             step=run.step,
@@ -294,7 +298,7 @@ def _save(run: _Run, folder: Path) -> None:
 def _finish(run: _Run, folder: Path, exported: Path) -> TrainResult:
     temporary = exported.with_name(f".{exported.name}.writing")
     run.world.on_main(lambda: _clear(temporary, exported))
-    with saved("exported policy", temporary):
+    with run.policy.fitting("while exporting the policy"), saved("exported policy", temporary):
         export_policy(run.policy, temporary, dtype=run.options.export_dtype)
     return _result(run.world.on_main(lambda: _complete(run, folder, temporary, exported)), exported)
 
@@ -321,17 +325,3 @@ def _complete(run: _Run, folder: Path, temporary: Path, exported: Path) -> Done:
 
 def _result(done: Done, exported: Path) -> TrainResult:
     return TrainResult(policy_dir=str(exported), steps=done.steps, metrics=done.metrics)
-
-
-@contextmanager
-def _determinism() -> Iterator[None]:
-    """Deterministic kernels where torch has them; restores the process's own settings afterwards."""
-    was, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    deterministic.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(was, warn_only=warned)
-        deterministic.fill_uninitialized_memory = filled

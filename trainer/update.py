@@ -24,7 +24,8 @@ KEPT = "The last good state is kept; look at these rollouts"
 
 
 def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
-    """AdamW over the trained parameters: in one fused kernel, or torchao's with 8-bit state.
+    """AdamW over the trained parameters: in one fused kernel, or torchao's with 8-bit state, which rounds bfloat16
+    weights stochastically.
 
     Raises MissingExtraError for adamw_8bit without torchao.
     """
@@ -33,6 +34,7 @@ def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optim
     if options.optimizer == "adamw":
         return torch.optim.AdamW(parameters, **given, weight_decay=options.weight_decay, fused=True)
     torchao = require("torchao.optim", "train.optimizer 'adamw_8bit' (or set 'adamw')")
+    given["bf16_stochastic_round"] = options.weights_dtype == "bfloat16"
     return torchao.AdamW8bit(parameters, **given, weight_decay=options.weight_decay)  # type: ignore[no-any-return]
 
 

@@ -72,8 +72,8 @@ def commit_part(ds: Dataset, part: int, table: pa.Table, *, rejected: Sequence[R
         raise IndexError(f"{ds.url} has parts 0 to {ds.spec.parts - 1}, not {part}")
     table = conform(table, ds.spec.stage)
     check_part(table, ds.spec.stage, where=f"part {part} of {ds.url}")
-    content = part_bytes(table, ds.spec.stage)
-    refused = rejected_bytes(ds.spec.stage, rejected) if rejected else b""
+    content = part_bytes(table, ds.spec.stage, format_version=ds.spec.format_version)
+    refused = rejected_bytes(ds.spec.stage, rejected, format_version=ds.spec.format_version) if rejected else b""
     record = _record(ds, part, table, content, rejected=rejected, refused=refused)
     create_whole(ds.store, record.data, content)
     if record.rejected:
@@ -118,6 +118,16 @@ def parts_in(ds: Dataset, folder: str) -> set[int]:
 def rejected_files(ds: Dataset) -> set[str]:
     """Names of the files in `_rejected`, by its listing."""
     return {f"{names.REJECTED}/{entry.name}" for entry in ds.store.entries(names.REJECTED)}
+
+
+def journal_files(ds: Dataset) -> dict[int, tuple[str, ...]]:
+    """Part -> names of the journals of this fingerprint in `_journal`, by its listing."""
+    found: dict[int, tuple[str, ...]] = {}
+    for entry in ds.store.entries(names.JOURNAL):
+        name = names.parse(names.JOURNAL, entry.name)
+        if name is not None and name.fp8 == ds.fp8:
+            found[name.part] = (*found.get(name.part, ()), f"{names.JOURNAL}/{entry.name}")
+    return found
 
 
 def _record(
@@ -181,12 +191,13 @@ def _void_parts(ds: Dataset, done: set[int], data: set[str]) -> set[int]:
     """Parts whose marker names a file that is not there.
 
     A part without any data file is one by the listing. Whether the files that are there are the ones meant stands in
-    `_parts` once the dataset is finalized. Before that it stands in the markers: they are read for parts with several
-    data files, and for all parts once nothing else is left to do (finalize reads them too).
+    the list of parts once the dataset is finalized. Before that it stands in the markers: they are read for parts with
+    several data files, and for all parts once nothing else is left to do (finalize reads them too).
     """
-    listed = ds.store.read_many([names.parts(ds.fp8)])[names.parts(ds.fp8)] if names.manifest(ds.fp8) in data else None
+    list_name = names.parts(ds.fp8, ds.spec.format_version)
+    listed = ds.store.read_many([list_name])[list_name] if names.manifest(ds.fp8) in data else None
     if listed is not None:
-        records = parse_parts(listed, ds.store.path(names.parts(ds.fp8)))
+        records = parse_parts(listed, ds.store.path(list_name), ds.spec)
         here = data | rejected_files(ds) if any(record.rejected for record in records) else data
         return {record.part for record in records if not here.issuperset(record.files)} & done
     files = Counter(
@@ -198,7 +209,7 @@ def _void_parts(ds: Dataset, done: set[int], data: set[str]) -> set[int]:
     for part in doubtful:
         name = names.done(part, ds.fp8)
         content = markers[name]
-        record = parse_marker(content, ds.store.path(name)) if content is not None else None
+        record = parse_marker(content, ds.store, name) if content is not None else None
         if record is None or not all(file in data or ds.store.exists(file) for file in record.files):
             void.add(part)
     return void

@@ -13,7 +13,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pass_ops.errors import (
     CorruptDatasetError,
@@ -72,9 +72,11 @@ def create_dataset(url: str, spec: DatasetSpec, *, overwrite: bool = False, stor
     if store.create(names.DATASET, spec.to_json()):
         return Dataset(url, spec, store)
     there, replaced = read_dataset_json(store)
+    same_format = replace(spec, format_version=there.format_version)  # a dataset keeps the format it was begun in
     notes: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
-    if there.fingerprint == spec.fingerprint:
+    if there.fingerprint == same_format.fingerprint:
+        spec = same_format
         if overwrite:
             notes = (
                 f"{url} already is the dataset asked for (fingerprint {spec.fingerprint[:8]}): "
@@ -82,9 +84,9 @@ def create_dataset(url: str, spec: DatasetSpec, *, overwrite: bool = False, stor
             )
     elif not overwrite:
         raise FingerprintMismatchError(
-            f"{url} holds another dataset (fingerprint {there.fingerprint[:8]}, asked {spec.fingerprint[:8]}). "
+            f"{url} holds another dataset (fingerprint {there.fingerprint[:8]}, asked {same_format.fingerprint[:8]}). "
             "It differs in:\n  "
-            + "\n  ".join(differences(there, spec))
+            + "\n  ".join(differences(there, same_format))
             + "\nNothing was changed. Give another folder, the old options, or --overwrite to replace it"
         )
     else:

@@ -1,4 +1,4 @@
-"""Completing a dataset: `_parts` and the manifest, from the markers alone."""
+"""Completing a dataset: the list of parts and the manifest, from the markers alone."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pass_ops.shards.records import (
     make_manifest,
     parse_marker,
     parts_bytes,
+    read_complete,
     read_manifest,
-    read_parts,
 )
 from pass_ops.shards.store import Store
 
@@ -75,17 +75,19 @@ def _finalize(ds: Dataset, max_reject_rate: float) -> Manifest:
     here = {entry.name for entry in ds.store.entries()}
     present = here | rejected_files(ds)
     if names.manifest(ds.fp8) in here:
-        manifest = read_manifest(ds.store, names.manifest(ds.fp8))
-        if manifest is not None:
-            known = read_parts(ds.store, names.parts(ds.fp8), manifest)
+        complete = read_complete(ds.store, ds.spec)
+        if complete is not None:
+            manifest, known = complete
             _refuse(ds, _void(known, present))
             _remove_others(ds, known, present)
             return manifest
     missing = [part for part in range(ds.spec.parts) if part not in done]
     records = _read_markers(ds, sorted(done))
     _refuse(ds, [*_missing(ds, missing), *_void(records, present), *_rejections(records, max_reject_rate)])
-    content = parts_bytes(records, ds.spec.stage)
-    create_whole(ds.store, names.parts(ds.fp8), content)  # one left by a finalize that died, of other markers, goes
+    content = parts_bytes(records, ds.spec)
+    create_whole(
+        ds.store, names.parts(ds.fp8, ds.spec.format_version), content
+    )  # one left by a finalize that died, of other markers, goes
     _remove_others(ds, records, present)
     manifest = make_manifest(ds.spec, records, sha256_bytes(content))
     if not ds.store.create(names.manifest(ds.fp8), manifest.to_json()):
@@ -112,7 +114,7 @@ def _read_markers(ds: Dataset, parts: Sequence[int]) -> list[PartRecord]:
     gone = [marker for marker in markers if contents[marker] is None]
     if gone:
         raise NotFinalized([f"the marker {gone[0]} was removed meanwhile; run again"], ds.url)
-    return [parse_marker(contents[marker] or b"", ds.store.path(marker)) for marker in markers]
+    return [parse_marker(contents[marker] or b"", ds.store, marker) for marker in markers]
 
 
 def _missing(ds: Dataset, missing: Sequence[int]) -> list[str]:

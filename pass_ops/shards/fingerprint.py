@@ -86,7 +86,12 @@ def content_digest(fingerprint: str, part_sha256s: Iterable[str]) -> str:
 def file_digest(store: Store, name: str = "") -> str:
     """sha256 of a file of any size, in bounded memory; without a name, of the one the store's URL names."""
     with store.open(name) as stream:
-        return hashlib.file_digest(stream, hashlib.sha256).hexdigest()
+        return stream_digest(stream)
+
+
+def stream_digest(stream: Any) -> str:
+    """sha256 of what a binary stream still holds, in bounded memory."""
+    return hashlib.file_digest(stream, hashlib.sha256).hexdigest()
 
 
 def folder_digest(url: str) -> str:

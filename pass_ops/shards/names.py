@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 DATASET = "_dataset.json"
 RUN_RECORD = "_run.json"
-DONE, REJECTED, ATTEMPTS, FAILED = "_done", "_rejected", "_attempts", "_failed"
-FOLDERS = (DONE, REJECTED, FAILED, ATTEMPTS)
+DONE, REJECTED, ATTEMPTS, FAILED, JOURNAL = "_done", "_rejected", "_attempts", "_failed", "_journal"
+FOLDERS = (DONE, REJECTED, FAILED, ATTEMPTS, JOURNAL)
 
 _PATTERNS = {
     "": re.compile(r"part-(?P<part>\d{6,})-(?P<fp8>[0-9a-f]{8})-[0-9a-f]{8}\.parquet"),
@@ -16,8 +16,9 @@ _PATTERNS = {
     REJECTED: re.compile(r"(?P<part>\d{6,})-(?P<fp8>[0-9a-f]{8})-[0-9a-f]{8}\.parquet"),
     ATTEMPTS: re.compile(r"(?P<part>\d{6,})-(?P<fp8>[0-9a-f]{8})-(?P<number>\d+)\.json"),
     FAILED: re.compile(r"(?P<part>\d{6,})-(?P<fp8>[0-9a-f]{8})\.json"),
+    JOURNAL: re.compile(r"(?P<part>\d{6,})-(?P<fp8>[0-9a-f]{8})-[0-9a-f]{12}-\d+\.bin"),
 }
-_SUMMARY = re.compile(r"_(?:parts|manifest)-(?P<fp8>[0-9a-f]{8})\.(?:parquet|json)")
+_SUMMARY = re.compile(r"_(?:parts|manifest)-(?P<fp8>[0-9a-f]{8})\.(?:parquet|jsonl?)")
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{12}\.tmp")
 
 
@@ -50,8 +51,13 @@ def failed(part: int, fp8: str) -> str:
     return f"{FAILED}/{part:06d}-{fp8}.json"
 
 
-def parts(fp8: str) -> str:
-    return f"_parts-{fp8}.parquet"
+def journal(part: int, fp8: str, writer: str, segment: int) -> str:
+    return f"{JOURNAL}/{part:06d}-{fp8}-{writer}-{segment}.bin"
+
+
+def parts(fp8: str, format_version: int) -> str:
+    """The list of parts; no Parquet since version 2, so that `*.parquet` in a dataset's folder is its rows."""
+    return f"_parts-{fp8}.{'parquet' if format_version == 1 else 'jsonl'}"
 
 
 def manifest(fp8: str) -> str:

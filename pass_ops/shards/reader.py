@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,12 +12,13 @@ import pyarrow.parquet as pq
 from pass_ops.errors import CorruptDatasetError, IncompleteDatasetError, NotADatasetError, StaleInputError
 from pass_ops.shards import names
 from pass_ops.shards.dataset import read_dataset_json
-from pass_ops.shards.fingerprint import folder_digest
+from pass_ops.shards.fingerprint import folder_digest, stream_digest
 from pass_ops.shards.paths import relative_folder, resolve_folder
-from pass_ops.shards.records import Manifest, PartRecord, read_manifest, read_parts
+from pass_ops.shards.records import Manifest, PartRecord, read_complete
+from pass_ops.shards.remedy import command_for
 from pass_ops.shards.spec import DatasetSpec, InputRef
 from pass_ops.shards.store import Store
-from pass_ops.shards.tables import open_parquet
+from pass_ops.shards.tables import metadata_problems, open_parquet
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class CompleteDataset:
     manifest: Manifest
     parts: tuple[PartRecord, ...] = field(repr=False)
     store: Store = field(compare=False, repr=False)
+    _sound: set[tuple[object, ...]] = field(default_factory=set, init=False, compare=False, repr=False)
 
     @property
     def content_digest(self) -> str:
@@ -38,31 +41,57 @@ class CompleteDataset:
         return InputRef(relative_folder(dataset, self.url), self.content_digest)
 
     def read_part(self, part: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """A part's table, or some of its columns. Raises CorruptDatasetError if the file is gone or is no Parquet
-        file.
-        """
+        """A part's table, or some of its columns. Raises as `open_part`."""
         with self.open_part(part) as file:
             return file.read(columns=list(columns) if columns is not None else None)
 
     def open_part(self, part: int) -> pq.ParquetFile:
-        """A part's Parquet file, to read it by row groups (they hold whole groups)."""
+        """A part's Parquet file, to read it by row groups (they hold whole groups).
+
+        The file is hashed first, in bounded memory: what is read is what was committed. A local file that has not been
+        written to since is not hashed again by this handle in this process.
+
+        Raises:
+            CorruptDatasetError: the file is gone, damaged, or of another format or stage.
+        """
         record = self.parts[part]
-        try:
-            return open_parquet(self.store.open_arrow(record.data))
-        except FileNotFoundError as error:
-            where = self.store.path(record.data)
-            message = f"{where} is gone, but the manifest names it; run the stage again to redo the part"
-            raise CorruptDatasetError(message) from error
-        except pa.ArrowInvalid as error:
-            message = (
-                f"{self.store.path(record.data)} cannot be read as Parquet ({error}); remove it and run the stage again"
-            )
-            raise CorruptDatasetError(message) from error
+        return self._open(record.data, record.sha256)
 
     def read_rejected(self, part: int) -> pa.Table | None:
-        """A part's rejections; None if there were none."""
+        """A part's rejections; None if there were none. Raises as `open_part`."""
         record = self.parts[part]
-        return open_parquet(self.store.read(record.rejected)).read() if record.rejected else None
+        if record.rejected is None:
+            return None
+        with self._open(record.rejected, str(record.rejected_sha256)) as file:
+            return file.read()
+
+    def _open(self, name: str, sha256: str) -> pq.ParquetFile:
+        """A Parquet file whose bytes are those recorded, opened once for hashing and for reading."""
+        where, command = self.store.path(name), command_for(self.url, self.spec.stage)
+        try:
+            version = self.store.settled_version(name)
+            source = self.store.open_arrow(name)
+        except FileNotFoundError as error:
+            message = f"{where} is gone, but the manifest names it; {command} makes the part again"
+            raise CorruptDatasetError(message) from error
+        known = (os.getpid(), name, version)
+        if version is None or known not in self._sound:
+            found = stream_digest(source)
+            if found != sha256:
+                raise CorruptDatasetError(
+                    f"{where} is damaged: its sha256 is {found[:16]}..., recorded {sha256[:16]}...; none of it was "
+                    f"used. Remove it, then {command} makes the part again"
+                )
+            source.seek(0)
+            self._sound.add(known)
+        try:
+            file = open_parquet(source)
+        except (pa.ArrowException, OSError) as error:
+            message = f"{where} cannot be read as Parquet ({error}). Remove it, then {command} makes the part again"
+            raise CorruptDatasetError(message) from error
+        for problem in metadata_problems(file, self.spec):
+            raise CorruptDatasetError(f"{where}: {problem}. Remove it, then {command} makes the part again")
+        return file
 
     def check_inputs(self) -> None:
         """Refuse if an input that can be found holds something else now than was recorded. Raises StaleInputError.
@@ -82,18 +111,13 @@ def open_dataset(url: str) -> CompleteDataset:
     """A finalized dataset for reading. Raises NotADatasetError, IncompleteDatasetError, CorruptDatasetError."""
     store = Store(url)
     spec, _ = read_dataset_json(store)
-    fp8 = spec.fingerprint[:8]
-    manifest = read_manifest(store, names.manifest(fp8))
-    if manifest is None:
+    complete = read_complete(store, spec)
+    if complete is None:
         raise IncompleteDatasetError(
-            f"{url} is not finalized (no {names.manifest(fp8)}); run its stage again, or look at `passrl status {url}`"
+            f"{url} is not finalized (no {names.manifest(spec.fingerprint[:8])}); run its stage again, or look at "
+            f"`passrl status {url}`"
         )
-    if manifest.fingerprint != spec.fingerprint:
-        raise CorruptDatasetError(
-            f"{url}: the manifest is of fingerprint {manifest.fingerprint[:16]}..., "
-            f"the dataset of {spec.fingerprint[:16]}..."
-        )
-    return CompleteDataset(url, spec, manifest, read_parts(store, names.parts(fp8), manifest), store)
+    return CompleteDataset(url, spec, *complete, store)
 
 
 def examine_input(url: str, spec: DatasetSpec, ref: InputRef) -> tuple[bool, str | None]:

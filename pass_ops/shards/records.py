@@ -1,20 +1,24 @@
-"""What markers, `_parts` and the manifest say, and how they are written."""
+"""What markers, the list of parts and the manifest say, and how they are written."""
 
 from __future__ import annotations
 
 import json
+import posixpath
+import re
+import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
-
-import pyarrow as pa
 
 from pass_ops.errors import CorruptDatasetError
-from pass_ops.shards.fingerprint import canonical_json, content_digest, json_file, sha256_bytes
-from pass_ops.shards.spec import FORMAT_VERSION, DatasetSpec
+from pass_ops.shards import names, version1
+from pass_ops.shards.documents import as_object, parse_json
+from pass_ops.shards.fingerprint import content_digest, json_file, sha256_bytes
+from pass_ops.shards.spec import DatasetSpec, check_version
 from pass_ops.shards.store import Store
-from pass_ops.shards.tables import open_parquet, plain_bytes
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SIZE = re.compile(r"0|[1-9][0-9]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +52,7 @@ class PartRecord:
 class Manifest:
     """What `_manifest-fp8.json` says of a complete dataset.
 
-    parts_sha256: of `_parts-fp8.parquet`. totals: parts, rows, groups, tokens, bytes, rejected_rollouts.
+    parts_sha256: of the list of parts. totals: parts, rows, groups, tokens, bytes, rejected_rollouts.
     rejected: reason -> rejections. groups_by_size: size (a string) -> groups.
     """
 
@@ -66,23 +70,6 @@ class Manifest:
 
 
 _TOTALS = ("rows", "groups", "tokens", "bytes", "rejected_rollouts")
-_COUNTS = ("groups_by_size", "reasons")
-_PARTS_SCHEMA = pa.schema(
-    [
-        pa.field("part", pa.int32(), nullable=False),
-        pa.field("data", pa.string(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
-        pa.field("bytes", pa.int64(), nullable=False),
-        pa.field("rows", pa.int64(), nullable=False),
-        pa.field("groups", pa.int64(), nullable=False),
-        pa.field("tokens", pa.int64(), nullable=False),
-        pa.field("groups_by_size", pa.string(), nullable=False),
-        pa.field("rejected", pa.string()),
-        pa.field("rejected_sha256", pa.string()),
-        pa.field("rejected_rollouts", pa.int64(), nullable=False),
-        pa.field("reasons", pa.string(), nullable=False),
-    ]
-)
 
 
 def read_marker(store: Store, name: str) -> PartRecord | None:
@@ -91,47 +78,71 @@ def read_marker(store: Store, name: str) -> PartRecord | None:
         content = store.read(name)
     except FileNotFoundError:
         return None
-    return parse_marker(content, store.path(name))
+    return parse_marker(content, store, name)
 
 
-def parse_marker(content: bytes, where: str) -> PartRecord:
-    """A marker's content as a record; keys of later versions are skipped. Raises CorruptDatasetError."""
+def parse_marker(content: bytes, store: Store, name: str) -> PartRecord:
+    """A marker's content as a record of the part that the marker's name says. Raises CorruptDatasetError."""
+    place = names.parse(names.DONE, posixpath.basename(name))
     try:
-        return PartRecord(**_known(PartRecord, json.loads(content)))
-    except (ValueError, TypeError, AttributeError) as error:
-        message = f"{where} cannot be read as a marker ({error}); remove it and run again: the part is redone"
+        record = as_object(PartRecord, parse_json(content))
+        if place is None or record.part != place.part:
+            raise ValueError(f"it is of part {record.part}")
+        _check_names(record, place.fp8)
+    except ValueError as error:
+        message = (
+            f"{store.path(name)} cannot be read as a marker ({error}); remove it and run again: the part is redone"
+        )
         raise CorruptDatasetError(message) from error
+    return record
 
 
-def parts_bytes(records: Sequence[PartRecord], stage: str) -> bytes:
-    """`_parts`: the markers' records, one row a part, in order; counts by key as JSON."""
-    rows = [
-        {**asdict(record), **{name: canonical_json(getattr(record, name)) for name in _COUNTS}} for record in records
-    ]
-    return plain_bytes(pa.Table.from_pylist(rows, schema=_PARTS_SCHEMA), stage)
+def parts_bytes(records: Sequence[PartRecord], spec: DatasetSpec) -> bytes:
+    """The list of parts: the markers' records in order, one JSON object a line."""
+    rows = [asdict(record) for record in records]
+    if spec.format_version == 1:
+        return version1.list_bytes(rows, spec.stage)
+    return "".join(f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in rows).encode()
 
 
-def parse_parts(content: bytes, where: str) -> tuple[PartRecord, ...]:
-    """`_parts` back as records. Raises CorruptDatasetError."""
+def parse_parts(content: bytes, where: str, spec: DatasetSpec) -> tuple[PartRecord, ...]:
+    """The list of parts back as records, of parts 0 to the last in order. Raises CorruptDatasetError."""
     try:
-        rows = open_parquet(content).read().to_pylist()
-        records = [
-            PartRecord(**{**_known(PartRecord, row), **{name: json.loads(row[name]) for name in _COUNTS}})
-            for row in rows
-        ]
+        rows = version1.list_rows(content) if spec.format_version == 1 else map(parse_json, content.splitlines())
+        records = tuple(as_object(PartRecord, row) for row in rows)
+        for part, record in enumerate(records):
+            if record.part != part:
+                raise ValueError(f"part {record.part} stands in the place of part {part}")
+            _check_names(record, spec.fingerprint[:8])
+        if len(records) != spec.parts:
+            raise ValueError(f"it has {len(records)} of {spec.parts} parts")
     except (ValueError, TypeError, KeyError, OSError) as error:
         message = (
             f"{where} cannot be read as the list of parts ({error}); remove it and the manifest, then finalize again"
         )
         raise CorruptDatasetError(message) from error
-    return tuple(records)
+    return records
+
+
+def _check_names(record: PartRecord, fp8: str) -> None:
+    """Refuse file names that are not those the protocol gives to these contents, so that none leads elsewhere."""
+    refused = record.rejected_sha256
+    for sha256 in (record.sha256, refused):
+        if sha256 is not None and not _SHA256.fullmatch(sha256):
+            raise ValueError(f"{reprlib.repr(sha256)} is no sha256")
+    refused_name = None if refused is None else names.rejected(record.part, fp8, refused)
+    for found, right in ((record.data, names.data(record.part, fp8, record.sha256)), (record.rejected, refused_name)):
+        if found != right:
+            raise ValueError(f"it names {reprlib.repr(found)}, where {right} belongs")
+    if strange := [size for size in record.groups_by_size if not _SIZE.fullmatch(size)]:
+        raise ValueError(f"{reprlib.repr(strange[0])} is no size of a group")
 
 
 def make_manifest(spec: DatasetSpec, records: Sequence[PartRecord], parts_sha256: str) -> Manifest:
     """The manifest of the parts' records, in order."""
     totals = {name: sum(getattr(record, name) for record in records) for name in _TOTALS}
     return Manifest(
-        format_version=FORMAT_VERSION,
+        format_version=spec.format_version,
         stage=spec.stage,
         fingerprint=spec.fingerprint,
         content_digest=content_digest(spec.fingerprint, (record.sha256 for record in records)),
@@ -144,19 +155,25 @@ def make_manifest(spec: DatasetSpec, records: Sequence[PartRecord], parts_sha256
     )
 
 
+def manifest_problems(spec: DatasetSpec, manifest: Manifest, records: Sequence[PartRecord]) -> list[str]:
+    """Where a manifest is not that of these parts, one line each."""
+    made = make_manifest(spec, records, manifest.parts_sha256)
+    return [
+        f"{item.name} is {getattr(manifest, item.name)}, but the parts give {getattr(made, item.name)}"
+        for item in fields(Manifest)
+        if getattr(manifest, item.name) != getattr(made, item.name)
+    ]
+
+
 def parse_manifest(content: bytes, where: str) -> Manifest:
     """Raises CorruptDatasetError."""
     try:
-        manifest = Manifest(**_known(Manifest, json.loads(content)))
-    except (ValueError, TypeError, AttributeError) as error:
+        manifest = as_object(Manifest, parse_json(content))
+    except ValueError as error:
         raise CorruptDatasetError(
             f"{where} cannot be read as a manifest ({error}); remove it and finalize again"
         ) from error
-    if manifest.format_version != FORMAT_VERSION:
-        raise CorruptDatasetError(
-            f"{where} has format_version {manifest.format_version}; this program reads {FORMAT_VERSION}: "
-            "use the one that made it"
-        )
+    check_version(manifest.format_version, where)
     return manifest
 
 
@@ -169,8 +186,9 @@ def read_manifest(store: Store, name: str) -> Manifest | None:
     return parse_manifest(content, store.path(name))
 
 
-def read_parts(store: Store, name: str, manifest: Manifest) -> tuple[PartRecord, ...]:
+def read_parts(store: Store, spec: DatasetSpec, manifest: Manifest) -> tuple[PartRecord, ...]:
     """The records a manifest vouches for. Raises CorruptDatasetError."""
+    name = names.parts(spec.fingerprint[:8], spec.format_version)
     where = store.path(name)
     try:
         content = store.read(name)
@@ -182,7 +200,19 @@ def read_parts(store: Store, name: str, manifest: Manifest) -> tuple[PartRecord,
         raise CorruptDatasetError(
             f"{where} is not the file the manifest names (sha256 differs); remove both and finalize again"
         )
-    return parse_parts(content, where)
+    return parse_parts(content, where, spec)
+
+
+def read_complete(store: Store, spec: DatasetSpec) -> tuple[Manifest, tuple[PartRecord, ...]] | None:
+    """The manifest, held against the parts that it vouches for; None if there is none. Raises CorruptDatasetError."""
+    name = names.manifest(spec.fingerprint[:8])
+    manifest = read_manifest(store, name)
+    if manifest is None:
+        return None
+    records = read_parts(store, spec, manifest)
+    for problem in manifest_problems(spec, manifest, records):
+        raise CorruptDatasetError(f"{store.path(name)}: {problem}; remove it and finalize again")
+    return manifest, records
 
 
 def _summed(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
@@ -190,8 +220,3 @@ def _summed(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
     for count in counts:
         total.update(count)
     return dict(sorted(total.items()))
-
-
-def _known(kind: Any, document: Mapping[str, Any]) -> dict[str, Any]:
-    wanted = {item.name for item in fields(kind)}
-    return {key: value for key, value in document.items() if key in wanted}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
 from pass_ops.errors import CorruptDatasetError, SpecError
+from pass_ops.shards.documents import as_object, parse_json
 from pass_ops.shards.fingerprint import canonical_json, json_file, plain_json, sha256_bytes
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # of new datasets
+READABLE_VERSIONS = (1, 2)
+MOST_PARTS = 10_000_000
 STAGES = ("prompts", "generate", "score", "shape")
 
 
@@ -46,6 +49,7 @@ class DatasetSpec:
     carried: further top-level keys of `_dataset.json` (sampling, tokenizer_digest, vocabulary, round, policy_digest);
     a generate stage needs sampling.group_size. They enter the fingerprint;
     folders of inputs and ids of models do not.
+    format_version: of the files; a dataset keeps the one it was begun in.
 
     Raises SpecError.
     """
@@ -59,15 +63,20 @@ class DatasetSpec:
     seed: int | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
     carried: Mapping[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
             raise SpecError(f"stage is {self.stage!r}; it is one of {', '.join(STAGES)}")
         if type(self.parts) is not int or self.parts < 1:
             raise SpecError(f"parts is {self.parts!r}; a dataset has at least one part")
+        if self.parts > MOST_PARTS:
+            raise SpecError(f"parts is {self.parts}; a dataset has at most {MOST_PARTS}, give each part more rows")
         for name in ("options", "environment", "carried"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise SpecError(f"{name} is {reprlib.repr(getattr(self, name))}; it maps names to values")
             object.__setattr__(self, name, plain_json(getattr(self, name), name))
-        taken = set(self.carried) & (_OWN_KEYS | {"fingerprint", "format_version", "replaced"})
+        taken = set(self.carried) & (_OWN_KEYS | {"fingerprint", "replaced"})
         if taken:
             raise SpecError(
                 f"carried holds {', '.join(sorted(taken))}, which are keys of _dataset.json itself; rename them"
@@ -87,13 +96,13 @@ class DatasetSpec:
         """G, rollouts asked for per prompt, where the dataset knows it."""
         sampling = self.carried.get("sampling")
         size = sampling.get("group_size") if isinstance(sampling, Mapping) else None
-        return size if isinstance(size, int) else None
+        return size if type(size) is int else None
 
     def payload(self) -> dict[str, Any]:
         """What the fingerprint is taken over. Sources of prompts count by content and order, not by path."""
         digests = {name: ref.content_digest for name, ref in self.inputs.items()}
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": self.format_version,
             "stage": self.stage,
             "stage_version": self.stage_version,
             "options": self.options,
@@ -108,7 +117,7 @@ class DatasetSpec:
     def to_json(self, *, replaced: tuple[str, ...] = ()) -> bytes:
         """The content of `_dataset.json`."""
         document = {
-            "format_version": FORMAT_VERSION,
+            "format_version": self.format_version,
             "stage": self.stage,
             "fingerprint": self.fingerprint,
             "stage_version": self.stage_version,
@@ -126,35 +135,64 @@ class DatasetSpec:
         return json_file(document)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Head:
+    """The keys that every `_dataset.json` has, before the rest is looked at."""
+
+    format_version: int
+    fingerprint: str
+    stage: str
+    stage_version: int
+    parts: int
+    options: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    models: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    seed: int | None
+    replaced: Sequence[str]
+
+
 _OWN_KEYS = {item.name for item in fields(DatasetSpec)} - {"carried"}
 
 
 def parse_dataset_json(content: bytes, where: str) -> tuple[DatasetSpec, tuple[str, ...]]:
     """`_dataset.json` back as a spec, and the fingerprints it replaced. Raises CorruptDatasetError."""
     try:
-        document = json.loads(content)
-        version = document.pop("format_version")
-        if version != FORMAT_VERSION:
-            raise CorruptDatasetError(
-                f"{where} has format_version {version!r}; this program reads {FORMAT_VERSION}: use the one that made it"
-            )
-        fingerprint, replaced = document.pop("fingerprint"), tuple(document.pop("replaced"))
-        document["inputs"] = {name: InputRef(**ref) for name, ref in document["inputs"].items()}
-        document["models"] = {role: ModelRef(**ref) for role, ref in document["models"].items()}
-        own = {key: document.pop(key) for key in list(document) if key in _OWN_KEYS}
-        spec = DatasetSpec(**own, carried=document)
+        document = parse_json(content)
+        if isinstance(document, dict) and "format_version" in document:
+            check_version(document["format_version"], where)
+        head = as_object(_Head, document)
+        replaced = tuple(head.replaced)
+        own = {key: document[key] for key in document if key in _OWN_KEYS} | {
+            "inputs": {name: as_object(InputRef, ref) for name, ref in head.inputs.items()},
+            "models": {role: as_object(ModelRef, ref) for role, ref in head.models.items()},
+        }
+        taken = _OWN_KEYS | {"fingerprint", "replaced"}
+        spec = DatasetSpec(**own, carried={key: value for key, value in document.items() if key not in taken})
+        there = spec.fingerprint
+        if there[:8] in {fingerprint[:8] for fingerprint in replaced}:
+            raise ValueError("it says that its own fingerprint was replaced")
     except CorruptDatasetError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptDatasetError(
-            f"{where} cannot be read as a dataset's description ({error!r}); restore it or remove the folder"
+            f"{where} cannot be read as a dataset's description ({error}); restore it or remove the folder"
         ) from error
-    if spec.fingerprint != fingerprint:
+    if there != head.fingerprint:
         raise CorruptDatasetError(
-            f"{where} says fingerprint {fingerprint[:16]}..., but its fields give {spec.fingerprint[:16]}...: "
+            f"{where} says fingerprint {head.fingerprint[:16]}..., but its fields give {there[:16]}...: "
             "it was edited; restore it, or make the dataset again in an empty folder"
         )
     return spec, replaced
+
+
+def check_version(version: Any, where: str) -> None:
+    """Raises CorruptDatasetError for a format that this program cannot read."""
+    if type(version) is not int or version not in READABLE_VERSIONS:
+        readable = " and ".join(str(known) for known in READABLE_VERSIONS)
+        raise CorruptDatasetError(
+            f"{where} has format_version {version!r}; this program reads {readable}: use the one that made it"
+        )
 
 
 def differences(there: DatasetSpec, asked: DatasetSpec) -> list[str]:

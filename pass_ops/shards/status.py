@@ -111,4 +111,4 @@ def _sample(store: Store, parts: Sequence[int], fp8: str) -> list[PartRecord]:
     """Records of the parts, or of evenly spaced ones where there are many."""
     step = max(1, -(-len(parts) // _READ_AT_MOST))
     contents = store.read_many([names.done(part, fp8) for part in parts[::step]])
-    return [parse_marker(content, store.path(name)) for name, content in contents.items() if content is not None]
+    return [parse_marker(content, store, name) for name, content in contents.items() if content is not None]

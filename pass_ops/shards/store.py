@@ -22,6 +22,7 @@ import errno
 import os
 import posixpath
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -38,6 +39,7 @@ from pass_ops.errors import StoreError
 _MEMORY_CREATE = threading.Lock()  # memory:// is one per process, and so is what makes its create exclusive
 _CONFLICT_RETRIES = 20  # S3 answers 409 while another conditional put of the name is under way
 _READ_BATCH = 128
+_SETTLED = 10.0  # seconds
 # Said outright, it makes s3fs send one GET; otherwise it first asks for the size (s3fs 2026.9), twice the requests.
 _ONE_GET = {"start": 0}
 
@@ -144,6 +146,16 @@ class Store:
         self._hook("read", name)
         with _named_errors("reading", self.path(name)):
             return pa.OSFile(self.path(name))
+
+    def settled_version(self, name: str) -> tuple[int, ...] | None:
+        """What changes when a local file is written to (inode, size, time); None where that could not be told.
+
+        A file written in the last seconds may be written again within one tick of its file system's clock.
+        """
+        if not self.is_local:
+            return None
+        stat = os.stat(self.path(name))
+        return (stat.st_ino, stat.st_size, stat.st_mtime_ns) if time.time() - stat.st_mtime > _SETTLED else None
 
     def exists(self, name: str) -> bool:
         self._hook("exists", name)

@@ -12,7 +12,7 @@ rollout_id: so signals get the row groups of their rollouts.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from pass_ops.groups import group_bounds
 from pass_ops.ragged import list_lengths
 from pass_ops.shards.schemas import REJECTED, row_group_cuts
-from pass_ops.shards.spec import FORMAT_VERSION
+from pass_ops.shards.spec import FORMAT_VERSION, DatasetSpec
 from pass_ops.shards.store import arrow_reader
 
 ROWS_PER_ROW_GROUP = 1024
@@ -55,13 +55,13 @@ def group_keys(table: pa.Table) -> pa.ChunkedArray:
     return table["prompt_id"]
 
 
-def part_bytes(table: pa.Table, stage: str) -> bytes:
+def part_bytes(table: pa.Table, stage: str, *, format_version: int = FORMAT_VERSION) -> bytes:
     """A part's file. `table` as `schemas.conform` gives it."""
-    table = table.replace_schema_metadata({"format_version": str(FORMAT_VERSION), "stage": stage})
-    return _parquet(table, row_group_cuts(group_bounds(group_keys(table)), ROWS_PER_ROW_GROUP))
+    row_groups = row_group_cuts(group_bounds(group_keys(table)), ROWS_PER_ROW_GROUP)
+    return _parquet(table, row_groups, stage=stage, format_version=format_version)
 
 
-def rejected_bytes(stage: str, rejected: Sequence[Rejection]) -> bytes:
+def rejected_bytes(stage: str, rejected: Sequence[Rejection], *, format_version: int = FORMAT_VERSION) -> bytes:
     """The file of a part's rejections, in the order given."""
     rows = [
         {
@@ -77,13 +77,13 @@ def rejected_bytes(stage: str, rejected: Sequence[Rejection]) -> bytes:
         for item in rejected
     ]
     table = pa.Table.from_pylist(rows, schema=REJECTED)
-    return plain_bytes(table, stage)
+    return plain_bytes(table, stage, format_version=format_version)
 
 
-def plain_bytes(table: pa.Table, stage: str) -> bytes:
+def plain_bytes(table: pa.Table, stage: str, *, format_version: int = FORMAT_VERSION) -> bytes:
     """Any other table of a dataset, as one row group."""
-    table = table.replace_schema_metadata({"format_version": str(FORMAT_VERSION), "stage": stage})
-    return _parquet(table, [(0, table.num_rows)] if table.num_rows else [])
+    row_groups = [(0, table.num_rows)] if table.num_rows else []
+    return _parquet(table, row_groups, stage=stage, format_version=format_version)
 
 
 def open_parquet(source: bytes | pa.NativeFile) -> pq.ParquetFile:
@@ -92,7 +92,16 @@ def open_parquet(source: bytes | pa.NativeFile) -> pq.ParquetFile:
     return pq.ParquetFile(reader, pre_buffer=True)
 
 
-def _parquet(table: pa.Table, row_groups: Sequence[tuple[int, int]]) -> bytes:
+def metadata_problems(file: pq.ParquetFile, spec: DatasetSpec) -> Iterator[str]:
+    """Where a file's metadata is not that of the dataset's format and stage."""
+    found = file.schema_arrow.metadata or {}
+    for key, wanted in (("format_version", str(spec.format_version)), ("stage", spec.stage)):
+        if found.get(key.encode()) != wanted.encode():
+            yield f"its metadata has {key} {found.get(key.encode())!r}, not {wanted.encode()!r}"
+
+
+def _parquet(table: pa.Table, row_groups: Sequence[tuple[int, int]], *, stage: str, format_version: int) -> bytes:
+    table = table.replace_schema_metadata({"format_version": str(format_version), "stage": stage})
     columns = list(table.schema)
     tensors = [field for field in columns if _is_tensor(field.type)]
     encodings = {_leaf(field): _encoding(field) for field in tensors}
@@ -109,6 +118,7 @@ def _parquet(table: pa.Table, row_groups: Sequence[tuple[int, int]]) -> bytes:
         write_statistics=[field.name for field in scalars if field.name != "text"],
         column_encoding={path: encoding for path, encoding in encodings.items() if encoding},
         version="2.6",
+        write_page_checksum=format_version > 1,  # for other readers: ours compare the sha256 of the whole file
     ) as writer:
         for start, stop in row_groups:
             rows = table.slice(start, stop - start)

@@ -20,15 +20,16 @@ from pass_ops.shards.reader import CompleteDataset, examine_input, open_dataset
 from pass_ops.shards.records import (
     Manifest,
     PartRecord,
-    make_manifest,
+    manifest_problems,
     parse_marker,
     read_manifest,
     read_parts,
 )
+from pass_ops.shards.remedy import command_for
 from pass_ops.shards.schemas import REJECTED, ROLLOUTS, schema_for
-from pass_ops.shards.spec import FORMAT_VERSION, DatasetSpec
+from pass_ops.shards.spec import DatasetSpec
 from pass_ops.shards.store import Store
-from pass_ops.shards.tables import count_table, group_keys, open_parquet
+from pass_ops.shards.tables import count_table, group_keys, metadata_problems, open_parquet
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def _dataset(store: Store) -> Iterator[Finding]:
             )
             records = tuple(markers[part] for part in sorted(markers))
         else:
-            records = read_parts(store, names.parts(spec.fingerprint[:8]), manifest)
+            records = read_parts(store, spec, manifest)
             yield from _manifest(store, spec, manifest, records)
             yield from _marker_differences(store, spec, markers, records)
     except CorruptDatasetError as error:
@@ -94,7 +95,7 @@ def _markers(store: Store, spec: DatasetSpec) -> Generator[Finding, None, dict[i
     wanted = [names.done(name.part, name.fp8) for name in found if name and name.fp8 == spec.fingerprint[:8]]
     for name, content in store.read_many(wanted).items():
         try:
-            record = parse_marker(content or b"", store.path(name))
+            record = parse_marker(content or b"", store, name)
             marked[record.part] = record
         except CorruptDatasetError as error:
             yield Finding("error", "marker", store.path(name), str(error))
@@ -105,13 +106,8 @@ def _manifest(
     store: Store, spec: DatasetSpec, manifest: Manifest, records: tuple[PartRecord, ...]
 ) -> Iterator[Finding]:
     where = store.path(names.manifest(spec.fingerprint[:8]))
-    made = make_manifest(spec, records, manifest.parts_sha256)
-    for field in ("fingerprint", "stage", "content_digest", "totals", "rejected", "groups_by_size"):
-        said, is_ = getattr(manifest, field), getattr(made, field)
-        if said != is_:
-            yield Finding("error", "manifest", where, f"{field} is {said}, but the parts give {is_}")
-    if [record.part for record in records] != list(range(spec.parts)):
-        yield Finding("error", "manifest", where, f"the list of parts is not 0 to {spec.parts - 1} in order")
+    for problem in manifest_problems(spec, manifest, records):
+        yield Finding("error", "manifest", where, problem)
 
 
 def _marker_differences(
@@ -166,16 +162,26 @@ def _orphans(
 ) -> Iterator[Finding]:
     fp8 = spec.fingerprint[:8]
     named = {file for record in records for file in record.files}
-    named |= {names.DATASET, names.RUN_RECORD, names.manifest(fp8), names.parts(fp8)}
+    named |= {names.DATASET, names.RUN_RECORD, names.manifest(fp8)}
+    named.add(names.parts(fp8, spec.format_version))
     old = {fingerprint[:8] for fingerprint in replaced}
+    done = {record.part for record in records}
     for folder in ("", *names.FOLDERS):
         for entry in store.entries(folder):
             name = f"{folder}/{entry.name}" if folder else entry.name
             own = names.fingerprint_of(folder, entry.name)
-            if name in named or (folder not in ("", names.REJECTED) and own == fp8 and not entry.name.startswith(".")):
+            if name in named or (own == fp8 and _belongs(folder, entry.name, done)):
                 continue
             kind = "of a replaced fingerprint" if own in old else "no marker names it"
             yield Finding("info", "orphan", store.path(name), f"{kind}; harmless, {entry.size} bytes")
+
+
+def _belongs(folder: str, name: str, done: set[int]) -> bool:
+    """Whether a file of this fingerprint that no marker names has its place: a journal has while its part is open."""
+    if folder in ("", names.REJECTED) or name.startswith("."):
+        return False
+    found = names.parse(folder, name)
+    return folder != names.JOURNAL or (found is not None and found.part not in done)
 
 
 # -- the parts ---------------------------------------------------------------------------------------------------
@@ -186,9 +192,9 @@ def _parts(store: Store, spec: DatasetSpec, records: tuple[PartRecord, ...]) -> 
     groups: dict[str, int] = {}
     for record in records:
         where = store.path(record.data)
-        file = yield from _file(store, record.data, record.sha256)
+        file = yield from _file(store, record.data, record.sha256, spec=spec)
         if file is not None:
-            yield from _metadata(file, spec, where)
+            yield from (Finding("error", "schema", where, said) for said in metadata_problems(file, spec))
             table = yield from _read(file, where)
             if table is not None and (yield from _columns(table, spec, where)):
                 for problem in part_problems(table, spec.stage):
@@ -197,27 +203,29 @@ def _parts(store: Store, spec: DatasetSpec, records: tuple[PartRecord, ...]) -> 
                 yield from _groups(table, record.part, groups, where)
                 if rollouts is not None and record.part < len(rollouts.parts):
                     yield from _alignment(file, table, rollouts, record.part, where)
-        yield from _rejections(store, record)
+        yield from _rejections(store, record, spec)
     if rollouts is not None and len(rollouts.parts) != spec.parts:
         message = f"{spec.parts} parts, but its rollouts have {len(rollouts.parts)}"
         yield Finding("error", "alignment", store.root, message)
 
 
-def _file(store: Store, name: str, sha256: str) -> Generator[Finding, None, pq.ParquetFile | None]:
+def _file(
+    store: Store, name: str, sha256: str, *, spec: DatasetSpec
+) -> Generator[Finding, None, pq.ParquetFile | None]:
     """A Parquet file whose bytes are as recorded (returned), or findings and None."""
-    where = store.path(name)
+    where, command = store.path(name), command_for(store.root, spec.stage)
     try:
         content = store.read(name)
     except FileNotFoundError:
-        yield Finding("error", "missing_file", where, "the file is gone: run the stage again to redo the part")
+        yield Finding("error", "missing_file", where, f"the file is gone: {command} makes the part again")
         return None
     if sha256_bytes(content) != sha256:
-        message = f"its sha256 is {sha256_bytes(content)[:16]}..., recorded {sha256[:16]}...: it was changed or damaged"
-        yield Finding("error", "sha256", where, message)
-    if sha256[:8] not in name:
-        yield Finding(
-            "error", "file_name", where, f"its name does not hold the first digits of its sha256, {sha256[:8]}"
+        found = sha256_bytes(content)
+        message = (
+            f"its sha256 is {found[:16]}..., recorded {sha256[:16]}...: it was changed or damaged. "
+            f"Remove it, then {command} makes the part again"
         )
+        yield Finding("error", "sha256", where, message)
     try:
         return open_parquet(content)
     except (pa.ArrowException, OSError) as error:
@@ -231,17 +239,6 @@ def _read(file: pq.ParquetFile, where: str) -> Generator[Finding, None, pa.Table
     except (pa.ArrowException, OSError) as error:
         yield Finding("error", "unreadable", where, f"cannot be read as Parquet: {error}")
         return None
-
-
-def _metadata(file: pq.ParquetFile, spec: DatasetSpec, where: str) -> Iterator[Finding]:
-    schema = file.schema_arrow
-    metadata = schema.metadata or {}
-    expected = {b"format_version": str(FORMAT_VERSION).encode(), b"stage": spec.stage.encode()}
-    for key, value in expected.items():
-        if metadata.get(key) != value:
-            yield Finding(
-                "error", "schema", where, f"its metadata has {key.decode()} {metadata.get(key)!r}, not {value!r}"
-            )
 
 
 def _columns(table: pa.Table, spec: DatasetSpec, where: str) -> Generator[Finding, None, bool]:
@@ -283,11 +280,11 @@ def _groups(table: pa.Table, part: int, groups: dict[str, int], where: str) -> I
             yield Finding("error", "unique_ids", where, f"{key} is also in part {groups[key]}")
 
 
-def _rejections(store: Store, record: PartRecord) -> Iterator[Finding]:
+def _rejections(store: Store, record: PartRecord, spec: DatasetSpec) -> Iterator[Finding]:
     if record.rejected is None:
         return
     where = store.path(record.rejected)
-    file = yield from _file(store, record.rejected, str(record.rejected_sha256))
+    file = yield from _file(store, record.rejected, str(record.rejected_sha256), spec=spec)
     table = None if file is None else (yield from _read(file, where))
     if table is None:
         return

@@ -203,6 +203,23 @@ def demo(options: Namespace) -> int | None:
     return None
 
 
+def gpu_check(options: Namespace) -> int | None:
+    """The checks of this machine, a JSON line each as it ends; exit code 1 where one failed."""
+    from pipelines.gpu_check import CheckOptions, gpu_check
+
+    lines = gpu_check(
+        CheckOptions(
+            out=options.out,
+            only=tuple(options.only),
+            device=options.device,
+            minutes=options.minutes,
+            report=options.report,
+            trl=options.trl,
+        )
+    )
+    return 1 if any(line.result.status == "failed" for line in lines) else None
+
+
 def _open_run(options: Namespace) -> Run:
     """The run that a command names, with what the command line says of the runner."""
     from pipelines.runs.config import load_config, module_folders

@@ -91,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_questions(commands)
     _add_prm_check(commands)
     _add_demo(commands)
+    _add_gpu_check(commands)
     return parser
 
 
@@ -221,6 +222,27 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     demo.add_argument("--seed", type=int, default=0, help="seed of prompts, rollouts and batches (default 0)")
     demo.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="as for run")
     demo.add_argument("--overwrite", action="store_true", help="begin again in a folder that holds another run")
+
+
+def _add_gpu_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    check = _command(
+        commands,
+        "gpu-check",
+        "whether this machine's GPUs do what they should: results, speed, memory; exit code 1 where a check fails",
+    )
+    check.add_argument("--out", default="runs/gpu-check", metavar="FOLDER", help="models, logs, report; up to 60 GiB")
+    check.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="only these checks: driver, train, engine, reload, ..."
+    )
+    check.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="cpu: the same checks with tiny models, speed and memory not judged (default: cuda where there is a GPU)",
+    )
+    check.add_argument("--minutes", type=float, default=20.0, help="what has not begun by then is skipped (default 20)")
+    check.add_argument("--report", metavar="FILE", help="the Markdown page (default: gpu.md in the folder)")
+    check.add_argument("--trl", metavar="PYTHON", help="an interpreter that has TRL (default: this one, if it has)")
 
 
 def _command(

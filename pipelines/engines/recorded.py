@@ -184,7 +184,7 @@ def _recorded_sample(row: dict[str, Any]) -> Sample:
 def _read_parquet(path: str) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
         columns = [name for name in file.schema_arrow.names if name in COLUMNS]
         rows: list[dict[str, Any]] = file.read(columns=columns).to_pylist()
         return rows

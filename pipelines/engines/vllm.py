@@ -131,6 +131,8 @@ class VllmBackend:
         if (base := base_weights(model)) != self._base:
             folder = str(check_model_folder(model))
             self._engine.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+            if self._device == "cpu":
+                self._engine.apply_model(renew_packed_head)
             self._base = base
         self._use_adapter(model)
         if not self._engine.reset_prefix_cache():
@@ -268,6 +270,18 @@ def let_modules_be_scanned() -> None:
             return False
 
     dispatcher.hasattr = has
+
+
+def renew_packed_head(model: Any) -> None:
+    """After a reload on a CPU: let the head compute with the new weights.
+
+    vLLM's CPU kernels multiply with a packed copy of a layer's weights. A reload (0.32) packs the layers anew whose
+    tensors are in the checkpoint; a head that is tied to the embedding has none there and kept the old copy, so every
+    logit came from the new body and the old head. Can go once vLLM packs it itself.
+    """
+    head: Any = getattr(model, "lm_head", None)
+    if hasattr(head, "cpu_linear"):
+        head.quant_method.process_weights_after_loading(head)
 
 
 def base_weights(model: str) -> tuple[tuple[str, int, int], ...]:

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 import pyarrow as pa
 
 from pass_ops import shards
-from pass_ops.errors import PassError
+from pass_ops.errors import PartError, PassError
 from pass_ops.shards import Dataset, Rejection
 from pipelines.engines.base import EngineDead
 from pipelines.parts.attempts import attempts_made, withdraw_attempt
@@ -51,6 +51,14 @@ class PartWork(Protocol):
 
     def start(self, part: int) -> Future[PartOutput]:
         """Begin a part without waiting for its result; parts under way at the same time share what setup acquired."""
+
+    def start_again(self, part: int) -> Future[PartOutput]:
+        """Begin a part that was begun before, here or by another worker: what that attempt kept may be of use."""
+        return self.start(part)
+
+    def forget(self, part: int) -> None:  # noqa: ARG002 - the protocol's
+        """Let go of what was kept of a part's attempts: it is committed, or what was made of it is refused."""
+        return
 
     def has_room(self, parts: int) -> bool:
         """Whether one more part would be of use beside so many under way: one is computed while another is read."""
@@ -156,12 +164,12 @@ class PartLoop:
             future.cancel()
             withdraw_attempt(self._dataset, part, attempt)
 
-    def _begin(self, part: int) -> Future[PartOutput]:
+    def _begin(self, part: int, *, again: bool = False) -> Future[PartOutput]:
         if self._stopped:
             raise StageAborted("the job was stopped")
         attempt = shards.begin_attempt(self._dataset, part)
         try:
-            future = self._work.start(part)
+            future = self._work.start_again(part) if again else self._work.start(part)
         except Exception as error:  # noqa: BLE001 - an error of start and one on the future are one case
             future = Future()
             future.set_exception(error)
@@ -189,7 +197,7 @@ class PartLoop:
         if shards.committed(self._dataset, part) is not None:
             return
         while attempts_made(self._dataset, part) < self._max_attempts:
-            error = self._settle(self._begin(part))
+            error = self._settle(self._begin(part, again=True))
             if error is None:
                 return
         attempts = attempts_made(self._dataset, part)
@@ -214,8 +222,11 @@ class PartLoop:
                 stage, url = self._dataset.spec.stage, self._dataset.url
                 raise StageAborted(f"{stage} of {url} stopped at part {part}: {cause}") from error
             del self._in_flight[future]
+            if isinstance(error, PartError):
+                self._work.forget(part)
             return error
         del self._in_flight[future]
+        self._work.forget(part)
         return None
 
     def _blame_engine_death(self, error: Exception) -> None:

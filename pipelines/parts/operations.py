@@ -29,6 +29,9 @@ class Limits:
     part is given up, the next command tries it with a new count."""
     max_reject_rate: Share = 0.05
     """Share of rejected rollouts above which a dataset is not finalized."""
+    journal: bool = True
+    """While a part is sampled, keeps its finished rollouts beside the dataset, so that the next attempt goes on from
+    there if the worker is lost."""
 
 
 @options(OperationsError)

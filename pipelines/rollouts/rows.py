@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,11 @@ class Rollout:
     seed: int
     completion: Completion
 
+    @property
+    def rollout_id(self) -> str:
+        """Its name in its dataset."""
+        return rollout_id(self.prompt.prompt_id, self.sample_index)
+
 
 async def sample_part(
     engine: Engine,
@@ -39,15 +45,25 @@ async def sample_part(
     program: LoadedProgram,
     sampling: Sampling,
     seeds: Callable[[str], Sequence[int]],
+    kept: Mapping[str, Completion] = MappingProxyType({}),
+    keep: Callable[[Rollout], None] | None = None,
 ) -> PartOutput:
     """Every rollout of a part; rows in order of prompt and sample_index, whatever the order they came in.
 
-    seeds: prompt_id -> the seed of each rollout of its group. Raises what is no single rollout's fault (EngineDead).
+    seeds: prompt_id -> the seed of each rollout of its group. kept: rollout_id -> its completion, where it is known
+    from an earlier attempt. keep: told of every rollout as soon as it is finished, but not of those kept already.
+    Raises what is no single rollout's fault (EngineDead).
     """
 
-    def begin(prompt: PlannedPrompt, index: int, seed: int) -> Awaitable[Rollout | Rejection]:
+    async def begin(prompt: PlannedPrompt, index: int, seed: int) -> Rollout | Rejection:
+        known = kept.get(rollout_id(prompt.prompt_id, index))
+        if known is not None:
+            return Rollout(prompt=prompt, sample_index=index, seed=seed, completion=known)
         conversation = Conversation(engine, prompt_token_ids=prompt.token_ids, seed=seed, sampling=sampling)
-        return _rollout(program, prompt, index, conversation)
+        made = await _rollout(program, prompt, index, conversation)
+        if keep is not None and isinstance(made, Rollout):
+            keep(made)
+        return made
 
     answers = await asyncio.gather(
         *(
@@ -60,6 +76,11 @@ async def sample_part(
     rejected = [item for item in (*planned, *answers) if isinstance(item, Rejection)]
     rollouts = [item for item in answers if isinstance(item, Rollout)]
     return PartOutput(table=rollouts_table(rollouts), rejected=tuple(rejected))
+
+
+def rollout_id(prompt_id: str, sample_index: int) -> str:
+    """The rollout's name in its dataset."""
+    return f"{prompt_id}/{sample_index}"
 
 
 async def _rollout(
@@ -96,7 +117,7 @@ def rollouts_table(rollouts: Sequence[Rollout]) -> pa.Table:
     columns = {
         "group_id": [rollout.prompt.prompt_id for rollout in rollouts],
         "sample_index": [rollout.sample_index for rollout in rollouts],
-        "rollout_id": [f"{rollout.prompt.prompt_id}/{rollout.sample_index}" for rollout in rollouts],
+        "rollout_id": [rollout.rollout_id for rollout in rollouts],
         "prompt_token_ids": _lists([rollout.prompt.token_ids for rollout in rollouts], np.int32),
         "token_ids": _lists([sample.token_ids for sample in samples], np.int32),
         "text": [sample.text for sample in samples],

@@ -14,20 +14,23 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from pass_ops import shards
-from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest, ModelRef, Rejection
+from pass_ops.shards import CompleteDataset, Dataset, DatasetSpec, Manifest, ModelRef, Rejection
 from pipelines.engines.base import Engine, EngineOptionError, EngineOptions, RequestRejected, SampleRequest, Sampling
 from pipelines.engines.environment import engine_environment
 from pipelines.engines.text import stops
 from pipelines.models.folder import ModelFacts, describe_model, load_tokenizer, model_digest
 from pipelines.parts.inputs import reopen
+from pipelines.parts.journal import Journal, left_journals
 from pipelines.parts.loop import PartOutput, PartWork, Stage, in_background
 from pipelines.parts.operations import Operations
 from pipelines.parts.worker_check import check_worker
 from pipelines.programs.base import single_turn
 from pipelines.rollouts.encode import PlannedPrompt, plan_part, special_encoding
+from pipelines.rollouts.kept import planned_digest, with_journal
 from pipelines.rollouts.options import GenerateOptionError, GenerateOptions
 from pipelines.rollouts.rows import LoadedProgram, sample_part
 
@@ -89,6 +92,7 @@ def generate(
         seed=seed,
         round=round,
         overwrite=operations.overwrite,
+        journal=operations.journal,
     )
     return run_stage(stage, operations)
 
@@ -103,13 +107,23 @@ def generate_stage(
     seed: int = 0,
     round: int = 0,  # noqa: A002
     overwrite: bool = False,
+    journal: bool = True,
 ) -> Stage:
     """What `generate` runs, checked and ready; its dataset is begun. Raises as that does before anything runs."""
     source = shards.open_dataset(prompts)
     engine = replace(engine, logprobs_mode=options.sampling.needed_mode)
     spec = generate_spec(source, out=out, model=model, engine=engine, options=options, seed=seed, round=round)
     dataset = shards.create_dataset(out, spec, overwrite=overwrite)
-    work = GenerateWork(spec=spec, prompts=prompts, model=model, engine=engine, options=options, seed=seed, round=round)
+    work = GenerateWork(
+        spec=spec,
+        prompts=prompts,
+        model=model,
+        engine=engine,
+        options=options,
+        seed=seed,
+        round=round,
+        journals=dataset if journal else None,
+    )
     return Stage(dataset=dataset, work=work, runs_model=True, costs=[part.rows for part in source.parts])
 
 
@@ -243,7 +257,9 @@ class GenerateWork(PartWork):
         options: GenerateOptions,
         seed: int,
         round: int,  # noqa: A002
+        journals: Dataset | None = None,
     ) -> None:
+        """journals: the dataset beside which finished rollouts are kept until their part commits; None keeps none."""
         self._spec = spec
         self._prompts_url = prompts
         self._model = model
@@ -251,6 +267,9 @@ class GenerateWork(PartWork):
         self._options = options
         self._seed = seed
         self._round = round
+        self._journals = journals
+        self._left: dict[int, tuple[str, ...]] = {}
+        self._open_journals: dict[int, Journal] = {}
         self._prompts: CompleteDataset
         self._engine: Engine
         self._program: LoadedProgram
@@ -267,6 +286,7 @@ class GenerateWork(PartWork):
         self._engine = acquire(self._model, self._engine_options)
         if self._options.sampling.extra:
             _try_sampling(self._engine, self._options.sampling)
+        self._look_for_journals()
 
     def start(self, part: int) -> Future[PartOutput]:
         """Read and encode a part in the caller's thread, so that parts queue up in order; sample it in another."""
@@ -276,7 +296,17 @@ class GenerateWork(PartWork):
             options=self._options,
             max_model_len=self._engine.max_model_len,
         )
-        return in_background(self._sample, planned)
+        return in_background(self._sample, planned, self._journal(part, planned))
+
+    def start_again(self, part: int) -> Future[PartOutput]:
+        """With what the attempt before it kept, if that ran beside this worker."""
+        self._look_for_journals()
+        return self.start(part)
+
+    def forget(self, part: int) -> None:
+        """Discard the part's journals."""
+        if (journal := self._open_journals.pop(part, None)) is not None:
+            journal.discard()
 
     def has_room(self, parts: int) -> bool:
         """For what keeps the engine full: a part's last rollouts leave seats empty long before it is complete."""
@@ -285,11 +315,27 @@ class GenerateWork(PartWork):
         seats = self._engine.width * self._engine_options.max_num_seqs
         return self._engine.in_flight < seats * 9 // 8  # an eighth waits for the next free seats
 
-    def _sample(self, planned: Sequence[PlannedPrompt | Rejection]) -> PartOutput:
-        sampling = self._options.sampling
-        return asyncio.run(
-            sample_part(self._engine, planned, program=self._program, sampling=sampling, seeds=self._seeds)
+    def _look_for_journals(self) -> None:
+        self._left = {} if self._journals is None else left_journals(self._journals)
+
+    def _journal(self, part: int, planned: Sequence[PlannedPrompt | Rejection]) -> Journal | None:
+        if self._journals is None:
+            return None
+        inputs = planned_digest(planned, self._seeds)
+        journal = Journal(self._journals, part, inputs=inputs, left=self._left.get(part, ()))
+        self._open_journals[part] = journal
+        return journal
+
+    def _sample(self, planned: Sequence[PlannedPrompt | Rejection], journal: Journal | None) -> PartOutput:
+        sample = partial(
+            sample_part,
+            self._engine,
+            planned,
+            program=self._program,
+            sampling=self._options.sampling,
+            seeds=self._seeds,
         )
+        return asyncio.run(sample() if journal is None else with_journal(sample, journal))
 
     def _seeds(self, prompt_id: str) -> list[int]:
         return [derive_seed(self._seed, self._round, prompt_id, index) for index in range(self._options.group_size)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import pytest
 
 from pass_ops.shards import (
+    CompleteDataset,
     DatasetSpec,
+    PartRecord,
     commit_part,
     create_dataset,
     finalize,
@@ -44,21 +46,26 @@ def make_signal(url, made, tables):
     return open_dataset(url)
 
 
-def smuggle(url: str, part: int, content: bytes, *, sha8: str | None = None) -> None:
+def smuggle(url: str, part: int, content: bytes) -> None:
     """Replace a part of a finalized dataset by other bytes, with all records rewritten to vouch for them."""
     complete = open_dataset(url)
-    store, spec, fp8 = complete.store, complete.spec, complete.spec.fingerprint[:8]
-    name = f"part-{part:06d}-{fp8}-{sha8 or sha256_bytes(content)[:8]}.parquet"
+    store, fp8 = complete.store, complete.spec.fingerprint[:8]
+    name = f"part-{part:06d}-{fp8}-{sha256_bytes(content)[:8]}.parquet"
     store.put(name, content)
     marker = store.read(f"_done/{part:06d}-{fp8}.json").replace(complete.parts[part].data.encode(), name.encode())
     marker = marker.replace(complete.parts[part].sha256.encode(), sha256_bytes(content).encode())
     marker = marker.replace(b'"bytes": %d' % complete.parts[part].bytes, b'"bytes": %d' % len(content))
     store.put(f"_done/{part:06d}-{fp8}.json", marker)
     records = list(complete.parts)
-    records[part] = parse_marker(marker, "here")
-    parts = parts_bytes(records, spec.stage)
-    store.put(f"_parts-{fp8}.parquet", parts)
-    store.put(f"_manifest-{fp8}.json", make_manifest(spec, records, sha256_bytes(parts)).to_json())
+    records[part] = parse_marker(marker, store, f"_done/{part:06d}-{fp8}.json")
+    forge_list(complete, records)
+
+
+def forge_list(complete: CompleteDataset, records: Sequence[PartRecord]) -> None:
+    """Another list of parts, and a manifest that vouches for it."""
+    listed, fp8 = parts_bytes(records, complete.spec), complete.spec.fingerprint[:8]
+    complete.store.put(f"_parts-{fp8}.jsonl", listed)
+    complete.store.put(f"_manifest-{fp8}.json", make_manifest(complete.spec, records, sha256_bytes(listed)).to_json())
 
 
 def put(table: pa.Table, name: str, values: list) -> pa.Table:

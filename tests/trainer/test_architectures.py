@@ -11,7 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from benchmarks.architectures import OPTIONS, WORK, build, measure, off_plain
-from benchmarks.train_workload import write_workload
+from pipelines.gpu_check.workload import write_workload
 from trainer.errors import ModelLoadError, PolicyMismatchError, TrainOptionError
 from trainer.policy import load_policy
 

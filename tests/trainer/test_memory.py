@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,17 +85,23 @@ def test_bfloat16_computes_roughly_and_updates_float32_weights(policy_folder):
     assert {g.dtype for name, g in found.items() if name != "loss"} == {torch.float32}
 
 
-def test_8_bit_adamw_moves_the_weights_about_as_adamw_does_with_a_quarter_of_the_state(tmp_path, monkeypatch):
-    pytest.importorskip("torchao")  # not among the test requirements: with it, importing transformers is slow and loud
+def wide_model(folder: Path) -> str:
+    """A model with matrices large enough for 8-bit state."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # torchao compiles its step, for minutes
     LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY, hidden_size=128, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2,
             num_key_value_heads=2, max_position_embeddings=64,
         )
-    ).save_pretrained(tmp_path)  # fmt: skip
+    ).save_pretrained(folder)  # fmt: skip
+    return str(folder)
+
+
+def test_8_bit_adamw_moves_the_weights_about_as_adamw_does_with_a_quarter_of_the_state(tmp_path, monkeypatch):
+    pytest.importorskip("torchao")  # not among the test requirements: with it, importing transformers is slow and loud
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # torchao compiles its step, for minutes
+    wide_model(tmp_path)
     step = step_of(random_rows(groups=3, size=4), reference=False)
     moved, state = {}, {}
     for name in ("adamw", "adamw_8bit"):

@@ -112,9 +112,14 @@ def test_what_a_run_is_compared_by_are_json_values_of_what_decides_the_result():
     assert semantic["betas"] == [0.9, 0.95]
     assert set(asdict(TrainOptions())) - set(semantic) == {
         "micro_batch_tokens", "logits_elements", "gradient_checkpointing", "layout", "share_prompts", "head",
+        "head_dtype", "deterministic", "compile_layers", "cpu_offload", "weights_dtype",
         "prefetch_steps", "decode_threads", "save_every", "keep_checkpoints", "tensorboard", "tracker",
         "tracker_project", "peak_tflops",
     }  # fmt: skip
+
+
+def test_an_option_added_later_is_part_of_a_run_only_where_it_says_something():
+    assert TrainOptions(weights_dtype="bfloat16", lora_rank=4).semantic()["weights_dtype"] == "bfloat16"
 
 
 def test_options_cannot_be_changed_after_they_are_checked():

@@ -376,7 +376,7 @@ def test_a_part_that_cannot_be_compared_with_its_rollouts_says_why(near_root, ma
     smuggle(signal.url, 1, sink.getvalue())
     made.store.remove(made.parts[0].data)
     file = made.store.path(made.parts[0].data)
-    gone = f"{file} is gone, but the manifest names it; run the stage again to redo the part"
+    gone = f"{file} is gone, but the manifest names it; the command that made it makes the part again"
     files = [signal.store.path(record.data) for record in open_dataset(signal.url).parts]
     assert [finding for finding in verify(signal.url) if finding.severity == "error"] == [
         Finding("error", "alignment", files[0], f"its rollouts' part cannot be read to compare with: {gone}"),

@@ -52,6 +52,11 @@ def _marker(record: PartRecord, fp8: str) -> tuple[str, bytes]:
     return names.done(record.part, fp8), json_file(asdict(record))
 
 
+def _void_marker(record: PartRecord, fp8: str) -> tuple[str, bytes]:
+    """A marker of the part that names a file which is not there."""
+    return _marker(replace(record, sha256="0" * 64, data=names.data(record.part, fp8, "0" * 64)), fp8)
+
+
 def _put(name: str, content: bytes) -> Callable[[Store], object]:
     return lambda store: store.put(name, content)
 
@@ -84,7 +89,7 @@ def test_a_data_file_that_its_other_writer_removes_is_made_anew(against, twin, r
 @pytest.mark.parametrize("times", [9, 10])
 def test_a_void_marker_put_there_again_and_again(against, twin, rollouts, times):
     [record] = twin.parts
-    name, void = _marker(replace(record, data="gone"), twin.spec.fingerprint[:8])
+    name, void = _void_marker(record, twin.spec.fingerprint[:8])
     ds = against({("create", name): [_put(name, void)] * times})
     if times == 9:
         assert commit_part(ds, 0, rollouts("a")) == record
@@ -96,7 +101,7 @@ def test_a_void_marker_put_there_again_and_again(against, twin, rollouts, times)
 
 def test_a_marker_that_is_removed_when_it_is_read_is_made_anew(against, twin, rollouts):
     [record] = twin.parts
-    name, void = _marker(replace(record, data="gone"), twin.spec.fingerprint[:8])
+    name, void = _void_marker(record, twin.spec.fingerprint[:8])
     ds = against({("create", name): [_put(name, void)], ("read", name): [_remove(name)]})
     assert commit_part(ds, 0, rollouts("a")) == record
 

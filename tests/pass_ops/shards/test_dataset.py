@@ -110,7 +110,7 @@ def test_overwriting_replaces_the_dataset_and_removes_every_file_of_the_old_one(
     assert ds.notes == (f"{root}: fingerprint {old8} was replaced by {new8}",)
     assert removed == [  # what readers start from first, then the commits, then the rest
         f"_manifest-{old8}.json",
-        f"_parts-{old8}.parquet",
+        f"_parts-{old8}.jsonl",
         *(f"_done/00000{part}-{old8}.json" for part in range(2)),
         *(record.data for record in old.parts),
         old.parts[0].rejected,
@@ -202,7 +202,7 @@ def test_a_dataset_that_is_a_bucket_of_its_own_has_nothing_beside_it(generate_sp
     listed: list[str] = []
     store = Store(url, lambda operation, name: listed.append(name) if operation == "list" else None)
     assert create_dataset(url, generate_spec(seed=8), overwrite=True, store=store).stale == ()
-    assert listed == ["", "_done", "_rejected", "_failed", "_attempts", "_done", "_failed"]
+    assert listed == ["", "_done", "_rejected", "_failed", "_attempts", "_journal", "_done", "_failed"]
 
 
 def test_of_two_overwrites_at_a_time_one_is_refused(near_root, generate_spec):

@@ -20,7 +20,6 @@ from pass_ops.shards import (
 )
 from pass_ops.shards.fingerprint import content_digest
 from pass_ops.shards.records import make_manifest
-from pass_ops.shards.tables import open_parquet
 
 
 def test_the_manifest_counts_what_the_markers_say(root, generate_spec, rollouts):
@@ -46,33 +45,9 @@ def test_the_manifest_counts_what_the_markers_say(root, generate_spec, rollouts)
     document = json.loads(ds.store.read(f"_manifest-{ds.fp8}.json"))
     assert document["content_digest"] == manifest.content_digest
     assert document == asdict(manifest)
-    assert (manifest.format_version, manifest.stage, manifest.fingerprint) == (1, "generate", ds.fingerprint)
-    table = open_parquet(ds.store.read(f"_parts-{ds.fp8}.parquet")).read()
-    assert table["data"].to_pylist() == [first.data, second.data]
-    assert table["rejected"].to_pylist() == [first.rejected, None]
-
-
-def test_the_list_of_parts_has_the_same_columns_whatever_it_holds(near_root, make_dataset, rollouts):
-    made = make_dataset(near_root, rollouts("a"))
-    content = made.store.read(f"_parts-{made.spec.fingerprint[:8]}.parquet")
-    optional = ("rejected", "rejected_sha256")
-    assert [(field.name, str(field.type), field.nullable) for field in open_parquet(content).schema_arrow] == [
-        (name, kind, name in optional)
-        for name, kind in {
-            "part": "int32",
-            "data": "string",
-            "sha256": "string",
-            "bytes": "int64",
-            "rows": "int64",
-            "groups": "int64",
-            "tokens": "int64",
-            "groups_by_size": "string",
-            "rejected": "string",
-            "rejected_sha256": "string",
-            "rejected_rollouts": "int64",
-            "reasons": "string",
-        }.items()
-    ]
+    assert (manifest.format_version, manifest.stage, manifest.fingerprint) == (2, "generate", ds.fingerprint)
+    listed = ds.store.read(f"_parts-{ds.fp8}.jsonl").decode()
+    assert [json.loads(line) for line in listed.splitlines()] == [asdict(first), asdict(second)]
 
 
 def test_sizes_of_groups_are_listed_from_the_smallest(generate_spec):
@@ -226,7 +201,7 @@ def test_finalize_removes_only_own_files_that_a_marker_outvotes(root, generate_s
 
 def test_a_list_of_parts_left_without_a_manifest_is_replaced(near_root, generate_spec, rollouts):
     ds = create_dataset(near_root, generate_spec(parts=1))
-    ds.store.create(f"_parts-{ds.fp8}.parquet", b"from markers that are void now")
+    ds.store.create(f"_parts-{ds.fp8}.jsonl", b"from markers that are void now")
     commit_part(ds, 0, rollouts("a"))
     finalize(ds)
     assert open_dataset(near_root).parts[0].rows == 2
@@ -239,7 +214,7 @@ def test_two_finalizers_write_the_same_bytes(tmp_path, generate_spec, rollouts):
             commit_part(ds, part, rollouts(f"g{part}"))
         finalize(ds)
     fp8 = generate_spec().fingerprint[:8]
-    for name in (f"_parts-{fp8}.parquet", f"_manifest-{fp8}.json"):
+    for name in (f"_parts-{fp8}.jsonl", f"_manifest-{fp8}.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 import pyarrow as pa
 import pytest
-from verifying import make_signal, said, smuggle
+from verifying import forge_list, make_signal, said, smuggle
 
 from pass_ops.errors import CorruptDatasetError
 from pass_ops.shards import (
@@ -23,7 +23,7 @@ from pass_ops.shards import (
     verify,
 )
 from pass_ops.shards.fingerprint import json_file
-from pass_ops.shards.records import make_manifest, parse_marker, parts_bytes
+from pass_ops.shards.records import parse_marker
 from pass_ops.shards.tables import part_bytes, plain_bytes, rejected_bytes
 
 
@@ -77,7 +77,7 @@ def test_a_manifest_that_says_something_else_than_the_parts(near_root, make_data
     assert told(made) == [("error", "manifest", name, says)]
 
 
-@pytest.mark.parametrize("file", ["_dataset.json", "_manifest-{}.json", "_parts-{}.parquet"])
+@pytest.mark.parametrize("file", ["_dataset.json", "_manifest-{}.json", "_parts-{}.jsonl"])
 def test_a_small_file_that_cannot_be_read(near_root, make_dataset, rollouts, file):
     made = make_dataset(near_root, rollouts("a"))
     made.store.put(file.format(made.spec.fingerprint[:8]), b"x")
@@ -89,7 +89,7 @@ def test_a_marker_that_cannot_be_read(near_root, make_dataset, rollouts):
     made = make_dataset(near_root, rollouts("a"))
     name = f"_done/000000-{made.spec.fingerprint[:8]}.json"
     made.store.put(name, b"x")
-    says = said(CorruptDatasetError, lambda: parse_marker(b"x", made.store.path(name)))
+    says = said(CorruptDatasetError, lambda: parse_marker(b"x", made.store, name))
     assert told(made) == [
         ("error", "marker", name, says),
         ("error", "marker", name, "the part's marker is gone, though the dataset is finalized"),
@@ -129,6 +129,7 @@ def test_files_that_no_marker_names(near_root, make_dataset, rollouts):
         f"_rejected/000000-{fp8}-00000000.parquet",
         f"_failed/.000000-{fp8}.json.0123456789ab.tmp",
         "_attempts/notes.txt",
+        f"_journal/000000-{fp8}-0123456789ab-0.bin",
     ]
     for size, name in enumerate(orphans):
         made.store.put(name, b"x" * size)
@@ -140,7 +141,7 @@ def test_files_that_no_marker_names(near_root, make_dataset, rollouts):
 def test_a_file_that_is_gone(near_root, make_dataset, rollouts):
     made = make_dataset(near_root, rollouts("a"))
     made.store.remove(made.parts[0].data)
-    says = "the file is gone: run the stage again to redo the part"
+    says = "the file is gone: the command that made it makes the part again"
     assert told(made) == [("error", "missing_file", made.parts[0].data, says)]
 
 
@@ -149,7 +150,8 @@ def test_a_file_of_other_bytes(near_root, make_dataset, rollouts):
     content = part_bytes(rollouts("a", text=["x", "y"]), "generate")
     made.store.put(made.parts[0].data, content)
     recorded, found = made.parts[0].sha256[:16], sha256_bytes(content)[:16]
-    says = f"its sha256 is {found}..., recorded {recorded}...: it was changed or damaged"
+    says = f"its sha256 is {found}..., recorded {recorded}...: it was changed or damaged. "
+    says += "Remove it, then the command that made it makes the part again"
     assert told(made) == [("error", "sha256", made.parts[0].data, says)]
 
 
@@ -176,24 +178,20 @@ def test_files_whose_pages_cannot_be_read(near_root, make_dataset, rollouts):
     assert "None" not in found[1][3]
 
 
-def test_a_marker_that_knows_no_sha256_of_its_rejections(near_root, make_dataset, rollouts):
+def test_a_list_of_parts_that_knows_no_sha256_of_its_rejections(near_root, make_dataset, rollouts):
     made = make_dataset(near_root, rollouts("a"), rejected=[Rejection(prompt_id="x", sample_index=0, reason="r")])
-    fp8, records = made.spec.fingerprint[:8], [replace(made.parts[0], rejected_sha256=None)]
-    listed = parts_bytes(records, made.spec.stage)
-    made.store.put(f"_parts-{fp8}.parquet", listed)
-    made.store.put(f"_manifest-{fp8}.json", make_manifest(made.spec, records, sha256_bytes(listed)).to_json())
-    made.store.put(f"_done/000000-{fp8}.json", json_file(asdict(records[0])))
-    assert [finding[:3] for finding in told(made)] == [
-        ("error", code, made.parts[0].rejected) for code in ("sha256", "file_name")
-    ]
+    forge_list(made, [replace(made.parts[0], rejected_sha256=None)])
+    [finding] = told(made)
+    assert finding[:2] == ("error", "corrupt")
+    assert "where None belongs" in finding[3]
 
 
 def test_a_file_under_another_name(near_root, make_dataset, rollouts):
     made = make_dataset(near_root, rollouts("a"))
-    smuggle(near_root, 0, part_bytes(rollouts("a"), "generate"), sha8="0" * 8)
-    made = open_dataset(near_root)
-    says = f"its name does not hold the first digits of its sha256, {made.parts[0].sha256[:8]}"
-    assert errors_told(made) == [("error", "file_name", made.parts[0].data, says)]
+    forge_list(made, [replace(made.parts[0], data="part-000000-00000000-00000000.parquet")])
+    says = said(CorruptDatasetError, lambda: open_dataset(near_root))
+    assert f"where {made.parts[0].data} belongs" in says
+    assert verify(near_root) == [Finding("error", "corrupt", near_root, says)]
 
 
 def test_a_part_with_other_counts_than_its_marker(near_root, make_dataset, rollouts):
@@ -217,7 +215,7 @@ def test_metadata_of_another_stage_and_version(near_root, make_dataset, rollouts
     smuggle(make_dataset(near_root, rollouts("a")).url, 0, sink.getvalue().to_pybytes())
     made = open_dataset(near_root)
     assert errors_told(made) == [
-        ("error", "schema", made.parts[0].data, "its metadata has format_version b'9', not b'1'"),
+        ("error", "schema", made.parts[0].data, "its metadata has format_version b'9', not b'2'"),
         ("error", "schema", made.parts[0].data, "its metadata has stage b'score', not b'generate'"),
     ]
 
@@ -243,7 +241,9 @@ def test_rejections_that_are_not_what_the_marker_counts(near_root, make_dataset,
     made.store.put(name, plain_bytes(pa.table({"a": [1]}), "generate"))
     assert told(made)[1:] == [("error", "schema", name, "its columns are ['a'], not those of rejections")]
     made.store.remove(name)
-    assert told(made) == [("error", "missing_file", name, "the file is gone: run the stage again to redo the part")]
+    assert told(made) == [
+        ("error", "missing_file", name, "the file is gone: the command that made it makes the part again")
+    ]
 
 
 def test_a_signal_of_more_parts_than_its_rollouts(near_root, make_dataset, rollouts, outcomes):
@@ -264,21 +264,28 @@ def test_files_of_a_replaced_fingerprint(near_root, make_dataset, rollouts, gene
 
 def test_markers_that_are_gone_or_name_another_file(near_root, make_dataset, rollouts):
     made = make_dataset(near_root, rollouts("a"), rollouts("b"))
-    first, second = (f"_done/00000{part}-{made.spec.fingerprint[:8]}.json" for part in range(2))
+    fp8 = made.spec.fingerprint[:8]
+    first, second = (f"_done/00000{part}-{fp8}.json" for part in range(2))
     made.store.remove(first)
-    content = made.store.read(second).replace(made.parts[1].sha256.encode(), b"0" * 64)
-    made.store.put(second, content)
+    other = replace(made.parts[1], sha256="0" * 64, data=f"part-000001-{fp8}-00000000.parquet")
+    made.store.put(second, json_file(asdict(other)))
     assert told(made) == [
         ("error", "marker", first, "the part's marker is gone, though the dataset is finalized"),
-        ("error", "marker", second, f"the marker names {made.parts[1].data}, the manifest {made.parts[1].data}"),
+        ("error", "marker", second, f"the marker names {other.data}, the manifest {made.parts[1].data}"),
     ]
 
 
-def test_a_list_of_parts_in_which_one_is_missing(near_root, make_dataset, rollouts):
+@pytest.mark.parametrize(
+    ("listed", "says"),
+    [
+        (lambda parts: parts[1:], "part 1 stands in the place of part 0"),
+        (lambda parts: parts[::-1], "part 1 stands in the place of part 0"),
+        (lambda parts: parts[:1], "it has 1 of 2 parts"),
+    ],
+)
+def test_a_list_of_parts_that_is_not_the_datasets(near_root, make_dataset, rollouts, listed, says):
     made = make_dataset(near_root, rollouts("a"), rollouts("b"))
-    fp8, records = made.spec.fingerprint[:8], made.parts[1:]
-    listed = parts_bytes(records, made.spec.stage)
-    made.store.put(f"_parts-{fp8}.parquet", listed)
-    made.store.put(f"_manifest-{fp8}.json", make_manifest(made.spec, records, sha256_bytes(listed)).to_json())
-    says = "the list of parts is not 0 to 1 in order"
-    assert errors_told(made)[0] == ("error", "manifest", f"_manifest-{fp8}.json", says)
+    forge_list(made, listed(made.parts))
+    [finding] = told(made)
+    assert finding[:2] == ("error", "corrupt")
+    assert says in finding[3]

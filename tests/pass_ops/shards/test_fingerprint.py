@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,10 +65,12 @@ def test_the_fingerprint_is_the_sha256_of_what_decides_the_bytes():
         carried={"round": 1},
     )
     text = (
-        '{"environment":{"numpy":"2"},"format_version":1,"inputs":{"rollouts":"aa"},"models":{"teacher":"cc"},'
+        '{"environment":{"numpy":"2"},"format_version":2,"inputs":{"rollouts":"aa"},"models":{"teacher":"cc"},'
         '"options":{"k":0.7},"parts":2,"round":1,"seed":3,"stage":"score","stage_version":1}'
     )
     assert spec.fingerprint == hashlib.sha256(text.encode()).hexdigest()
+    in_version_1 = text.replace('"format_version":2', '"format_version":1')
+    assert replace(spec, format_version=1).fingerprint == hashlib.sha256(in_version_1.encode()).hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ FP8 = "0123abcd"
         (names.rejected(3, FP8, "f" * 64), 3, 0),
         (names.attempt(3, FP8, 12), 3, 12),
         (names.failed(3, FP8), 3, 0),
+        (names.journal(3, FP8, "0123456789ab", 7), 3, 0),
     ],
 )
 def test_a_name_gives_back_its_part(name, part, number):
@@ -28,7 +29,7 @@ def test_a_name_gives_back_its_part(name, part, number):
 
 
 def test_the_records_of_a_dataset_have_a_fingerprint_only_at_its_top():
-    for name in (names.parts(FP8), names.manifest(FP8)):
+    for name in (names.parts(FP8, 1), names.parts(FP8, 2), names.manifest(FP8)):
         assert names.fingerprint_of("", name) == FP8
         assert names.fingerprint_of(names.DONE, name) is None
     assert names.fingerprint_of("", "notes.txt") is None

@@ -41,7 +41,7 @@ def test_of_a_finalized_dataset_the_list_of_parts_is_read_and_no_marker(root, ma
     assert pending_parts(ds) == PendingParts(todo=(), suspects=(), failed=())
     listed = ["_done", "", *["_rejected"] * number, "_failed", "_attempts"]
     assert operations[:2] + operations[3:] == [("list", folder) for folder in listed]
-    assert operations[2] == ("read", f"_parts-{ds.fp8}.parquet")
+    assert operations[2] == ("read", f"_parts-{ds.fp8}.jsonl")
 
 
 def test_attempts_that_led_to_a_void_marker_do_not_count_when_the_part_is_redone(near_root, generate_spec, rollouts):

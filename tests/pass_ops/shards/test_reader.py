@@ -50,7 +50,7 @@ def test_files_of_another_fingerprint_do_not_exist_for_a_reader(near_root, make_
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: b""])
-@pytest.mark.parametrize("file", ["_manifest-{}.json", "_parts-{}.parquet", "_dataset.json"])
+@pytest.mark.parametrize("file", ["_manifest-{}.json", "_parts-{}.jsonl", "_dataset.json"])
 def test_a_damaged_small_file_is_refused(near_root, make_dataset, rollouts, file, damage):
     complete = make_dataset(near_root, rollouts("a"))
     name = file.format(complete.spec.fingerprint[:8])

@@ -96,7 +96,7 @@ def test_a_row_group_is_cut_at_the_first_group_that_makes_it_large_enough():
 
 def test_a_part_says_its_stage_and_format_and_stores_floats_and_ids_split():
     file = open_parquet(part_bytes(conform(_many(3, 2), "generate"), "generate"))
-    assert file.schema_arrow.metadata == {b"format_version": b"1", b"stage": b"generate"}
+    assert file.schema_arrow.metadata == {b"format_version": b"2", b"stage": b"generate"}
     group = file.metadata.row_group(0)
     columns = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
     for name in ("token_ids", "behavior_logprobs", "prompt_token_ids"):
@@ -130,6 +130,7 @@ def test_how_each_kind_of_column_is_compressed(monkeypatch):
         "write_statistics": [name for name in table.column_names if name not in {*lists, "text"}],
         "column_encoding": {f"{name}.list.element": kind for name, kind in encoding.items()},
         "version": "2.6",
+        "write_page_checksum": True,
     }
 
 
@@ -138,7 +139,7 @@ def test_any_other_table_is_one_row_group(rows, row_groups):
     content = plain_bytes(pa.table({"a": np.zeros(rows, np.int8)}), "generate")
     file = open_parquet(content)
     assert (file.num_row_groups, file.metadata.num_rows) == (row_groups, rows)
-    assert file.schema_arrow.metadata == {b"format_version": b"1", b"stage": b"generate"}
+    assert file.schema_arrow.metadata == {b"format_version": b"2", b"stage": b"generate"}
 
 
 def test_the_group_of_a_row_is_its_group_id_or_what_stands_before_the_slash():

@@ -120,7 +120,7 @@ def test_a_row_group_that_splits_a_group_is_found(tmp_path, make_dataset, rollou
 
     url = make_dataset(str(tmp_path), rollouts("a", "b")).url
     sink = pa.BufferOutputStream()
-    table = rollouts("a", "b").replace_schema_metadata({"format_version": "1", "stage": "generate"})
+    table = rollouts("a", "b").replace_schema_metadata({"format_version": "2", "stage": "generate"})
     pq.write_table(table, sink, row_group_size=1)
     smuggle(url, 0, sink.getvalue().to_pybytes())
     file = Store(url).path(open_dataset(url).parts[0].data)
@@ -129,7 +129,7 @@ def test_a_row_group_that_splits_a_group_is_found(tmp_path, make_dataset, rollou
     ]
 
 
-@pytest.mark.parametrize("file", ["_dataset.json", "_manifest-{}.json", "_parts-{}.parquet", "_done/000000-{}.json"])
+@pytest.mark.parametrize("file", ["_dataset.json", "_manifest-{}.json", "_parts-{}.jsonl", "_done/000000-{}.json"])
 def test_damage_to_a_small_file_is_found(run, file):
     store = Store(f"{run}/round-000/rollouts")
     name = file.format(open_dataset(store.root).spec.fingerprint[:8])

@@ -50,6 +50,21 @@ def test_reloaded_weights_give_exactly_what_a_fresh_engine_gives(
     assert [s.token_ids.tolist() for s in old] != [s.token_ids.tolist() for s in fresh]
 
 
+def test_a_head_tied_to_the_embedding_is_reloaded_with_it(tiny_model_factory: Callable[..., str]) -> None:
+    release()
+    first, second = (tiny_model_factory(seed=seed, tied=True) for seed in (1, 2))
+    text = list(range(2, 40))
+    engine = acquire(first, RAW)
+    old = engine.score(text, start=1).result(timeout=60)
+    engine.load_weights(second)
+    reloaded = engine.score(text, start=1).result(timeout=60)
+    plain = start_engine(second, EngineOptions(kind="transformers"))
+    np.testing.assert_allclose(reloaded, plain.score(text, start=1).result(timeout=60), atol=1e-4)
+    assert np.abs(reloaded - old).max() > 0.1
+    plain.close()
+    release()
+
+
 def test_what_was_submitted_before_a_reload_is_sampled_with_the_old_weights(
     engine: Engine, tiny_model: str, tiny_model_updated: str
 ) -> None:

@@ -75,6 +75,46 @@ def attempt_files(dataset: shards.Dataset) -> list[str]:
     return sorted(file.name.replace(f"-{dataset.fp8}", "") for file in (Path(dataset.url) / "_attempts").glob("*"))
 
 
+class Remembering(ScriptedWork):
+    """Says which parts it was asked to begin again, and to forget."""
+
+    def __init__(self, script: dict[int, list[object]]) -> None:
+        super().__init__(script)
+        self.again: list[int] = []
+        self.forgotten: list[int] = []
+
+    def start_again(self, part: int) -> Future[PartOutput]:
+        self.again.append(part)
+        return self.start(part)
+
+    def forget(self, part: int) -> None:
+        self.forgotten.append(part)
+
+
+def test_a_part_begun_before_is_begun_again_and_what_was_kept_of_it_is_forgotten_at_its_commit(
+    dataset: shards.Dataset,
+) -> None:
+    shards.begin_attempt(dataset, 1)  # by a worker that was lost
+    work = Remembering({2: [ValueError("no"), "ok"]})
+    driver = loop(dataset, work)
+    for part in range(3):
+        driver.offer(part)
+    assert work.forgotten == [0]
+    driver.drain()
+    assert work.again == [1, 2]
+    assert work.forgotten == [0, 1, 2]
+
+
+def test_what_was_kept_of_a_part_is_forgotten_when_what_was_made_of_it_is_refused(dataset: shards.Dataset) -> None:
+    work = Remembering({0: ["open", "ok"]})
+    driver = loop(dataset, work)
+    driver.offer(0)
+    work.open[0].set_result(PartOutput(table=pa.table({"prompt_id": ["p0"]})))  # columns are missing
+    driver.drain()
+    assert work.forgotten == [0, 0]
+    assert done(dataset) == [0]
+
+
 def test_the_next_part_begins_while_the_first_is_still_under_way(dataset: shards.Dataset) -> None:
     work = ScriptedWork({0: ["open"], 1: ["open"]})
     driver = loop(dataset, work)

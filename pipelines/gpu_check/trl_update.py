@@ -1,11 +1,12 @@
-"""TRL's GRPO update on stored rollouts: run by bench_train.py in an environment that has TRL, one JSON object out.
+"""TRL's GRPO update on stored rollouts: run as a file, in an environment that has TRL; one JSON object out.
 
-    python benchmarks/trl_update.py --model DIR --shaped DIR --order FILE --micro N --threads N
+    python trl_update.py --model DIR --shaped DIR --order FILE --out DIR --micro N --group N --threads N
 
 The trainer is TRL's own; only its generation is replaced by the stored rollouts: one generation batch a step, padded as
 TRL pads (prompts left, completions right, to the longest of the step), per-token advantages, behaviour
 log-probabilities as `old_per_token_logps`. Loss "grpo" (mean over a rollout's tokens, then over rollouts), clip 0.2,
-beta 0, float32, gradient checkpointing off. The order file lists the rollout ids of each step.
+beta 0; on a CPU float32 without gradient checkpointing, on a GPU bfloat16 autocast with it. The order file lists the
+rollout ids of each step.
 """
 
 from __future__ import annotations
@@ -93,18 +94,19 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     for name in ("micro", "group", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--clock", choices=("wall", "cpu"), required=True)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     logging.disable(logging.WARNING)
     rollouts = read_rollouts(given.shaped)
     steps = [[rollouts[i] for i in ids] for ids in json.loads(given.order.read_text())]
-    accumulation = len(steps[0]) // given.micro
+    cuda, accumulation = given.device == "cuda", len(steps[0]) // given.micro
     config = GRPOConfig(
         output_dir=str(given.out), per_device_train_batch_size=given.micro, gradient_accumulation_steps=accumulation,
         steps_per_generation=accumulation, num_generations=given.group, max_steps=len(steps), learning_rate=1e-6,
         lr_scheduler_type="constant", loss_type="grpo", beta=0.0, epsilon=0.2, temperature=1.0, max_grad_norm=1.0,
-        use_cpu=True, bf16=False, gradient_checkpointing=False, logging_steps=1, report_to=[], save_strategy="no",
+        use_cpu=not cuda, bf16=cuda, gradient_checkpointing=cuda, logging_steps=1, report_to=[], save_strategy="no",
         disable_tqdm=True, seed=0,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32, attn_implementation="sdpa")

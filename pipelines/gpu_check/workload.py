@@ -1,21 +1,24 @@
-"""The rollouts that bench_train.py trains on: a shaped dataset of random tokens with a chosen spread of lengths."""
+"""Rollouts to measure training with: a shaped dataset of random tokens with a chosen spread of lengths."""
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from pass_ops.shards import DatasetSpec, commit_part, create_dataset, finalize, shaped_schema
+from pass_ops.shards import DatasetSpec, commit_part, create_dataset, finalize, open_dataset, shaped_schema
+from trainer import TrainOptions
 
 CHUNK = 8  # tokens sharing one credit
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """Rollouts a benchmark trains on; spread: mean over max of their completion lengths (0.5 to 1)."""
+    """Rollouts to train on; spread: mean over max of their completion lengths (0.5 to 1)."""
 
     vocabulary: int
     groups: int  # of one step
@@ -31,7 +34,8 @@ class Workload:
         shares = np.linspace(2 * self.spread - 1, 1, rollouts)
         rng = np.random.default_rng(0)
         steps = [rng.permutation(np.maximum(1, np.round(self.longest * shares))) for _ in range(self.steps)]
-        return np.concatenate(steps).astype(int)
+        lengths: np.ndarray = np.concatenate(steps).astype(int)
+        return lengths
 
 
 def write_workload(url: str, workload: Workload) -> None:
@@ -72,3 +76,16 @@ def write_workload(url: str, workload: Workload) -> None:
     for part in range(workload.steps):
         commit_part(dataset, part, table.slice(part * size, size))
     finalize(dataset)
+
+
+def write_order(shaped: str, file: Path, options: TrainOptions) -> None:
+    """A JSON file of the rollout ids of each of the trainer's steps, for another trainer to follow."""
+    from trainer.data import ShapedData, build_index, select
+    from trainer.order import all_steps
+
+    data = ShapedData((open_dataset(shaped),))
+    index = build_index(data, threads=1)
+    parts = [data.read(part, ("rollout_id",))["rollout_id"].to_pylist() for part in range(len(data.places))]
+    ids = [rollout_id for part in parts for rollout_id in part]
+    steps = all_steps(select(index, options, context=2**31).units, options)
+    file.write_text(json.dumps([[ids[r] for r in step.rows_R] for step in steps]), encoding="utf-8")
