@@ -310,8 +310,10 @@ class GenerateWork(PartWork):
 
     def has_room(self, parts: int) -> bool:
         """For what keeps the engine full: a part's last rollouts leave seats empty long before it is complete."""
-        if super().has_room(parts) or parts >= _MOST_PARTS:
-            return parts < _MOST_PARTS
+        if super().has_room(parts):
+            return True
+        if parts >= _MOST_PARTS:
+            return False
         seats = self._engine.width * self._engine_options.max_num_seqs
         return self._engine.in_flight < seats * 9 // 8  # an eighth waits for the next free seats
 

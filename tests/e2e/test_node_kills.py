@@ -1,4 +1,4 @@
-"""kill -9 on a node: its engines, its ranks, torchrun and the client. What comes of it is what an undisturbed run makes.
+"""kill -9 on a node: its engines, ranks, torchrun and client. What comes of it is what an undisturbed run makes.
 
 Ten kills of engines in a row are in tests/pipelines/engines/test_node.py; here are ten more, of every process.
 """
@@ -53,9 +53,7 @@ class Client:
                 command,
                 stdout=log,
                 stderr=log,
-                env=os.environ
-                | {MARK: mark, "OMP_NUM_THREADS": "1", "TMPDIR": str(self.temporary)}
-                | environment,
+                env=os.environ | {MARK: mark, "OMP_NUM_THREADS": "1", "TMPDIR": str(self.temporary)} | environment,
             )
 
     def finish(self) -> None:
@@ -64,9 +62,13 @@ class Client:
     def its(self, kind: Callable[[Process], bool]) -> list[Process]:
         return sorted((p for p in marked(self.mark) if kind(p)), key=lambda p: p.pid)
 
+    def reach(self, kind: Callable[[Process], bool]) -> None:
+        """Wait until it has a process of that kind, or has ended."""
+        wait_until(lambda: self.its(kind) or self.process.poll() is not None, seconds=300)
+
     def kill_one(self, kind: Callable[[Process], bool], chances: random.Random, *, after: float) -> int:
         """One of the processes of that kind, once there is one and some time went by; its pid."""
-        wait_until(lambda: self.its(kind) or self.process.poll() is not None, seconds=300)
+        self.reach(kind)
         time.sleep(chances.uniform(0, after))
         found = self.its(kind)
         if not found:
@@ -130,8 +132,7 @@ def test_a_client_killed_five_times_leaves_nothing_running_and_completes_at_last
     kinds: list[Callable[[Process], bool]] = [lambda p: p.is_engine, lambda p: p.is_rank]
     for number in range(5):
         client = Client(project, str(tmp_path / "run"), mark)
-        kind = kinds[number % 2]
-        wait_until(lambda: client.its(kind) or client.process.poll() is not None, seconds=300)
+        client.reach(kinds[number % 2])
         time.sleep(chances.uniform(0, 3))
         client.kill()
         everything_ended(mark, client)

@@ -48,7 +48,7 @@ def test_what_stops_the_ranks_is_raised_here_as_it_was_there(make_shaped, policy
 
 
 def test_an_error_nobody_planned_keeps_its_words(make_shaped, policy_folder, tmp_path):
-    with pytest.raises(RankError, match="TypeError: .*no_such_argument"):
+    with pytest.raises(RankError, match=r"TypeError: .*no_such_argument"):
         train_on(("cpu", "cpu"), progress=silent, no_such_argument=1)
 
 
@@ -60,6 +60,6 @@ def test_ranks_that_always_die_are_given_up_with_their_last_words(monkeypatch, t
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    with pytest.raises(RanksDied, match="died 3 times without a further step(.|\n)*SIGKILL"):
+    with pytest.raises(RanksDied, match=r"died 3 times without a further step(.|\n)*SIGKILL"):
         train_on(("cpu",), progress=silent)
     assert (tmp_path / "died").read_text() == "000"
