@@ -12,6 +12,7 @@ from pipelines.engines.device import device_kind, device_memory
 from pipelines.engines.driver import DrivenEngine
 from pipelines.engines.ledger import Ledger
 from pipelines.engines.machine import least_memory, this_machine
+from pipelines.models.source import local_model
 from pipelines.runners.gpus import GivenGpus, count_gpus, node_cards
 
 
@@ -24,7 +25,7 @@ def acquire(model: str, options: EngineOptions) -> Engine:
     engine for another model gets the new weights under their hands, EngineAsleep or EngineDead: a process works on one
     stage at a time. Safe to call from several threads. `release` closes them.
     """
-    return _ledger().engine(model, options)
+    return _ledger().engine(local_model(model), options)
 
 
 def device_lent(to: str) -> AbstractContextManager[None]:
@@ -44,6 +45,11 @@ def use_gpus(gpus: GivenGpus | None) -> None:
             _gpus = gpus
 
 
+def device_held() -> int:
+    """Bytes of the device that the engines `acquire` keeps hold; 0 where nothing is measured."""
+    return _ledger().held()
+
+
 def release() -> None:
     """Close the engines that `acquire` keeps, and give their memory back."""
     global _kept  # noqa: PLW0603
@@ -58,6 +64,7 @@ def start_engine(model: str, options: EngineOptions) -> DrivenEngine:
 
     Raises EngineStartError where this machine has not the device the options name.
     """
+    model = local_model(model)
     if options.kind != "recorded" and options.device not in ("auto", device_kind()):
         raise EngineStartError(
             f"engine.device is {options.device}, but {socket.gethostname()} computes on {device_kind()}: its results "

@@ -29,6 +29,10 @@ class EngineAsleep(PassError, RuntimeError):
     """The engine has given its device up (`Engine.sleep`); what was asked of it has no answer. Wake it first."""
 
 
+class ServerUnreachable(PassError, ConnectionError):
+    """A server was not reached even once: it is not up, or its URL is wrong."""
+
+
 class WeightsMismatchError(PassError, ValueError):
     """`load_weights` was given a folder of another architecture; this needs another engine (`acquire` does that)."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from pass_ops.nearest import advice
+from pass_ops.secrecy import MASK, hidden
 from pipelines.engines.base import (
     EngineOptionError,
     EngineOptions,
@@ -27,12 +28,14 @@ from pipelines.engines.base import (
 )
 from pipelines.engines.driver import Answer, DrivenEngine, Request, ScoreRequest
 from pipelines.engines.finite import finite_or_rejected
+from pipelines.engines.gpu_defaults import SEATS
 from pipelines.engines.stopping import read_sample, sought_underneath
 from pipelines.engines.text import Stops
 from pipelines.models.folder import load_tokenizer, model_digest, read_config
 from pipelines.options import secret
 
 OPTIONS = frozenset({"served_model", "api_key", "timeout_s"})
+CONNECT_SECONDS = 5.0
 POLL_SECONDS = 0.005  # how long a new request may wait while the driver waits for an older one
 IMPOSSIBLE = -9999.0  # what the server writes for -inf, which JSON lacks
 
@@ -69,7 +72,7 @@ class ServerBackend:
         self._requests: queue.SimpleQueue[tuple[int, Request] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, daemon=True, name=f"server-request-{i}")
-            for i in range(options.max_num_seqs)
+            for i in range(options.max_num_seqs or SEATS)
         ]
         for thread in self._threads:
             thread.start()
@@ -146,7 +149,9 @@ class ServerBackend:
         """The one choice of a completion. Raises RequestRejected for what the server refuses or cannot do."""
         response = self._client.post("/v1/completions", json={"model": self._name, **body})
         if response.status_code != 200:
-            detail = f"the server answered {response.status_code}: {response.text[:300]}"
+            sent = str(self._client.headers.get("Authorization", "")).removeprefix("Bearer ")
+            said = hidden(response.text.replace(sent, MASK) if sent else response.text)[:300]
+            detail = f"the server answered {response.status_code}: {said}"
             raise RequestRejected("request_failed", detail, transient=response.status_code in (429, 500, 503))
         choice: dict[str, Any] = response.json()["choices"][0]
         return choice
@@ -201,8 +206,10 @@ def _client(options: EngineOptions) -> Any:
     headers = {}
     if (key := options.extra.get("api_key")) is not None:
         headers["Authorization"] = f"Bearer {secret(key, key='extra.api_key')}"
-    limits = httpx.Limits(max_connections=options.max_num_seqs, max_keepalive_connections=options.max_num_seqs)
-    timeout = float(options.extra.get("timeout_s", 600.0))
+    seats = options.max_num_seqs or SEATS
+    limits = httpx.Limits(max_connections=seats, max_keepalive_connections=seats)
+    seconds = float(options.extra.get("timeout_s", 600.0))
+    timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
     return httpx.Client(
         base_url=options.url.rstrip("/").removesuffix("/v1"), headers=headers, limits=limits, timeout=timeout
     )

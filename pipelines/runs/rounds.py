@@ -21,12 +21,15 @@ from pass_ops import shards
 from pass_ops.shards import Manifest
 from pass_ops.shards.store import Store
 from pipelines.models.folder import describe_model, model_digest
+from pipelines.models.source import local_model, pinned_model
 from pipelines.options import as_dict
 from pipelines.options.types import check_name
 from pipelines.prompts.stage import PromptSource, write_prompts
 from pipelines.rollouts.stage import generate
+from pipelines.runs.away import training_folders
 from pipelines.runs.check import check_run
 from pipelines.runs.evaluate import RESULTS, EvalResult, EvaluationError, evaluate_rollouts
+from pipelines.runs.leftovers import leftovers, remove_leftovers
 from pipelines.runs.lineage import record_round, record_start
 from pipelines.runs.progress import Report
 from pipelines.runs.run import ROUND_FOLDERS, Run, round_prompts
@@ -43,12 +46,14 @@ def run_round(run: Run, round_index: int, *, is_last: bool = True) -> ShapedSumm
     Raises RunRefused before anything runs.
     """
     check_run(run, round_index=round_index)
+    remove_leftovers(leftovers(run.url))
     return _round(run, round_index, is_last=is_last)
 
 
 def run_rounds(run: Run, count: int) -> None:
     """The starting policy's evaluation, then `count` rounds. Raises RunRefused before anything runs."""
     check_run(run, rounds=count)
+    remove_leftovers(leftovers(run.url))
     evaluate_start(run)
     for round_index in range(count):
         _round(run, round_index, is_last=round_index == count - 1)
@@ -56,7 +61,7 @@ def run_rounds(run: Run, count: int) -> None:
 
 def _round(run: Run, round_index: int, *, is_last: bool) -> ShapedSummary:
     policy = run.starting_policy(round_index)
-    facts = {"policy": policy, "policy_digest": model_digest(policy), "config": as_dict(run.config)}
+    facts = {"policy": pinned_model(policy), "policy_digest": model_digest(policy), "config": as_dict(run.config)}
     record_round(run.url, round_index, facts)
     make_rollouts(run, round_index)
     score_rollouts(run, round_index)
@@ -148,17 +153,21 @@ def update_policy(run: Run, round_index: int) -> dict[str, Any]:
 
     policy = run.starting_policy(round_index)
     facts = describe_model(policy)
-    with run.reporter.step(f"round {round_index}: train") as report, device_lent("the trainer"):
+    with (
+        run.reporter.step(f"round {round_index}: train") as report,
+        training_folders(run, round_index, report) as folders,
+        device_lent("the trainer"),
+    ):
         result = trainer_for(run.config.runner.gpus)(
             shaped=[run.folder(round_index, "shaped")],
-            policy=policy,
-            out=run.folder(round_index, "train"),
-            state=run.folder(round_index - 1, "train") if round_index else None,
+            policy=local_model(policy),
+            out=folders.out,
+            state=folders.state,
             options=run.config.train,
             policy_digest=facts.digest,
             vocabulary=asdict(facts.vocabulary),
-            export=run.folder(round_index, "policy"),
-            progress=report,
+            export=folders.export,
+            progress=folders.progress,
         )
     if is_main_process():
         record_round(run.url, round_index, {"metrics": {"train": result.metrics}})
@@ -170,7 +179,11 @@ def evaluate_start(run: Run) -> dict[str, EvalResult]:
     policy = run.config.policy.model
     results = _evaluate_all(run, policy, posixpath.join(run.url, "start", "eval"), title="start")
     if results:
-        facts = {"policy": policy, "policy_digest": model_digest(policy), "metrics": {"eval": _figures(results)}}
+        facts = {
+            "policy": pinned_model(policy),
+            "policy_digest": model_digest(policy),
+            "metrics": {"eval": _figures(results)},
+        }
         record_start(run.url, facts)
     return results
 

@@ -168,7 +168,7 @@ def test_models_and_a_prm_take_turns_and_nothing_is_awake_while_the_ranks_train(
         (["runner.gpus='all'"], "NVML shows no GPU"),
         (['runner.gpus=["cpu", "cpu", "cpu"]', "engine.kind=vllm", "engine.extra.tensor_parallel_size=2"], "1 over"),
         (['runner.gpus=["cpu", "cpu", "cpu"]', "engine.kind=vllm", "engine.extra.tensor_parallel_size=3"],
-         "2 attention heads, which it does not divide"),
+         "does not divide the model's 2 attention heads"),
         (['runner.gpus=["cpu", "cpu"]', "train.share_prompts=true"], "train.share_prompts is true"),
         (['runner.gpus=["cpu"]', "train.device=cuda"], "train.device is 'cuda'"),
         (['runner.gpus=["cpu"]', "engine.kind=transformers", "engine.device=cuda"], "engine.device is 'cuda'"),
