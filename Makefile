@@ -12,12 +12,13 @@ SLOTS ?= 2
 
 install: $(STAMP)
 
-# The stamp is written last: an interrupted installation is begun again, a finished one is not repeated.
-$(STAMP): pyproject.toml requirements/cpu.txt
+# The stamp is written last: an interrupted installation is begun again, a finished one is not repeated. On a machine with
+# an NVIDIA GPU the GPU list is installed, after a look at the driver; LIST=cpu or LIST=gpu decides otherwise.
+$(STAMP): pyproject.toml requirements/cpu.txt requirements/gpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "passrl needs Python 3.11 to 3.13, $(PYTHON) is " + sys.version.split()[0] + ": set PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements/cpu.txt | cut -d' ' -f1)"
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements/cpu.txt
+	@list=$$($(BIN)/python deploy/choose_list.py $(LIST)) && $(BIN)/uv pip sync --quiet --python $(BIN)/python "$$list"
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
@@ -96,7 +97,7 @@ wheel: install
 # The pinned lists hold names and versions only, never a URL (tests/test_packaging.py).
 requirements: install
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml --extra cpu --extra dev -o requirements/cpu.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml --extra gpu --extra dev -o requirements/gpu.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml --extra gpu --extra adamw8bit --extra dev -o requirements/gpu.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml --extra cpu --extra dev --extra gcp -o requirements/gcp.txt
 
 clean:

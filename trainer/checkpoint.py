@@ -21,9 +21,10 @@ import torch
 from torch import nn
 
 from pass_ops.shards.store import sync_folder
+from trainer.digests import sha256_files
 from trainer.distributed import World
 from trainer.errors import StateError
-from trainer.model_folder import SAVED_BY_KEYS, sha256_file
+from trainer.model_folder import SAVED_BY_KEYS
 from trainer.records import STATE_FORMAT, Checkpoint, check_files, complete_checkpoints, marker_of, write_json
 
 # Keys of config.json that do not change which weights fit.
@@ -60,7 +61,7 @@ def _make_anew(folder: Path) -> None:
 
 def _commit(folder: Path, found: Mapping[str, Any], *, keep: int) -> None:
     sync_folder(folder)
-    files = {file.name: sha256_file(file) for file in sorted(folder.iterdir())}
+    files = {file.name: digest for file, digest in sha256_files(sorted(folder.iterdir())).items()}
     write_json(marker_of(folder), {"format": STATE_FORMAT, **found, "files": files})
     for old in complete_checkpoints(folder.parent)[:-keep]:
         marker_of(old.folder).unlink()  # the marker first: a half-removed folder must not look complete

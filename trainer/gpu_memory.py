@@ -237,6 +237,8 @@ def ways_to_fit(shape: ModelShape, options: TrainOptions, *, gpus: int = 1, limi
 def _proposals(options: TrainOptions, gpus: int) -> Iterator[tuple[dict[str, Any], int]]:
     mild: dict[str, Any] = {"compute_dtype": "bfloat16", "gradient_checkpointing": True, "share_prompts": False}
     yield mild, gpus
+    tokens, elements = options.micro_batch_tokens or TOKENS, options.logits_elements
+    yield {**mild, "micro_batch_tokens": max(1, tokens // 4), "logits_elements": max(1, elements // 4)}, gpus
     small = {**mild, "optimizer": "adamw_8bit"}
     if not options.lora_rank:
         yield small, gpus

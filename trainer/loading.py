@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from trainer.attention import is_flash
 from trainer.errors import ModelLoadError
 
 # What transformers raises for a folder or an input it cannot use.
@@ -201,7 +202,7 @@ def same(off_N: Tensor, model: Any, tolerance: float = TOLERANCE) -> bool:
 
 def is_low_precision(model: Any) -> bool:
     """Whether the model cannot compute in float32: it holds weights of another type, or takes a flash attention."""
-    return model.dtype != torch.float32 or "flash" in str(model.config._attn_implementation)
+    return model.dtype != torch.float32 or is_flash(str(model.config._attn_implementation))
 
 
 def is_routed(model: Any) -> bool:

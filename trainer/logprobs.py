@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from trainer.attention import VARLEN, bounds
 from trainer.fused import fused_logprobs
 
 
@@ -80,7 +81,9 @@ class TokenLogprobs(nn.Module):
         body = model_body(self.model)
         _restart_rope(body)
         if prefix_1P is None:
-            given = {} if position_ids_BS is None else {"position_ids": position_ids_BS}
+            given: dict[str, Any] = {} if position_ids_BS is None else {"position_ids": position_ids_BS}
+            if self.model.config._attn_implementation == VARLEN:
+                given |= bounds(input_ids_BS, position_ids_BS)
             plain: Tensor = body(input_ids=input_ids_BS, use_cache=False, **given).last_hidden_state
             return plain
         cache = body(input_ids=prefix_1P, use_cache=True).past_key_values

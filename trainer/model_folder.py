@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from functools import lru_cache
 from pathlib import Path
 
+from trainer.digests import file_digests
 from trainer.errors import AdapterError, PolicyNotFoundError, RunFolderError
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -78,29 +77,8 @@ def weights_digest(folder: str | Path) -> str:
     """sha256 (64 hexadecimal digits) over names and contents of the *.safetensors files; an adapter's includes its
     base's. Raises AdapterError.
     """
-    digests = {file.name: file_digest(file) for file in sorted(Path(folder).glob("*.safetensors"))}
+    files = sorted(Path(folder).glob("*.safetensors"))
+    digests = {file.name: digest for file, digest in file_digests(files).items()}
     if is_adapter(folder):
         digests["base"] = weights_digest(base_folder(folder))
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
-
-
-def file_digest(file: Path) -> str:
-    """sha256 (64 hexadecimal digits) of a file, cached in this process until its size or modification time changes."""
-    return _digest(*file_identity(file))
-
-
-def file_identity(file: Path) -> tuple[str, int, int]:
-    """Path, modification time (ns) and size: as long as they are equal, the content is taken to be."""
-    stat = os.stat(file)
-    return str(file.absolute()), stat.st_mtime_ns, stat.st_size
-
-
-@lru_cache(maxsize=256)
-def _digest(path: str, modified_ns: int, size: int) -> str:  # noqa: ARG001 - part of the key
-    return sha256_file(Path(path))
-
-
-def sha256_file(path: Path) -> str:
-    """sha256 (64 hexadecimal digits) of a file, read now."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -142,7 +142,8 @@ class TrainOptions:
 
     layout: Literal["auto", "pad", "pack"] = "auto"
     """How rollouts share a forward pass: pad (rows of similar length), pack (one row without padding, attention never
-    crosses rollouts), or auto: pack where attention is a flash attention, else pad."""
+    crosses rollouts), or auto: pack where attention is varlen or another flash attention, else
+    pad."""
     share_prompts: bool = False
     """Computes each prompt once per step and shares it between its rollouts (layout pad, one process); pays off for
     prompts longer than their completions."""
@@ -165,8 +166,9 @@ class TrainOptions:
     logits_elements: AtLeastOne = 2**26
     """Largest number of elements of a [tokens, vocabulary] tensor of logits held at a time."""
     attention: str = "auto"
-    """transformers' name of the attention implementation, or auto: sdpa, and eager for a model of which sdpa would
-    leave a part out. Example: "flash_attention_2"."""
+    """transformers' name of the attention implementation; or varlen, torch's own kernels for packed rollouts (a GPU,
+    bfloat16); or auto: varlen on one GPU where it computes the model, else sdpa, and eager for a model of which sdpa
+    would leave a part out. Example: "sdpa"."""
     gradient_checkpointing: bool | None = None
     """Recomputes layers in the backward pass instead of keeping their activations (default: on a GPU where the update
     would not fit without, never on a CPU). Example: true."""
@@ -219,6 +221,8 @@ class TrainOptions:
                 "share_prompts needs layout 'pad' and no gradient_checkpointing (which keeps no keys and values); set "
                 "it to false, or change those"
             )
+        if self.share_prompts and self.attention == "varlen":
+            yield "attention 'varlen' cannot continue from a shared prompt; set attention to 'auto'"
         if self.head == "fused" and self.entropy_coef:
             yield "head 'fused' computes no entropy; set entropy_coef to 0, or head to 'chunked'"
         if self.weights_dtype == "bfloat16" and not self.lora_rank and self.optimizer != "adamw_8bit":

@@ -5,6 +5,7 @@ Dimensions: _N tokens with a loss.
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.attention import VARLEN, attention_problem, is_flash, register_varlen, varlen_problem
 from trainer.batching import MicroBatch
 from trainer.defaults import CPU_TOKENS, with_defaults
 from trainer.distributed import ALONE, World, shard
-from trainer.errors import TrainOptionError
+from trainer.errors import PolicyMismatchError, TrainOptionError
 from trainer.fitting import fits, fitting
 from trainer.fused import check_fused
 from trainer.layers import checkpoint_layers, compile_layers, float32_gradients
@@ -24,7 +26,9 @@ from trainer.logprobs import TokenLogprobs
 from trainer.lora import adapted
 from trainer.model_folder import base_folder
 from trainer.options import TrainOptions
-from trainer.probes import check_logprobs, check_sharing
+from trainer.probes import check_backward, check_logprobs, check_sharing
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +118,10 @@ def load_policy(folder: str, options: TrainOptions, world: World = ALONE) -> Pol
             f"weights_dtype 'bfloat16' without LoRA trains on one device, and here are {world.size} processes: the "
             "gradients they share would be added up in bfloat16. Set weights_dtype to 'float32'."
         )
-    pack = options.layout == "pack" or (options.layout == "auto" and "flash" in options.attention)
+    if problem := attention_problem(options.attention, device=device.type):
+        raise TrainOptionError(f"{problem}.")
+    register_varlen()
+    pack = options.layout == "pack" or (options.layout == "auto" and is_flash(options.attention))
     loaded: list[tuple[Any, Any]] = []
 
     def load() -> tuple[str, Layout]:
@@ -129,6 +136,7 @@ def load_policy(folder: str, options: TrainOptions, world: World = ALONE) -> Pol
         model, adapter = loaded.pop() if loaded else _without_weights(folder, options, attention)
         if model.config._attn_implementation != attention:
             model.set_attn_implementation(attention)
+        pack = pack or (options.layout == "auto" and attention == VARLEN)
         if options.compile_layers:
             compile_layers(model, folder)
         if options.gradient_checkpointing:
@@ -174,7 +182,24 @@ def _load_and_check(
     check_logprobs(scorer, folder, pack=pack)
     if options.share_prompts:
         check_sharing(scorer, folder, pack=pack, options=options, processes=processes)
+    if device.type == "cuda" and not in_host:
+        _take_varlen(model, scorer, folder, options)
     return model, adapter, layout
+
+
+def _take_varlen(model: Any, scorer: TokenLogprobs, folder: str, options: TrainOptions) -> None:
+    """On a GPU attention "auto" packs by torch's varlen kernels, where they compute the model's function."""
+    wanted = options.attention == "auto" and options.layout != "pad" and not options.share_prompts
+    if not wanted or options.compute_dtype != "bfloat16" or varlen_problem(model) is not None:
+        return
+    before = model.config._attn_implementation
+    model.set_attn_implementation(VARLEN)
+    try:
+        check_logprobs(scorer, folder, pack=True)
+        check_backward(scorer, folder)
+    except PolicyMismatchError as error:
+        log.info("attention %r instead of 'varlen': %s", before, error)
+        model.set_attn_implementation(before)
 
 
 def _without_weights(folder: str, options: TrainOptions, attention: str) -> tuple[Any, Any]:

@@ -59,6 +59,20 @@ def check_logprobs(scorer: TokenLogprobs, folder: str, *, pack: bool) -> None:
             )
 
 
+def check_backward(scorer: TokenLogprobs, folder: str) -> None:
+    """Raises PolicyMismatchError where two packed rollouts have no finite gradient; leaves no gradient behind."""
+    name = f"{folder} ({type(scorer.model).__name__}, attention {scorer.model.config._attn_implementation!r})"
+    rows = [probe_ids(scorer.model, length=length, seed=length) for length in (12, 7)]
+    with _named(f"{name} has no gradient"):
+        try:
+            _packed(scorer, rows).sum().backward()
+            found = [p.grad for p in scorer.parameters() if p.grad is not None]
+            if not found or not all(gradient.isfinite().all() for gradient in found):
+                raise PolicyMismatchError(f"{name} has a gradient that is NaN or infinite. Train another architecture.")
+        finally:
+            scorer.zero_grad(set_to_none=True)
+
+
 @torch.no_grad()
 def check_sharing(scorer: TokenLogprobs, folder: str, *, pack: bool, options: TrainOptions, processes: int) -> None:
     """Raises PolicyMismatchError unless a prompt computed once gives the same as in front of every row."""

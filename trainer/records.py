@@ -15,8 +15,8 @@ import pydantic
 
 from pass_ops.errors import PassError
 from pass_ops.shards import Store
+from trainer.digests import sha256_files
 from trainer.errors import RunFolderError, StateError
-from trainer.model_folder import sha256_file
 
 T = TypeVar("T")
 IDENTITY, DONE, METRICS, STATE = "_train.json", "_done.json", "metrics.jsonl", "state"
@@ -155,9 +155,10 @@ def newest_checkpoint(state: Path) -> Checkpoint:
 
 def check_files(checkpoint: Checkpoint) -> None:
     """Raises StateError where a file is missing or differs from its marker."""
-    for name, digest in checkpoint.files.items():
-        path = checkpoint.folder / name
-        if not path.is_file() or sha256_file(path) != digest:
+    paths = {checkpoint.folder / name: digest for name, digest in checkpoint.files.items()}
+    found = sha256_files([path for path in paths if path.is_file()])
+    for path, digest in paths.items():
+        if found.get(path) != digest:
             raise StateError(
                 f"{path} is missing or differs from its marker. Remove {marker_of(checkpoint.folder)} to resume from "
                 "the checkpoint before it."

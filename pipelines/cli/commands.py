@@ -281,7 +281,7 @@ def _dry_run(options: Namespace, work: Run, scope: Mapping[str, Any]) -> None:
     from pipelines.runs.check import RunRefused, find_problems
     from pipelines.runs.cost import estimate_round
 
-    found = find_problems(work, **scope)
+    found = find_problems(work, **scope, cards=options.gpu)
     if found.problems:
         raise RunRefused(found.problems)
     estimate = estimate_round(
@@ -291,5 +291,10 @@ def _dry_run(options: Namespace, work: Run, scope: Mapping[str, Any]) -> None:
         tokens_per_second=options.tokens_per_second,
         training_tflops=options.training_tflops,
     )
-    told = {"config": as_dict(work.config), "estimate": asdict(estimate), "unchecked": list(found.missing)}
+    told = {
+        "config": as_dict(work.config),
+        "estimate": asdict(estimate),
+        "memory": [stage.as_json() for stage in found.memory],
+        "unchecked": list(found.missing),
+    }
     print(json.dumps(told, indent=1))

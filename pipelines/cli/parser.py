@@ -15,13 +15,16 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import version
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pass_ops.errors import PassError
 from pass_ops.extras import missing_extra
 from pass_ops.secrecy import hidden, url_secret
 from pipelines.runs.terminal import Guarded, GuardedFormatter, show_traceback
 from trainer import is_main_process
+
+if TYPE_CHECKING:
+    from pipelines.runs.fits import Cards
 
 ROUND_DIGITS = 6
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
@@ -306,6 +309,12 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
         help="check everything, print the resolved configuration and an estimate as JSON; do nothing",
     )
     parser.add_argument(
+        "--gpu",
+        type=gpus,
+        metavar="GPUS",
+        help='with --dry-run: GPUs to plan for, "80 GiB" or "8 x 80 GiB" (default: those of this machine)',
+    )
+    parser.add_argument(
         "--tokens-per-second",
         type=float,
         default=4000.0,
@@ -317,6 +326,16 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
         default=100.0,
         help="TFLOP/s that training reaches, for the estimate (default 100)",
     )
+
+
+def gpus(text: str) -> Cards:
+    """GPUs of one size, as an argument type."""
+    from pipelines.runs.fits import parse_cards
+
+    try:
+        return parse_cards(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def round_number(text: str) -> int:

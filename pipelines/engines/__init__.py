@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.engines.acquire import acquire, device_lent, release, start_engine
+from pipelines.engines.acquire import acquire, device_held, device_lent, release, start_engine
 from pipelines.engines.base import (
     DeviceHeldError,
     Engine,
@@ -33,6 +33,7 @@ __all__ = [
     "Sampling",
     "WeightsMismatchError",
     "acquire",
+    "device_held",
     "device_kind",
     "device_lent",
     "release",

@@ -9,6 +9,7 @@ from pipelines.engines.base import Engine, EngineOptions, EngineStartError
 from pipelines.engines.device import device_kind, device_memory
 from pipelines.engines.driver import DrivenEngine
 from pipelines.engines.ledger import Ledger
+from pipelines.models.source import local_model
 
 
 def acquire(model: str, options: EngineOptions) -> Engine:
@@ -20,12 +21,17 @@ def acquire(model: str, options: EngineOptions) -> Engine:
     engine for another model gets the new weights under their hands, EngineAsleep or EngineDead: a process works on one
     stage at a time. Safe to call from several threads. `release` closes them.
     """
-    return _ledger.engine(model, options)
+    return _ledger.engine(local_model(model), options)
 
 
 def device_lent(to: str) -> AbstractContextManager[None]:
     """The device of this process without any engine on it, for `to` ("the trainer"). See `Ledger.lent`."""
     return _ledger.lent(to)
+
+
+def device_held() -> int:
+    """Bytes of the device that the engines `acquire` keeps hold; 0 where nothing is measured."""
+    return _ledger.held()
 
 
 def release() -> None:
@@ -38,6 +44,7 @@ def start_engine(model: str, options: EngineOptions) -> DrivenEngine:
 
     Raises EngineStartError where this machine has not the device the options name.
     """
+    model = local_model(model)
     if options.kind != "recorded" and options.device not in ("auto", device_kind()):
         raise EngineStartError(
             f"engine.device is {options.device}, but {socket.gethostname()} computes on {device_kind()}: its results "

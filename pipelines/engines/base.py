@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
@@ -52,6 +52,13 @@ LogprobsMode = Literal["raw_logprobs", "processed_logprobs"]
 NeededMode = LogprobsMode | Literal["either"]
 # Of Sampling.extra: they say where a completion ends, not how its tokens are drawn.
 ENDING_PARAMETERS = frozenset({"stop_token_ids", "include_stop_str_in_output"})
+# Of EngineOptions.extra: how much of the machine is used, not what is computed.
+OPERATIONAL_EXTRA = frozenset(
+    {
+        *("gpu_memory_utilization", "swap_space", "cpu_offload_gb", "disable_log_stats", "enable_sleep_mode"),
+        *("max_num_batched_tokens", "batch_size", "latency", "served_model", "api_key", "timeout_s"),
+    }
+)
 LOWEST_TEMPERATURE = 0.01  # vLLM silently raises what is lower to this, and the logprobs would be another temperature's
 
 
@@ -154,8 +161,9 @@ class EngineOptions:
     has another one than its workers."""
     max_model_len: Annotated[int, Ge(2), Le(2**24)] | None = None
     """Most tokens of prompt and completion together (default: the model's context). Example: 4096."""
-    max_num_seqs: Annotated[int, Ge(1), Le(65_536)] = 256
-    """Rollouts sampled at the same time. Each holds memory, so there are at most 65536."""
+    max_num_seqs: Annotated[int, Ge(1), Le(65_536)] | None = None
+    """Rollouts sampled at the same time (default: 256; for vLLM on a GPU of 40 GiB or more 512, or 1024 of a model up
+    to 1.5B). Each holds memory, so there are at most 65536. Example: 128."""
     kv_cache_gib: Positive = 1.0
     """Memory for keys and values on a CPU in GiB, in addition to the model's own."""
     logprobs_mode: NeededMode = "raw_logprobs"
@@ -185,6 +193,26 @@ class EngineOptions:
             raise EngineOptionError(f"deterministic is true, but kind is {self.kind!r}; only kind 'vllm' can be")
         if self.kind == "vllm" and self.extra:
             check_arguments(self.extra)
+
+    def on_device_of(self, run: EngineOptions) -> EngineOptions:
+        """These options on the device of the run's own, where they name none."""
+        return replace(self, device=run.device) if self.device == "auto" else self
+
+    def for_another_model(self) -> EngineOptions:
+        """How a model beside the policy is run where nobody says: on the same device, with the same library.
+
+        What belongs to the policy stays out: its context, seed, recording and server, and extras that change results.
+        """
+        local = self.kind in ("vllm", "transformers")
+        return EngineOptions(
+            kind=self.kind if local else "vllm",
+            dtype=self.dtype,
+            device=self.device,
+            max_num_seqs=self.max_num_seqs,
+            kv_cache_gib=self.kv_cache_gib,
+            deterministic=self.deterministic,
+            extra={name: value for name, value in self.extra.items() if local and name in OPERATIONAL_EXTRA},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

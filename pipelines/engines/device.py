@@ -13,7 +13,11 @@ from pipelines.models.folder import read_config
 
 
 def device_kind() -> str:
-    """Where this process's models run: cuda where torch sees a GPU, else cpu."""
+    """Where this process's models run: cuda where torch sees a GPU, else cpu.
+
+    torch asks NVML, not CUDA, whose context a process can open but not hand to the processes it forks.
+    """
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

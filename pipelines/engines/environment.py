@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pass_ops import shards
-from pipelines.engines.base import EngineOptions
+from pipelines.engines.base import OPERATIONAL_EXTRA, EngineOptions
 
 # Packages whose version decides what an engine of this kind answers; of vLLM's builds one is installed.
 LIBRARIES = {
@@ -15,27 +15,12 @@ LIBRARIES = {
     "recorded": ("numpy",),
     "server": (),
 }
-# Of EngineOptions.extra: how much of the machine is used, not what is computed.
-OPERATIONAL_EXTRA = frozenset(
-    {
-        "gpu_memory_utilization",
-        "swap_space",
-        "cpu_offload_gb",
-        "disable_log_stats",
-        "enable_sleep_mode",
-        "max_num_batched_tokens",
-        "batch_size",
-        "latency",
-        "served_model",
-        "api_key",
-        "timeout_s",
-    }
-)
 
 
 def engine_environment(model: str, options: EngineOptions) -> dict[str, Any]:
     """The `environment` of a dataset that an engine makes. Raises FileNotFoundError for an absent recording."""
     from pipelines.engines import resolve_device, resolve_dtype
+    from pipelines.engines.vllm_arguments import head_overrides
 
     found: dict[str, Any] = {"engine": options.kind, "max_model_len": options.max_model_len}
     for library in LIBRARIES[options.kind]:
@@ -56,11 +41,10 @@ def engine_environment(model: str, options: EngineOptions) -> dict[str, Any]:
         from pipelines.engines.server import server_version
 
         return found | {"vllm": server_version(options)}  # dtype and device are the server's own, and it names neither
-    return found | {
-        "dtype": resolve_dtype(model, options),
-        "device": resolve_device(options),
-        "engine_seed": options.seed,
-    }
+    device, dtype = resolve_device(options), resolve_dtype(model, options)
+    if options.kind == "vllm" and (overrides := head_overrides(options, device=device, dtype=dtype)):
+        found["head_dtype"] = overrides["hf_overrides"]["head_dtype"]
+    return found | {"dtype": dtype, "device": device, "engine_seed": options.seed}
 
 
 def _recording_identity(recording: str | None) -> str:

@@ -197,6 +197,10 @@ class Ledger:
             "on from there in a new process."
         )
 
+    def held(self) -> int:
+        """Bytes of the device that the engines of this process hold, as far as they were measured."""
+        return sum(entry.kept if entry.engine.asleep else entry.took or 0 for entry in self._entries)
+
     def holders(self) -> str:
         """A sentence on the engines of this process and what each took of the device."""
         named = [

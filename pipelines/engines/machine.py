@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 GIB = 2**30
+# Lowest Linux driver of a CUDA toolkit's major version ("minor version compatibility"; CUDA Toolkit Release Notes,
+# table "CUDA Toolkit and Corresponding Driver Versions").
+DRIVERS = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +33,12 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What NVML says. driver: its version. problem: why NVML says nothing, in words."""
+    """What NVML says. driver: its version. problem: why NVML says nothing, in words; broken: a driver is there."""
 
     gpus: tuple[Gpu, ...] = ()
     driver: str | None = None
     problem: str | None = None
+    broken: bool = False
 
 
 #: how much of its device is free; None where a process computes on the CPU, whose memory nobody hands on
@@ -50,6 +54,24 @@ def gib(size: int) -> str:
     return f"{size / GIB:.1f} GiB"
 
 
+def needed_driver(cuda: str) -> str:
+    """The lowest driver that runs a CUDA version; of a major version not known yet, that of the newest known.
+
+    >>> needed_driver("13.0"), needed_driver("12.9")
+    ('580.65.06', '525.60.13')
+    """
+    return DRIVERS.get(int(cuda.partition(".")[0]), DRIVERS[max(DRIVERS)])
+
+
+def older(driver: str, than: str) -> bool:
+    """Whether one driver version is lower than another.
+
+    >>> older("575.57.08", than="580.65.06"), older("580.65.06", than="580.65.06")
+    (True, False)
+    """
+    return _numbers(driver) < _numbers(than)
+
+
 def this_machine() -> Machine:
     """The driver and the GPUs that CUDA_VISIBLE_DEVICES leaves this process, in its order."""
     try:
@@ -59,7 +81,7 @@ def this_machine() -> Machine:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        return Machine(problem=_no_driver(pynvml, error))
+        return Machine(problem=_no_driver(pynvml, error), broken=error.value != pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
     try:
         driver = _text(pynvml.nvmlSystemGetDriverVersion())
         handles = [_handle(pynvml, name) for name in _visible(pynvml.nvmlDeviceGetCount())]
@@ -110,3 +132,7 @@ def _no_driver(pynvml: Any, error: Any) -> str:
 
 def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
+
+
+def _numbers(driver: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in driver.split(".") if part.isdigit())

@@ -28,6 +28,7 @@ from pipelines.engines.base import (
 )
 from pipelines.engines.driver import Answer, DrivenEngine, Request, ScoreRequest
 from pipelines.engines.finite import finite_or_rejected
+from pipelines.engines.gpu_defaults import SEATS
 from pipelines.engines.stopping import read_sample, sought_underneath
 from pipelines.engines.text import Stops
 from pipelines.models.folder import load_tokenizer, model_digest, read_config
@@ -71,7 +72,7 @@ class ServerBackend:
         self._requests: queue.SimpleQueue[tuple[int, Request] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, daemon=True, name=f"server-request-{i}")
-            for i in range(options.max_num_seqs)
+            for i in range(options.max_num_seqs or SEATS)
         ]
         for thread in self._threads:
             thread.start()
@@ -205,7 +206,8 @@ def _client(options: EngineOptions) -> Any:
     headers = {}
     if (key := options.extra.get("api_key")) is not None:
         headers["Authorization"] = f"Bearer {secret(key, key='extra.api_key')}"
-    limits = httpx.Limits(max_connections=options.max_num_seqs, max_keepalive_connections=options.max_num_seqs)
+    seats = options.max_num_seqs or SEATS
+    limits = httpx.Limits(max_connections=seats, max_keepalive_connections=seats)
     seconds = float(options.extra.get("timeout_s", 600.0))
     timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
     return httpx.Client(

@@ -49,7 +49,13 @@ from pipelines.models.adapters import read_adapter
 from pipelines.models.folder import check_model_folder, load_tokenizer, read_config, weights_identity
 
 # In process: no child to leak. Lengths are checked here (see _context_length), so vLLM may be told one token more.
-_FORCED_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}
+# Workers of tensor parallelism are spawned: a process forked from one that has seen CUDA cannot use it.
+_FORCED_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+}
 _DEFAULT_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 # What vLLM sets for workers it would start; here they would reach verifiers' and trainers' processes.
 _CHILD_VARIABLES = ("LD_PRELOAD", "LD_LIBRARY_PATH", "LOCAL_WORLD_SIZE")

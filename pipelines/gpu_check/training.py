@@ -25,7 +25,7 @@ from trainer.policy import Policy
 MEMORY = Limit(low=0.9, high=1.1, speed=True)
 TRL_GOAL = Limit(low=1.5, speed=True)
 MICRO_BATCHES = {"cuda": (2048, 4096, 8192, 16384, 32768), "cpu": (256, 512)}
-TRL_MICRO = {"cuda": (4, 8, 16), "cpu": (4,)}  # rollouts; TRL is taken at its best
+TRL_MICRO = {"cuda": (8, 16), "cpu": (4,)}  # rollouts; TRL is taken at its best
 RANK = 16
 
 
@@ -64,6 +64,8 @@ def check_grid(machine: Machine, options: CheckOptions) -> Result:
     """The large model's adapter by tokens of a micro-batch, as far as the formula says that they fit."""
     name = sizes(machine).large
     trained = replace(train_options(machine), lora_rank=RANK, updates=2)
+    if machine.device == "cuda":
+        trained = replace(trained, weights_dtype="bfloat16")  # the frozen weights, held once
     shaped = write_rollouts(machine, options, name, steps=2)
     policy = load_policy(model_folder(machine, options, name), trained)
     optimizer = make_optimizer(policy.model, trained)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.models.safetensors import safetensors_header
+from pipelines.models.source import local_model
 from trainer.errors import AdapterError
 from trainer.model_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_folder, is_adapter
 
@@ -41,7 +42,7 @@ class Adapter:
 
 def read_adapter(folder: str) -> Adapter | None:
     """The adapter in a folder; None where it holds a whole model, or nothing. Raises AdapterError."""
-    path = Path(folder)
+    path = Path(local_model(folder))
     if not is_adapter(path):
         return None
     try:

@@ -1,9 +1,10 @@
 """What a model folder is: digests of its weights, tokenizer, chat template and vocabulary.
 
-A model folder is a Hugging Face checkpoint on a local disk: config.json, *.safetensors, tokenizer files; or a LoRA
-adapter (`pipelines.models.adapters`), which is its base model with other weights. Nothing here imports torch. Digests
-are of content, so a copied folder has the same ones; keys that only say where, or by which version, a file was saved
-are left out.
+A model folder is a Hugging Face checkpoint: config.json, *.safetensors, tokenizer files; or a LoRA adapter
+(`pipelines.models.adapters`), which is its base model with other weights. It is named by its path, by its repository on
+the Hugging Face hub or by its URL in a store, and is brought here first (`pipelines.models.source`). Nothing here
+imports torch. Digests are of content, so a copied folder has the same ones; keys that only say where, or by which
+version, a file was saved are left out.
 """
 
 from __future__ import annotations
@@ -18,17 +19,15 @@ from typing import Any
 from pass_ops.errors import PassError
 from pipelines.models.adapters import read_adapter
 from pipelines.models.safetensors import ModelFilesError, safetensors_header
-from trainer.model_folder import SAVED_BY_KEYS, file_digest, file_identity
+from pipelines.models.source import ModelNotFoundError, local_model, pinned_model
+from trainer.digests import file_digest, file_digests, file_identity
+from trainer.model_folder import SAVED_BY_KEYS
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
 )  # fmt: skip
-
-
-class ModelNotFoundError(PassError, FileNotFoundError):
-    """A model folder does not exist."""
 
 
 class VocabularyMismatchError(PassError, ValueError):
@@ -45,7 +44,9 @@ class Vocabulary:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What identifies a model folder. digest: weights, config and generation config."""
+    """What identifies a model. folder: as it was named, a hub repository with its commit. digest: weights, config and
+    generation config.
+    """
 
     folder: str
     digest: str
@@ -61,9 +62,10 @@ def describe_model(folder: str, *, weights: bool = True) -> ModelFacts:
 
     Raises ModelNotFoundError, ModelFilesError.
     """
+    name, folder = pinned_model(folder), local_model(folder)
     tensor_shapes(folder)  # a file that was cut off is refused before anything is read for long
     return ModelFacts(
-        folder=folder,
+        folder=name,
         digest=model_digest(folder) if weights else "",
         tokenizer_digest=tokenizer_digest(folder),
         chat_template_digest=chat_template_digest(folder),
@@ -77,7 +79,7 @@ def model_digest(folder: str) -> str:
     if (adapter := read_adapter(folder)) is not None:
         weights = file_digest(adapter.weights)
         return _json_digest({"adapter": adapter.config, "weights": weights, "base": model_digest(str(path))})
-    digests = {file.name: file_digest(file) for file in weight_files(folder)}
+    digests = {file.name: digest for file, digest in file_digests(weight_files(folder)).items()}
     digests["config.json"] = _json_digest(read_config(folder))
     if (path / "generation_config.json").exists():
         digests["generation_config.json"] = _json_digest(_stable(_read_json(path / "generation_config.json")))
@@ -240,13 +242,13 @@ def check_model_folder(folder: str) -> Path:
 
     Raises ModelNotFoundError, AdapterError, or ModelFilesError where it has no config.json.
     """
-    path = Path(folder)
+    path = Path(local_model(folder))
     if (adapter := read_adapter(folder)) is not None:
         return adapter.base
     if not path.is_dir():
         raise ModelNotFoundError(
             f"Model folder {folder} does not exist (looked in {path.absolute()}). Give the path of a Hugging Face "
-            "checkpoint on this machine: config.json, *.safetensors, tokenizer.json."
+            "checkpoint on this machine: config.json, *.safetensors, tokenizer.json; or org/name of the hub, or a URL."
         )
     if not (path / "config.json").exists():
         found = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"

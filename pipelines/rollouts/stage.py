@@ -21,8 +21,10 @@ from pass_ops import shards
 from pass_ops.shards import CompleteDataset, Dataset, DatasetSpec, Manifest, ModelRef, Rejection
 from pipelines.engines.base import Engine, EngineOptionError, EngineOptions, RequestRejected, SampleRequest, Sampling
 from pipelines.engines.environment import engine_environment
+from pipelines.engines.gpu_defaults import seats
 from pipelines.engines.text import stops
 from pipelines.models.folder import ModelFacts, describe_model, load_tokenizer, model_digest
+from pipelines.models.source import local_model, pinned_model
 from pipelines.parts.inputs import reopen
 from pipelines.parts.journal import Journal, left_journals
 from pipelines.parts.loop import PartOutput, PartWork, Stage, in_background
@@ -77,7 +79,8 @@ def generate(
 ) -> Manifest:
     """Make the dataset `out` of rollouts from the dataset `prompts`; part i from part i. Committed parts are kept.
 
-    model: a Hugging Face folder. The engine's logprobs_mode is set to what this sampling needs.
+    model: a Hugging Face folder, org/name of the hub, or a URL (`pipelines.models.source`).
+    The engine's logprobs_mode is set to what this sampling needs.
     Raises what `run_stage` raises; before anything runs also the errors of opening the prompts and of the model folder,
     and FingerprintMismatchError where `out` holds other rollouts.
     """
@@ -110,7 +113,7 @@ def generate_stage(
     journal: bool = True,
 ) -> Stage:
     """What `generate` runs, checked and ready; its dataset is begun. Raises as that does before anything runs."""
-    source = shards.open_dataset(prompts)
+    source, model = shards.open_dataset(prompts), pinned_model(model)
     engine = replace(engine, logprobs_mode=options.sampling.needed_mode)
     spec = generate_spec(source, out=out, model=model, engine=engine, options=options, seed=seed, round=round)
     dataset = shards.create_dataset(out, spec, overwrite=overwrite)
@@ -272,18 +275,21 @@ class GenerateWork(PartWork):
         self._open_journals: dict[int, Journal] = {}
         self._prompts: CompleteDataset
         self._engine: Engine
+        self._seats: int
         self._program: LoadedProgram
 
     def setup(self) -> None:
         """The process's one engine, running this model, the program, and the prompts."""
         from pipelines.engines import acquire
 
-        environment = engine_environment(self._model, self._engine_options)
-        check_worker(self._spec, environment=environment, models={"policy": model_digest(self._model)})
+        model = local_model(self._model)
+        environment = engine_environment(model, self._engine_options)
+        check_worker(self._spec, environment=environment, models={"policy": model_digest(model)})
         program = self._options.named_program
         self._program = single_turn if program is None else program.load()
         self._prompts = reopen(self._prompts_url, "prompts", self._spec)
-        self._engine = acquire(self._model, self._engine_options)
+        self._engine = acquire(model, self._engine_options)
+        self._seats = seats(model, self._engine_options)
         if self._options.sampling.extra:
             _try_sampling(self._engine, self._options.sampling)
         self._look_for_journals()
@@ -310,7 +316,7 @@ class GenerateWork(PartWork):
 
     def has_room(self, parts: int) -> bool:
         """For what keeps the engine full: a part's last rollouts leave seats empty long before it is complete."""
-        wanted = self._engine_options.max_num_seqs * 9 // 8  # an eighth waits for the next free seats
+        wanted = self._seats * 9 // 8  # an eighth waits for the next free seats
         return super().has_room(parts) or (parts < _MOST_PARTS and self._engine.in_flight < wanted)
 
     def _look_for_journals(self) -> None:

@@ -7,7 +7,7 @@ Nothing is written, no weights are read beyond their headers, no engine is start
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,21 +18,26 @@ from pass_ops.config import load_estimator
 from pass_ops.errors import PassError
 from pass_ops.extras import EXTRAS, MissingExtraError, by_extra, missing_extra
 from pass_ops.shards import DatasetSpec, Rejection
+from pipelines.engines import device_held
+from pipelines.engines.machine import Machine, this_machine
 from pipelines.engines.vllm_arguments import check_architecture
 from pipelines.models.folder import ModelFacts, describe_model
+from pipelines.models.source import local_model
 from pipelines.options import problem_lines
 from pipelines.prompts.stage import PromptRow, PromptSource, read_prompts
 from pipelines.rollouts.options import GenerateOptions
 from pipelines.rollouts.stage import planned_rollouts
 from pipelines.runs.disk import disk_problem
+from pipelines.runs.fits import Cards, StageMemory, cards_here, stage_memory
 from pipelines.runs.lengths import length_problems
 from pipelines.runs.lineage import read_lineage
+from pipelines.runs.machine_check import Use, computes_on, cuda_version, engine_use, machine_problems, parallel_problems
 from pipelines.runs.places import folder_problem
 from pipelines.runs.run import ROUND_FOLDERS, Run, round_prompts
 from pipelines.shaped.stage import check_streams, resolve_signal
-from pipelines.signals.base import Signal
+from pipelines.signals.base import Signal, SignalBase
+from trainer.attention import attention_problem
 from trainer.compatibility import check_sampling
-from trainer.model_folder import local_folder
 
 STAGES = ("generate", "score", "shape", "train", "eval")
 WEIGHTS = ("process", "outcome", "format")
@@ -55,12 +60,14 @@ class Findings:
 
     problems: one line each. missing: the same for packages that are not installed here. For an estimate: the prompts of
     the configuration's round (none where no prompts are read), and the policy's folder (None where it is not there).
+    memory: what each stage holds on a GPU (nothing where no GPUs are known).
     """
 
     problems: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     prompts: tuple[PromptRow, ...] = ()
     policy: str | None = None
+    memory: tuple[StageMemory, ...] = ()
 
 
 def check_run(
@@ -90,9 +97,11 @@ def find_problems(
     rounds: int = 1,
     signals: Collection[str] = (),
     policy: str | None = None,
+    cards: Cards | None = None,
 ) -> Findings:
-    """As `check_run`, but returns what it found."""
+    """As `check_run`, but returns what it found. cards: GPUs to be checked for, default this machine's."""
     check = _Check(run, round_index=round_index, rounds=rounds, policy=policy or run.starting_policy(round_index))
+    check.cards = cards or cards_here(run.config)
     if round_index < 0 or rounds < 1:
         check.problems.append(f"round {round_index}, {rounds} rounds: rounds count from 0, and there is at least one")
     else:
@@ -101,7 +110,8 @@ def find_problems(
         problems=tuple(dict.fromkeys(check.problems)),
         missing=tuple(str(error) for error in by_extra(check.missing)),
         prompts=tuple(check.prompts),
-        policy=check.policy if (Path(check.policy) / "config.json").exists() else None,
+        policy=check.policy if check.has_policy() else None,
+        memory=tuple(check.memory),
     )
 
 
@@ -118,6 +128,14 @@ class _Check:
         self.signals: Mapping[str, Signal] = {}
         self.facts: ModelFacts | None = None
         self.rollouts: DatasetSpec | None = None
+        self.cards: Cards | None = None
+        self.memory: list[StageMemory] = []
+
+    def has_policy(self) -> bool:
+        """Whether the policy is there already; a later round's may not be."""
+        with suppress(PassError):
+            return (Path(local_model(self.policy)) / "config.json").exists()
+        return False
 
     def all_of(self, stages: frozenset[str], names: Collection[str]) -> None:
         with self.noting():
@@ -133,6 +151,8 @@ class _Check:
         if stages & {"score", "eval"}:
             with self.noting():
                 self.signals = self.run.signals
+        with self.noting():
+            self.machine(stages, names)
         if "generate" in stages:
             self.generate()
         elif "score" in stages:
@@ -150,6 +170,43 @@ class _Check:
         if stages & {"generate", "train"} and not self.problems and "disk_space" not in self.config.run.accept:
             problem = disk_problem(self.run, self.prompts, policy=self.policy, rounds=self.rounds)
             self.problems += [problem] if problem else []
+        if self.cards is not None and self.has_policy():
+            self.fit(stages, self.cards)
+
+    def fit(self, stages: frozenset[str], cards: Cards) -> None:
+        """What each stage holds on a GPU; more than it may is a problem."""
+        with self.noting():
+            self.memory = stage_memory(
+                self.config, policy=self.policy, signals=self.signals, stages=stages, cards=cards
+            )
+        if "gpu_memory" not in self.config.run.accept:
+            self.problems += [
+                f'{one.stage}: {one.problem.rstrip(".")}. If you know better, add "gpu_memory" to run.accept'
+                for one in self.memory
+                if one.problem
+            ]
+
+    def machine(self, stages: frozenset[str], names: Collection[str]) -> None:
+        """What computes here, against the GPUs and the driver that are here; other runners' workers have their own."""
+        machine = this_machine()
+        uses = list(self.uses(stages, names, machine))
+        if self.config.runner.name == "direct":
+            cuda = cuda_version() if machine.gpus else None
+            self.problems += machine_problems(machine, uses, cuda=cuda, ours=device_held())
+        else:
+            self.problems += [line for use in uses for line in parallel_problems(use)]
+
+    def uses(self, stages: frozenset[str], names: Collection[str], machine: Machine) -> Iterator[Use]:
+        """Every engine of the stages, and the update."""
+        if stages & {"generate", "eval"} and self.facts is not None:
+            yield engine_use("engine", self.policy, self.config.engine, machine)
+        signals = self.run.wanted_signals(names) if self.signals and stages & {"score", "eval"} else {}
+        for name, signal in signals.items():
+            if isinstance(signal, SignalBase):
+                for model, options in signal.engines().items():
+                    yield engine_use(f"signals.{name}.engine", model, options, machine)
+        if "train" in stages:
+            yield Use(place="train", device=computes_on(self.config.train.device, machine))
 
     def places(self) -> None:
         """The run's folder, and those in it that the first round would write."""
@@ -257,8 +314,8 @@ class _Check:
     def train(self, *, sampled_now: bool) -> None:
         """The trainer's packages and folder; and that it would take rollouts sampled so, with their reference."""
         options = self.config.train
-        with self.noting("train"):
-            local_folder(self.run.url, name="the run's folder")
+        if problem := attention_problem(options.attention, device=options.device):
+            self.problems.append(f"train: {problem}")
         for package, needed in _trainer_packages(options).items():
             self.need(package, needed)
         if options.kl_coef > 0 and self.config.shape.reference is None:

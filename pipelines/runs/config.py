@@ -34,7 +34,7 @@ PATH_KEYS = frozenset({"model", "recording", "source", "tokenizer"})
 MOST_ROUNDS = 999_999
 MOST_TOKENS_OF_A_PART = 2**29
 
-Consent = Literal["disk_space", "group_size_1", "negative_weights"]
+Consent = Literal["disk_space", "gpu_memory", "group_size_1", "negative_weights"]
 
 
 @options(ConfigError)
@@ -51,8 +51,8 @@ class RunSection:
     used up (default: all prompts, every round). Example: 128."""
     accept: Annotated[tuple[Consent, ...], Strict(False)] = ()
     """What the check before a run refuses and you want all the same: disk_space (the estimate is above what is free),
-    group_size_1 (groups of one rollout), negative_weights (a stream whose good values are punished). Example:
-    ["group_size_1"]."""
+    gpu_memory (a stage is computed to need more than a GPU has), group_size_1 (groups of one rollout), negative_weights
+    (a stream whose good values are punished). Example: ["group_size_1"]."""
 
 
 @options(ConfigError)
@@ -60,7 +60,8 @@ class PolicySection:
     """The model to train."""
 
     model: Url
-    """A Hugging Face model folder (config, safetensors, tokenizer), or an adapter's. Example: "Qwen2.5-0.5B"."""
+    """A Hugging Face model folder (config, safetensors, tokenizer) or an adapter's, a repository of the hub as org/name
+    or org/name@REVISION, or the URL of such a folder in a store. Example: "Qwen2.5-0.5B"."""
 
 
 @options(ConfigError)

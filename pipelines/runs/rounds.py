@@ -21,10 +21,12 @@ from pass_ops import shards
 from pass_ops.shards import Manifest
 from pass_ops.shards.store import Store
 from pipelines.models.folder import describe_model, model_digest
+from pipelines.models.source import local_model, pinned_model
 from pipelines.options import as_dict
 from pipelines.options.types import check_name
 from pipelines.prompts.stage import PromptSource, write_prompts
 from pipelines.rollouts.stage import generate
+from pipelines.runs.away import training_folders
 from pipelines.runs.check import check_run
 from pipelines.runs.evaluate import RESULTS, EvalResult, EvaluationError, evaluate_rollouts
 from pipelines.runs.leftovers import leftovers, remove_leftovers
@@ -58,7 +60,7 @@ def run_rounds(run: Run, count: int) -> None:
 
 def _round(run: Run, round_index: int, *, is_last: bool) -> ShapedSummary:
     policy = run.starting_policy(round_index)
-    facts = {"policy": policy, "policy_digest": model_digest(policy), "config": as_dict(run.config)}
+    facts = {"policy": pinned_model(policy), "policy_digest": model_digest(policy), "config": as_dict(run.config)}
     record_round(run.url, round_index, facts)
     make_rollouts(run, round_index)
     score_rollouts(run, round_index)
@@ -150,17 +152,21 @@ def update_policy(run: Run, round_index: int) -> dict[str, Any]:
 
     policy = run.starting_policy(round_index)
     facts = describe_model(policy)
-    with run.reporter.step(f"round {round_index}: train") as report, device_lent("the trainer"):
+    with (
+        run.reporter.step(f"round {round_index}: train") as report,
+        training_folders(run, round_index, report) as folders,
+        device_lent("the trainer"),
+    ):
         result = train(
             [run.folder(round_index, "shaped")],
-            policy=policy,
-            out=run.folder(round_index, "train"),
-            state=run.folder(round_index - 1, "train") if round_index else None,
+            policy=local_model(policy),
+            out=folders.out,
+            state=folders.state,
             options=run.config.train,
             policy_digest=facts.digest,
             vocabulary=asdict(facts.vocabulary),
-            export=run.folder(round_index, "policy"),
-            progress=report,
+            export=folders.export,
+            progress=folders.progress,
         )
     if is_main_process():
         record_round(run.url, round_index, {"metrics": {"train": result.metrics}})
@@ -172,7 +178,11 @@ def evaluate_start(run: Run) -> dict[str, EvalResult]:
     policy = run.config.policy.model
     results = _evaluate_all(run, policy, posixpath.join(run.url, "start", "eval"), title="start")
     if results:
-        facts = {"policy": policy, "policy_digest": model_digest(policy), "metrics": {"eval": _figures(results)}}
+        facts = {
+            "policy": pinned_model(policy),
+            "policy_digest": model_digest(policy),
+            "metrics": {"eval": _figures(results)},
+        }
         record_start(run.url, facts)
     return results
 

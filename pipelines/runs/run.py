@@ -14,8 +14,7 @@ from pipelines.parts.operations import Operations
 from pipelines.prompts.stage import PromptSource
 from pipelines.runs.config import RunConfig
 from pipelines.runs.progress import Report, Reporter
-from pipelines.signals.base import Signal, signal_from_table
-from pipelines.signals.modelled import ModelSignal
+from pipelines.signals.base import Signal, SignalBase, signal_from_table
 
 #: what a round's folder holds beside shaped datasets
 ROUND_FOLDERS = ("prompts", "rollouts", "signals", "train", "policy", "eval", "sweep")
@@ -112,7 +111,7 @@ def configured_signals(config: RunConfig) -> dict[str, Signal]:
         except PassError as error:
             problems += [f"signals.{name}: {line}" for line in problem_lines(error)]
             continue
-        signals[name] = signal.run_with(config.engine) if isinstance(signal, ModelSignal) else signal
+        signals[name] = signal.run_with(config.engine) if isinstance(signal, SignalBase) else signal
     problems += [
         f"{option} is {name!r}, but [signals] has {', '.join(config.signals) or 'none'}"
         for option, name in _named_signals(config)

@@ -27,6 +27,7 @@ from pass_ops.importing import load_object, source_digest
 from pass_ops.nearest import advice
 from pass_ops.shards import DatasetSpec, ModelRef, signal_schema
 from pass_ops.shards.schemas import SIGNAL_KINDS, STATUSES
+from pipelines.engines.base import EngineOptions
 from pipelines.options import build
 
 #: columns that are there whatever the status
@@ -121,6 +122,14 @@ class SignalBase:
     def for_policy(self, folder: str, rollouts: DatasetSpec) -> Self:
         """Itself."""
         return self
+
+    def run_with(self, engine: EngineOptions) -> Self:
+        """Itself: it runs no model."""
+        return self
+
+    def engines(self) -> Mapping[str, EngineOptions]:
+        """Folder of each model that it runs here -> how."""
+        return {}
 
     def options(self) -> dict[str, Any]:
         """The constructor's fields of a dataclass signal, operational ones left out."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import pyarrow as pa
 from annotated_types import Ge, Le
@@ -18,6 +18,7 @@ from pass_ops.shards import DatasetSpec, ModelRef
 from pipelines.engines.base import EngineOptions, RequestRejected, Sampling
 from pipelines.engines.environment import engine_environment
 from pipelines.models.folder import chat_template_digest, load_tokenizer, model_digest, tensor_shapes, tokenizer_digest
+from pipelines.models.source import pinned_model
 from pipelines.options import Secret, Url, options, secret
 from pipelines.options.types import Seconds, Tries, Workers
 from pipelines.signals.base import Row, SignalOptionError, sidecar
@@ -58,8 +59,9 @@ class JudgeSignal(StepwiseSignal):
     """Base URL of an OpenAI-compatible server (default: the model runs here). Example: "http://host:8000/v1"."""
     api_key: Secret | None = None
     """The server's key, as env:NAME. Example: "env:JUDGE_KEY"."""
-    engine: EngineOptions = field(default_factory=EngineOptions)
-    """How a model that runs here is run, with the keys of [engine]."""
+    engine: EngineOptions | None = None
+    """How a model that runs here is run, with the keys of [engine] (default: kind, device, dtype and use of the machine
+    as [engine] says)."""
     template: str = TEMPLATE
     """The message about one step, with {prompt}, {previous} (the steps before it, a blank line between), {step} and
     {number} (from 1)."""
@@ -99,6 +101,19 @@ class JudgeSignal(StepwiseSignal):
         if not self.scale[0] < self.scale[1]:
             raise SignalOptionError(f"scale is {list(self.scale)}; give [lowest, highest]")
 
+    @property
+    def _engine(self) -> EngineOptions:
+        return replace(self.engine or EngineOptions(), logprobs_mode="either")
+
+    def run_with(self, engine: EngineOptions) -> Self:
+        """As a model beside the policy, where no engine is given, and on its device, where none is."""
+        own = engine.for_another_model() if self.engine is None else self.engine.on_device_of(engine)
+        return replace(self, engine=own)
+
+    def engines(self) -> Mapping[str, EngineOptions]:
+        """The judge, where it runs here."""
+        return {} if self.url else {self.model: self._engine}
+
     def options(self) -> dict[str, Any]:
         """Of a model folder the digest counts, not its place."""
         options = {**super().options(), "sampling": self.sampling.as_values()}
@@ -106,14 +121,14 @@ class JudgeSignal(StepwiseSignal):
 
     def models(self) -> dict[str, ModelRef]:
         """The judge, where it runs here."""
-        return {} if self.url else {"judge": ModelRef(self.model, model_digest(self.model))}
+        return {} if self.url else {"judge": ModelRef(pinned_model(self.model), model_digest(self.model))}
 
     def environment(self) -> dict[str, Any]:
         """The engine's libraries, dtype and device, where it runs here."""
         if self.url:
             return {}
         digests = {"tokenizer": tokenizer_digest(self.model), "chat_template": chat_template_digest(self.model)}
-        return engine_environment(self.model, self.engine) | {
+        return engine_environment(self.model, self._engine) | {
             f"judge_{name}": digest for name, digest in digests.items()
         }
 
@@ -190,7 +205,7 @@ class JudgeSignal(StepwiseSignal):
         if self.url is None:
             from pipelines.engines import acquire
 
-            chat: Chat = EngineChat(acquire(self.model, self.engine))
+            chat: Chat = EngineChat(acquire(self.model, self._engine))
             identity = model_digest(self.model)
         else:
             chat = shared_http_chat(

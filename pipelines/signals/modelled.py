@@ -17,6 +17,7 @@ from pipelines.models.folder import (
     tensor_shapes,
     vocabulary,
 )
+from pipelines.models.source import pinned_model
 from pipelines.options import Url, options
 from pipelines.signals.base import SignalBase, SignalInputError, SignalOptionError
 
@@ -37,8 +38,12 @@ class ModelSignal(SignalBase):
         return replace(self.engine or EngineOptions(), logprobs_mode="either")
 
     def run_with(self, engine: EngineOptions) -> Self:
-        """With these engine options, where none are given."""
-        return self if self.engine is not None else replace(self, engine=engine)
+        """With these engine options, where none are given, and on their device, where none is."""
+        return replace(self, engine=engine if self.engine is None else self.engine.on_device_of(engine))
+
+    def engines(self) -> Mapping[str, EngineOptions]:
+        """The model that scores, unless it is the policy."""
+        return {} if self.model is None else {self.model: self.engine_options}
 
     def options(self) -> dict[str, Any]:
         """The model stands in `models` by its digest, how it is run in `environment`."""
@@ -46,7 +51,7 @@ class ModelSignal(SignalBase):
 
     def models(self) -> dict[str, ModelRef]:
         """The model that scores."""
-        return super().models() | {"scorer": ModelRef(self.folder, model_digest(self.folder))}
+        return super().models() | {"scorer": ModelRef(pinned_model(self.folder), model_digest(self.folder))}
 
     def environment(self) -> dict[str, Any]:
         """The engine's libraries, dtype and device."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import field, replace
-from typing import Annotated, Any, ClassVar
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from pipelines.engines.base import Engine, EngineOptionError, EngineOptions, Req
 from pipelines.engines.environment import engine_environment
 from pipelines.engines.text import class_tokens
 from pipelines.models.folder import chat_template_digest, load_tokenizer, model_digest, tensor_shapes, tokenizer_digest
+from pipelines.models.source import pinned_model
 from pipelines.options import Url, options
 from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.spelled import encode, protected
@@ -45,8 +46,9 @@ class PrmSignal(StepwiseSignal):
     model: Url
     """The reward model's folder: a Qwen2ForProcessRewardModel (Qwen2.5-Math-PRM); a ...ForTokenClassification with
     engine.kind "transformers"; or, with tokens, a causal language model (Math-Shepherd). Example: "my/prm"."""
-    engine: EngineOptions = field(default_factory=EngineOptions)
-    """How the model is run, with the keys of [engine] (pooling follows from the options here)."""
+    engine: EngineOptions | None = None
+    """How the model is run, with the keys of [engine]; pooling follows from the options here (default: kind, device,
+    dtype and use of the machine as [engine] says)."""
     tag: Annotated[str, MinLen(1)] = "<extra_0>"
     """Text after each step, at whose last token the score is read."""
     between: str = ""
@@ -70,14 +72,24 @@ class PrmSignal(StepwiseSignal):
             raise SignalOptionError(f"template is {self.template!r}; it must have {{steps}} once, and {{prompt}}")
         if self.system is not None and not self.chat:
             raise SignalOptionError("system is set, but chat is false: write it into template, or set chat = true")
-        if self.engine.pooling is not None:
+        if self.engine is not None and self.engine.pooling is not None:
             raise SignalOptionError("engine.pooling is set; a PRM's pooling follows from this signal's own options")
 
     @property
     def _engine(self) -> EngineOptions:
         """Raw logits of every position: which of them are tags, and what becomes of the logits, is decided here."""
         pooling: dict[str, Any] = {"pooling_type": "ALL", "use_activation": False}
-        return replace(self.engine, pooling=pooling | ({"tokens": list(self.tokens)} if self.tokens else {}))
+        pooling |= {"tokens": list(self.tokens)} if self.tokens else {}
+        return replace(self.engine or EngineOptions(), pooling=pooling, logprobs_mode="either")
+
+    def run_with(self, engine: EngineOptions) -> Self:
+        """As a model beside the policy, where no engine is given, and on its device, where none is."""
+        own = engine.for_another_model() if self.engine is None else self.engine.on_device_of(engine)
+        return replace(self, engine=own)
+
+    def engines(self) -> Mapping[str, EngineOptions]:
+        """The process reward model."""
+        return {self.model: self._engine}
 
     def options(self) -> dict[str, Any]:
         """All but the model and its engine, which stand in `models` and `environment`."""
@@ -85,7 +97,7 @@ class PrmSignal(StepwiseSignal):
 
     def models(self) -> dict[str, ModelRef]:
         """The process reward model."""
-        return {"prm": ModelRef(self.model, model_digest(self.model))}
+        return {"prm": ModelRef(pinned_model(self.model), model_digest(self.model))}
 
     def environment(self) -> dict[str, Any]:
         """The engine's libraries, dtype and device, and how the model reads text."""

@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from pipelines.engines.text import REPLACEMENT
+from pipelines.models.source import local_model
 
 # A UTF-8 character has at most four bytes, so at most four tokens; more of them open at once are no character.
 MAX_OPEN_TOKENS = 8
@@ -42,7 +43,7 @@ def tokenizer_decode(folder: str) -> Decode:
     """
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(Path(local_model(folder)) / "tokenizer.json"))
 
     @lru_cache(maxsize=1 << 16)
     def decode(token_ids: tuple[int, ...]) -> str:

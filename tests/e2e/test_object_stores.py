@@ -100,9 +100,56 @@ def test_a_local_training_reads_what_was_shaped_on_an_object_store(project, stor
     assert trained.steps == options.updates == 2
 
 
-def test_training_away_from_a_local_disk_is_refused_with_the_reason(project, memory, capsys):
+def trained_in(out: str) -> dict[str, bytes]:
+    """What a round's training leaves for others, but for what depends on the clock."""
+    store = Store(f"{out}/round-000")
+    done = json.loads(store.read("train/_done.json"))
+    kept = {name: store.read(f"policy/{name}") for name in ("config.json", "model.safetensors", "tokenizer.json")}
+    return kept | {"policy_weights": done["policy_weights"].encode()}
+
+
+@pytest.mark.parametrize("store", ["memory", "s3"])
+def test_a_run_in_an_object_store_trains_on_this_machine_and_leaves_what_a_local_one_leaves(
+    project, store, request, tmp_path, monkeypatch, capsys
+):
+    out = request.getfixturevalue(store)
+    monkeypatch.setenv("PASSRL_CACHE", str(tmp_path / "one"))
+    command = "rounds" if store == "memory" else "run"
+    assert main([command, project.config, "--out", project.out]) == 0
+    assert main([command, project.config, "--out", out]) == 0, capsys.readouterr().err
+    assert digests(out) == digests(project.out)
+    assert trained_in(out) == trained_in(project.out)
+    assert main(["verify", out]) == 0, capsys.readouterr().out
+    monkeypatch.setenv("PASSRL_CACHE", str(tmp_path / "another"))  # as another machine that takes the run up
+    before = Store(out).read("lineage.json")
+    monkeypatch.setattr("trainer.run.load_policy", None)  # nothing is trained again
+    assert main([command, project.config, "--out", out]) == 0, capsys.readouterr().err
+    assert json.loads(Store(out).read("lineage.json")) == json.loads(before)
+
+
+def test_a_machine_that_takes_over_a_training_goes_on_from_the_checkpoint_in_the_store(
+    project, memory, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PASSRL_CACHE", str(tmp_path / "lost"))
     for stage in STAGES:
         assert main([stage, project.config, "--out", memory]) == 0
-    capsys.readouterr()
-    assert main(["train", project.config, "--out", memory]) == 2
-    assert "local" in capsys.readouterr().err
+        assert main([stage, project.config, "--out", project.out]) == 0
+    assert main(["train", project.config, "--out", project.out]) == 0
+    with monkeypatch.context() as broken:
+        broken.setattr("trainer.run.export_policy", lambda *_, **__: (_ for _ in ()).throw(OSError("power cut")))
+        assert main(["train", project.config, "--out", memory]) == 1
+    there = Store(f"{memory}/round-000/train")
+    assert there.exists("state/step-00000002.json")
+    assert not there.exists("_done.json")
+    monkeypatch.setenv("PASSRL_CACHE", str(tmp_path / "taking over"))
+    monkeypatch.setattr("trainer.run.backward", None)  # no step is taken again
+    assert main(["train", project.config, "--out", memory]) == 0
+    assert trained_in(memory) == trained_in(project.out)
+
+
+def test_an_export_that_is_not_whole_is_no_policy(project, memory, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PASSRL_CACHE", str(tmp_path / "cache"))
+    assert main(["run", project.config, "--out", memory]) == 0
+    Store(f"{memory}/round-000/policy").remove("config.json")  # the last of it to be written
+    assert main(["generate", project.config, "--round", "1", "--out", memory]) == 2
+    assert "still being written" in " ".join(capsys.readouterr().err.split())

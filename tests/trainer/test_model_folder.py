@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from trainer.digests import file_digest
 from trainer.errors import AdapterError, PolicyNotFoundError
-from trainer.model_folder import base_folder, file_digest, is_adapter, weights_digest
+from trainer.model_folder import base_folder, is_adapter, weights_digest
 
 
 @pytest.fixture
