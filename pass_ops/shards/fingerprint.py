@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pass_ops.errors import CorruptDatasetError, SpecError
+from pass_ops.shards.documents import parse_json
 from pass_ops.shards.store import Store
 
 
@@ -62,8 +63,8 @@ def json_file(value: Any) -> bytes:
 def json_object(content: bytes, where: str, *, fix: str) -> dict[str, Any]:
     """The object in a JSON file. Raises CorruptDatasetError, which names the file and the fix."""
     try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
+        found = parse_json(content)
+    except ValueError:
         found = None
     if not isinstance(found, dict):
         raise CorruptDatasetError(f"{where} is damaged: it holds no JSON object; {fix}")
