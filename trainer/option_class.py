@@ -19,12 +19,14 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from pass_ops.errors import PassError
 from pass_ops.nearest import advice
+from pass_ops.secrecy import MASK, hidden, is_secret
 
 T = TypeVar("T")
 
 CONFIG = pydantic.ConfigDict(
     extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True, arbitrary_types_allowed=True
 )
+LONGEST_SHOWN = 200
 _SUBJECT = re.compile(r"^\w+ should")  # "Input should be", "String should have"
 _CHOICE = re.compile(r"'([^']*)'")
 _UNIONS = (types.UnionType, typing.Union)
@@ -76,7 +78,7 @@ def problems(refused: pydantic.ValidationError, cls: type) -> Iterator[str]:
         elif isinstance(cause := item.get("ctx", {}).get("error"), Exception):
             yield f"{place}: {cause}" if place else str(cause)
         else:
-            yield f"{place} is {item['input']!r}: {_lower(_SUBJECT.sub('it must', item['msg']))}"
+            yield f"{place} is {_shown(place, item['input'])}: {_lower(_SUBJECT.sub('it must', item['msg']))}"
 
 
 def _other_branch(place: str, item: Any, found: list[tuple[str, type, Any]]) -> bool:
@@ -124,11 +126,19 @@ def nested_class(hint: Any) -> type | None:
     >>> nested_class(int | None) is None
     True
     """
-    if dataclasses.is_dataclass(hint):
-        return typing.cast(type, hint)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return hint
     if typing.get_origin(hint) in (*_UNIONS, typing.Annotated, tuple, list, dict, Mapping):
         return next((found for part in typing.get_args(hint) if (found := nested_class(part))), None)
     return None
+
+
+def _shown(place: str, value: Any) -> str:
+    """A refused value as a message shows it: short, and without a secret."""
+    if is_secret(place.rpartition(".")[2]):
+        return MASK
+    text = hidden(repr(value))
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
 
 
 def _lower(message: str) -> str:

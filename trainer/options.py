@@ -50,11 +50,11 @@ class TrainOptions:
     """What a step is made of: whole groups, or single rollouts shuffled independently of their group."""
     batch_size: AtLeastOne | None = None
     """Units per optimizer step (default: 128 where updates is not set either). Example: 64."""
-    updates: AtLeastOne | None = None
+    updates: Annotated[int, Ge(1), Le(10_000_000)] | None = None
     """Optimizer steps of this call, spread evenly over the epochs. Set this or batch_size, not both. Example:
     16."""
-    epochs: AtLeastOne = 1
-    """Passes over the data."""
+    epochs: Annotated[int, Ge(1), Le(100_000)] = 1
+    """Passes over the data. The order of all steps is made at the start, so there are at most 100000."""
     shuffle_tokens: AtLeastOne = 2**25
     """Tokens of a shuffle window: parts are shuffled, then units within windows of whole parts of about this size."""
 

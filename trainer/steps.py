@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from pass_ops.temporary import temporary_prefix
 from trainer.batching import StepBatch, build_step
 from trainer.compatibility import open_shaped, sampling_temperature
 from trainer.data import RowIndex, Selection, ShapedData, TrainData, build_index, select
@@ -113,7 +114,7 @@ def batches(shaped: Sequence[str], *, policy: Policy, options: TrainOptions) -> 
 
 
 def _batches(plan: StepPlan, policy: Policy, options: TrainOptions) -> Iterator[StepBatch]:
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(prefix=temporary_prefix()) as folder:
         old = Path(folder) / "old" if options.old_policy == "recompute" else None
         if old is not None:
             recompute_plan(plan, policy, options, folder=old)

@@ -223,4 +223,5 @@ def _forget_attempts(ds: Dataset, parts: set[int]) -> None:
 
 
 def _whereabouts() -> dict[str, Any]:
-    return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname(), "pid": os.getpid()}
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return {"time": now, "host": socket.gethostname(), "pid": os.getpid()}

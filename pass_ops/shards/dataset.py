@@ -22,7 +22,7 @@ from pass_ops.errors import (
     ReplacedFingerprintError,
 )
 from pass_ops.shards import names
-from pass_ops.shards.fingerprint import json_object
+from pass_ops.shards.documents import json_object
 from pass_ops.shards.paths import resolve_folder
 from pass_ops.shards.spec import DatasetSpec, differences, parse_dataset_json
 from pass_ops.shards.store import Store

@@ -12,6 +12,8 @@ from dataclasses import MISSING, fields
 from functools import cache
 from typing import Any, TypeVar, cast, get_type_hints
 
+from pass_ops.errors import CorruptDatasetError
+
 T = TypeVar("T")
 
 
@@ -25,6 +27,17 @@ def parse_json(content: bytes) -> Any:
         return json.loads(content.decode(), parse_constant=_no_constant, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def json_object(content: bytes, where: str, *, fix: str) -> dict[str, Any]:
+    """The object in a JSON file. Raises CorruptDatasetError, which names the file and the fix."""
+    try:
+        found = parse_json(content)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise CorruptDatasetError(f"{where} is damaged: it holds no JSON object; {fix}")
+    return found
 
 
 def as_object(kind: type[T], document: Any) -> T:

@@ -9,7 +9,8 @@ from pass_ops.errors import CorruptDatasetError, NotADatasetError, NotFinalized
 from pass_ops.shards import names
 from pass_ops.shards.commit import create_whole, parts_in, rejected_files
 from pass_ops.shards.dataset import Dataset, read_dataset_json
-from pass_ops.shards.fingerprint import json_file, json_object, sha256_bytes
+from pass_ops.shards.documents import json_object
+from pass_ops.shards.fingerprint import json_file, sha256_bytes
 from pass_ops.shards.records import (
     Manifest,
     PartRecord,

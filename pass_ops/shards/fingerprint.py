@@ -12,8 +12,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pass_ops.errors import CorruptDatasetError, SpecError
-from pass_ops.shards.documents import parse_json
+from pass_ops.errors import SpecError
 from pass_ops.shards.store import Store
 
 
@@ -58,17 +57,6 @@ def plain_json(value: Any, where: str = "") -> Any:
 def json_file(value: Any) -> bytes:
     """A value as the content of a JSON file for people and programs: keys in the order given."""
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def json_object(content: bytes, where: str, *, fix: str) -> dict[str, Any]:
-    """The object in a JSON file. Raises CorruptDatasetError, which names the file and the fix."""
-    try:
-        found = parse_json(content)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise CorruptDatasetError(f"{where} is damaged: it holds no JSON object; {fix}")
-    return found
 
 
 def sha256_bytes(content: bytes) -> str:

@@ -73,6 +73,11 @@ def parse(folder: str, name: str) -> PartName | None:
     return PartName(int(fields["part"]), fields["fp8"], int(fields.get("number") or 0))
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file is one that the store was writing."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
 def fingerprint_of(folder: str, name: str) -> str | None:
     """The fp8 in a name, of temporary files left by a killed writer too; None where there is none."""
     temporary = _TEMPORARY.fullmatch(name)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from pass_ops.shards import names
 from pass_ops.shards.dataset import dataset_folders, read_dataset_json
 from pass_ops.shards.finalize import reject_rate
 from pass_ops.shards.records import PartRecord, parse_marker, read_manifest
-from pass_ops.shards.store import Entry, Store
+from pass_ops.shards.store import Store
 
 _READ_AT_MOST = 2000  # markers read for the counts of an unfinished dataset; beyond that a sample is scaled up
-_RECENT = 50  # commits the present rate is taken from
+_RECENT = 50  # parts the present rate is taken from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +22,8 @@ class DatasetStatus:
     """One dataset. done + failed + missing = parts.
 
     exact: False where rows, groups, tokens and reject_rate are scaled up from a sample of the markers.
-    parts_per_second, tokens_per_second: over the last 50 commits, by the markers' times; None with fewer than two.
+    parts_per_second, tokens_per_second: over the last 50 parts done, by when their attempts began, as `_attempts` has
+    it: no file's own time is read, for a copy has others. None with fewer than two, or without their records.
     eta_seconds: for the parts not done, at that rate; 0 when there are none, None where there is no rate.
     """
 
@@ -59,9 +62,9 @@ def _dataset(store: Store) -> DatasetStatus:
     spec, _ = read_dataset_json(store)
     fp8 = spec.fingerprint[:8]
     markers = _own(store, names.DONE, fp8)
-    failed = set(_own(store, names.FAILED, fp8)) - set(markers)
+    failed = _own(store, names.FAILED, fp8) - markers
     manifest = read_manifest(store, names.manifest(fp8))
-    rate = _rate(list(markers.values()))
+    rate = _rate(store, sorted(markers), fp8)
     left = spec.parts - len(markers)
     if manifest is not None:
         rows, groups, tokens = (manifest.totals[name] for name in ("rows", "groups", "tokens"))
@@ -94,21 +97,42 @@ def _dataset(store: Store) -> DatasetStatus:
     )
 
 
-def _own(store: Store, folder: str, fp8: str) -> dict[int, Entry]:
-    """Part -> file of this fingerprint in a folder."""
-    found = ((names.parse(folder, entry.name), entry) for entry in store.entries(folder))
-    return {name.part: entry for name, entry in found if name is not None and name.fp8 == fp8}
+def _own(store: Store, folder: str, fp8: str) -> set[int]:
+    """Parts with a file of this fingerprint in a folder."""
+    found = (names.parse(folder, entry.name) for entry in store.entries(folder))
+    return {name.part for name in found if name is not None and name.fp8 == fp8}
 
 
-def _rate(markers: Sequence[Entry]) -> float | None:
-    times = sorted(entry.modified for entry in markers if entry.modified is not None)[-_RECENT:]
+def _rate(store: Store, done: Sequence[int], fp8: str) -> float | None:
+    """Parts a second, from when the last attempts of parts that are done began."""
+    last: dict[int, int] = {}
+    for name in (names.parse(names.ATTEMPTS, entry.name) for entry in store.entries(names.ATTEMPTS)):
+        if name is not None and name.fp8 == fp8:
+            last[name.part] = max(name.number, last.get(name.part, 0))
+    tried = [part for part in done if part in last]
+    step = _step(tried)
+    contents = store.read_many([names.attempt(part, fp8, last[part]) for part in tried[::step]])
+    known = sorted(time for content in contents.values() if (time := _began(content)) is not None)
+    times = known[-max(2, _RECENT // step) :]
     if len(times) < 2 or times[-1] <= times[0]:
         return None
-    return (len(times) - 1) / (times[-1] - times[0])
+    return step * (len(times) - 1) / (times[-1] - times[0])
+
+
+def _began(attempt: bytes | None) -> float | None:
+    """When an attempt began, in seconds since the epoch; None where its record is gone or does not tell."""
+    try:
+        return datetime.fromisoformat(json.loads(attempt or b"")["time"]).timestamp()
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+
+
+def _step(parts: Sequence[int]) -> int:
+    """Of so many parts one is read."""
+    return max(1, -(-len(parts) // _READ_AT_MOST))
 
 
 def _sample(store: Store, parts: Sequence[int], fp8: str) -> list[PartRecord]:
     """Records of the parts, or of evenly spaced ones where there are many."""
-    step = max(1, -(-len(parts) // _READ_AT_MOST))
-    contents = store.read_many([names.done(part, fp8) for part in parts[::step]])
+    contents = store.read_many([names.done(part, fp8) for part in parts[:: _step(parts)]])
     return [parse_marker(content, store, name) for name, content in contents.items() if content is not None]

@@ -19,6 +19,7 @@ taken):
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import posixpath
 import threading
@@ -200,11 +201,7 @@ class Store:
         with _named_errors("writing", self.path(name)):
             protocol = _protocol(self.root)
             if protocol == "file":
-                target = self.path(name)
-                with self._local_temporary(name, content) as temporary:
-                    self._hook("put:rename", name)
-                    os.replace(temporary, target)
-                    sync_folder(os.path.dirname(target))
+                self._put_local(name, content)
             elif protocol == "hdfs":
                 temporary = self._remote_temporary(name, content)
                 self.remove(name)
@@ -237,6 +234,17 @@ class Store:
             return
         yield from _directly_in(self.path(folder), found)
 
+    def _put_local(self, name: str, content: bytes) -> None:
+        target = self.path(name)
+        with self._local_temporary(name, content) as temporary:
+            self._hook("put:rename", name)
+            try:
+                os.replace(temporary, target)
+            except FileNotFoundError:  # whoever cleans the folder took the temporary file for a killed writer's
+                return self._put_local(name, content)
+            sync_folder(os.path.dirname(target))
+        return None
+
     def _create_local(self, name: str, content: bytes) -> bool:
         target = self.path(name)
         with self._local_temporary(name, content) as temporary:
@@ -260,17 +268,22 @@ class Store:
 
     @contextmanager
     def _local_temporary(self, name: str, content: bytes) -> Iterator[str]:
-        """A synced temporary file beside the target; gone afterwards, unless the process dies."""
+        """A synced temporary file beside the target; gone afterwards, unless the process dies.
+
+        It is locked as long as its writer lives, so that one of a killed writer can be told (where files have locks).
+        """
         folder, base = os.path.split(self.path(name))
         os.makedirs(folder, exist_ok=True)
         temporary = os.path.join(folder, f".{base}.{uuid.uuid4().hex[:12]}.tmp")
         self._hook("create:temporary", name)
         try:
             with open(temporary, "xb") as stream:
+                with suppress(OSError):
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
-            yield temporary
+                yield temporary
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)

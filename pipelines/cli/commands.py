@@ -13,6 +13,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from pass_ops import shards
+from pass_ops.errors import NotADatasetError
 from pipelines.cli.show import show, show_manifest
 from pipelines.runs.progress import Reporter
 
@@ -33,6 +34,7 @@ def configured(*stages: str, checks: bool = True) -> Callable[[Callable[[Namespa
         @wraps(body)
         def command(options: Namespace) -> int | None:
             from pipelines.runs.check import check_run
+            from pipelines.runs.leftovers import leftovers, remove_leftovers
 
             work = _open_run(options)
             scope = {"stages": stages, **_scope(options, work)}
@@ -41,6 +43,7 @@ def configured(*stages: str, checks: bool = True) -> Callable[[Callable[[Namespa
                 return None
             if checks:
                 check_run(work, **scope)
+                remove_leftovers(leftovers(work.url))
             body(options, work)
             return None
 
@@ -152,8 +155,10 @@ def sft(options: Namespace) -> None:
     """Supervised training, beside any run."""
     from pipelines.options import build
     from pipelines.runs.config import apply_override
+    from pipelines.runs.places import check_folder
     from trainer import TrainOptions, sft
 
+    check_folder(options.out, key="--out")
     given: dict[str, Any] = {"loss": "next_token", "aggregation": "token_mean"}
     for override in options.overrides:
         apply_override(given, override)
@@ -188,6 +193,23 @@ def finalize(options: Namespace) -> int | None:
     """The manifest of a dataset whose parts are all committed."""
     manifest = shards.finalize(shards.load_dataset(options.url), max_reject_rate=options.max_reject_rate)
     show_manifest(options, options.url, manifest)
+    return None
+
+
+def clean(options: Namespace) -> int | None:
+    """What killed processes left behind; removed only under --yes."""
+    from pipelines.runs.leftovers import leftovers, remove_leftovers
+    from pipelines.runs.verify import is_run
+
+    if not is_run(options.url):
+        raise NotADatasetError(f"{options.url} is no RUN folder; check the path")
+    found = leftovers(options.url)
+    removed = remove_leftovers(found) if options.yes else []
+    lines = [f"{leftover.path}: {leftover.why}, {leftover.bytes:,} bytes" for leftover in found]
+    total = f"{sum(leftover.bytes for leftover in found):,} bytes in {len(found)} places"
+    lines.append(f"{total}, {len(removed)} of them removed" if options.yes else f"{total}; remove them with --yes")
+    told = [asdict(leftover) | {"removed": leftover in removed} for leftover in found]
+    show(options, "\n".join(lines) if found else "nothing is left behind", told)
     return None
 
 

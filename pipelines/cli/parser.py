@@ -13,12 +13,14 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pass_ops.errors import PassError
 from pass_ops.extras import missing_extra
+from pass_ops.secrecy import hidden, url_secret
+from pipelines.runs.terminal import Guarded, GuardedFormatter, show_traceback
 from trainer import is_main_process
 
 if TYPE_CHECKING:
@@ -27,26 +29,36 @@ if TYPE_CHECKING:
 ROUND_DIGITS = 6
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 UNDER_TORCHRUN = ("train", "sft")
+PLACES = {"config", "dataset", "file", "out", "pairs", "plot", "policy", "run", "tokenizer", "url"}
 QUESTIONS = ("inspect", "status", "verify", "sweep", "explain", "lint", "prm-check")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    arguments, beam_args = _split(arguments)
-    options = build_parser().parse_args(arguments)
-    options.beam_args = beam_args
-    logging.basicConfig(format="%(message)s")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars, which would run into ours
+    arguments, beam_args = _split(list(sys.argv[1:] if argv is None else argv))
+    sys.excepthook = show_traceback
+    out = sys.stdout if is_main_process() else io.StringIO()
+    with redirect_stdout(Guarded(out)), redirect_stderr(Guarded(sys.stderr)):
+        options = build_parser().parse_args(arguments)
+        options.beam_args = beam_args
+        handler = logging.StreamHandler(getattr(sys.stderr, "unguarded", sys.stderr))
+        handler.setFormatter(GuardedFormatter("%(message)s"))
+        logging.basicConfig(handlers=[handler])
+        os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars, which would run into ours
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    """One command that is parsed; returns the exit code."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and options.command not in UNDER_TORCHRUN:
         print(f"passrl {options.command}: runs once, not on several ranks; start it without torchrun", file=sys.stderr)
         return WRONG_INPUT
     module = "questions" if options.command in QUESTIONS else "commands"
     command = getattr(importlib.import_module(f"pipelines.cli.{module}"), options.command.replace("-", "_"))
     try:
-        with redirect_stdout(sys.stdout if is_main_process() else io.StringIO()):
-            code = command(options)
-            sys.stdout.flush()
+        _check_urls(options)
+        code = command(options)
+        sys.stdout.flush()
     except BrokenPipeError:  # whoever reads, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
@@ -54,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         error = missing_extra(raised, f"passrl {options.command}") or raised
         if not isinstance(error, PassError):
             raise
-        print(f"passrl {options.command}: {error}", file=sys.stderr)
+        print(f"passrl {options.command}: {hidden(str(error))}", file=sys.stderr)
         if type(error).__name__ == "JobSubmitted":  # by name: a light command need not import the runners
             return DONE
         return WRONG_INPUT if isinstance(error, (ValueError, LookupError, FileNotFoundError, ImportError)) else FAILED
@@ -65,6 +77,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return FAILED
     return DONE if code is None else int(code)
+
+
+def _check_urls(options: argparse.Namespace) -> None:
+    """No path or URL on the command line may hold a secret: it would be stored and printed. Raises SecretUrlError."""
+    for name in sorted(PLACES & vars(options).keys()):
+        value = getattr(options, name)
+        for url in value if isinstance(value, list) else [value or ""]:
+            if (found := url_secret(url)) is not None:
+                raise SecretUrlError(f"{name}: holds {found}; leave it out: the store's own environment gives it")
+
+
+class SecretUrlError(PassError, ValueError):
+    """A URL on the command line holds a secret."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Usage and message, without a secret that stands in an argument."""
+        super().error(hidden(message))
 
 
 class _Version(argparse.Action):
@@ -78,7 +109,7 @@ class _Version(argparse.Action):
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line as one parser."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="passrl",
         description="PASS: reshape any scalar step signal into per-chunk advantages, offline, in Parquet.",
         epilog="Unknown flags after -- go to the Beam runner. Exit codes: 0 done, 1 failed, 2 wrong usage or input.",
@@ -171,6 +202,9 @@ def _add_store_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
     status.add_argument("url", help="RUN folder or dataset")
     verify = _command(commands, "verify", "check every promise of the data contract; exit code 1 where one is broken")
     verify.add_argument("url", help="RUN folder or dataset")
+    clean = _command(commands, "clean", "what killed runs left behind: temporary files that nobody uses any more")
+    clean.add_argument("url", help="RUN folder; the system's folder for temporary files is looked through as well")
+    clean.add_argument("--yes", action="store_true", help="remove them (default: only list them)")
     finalize = _command(commands, "finalize", "write the manifest of a dataset whose parts are all committed")
     finalize.add_argument("url", help="folder or URL of a dataset")
     finalize.add_argument(

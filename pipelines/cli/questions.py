@@ -42,9 +42,11 @@ def inspect(options: Namespace) -> int | None:
 def _inspect_training(options: Namespace) -> None:
     """One row a round, and a picture of every step."""
     from pipelines.inspect.views.training import read_trainings, training_rows, training_svg, training_table
+    from pipelines.runs.places import check_file
 
-    trainings = read_trainings(options.dataset)
     plot = Path(options.plot or Path(options.dataset) / "training.svg")
+    check_file(plot, key="--plot")
+    trainings = read_trainings(options.dataset)
     plot.write_bytes(training_svg(trainings))
     if options.json:
         print(json.dumps({"plot": str(plot), "rounds": training_rows(trainings)}, indent=1))
@@ -85,6 +87,7 @@ def sweep(options: Namespace) -> int | None:
     from pipelines.inspect.sweep.report import sweep_parquet, sweep_svg, sweep_view
     from pipelines.inspect.sweep.settings import grid_settings, sweep
     from pipelines.runs.config import load_config, module_folders, parse_grid
+    from pipelines.runs.places import check_folder
     from pipelines.runs.run import Run
 
     reporter = Reporter(quiet=options.json)
@@ -94,6 +97,7 @@ def sweep(options: Namespace) -> int | None:
         reporter=reporter,
         modules=module_folders(options.config),
     )
+    check_folder(work.folder(options.round, "sweep"), key="--out")
     settings = grid_settings(work.config.shape, parse_grid(options.grid))
     with reporter.step(f"{len(settings)} settings") as report:
         found = sweep(

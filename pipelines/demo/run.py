@@ -21,6 +21,7 @@ from pipelines.runs.check import check_run
 from pipelines.runs.config import RunConfig, load_config
 from pipelines.runs.evaluate import Estimate, EvalResult, paired_gain, read_results
 from pipelines.runs.lineage import read_lineage
+from pipelines.runs.places import check_folder
 from pipelines.runs.progress import Reporter
 from pipelines.runs.rounds import evaluate_start, run_round
 from pipelines.runs.run import Run
@@ -35,6 +36,7 @@ def run_demo(
     out: str, *, seed: int = 0, overrides: Sequence[str] = (), overwrite: bool = False, quiet: bool = False
 ) -> dict[str, Any]:
     """Run it in the folder `out` (local; a finished or interrupted one goes on). Returns the table's numbers."""
+    check_folder(out, key="--out")
     reporter = Reporter(quiet=quiet)
     reporter.line(
         "PASS demo: chains of 6 to 10 small sums, one line a step; the policy gets about a third of them right."

@@ -8,7 +8,7 @@ future.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal, Protocol
@@ -173,12 +173,12 @@ class EngineOptions:
     """The engine's own seed. Rollouts do not depend on it: each has a seed of its own."""
     deterministic: bool = False
     """Makes a rollout bit-identical whatever else is in its batch; this costs throughput. Kind vllm only."""
-    recording: str | None = None
+    recording: Url | None = None
     """For kind recorded: a Parquet or JSONL file of rollouts, or synthetic:SEED for made-up ones. Example:
     "synthetic:0"."""
     url: Url | None = None
     """For kind server: where the vLLM server answers. Example: "http://127.0.0.1:8000"."""
-    pooling: Mapping[str, Any] | None = None
+    pooling: Table | None = None
     """How a model that classifies tokens (a process reward model) is pooled, by the names of vLLM's PoolerConfig; {}
     leaves it to the model, and not set means a model that samples. tokens = ["▁-", "▁+"] makes a causal language model
     a classifier whose classes are those tokens' logits. Example: { pooling_type = "STEP", step_tag_id = 9 }."""
@@ -253,6 +253,14 @@ class Engine(Protocol):
     @property
     def max_model_len(self) -> int:
         """The most tokens a prompt and its completion may have together."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are below this."""
+
+    @property
+    def width(self) -> int:
+        """How many engines answer behind this one, each `max_num_seqs` requests at a time."""
 
     @property
     def in_flight(self) -> int:

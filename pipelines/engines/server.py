@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from pass_ops.nearest import advice
+from pass_ops.secrecy import MASK, hidden
 from pipelines.engines.base import (
     EngineOptionError,
     EngineOptions,
@@ -34,6 +35,7 @@ from pipelines.models.folder import load_tokenizer, model_digest, read_config
 from pipelines.options import secret
 
 OPTIONS = frozenset({"served_model", "api_key", "timeout_s"})
+CONNECT_SECONDS = 5.0
 POLL_SECONDS = 0.005  # how long a new request may wait while the driver waits for an older one
 IMPOSSIBLE = -9999.0  # what the server writes for -inf, which JSON lacks
 
@@ -147,7 +149,9 @@ class ServerBackend:
         """The one choice of a completion. Raises RequestRejected for what the server refuses or cannot do."""
         response = self._client.post("/v1/completions", json={"model": self._name, **body})
         if response.status_code != 200:
-            detail = f"the server answered {response.status_code}: {response.text[:300]}"
+            sent = str(self._client.headers.get("Authorization", "")).removeprefix("Bearer ")
+            said = hidden(response.text.replace(sent, MASK) if sent else response.text)[:300]
+            detail = f"the server answered {response.status_code}: {said}"
             raise RequestRejected("request_failed", detail, transient=response.status_code in (429, 500, 503))
         choice: dict[str, Any] = response.json()["choices"][0]
         return choice
@@ -204,7 +208,8 @@ def _client(options: EngineOptions) -> Any:
         headers["Authorization"] = f"Bearer {secret(key, key='extra.api_key')}"
     seats = options.max_num_seqs or SEATS
     limits = httpx.Limits(max_connections=seats, max_keepalive_connections=seats)
-    timeout = float(options.extra.get("timeout_s", 600.0))
+    seconds = float(options.extra.get("timeout_s", 600.0))
+    timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
     return httpx.Client(
         base_url=options.url.rstrip("/").removesuffix("/v1"), headers=headers, limits=limits, timeout=timeout
     )

@@ -32,11 +32,11 @@ CHECKS = tuple(
         ("rounds", "memory:check_rounds", 300, ENGINE, 0, "two rounds with a PRM on one device, then `passrl verify`"),
         ("ledger", "memory:check_ledger", 300, ENGINE, 0, "one device, handed from engine to PRM to trainer and back"),
         ("mismatch", "engine:check_mismatch", 300, ENGINE, 0, "sampler against trainer, heads in float32 and bfloat16"),
-        ("generate", "sampling:check_generate", 300, ENGINE, 0, "the generate stage against bare LLM.generate"),
+        ("generate", "sampling:check_generate", 360, ENGINE, 0, "the generate stage against bare LLM.generate"),
         ("kill", "several:check_kill", 180, ENGINE, 0, "SIGKILL in the middle of sampling leaves nothing on the card"),
         ("torchrun", "several:check_torchrun", 180, Check.packages, 2, "the update on two ranks against one"),
         ("tensor-parallel", "several:check_tensor_parallel", 240, ENGINE, 2, "one engine over two GPUs against one"),
-        ("trl", "training:check_trl", 180, Check.packages, 0, "the update against TRL's GRPO update"),
+        ("trl", "training:check_trl", 240, Check.packages, 0, "the update against TRL's GRPO update"),
         ("grid-train", "training:check_grid", 240, Check.packages, 0, "an adapter of the large model, by micro-batch"),
         ("grid-generate", "sampling:check_grid", 240, ENGINE, 0, "the large model's tokens/s by rollouts at a time"),
     )

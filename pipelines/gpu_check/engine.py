@@ -20,8 +20,9 @@ from pipelines.gpu_check.training import train_options
 from trainer import load_policy
 
 Head = Literal["float32", "bfloat16"]
-# float32 sums in another order, without TF32; a wrong position, mask or weight is off by tenths of a nat.
-SAME = {"cpu": Limit(high=1e-4), "cuda": Limit(high=2e-3)}
+# float32 sums in another order; on a GPU vLLM's attention kernels multiply in TF32 (Triton's default), as we read them.
+# A wrong position, mask or weight is off by tenths of a nat.
+SAME = {"cpu": Limit(high=1e-4), "cuda": Limit(high=0.03)}
 MOVED = Limit(low=0.1)
 # Published RMS of log-probability differences, Qwen2.5-7B: 0.0392 with bfloat16 heads, 0.0227 with float32 heads
 # (ServiceNow/Fast-LLM#525).
@@ -62,7 +63,7 @@ def check_reload(machine: Machine, options: CheckOptions) -> Result:
     """Weights replaced in a running engine, whose graphs were captured with the old ones, and put back."""
     name = sizes(machine).small
     first, second = (model_folder(machine, options, name, seed=seed) for seed in (0, 1))
-    engine, found = start_engine(first, engine_options(machine, dtype="float32")), []
+    engine, found = start_engine(first, engine_options(machine, dtype="float32", graphs=True)), []
     for folder in (first, second, first):
         engine.load_weights(folder)
         found.append(drawn(engine, _prompts(machine), tokens=_length(machine)))
@@ -100,11 +101,12 @@ def check_mismatch(machine: Machine, options: CheckOptions) -> Result:
 
 
 def engine_options(
-    machine: Machine, *, dtype: Literal["float32", "bfloat16"], head: Head | None = None
+    machine: Machine, *, dtype: Literal["float32", "bfloat16"], head: Head | None = None, graphs: bool = False
 ) -> EngineOptions:
-    """How the checks run vLLM."""
-    extra = {} if head is None else {"hf_overrides": {"head_dtype": head}}
-    seats = 32 if machine.device == "cpu" else 256
+    """How the checks run vLLM; without compiled graphs, which take a minute to make, where they are not the point."""
+    extra: dict[str, Any] = {} if graphs else {"enforce_eager": True}
+    extra |= {} if head is None else {"hf_overrides": {"head_dtype": head}}
+    seats = 32 if machine.device == "cpu" else None  # by card and model
     return EngineOptions(dtype=dtype, max_model_len=CONTEXT // 4, max_num_seqs=seats, kv_cache_gib=0.25, extra=extra)
 
 

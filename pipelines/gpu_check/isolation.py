@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 MARK = "PASSRL_GPU_CHECK"
+OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 SECONDS_TO_END = 30.0
 TAIL = 2000  # characters of a log that a failed line quotes
 
@@ -57,7 +58,7 @@ def run_marked(arguments: Sequence[str], *, request: Any, log: Path, seconds: fl
             stdin=subprocess.PIPE,
             stdout=written,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env=environment | OFFLINE,
             start_new_session=True,
         )
         try:

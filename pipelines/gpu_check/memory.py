@@ -27,6 +27,7 @@ from pipelines.runs.run import Run
 from trainer import TrainOptions, load_policy, make_optimizer
 
 ROUNDS = 2
+PRM_POOLING = {"pooling_type": "ALL", "use_activation": False}
 NONE = Limit(high=0)
 
 
@@ -48,7 +49,7 @@ def check_ledger(machine: Machine, options: CheckOptions) -> Result:
     sampling = engine_options(machine, dtype="float32")
     drawn(acquire(policy, sampling), prompts, tokens=4)
     note("sampling")
-    prm = acquire(model_folder(machine, options, name, prm=True), replace(sampling, pooling={"pooling_type": "ALL"}))
+    prm = acquire(model_folder(machine, options, name, prm=True), replace(sampling, pooling=PRM_POOLING))
     prm.pool(prompts[0]).result()
     note("prm")
     engine = acquire(policy, sampling)
@@ -119,7 +120,6 @@ def rounds_run(
                 "signal": "prm",
                 "model": model_folder(machine, options, name, prm=True),
                 "separator": "a",  # as common as a step's end, in words of three letters
-                "engine": engine,
             },
         },
         "shape": {"process": "prm", "outcome": "outcome", "weights": {"format": 0.0}},

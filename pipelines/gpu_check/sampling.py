@@ -20,7 +20,7 @@ from pipelines.rollouts.stage import GenerateOptions, derive_seed, generate
 
 GOAL = Limit(low=0.97, speed=True)
 CONTEXT = 1024
-PROMPTS = {"cuda": 256, "cpu": 6}
+PROMPTS = {"cuda": 192, "cpu": 6}
 GROUP = {"cuda": 8, "cpu": 2}
 TOKENS = {"cuda": 256, "cpu": 8}
 SEATS = {"cuda": (32, 64, 128, 256, 512), "cpu": (2, 4)}

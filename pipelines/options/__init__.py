@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from pipelines.options.build import as_dict, build
 from pipelines.options.errors import ConfigError, problem_lines
-from pipelines.options.secrets import Secret, Table, Url, secret
+from pipelines.options.secrets import Flags, Secret, Table, Url, check_url, resolved_flags, secret
 from trainer.option_class import options
 
-__all__ = ["ConfigError", "Secret", "Table", "Url", "as_dict", "build", "options", "problem_lines", "secret"]
+__all__ = [
+    "ConfigError",
+    "Flags",
+    "Secret",
+    "Table",
+    "Url",
+    "as_dict",
+    "build",
+    "check_url",
+    "options",
+    "problem_lines",
+    "resolved_flags",
+    "secret",
+]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Strict
 
+from pass_ops.secrecy import ADVICE, assigned_secret, is_secret, literal_secrets, url_secret
 from pipelines.options.errors import ConfigError
 
-# A value under a key that ends like this is a secret; not every "token" is one: a "step_token" is text.
-SECRET_SUFFIXES = ("api_key", "access_token", "auth_token", "api_token", "password", "secret")
+_NAMED = re.compile(r"env:(\w+)")
 
 
 def secret(value: str, *, key: str) -> str:
@@ -26,36 +27,54 @@ def secret(value: str, *, key: str) -> str:
     return os.environ[name]
 
 
+def resolved_flags(flags: Sequence[str]) -> tuple[str, ...]:
+    """Flags of a runner with the secrets that env:NAME names in them. Raises ConfigError where one is not set."""
+    return tuple(_NAMED.sub(lambda named: secret(named[0], key="runner.flags"), flag) for flag in flags)
+
+
+def check_url(url: str, *, key: str) -> str:
+    """The URL or path, which may hold no secret. Raises ConfigError, which names the key and repeats nothing."""
+    if (found := url_secret(url)) is not None:
+        raise ConfigError(f"{key}: holds {found}; leave it out: the store's own environment variables or files give it")
+    return url
+
+
 def _reference(value: Any) -> str:
     if not (isinstance(value, str) and value.startswith("env:") and value != "env:"):
-        raise ValueError("secrets are given as env:NAME only, so that none is ever printed or stored")
+        raise ValueError(ADVICE)
     return value
 
 
 def _without_secrets(table: Mapping[str, Any]) -> Mapping[str, Any]:
-    for place in _literal_secrets(table, ()):
-        raise ValueError(f"{place}: secrets are given as env:NAME only, so that none is ever printed or stored")
+    for problem in literal_secrets(table):
+        raise ValueError(problem)
     return table
 
 
-def _literal_secrets(data: Any, path: tuple[str, ...]) -> Iterator[str]:
-    if isinstance(data, Mapping):
-        for key, value in data.items():
-            if isinstance(value, str) and key.endswith(SECRET_SUFFIXES) and not value.startswith("env:"):
-                yield ".".join((*path, key))
-            yield from _literal_secrets(value, (*path, key))
-
-
 def _without_credentials(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.username or parts.password:
-        raise ValueError('holds a user or password; leave them out and give a secret as api_key = "env:NAME"')
+    if (found := url_secret(url)) is not None:
+        raise ValueError(
+            f'holds {found}; leave it out and give a secret as api_key = "env:NAME", or by the environment'
+        )
     return url
+
+
+def _without_secret_flags(flags: tuple[str, ...]) -> tuple[str, ...]:
+    for flag, following in pairwise((*flags, "")):
+        name, _, value = flag.partition("=")
+        if (url := url_secret(value or flag)) is not None:
+            raise ValueError(f"{name}: holds {url}; {ADVICE}")
+        bare = is_secret(name) and not value and following and not following.startswith(("-", "env:"))
+        if bare or (assigned := assigned_secret(flag)) is not None:
+            raise ValueError(f"{name if bare else assigned}: {ADVICE}")
+    return flags
 
 
 #: the type of an option that is a secret: env:NAME
 Secret = Annotated[str, BeforeValidator(_reference)]
 #: the type of a table with keys of its own: a secret in it, however deep, is env:NAME too
 Table = Annotated[Mapping[str, Any], AfterValidator(_without_secrets)]
-#: the type of a URL, which may hold no password
+#: the type of a URL or a path, which may hold no secret
 Url = Annotated[str, AfterValidator(_without_credentials)]
+#: the type of a list of flags, in which a secret is env:NAME
+Flags = Annotated[tuple[str, ...], Strict(False), AfterValidator(_without_secret_flags)]

@@ -20,6 +20,7 @@ from pass_ops import shards
 from pass_ops.errors import PartError, PassError
 from pass_ops.shards import Dataset, Rejection
 from pipelines.engines.base import EngineDead
+from pipelines.engines.errors import ServerUnreachable
 from pipelines.parts.attempts import attempts_made, withdraw_attempt
 
 T = TypeVar("T")
@@ -104,6 +105,8 @@ def abort_cause(error: BaseException) -> str | None:
             return f"the memory is used up ({found or 'MemoryError'}); use fewer parts in flight, or smaller parts"
         if isinstance(found, OSError) and found.errno in _DISK_ERRNOS:
             return f"the disk cannot be written ({found})"
+        if isinstance(found, ServerUnreachable):
+            return str(found)
         if isinstance(found, EngineDead):
             return f"the engine died ({found})"
     return None

@@ -22,7 +22,7 @@ from pass_ops import shards
 from pass_ops.errors import PassError
 from pass_ops.nearest import advice
 from pass_ops.shards import DatasetSpec, InputRef, Manifest, Rejection
-from pipelines.options import options
+from pipelines.options import Url, options
 from pipelines.options.types import PartRows, Rows, Strings
 from pipelines.parts.job_record import job_record
 from pipelines.prompts.files import (
@@ -72,7 +72,7 @@ def _holds_the_prompt(template: str) -> str:
 class PromptSource:
     """Which prompts, from where."""
 
-    source: str
+    source: Url
     """A JSONL or Parquet file, a folder of them, or a Hugging Face dataset saved to disk; a path or any fsspec URL.
     Example: "gsm8k_train.jsonl"."""
     format: Literal["auto", "jsonl", "parquet", "huggingface"] = "auto"

@@ -39,7 +39,7 @@ class GenerateOptions:
     messages always use the template."""
     system: str | None = None
     """A system message before the prompt's own messages. Example: "Answer briefly."."""
-    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    chat_template_kwargs: Table = field(default_factory=dict)
     """Further arguments of the chat template. A final message of the assistant is continued and after any other a new
     one begun, unless continue_final_message or add_generation_prompt is among them. Example:
     { enable_thinking = false }."""

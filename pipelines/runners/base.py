@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pass_ops.errors import PassError
 from pass_ops.nearest import advice
-from pipelines.options import options
-from pipelines.options.types import Strings
+from pipelines.options import Flags, options, resolved_flags
+from pipelines.runners.gpus import Gpus
 
 if TYPE_CHECKING:
     from pipelines.runners.portable import JobServer
@@ -62,14 +62,30 @@ class RunnerOptions:
     wait: bool = True
     """Whether the command waits for the job. false submits one stage's job, which then finalizes its dataset itself;
     only for runners whose jobs outlive the command (flink, dataflow)."""
-    flags: Strings = ()
-    """Flags handed to the Beam runner unchanged, as after a lone -- on the command line. Example:
+    flags: Flags = ()
+    """Flags handed to the Beam runner unchanged, as after a lone -- on the command line; a secret as env:NAME. Example:
     ["--direct_running_mode=multi_processing", "--direct_num_workers=4"]."""
     resources: Mapping[Literal["accelerator", "cpu_count", "min_ram"], str] = field(default_factory=dict)
     """Beam resource hints for the workers of stages that run a model. Example: { accelerator =
     "type:nvidia-l4;count:1", min_ram = "24GB" }."""
 
+    gpus: Gpus | None = None
+    """Runs one engine per GPU of this machine, each in a process of its own, and the update by torchrun on all of them;
+    runner direct only. "all" or a list of GPUs: each engine takes as many as its tensor_parallel_size says; a list of
+    lists says which belong together. "cpu" stands for an even share of the cores (default: one engine, in this
+    process). Example: [[0, 1], [2, 3]]."""
+
     def __post_init__(self) -> None:
+        if self.gpus is not None and self.name != "direct":
+            raise RunnerFlagError(
+                f"gpus is set, but runner {self.name} has workers of its own, each with one engine; use runner direct, "
+                "or leave gpus out and give every worker its GPU (docs/how-to)"
+            )
+        if self.gpus is not None and any("multi_processing" in flag for flag in self.flags):
+            raise RunnerFlagError(
+                "gpus is set, and so is direct_running_mode multi_processing: every worker would start all the engines "
+                "again; leave the flag out, the engines are processes anyway"
+            )
         if not self.wait and self.name in _END_WITH_THE_CLIENT:
             raise RunnerFlagError(f"wait is false, but a job on runner {self.name} ends with the command")
 
@@ -104,7 +120,7 @@ def run_job(
     Raises RunnerFlagError before anything runs where a flag is unknown, JobSubmitted where it is not to be waited for,
     KeyboardInterrupt where the job was interrupted, and JobFailed where it did not end well.
     """
-    launch: Launch = importlib.import_module(RUNNERS[options.name]).launch(options.flags)
+    launch: Launch = importlib.import_module(RUNNERS[options.name]).launch(resolved_flags(options.flags))
     _check_flags(options.flags, launch.known)
     result = None
     try:
@@ -150,12 +166,12 @@ def _check_flags(flags: Sequence[str], further: frozenset[str] | None) -> None:
     for flag in flags:
         name = flag.split("=", 1)[0]
         if name in _OWN_FLAGS:
-            raise RunnerFlagError(f"{flag}: {_OWN_FLAGS[name]}.")
+            raise RunnerFlagError(f"{name}: {_OWN_FLAGS[name]}.")
         if name.startswith("--") and name not in known and f"--{name[2:].replace('-', '_')}" not in known:
             if further is None:
                 continue
             raise RunnerFlagError(
-                f"{flag}: Beam has no such flag, and flags after a lone -- go to Beam; {advice(name, known)}"
+                f"{name}: Beam has no such flag, and flags after a lone -- go to Beam; {advice(name, known)}"
             )
 
 

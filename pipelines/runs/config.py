@@ -18,7 +18,7 @@ from annotated_types import Ge, Le
 from pydantic import Strict
 
 from pipelines.engines.base import EngineOptions
-from pipelines.options import ConfigError, Table, build, options
+from pipelines.options import ConfigError, Table, Url, build, options
 from pipelines.options.types import Rows, SignalName
 from pipelines.parts.operations import Limits
 from pipelines.prompts.stage import PromptSource
@@ -59,7 +59,7 @@ class RunSection:
 class PolicySection:
     """The model to train."""
 
-    model: str
+    model: Url
     """A Hugging Face model folder (config, safetensors, tokenizer) or an adapter's, a repository of the hub as org/name
     or org/name@REVISION, or the URL of such a folder in a store. Example: "Qwen2.5-0.5B"."""
 
@@ -145,13 +145,13 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     dotted, separator, text = override.partition("=")
     keys = [key.strip() for key in dotted.split(".")]
     if not separator or not all(keys):
-        raise ConfigError(f"--set {override!r}: write it as section.key=value, for example --set shape.k=0.5")
+        raise ConfigError(f"--set {dotted!r}: write it as section.key=value, for example --set shape.k=0.5")
     value = _toml_value(text)
     table = data
     for key in keys[:-1]:
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"--set {override!r}: {key} is a value, not a section")
+            raise ConfigError(f"--set {dotted!r}: {key} is a value, not a section")
     table[keys[-1]] = value
 
 

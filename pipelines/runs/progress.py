@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
+
+from pipelines.runs.terminal import escaped
 
 PLAIN_INTERVAL_SECONDS = 30.0
 WIDTH_ELSEWHERE = 160
@@ -21,12 +24,24 @@ class Report(Protocol):
     def __call__(self, done: int, total: int, note: str = "") -> None: ...
 
 
+class GuardedConsole(Console):
+    """rich's console, whose own sequences pass while those in what it shows are `escaped`."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Segments with escaped text; control segments are rich's own."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else escaped(text), style, control)
+
+
 class Reporter:
     """Where stages tell how far they are. `quiet` (for --json) keeps standard output for the result alone."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         file = sys.stderr if quiet else sys.stdout
-        self.console = Console(file=file, highlight=False, width=None if file.isatty() else WIDTH_ELSEWHERE)
+        file = getattr(file, "unguarded", file)  # the console guards what it shows, and has sequences of its own
+        self.console = GuardedConsole(
+            file=file, highlight=False, markup=False, emoji=False, width=None if file.isatty() else WIDTH_ELSEWHERE
+        )
         self.quiet = quiet
 
     def line(self, text: str) -> None:

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from pass_ops.errors import PassError
 from pass_ops.importing import extend_import_path
-from pipelines.options import ConfigError, problem_lines
+from pipelines.options import ConfigError, check_url, problem_lines
 from pipelines.parts.operations import Operations
 from pipelines.prompts.stage import PromptSource
 from pipelines.runs.config import RunConfig
@@ -44,6 +44,7 @@ class Run:
     modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_url(self.url, key="the run's folder")
         extend_import_path(self.modules)
 
     def folder(self, round_index: int, *names: str) -> str:

@@ -37,7 +37,7 @@ _EVAL = re.compile(r"eval(-\d+)?")
 
 def verify(url: str) -> list[Finding]:
     """Everything wrong with a dataset, or with a RUN folder. Raises NotADatasetError where it is neither."""
-    if not _is_run(Store(url)):
+    if not is_run(url):
         return [*shards.verify(url), *_run_records(url)]
     findings = [*_datasets(url), *_run_records(url)]
     try:
@@ -47,6 +47,8 @@ def verify(url: str) -> list[Finding]:
         lineage = {"rounds": []}
     rounds = {entry["round"]: entry for entry in lineage["rounds"]}
     findings += _lineage(url, rounds)
+    if not Store(url).exists(FILE) and (_evaluations(url) or any(_trainings(url))):
+        findings.append(Finding("error", "lineage", url, f"{FILE} is gone: restore it, or run every round again"))
     if Store(url).is_local:
         run, indices = Path(Store(url).path()), sorted({*_rounds(url), *rounds})
         for index in indices:
@@ -58,13 +60,22 @@ def verify(url: str) -> list[Finding]:
     return list(dict.fromkeys(findings))
 
 
-def _is_run(store: Store) -> bool:
-    return store.exists(FILE) or bool(_rounds(store.root)) or "start" in store.folders()
+def is_run(url: str) -> bool:
+    """Whether a folder is that of a run: it has a lineage, a round or a first evaluation."""
+    store = Store(url)
+    return store.exists(FILE) or bool(_rounds(url)) or "start" in store.folders()
 
 
 def _rounds(url: str) -> list[int]:
     found = (_ROUND.fullmatch(name) for name in Store(url).folders())
     return sorted(int(match[1]) for match in found if match)
+
+
+def _trainings(url: str) -> Iterator[str]:
+    """The train folder of every round that has one."""
+    for index in _rounds(url):
+        if "train" in Store(_round_folder(url, index)).folders():
+            yield _round_folder(url, index, "train")
 
 
 def _round_folder(url: str, index: int, *names: str) -> str:

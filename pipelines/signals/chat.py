@@ -12,8 +12,10 @@ from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 from pass_ops.errors import PassError
+from pass_ops.secrecy import MASK, hidden
 from pass_ops.shards import Store
 from pipelines.engines.base import Engine, RequestRejected, SampleRequest, Sampling
+from pipelines.engines.errors import ServerUnreachable
 from pipelines.signals.spelled import defused, encode, protected
 
 A = TypeVar("A")
@@ -24,6 +26,7 @@ Messages = Sequence[Mapping[str, str]]
 _TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _REFUSED = frozenset({400, 413, 422})
 LONGEST_PAUSE_S = 30.0
+FIRST_CONTACT_S = 5.0  # so long a server that was never reached is tried: its URL may be wrong
 
 
 class ChatUnavailable(PassError, RuntimeError):
@@ -76,9 +79,11 @@ class HttpChat:
 
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         limits = httpx.Limits(max_connections=concurrency)
-        self._client = httpx.Client(headers=headers, timeout=timeout_s, limits=limits)
+        timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, FIRST_CONTACT_S))
+        self._client = httpx.Client(headers=headers, timeout=timeout, limits=limits)
         self._url, self._model, self._retries = url.rstrip("/") + "/chat/completions", model, retries
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="chat")
+        self._api_key, self._was_reached = api_key, False
 
     def ask(self, messages: Messages, *, seed: int, sampling: Sampling) -> Future[Reply]:
         """See `Chat.ask`."""
@@ -90,16 +95,22 @@ class HttpChat:
     def _post(self, body: Mapping[str, Any]) -> Reply:
         import httpx
 
-        failure = ""
+        failure, waited = "", 0.0
         for attempt in range(self._retries + 1):
             try:
                 response = self._client.post(self._url, json=body)
             except httpx.HTTPError as error:
                 failure, pause = f"{type(error).__name__}: {error}", 0.5 * 2**attempt
+                unreachable = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) and not self._was_reached
+                if unreachable and (isinstance(error, httpx.ConnectTimeout) or waited + pause > FIRST_CONTACT_S):
+                    raise ServerUnreachable(
+                        f"{self._url} cannot be reached ({failure}). Start that server, or correct the URL"
+                    ) from error
             else:
+                self._was_reached = True
                 if response.status_code == 200:
                     return _reply(response.text)
-                failure = f"HTTP {response.status_code}: {response.text[:300]}"
+                failure = f"HTTP {response.status_code}: {self._shown(response.text)}"
                 if response.status_code in _REFUSED:
                     raise RequestRejected("request_failed", failure)
                 if response.status_code not in _TRANSIENT:
@@ -107,7 +118,12 @@ class HttpChat:
                 pause = _retry_after(response.headers.get("Retry-After"), otherwise=0.5 * 2**attempt)
             if attempt < self._retries:
                 time.sleep(min(pause, LONGEST_PAUSE_S))
+                waited += pause
         raise ChatUnavailable(f"{self._url} gives no answer: {failure}. What is scored is kept; run it again later.")
+
+    def _shown(self, text: str) -> str:
+        """The start of an answer, without the secret that a server may repeat in it."""
+        return hidden(text if self._api_key is None else text.replace(self._api_key, MASK))[:300]
 
 
 class CachedChat:
@@ -124,7 +140,7 @@ class CachedChat:
             known: Future[Reply] = Future()
             known.set_result(Reply(**json.loads(self._store.read(name))))
             return known
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError, TypeError):  # one that is damaged is asked for again
             # Kept before it is known: whoever has a reply finds it in the folder.
             return _then(self._chat.ask(messages, seed=seed, sampling=sampling), lambda reply: self._kept(name, reply))
 

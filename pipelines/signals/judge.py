@@ -52,7 +52,7 @@ class JudgeSignal(StepwiseSignal):
     kind: ClassVar[str] = "process_steps"
     operational: ClassVar[frozenset[str]] = frozenset({"api_key", "cache", "concurrency", "timeout_s", "retries"})
 
-    model: str
+    model: Url
     """The judge's folder, run here with its own chat template; with url the model's name there. Example:
     "my/judge"."""
     url: Url | None = None
@@ -79,7 +79,7 @@ class JudgeSignal(StepwiseSignal):
     is greedy; then the row is null with status error."""
     seed: int = 0
     """Seed of the replies."""
-    cache: str | None = None
+    cache: Url | None = None
     """Folder or URL where replies are kept by the content of what was asked. Example: "runs/judge-cache"."""
     concurrency: Workers = 16
     """Requests to the server under way at once."""

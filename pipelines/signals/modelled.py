@@ -18,7 +18,7 @@ from pipelines.models.folder import (
     vocabulary,
 )
 from pipelines.models.source import pinned_model
-from pipelines.options import options
+from pipelines.options import Url, options
 from pipelines.signals.base import SignalBase, SignalInputError, SignalOptionError
 
 
@@ -26,7 +26,7 @@ from pipelines.signals.base import SignalBase, SignalInputError, SignalOptionErr
 class ModelSignal(SignalBase):
     """A signal by a model that reads the rollouts' token ids."""
 
-    model: str | None = None
+    model: Url | None = None
     """A model folder with the rollouts' vocabulary (default: the policy that sampled them). Example: "my/teacher"."""
     engine: EngineOptions | None = None
     """How the model is run, with the keys of [engine] (default: as [engine] says, so that a signal of the policy shares

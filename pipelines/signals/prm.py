@@ -23,7 +23,7 @@ from pipelines.engines.environment import engine_environment
 from pipelines.engines.text import class_tokens
 from pipelines.models.folder import chat_template_digest, load_tokenizer, model_digest, tensor_shapes, tokenizer_digest
 from pipelines.models.source import pinned_model
-from pipelines.options import options
+from pipelines.options import Url, options
 from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.spelled import encode, protected
 from pipelines.signals.steps import Steps
@@ -43,7 +43,7 @@ class PrmSignal(StepwiseSignal):
 
     kind: ClassVar[str] = "process_steps"
 
-    model: str
+    model: Url
     """The reward model's folder: a Qwen2ForProcessRewardModel (Qwen2.5-Math-PRM); a ...ForTokenClassification with
     engine.kind "transformers"; or, with tokens, a causal language model (Math-Shepherd). Example: "my/prm"."""
     engine: EngineOptions | None = None

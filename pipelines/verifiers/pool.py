@@ -31,6 +31,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from pass_ops.errors import PassError
+from pass_ops.temporary import temporary_prefix
 from pipelines.verifiers.limits import hide_memory, stopped, used
 from pipelines.verifiers.scratch import PARENT_VARIABLE, remove_folder
 
@@ -167,7 +168,7 @@ class _Child:
             # A session of its own: a terminal's Ctrl-C does not reach it, and it is killed with what it started itself.
             # What a verifier prints goes to standard error, at once (-u); standard output may be somebody's JSON.
             # What the programs it runs leave behind when it is killed goes with it.
-            self._scratch = os.path.join(tempfile.gettempdir(), f"passrl-{uuid.uuid4().hex}")
+            self._scratch = os.path.join(tempfile.gettempdir(), temporary_prefix() + uuid.uuid4().hex[:12])
             self._process = subprocess.Popen(
                 command,
                 pass_fds=(handle,),

@@ -1,4 +1,4 @@
-"""The scratch folder of a program: all that it may change, watched while it runs, gone afterwards. Stdlib only."""
+"""The scratch folder of a program: all that it may change, watched while it runs, gone afterwards. Light to import."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import os
 import tempfile
 import uuid
+
+from pass_ops.temporary import temporary_prefix
 
 SCRATCH_BYTES = 64 << 20
 SCRATCH_FILES = 1000
@@ -23,7 +25,7 @@ class Scratch:
         self._parent = os.environ.get(PARENT_VARIABLE)
         if self._parent:
             os.makedirs(self._parent, mode=0o700, exist_ok=True)
-        self.path = tempfile.mkdtemp(prefix="passrl-", dir=self._parent)
+        self.path = tempfile.mkdtemp(prefix="passrl-" if self._parent else temporary_prefix(), dir=self._parent)
 
     def over(self) -> bool:
         """Whether it holds more than SCRATCH_BYTES or SCRATCH_FILES. A path too long to look at counts as more."""

@@ -160,7 +160,9 @@ def test_status_and_inspect_read_the_store_alone(project, capsys):
     assert "its parts are 0 to 2" in capsys.readouterr().err
 
 
-COMMANDS = "run rounds generate score shape train eval inspect status verify finalize demo sweep explain lint prm-check"
+COMMANDS = (
+    "run rounds generate score shape train eval inspect status verify clean finalize demo sweep explain lint prm-check"
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS.split())

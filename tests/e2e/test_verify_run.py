@@ -78,6 +78,11 @@ def test_a_dataset_with_another_content_than_recorded_is_an_error_and_one_not_na
     ]
 
 
+def test_a_lineage_that_was_deleted_is_an_error(run, capsys):
+    (run / "lineage.json").unlink()
+    assert errors(run, capsys) == [("lineage", ".")]
+
+
 def flip(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 16

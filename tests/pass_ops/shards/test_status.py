@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
+import shutil
+from datetime import UTC, datetime
 
 import pytest
 
@@ -22,12 +25,21 @@ def test_status_counts_done_failed_and_missing_parts_rows_tokens_and_rejections(
     assert found.reject_rate == pytest.approx(1 / 7)
 
 
-def test_the_rate_and_the_time_left_come_from_the_markers_times(tmp_path, generate_spec, rollouts):
-    ds = create_dataset(str(tmp_path), generate_spec(parts=10))
+def attempted(ds, part, rows, *, at):
+    """Commit a part whose attempt began so many seconds after the epoch."""
+    begin_attempt(ds, part)
+    time = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+    name = f"_attempts/{part:06d}-{ds.fp8}-1.json"
+    ds.store.put(name, json.dumps({**json.loads(ds.store.read(name)), "time": time}).encode())
+    commit_part(ds, part, rows)
+
+
+def test_the_rate_and_the_time_left_come_from_recorded_times(near_root, generate_spec, rollouts):
+    ds = create_dataset(near_root, generate_spec(parts=10))
     for part in range(4):
-        commit_part(ds, part, rollouts(f"g{part}"))
-        os.utime(tmp_path / "_done" / f"{part:06d}-{ds.fp8}.json", (0, 1000.0 + 2 * part))
-    [found] = status(str(tmp_path)).datasets
+        attempted(ds, part, rollouts(f"g{part}"), at=1000.0 + 2 * part)
+    begin_attempt(ds, 4)
+    [found] = status(near_root).datasets
     assert found.parts_per_second == pytest.approx(0.5)
     assert found.tokens_per_second == pytest.approx(0.5 * 5)
     assert found.eta_seconds == pytest.approx(6 / 0.5)
@@ -80,7 +92,7 @@ def test_where_there_are_more_markers_than_may_be_read_every_third_is(tmp_path, 
     read_many = Store.read_many
     monkeypatch.setattr(Store, "read_many", lambda store, names: read.append(list(names)) or read_many(store, names))
     [found] = status(str(tmp_path)).datasets
-    assert read == [[f"_done/{part:06d}-{ds.fp8}.json" for part in (0, 3, 6)]]
+    assert read[-1:] == [[f"_done/{part:06d}-{ds.fp8}.json" for part in (0, 3, 6)]]
     assert (found.rows, found.exact) == (14, False)
 
 
@@ -107,15 +119,34 @@ def test_a_complete_dataset_of_nothing_is_told(near_root, make_dataset, rollouts
 @pytest.mark.parametrize(
     ("times", "rate"), [((10.0,), None), ((10.0, 14.0), 0.25), ((10.0, 10.0), None), ((10.0, 10.0, 10.0, 13.0), 1.0)]
 )
-def test_the_rate_is_of_the_markers_after_the_first(tmp_path, generate_spec, rollouts, times, rate):
+def test_the_rate_is_of_the_parts_after_the_first(tmp_path, generate_spec, rollouts, times, rate):
     ds = create_dataset(str(tmp_path), generate_spec(parts=5))
     for part, time in enumerate(times):
-        commit_part(ds, part, rollouts(f"g{part}"))
-        os.utime(tmp_path / "_done" / f"{part:06d}-{ds.fp8}.json", (0, time))
+        attempted(ds, part, rollouts(f"g{part}"), at=time)
     [found] = status(str(tmp_path)).datasets
     assert found.parts_per_second == rate
     assert (found.rows, found.tokens_per_second) == (2 * len(times), rate and rate * 5)
     assert found.eta_seconds == (None if rate is None else (5 - len(times)) / rate)
+
+
+def test_a_copy_with_other_file_times_has_the_same_rate(tmp_path, generate_spec, rollouts):
+    ds = create_dataset(str(tmp_path / "one"), generate_spec(parts=5))
+    for part in range(3):
+        attempted(ds, part, rollouts(f"g{part}"), at=10.0 * part)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    for number, file in enumerate((tmp_path / "two").rglob("*")):
+        os.utime(file, (0, 5.0 * number))
+    rates = [status(str(tmp_path / name)).datasets[0].parts_per_second for name in ("one", "two")]
+    assert rates == [0.1, 0.1]
+
+
+@pytest.mark.parametrize("record", [b"", b"[]", b"null", b'{"time": 5}', b'{"time": "soon"}', b"\xff"])
+def test_an_attempt_that_does_not_tell_its_time_is_passed_over(near_root, generate_spec, rollouts, record):
+    ds = create_dataset(near_root, generate_spec(parts=5))
+    for part in range(3):
+        attempted(ds, part, rollouts(f"g{part}"), at=10.0 * part)
+    ds.store.put(f"_attempts/000002-{ds.fp8}-1.json", record)
+    assert status(near_root).datasets[0].parts_per_second == 0.1
 
 
 def test_files_that_are_no_markers_do_not_count(near_root, generate_spec, rollouts):

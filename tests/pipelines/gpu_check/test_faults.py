@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import Future
+from contextlib import nullcontext
 
 import pytest
 
 import pipelines.gpu_check.engine as engine_checks
+import pipelines.gpu_check.memory as memory_checks
 from pipelines.engines import EngineOptions, start_engine
 from pipelines.gpu_check import several
 from pipelines.gpu_check.base import CheckOptions, Machine
@@ -36,6 +38,11 @@ class Erring:
     def load_weights(self, model):
         if self._reloads:
             self._engine.load_weights(model)
+
+    def pool(self, token_ids):
+        return self._engine.score(token_ids, start=1)
+
+    asleep = dead = False
 
     def close(self):
         self._engine.close()
@@ -73,6 +80,25 @@ def test_logprobs_that_are_off_are_found(options, in_place_of_vllm):
 def test_weights_that_were_not_reloaded_are_found(options, in_place_of_vllm):
     in_place_of_vllm(reloads=False)
     assert check_reload(CPU, options).why.startswith("new_weights_difference is ")
+
+
+def test_engines_that_are_awake_while_the_trainer_runs_are_found(options, monkeypatch):
+    monkeypatch.setattr(memory_checks, "acquire", lambda folder, given: Erring(_sampler(folder), given))
+    monkeypatch.setattr(memory_checks, "device_lent", nullcontext)
+    assert memory_checks.check_ledger(CPU, options).why == "awake_in_update is 2, outside at most 0"
+
+
+def test_a_model_that_outlives_its_update_is_found(options, monkeypatch):
+    kept, load = [], memory_checks.load_policy
+    monkeypatch.setattr(memory_checks, "load_policy", lambda *given: kept.append(load(*given)) or kept[-1])
+    monkeypatch.setattr(memory_checks, "acquire", lambda folder, given: Erring(_sampler(folder), given))
+    monkeypatch.setattr(memory_checks, "device_lent", nullcontext)
+    assert "models_left is 1, outside at most 0" in memory_checks.check_ledger(CPU, options).why
+
+
+def _sampler(folder):
+    """In the place of a reward model, which transformers' sampling engine would not run, the policy."""
+    return folder.replace("prm-", "policy-")
 
 
 def test_a_process_that_outlives_the_killed_one_is_found(options, monkeypatch):

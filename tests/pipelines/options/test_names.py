@@ -91,7 +91,8 @@ def test_a_round_has_six_digits_at_most(capsys, number):
     ["generate.group_size", "generate.sampling.max_tokens", "generate.max_prompt_tokens", "prompts.prompts_per_part",
      "prompts.limit", "prompts.offset", "run.rounds", "run.prompts_per_round", "eval.samples", "eval.between",
      "engine.max_num_seqs", "engine.max_model_len", "engine.seed", "operations.parts_in_flight",
-     "operations.max_attempts", "train.prefetch_steps", "train.decode_threads"],
+     "operations.max_attempts", "train.prefetch_steps", "train.decode_threads", "train.epochs",
+     "train.updates"],
 )  # fmt: skip
 def test_no_size_is_without_end(tmp_path, key):
     (tmp_path / "run.toml").write_text(MINIMAL)

@@ -22,6 +22,7 @@ from pipelines.prompts.stage import (
     SourceNotFoundError,
     SourceOptionError,
     advise_prompts_per_part,
+    read_prompts,
     write_prompts,
 )
 
@@ -43,6 +44,11 @@ def stored(tmp_path: Path, source: PromptSource, **options: Any) -> list[dict[st
 def rejections(tmp_path: Path) -> list[dict[str, Any]]:
     table = shards.open_dataset(str(tmp_path / "prompts")).read_rejected(0)
     return table.to_pylist() if table is not None else []
+
+
+def test_the_rows_read_are_the_rows_stored(tmp_path: Path) -> None:
+    source = PromptSource(source=jsonl(tmp_path / "p.jsonl", ROWS), columns={"prompt": "question"})
+    assert read_prompts(source) == stored(tmp_path, source)
 
 
 # --- formats -------------------------------------------------------------------------------------------------------

@@ -7,13 +7,16 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import pyarrow as pa
 import pytest
 
 from pass_ops.shards import PROMPTS
 from pipelines.engines import EngineOptions, Sampling, acquire
+from pipelines.engines.errors import ServerUnreachable
+from pipelines.parts.loop import abort_cause
 from pipelines.signals import SignalOptionError, build_signal
-from pipelines.signals.chat import ChatUnavailable, EngineChat
+from pipelines.signals.chat import FIRST_CONTACT_S, ChatUnavailable, EngineChat, HttpChat
 
 Script = Callable[[dict], "tuple[int, dict[str, str], str]"]
 
@@ -151,6 +154,66 @@ def test_a_server_that_gives_no_answer_stops_the_stage_instead_of_nulling_rows(
     with pytest.raises(ChatUnavailable, match=f"HTTP {status}: no"):
         judged("a", retries=2)
     assert len(server.asked) == requests
+
+
+class Clock:
+    """Time that passes by sleeping alone."""
+
+    def __init__(self) -> None:
+        self.slept = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    passing = Clock()
+    monkeypatch.setattr("pipelines.signals.chat.time", passing)
+    return passing
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/v1", "http://no-such-host.invalid/v1"])
+def test_a_server_that_was_never_reached_is_named_within_seconds(judged, clock: Clock, url: str) -> None:
+    with pytest.raises(ServerUnreachable, match=f"{url}/chat/completions cannot be reached"):
+        judged("a", url=url, retries=20)
+    assert clock.slept <= FIRST_CONTACT_S
+
+
+def test_one_that_went_away_is_waited_for_as_long_as_asked(clock: Clock) -> None:
+    server = Server()
+    chat = HttpChat(server.url, model="m", api_key=None, concurrency=1, timeout_s=5, retries=6)
+    message = [{"role": "user", "content": "hi"}]
+    assert chat.ask(message, seed=0, sampling=Sampling()).result().text == "Score: 10"
+    server.close()
+    chat._client.close()  # its connection would still be served
+    chat._client = httpx.Client()
+    with pytest.raises(ChatUnavailable, match="ConnectError"):
+        chat.ask(message, seed=0, sampling=Sampling()).result()
+    assert clock.slept == 0.5 + 1 + 2 + 4 + 8 + 16
+
+
+def test_an_unreachable_server_stops_the_whole_job() -> None:
+    in_a_part = RuntimeError("in a part")
+    in_a_part.__cause__ = ServerUnreachable("nobody is there")
+    assert abort_cause(in_a_part) == "nobody is there"
+
+
+def test_a_key_that_the_server_repeats_is_not_repeated(server: Server, judged, monkeypatch) -> None:
+    monkeypatch.setenv("JUDGE", "hunter2-hunter2")
+    server.script = lambda body: (401, {}, "Incorrect key: hunter2-hunter2")
+    with pytest.raises(ChatUnavailable, match=r"HTTP 401: Incorrect key: \*\*\*") as raised:
+        judged("a", api_key="env:JUDGE")
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"text": 1}'])
+def test_a_damaged_reply_in_the_cache_is_asked_for_again(server: Server, judged, tmp_path, damage: bytes) -> None:
+    first = judged("a", cache=str(tmp_path))
+    (file,) = tmp_path.glob("*.json")
+    file.write_bytes(damage)
+    assert judged("a", cache=str(tmp_path)).equals(first)
+    assert len(server.asked) == 2
 
 
 def test_an_answer_that_is_no_completion_names_the_url(server: Server, judged) -> None:
