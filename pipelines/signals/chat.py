@@ -104,8 +104,7 @@ class HttpChat:
                 unreachable = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) and not self._was_reached
                 if unreachable and (isinstance(error, httpx.ConnectTimeout) or waited + pause > FIRST_CONTACT_S):
                     raise ServerUnreachable(
-                        f"{self._url} cannot be reached ({failure}). Start that server or correct the URL, then run "
-                        "again: what is scored is kept"
+                        f"{self._url} cannot be reached ({failure}). Start that server, or correct the URL"
                     ) from error
             else:
                 self._was_reached = True

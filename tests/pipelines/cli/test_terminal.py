@@ -14,7 +14,7 @@ import pytest
 from pass_ops import shards
 from pipelines.cli.parser import main
 from pipelines.runs.progress import GuardedConsole, Reporter
-from pipelines.runs.terminal import Guarded, GuardedFormatter, escaped
+from pipelines.runs.terminal import Guarded, GuardedFormatter, escaped, show_traceback
 
 ATTACKS = {
     "escape": "\x1b[2J\x1b[1;1H", "title": "\x1b]0;owned\x07", "link": "\x1b]8;;x\x1b\\", "C1 CSI": "\x9b31m",
@@ -65,6 +65,15 @@ def test_logs_are_guarded_and_keep_secrets(monkeypatch):
     assert not FORBIDDEN.search(shown)
     assert "canary" not in shown
     assert "me:pw" not in shown
+
+
+def test_a_traceback_is_guarded_too(capsys):
+    error = RuntimeError(f"{HOSTILE} https://me:canary@host")
+    show_traceback(RuntimeError, error, None)
+    shown = capsys.readouterr().err
+    assert shown.startswith("RuntimeError: ")
+    assert not FORBIDDEN.search(shown)
+    assert "canary" not in shown
 
 
 @pytest.fixture
