@@ -151,18 +151,18 @@ def _is_whole(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value != ""
+def _is_there(value: object) -> bool:
+    return value not in (None, "", {}, [])
 
 
 #: key of `carried` -> whether a value can be what it should be
 _FACTS: Mapping[str, Callable[[object], bool]] = {
     "sampling.group_size": lambda value: _is_whole(value) and value != 0,
     "sampling.temperature": lambda value: type(value) in (int, float),
-    "tokenizer_digest": _is_text,
-    "vocabulary": lambda value: isinstance(value, Mapping) and len(value) > 0,
+    "tokenizer_digest": _is_there,
+    "vocabulary": _is_there,
     "round": _is_whole,
-    "policy_digest": _is_text,
+    "policy_digest": _is_there,
 }
 
 

@@ -104,6 +104,11 @@ def shape_stage(*, rollouts: str, signals: str, out: str, options: ShapeOptions,
     """What `shape_dataset` runs, checked and ready; its dataset is begun. Raises as that does before anything runs."""
     check_streams(options)
     source = open_rollouts(rollouts)
+    if missing := source.spec.missing_facts:
+        raise WrongInputError(
+            f"{rollouts} does not say {', '.join(missing)} in its _dataset.json, which shape and train need; "
+            "make the rollouts anew"
+        )
     urls = {name: posixpath.join(signals, name) for name in options.roles}
     scored = {name: open_signal(url, name, source) for name, url in urls.items()}
     options = resolve_signal(options, kinds(scored))

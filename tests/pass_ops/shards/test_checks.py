@@ -209,9 +209,9 @@ def _shaped(rollouts: pa.Table, **columns: list) -> pa.Table:
 
 
 def _shape(url: str, made, table: pa.Table) -> str:
-    ds = create_dataset(
-        url, DatasetSpec(stage="shape", stage_version=1, options={}, parts=1, inputs={"rollouts": made.ref(url)})
-    )
+    carried, inputs = made.spec.carried, {"rollouts": made.ref(url)}
+    spec = DatasetSpec(stage="shape", stage_version=1, options={}, parts=1, inputs=inputs, carried=carried)
+    ds = create_dataset(url, spec)
     commit_part(ds, 0, table)
     finalize(ds)
     return url

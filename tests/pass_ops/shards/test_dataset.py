@@ -51,6 +51,9 @@ def test_dataset_json_says_what_the_dataset_is(near_root, generate_spec):
         "environment",
         "sampling",
         "round",
+        "tokenizer_digest",
+        "vocabulary",
+        "policy_digest",
         "replaced",
     ]
     assert document["fingerprint"] == spec.fingerprint

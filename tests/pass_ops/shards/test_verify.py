@@ -201,7 +201,7 @@ def test_a_folder_that_is_no_dataset_any_more_is_an_absent_input(run):
         ("tokenizer_digest", ""),
         ("vocabulary", {}),
         ("round", None),
-        ("policy_digest", 7),
+        ("policy_digest", ""),
     ],
 )
 def test_what_shape_and_train_need_of_rollouts_is_part_of_their_schema(
