@@ -293,6 +293,8 @@ def test_corrections_refuse_an_unknown_level_a_wrong_range_and_other_lengths():
     for cap in (0.0, math.nan):
         with pytest.raises(LossInputError, match="cap is"):
             importance_weights(LOG_RATIO, rows_N=ROWS_N, level="token", cap=cap)
+    weights = importance_weights(LOG_RATIO, rows_N=ROWS_N, level="token", cap=0.5)
+    assert float(weights.max()) == 0.5
     for low, high in ((2.0, 0.5), (-1.0, 1.0), (0.5, math.nan)):
         with pytest.raises(LossInputError, match="not a range"):
             kept_by_ratio(LOG_RATIO, rows_N=ROWS_N, level="token", low=low, high=high)

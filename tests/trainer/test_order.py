@@ -43,6 +43,7 @@ def test_a_small_window_shuffles_within_parts_only(shuffle_tokens):
     windows = [set(units.part_U[order[i : i + 20]].tolist()) for i in (0, 20)]
     assert [len(window) for window in windows] == [2, 2]
     assert windows[0] | windows[1] == {0, 1, 2, 3}
+    assert set(units.part_U[order[:10]].tolist()) == windows[0]  # both parts from the beginning
     assert order[:20].tolist() != sorted(order[:20].tolist())
 
 

@@ -116,6 +116,22 @@ def test_a_text_too_long_for_any_tokens_is_rejected_before_it_is_encoded(monkeyp
     ]
 
 
+def test_a_planned_prompt_carries_its_row_for_programs_and_verifiers() -> None:
+    rows = [
+        {"prompt_id": "a", "prompt": "hi", "source": "s", "answer": "5", "extra": '{"context": ["x"]}'},
+        {"prompt_id": "b", "messages": [USER], "source": "s"},
+    ]
+    table = pa.Table.from_pylist(rows, schema=shards.PROMPTS)
+    first, second = plan_part(table, tokenizer=byte_tokenizer(), options=GenerateOptions(), max_model_len=64)
+    assert (first.task.prompt_id, first.task.text, first.task.extra, first.answer) == (
+        "a",
+        "hi",
+        {"context": ["x"]},
+        "5",
+    )
+    assert (second.task.text, second.task.messages, second.task.extra, second.answer) == (None, [USER], {}, None)
+
+
 # --- in the stage --------------------------------------------------------------------------------------------------
 
 RECORDED = EngineOptions(kind="recorded", recording="synthetic:1")
