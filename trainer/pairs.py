@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jinja2 import TemplateError
 
+from pass_ops.chat import chat_problem
 from pass_ops.shards import Store
 from trainer.data import given_urls
 from trainer.errors import TrainDataError
@@ -99,6 +100,8 @@ def _prompt_ids(prompt: str | list[dict[str, str]], tokenizer: Any) -> list[int]
         ids = list(tokenizer(prompt)["input_ids"])
         spelled = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
         return ids if spelled[-1:] == [_end(tokenizer)] else _without_end(ids, tokenizer)
+    if (problem := chat_problem([str(message.get("role")) for message in prompt])) is not None:
+        raise TrainDataError(f"The prompt {str(prompt)[:80]} is no chat: {problem[1]}. Mend or remove its row.")
     if not tokenizer.chat_template:
         raise TrainDataError(
             f"The prompt {str(prompt)[:80]} is a list of messages, and the policy's tokenizer has no chat template. "

@@ -19,6 +19,7 @@ from annotated_types import Ge, Le
 from pydantic import AfterValidator
 
 from pass_ops import shards
+from pass_ops.chat import chat_problem
 from pass_ops.errors import PassError
 from pass_ops.nearest import advice
 from pass_ops.shards import DatasetSpec, InputRef, Manifest, Rejection
@@ -40,14 +41,13 @@ __all__ = [
     "read_prompts", "write_prompts",
 ]  # fmt: skip
 
-STAGE_VERSION = 1
+STAGE_VERSION = shards.STAGE_VERSIONS["prompts"]
 _LOG = logging.getLogger(__name__)
 LONGEST_PROMPT = 10_000_000  # characters: some two and a half million tokens, more than policies are sampled with
 #: a row of the dataset, or why there is none
 PromptRow = dict[str, Any] | Rejection
 Role = Literal["prompt", "messages", "prompt_id", "answer", "source"]
 ROLES = get_args(Role)
-CHAT_ROLES = ("system", "developer", "user", "assistant", "tool")  # what chat templates know
 
 
 class SourceOptionError(PassError, ValueError):
@@ -327,13 +327,8 @@ def _odd_roles(prompt_id: str, messages: Sequence[Mapping[str, str]] | None, rec
     """The rejection of a chat that templates would render as something else, or in which nobody asks."""
     if messages is None:
         return None
-    roles = [message["role"] for message in messages]
-    if unknown := [role for role in roles if role not in CHAT_ROLES]:
-        detail = f"a message has the role {unknown[0][:60]!r} at {record.where}; the roles are {', '.join(CHAT_ROLES)}"
-        return _rejected(prompt_id, "unknown_role", detail)
-    if "user" not in roles:
-        return _rejected(prompt_id, "no_user_message", f"no message has the role user at {record.where}")
-    return None
+    problem = chat_problem([message["role"] for message in messages])
+    return None if problem is None else _rejected(prompt_id, problem[0], f"{problem[1]}, at {record.where}")
 
 
 def _answer(record: Record, column: str | None) -> str | None:

@@ -209,6 +209,15 @@ def test_messages_need_a_template_that_renders_them(tmp_path):
         data.read(0, ("token_ids",))
 
 
+@pytest.mark.parametrize(
+    ("role", "said"), [("human", "a message has the role 'human'"), ("system", "no message has the role user")]
+)
+def test_messages_of_unknown_roles_or_without_a_user_are_refused(tmp_path, role, said):
+    data = open_pairs([one_pair(tmp_path, [{"role": role, "content": "1+2"}], "=3")], POLICY)
+    with pytest.raises(TrainDataError, match=f"is no chat: {said}"):
+        data.read(0, ("token_ids",))
+
+
 @pytest.mark.parametrize("column", ["prompt", "completion"])
 def test_columns_that_are_no_text_are_refused(column, tmp_path):
     values = {"prompt": ["a"], "completion": ["b"], column: [7]}

@@ -170,11 +170,11 @@ def test_a_saved_dataset_whose_splits_cannot_be_read_is_refused(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("roles", "reason", "said"),
     [
-        (["human"], "unknown_role", "a message has the role 'human' at p.jsonl:1; the roles are system, developer"),
+        (["human"], "unknown_role", "a message has the role 'human', and the roles are system, developer"),
         (["user", "bot"], "unknown_role", "the role 'bot'"),
         (["user", "User"], "unknown_role", "the role 'User'"),
         (["user", ""], "unknown_role", "the role ''"),
-        (["system"], "no_user_message", "no message has the role user at p.jsonl:1"),
+        (["system"], "no_user_message", "no message has the role user, at p.jsonl:1"),
         (["system", "assistant", "tool"], "no_user_message", "no message has the role user"),
     ],
 )
