@@ -34,6 +34,7 @@ from pipelines.engines import (
 from pipelines.engines.driver import DrivenEngine
 from pipelines.engines.errors import ChildrenDied
 from pipelines.engines.node import NodeBackend, start
+from tests.pipelines.engines.asking import RAW, grid, sample_all
 from tests.processes import MARK, Process, marked, wait_until
 
 TWO: Any = ("cpu", "cpu")
@@ -273,3 +274,17 @@ def test_a_child_maps_no_shared_memory_and_has_a_share_of_the_cores(node: Node, 
         assert shares[0] | shares[1] == cores
     for process in engines(mark):
         assert "/dev/shm/" not in Path(f"/proc/{process.pid}/maps").read_text()
+
+
+def test_vllm_in_two_children_keeps_its_rollouts_through_sleep(tiny_model: str) -> None:
+    engine = start(tiny_model, RAW, TWO)
+    try:
+        before = sample_all(engine, grid(engine))
+        engine.sleep()
+        engine.wake(tiny_model)
+        after = sample_all(engine, grid(engine))
+    finally:
+        engine.close()
+    # Which rollouts share a batch, and so the last bits of a logit, is a matter of time.
+    same = [a.token_ids.tolist() == b.token_ids.tolist() for a, b in zip(before, after, strict=True)]
+    assert sum(same) >= 0.9 * len(same)
