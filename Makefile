@@ -99,6 +99,7 @@ requirements: install
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml --extra cpu --extra dev -o requirements/cpu.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml --extra gpu --extra adamw8bit --extra dev -o requirements/gpu.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml --extra cpu --extra dev --extra gcp -o requirements/gcp.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml --extra gpu --extra dev --extra gcp -o requirements/gpu-gcp.txt
 
 clean:
 	rm -rf dist build runs site .cache

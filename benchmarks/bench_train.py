@@ -35,9 +35,9 @@ from pipelines.gpu_check.workload import Workload, write_order, write_workload
 from trainer import TrainOptions, train
 from trainer.batching import plan_micro_batches
 from trainer.data import ShapedData, build_index, select
+from trainer.defaults import CPU_TOKENS
 from trainer.metrics import read_metrics
 from trainer.order import all_steps
-from trainer.policy import MICRO_BATCH_TOKENS
 
 ROOT = Path(__file__).parents[1]
 TRL_ENVIRONMENT = ROOT / ".cache" / "bench-trl"
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--model", choices=(*MODELS, "both"), default="both")
     parser.add_argument("--spread", type=float, nargs="+", default=[0.5, 0.9], help="mean over max of the lengths")
     parser.add_argument("--micro", type=int, nargs="+", default=[4, 8, 16, 64], help="TRL's rollouts a micro-batch")
-    parser.add_argument("--budget", type=int, help="our micro_batch_tokens", default=MICRO_BATCH_TOKENS["cpu"])
+    parser.add_argument("--budget", type=int, help="our micro_batch_tokens", default=CPU_TOKENS)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--steps", type=int, help="updates of each, the first not counted (default by model)")
     parser.add_argument("--groups", type=int, help="groups a step (default by model)")

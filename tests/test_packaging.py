@@ -42,7 +42,7 @@ def test_reading_a_configuration_starts_no_heavy_library():
     assert not modules_after("import pipelines.runs.config") & {"apache_beam", "torch", "vllm", "transformers"}
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu", "gcp"])
+@pytest.mark.parametrize("name", ["cpu", "gpu", "gcp", "gpu-gcp"])
 def test_requirement_lists_pin_every_version_and_hold_no_url(name):
     lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
     assert len(lines) > 100

@@ -14,12 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jinja2 import TemplateError
 
 from pass_ops.chat import chat_problem
+from pass_ops.shards import Store
 from trainer.data import given_urls
 from trainer.errors import TrainDataError
 from trainer.model_folder import base_folder
@@ -50,7 +50,7 @@ class PairData:
     def read(self, part: int, columns: Sequence[str]) -> pa.Table:
         """Part `part` with these columns of a shaped dataset."""
         file, group = self.places[part]
-        with fsspec.open(self.urls[file], "rb") as stream:  # Python's, so none of Arrow's threads may hold on to it
+        with Store(self.urls[file]).open("") as stream:  # Python's, so none of Arrow's threads may hold on to it
             pairs = pq.ParquetFile(stream).read_row_group(group, columns=list(COLUMNS), use_threads=False)
         rows = pairs.to_pylist()
         return _table(rows, self.tokenizer, prefix=f"{file}-{group}").select(list(columns))
@@ -132,7 +132,7 @@ def _end(tokenizer: Any) -> int:
 
 def _row_groups(url: str) -> int:
     try:
-        with fsspec.open(url, "rb") as stream:
+        with Store(url).open("") as stream:
             metadata = pq.read_metadata(stream)
     except (OSError, ValueError, ImportError) as error:  # ArrowInvalid is a ValueError; a scheme may need a package
         raise TrainDataError(f"{url} cannot be read as a Parquet file: {error}. Give files of pairs.") from error
@@ -160,7 +160,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _sha256(url: str) -> str:
     digest = hashlib.sha256(Path(url).name.encode())
-    with fsspec.open(url, "rb") as stream:
+    with Store(url).open("") as stream:
         while block := stream.read(2**20):
             digest.update(block)
     return digest.hexdigest()

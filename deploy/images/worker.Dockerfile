@@ -1,7 +1,8 @@
 # The workers' whole environment: passrl, an engine, and Beam's boot program. From the repository's root:
 #   docker build -f deploy/images/worker.Dockerfile --build-arg LIST=cpu -t passrl-worker:cpu .
 #   docker build -f deploy/images/worker.Dockerfile --build-arg LIST=gpu -t passrl-worker:gpu .
-# The GPU build takes CUDA from the wheels in requirements/gpu.txt; the host gives the driver.
+# LIST: cpu, gpu (stores: s3), gcp, gpu-gcp (stores: s3 and gs, for Dataflow).
+# The GPU builds take CUDA from the wheels in their list; the host gives the driver.
 ARG PYTHON=3.11
 FROM apache/beam_python3.11_sdk:2.77.0 AS beam
 
@@ -19,5 +20,6 @@ COPY pipelines /passrl/pipelines
 RUN pip install --no-cache-dir --no-deps /passrl
 # Your signals, verifiers and reward functions: a package of their own, in an image made FROM this one.
 COPY --from=beam /opt/apache/beam /opt/apache/beam
-ENV HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 VLLM_LOGGING_LEVEL=WARNING
+# The hub is asked only for models that a configuration names by org/name.
+ENV VLLM_NO_USAGE_STATS=1 VLLM_LOGGING_LEVEL=WARNING
 ENTRYPOINT ["/opt/apache/beam/boot"]

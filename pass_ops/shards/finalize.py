@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -135,8 +134,9 @@ def _missing(ds: Dataset, missing: Sequence[int]) -> list[str]:
 
 def _cause(ds: Dataset, part: int) -> str:
     try:
-        return str(json.loads(ds.store.read(names.failed(part, ds.fp8)))["cause"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        name = names.failed(part, ds.fp8)
+        return str(json_object(ds.store.read(name), ds.store.path(name), fix="").get("cause", "cause unknown"))
+    except (FileNotFoundError, CorruptDatasetError):
         return "cause unknown"
 
 

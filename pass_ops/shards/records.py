@@ -169,6 +169,8 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
     """Raises CorruptDatasetError."""
     try:
         manifest = as_object(Manifest, parse_json(content))
+        if missing := {"parts", *_TOTALS} - set(manifest.totals):
+            raise ValueError(f"its totals lack {min(missing)}")
     except ValueError as error:
         raise CorruptDatasetError(
             f"{where} cannot be read as a manifest ({error}); remove it and finalize again"

@@ -112,9 +112,8 @@ class Store:
             batch = names[start : start + _READ_BATCH]
             self._hook("read", batch[0])
             paths = [self.path(name) for name in batch]
-            contents = self.fs.cat(paths, on_error="return", **_ONE_GET)
-            for name, path in zip(batch, paths, strict=True):
-                content = contents[path]
+            contents = self.fs.cat_ranges(paths, 0, None, on_error="return")  # `cat` takes "[" in a path for a pattern
+            for name, path, content in zip(batch, paths, contents, strict=True):
                 if isinstance(content, FileNotFoundError):
                     found[name] = None
                 elif isinstance(content, Exception):
@@ -345,13 +344,24 @@ def _protocol(root: str) -> str:
 
 def _filesystem(root: str) -> Any:
     """A file system that never answers a listing from memory: another writer may have been there since."""
-    return fsspec.core.url_to_fs(root, use_listings_cache=False)[0]
+    return _located(root)[0]
 
 
 def _base(root: str) -> str:
     if _protocol(root) == "file":
         return os.path.abspath(root.rpartition("://")[2])
-    return str(fsspec.core.url_to_fs(root, use_listings_cache=False)[1]).rstrip("/")
+    return _located(root)[1].rstrip("/")
+
+
+def _located(root: str) -> tuple[Any, str]:
+    """File system and path of a URL. "::" is part of a name unless another URL follows it, as in zip://a::s3://b."""
+    scheme = _protocol(root)
+    if scheme != "file" and ("::" in scheme or "://" in root.partition("://")[2].partition("::")[2]):
+        fs, path = fsspec.core.url_to_fs(root, use_listings_cache=False)
+        return fs, str(path)
+    kind = fsspec.get_filesystem_class(scheme)
+    options = {**kind._get_kwargs_from_urls(root), "use_listings_cache": False}
+    return fsspec.filesystem(scheme, **options), str(kind._strip_protocol(root))
 
 
 def _scan_local(path: str) -> Iterator[tuple[Entry, bool]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.engines.acquire import acquire, device_held, device_lent, release, start_engine
+from pipelines.engines.acquire import acquire, device_held, device_lent, release, start_engine, use_gpus
 from pipelines.engines.base import (
     DeviceHeldError,
     Engine,
@@ -40,4 +40,5 @@ __all__ = [
     "resolve_device",
     "resolve_dtype",
     "start_engine",
+    "use_gpus",
 ]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import socket
+import threading
 from contextlib import AbstractContextManager
+from functools import partial
 
 from pipelines.engines.base import Engine, EngineOptions, EngineStartError
 from pipelines.engines.device import device_kind, device_memory
 from pipelines.engines.driver import DrivenEngine
 from pipelines.engines.ledger import Ledger
+from pipelines.engines.machine import least_memory, this_machine
 from pipelines.models.source import local_model
+from pipelines.runners.gpus import GivenGpus, count_gpus, node_cards
 
 
 def acquire(model: str, options: EngineOptions) -> Engine:
@@ -21,22 +25,38 @@ def acquire(model: str, options: EngineOptions) -> Engine:
     engine for another model gets the new weights under their hands, EngineAsleep or EngineDead: a process works on one
     stage at a time. Safe to call from several threads. `release` closes them.
     """
-    return _ledger.engine(local_model(model), options)
+    return _ledger().engine(local_model(model), options)
 
 
 def device_lent(to: str) -> AbstractContextManager[None]:
     """The device of this process without any engine on it, for `to` ("the trainer"). See `Ledger.lent`."""
-    return _ledger.lent(to)
+    return _ledger().lent(to)
+
+
+def use_gpus(gpus: GivenGpus | None) -> None:
+    """Let `acquire` run engines on these GPUs, in processes of their own (`node`); None: in this process.
+
+    Engines that run otherwise are closed.
+    """
+    global _gpus  # noqa: PLW0603 - as _kept
+    with _lock:
+        if gpus != _gpus:
+            release()
+            _gpus = gpus
 
 
 def device_held() -> int:
     """Bytes of the device that the engines `acquire` keeps hold; 0 where nothing is measured."""
-    return _ledger.held()
+    return _ledger().held()
 
 
 def release() -> None:
     """Close the engines that `acquire` keeps, and give their memory back."""
-    _ledger.close()
+    global _kept  # noqa: PLW0603
+    with _lock:
+        if _kept is not None:
+            _kept.close()
+            _kept = None
 
 
 def start_engine(model: str, options: EngineOptions) -> DrivenEngine:
@@ -68,4 +88,36 @@ def start_engine(model: str, options: EngineOptions) -> DrivenEngine:
 
 
 # The per-process state: Beam's worker threads share an engine, and stages and rounds of one process hand it on.
-_ledger = Ledger(start=start_engine, meter=device_memory)
+_lock = threading.RLock()
+_kept: Ledger | None = None
+_gpus: GivenGpus | None = None
+
+
+def _ledger() -> Ledger:
+    global _kept  # noqa: PLW0603
+    with _lock:
+        if _kept is None:
+            _kept = _ledger_of_process() if _gpus is None else _ledger_of_node(_gpus)
+        return _kept
+
+
+def _ledger_of_process() -> Ledger:
+    """Engines in this process; on a GPU, one beside a sleeping one in a child, since vLLM can put one of a process to
+    sleep.
+    """
+    beside = partial(_start_on, gpus=(0,)) if this_machine().gpus else None
+    return Ledger(start=start_engine, beside=beside, meter=device_memory)
+
+
+def _ledger_of_node(gpus: GivenGpus) -> Ledger:
+    cards = node_cards(gpus, count=count_gpus())
+    start = partial(_start_on, gpus=gpus)
+    return Ledger(start=start, beside=start, meter=partial(least_memory, cards))
+
+
+def _start_on(model: str, options: EngineOptions, *, gpus: GivenGpus) -> Engine:
+    if options.kind == "server":  # it has a machine of its own
+        return start_engine(model, options)
+    from pipelines.engines import node
+
+    return node.start(model, options, gpus)

@@ -255,6 +255,14 @@ class Engine(Protocol):
         """The most tokens a prompt and its completion may have together."""
 
     @property
+    def vocab_size(self) -> int:
+        """Token ids are below this."""
+
+    @property
+    def width(self) -> int:
+        """How many engines answer behind this one, each `max_num_seqs` requests at a time."""
+
+    @property
     def in_flight(self) -> int:
         """Requests taken in and not answered yet, those that wait for a seat among them."""
 

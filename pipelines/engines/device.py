@@ -10,17 +10,12 @@ from pathlib import Path
 from pipelines.engines.base import EngineOptions
 from pipelines.engines.machine import Memory, this_machine
 from pipelines.models.folder import read_config
+from pipelines.runners.gpus import count_gpus
 
 
 def device_kind() -> str:
-    """Where this process's models run: cuda where torch sees a GPU, else cpu.
-
-    torch asks NVML, not CUDA, whose context a process can open but not hand to the processes it forks.
-    """
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Where this process's models run: cuda where it sees a GPU, else cpu."""
+    return "cuda" if count_gpus() else "cpu"
 
 
 def resolve_device(options: EngineOptions) -> str:

@@ -107,8 +107,9 @@ class DrivenEngine:
     runs atexit. Raises whatever `start` raises.
     """
 
-    def __init__(self, start: Callable[[], Backend], *, model: str, name: str) -> None:
+    def __init__(self, start: Callable[[], Backend], *, model: str, name: str, width: int = 1) -> None:
         self._model = model
+        self.width = width
         self._architecture = architecture(model)
         self._name = name
         self._pid = os.getpid()
@@ -134,7 +135,7 @@ class DrivenEngine:
             raise
         self.tokenizer: Any = backend.tokenizer
         self.max_model_len: int = backend.max_model_len
-        self._vocab_size = backend.vocab_size
+        self.vocab_size = backend.vocab_size
         self._pools = backend.pools
         atexit.register(self.close)
 
@@ -246,9 +247,9 @@ class DrivenEngine:
             detail = f"{len(token_ids)} tokens; at most {limit} fit (max_model_len {self.max_model_len})"
             return RequestRejected(reason, detail)
         low, high = int(min(token_ids)), int(max(token_ids))
-        if low < 0 or high >= self._vocab_size:
+        if low < 0 or high >= self.vocab_size:
             wrong = low if low < 0 else high
-            return RequestRejected("bad_token_ids", f"token id {wrong}; the model has 0 to {self._vocab_size - 1}")
+            return RequestRejected("bad_token_ids", f"token id {wrong}; the model has 0 to {self.vocab_size - 1}")
         return None
 
     def _check_sampling(self, sampling: Sampling) -> RequestRejected | None:

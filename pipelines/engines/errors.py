@@ -17,6 +17,10 @@ class EngineDead(PassError, RuntimeError):
     """The engine failed as a whole or was closed; what was asked of it has no answer. Start another (`acquire`)."""
 
 
+class ChildrenDied(PassError, RuntimeError):
+    """The processes of a node's engines die again and again; the message has the last lines that one wrote."""
+
+
 class DeviceHeldError(PassError, RuntimeError):
     """The device has not the room that an engine or the trainer needs; the message says who holds how much."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,12 @@ def older(driver: str, than: str) -> bool:
     (True, False)
     """
     return _numbers(driver) < _numbers(than)
+
+
+def least_memory(cards: Iterable[int | str]) -> Memory | None:
+    """Of that of these GPUs which has the least free; None where they are shares of the CPU."""
+    gpus = this_machine().gpus
+    return min((gpus[int(card)].memory for card in cards if card != "cpu"), key=lambda one: one.free, default=None)
 
 
 def this_machine() -> Machine:

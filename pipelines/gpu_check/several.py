@@ -17,7 +17,7 @@ from pipelines.gpu_check.engine import SAME, Text, drawn, engine_options, larges
 from pipelines.gpu_check.isolation import MARK, alive, alone, marked, within
 from pipelines.gpu_check.machine import used_bytes
 from pipelines.gpu_check.models import SHAPES, computed_bytes, model_folder, sizes
-from pipelines.gpu_check.training import MEMORY, Update, measure_update, train_options, write_rollouts
+from pipelines.gpu_check.training import MEMORY, SAME_GRADIENT, Update, measure_update, train_options, write_rollouts
 from trainer import TrainOptions, load_policy, make_optimizer
 from trainer.distributed import joined_world
 
@@ -76,8 +76,8 @@ def check_torchrun(machine: Machine, options: CheckOptions) -> Result:
         "computed_gib": round(computed / GIB, 3),
         "memory_ratio": round(two.peak / computed, 4),
     }
-    same = Limit(high=1e-4 if machine.device == "cpu" else 2e-2)
-    return judged(machine, figures, {"grad_norm_difference": same, "memory_ratio": MEMORY})
+    limits = {"grad_norm_difference": SAME_GRADIENT[machine.device], "memory_ratio": MEMORY}
+    return judged(machine, figures, limits)
 
 
 def check_tensor_parallel(machine: Machine, options: CheckOptions) -> Result:

@@ -23,11 +23,13 @@ from pass_ops.importing import extend_import_path
 from pass_ops.shards import Dataset, Manifest, PendingParts, names
 from pass_ops.shards.commit import parts_in
 from pass_ops.shards.documents import json_object
+from pipelines.engines import use_gpus
 from pipelines.parts.attempts import attempts_made
 from pipelines.parts.job_record import job_record
 from pipelines.parts.loop import PartLoop, PartOutput, PartWork, Stage, StageAborted, in_background
 from pipelines.parts.operations import Operations, Progress
 from pipelines.runners import JobFailed, run_job
+from pipelines.runners.gpus import GivenGpus
 from pipelines.runners.quiet import beam, pickler
 
 __all__ = ["PartDriver", "PartOutput", "PartWork", "Stage", "StageAborted", "StageParts", "in_background", "run_stage"]
@@ -54,6 +56,7 @@ class PartDriver(beam.DoFn):
         parts_in_flight: int | None,
         max_attempts: int,
         modules: Sequence[str] = (),
+        gpus: GivenGpus | None = None,
     ) -> None:
         self.dataset = dataset
         self._work = work
@@ -61,6 +64,7 @@ class PartDriver(beam.DoFn):
         self._suspects = tuple(suspects)
         self._parts_in_flight = parts_in_flight
         self._max_attempts = max_attempts
+        self._gpus = gpus
         self._loop: PartLoop | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -74,6 +78,7 @@ class PartDriver(beam.DoFn):
     def setup(self) -> None:
         """Once a worker: acquire the engine, open the inputs."""
         with self._telling():
+            use_gpus(self._gpus)
             self._work.setup()
 
     def start_bundle(self) -> None:
@@ -164,6 +169,7 @@ class StageParts(beam.PTransform):
             parts_in_flight=operations.parts_in_flight,
             max_attempts=operations.max_attempts,
             modules=operations.modules,
+            gpus=operations.runner.gpus,
         )
         hints = {str(name): hint for name, hint in operations.runner.resources.items()} if stage.runs_model else {}
         fresh = longest_first(sorted(set(pending.todo).difference(pending.suspects)), stage.costs)

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 
 from pass_ops.errors import PassError
-from pass_ops.shards.store import arrow_reader
+from pass_ops.shards.store import Store, arrow_reader
 from pass_ops.shards.tables import open_parquet
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -70,7 +70,8 @@ def read_source(url: str, *, file_format: str = "auto", split: str | None = None
 
     split names one dataset of a saved DatasetDict. Raises SourceNotFoundError, SourceFormatError.
     """
-    fs, path = fsspec.core.url_to_fs(url)
+    store = Store(os.path.expanduser(url))
+    fs, path = store.fs, store.path()
     if not fs.exists(path):
         raise SourceNotFoundError(
             f"Prompt source {url} does not exist. Give a JSONL or Parquet file, a folder of them, or a saved dataset."

@@ -316,8 +316,12 @@ class GenerateWork(PartWork):
 
     def has_room(self, parts: int) -> bool:
         """For what keeps the engine full: a part's last rollouts leave seats empty long before it is complete."""
-        wanted = self._seats * 9 // 8  # an eighth waits for the next free seats
-        return super().has_room(parts) or (parts < _MOST_PARTS and self._engine.in_flight < wanted)
+        if super().has_room(parts):
+            return True
+        if parts >= _MOST_PARTS:
+            return False
+        wanted = self._engine.width * self._seats * 9 // 8  # an eighth waits for the next free seats
+        return self._engine.in_flight < wanted
 
     def _look_for_journals(self) -> None:
         self._left = {} if self._journals is None else left_journals(self._journals)

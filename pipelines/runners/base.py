@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pass_ops.errors import PassError
 from pass_ops.nearest import advice
 from pipelines.options import Flags, options, resolved_flags
+from pipelines.runners.gpus import Gpus
 
 if TYPE_CHECKING:
     from pipelines.runners.portable import JobServer
@@ -68,7 +69,23 @@ class RunnerOptions:
     """Beam resource hints for the workers of stages that run a model. Example: { accelerator =
     "type:nvidia-l4;count:1", min_ram = "24GB" }."""
 
+    gpus: Gpus | None = None
+    """Runs one engine per GPU of this machine, each in a process of its own, and the update by torchrun on all of them;
+    runner direct only. "all" or a list of GPUs: each engine takes as many as its tensor_parallel_size says; a list of
+    lists says which belong together. "cpu" stands for an even share of the cores (default: one engine, in this
+    process). Example: [[0, 1], [2, 3]]."""
+
     def __post_init__(self) -> None:
+        if self.gpus is not None and self.name != "direct":
+            raise RunnerFlagError(
+                f"gpus is set, but runner {self.name} has workers of its own, each with one engine; use runner direct, "
+                "or leave gpus out and give every worker its GPU (docs/how-to)"
+            )
+        if self.gpus is not None and any("multi_processing" in flag for flag in self.flags):
+            raise RunnerFlagError(
+                "gpus is set, and so is direct_running_mode multi_processing: every worker would start all the engines "
+                "again; leave the flag out, the engines are processes anyway"
+            )
         if not self.wait and self.name in _END_WITH_THE_CLIENT:
             raise RunnerFlagError(f"wait is false, but a job on runner {self.name} ends with the command")
 

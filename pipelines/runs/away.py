@@ -76,6 +76,10 @@ def training_folders(run: Run, round_index: int, report: Report) -> Iterator[Fol
             export=str(here / "policy"),
             progress=progress,
         )
+    except PassError as error:  # what has to be mended is in the store: the folder here follows it
+        told = str(error).replace(str(here / "train"), out).replace(str(here / "policy"), export)
+        error.args = (told if before is None else told.replace(f"{state}/train", before),)
+        raise
     finally:
         if copier is not None:
             copier.finish()
@@ -148,7 +152,7 @@ def _in_order(names: set[str]) -> list[str]:
 
 
 def _copy_model(folder: Path, store: Store) -> None:
-    """Copy a model folder to a store. Its configuration is missing meanwhile, so that half is not taken for whole."""
+    """A model folder to a store: its configuration goes first and comes back last, so half of it is no model."""
     for name in _LAST:
         store.remove(name)
     for name in _in_order(_files(Store(str(folder)))):

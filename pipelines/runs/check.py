@@ -27,11 +27,13 @@ from pipelines.options import problem_lines
 from pipelines.prompts.stage import PromptRow, PromptSource, read_prompts
 from pipelines.rollouts.options import GenerateOptions
 from pipelines.rollouts.stage import planned_rollouts
+from pipelines.runners.gpus import count_gpus
 from pipelines.runs.disk import disk_problem
 from pipelines.runs.fits import Cards, StageMemory, cards_here, stage_memory
 from pipelines.runs.lengths import length_problems
 from pipelines.runs.lineage import read_lineage
 from pipelines.runs.machine_check import Use, computes_on, cuda_version, engine_use, machine_problems, parallel_problems
+from pipelines.runs.node_check import node_problems
 from pipelines.runs.places import folder_problem
 from pipelines.runs.run import ROUND_FOLDERS, Run, round_prompts
 from pipelines.shaped.stage import check_streams, resolve_signal
@@ -190,9 +192,11 @@ class _Check:
         """What computes here, against the GPUs and the driver that are here; other runners' workers have their own."""
         machine = this_machine()
         uses = list(self.uses(stages, names, machine))
+        if (gpus := self.config.runner.gpus) is not None:
+            self.problems += node_problems(gpus, uses, self.config.train, count=count_gpus())
         if self.config.runner.name == "direct":
             cuda = cuda_version() if machine.gpus else None
-            self.problems += machine_problems(machine, uses, cuda=cuda, ours=device_held())
+            self.problems += machine_problems(machine, uses, cuda=cuda, ours=device_held(), node=gpus is not None)
         else:
             self.problems += [line for use in uses for line in parallel_problems(use)]
 

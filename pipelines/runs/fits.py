@@ -18,6 +18,7 @@ from pipelines.engines.machine import this_machine
 from pipelines.models.folder import read_config, tensor_shapes
 from pipelines.models.safetensors import ModelFilesError
 from pipelines.models.source import ModelNotFoundError
+from pipelines.runners.gpus import GpuError, node_cards
 from pipelines.runs.config import RunConfig
 from pipelines.signals.base import Signal, SignalBase
 from trainer.defaults import with_defaults
@@ -78,8 +79,18 @@ def cards_here(config: RunConfig) -> Cards | None:
     if config.runner.name != "direct" or (config.engine.device == config.train.device == "cpu"):
         return None
     gpus = this_machine().gpus
+    if not gpus:
+        return None
     count = int(os.environ.get("WORLD_SIZE", "1"))
-    return Cards(count=count, memory=min(gpu.memory.total for gpu in gpus)) if gpus else None
+    if config.runner.gpus is not None:
+        try:
+            cards = node_cards(config.runner.gpus, count=len(gpus))
+        except GpuError:
+            return None  # said elsewhere
+        if "cpu" in cards:
+            return None
+        count, gpus = len(cards), tuple(gpus[int(card)] for card in cards)
+    return Cards(count=count, memory=min(gpu.memory.total for gpu in gpus))
 
 
 def stage_memory(

@@ -11,6 +11,7 @@ from pipelines.engines.base import EngineOptions
 from pipelines.engines.device import device_kind
 from pipelines.engines.gpu_defaults import SHARE
 from pipelines.engines.machine import Gpu, Machine, gib, needed_driver, older
+from pipelines.engines.node import cards_per_engine
 from pipelines.models.folder import read_config
 
 TOLERANCE = 0.02  # of a card: what a desktop or a monitor holds
@@ -36,10 +37,7 @@ class Use:
     @property
     def gpus(self) -> int:
         """How many GPUs it computes on."""
-        if self.options is None or self.options.kind != "vllm":
-            return 1
-        extra = self.options.extra
-        return int(extra.get("tensor_parallel_size", 1)) * int(extra.get("pipeline_parallel_size", 1))
+        return 1 if self.options is None else cards_per_engine(self.options)
 
 
 def engine_use(place: str, model: str, options: EngineOptions, machine: Machine) -> Use:
@@ -77,10 +75,13 @@ def cuda_version() -> str | None:
     return version
 
 
-def machine_problems(machine: Machine, uses: Sequence[Use], *, cuda: str | None, ours: int = 0) -> Iterator[str]:
+def machine_problems(
+    machine: Machine, uses: Sequence[Use], *, cuda: str | None, ours: int = 0, node: bool = False
+) -> Iterator[str]:
     """One line for each reason why these engines and this update cannot run on the machine.
 
     cuda: the CUDA version that the installed torch is built with. ours: bytes of each card that this process holds.
+    node: an engine runs on every card, not on the first alone.
     """
     for use in uses:
         yield from parallel_problems(use)
@@ -103,7 +104,11 @@ def machine_problems(machine: Machine, uses: Sequence[Use], *, cuda: str | None,
             )
         elif use.options is not None and use.options.kind == "vllm":
             share = float(use.options.extra.get("gpu_memory_utilization", SHARE))
-            yield from (line for gpu in machine.gpus[: use.gpus] for line in _in_use(gpu, use.place, share, ours))
+            yield from (
+                line
+                for gpu in (machine.gpus if node else machine.gpus[: use.gpus])
+                for line in _in_use(gpu, use.place, share, ours)
+            )
 
 
 def parallel_problems(use: Use) -> Iterator[str]:

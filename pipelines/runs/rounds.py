@@ -34,6 +34,7 @@ from pipelines.runs.lineage import record_round, record_start
 from pipelines.runs.progress import Report
 from pipelines.runs.run import ROUND_FOLDERS, Run, round_prompts
 from pipelines.runs.summary import ShapedSummary, summarize_shaped
+from pipelines.runs.torchrun import trainer_for
 from pipelines.shaped.stage import shape_dataset
 from pipelines.signals.reverify import VerdictDiff, reverify
 from pipelines.signals.stage import score
@@ -148,7 +149,7 @@ def update_policy(run: Run, round_index: int) -> dict[str, Any]:
     The trainer has the device to itself. Raises DeviceHeldError where an engine of this process cannot give it up.
     """
     from pipelines.engines import device_lent
-    from trainer import is_main_process, train
+    from trainer import is_main_process
 
     policy = run.starting_policy(round_index)
     facts = describe_model(policy)
@@ -157,8 +158,8 @@ def update_policy(run: Run, round_index: int) -> dict[str, Any]:
         training_folders(run, round_index, report) as folders,
         device_lent("the trainer"),
     ):
-        result = train(
-            [run.folder(round_index, "shaped")],
+        result = trainer_for(run.config.runner.gpus)(
+            shaped=[run.folder(round_index, "shaped")],
             policy=local_model(policy),
             out=folders.out,
             state=folders.state,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.first_gpu_run import CONFIG, disk_table, estimate, hours_table, memory_table
-from pipelines.gpu_check.machine import needed_driver
+from pipelines.engines.machine import needed_driver
 from pipelines.runs.config import load_config
 
 ROOT = Path(__file__).parents[2]

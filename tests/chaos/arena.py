@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.killing import passrl
+from tests.e2e.killing import WITHOUT_VLLM, passrl
 from tests.e2e.project import make_project
 
 # A run that takes longer than this hangs.
@@ -62,7 +62,7 @@ class Place:
         """Begin a command; its process and its log."""
         self._commands += 1
         log = self.folder / f"command-{self._commands}.log"
-        return passrl(arguments, str(log)), log
+        return passrl(arguments, str(log), preload=WITHOUT_VLLM), log
 
     def rounds(self, *more: str) -> Ended:
         return self.passrl(*self.whole, *more)

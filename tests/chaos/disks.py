@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.chaos.arena import Arena, Ended, Place
 from tests.chaos.outcome import Outcome, failed, settle
-from tests.e2e.killing import PRELOAD
+from tests.e2e.killing import WITHOUT_VLLM
 
 NEW_MOUNTS, NEW_USER = 0x00020000, 0x10000000
 ROOM_KIB = 64 * 1024
@@ -45,7 +45,7 @@ def disks_of_their_own() -> bool:
 
 def _settled(arena: Arena, place: Place, limited, size: int) -> Outcome:
     context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context.set_forkserver_preload(WITHOUT_VLLM)
     process = context.Process(target=limited, args=(place.whole, str(place.run), str(place.folder), size))
     process.start()
     process.join()

@@ -57,34 +57,48 @@ def settle(arena: Arena, place: Place) -> Outcome:
 
 
 def follow(text: str, *, place: Place, origin: Place) -> tuple[str, ...] | None:
-    """Do what a message says: commands in backticks, removing what it names, bringing back what it misses.
+    """Do what a message says: remove what it names, bring back what it misses, run commands in backticks.
 
-    Returns the arguments for the next run, or None where the message names nothing to do.
+    Of several findings each is followed by itself. Returns the arguments for the next run, or None where the message
+    names nothing to do.
     """
-    done, more = False, ()
-    commands = [c for c in re.findall(r"`(passrl [^`]+)`", text) if not c.startswith(LOOKS)]
-    inputs = [place.folder / "model", place.folder / "prompts.jsonl"]
-    named = [path for path in _named(text, place.folder) if path != place.run and path != place.folder]
-    if re.search(r"\b(the manifest|both)\b", text):
-        named += [manifest for path in list(named) for manifest in path.parent.glob("_manifest-*.json")]
-    for command in dict.fromkeys(commands):
-        arguments = [place.config if word == "CONFIG" else word for word in shlex.split(command)[1:]]
-        place.passrl(*arguments)
-        done = True
-    if re.search(r"\b[Rr]emove|\b[Dd]elete", text):
-        for path in named:
-            _remove(path.parent if "remove the folder" in text and path.is_file() else path)
-            done = done or bool(named)
-    if re.search(r"\b([Rr]estore|[Bb]ring back|[Cc]opy|[Ss]ave the model again)", text):
-        for path in named:
-            done = _restore(path, place=place, origin=origin) or done
-    if "the old options" in text and sum(_restore(path, place=place, origin=origin) for path in inputs):
-        return ()  # the options are the old ones, so it is an input that changed
+    findings = [line for line in text.splitlines() if line.startswith("error: ")]
+    told = [_followed(sentence, place=place, origin=origin) for sentence in findings or [text]]
+    known = [more for more in told if more is not None]
+    return sum(known, ()) if known else None
+
+
+def _followed(text: str, *, place: Place, origin: Place) -> tuple[str, ...] | None:
+    """See `follow`, of one sentence."""
+    if "the old options" in text:  # the options are the old ones, so it is an input that changed
+        inputs = [place.folder / "model", place.folder / "prompts.jsonl"]
+        if sum(_restore(path, place=place, origin=origin) for path in inputs):
+            return ()
+    named = [path for path in _named(text, place.folder) if path not in {place.run, place.folder}]
+    done = bool(re.search(r"again\b", text))
+    if re.search(r"\b([Rr]emove|[Dd]elete)\b", text):
+        for path in _doomed(text, named):
+            _remove(path)
+            done = True
+    if re.search(r"\b([Rr]estore|[Bb]ring back|[Cc]opy|[Ss]ave)\b", text):
+        done = sum(_restore(path, place=place, origin=origin) for path in named) > 0 or done
+    for command in dict.fromkeys(re.findall(r"`(passrl [^`]+)`", text)):
+        if not command.startswith(LOOKS):
+            place.passrl(*(place.config if word == "CONFIG" else word for word in shlex.split(command)[1:]))
+            done = True
     if "--overwrite" in text:
-        done, more = True, ("--overwrite",)
-    if re.search(r"again\b", text):
-        done = True
-    return more if done else None
+        return ("--overwrite",)
+    return () if done else None
+
+
+def _doomed(text: str, named: list[Path]) -> list[Path]:
+    """What a sentence says to remove: "it", the first thing named; "the folder" of that; else all that is named."""
+    doomed = named[:1] if re.search(r"\b[Rr]emove (it|both|the folder|the manifest)\b", text) else list(named)
+    if "the folder" in text:
+        return [path.parent if path.is_file() else path for path in doomed]
+    if re.search(r"\b(the manifest|both)\b", text):
+        doomed += [manifest for path in named[:1] for manifest in path.parent.glob("_manifest-*.json")]
+    return doomed
 
 
 def _named(text: str, folder: Path) -> list[Path]:

@@ -39,7 +39,7 @@ def test_everything_that_is_copied_is_there(file):
         if sources[0].startswith("--from="):
             continue
         for source in sources:
-            for name in ("cpu", "gpu", "gcp"):
+            for name in ("cpu", "gpu", "gcp", "gpu-gcp"):
                 assert (ROOT / source.replace("${LIST}", name)).exists(), f"{file.name}: {source}"
 
 

@@ -147,6 +147,14 @@ def test_a_machine_that_takes_over_a_training_goes_on_from_the_checkpoint_in_the
     assert trained_in(memory) == trained_in(project.out)
 
 
+def test_a_training_that_differs_is_named_by_its_place_in_the_store(project, memory, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PASSRL_CACHE", str(tmp_path / "cache"))
+    for stage in (*STAGES, "train"):
+        assert main([stage, project.config, "--out", memory]) == 0
+    assert main(["train", project.config, "--out", memory, "--set", "train.lr=0.5"]) != 0
+    assert f"{memory}/round-000/train holds a run with another" in " ".join(capsys.readouterr().err.split())
+
+
 def test_an_export_that_is_not_whole_is_no_policy(project, memory, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PASSRL_CACHE", str(tmp_path / "cache"))
     assert main(["run", project.config, "--out", memory]) == 0

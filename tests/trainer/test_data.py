@@ -21,11 +21,11 @@ from tests.trainer.rows import (
 )
 from trainer import train
 from trainer.data import ShapedData, build_index, select
-from trainer.errors import TrainDataError
+from trainer.errors import StateError, TrainDataError
 from trainer.model_folder import weights_digest
 from trainer.options import TrainOptions
 from trainer.order import Step, all_steps
-from trainer.stream import ahead_of_use, decode_part, stream_steps
+from trainer.stream import ahead_of_use, decode_part, old_file, read_old, stream_steps
 
 ROWS = random_rows(groups=6, size=3)
 EXPECTED_ORDER = [f"g{number:03d}" for number in (1, 0, 2, 5, 4, 3, 0, 5, 4, 1, 2, 3)]
@@ -273,3 +273,19 @@ def test_a_rollout_that_is_there_twice_is_refused(make_shaped):
     repeated = Damaged(data, "rollout_id", lambda value, part: first if value == ROWS[-1].rollout_id else value)
     with pytest.raises(TrainDataError, match=f"Rollout {first} is there more than once"):
         build_index(repeated, threads=1)
+
+
+def test_recomputed_logprobs_are_read_back_and_refused_where_they_are_not_the_parts(tmp_path):
+    values = np.array([-0.5, -1.5, -2.5], np.float32)
+    np.save(old_file(tmp_path, 2), values)
+    assert read_old(tmp_path, 2, tokens=3).tolist() == values.tolist()
+    with pytest.raises(StateError, match=r"part-000002\.npy holds float32 \(3,\), its part has 4 tokens"):
+        read_old(tmp_path, 2, tokens=4)
+    np.save(old_file(tmp_path, 3), values.astype(np.float64))
+    with pytest.raises(StateError, match="holds float64"):
+        read_old(tmp_path, 3, tokens=3)
+    with pytest.raises(StateError, match=r"part-000004\.npy cannot be read"):
+        read_old(tmp_path, 4, tokens=3)
+    old_file(tmp_path, 2).write_bytes(b"no numbers")
+    with pytest.raises(StateError, match=r"part-000002\.npy cannot be read"):
+        read_old(tmp_path, 2, tokens=3)

@@ -156,6 +156,7 @@ def test_the_penalty_reads_temperature_one_and_the_surrogate_the_sampling_temper
     assert float(at_one.grad) == pytest.approx(0.1 * (1 - 2.0), abs=1e-6)  # beta * (1 - exp(d))
     assert float(entropy.grad) == pytest.approx(-0.01)
     assert float(metrics["policy_loss"]) == pytest.approx(-2.0)
+    assert metrics["loss"] == loss
 
 
 def test_each_aggregation_weighs_tokens_as_its_formula_says():
@@ -279,6 +280,8 @@ def test_the_penalty_refuses_an_unknown_estimator_and_a_reference_of_another_len
         kl_penalty(torch.zeros(3), **given, estimator="k4")
     with pytest.raises(LossInputError, match="'reference_N': 1"):
         kl_penalty(torch.zeros(3), **given | {"reference_N": torch.zeros(1)})
+    with pytest.raises(LossInputError, match="'logprobs_N': 1"):
+        kl_penalty(torch.zeros(1), **given)
 
 
 def test_corrections_refuse_an_unknown_level_a_wrong_range_and_other_lengths():

@@ -30,6 +30,8 @@ class Config:
         ({"unit": "prompt"}, "'group' or 'rollout'"),
         ({"batch_size": 4, "updates": 2}, "both set the number of steps"),
         ({"updates": 1, "epochs": 2}, "below epochs"),
+        ({"share_prompts": True, "layout": "pack"}, "share_prompts needs layout 'pad'"),
+        ({"share_prompts": True, "gradient_checkpointing": True}, "share_prompts needs .* no gradient_checkpointing"),
         ({"lr": 0.0}, "lr is 0.0"),
         ({"lr": float("nan")}, "lr is nan"),
         ({"betas": (0.9,)}, "betas"),
@@ -60,6 +62,7 @@ class Config:
         ({"gradient_checkpointing": "no"}, "gradient_checkpointing is 'no': .*boolean"),
         ({"betas": (0.9, 1.0)}, "betas.1 is 1.0: .*less than 1"),
         ({"betas": ("0.9", 0.99)}, "betas.0 is '0.9'"),
+        ({"l\x1br": 1e-4}, r"'l\\x1br': unknown key"),
         ({"learning_rate": 1e-4}, "learning_rate: unknown key; did you mean 'lr'"),
         ({"batchsize": 4}, "did you mean 'batch_size'"),
         ({"kl_estimator": "k4"}, "'k1', 'k2', 'k3' or 'abs'"),
@@ -79,6 +82,11 @@ def test_options_are_given_by_name():
 def test_all_conflicts_are_named_at_once():
     with pytest.raises(TrainOptionError, match=r"(?s)updates 2 both set.*dual_clip is 3\.0"):
         TrainOptions(batch_size=1, updates=2, dual_clip=3.0, loss="gspo")
+
+
+def test_what_belongs_together_is_allowed():
+    assert TrainOptions(dual_clip=3.0, loss="clip").dual_clip == 3.0
+    assert TrainOptions(share_prompts=True, layout="pad", gradient_checkpointing=False).share_prompts
 
 
 def test_infinity_is_allowed_where_it_means_never():

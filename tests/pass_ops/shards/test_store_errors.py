@@ -140,17 +140,17 @@ def test_of_many_files_read_together_one_that_cannot_be_read_is_an_error(monkeyp
     for name in "abcde":
         plain.create(name, name.encode())
     overlapping, asked = AsyncFileSystemWrapper(plain.fs, asynchronous=False), []
-    cat = overlapping.cat
+    cat = overlapping.cat_ranges
     monkeypatch.setattr(
-        overlapping, "cat", lambda *what, **options: asked.append((*what, options)) or cat(*what, **options)
+        overlapping, "cat_ranges", lambda *what, **options: asked.append((*what, options)) or cat(*what, **options)
     )
     monkeypatch.setattr(store_module, "_filesystem", lambda root: overlapping)
     monkeypatch.setattr(store_module, "_READ_BATCH", 2)
     hooked: list[tuple[str, str]] = []
     store = Store(plain.root, lambda *what: hooked.append(what))
     assert store.read_many([*"abxde"]) == {"a": b"a", "b": b"b", "x": None, "d": b"d", "e": b"e"}
-    once = {"on_error": "return", "start": 0}
-    assert asked == [([store.path(name) for name in batch], once) for batch in ("ab", "xd", "e")]
+    whole = (0, None, {"on_error": "return"})
+    assert asked == [([store.path(name) for name in batch], *whole) for batch in ("ab", "xd", "e")]
     assert hooked == [("read", "a"), ("read", "x"), ("read", "e")]
-    monkeypatch.setattr(overlapping, "cat", lambda paths, **options: {paths[0]: PermissionError("not yours")})
+    monkeypatch.setattr(overlapping, "cat_ranges", lambda paths, *_, **options: [PermissionError("not yours")])
     assert said(StoreError, lambda: store.read_many(["a"])) == f"reading {store.path('a')} failed: not yours"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.engines.machine import GIB, Gpu, Memory
+from deploy import choose_list
+from pipelines.engines.machine import DRIVERS, GIB, Gpu, Memory
 from pipelines.engines.machine import Machine as Driver
 from pipelines.gpu_check.base import CheckError, CheckOptions, Machine
 from pipelines.gpu_check.machine import check_driver, describe_machine, used_bytes
@@ -78,3 +79,9 @@ def test_on_a_cpu_the_packages_are_in_order(tmp_path):
 def test_models_are_as_large_as_the_card_holds(gib, large, small, rounds):
     found = sizes(Machine(device="cuda", gpus=(gpu(gib=gib),)))
     assert (found.large, found.small, found.rounds) == (large, small, rounds)
+
+
+def test_make_install_asks_for_the_same_drivers():
+    """deploy/choose_list.py runs before anything is installed, so it has a table of its own."""
+    assert {int(major): driver for major, driver in choose_list.DRIVERS.items()}.items() <= DRIVERS.items()
+    assert max(map(int, choose_list.DRIVERS)) == max(DRIVERS)

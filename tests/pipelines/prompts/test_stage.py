@@ -22,6 +22,7 @@ from pipelines.prompts.stage import (
     SourceNotFoundError,
     SourceOptionError,
     advise_prompts_per_part,
+    read_prompts,
     write_prompts,
 )
 
@@ -43,6 +44,11 @@ def stored(tmp_path: Path, source: PromptSource, **options: Any) -> list[dict[st
 def rejections(tmp_path: Path) -> list[dict[str, Any]]:
     table = shards.open_dataset(str(tmp_path / "prompts")).read_rejected(0)
     return table.to_pylist() if table is not None else []
+
+
+def test_the_rows_read_are_the_rows_stored(tmp_path: Path) -> None:
+    source = PromptSource(source=jsonl(tmp_path / "p.jsonl", ROWS), columns={"prompt": "question"})
+    assert read_prompts(source) == stored(tmp_path, source)
 
 
 # --- formats -------------------------------------------------------------------------------------------------------
@@ -307,3 +313,15 @@ def test_the_advised_part_is_minutes_of_engine_time_or_less_where_bytes_forbid()
 def test_a_part_never_has_less_than_one_prompt() -> None:
     advice = advise_prompts_per_part(group_size=64, tokens_per_rollout=30_000, tokens_per_second=100)
     assert advice.prompts_per_part == 1
+
+
+@pytest.mark.parametrize("name", ["run[1]", "a::b", "r*n", "{a,b}"])
+def test_a_source_may_have_any_name(tmp_path, name):
+    (tmp_path / "run1").mkdir()
+    (tmp_path / "run1" / "sums.jsonl").write_text('{"prompt": "another"}\n')
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "sums.jsonl").write_text('{"prompt": "1+1"}\n')
+    for number, source in enumerate((tmp_path / name, tmp_path / name / "sums.jsonl")):
+        write_prompts(PromptSource(source=str(source)), out=str(tmp_path / name / f"out{number}"))
+        [row] = shards.open_dataset(str(tmp_path / name / f"out{number}")).read_part(0).to_pylist()
+        assert row["prompt"] == "1+1"

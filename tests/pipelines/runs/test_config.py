@@ -9,7 +9,7 @@ import pytest
 
 from pass_ops import Standardizers
 from pipelines.options import ConfigError, Secret, as_dict, build, secret
-from pipelines.runs.config import RunConfig, apply_override, load_config
+from pipelines.runs.config import RunConfig, apply_override, load_config, parse_grid
 
 MINIMAL = '[prompts]\nsource = "prompts.jsonl"\n[policy]\nmodel = "tiny"\n'
 
@@ -162,3 +162,25 @@ def test_every_shipped_configuration_loads(file):
         load_config(file).prompts.source == tomllib.loads(file.read_text())["prompts"]["source"]
         or Path(load_config(file).prompts.source).exists()
     )
+
+
+def test_a_grid_is_read_as_toml_values_or_plain_words():
+    assert parse_grid(["k = 0, 0.7", "chunk=true", "estimator=pass,rloo"]) == {
+        "k": [0, 0.7], "chunk": [True], "estimator": ["pass", "rloo"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["k"], "write it as option=value,value"),
+        (["=1"], "write it as option=value,value"),
+        ([" =1"], "write it as option=value,value"),
+        (["k=1,,2"], "write it as option=value,value"),
+        (["k=1, "], "write it as option=value,value"),
+        (["k=1", "k=2"], "k is given twice"),
+    ],
+)
+def test_a_grid_that_is_none_is_refused(texts, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_grid(texts)

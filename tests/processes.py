@@ -1,0 +1,55 @@
+"""Processes that a test's command started, found in /proc by a mark in their environment, wherever they hang."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+MARK = "PASSRL_TEST_MARK"
+
+
+@dataclass(frozen=True)
+class Process:
+    pid: int
+    parent: int
+    command: str
+
+    @property
+    def is_engine(self) -> bool:
+        """A child of a node."""
+        return "node_child" in self.command
+
+    @property
+    def is_torchrun(self) -> bool:
+        return "torch.distributed.run" in self.command
+
+    @property
+    def is_rank(self) -> bool:
+        return "pipelines.runs.rank" in self.command and not self.is_torchrun
+
+
+def marked(mark: str) -> list[Process]:
+    """Every live process with this mark. A zombie has no environment, so it does not count."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if f"{MARK}={mark}".encode() not in (folder / "environ").read_bytes().split(b"\0"):
+                continue
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, IndexError):  # no process, another user's, or gone meanwhile
+            continue
+        if int(folder.name) != os.getpid():
+            found.append(Process(int(folder.name), parent, command))
+    return found
+
+
+def wait_until(happens: Callable[[], object], *, seconds: float = 120.0) -> None:
+    """Look until it is so; fails after a time that says something hangs."""
+    until = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.02)
