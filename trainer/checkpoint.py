@@ -79,6 +79,11 @@ def load_checkpoint(
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
     _check_architecture(checkpoint, architecture(model))
+    if checkpoint.removed:
+        raise StateError(
+            f"{checkpoint.folder} was removed, as run.keep_states says, so training cannot go on from it. Train "
+            "without state, or from a round whose state is kept."
+        )
     world.on_main(lambda: check_files(checkpoint))
     options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     weights, optimizer_state = get_state_dict(model, optimizer, options=StateDictOptions(ignore_frozen_params=True))

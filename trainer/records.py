@@ -6,6 +6,7 @@ Each reader checks what it reads; a file that is damaged is named, with what to 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +26,16 @@ STATE_FORMAT = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A complete checkpoint. step: steps of its call of `train` done; updates: optimizer steps over all rounds."""
+    """A complete checkpoint. step: steps of its call of `train` done; updates: optimizer steps over all rounds.
+    removed: only the marker is left, on purpose.
+    """
 
     folder: Path
     step: int
     updates: int
     architecture: Mapping[str, Any]
     files: Mapping[str, str]
+    removed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,7 @@ class _Marker:
     updates: int
     architecture: dict[str, Any]
     files: dict[str, str]
+    removed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +145,7 @@ def complete_checkpoints(state: Path) -> list[Checkpoint]:
                 updates=content.updates,
                 architecture=content.architecture,
                 files=content.files,
+                removed=content.removed,
             )
         )
     return found
@@ -153,8 +159,21 @@ def newest_checkpoint(state: Path) -> Checkpoint:
     return found[-1]
 
 
+def remove_state(state: Path) -> None:
+    """Removes the weights and optimizer state of a finished training. The markers stay: they are what the next round's
+    identity names. They say so first, so that a removal cut off leaves nothing that looks damaged.
+    """
+    for checkpoint in complete_checkpoints(state):
+        marker = marker_of(checkpoint.folder)
+        if not checkpoint.removed:
+            write_json(marker, json.loads(marker.read_bytes()) | {"removed": True})
+        shutil.rmtree(checkpoint.folder, ignore_errors=True)
+
+
 def check_files(checkpoint: Checkpoint) -> None:
-    """Raises StateError where a file is missing or differs from its marker."""
+    """Raises StateError where a file is missing or differs from its marker, unless all were removed on purpose."""
+    if checkpoint.removed:
+        return
     paths = {checkpoint.folder / name: digest for name, digest in checkpoint.files.items()}
     found = sha256_files([path for path in paths if path.is_file()])
     for path, digest in paths.items():

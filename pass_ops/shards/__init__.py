@@ -11,7 +11,7 @@ from pass_ops.shards.reader import CompleteDataset, open_dataset
 from pass_ops.shards.records import Manifest, PartRecord
 from pass_ops.shards.sampling import SamplingFacts
 from pass_ops.shards.schemas import PROMPTS, ROLLOUTS, shaped_schema, signal_schema
-from pass_ops.shards.spec import FORMAT_VERSION, DatasetSpec, InputRef, ModelRef
+from pass_ops.shards.spec import FORMAT_VERSION, STAGE_VERSIONS, DatasetSpec, InputRef, ModelRef
 from pass_ops.shards.status import DatasetStatus, RunStatus, status
 from pass_ops.shards.store import Store
 from pass_ops.shards.tables import Rejection
@@ -21,6 +21,7 @@ __all__ = [
     "FORMAT_VERSION",
     "PROMPTS",
     "ROLLOUTS",
+    "STAGE_VERSIONS",
     "CompleteDataset",
     "Dataset",
     "DatasetSpec",

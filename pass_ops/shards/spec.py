@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,9 @@ from pass_ops.shards.fingerprint import canonical_json, json_file, plain_json, s
 FORMAT_VERSION = 2  # of new datasets
 READABLE_VERSIONS = (1, 2)
 MOST_PARTS = 10_000_000
-STAGES = ("prompts", "generate", "score", "shape")
+#: stage -> raised with every change of what the stage writes
+STAGE_VERSIONS: Mapping[str, int] = {"prompts": 1, "generate": 1, "score": 1, "shape": 2}
+STAGES = tuple(STAGE_VERSIONS)
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,16 @@ class DatasetSpec:
         size = sampling.get("group_size") if isinstance(sampling, Mapping) else None
         return size if type(size) is int else None
 
+    @property
+    def missing_facts(self) -> tuple[str, ...]:
+        """What `shape` and `train` need of rollouts and of what is shaped from them, and what is not in `carried`."""
+        if self.stage not in ("generate", "shape"):
+            return ()
+        sampling = self.carried.get("sampling")
+        facts = {f"sampling.{name}": value for name, value in sampling.items()} if isinstance(sampling, Mapping) else {}
+        facts |= self.carried
+        return tuple(name for name, fits in _FACTS.items() if not fits(facts.get(name)))
+
     def payload(self) -> dict[str, Any]:
         """What the fingerprint is taken over. Sources of prompts count by content and order, not by path."""
         digests = {name: ref.content_digest for name, ref in self.inputs.items()}
@@ -135,6 +147,25 @@ class DatasetSpec:
         return json_file(document)
 
 
+def _is_whole(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+#: key of `carried` -> whether a value can be what it should be
+_FACTS: Mapping[str, Callable[[object], bool]] = {
+    "sampling.group_size": lambda value: _is_whole(value) and value != 0,
+    "sampling.temperature": lambda value: type(value) in (int, float),
+    "tokenizer_digest": _is_text,
+    "vocabulary": lambda value: isinstance(value, Mapping) and len(value) > 0,
+    "round": _is_whole,
+    "policy_digest": _is_text,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Head:
     """The keys that every `_dataset.json` has, before the rest is looked at."""
@@ -169,6 +200,11 @@ def parse_dataset_json(content: bytes, where: str) -> tuple[DatasetSpec, tuple[s
         }
         taken = _OWN_KEYS | {"fingerprint", "replaced"}
         spec = DatasetSpec(**own, carried={key: value for key, value in document.items() if key not in taken})
+        if spec.stage_version > STAGE_VERSIONS[spec.stage]:
+            raise CorruptDatasetError(
+                f"{where} was made by version {spec.stage_version} of stage {spec.stage}; this program knows up to "
+                f"{STAGE_VERSIONS[spec.stage]}: use the one that made it"
+            )
         there = spec.fingerprint
         if there[:8] in {fingerprint[:8] for fingerprint in replaced}:
             raise ValueError("it says that its own fingerprint was replaced")

@@ -80,6 +80,11 @@ def _dataset(store: Store) -> Iterator[Finding]:
     except CorruptDatasetError as error:
         yield Finding("error", "corrupt", store.root, str(error))
         return
+    if spec.missing_facts:
+        says = (
+            f"it does not say {', '.join(spec.missing_facts)}, which shape and train need: make it anew from what does"
+        )
+        yield Finding("error", "facts", store.path(names.DATASET), says)
     yield from _parts(store, spec, records)
     yield from _inputs(store, spec)
     yield from _orphans(store, spec, records, replaced)

@@ -105,8 +105,20 @@ def _ledger_of_process() -> Ledger:
     """Engines in this process; on a GPU, one beside a sleeping one in a child, since vLLM can put one of a process to
     sleep.
     """
-    beside = partial(_start_on, gpus=(0,)) if this_machine().gpus else None
-    return Ledger(start=start_engine, beside=beside, meter=device_memory)
+    if this_machine().gpus and device_kind() == "cuda":
+        return Ledger(start=_start_on_gpu, beside=_start_in_child, meter=device_memory)
+    return Ledger(start=start_engine, meter=device_memory)
+
+
+def _start_on_gpu(model: str, options: EngineOptions) -> Engine:
+    """In this process, unless it would leave the trainer vLLM's batch-invariant operators and their small workspace."""
+    return _start_in_child(model, options) if options.deterministic else start_engine(model, options)
+
+
+def _start_in_child(model: str, options: EngineOptions) -> Engine:
+    from pipelines.engines import node
+
+    return _start_on(model, options, gpus=tuple(range(node.cards_per_engine(options))))
 
 
 def _ledger_of_node(gpus: GivenGpus) -> Ledger:

@@ -35,6 +35,7 @@ CHECKS = tuple(
         ("generate", "sampling:check_generate", 360, ENGINE, 0, "the generate stage against bare LLM.generate"),
         ("kill", "several:check_kill", 180, ENGINE, 0, "SIGKILL in the middle of sampling leaves nothing on the card"),
         ("torchrun", "several:check_torchrun", 180, Check.packages, 2, "the update on two ranks against one"),
+        ("two-gpus", "several:check_node", 300, ENGINE, 2, "a round with an engine on each GPU against one engine"),
         ("tensor-parallel", "several:check_tensor_parallel", 240, ENGINE, 2, "one engine over two GPUs against one"),
         ("trl", "training:check_trl", 240, Check.packages, 0, "the update against TRL's GRPO update"),
         ("grid-train", "training:check_grid", 240, Check.packages, 0, "an adapter of the large model, by micro-batch"),

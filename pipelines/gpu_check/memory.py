@@ -78,11 +78,8 @@ def _train(folder: str, shaped: str, options: TrainOptions) -> weakref.ref[Any]:
 
 def check_rounds(machine: Machine, options: CheckOptions) -> Result:
     """Two rounds of policy, PRM, update and evaluation; every promise of the contract is checked afterwards."""
-    folder = Path(options.out) / "rounds"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    run = rounds_run(machine, options, Path(options.out) / "rounds")
     begun = time.perf_counter()
-    run = rounds_run(machine, options, folder)
     run_rounds(run, ROUNDS)
     seconds = time.perf_counter() - begun
     errors = [found for found in shards.verify(run.url) if found.severity == "error"]
@@ -98,15 +95,22 @@ def check_rounds(machine: Machine, options: CheckOptions) -> Result:
 
 
 def rounds_run(
-    machine: Machine, options: CheckOptions, folder: Path, *, runner: Mapping[str, Any] | None = None
+    machine: Machine,
+    options: CheckOptions,
+    folder: Path,
+    *,
+    runner: Mapping[str, Any] | None = None,
+    dtype: str = "auto",
 ) -> Run:
-    """A run over made-up sums with a random policy and PRM, its files in `folder`."""
+    """A run over made-up sums with a random policy and PRM, its files in `folder`, which is emptied."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     few = machine.device == "cpu"
     source = folder / "prompts.jsonl"
     count = 4 if few else 64
     source.write_text("\n".join(json.dumps({"prompt": f"{i} + {i} = ?", "answer": str(2 * i)}) for i in range(count)))
     name = sizes(machine).rounds
-    engine = {"max_model_len": 1024, "max_num_seqs": 8 if few else 256, "kv_cache_gib": 0.25}
+    engine = {"dtype": dtype, "max_model_len": 1024, "max_num_seqs": 8 if few else 256, "kv_cache_gib": 0.25}
     training: dict[str, Any] = {"updates": 2, "warmup_steps": 0, "tensorboard": False}
     training |= {} if few else {"compute_dtype": "bfloat16"}
     config = {

@@ -6,18 +6,23 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-from pipelines.engines import start_engine
+from pass_ops import shards
+from pipelines.engines import node, start_engine
 from pipelines.engines.base import SampleRequest, Sampling
 from pipelines.engines.machine import GIB
 from pipelines.gpu_check.base import CheckOptions, Limit, Machine, Result, judged
 from pipelines.gpu_check.engine import SAME, Text, drawn, engine_options, largest, random_prompts, score_plain
 from pipelines.gpu_check.isolation import MARK, alive, alone, marked, within
 from pipelines.gpu_check.machine import used_bytes
+from pipelines.gpu_check.memory import NONE, rounds_run
 from pipelines.gpu_check.models import SHAPES, computed_bytes, model_folder, sizes
 from pipelines.gpu_check.training import MEMORY, SAME_GRADIENT, Update, measure_update, train_options, write_rollouts
+from pipelines.runs.rounds import make_rollouts, run_round
 from trainer import TrainOptions, load_policy, make_optimizer
 from trainer.distributed import joined_world
 
@@ -27,10 +32,13 @@ SECONDS_TO_END = 30.0
 LEFT = GIB // 4
 LEFT_GIB = Limit(high=LEFT / GIB, speed=True)
 SAMPLING = "sampling"
+CPU_NODE: tuple[Literal["cpu"], ...] = ("cpu", "cpu")
+FIRST_TOKENS = 8
+SAME_ROLLOUTS = Limit(low=0.95)
 
 
 def check_kill(machine: Machine, options: CheckOptions) -> Result:
-    """A process is killed while its engine samples; nothing that it started lives on, and the card is free again."""
+    """A process is killed while its engines sample; nothing that it started lives on, and the cards are free again."""
     folder = model_folder(machine, options, sizes(machine).small)
     before = used_bytes()
     with marked() as environment:
@@ -57,7 +65,7 @@ def check_kill(machine: Machine, options: CheckOptions) -> Result:
 
 def victim_command(folder: str, machine: Machine) -> list[str]:
     """What samples until it is killed, and says when it begins."""
-    return [sys.executable, "-m", "pipelines.gpu_check.several", json.dumps(["victim", folder, machine.device])]
+    return [sys.executable, "-m", "pipelines.gpu_check.several", json.dumps(["victim", folder, len(machine.gpus)])]
 
 
 def check_torchrun(machine: Machine, options: CheckOptions) -> Result:
@@ -78,6 +86,29 @@ def check_torchrun(machine: Machine, options: CheckOptions) -> Result:
     }
     limits = {"grad_norm_difference": SAME_GRADIENT[machine.device], "memory_ratio": MEMORY}
     return judged(machine, figures, limits)
+
+
+def check_node(machine: Machine, options: CheckOptions) -> Result:
+    """A round with an engine on each of two GPUs and the update by torchrun, and its rollouts against one engine's."""
+    gpus = [0, 1] if machine.device == "cuda" else list(CPU_NODE)
+    figures, found = dict[str, float | int | str](), []
+    for count, runner in ((1, {}), (2, {"gpus": gpus})):
+        run = rounds_run(machine, options, Path(options.out) / f"node-{count}", runner=runner, dtype="float32")
+        begun = time.perf_counter()
+        make_rollouts(run, 0)
+        figures[f"generate_seconds_{count}"] = round(time.perf_counter() - begun, 1)
+        found.append(_first_tokens(run.folder(0, "rollouts")))
+    run_round(run, 0)
+    figures["same_rollouts"] = sum(found[0].get(name) == tokens for name, tokens in found[1].items()) / len(found[1])
+    figures["broken_promises"] = sum(finding.severity == "error" for finding in shards.verify(run.url))
+    return judged(machine, figures, {"same_rollouts": SAME_ROLLOUTS, "broken_promises": NONE})
+
+
+def _first_tokens(rollouts: str) -> dict[str, list[int]]:
+    """Rollout -> its first tokens; later ones differ after one that rounding decided."""
+    dataset = shards.open_dataset(rollouts)
+    rows = [row for part in range(dataset.spec.parts) for row in dataset.read_part(part).to_pylist()]
+    return {row["rollout_id"]: row["token_ids"][:FIRST_TOKENS] for row in rows}
 
 
 def check_tensor_parallel(machine: Machine, options: CheckOptions) -> Result:
@@ -122,10 +153,10 @@ def _rank(folder: str, shaped: str, given: dict[str, Any]) -> None:
         print(json.dumps(asdict(measured)), flush=True)
 
 
-def _victim(folder: str, device: str) -> None:
-    """Samples until it is killed."""
-    machine = Machine(device="cuda" if device == "cuda" else "cpu")
-    engine = start_engine(folder, engine_options(machine, dtype="float32"))
+def _victim(folder: str, gpus: int) -> None:
+    """Samples until it is killed: on one GPU in this process, on several (or two shares of a CPU) in children."""
+    options = engine_options(Machine(device="cuda" if gpus else "cpu"), dtype="float32")
+    engine = start_engine(folder, options) if gpus == 1 else node.start(folder, options, "all" if gpus else CPU_NODE)
     sampling = Sampling(max_tokens=512, ignore_eos=True)
     while True:
         asked = [

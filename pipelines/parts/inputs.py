@@ -26,6 +26,11 @@ def open_rollouts(url: str) -> CompleteDataset:
     rollouts = open_dataset(url)
     if rollouts.spec.stage != "generate":
         raise WrongInputError(f"{url} is a dataset of stage {rollouts.spec.stage}; rollouts are made by stage generate")
+    if missing := rollouts.spec.missing_facts:
+        raise WrongInputError(
+            f"{url} does not say {', '.join(missing)} in its _dataset.json, which shape and train need; "
+            "make the rollouts anew"
+        )
     rollouts.check_inputs()
     return rollouts
 

@@ -41,7 +41,7 @@ __all__ = [
     "read_prompts", "write_prompts",
 ]  # fmt: skip
 
-STAGE_VERSION = 1
+STAGE_VERSION = shards.STAGE_VERSIONS["prompts"]
 _LOG = logging.getLogger(__name__)
 LONGEST_PROMPT = 10_000_000  # characters: some two and a half million tokens, more than policies are sampled with
 #: a row of the dataset, or why there is none

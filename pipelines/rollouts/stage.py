@@ -46,7 +46,7 @@ __all__ = [
     "planned_rollouts",
 ]
 
-STAGE_VERSION = 1
+STAGE_VERSION = shards.STAGE_VERSIONS["generate"]
 _LOG = logging.getLogger(__name__)
 
 # Parts of one worker under way at once: what a SIGKILL costs, and what runs alone after one.

@@ -196,7 +196,10 @@ class _Check:
             self.problems += node_problems(gpus, uses, self.config.train, count=count_gpus())
         if self.config.runner.name == "direct":
             cuda = cuda_version() if machine.gpus else None
-            self.problems += machine_problems(machine, uses, cuda=cuda, ours=device_held(), node=gpus is not None)
+            processes = any("multi_processing" in flag for flag in self.config.runner.flags)
+            self.problems += machine_problems(
+                machine, uses, cuda=cuda, ours=device_held(), node=gpus is not None, processes=processes
+            )
         else:
             self.problems += [line for use in uses for line in parallel_problems(use)]
 

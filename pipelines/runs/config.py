@@ -19,7 +19,7 @@ from pydantic import Strict
 
 from pipelines.engines.base import EngineOptions
 from pipelines.options import ConfigError, Table, Url, build, options
-from pipelines.options.types import Rows, SignalName
+from pipelines.options.types import AtLeastOne, Rows, SignalName
 from pipelines.parts.operations import Limits
 from pipelines.prompts.stage import PromptSource
 from pipelines.rollouts.stage import GenerateOptions
@@ -49,6 +49,9 @@ class RunSection:
     prompts_per_round: Rows | None = None
     """Prompts a round takes: the next ones of the source, which is shuffled once by the seed and begun again when it is
     used up (default: all prompts, every round). Example: 128."""
+    keep_states: AtLeastOne | None = None
+    """Rounds whose optimizer state stays, the newest ones; a round can be trained again while the one before it has its
+    own (default: all; datasets, policies and the lineage stay in any case). For runs on a local disk. Example: 2."""
     accept: Annotated[tuple[Consent, ...], Strict(False)] = ()
     """What the check before a run refuses and you want all the same: disk_space (the estimate is above what is free),
     gpu_memory (a stage is computed to need more than a GPU has), group_size_1 (groups of one rollout), negative_weights

@@ -108,15 +108,21 @@ def training_bytes(shapes: Sequence[tuple[int, ...]], options: TrainOptions) -> 
     >>> training_bytes([(10, 10)], TrainOptions(keep_checkpoints=1))
     2800
     """
-    parameters = _parameters(shapes)
-    if options.lora_rank:
-        trained = sum(options.lora_rank * sum(shape) for shape in shapes if len(shape) == 2)
-        exported = 4 * trained
-    else:
-        trained = parameters
-        exported = (4 if options.export_dtype in ("auto", "float32") else 2) * parameters
+    size = 4 if options.lora_rank or options.export_dtype in ("auto", "float32") else 2
+    one_more = checkpoint_bytes(shapes, options) // options.keep_checkpoints
+    return checkpoint_bytes(shapes, options) + one_more + size * _trained(shapes, options)
+
+
+def checkpoint_bytes(shapes: Sequence[tuple[int, ...]], options: TrainOptions) -> int:
+    """Bytes on disk of the kept checkpoints of one round."""
     moments = 8 if options.optimizer == "adamw" else 2
-    return (options.keep_checkpoints + 1) * (4 + moments) * trained + exported
+    return options.keep_checkpoints * (4 + moments) * _trained(shapes, options)
+
+
+def _trained(shapes: Sequence[tuple[int, ...]], options: TrainOptions) -> int:
+    if options.lora_rank:
+        return sum(options.lora_rank * sum(shape) for shape in shapes if len(shape) == 2)
+    return _parameters(shapes)
 
 
 def _training_hours(shapes: Sequence[tuple[int, ...]], tokens: int, tflops: float) -> float:

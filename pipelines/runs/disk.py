@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pass_ops.shards.store import Store
+from pipelines.models.folder import tensor_shapes
 from pipelines.prompts.stage import PromptRow
-from pipelines.runs.cost import estimate_round
+from pipelines.runs.cost import checkpoint_bytes, estimate_round
 from pipelines.runs.run import Run
 
 
@@ -23,13 +24,15 @@ def disk_problem(run: Run, rows: Sequence[PromptRow], *, policy: str, rounds: in
         return None
     folder = Path(store.path())
     wanted = rounds * estimate_round(run.config, rows, policy=policy).disk_gigabytes * 1e9 - _written(folder)
+    if (keep := run.config.run.keep_states) is not None and keep < rounds:
+        wanted -= (rounds - keep) * checkpoint_bytes(list(tensor_shapes(policy).values()), run.config.train)
     place = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(place).free
     if wanted <= free:
         return None
     return (
         f"{run.url}: the run will write about {wanted / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free on that "
-        'disk. Free some, lower train.keep_checkpoints, or add "disk_space" to run.accept'
+        'disk. Free some, lower train.keep_checkpoints, set run.keep_states, or add "disk_space" to run.accept'
     )
 
 

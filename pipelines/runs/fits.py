@@ -150,7 +150,12 @@ def _of_training(config: RunConfig, policy: str, cards: Cards) -> StageMemory:
     )
     holding = training(shape, options, gpus=cards.count)
     problem = None
-    if holding.total > limit:
+    if cards.count > 1 and options.weights_dtype == "bfloat16" and not options.lora_rank:
+        problem = (
+            f"weights_dtype is 'bfloat16' without LoRA, which trains on one GPU, and there are {cards.count}; set it "
+            "to 'float32', which several GPUs have room for, or runner.gpus to one GPU"
+        )
+    elif holding.total > limit:
         ways = ways_to_fit(shape, options, gpus=cards.count, limit=limit)
         problem = does_not_fit(f"the update of {policy}", holding, limit=limit, ways=ways)
     return StageMemory(stage="train", model=policy, gpus=cards.count, holding=holding, usable=limit, problem=problem)

@@ -15,6 +15,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pass_ops.shards import names
 from pass_ops.shards.names import is_temporary
 from pass_ops.shards.store import Store
 from pass_ops.temporary import is_abandoned
@@ -41,6 +42,7 @@ def leftovers(url: str) -> list[Leftover]:
     if store.is_local:
         run = Path(store.path())
         found += _temporaries(run)
+        found += _journals(run)
         for train in (run / "train", *sorted(run.glob("round-*/train"))):
             found += _of_training(train)
     return found
@@ -65,6 +67,15 @@ def _temporaries(run: Path) -> Iterator[Leftover]:
             path = Path(base, name)
             if is_temporary(name) and _is_free(path):
                 yield Leftover(path=str(path), bytes=_size(path), why="a file whose writer was killed")
+
+
+def _journals(run: Path) -> Iterator[Leftover]:
+    """Journals of parts that are committed. Those of open parts hold rollouts that the next attempt takes over."""
+    for folder in sorted(run.rglob(names.JOURNAL)):
+        for file in sorted(folder.iterdir()):
+            found = names.parse(names.JOURNAL, file.name)
+            if found is not None and (folder.parent / names.done(found.part, found.fp8)).exists():
+                yield Leftover(path=str(file), bytes=_size(file), why="the journal of a part that is committed")
 
 
 def _of_training(train: Path) -> Iterator[Leftover]:
@@ -111,7 +122,7 @@ def _is_free(path: Path) -> bool:
 def _size(path: Path) -> int:
     """Bytes of a file, or of all files in a folder; of those that vanish meanwhile, none."""
     total = 0
-    for file in (path, *(Path(base, name) for base, _, names in os.walk(path) for name in names)):
+    for file in (path, *(Path(base, name) for base, _, files in os.walk(path) for name in files)):
         with suppress(OSError):
             total += 0 if file.is_dir() else file.lstat().st_size
     return total

@@ -76,12 +76,18 @@ def cuda_version() -> str | None:
 
 
 def machine_problems(
-    machine: Machine, uses: Sequence[Use], *, cuda: str | None, ours: int = 0, node: bool = False
+    machine: Machine,
+    uses: Sequence[Use],
+    *,
+    cuda: str | None,
+    ours: int = 0,
+    node: bool = False,
+    processes: bool = False,
 ) -> Iterator[str]:
     """One line for each reason why these engines and this update cannot run on the machine.
 
     cuda: the CUDA version that the installed torch is built with. ours: bytes of each card that this process holds.
-    node: an engine runs on every card, not on the first alone.
+    node: an engine runs on every card, not on the first alone. processes: each worker of the runner is a process.
     """
     for use in uses:
         yield from parallel_problems(use)
@@ -95,6 +101,11 @@ def machine_problems(
         yield (
             f"the NVIDIA driver is {machine.driver}, but CUDA {cuda}, which the installed torch is built with, needs "
             f"{needed} or newer: update the driver, or install a torch for an older CUDA"
+        )
+    if processes and any(use.options is not None for use in on_gpu):
+        yield (
+            "runner.flags has direct_running_mode multi_processing: every worker would start an engine on the first "
+            'GPU. Leave the flag out and set runner.gpus = "all", which gives each engine a GPU of its own'
         )
     for use in on_gpu:
         if use.gpus > len(machine.gpus):

@@ -15,6 +15,7 @@ import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pass_ops import shards
@@ -38,6 +39,7 @@ from pipelines.runs.torchrun import trainer_for
 from pipelines.shaped.stage import shape_dataset
 from pipelines.signals.reverify import VerdictDiff, reverify
 from pipelines.signals.stage import score
+from trainer.records import STATE, remove_state
 
 
 def run_round(run: Run, round_index: int, *, is_last: bool = True) -> ShapedSummary:
@@ -171,7 +173,18 @@ def update_policy(run: Run, round_index: int) -> dict[str, Any]:
         )
     if is_main_process():
         record_round(run.url, round_index, {"metrics": {"train": result.metrics}})
+        _remove_old_states(run, round_index)
     return dict(result.metrics)
+
+
+def _remove_old_states(run: Run, round_index: int) -> None:
+    """What run.keep_states does not keep, once this round is trained."""
+    keep = run.config.run.keep_states
+    store = Store(run.url)
+    if keep is None or not store.is_local:
+        return
+    for earlier in range(max(0, round_index + 1 - keep)):
+        remove_state(Path(store.path()) / posixpath.relpath(run.folder(earlier, "train"), run.url) / STATE)
 
 
 def evaluate_start(run: Run) -> dict[str, EvalResult]:

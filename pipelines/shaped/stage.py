@@ -29,7 +29,7 @@ from pipelines.parts.loop import PartOutput, PartWork, Stage, in_background
 from pipelines.parts.operations import Operations
 from pipelines.parts.worker_check import check_worker
 
-STAGE_VERSION = 2
+STAGE_VERSION = shards.STAGE_VERSIONS["shape"]
 # What a shaped dataset copies from its rollouts, so that the trainer needs nothing else.
 CARRIED = ("sampling", "tokenizer_digest", "vocabulary", "round", "policy_digest")
 # Libraries whose versions may change the last bit of a float.

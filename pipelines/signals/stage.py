@@ -21,7 +21,7 @@ from pipelines.parts.operations import Operations
 from pipelines.parts.worker_check import check_worker
 from pipelines.signals.base import SIGNALS, Signal, SignalInputError, SignalOptionError, SignalResultError
 
-STAGE_VERSION = 1
+STAGE_VERSION = shards.STAGE_VERSIONS["score"]
 
 
 def score(

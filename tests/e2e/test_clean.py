@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pass_ops.shards import Store
+from pass_ops.shards import Store, names
 from pass_ops.temporary import is_abandoned, temporary_prefix
 from pipelines.cli.parser import main
 from pipelines.runs.leftovers import leftovers, remove_leftovers
@@ -54,6 +54,16 @@ def run(tmp_path) -> Path:
     folder = tmp_path / "run"
     (folder / "round-000/train/state").mkdir(parents=True)
     return folder
+
+
+def test_the_journal_of_an_open_part_stays_and_that_of_a_committed_one_goes(run):
+    store = Store(str(run / "round-000/rollouts"))
+    committed, still_open = (names.journal(part, "0123abcd", "0123456789ab", 0) for part in (0, 1))
+    for name in (committed, still_open, names.done(0, "0123abcd")):
+        store.create(name, b"rollouts")
+    (found,) = remove_leftovers(leftovers(str(run)))
+    assert (found.path, found.bytes) == (store.path(committed), 8)
+    assert store.exists(still_open)
 
 
 def test_a_killed_writers_file_is_listed_and_removed_only_when_asked(run, capsys):

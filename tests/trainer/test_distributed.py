@@ -90,6 +90,28 @@ def test_two_ranks_killed_and_resumed_by_one_feed_the_same_steps_and_end_close(m
             assert float((found[name] - expected[name]).abs().max()) < 0.02 * moved, name
 
 
+def test_only_rank_0_ever_holds_the_whole_model_in_host_memory(tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=1000, hidden_size=1024, intermediate_size=2816, num_hidden_layers=6, num_attention_heads=8,
+        num_key_value_heads=8, max_position_embeddings=64, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    parameters = sum(p.numel() for p in model.parameters())
+    model.save_pretrained(tmp_path / "model")
+    script = str(Path(__file__).with_name("host_memory.py"))
+    command = [*TORCHRUN, script, str(tmp_path / "model"), str(tmp_path)]
+    done = subprocess.run(command, check=False, timeout=500, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (risen_0, held_0), (risen_1, held_1) = (
+        map(int, (tmp_path / f"rank-{rank}.txt").read_text().split()) for rank in range(2)
+    )
+    assert 4 * parameters > 300e6
+    assert held_0 + held_1 == parameters
+    assert risen_1 < 0.85 * 4 * parameters < 4 * parameters < risen_0
+
+
 def test_a_rank_that_stops_stops_the_others_with_its_reason(make_shaped, policy_folder, tmp_path):
     behavior = tuple(-200.0 if m else 0.0 for m in ROWS[7].mask)
     rows = changed(ROWS, 7, behavior=behavior, advantages=(-1.0, -1.0))

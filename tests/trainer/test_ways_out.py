@@ -16,6 +16,7 @@ import trainer.run
 from tests.trainer.rows import gradient_of, largest_difference, random_rows, split_groups, step_of
 from trainer import TrainOptions, train
 from trainer.determinism import determinism
+from trainer.distributed import whole
 from trainer.errors import DeviceMemoryError, TrainOptionError
 from trainer.logprobs import Float32Head
 from trainer.model_folder import weights_digest
@@ -72,6 +73,19 @@ def test_offload_may_change_when_a_run_goes_on(run, first):
 def test_offload_goes_with_the_other_ways(run, changes):
     options = replace(OPTIONS, **changes)
     assert digest(run("offloaded", options=replace(options, cpu_offload=True))) == digest(run("plain", options=options))
+
+
+def test_offload_in_bfloat16_with_a_float32_head_stays_near_float32(tied_policy_folder):
+    options = replace(OPTIONS, compute_dtype="bfloat16", head_dtype="float32", logits_elements=64)
+    step = step_of(ROWS, reference=False)
+    expected = gradient_of(load_policy(tied_policy_folder, OPTIONS), step, OPTIONS)
+    policy = load_policy(tied_policy_folder, replace(options, cpu_offload=True))
+    found = {
+        name: whole(tensor) if name != "loss" else tensor for name, tensor in gradient_of(policy, step, options).items()
+    }
+    torch.distributed.destroy_process_group()  # of one process, made for the offload
+    assert {tensor.dtype for name, tensor in found.items() if name != "loss"} == {torch.float32}
+    assert 1e-5 < largest_difference(found, expected) < 0.05
 
 
 # --- weights_dtype -------------------------------------------------------------------------------------------------

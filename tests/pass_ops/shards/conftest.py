@@ -129,7 +129,13 @@ def generate_spec() -> Callable[..., DatasetSpec]:
             "options": {"min_p": 0.0},
             "parts": 2,
             "seed": 7,
-            "carried": {"sampling": {"temperature": 1.0, "group_size": 2}, "round": 0},
+            "carried": {
+                "sampling": {"temperature": 1.0, "group_size": 2},
+                "round": 0,
+                "tokenizer_digest": "t",
+                "vocabulary": {"size": 9},
+                "policy_digest": "p",
+            },
         }
         return DatasetSpec(**{**fields, **changes})
 

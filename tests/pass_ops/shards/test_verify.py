@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from verifying import codes_of, make_signal, put, smuggle
+from verifying import codes_of, errors_of, make_signal, put, said, smuggle
 
-from pass_ops.errors import NotADatasetError
+from pass_ops.errors import CorruptDatasetError, NotADatasetError
 from pass_ops.shards import (
     DatasetSpec,
     InputRef,
@@ -191,3 +191,43 @@ def test_a_folder_that_is_no_dataset_any_more_is_an_absent_input(run):
     Store(f"{run}/round-000/rollouts").remove("_dataset.json")
     [finding] = verify(f"{run}/round-000/signals/outcome")
     assert (finding.severity, finding.code) == ("info", "input_absent")
+
+
+@pytest.mark.parametrize(
+    ("fact", "wrong"),
+    [
+        ("sampling.group_size", 0),
+        ("sampling.temperature", "1"),
+        ("tokenizer_digest", ""),
+        ("vocabulary", {}),
+        ("round", None),
+        ("policy_digest", 7),
+    ],
+)
+def test_what_shape_and_train_need_of_rollouts_is_part_of_their_schema(
+    near_root, make_dataset, rollouts, generate_spec, fact, wrong
+):
+    carried = generate_spec().carried
+    key, _, inner = fact.partition(".")
+    damaged = {**carried, key: {**carried[key], inner: wrong} if inner else wrong}
+    url = f"{near_root}/wrong"
+    make_dataset(url, rollouts("a"), spec=generate_spec(parts=1, carried=damaged))
+    says = f"it does not say {fact}, which shape and train need: make it anew from what does"
+    assert errors_of(url) == [("facts", says)]
+    make_dataset(f"{near_root}/right", rollouts("a"), spec=generate_spec(parts=1))
+    assert errors_of(f"{near_root}/right") == []
+    if fact != "sampling.group_size":  # without it there is no such dataset
+        left = {k: v for k, v in damaged.items() if k != key} | ({key: {"group_size": 2}} if inner else {})
+        make_dataset(f"{near_root}/absent", rollouts("a"), spec=generate_spec(parts=1, carried=left))
+        assert errors_of(f"{near_root}/absent") == [("facts", says)]
+
+
+def test_a_dataset_of_a_later_version_of_its_stage_is_refused(near_root, make_dataset, rollouts, generate_spec):
+    make = generate_spec(parts=1, stage_version=2)
+    dataset = create_dataset(near_root, make)
+    says = (
+        f"{near_root}/_dataset.json was made by version 2 of stage generate; this program knows up to 1: "
+        "use the one that made it"
+    )
+    assert said(CorruptDatasetError, lambda: open_dataset(dataset.url)) == says
+    assert errors_of(near_root) == [("corrupt", says)]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pipelines.engines import DeviceHeldError, EngineOptions, WeightsMismatchError
+from pipelines.engines import DeviceHeldError, EngineOptions, WeightsMismatchError, acquire, release
 from pipelines.engines.ledger import Ledger, serves
-from pipelines.engines.machine import GIB, Memory
+from pipelines.engines.machine import GIB, Gpu, Machine, Memory
 
 POLICY = EngineOptions(kind="transformers")
 PRM = EngineOptions(kind="transformers", pooling={})
@@ -197,6 +198,38 @@ def test_without_a_device_the_order_is_the_same_and_nothing_is_refused(monkeypat
     ledger.engine("policy", EngineOptions())
     with ledger.lent("the trainer"):
         assert [engine.asleep for engine in engines] == [True]
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        (EngineOptions(), "here"),
+        (EngineOptions(deterministic=True), (0,)),
+        (EngineOptions(deterministic=True, extra={"tensor_parallel_size": 2}), (0, 1)),
+    ],
+    ids=["plain", "deterministic", "deterministic TP 2"],
+)
+def test_on_a_gpu_what_would_change_the_trainers_kernels_runs_in_a_child(
+    options: EngineOptions, where: Any, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release()
+    gpu = Gpu(index=0, name="H100", memory=Memory(free=79 * GIB, total=80 * GIB))
+    started: list[Any] = []
+    module = import_module("pipelines.engines.acquire")  # a name that its function has, too
+
+    def start(place: Any) -> Any:
+        started.append(place)
+        return SimpleNamespace(asleep=False, dead=False, close=lambda: None, sleep=lambda: None)
+
+    monkeypatch.setattr(module, "this_machine", lambda: Machine(gpus=(gpu,), driver="580"))
+    monkeypatch.setattr(module, "device_kind", lambda: "cuda")
+    monkeypatch.setattr(module, "start_engine", lambda model, options: start("here"))
+    monkeypatch.setattr("pipelines.engines.node.start", lambda model, options, gpus: start(gpus))
+    acquire(tiny_model, options)
+    acquire(tiny_model, replace(options, pooling={}))
+    release()
+    beside = (0, 1) if options.extra else (0,)
+    assert started == [where, beside], "a reward model beside it does in any case"
 
 
 @pytest.mark.parametrize(

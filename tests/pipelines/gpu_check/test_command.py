@@ -33,9 +33,10 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("gpu-check")
 
 
+@pytest.mark.timeout(1900)  # six engines start in the longest one
 @pytest.mark.parametrize("name", [check.name for check in CHECKS])
 def test_every_check_runs_on_a_cpu(name, folder):
-    options = CheckOptions(out=str(folder), only=(name,), device="cpu", minutes=20)
+    options = CheckOptions(out=str(folder), only=(name,), device="cpu", minutes=30)
     (line,) = gpu_check(options, show=lambda _: None)
     told = json.loads(line.as_json())
     assert told["device"].startswith("cpu: tiny models")

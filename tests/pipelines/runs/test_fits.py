@@ -112,6 +112,14 @@ def test_more_tensor_parallel_ranks_than_gpus_are_a_problem(prompts):
     assert "tensor_parallel_size is 4, but there are 2 GPUs" in policy.problem
 
 
+def test_bfloat16_weights_on_several_gpus_are_a_problem_before_anything_runs(prompts):
+    train = {"weights_dtype": "bfloat16", "optimizer": "adamw_8bit"}
+    for count, refused in ((1, False), (2, True)):
+        *_, update = held(config(prompts, train=train), Cards(count=count, memory=80 * GIB))
+        assert (update.problem is not None) is refused
+    assert "trains on one GPU" in update.problem
+
+
 def test_dry_run_prints_it(prompts, tmp_path, capsys):
     file = Path(tmp_path / "run.toml")
     file.write_text(

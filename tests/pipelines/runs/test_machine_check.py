@@ -87,6 +87,13 @@ def test_only_the_cards_that_an_engine_uses_have_to_be_free() -> None:
     assert "GPU 1" in line
 
 
+def test_workers_that_are_processes_would_all_take_the_first_card() -> None:
+    (line,) = problems(machine(card(0), card(1)), processes=True)
+    assert line.startswith("runner.flags has direct_running_mode multi_processing")
+    assert problems(machine(), Use(place="train", device="cuda"), engine("cpu"), processes=True) == []
+    assert problems(NO_DRIVER, engine("cpu"), processes=True) == []
+
+
 def test_tensor_parallelism_divides_the_heads_and_has_its_gpus() -> None:
     eight = machine(*(card(index) for index in range(8)))
     (line,) = problems(eight, engine(extra={"tensor_parallel_size": 8}))

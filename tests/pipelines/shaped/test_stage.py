@@ -17,6 +17,8 @@ from pipelines.inspect.lint.checks import lint
 from pipelines.parts.inputs import AlignmentError, WrongInputError
 from pipelines.shaped.stage import ShapeOptions, ShapeWork, join_signals, resolve_signal, shape_dataset
 from pipelines.signals import Row, sidecar
+from pipelines.signals.outcome import OutcomeSignal
+from pipelines.signals.stage import score
 
 OPTIONS = ShapeOptions(process="steps", outcome="right", format="form", reference="start", logprobs=("teacher",))
 
@@ -286,3 +288,14 @@ def test_shaping_options_alone_are_what_pass_ops_is_given() -> None:
     assert ShapeOptions(estimator="rloo", k=0.0).config == ShapingConfig(estimator="rloo", k=0.0)
     with pytest.raises(OptionError, match="k"):
         ShapeOptions(k=2.0)
+
+
+def test_rollouts_that_do_not_say_what_training_needs_are_refused_before_anything_is_made(make_run):
+    run = make_run(sampling={"group_size": 2})
+    says = r"does not say sampling\.temperature in its _dataset\.json"
+    with pytest.raises(WrongInputError, match=says):
+        shape_dataset(rollouts=run.rollouts, signals=run.signals, out=run.out(), options=OPTIONS)
+    with pytest.raises(WrongInputError, match=says):
+        score(signal=OutcomeSignal(verifier="number"), rollouts=run.rollouts, out=run.signal("right"))
+    assert not Path(run.out()).exists()
+    assert not Path(run.signal("right")).exists()
