@@ -53,9 +53,8 @@ def _without_secrets(table: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _without_credentials(url: str) -> str:
     if (found := url_secret(url)) is not None:
-        raise ValueError(
-            f'holds {found}; leave it out and give a secret as api_key = "env:NAME", or by the environment'
-        )
+        them = "them" if found.startswith("a user") else "it"
+        raise ValueError(f'holds {found}; leave {them} out and give a secret as api_key = "env:NAME"')
     return url
 
 
