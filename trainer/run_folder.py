@@ -37,7 +37,10 @@ def claim(folder: Path, exported: Path, identity: Mapping[str, Any]) -> None:
         _check_same_run(stored, identity, folder=str(folder))
         return
     if exported.exists() and any(exported.iterdir()):
-        raise RunFolderError(f"{exported} is not empty; the policy is exported into a new folder. Choose another one.")
+        raise RunFolderError(
+            f"{exported} is not empty, and no training in {folder} belongs to it; a policy is exported into a new "
+            "folder. Remove it and train again, or choose another one."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / IDENTITY, identity)
 
