@@ -16,10 +16,11 @@ from pass_ops.shards import DatasetSpec, InputRef, commit_part, create_dataset, 
 from tests.trainer.rows import SAMPLING, random_rows, shaped_table, split_groups
 from trainer import TrainOptions, train
 from trainer.checkpoint import complete_checkpoints
-from trainer.errors import DeviceMemoryError
+from trainer.errors import DeviceMemoryError, RunFolderError
 from trainer.metrics import read_metrics
 from trainer.model_folder import weights_digest
 from trainer.policy import Policy
+from trainer.run_folder import claim
 
 ROWS = random_rows(groups=6, size=3)
 OPTIONS = TrainOptions(
@@ -166,3 +167,11 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on(run, shaped, 
 def test_every_error_of_this_file_is_one_of_the_projects_own():
     for error in (CorruptDatasetError, DeviceMemoryError, IncompleteDatasetError, StaleInputError):
         assert issubclass(error, PassError)
+
+
+def test_a_policy_whose_training_is_gone_is_not_written_over(tmp_path):
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "config.json").write_text("{}")
+    with pytest.raises(RunFolderError, match=r"policy is not empty.*Remove it and train again"):
+        claim(tmp_path / "train", tmp_path / "policy", {})
+    assert not (tmp_path / "train").exists()
