@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from pass_ops.errors import PassError
 from pass_ops.shards import Store
 from trainer.digests import sha256_files
 from trainer.errors import RunFolderError, StateError
+from trainer.model_folder import weights_digest
 
 T = TypeVar("T")
 IDENTITY, DONE, METRICS, STATE = "_train.json", "_done.json", "metrics.jsonl", "state"
@@ -40,12 +41,15 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """What a finished training says of itself. policy_weights: `trainer.model_folder.weights_digest` of its export."""
+    """What a finished training says of itself. policy_weights: `trainer.model_folder.weights_digest` of its export;
+    policy_files: sha256 of each other file of it (tokenizer, config, templates), empty where an older version trained.
+    """
 
     steps: int
     updates: int
     policy_weights: str
     metrics: dict[str, float]
+    policy_files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +121,35 @@ def read_done(folder: Path) -> Done | None:
         return None
     fix = "remove it and train again: that goes on from the last checkpoint, and exports the same policy"
     return parse_json(Done, path.read_bytes(), where=str(path), error=StateError, fix=fix)
+
+
+def files_beside_weights(policy: Path) -> dict[str, str]:
+    """Path within the policy's folder -> sha256 of each file that is neither weights nor hidden."""
+    files = [path for path in sorted(policy.rglob("*")) if path.is_file() and not _is_weights_or_hidden(path)]
+    return {path.relative_to(policy).as_posix(): digest for path, digest in sha256_files(files).items()}
+
+
+def check_export(policy: Path, done: Done) -> None:
+    """Raises StateError where a file of a training's policy is not what the training exported.
+
+    AdapterError, where the base of an adapter cannot be read.
+    """
+    found = files_beside_weights(policy)
+    changed = [name for name, digest in done.policy_files.items() if found.get(name) != digest]
+    if changed:
+        fact = f"{policy / changed[0]} is {'changed' if changed[0] in found else 'gone'}"
+    elif weights_digest(policy) != done.policy_weights:
+        fact = f"the weights in {policy} are changed"
+    else:
+        return
+    raise StateError(
+        f"{fact}: it is not what the training exported. Remove {policy} and run its round again, which exports the "
+        "policy from the last checkpoint."
+    )
+
+
+def _is_weights_or_hidden(path: Path) -> bool:
+    return path.suffix == ".safetensors" or path.name.startswith(".")
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -42,7 +42,18 @@ from trainer.old_logprobs import AUDIT
 from trainer.options import TrainOptions
 from trainer.pairs import open_pairs
 from trainer.policy import Policy, chosen_device, device_options, load_policy
-from trainer.records import DONE, STATE, Checkpoint, Done, complete_checkpoints, read_done, read_metrics, write_json
+from trainer.records import (
+    DONE,
+    STATE,
+    Checkpoint,
+    Done,
+    check_export,
+    complete_checkpoints,
+    files_beside_weights,
+    read_done,
+    read_metrics,
+    write_json,
+)
 from trainer.run_folder import claim, describe
 from trainer.steps import StepPlan, plan_steps, recompute_plan, step_batches
 from trainer.stream import ahead_of_use
@@ -157,6 +168,7 @@ def _train(
         world.on_main(lambda: _lock(held, folder, exported))
         world.on_main(lambda: claim(folder, exported, identity))
         if (done := world.on_main(lambda: read_done(folder) if exported.exists() else None)) is not None:
+            world.on_main(lambda: check_export(exported, done))
             return _result(done, exported)
         model = load_policy(policy, options, world)
         plan = plan_steps(data, model, options, temperature=temperature)
@@ -317,6 +329,7 @@ def _complete(run: _Run, folder: Path, temporary: Path, exported: Path) -> Done:
         updates=run.updates,
         policy_weights=weights_digest(exported),
         metrics=summarize(read_metrics(folder)) | counts,
+        policy_files=files_beside_weights(exported),
     )
     write_json(folder / DONE, asdict(done))
     shutil.rmtree(folder / "old", ignore_errors=True)

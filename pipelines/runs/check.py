@@ -40,6 +40,7 @@ from pipelines.shaped.stage import check_streams, resolve_signal
 from pipelines.signals.base import Signal, SignalBase
 from trainer.attention import attention_problem
 from trainer.compatibility import check_sampling
+from trainer.records import check_export, read_done
 
 STAGES = ("generate", "score", "shape", "train", "eval")
 WEIGHTS = ("process", "outcome", "format")
@@ -150,6 +151,7 @@ class _Check:
                 self.facts = describe_model(self.policy, weights=False)
                 if self.config.engine.kind == "vllm":
                     check_architecture(self.policy)
+                _check_exported(Path(local_model(self.policy)))
         if stages & {"score", "eval"}:
             with self.noting():
                 self.signals = self.run.signals
@@ -366,3 +368,10 @@ def _trainer_packages(options: Any) -> dict[str, str]:
         **({"liger_kernel": "train.head fused"} if options.head == "fused" else {}),
         **({options.tracker: f"train.tracker {options.tracker}"} if options.tracker != "none" else {}),
     }
+
+
+def _check_exported(policy: Path) -> None:
+    """A policy that a round made is still what its training exported. Raises StateError, AdapterError."""
+    train = policy.parent / "train"
+    if policy.name == "policy" and (done := read_done(train)) is not None:
+        check_export(policy, done)

@@ -19,9 +19,11 @@ from pass_ops.shards.finalize import read_run_record
 from pipelines.models.folder import model_digest
 from pipelines.runs.evaluate import RESULTS, EvalResult, evaluate_rollouts, read_results
 from pipelines.runs.lineage import FILE, read_lineage
+from trainer.errors import StateError
 from trainer.model_folder import weights_digest
 from trainer.records import (
     Done,
+    check_export,
     check_files,
     complete_checkpoints,
     read_done,
@@ -194,13 +196,11 @@ def _exported(policy: Path, done: Done) -> Iterator[Finding]:
         yield Finding("error", "policy", str(policy), "the policy of a finished training is gone: run its round again")
         return
     try:
-        found = weights_digest(policy)
+        check_export(policy, done)
+    except StateError as error:
+        yield Finding("error", "policy", str(policy), str(error))
     except (PassError, OSError) as error:
         yield Finding("error", "policy", str(policy), f"cannot be read: {error}")
-        return
-    if found != done.policy_weights:
-        message = "its weights are not those that the training exported: remove it and run its round again"
-        yield Finding("error", "policy", str(policy), message)
 
 
 def _policies(url: str, rounds: Rounds) -> Iterator[Finding]:

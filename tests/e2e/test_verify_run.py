@@ -95,6 +95,8 @@ def flip(file: Path) -> None:
         ("round-000/policy/model.safetensors", "policy"),
         ("round-001/policy/model.safetensors", "policy"),
         ("round-000/policy/config.json", "policy"),
+        ("round-001/policy/tokenizer.json", "policy"),
+        ("round-001/policy/config.json", "policy"),
         ("round-001/train/state/step-*/__0_0.distcp", "train"),
         ("round-001/train/state/step-*/.metadata", "train"),
         ("round-001/eval/small/rollouts/part-000000-*.parquet", "sha256"),
@@ -112,6 +114,7 @@ def test_a_flipped_bit_is_found(run, capsys, pattern, code):
     [
         ("round-000/policy", "policy"),
         ("round-001/policy", "policy"),
+        ("round-001/policy/tokenizer_config.json", "policy"),
         ("round-001/train/state", "train"),
         ("round-001/train/_done.json", "train"),
         ("round-001/train/_train.json", "train"),
@@ -130,6 +133,19 @@ def test_a_deletion_is_found(run, capsys, place, code):
     else:
         (run / place).unlink()
     assert code in {found for found, _ in errors(run, capsys)}
+
+
+def test_a_changed_file_of_a_policy_is_named_before_anything_runs_and_exported_again(made, run, capsys):
+    file = run / "round-001/policy/tokenizer.json"
+    exported = file.read_bytes()
+    flip(file)
+    command = ["rounds", made.config, "--out", str(run)]
+    assert main(command) == 2
+    assert f"{file} is changed: it is not what the training exported. Remove" in capsys.readouterr().err
+    shutil.rmtree(file.parent)
+    assert main(command) == 0
+    assert file.read_bytes() == exported
+    assert [finding for finding in findings(run, capsys) if finding["severity"] == "error"] == []
 
 
 def test_results_that_are_not_what_was_sampled_are_an_error(run, capsys):
