@@ -99,6 +99,7 @@ def test_what_needs_no_model_works(bare: str, project: Project) -> None:
         ["lint", f"{project.out}/round-000/signals/outcome"],
         ["status", project.out],
         ["verify", project.out],
+        ["clean", project.out],
         ["explain", project.out, rollout],
         ["finalize", shaped],
         ["shape", *run, "--name", "again", "--set", "shape.k=0"],
