@@ -1,6 +1,7 @@
 """kill -9 on a node: its engines, ranks, torchrun and client. What comes of it is what an undisturbed run makes.
 
-Ten kills of engines in a row are in tests/pipelines/engines/test_node.py; here are ten more, of every process.
+Ten kills of engines in a row are in tests/pipelines/engines/test_node.py; here are seven more, of every process (ten with
+`-m deep`).
 """
 
 from __future__ import annotations
@@ -108,6 +109,7 @@ def mark(tmp_path: Path) -> Iterator[str]:
         os.kill(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.timeout(1200)
 def test_engines_ranks_and_torchrun_are_killed_and_the_command_goes_on(project, undisturbed, mark, tmp_path, capsys):
     chances = random.Random(15)
     once = tmp_path / "killed"
@@ -125,12 +127,14 @@ def test_engines_ranks_and_torchrun_are_killed_and_the_command_goes_on(project, 
     assert main(["verify", client.out]) == 0, capsys.readouterr().out
 
 
-def test_a_client_killed_five_times_leaves_nothing_running_and_completes_at_last(
-    project, undisturbed, mark, tmp_path, capsys
+@pytest.mark.timeout(1800)  # every kill starts two engines and two ranks again
+@pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.deep)])
+def test_a_client_killed_several_times_leaves_nothing_running_and_completes_at_last(
+    project, undisturbed, mark, tmp_path, capsys, kills
 ):
     chances = random.Random(16)
     kinds: list[Callable[[Process], bool]] = [lambda p: p.is_engine, lambda p: p.is_rank]
-    for number in range(5):
+    for number in range(kills):
         client = Client(project, str(tmp_path / "run"), mark)
         client.reach(kinds[number % 2])
         time.sleep(chances.uniform(0, 3))
