@@ -16,7 +16,7 @@ import pydantic
 
 from pass_ops.errors import PassError
 from pass_ops.shards import Store
-from trainer.digests import sha256_files
+from trainer.digests import sha256_file, sha256_files
 from trainer.errors import RunFolderError, StateError
 from trainer.model_folder import weights_digest
 
@@ -42,7 +42,8 @@ class Checkpoint:
 @dataclass(frozen=True, kw_only=True)
 class Done:
     """What a finished training says of itself. policy_weights: `trainer.model_folder.weights_digest` of its export;
-    policy_files: sha256 of each other file of it (tokenizer, config, templates), empty where an older version trained.
+    policy_files: sha256 of each other file of it (tokenizer, config, templates); metrics_file: that of metrics.jsonl.
+    Both are empty where an older version trained.
     """
 
     steps: int
@@ -50,6 +51,7 @@ class Done:
     policy_weights: str
     metrics: dict[str, float]
     policy_files: dict[str, str] = field(default_factory=dict)
+    metrics_file: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,16 @@ def files_beside_weights(policy: Path) -> dict[str, str]:
     return {path.relative_to(policy).as_posix(): digest for path, digest in sha256_files(files).items()}
 
 
+def check_metrics(folder: Path, done: Done) -> None:
+    """Raises StateError where the metrics.jsonl of a finished training is not what it wrote."""
+    path = folder / METRICS
+    if done.metrics_file and (not path.exists() or sha256_file(path) != done.metrics_file):
+        raise StateError(
+            f"{path} is {'changed: it is not what the training wrote' if path.exists() else 'gone'}. Remove {folder} "
+            "and the policy it exported, and run its round again."
+        )
+
+
 def check_export(policy: Path, done: Done) -> None:
     """Raises StateError where a file of a training's policy is not what the training exported.
 
@@ -188,7 +200,11 @@ def newest_checkpoint(state: Path) -> Checkpoint:
     """The last committed checkpoint. Raises StateError where there is none."""
     found = complete_checkpoints(state)
     if not found:
-        raise StateError(f"{state} holds no complete checkpoint; give the train folder of a finished round.")
+        raise StateError(
+            f"{state} holds no complete checkpoint, so no training can go on from its optimizer state. Remove "
+            f"{state.parent} and the policy it exported, and train that round again; or give that of another "
+            "finished round."
+        )
     return found[-1]
 
 

@@ -29,6 +29,7 @@ from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.compatibility import check_data_and_policy, open_shaped, sampling_temperature
 from trainer.data import ShapedData, TrainData
 from trainer.determinism import determinism
+from trainer.digests import sha256_file
 from trainer.distributed import World, joined_world
 from trainer.errors import StateError, TrainingStoppedError
 from trainer.export import export_policy
@@ -44,10 +45,12 @@ from trainer.pairs import open_pairs
 from trainer.policy import Policy, chosen_device, device_options, load_policy
 from trainer.records import (
     DONE,
+    METRICS,
     STATE,
     Checkpoint,
     Done,
     check_export,
+    check_metrics,
     complete_checkpoints,
     files_beside_weights,
     read_done,
@@ -168,7 +171,7 @@ def _train(
         world.on_main(lambda: _lock(held, folder, exported))
         world.on_main(lambda: claim(folder, exported, identity))
         if (done := world.on_main(lambda: read_done(folder) if exported.exists() else None)) is not None:
-            world.on_main(lambda: check_export(exported, done))
+            world.on_main(lambda: _check_ended(folder, exported, done))
             return _result(done, exported)
         model = load_policy(policy, options, world)
         plan = plan_steps(data, model, options, temperature=temperature)
@@ -180,6 +183,12 @@ def _train(
             _recompute_old(run, folder / "old")
         _run_steps(run, folder, progress=progress)
         return _finish(run, folder, exported)
+
+
+def _check_ended(folder: Path, exported: Path, done: Done) -> None:
+    """What a finished training left is as it left it. Raises StateError, AdapterError."""
+    check_metrics(folder, done)
+    check_export(exported, done)
 
 
 def _lock(held: ExitStack, folder: Path, exported: Path) -> None:
@@ -330,6 +339,7 @@ def _complete(run: _Run, folder: Path, temporary: Path, exported: Path) -> Done:
         policy_weights=weights_digest(exported),
         metrics=summarize(read_metrics(folder)) | counts,
         policy_files=files_beside_weights(exported),
+        metrics_file=sha256_file(folder / METRICS) if (folder / METRICS).exists() else "",
     )
     write_json(folder / DONE, asdict(done))
     shutil.rmtree(folder / "old", ignore_errors=True)

@@ -74,7 +74,8 @@ def read_source(url: str, *, file_format: str = "auto", split: str | None = None
     fs, path = store.fs, store.path()
     if not fs.exists(path):
         raise SourceNotFoundError(
-            f"Prompt source {url} does not exist. Give a JSONL or Parquet file, a folder of them, or a saved dataset."
+            f"Prompt source {url} does not exist. Restore it, or give another: a JSONL or Parquet file, a folder of "
+            "them, or a saved dataset."
         )
     chosen, paths = _files(fs, path, url, file_format, split)
     records: list[Record] = []

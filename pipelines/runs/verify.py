@@ -25,6 +25,7 @@ from trainer.records import (
     Done,
     check_export,
     check_files,
+    check_metrics,
     complete_checkpoints,
     read_done,
     read_identity,
@@ -167,6 +168,10 @@ def _training(run: Path, entry: Mapping[str, Any], *, is_last: bool) -> Iterator
         message = f"{FILE} has its metrics, but _done.json is gone" if has_ended else "the training has not ended"
         yield Finding("error" if has_ended else "info", "train", str(folder), f"{message}: run its round again")
         return
+    try:
+        check_metrics(folder, done)
+    except StateError as error:
+        yield Finding("error", "train", str(folder), str(error))
     if [line["step"] for line in steps] != list(range(1, done.steps + 1)):
         yield Finding("error", "train", str(folder), f"metrics.jsonl holds {len(steps)} of {done.steps} steps")
     if not complete_checkpoints(folder / "state"):

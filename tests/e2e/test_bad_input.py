@@ -41,7 +41,7 @@ def test_a_duplicate_prompt_id_names_both_lines(project, capsys):
 
 def test_a_missing_model_folder(project, capsys):
     shown = refused(capsys, "run", project.config, "--out", project.out, "--set", "policy.model=nowhere/model")
-    assert "nowhere/model does not exist" in shown
+    assert "Model nowhere/model is no folder here" in shown
 
 
 def test_a_teacher_with_another_vocabulary(project, capsys, tiny_model_factory):

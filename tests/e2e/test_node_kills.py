@@ -1,6 +1,6 @@
 """kill -9 on a node: its engines, ranks, torchrun and client. What comes of it is what an undisturbed run makes.
 
-Ten kills of engines in a row are in tests/pipelines/engines/test_node.py; here are seven more, of every process, and ten
+Ten kills of engines in a row are in tests/pipelines/engines/test_node.py; here are seven more, of every process, ten
 with `-m deep`.
 """
 

@@ -97,6 +97,7 @@ def flip(file: Path) -> None:
         ("round-000/policy/config.json", "policy"),
         ("round-001/policy/tokenizer.json", "policy"),
         ("round-001/policy/config.json", "policy"),
+        ("round-001/train/metrics.jsonl", "train"),
         ("round-001/train/state/step-*/__0_0.distcp", "train"),
         ("round-001/train/state/step-*/.metadata", "train"),
         ("round-001/eval/small/rollouts/part-000000-*.parquet", "sha256"),
