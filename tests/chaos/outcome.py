@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.chaos.arena import Arena, Place
 
-REPAIRS = 5
+REPAIRS = 8
 # Commands that only look.
 LOOKS = ("passrl status", "passrl verify", "passrl inspect", "passrl lint")
 
