@@ -122,7 +122,8 @@ class NodeBackend:
 
     def _hear(self, timeout: float) -> list[tuple[int, Answer]]:
         answers: list[tuple[int, Answer]] = []
-        places = {child.line: place for place, child in enumerate(self._children)}
+        # One that died asleep has no line any more; `wake` replaces it in its turn.
+        places = {child.line: place for place, child in enumerate(self._children) if not child.line.closed}
         heard = wait(list(places), timeout)
         for line in heard:
             place = places[line]  # type: ignore[index]
@@ -131,7 +132,8 @@ class NodeBackend:
             except (EOFError, OSError):
                 self._replace(place)
         for place, child in enumerate(self._children):
-            if not heard and child.ended:  # its line is held open by a process its engine started
+            # Ended, while a process that its engine started holds its line open.
+            if not heard and child.ended and not child.line.closed:
                 self._replace(place)
         return answers
 
