@@ -1,9 +1,10 @@
-"""Models every pipeline test may use: tiny, random, seeded, made once a session."""
+"""What tests of several folders use: tiny models, random and seeded, made once a session; a bucket on an S3 server."""
 
 from __future__ import annotations
 
 import string
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,23 @@ def make_reciting_model(folder: Path, text: str, *, end: str, appended: str = ""
             model.lm_head.weight[script[(place + 1) % len(script)], place] = 10.0
     model.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket on a real server that speaks S3, on this machine."""
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {"ENDPOINT_URL": f"http://{host}:{port}", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b",
+                        "DEFAULT_REGION": "us-east-1"}.items():  # fmt: skip
+        monkeypatch.setenv(f"AWS_{name}", value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    name = f"bucket-{uuid.uuid4().hex}"  # moto keeps its state as long as the process
+    s3fs.S3FileSystem().mkdir(name)
+    yield f"s3://{name}"
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()

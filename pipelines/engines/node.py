@@ -131,9 +131,8 @@ class NodeBackend:
                 answers += self._answers(place, self._children[place].receive())
             except (EOFError, OSError):
                 self._replace(place)
-        for place, child in enumerate(self._children):
-            # Ended, while a process that its engine started holds its line open.
-            if not heard and child.ended and not child.line.closed:
+        for place in () if heard else places.values():
+            if self._children[place].ended:  # its line is held open by a process its engine started
                 self._replace(place)
         return answers
 

@@ -5,7 +5,6 @@ Axes: rollouts of a part (R).
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from pass_ops import ShapingConfig, Standardizers, Weights
 from pass_ops.errors import NotADatasetError, PassError
 from pass_ops.shards import CompleteDataset, DatasetSpec, open_dataset
+from pipelines.runs.folders import round_folder
 
 RIGHT = ("ok",)
 WRONG = ("wrong", "unparseable")
@@ -23,11 +23,6 @@ WRONG = ("wrong", "unparseable")
 
 class NotShapedError(PassError, ValueError):
     """A dataset of another stage was given where a shaped one is needed."""
-
-
-def round_folder(run: str, round_index: int, *names: str) -> str:
-    """A folder of one round of a run."""
-    return posixpath.join(run, f"round-{round_index:03d}", *names)
 
 
 def open_shaped(url: str, *, round_index: int = 0, name: str = "shaped") -> CompleteDataset:

@@ -1,7 +1,8 @@
 """Check before paying: everything that would stop a run later and can be known now, before the first token is sampled.
 
 `check_run` is what run, rounds, eval, demo and the commands of single stages call; `--dry-run` asks `find_problems`.
-Nothing is written, no weights are read beyond their headers, no engine is started.
+No engine is started, and nothing is written but digests of large files beside them. Weights are read beyond their
+headers only of a policy that a round made, to hold it against what the training exported.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ from pipelines.rollouts.stage import planned_rollouts
 from pipelines.runners.gpus import count_gpus
 from pipelines.runs.disk import disk_problem
 from pipelines.runs.fits import Cards, StageMemory, cards_here, stage_memory
+from pipelines.runs.folders import ROUND_FOLDERS
 from pipelines.runs.lengths import length_problems
 from pipelines.runs.lineage import read_lineage
 from pipelines.runs.machine_check import Use, computes_on, cuda_version, engine_use, machine_problems, parallel_problems
 from pipelines.runs.node_check import node_problems
 from pipelines.runs.places import folder_problem
-from pipelines.runs.run import ROUND_FOLDERS, Run, round_prompts
+from pipelines.runs.run import Run, round_prompts
 from pipelines.shaped.stage import check_streams, resolve_signal
 from pipelines.signals.base import Signal, SignalBase
 from trainer.attention import attention_problem

@@ -30,10 +30,11 @@ from pipelines.rollouts.stage import generate
 from pipelines.runs.away import training_folders
 from pipelines.runs.check import check_run
 from pipelines.runs.evaluate import RESULTS, EvalResult, EvaluationError, evaluate_rollouts
+from pipelines.runs.folders import ROUND_FOLDERS
 from pipelines.runs.leftovers import leftovers, remove_leftovers
 from pipelines.runs.lineage import record_round, record_start
 from pipelines.runs.progress import Report
-from pipelines.runs.run import ROUND_FOLDERS, Run, round_prompts
+from pipelines.runs.run import Run, round_prompts
 from pipelines.runs.summary import ShapedSummary, summarize_shaped
 from pipelines.runs.torchrun import trainer_for
 from pipelines.shaped.stage import shape_dataset

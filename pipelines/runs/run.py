@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -13,11 +12,9 @@ from pipelines.options import ConfigError, check_url, problem_lines
 from pipelines.parts.operations import Operations
 from pipelines.prompts.stage import PromptSource
 from pipelines.runs.config import RunConfig
+from pipelines.runs.folders import round_folder
 from pipelines.runs.progress import Report, Reporter
 from pipelines.signals.base import Signal, SignalBase, signal_from_table
-
-#: what a round's folder holds beside shaped datasets
-ROUND_FOLDERS = ("prompts", "rollouts", "signals", "train", "policy", "eval", "sweep")
 
 
 class SignalOrderError(PassError, ValueError):
@@ -49,7 +46,7 @@ class Run:
 
     def folder(self, round_index: int, *names: str) -> str:
         """A folder of one round."""
-        return posixpath.join(self.url, f"round-{round_index:03d}", *names)
+        return round_folder(self.url, round_index, *names)
 
     def starting_policy(self, round_index: int) -> str:
         """The model that a round samples from: the configured one, then the previous round's result."""

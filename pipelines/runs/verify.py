@@ -18,6 +18,7 @@ from pass_ops.shards.dataset import dataset_folders
 from pass_ops.shards.finalize import read_run_record
 from pipelines.models.folder import model_digest
 from pipelines.runs.evaluate import RESULTS, EvalResult, evaluate_rollouts, read_results
+from pipelines.runs.folders import round_folder
 from pipelines.runs.lineage import FILE, read_lineage
 from trainer.errors import StateError
 from trainer.model_folder import weights_digest
@@ -77,12 +78,8 @@ def _rounds(url: str) -> list[int]:
 def _trainings(url: str) -> Iterator[str]:
     """The train folder of every round that has one."""
     for index in _rounds(url):
-        if "train" in Store(_round_folder(url, index)).folders():
-            yield _round_folder(url, index, "train")
-
-
-def _round_folder(url: str, index: int, *names: str) -> str:
-    return posixpath.join(url, f"round-{index:03d}", *names)
+        if "train" in Store(round_folder(url, index)).folders():
+            yield round_folder(url, index, "train")
 
 
 # -- datasets and the lineage --------------------------------------------------------------------------------------
@@ -117,7 +114,7 @@ def _lineage(url: str, rounds: Rounds) -> Iterator[Finding]:
     named = set()
     for index, entry in rounds.items():
         for name, digest in entry.get("datasets", {}).items():
-            folder = _round_folder(url, index, name)
+            folder = round_folder(url, index, name)
             named.add(Store(folder).path())
             yield from _named(folder, digest)
     for store in _stores(url):
@@ -149,12 +146,13 @@ def _training(run: Path, entry: Mapping[str, Any], *, is_last: bool) -> Iterator
 
     entry: what the lineage says of the round.
     """
-    place = run / f"round-{entry['round']:03d}"
+    place = Path(round_folder(str(run), entry["round"]))
     folder, policy = place / "train", place / "policy"
     has_ended = "train" in entry.get("metrics", {})
     try:
         identity, done, steps = read_identity(folder), read_done(folder), read_metrics(folder)
-        for checkpoint in complete_checkpoints(folder / "state"):
+        checkpoints = complete_checkpoints(folder / "state")
+        for checkpoint in checkpoints:
             check_files(checkpoint)
     except PassError as error:
         yield Finding("error", "train", str(folder), str(error))
@@ -174,7 +172,7 @@ def _training(run: Path, entry: Mapping[str, Any], *, is_last: bool) -> Iterator
         yield Finding("error", "train", str(folder), str(error))
     if [line["step"] for line in steps] != list(range(1, done.steps + 1)):
         yield Finding("error", "train", str(folder), f"metrics.jsonl holds {len(steps)} of {done.steps} steps")
-    if not complete_checkpoints(folder / "state"):
+    if not checkpoints:
         severity: Literal["error", "info"] = "error" if is_last else "info"
         yield Finding(severity, "train", str(folder), "state holds no checkpoint: no round can go on from this one")
     yield from _exported(policy, done)
@@ -182,13 +180,13 @@ def _training(run: Path, entry: Mapping[str, Any], *, is_last: bool) -> Iterator
 
 def _trained_on(run: Path, index: int, identity: Mapping[str, Any]) -> Iterator[Finding]:
     """Whether the shaped dataset and the policy before are those that were trained on and from."""
-    folder = run / f"round-{index:03d}"
+    folder = Path(round_folder(str(run), index))
     try:
         digest = shards.open_dataset(str(folder / "shaped")).content_digest
         if digest not in identity.get("datasets", ()):
             message = f"it was trained on another shaped dataset than the round holds ({digest[:16]}...): train again"
             yield Finding("error", "train", str(folder / "train"), message)
-        before = run / f"round-{index - 1:03d}" / "policy"
+        before = Path(round_folder(str(run), index - 1, "policy"))
         if index and before.exists() and weights_digest(before) != identity.get("policy_weights"):
             message = f"it was trained from other weights than {before} holds now: restore them, or train again"
             yield Finding("error", "train", str(folder / "train"), message)
@@ -211,7 +209,7 @@ def _exported(policy: Path, done: Done) -> Iterator[Finding]:
 def _policies(url: str, rounds: Rounds) -> Iterator[Finding]:
     """A round's policy is the folder that the next round sampled from: its configuration too, not the weights alone."""
     for index, entry in rounds.items():
-        policy = Path(Store(_round_folder(url, index - 1, "policy")).path())
+        policy = Path(Store(round_folder(url, index - 1, "policy")).path())
         if not index or not policy.exists() or "policy_digest" not in entry:
             continue
         try:
@@ -237,11 +235,11 @@ def _evaluations(url: str) -> list[str]:
 
 def _evaluated(url: str, lineage: Mapping[str, Any]) -> Iterator[Finding]:
     """Evaluations that the lineage has figures of."""
-    places = {"start": lineage.get("start", {}), **{f"round-{e['round']:03d}": e for e in lineage["rounds"]}}
+    places = {posixpath.join(url, "start"): lineage.get("start", {})}
+    places |= {round_folder(url, entry["round"]): entry for entry in lineage["rounds"]}
     there = {folder for folder in _evaluations(url) if Store(folder).exists(RESULTS)}
-    for place, entry in places.items():
+    for folder, entry in places.items():
         for name in entry.get("metrics", {}).get("eval", {}):
-            folder = posixpath.join(url, place)
             if not any(found.startswith(f"{folder}/") and found.endswith(f"/{name}") for found in there):
                 message = f"{FILE} has figures of benchmark {name}, but no {RESULTS} of it is there: evaluate again"
                 yield Finding("error", "results", folder, message)

@@ -24,24 +24,9 @@ def digests(out: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def s3(monkeypatch):
-    """A bucket on a real server that speaks S3, on this machine."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {"ENDPOINT_URL": f"http://{host}:{port}", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b",
-                        "DEFAULT_REGION": "us-east-1"}.items():  # fmt: skip
-        monkeypatch.setenv(f"AWS_{name}", value)
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    bucket = f"bucket-{uuid.uuid4().hex}"  # moto keeps its state as long as the process
-    s3fs.S3FileSystem().mkdir(bucket)
-    yield f"s3://{bucket}/run"
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+def s3(bucket):
+    """The folder of a run on a real server that speaks S3, on this machine."""
+    return f"{bucket}/run"
 
 
 @pytest.fixture

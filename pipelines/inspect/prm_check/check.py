@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.inspect.stored import round_folder
 from pipelines.parts.inputs import check_alignment, open_rollouts, open_signal
+from pipelines.runs.folders import round_folder
 from pipelines.runs.progress import Report
 from pipelines.signals.base import SignalInputError
 from pipelines.signals.steps import Decode, tokenizer_decode
