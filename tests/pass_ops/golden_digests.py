@@ -1,6 +1,6 @@
-"""Digests of what every old option makes of a fixed table: the bits, and the options as a dataset's description has them.
+"""Digests of what every old option makes of a fixed table: the bits, and the options as a dataset describes them.
 
-python tests/pass_ops/golden_digests.py       prints them; golden_digests.json holds those of the commit before streams
+python tests/pass_ops/golden_digests.py prints them; golden_digests.json holds those of the commit before streams
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Old options make the bits and the description that they made before streams came: stored digests, 113 configurations."""
+"""Old options make the bits and the description that they made before streams came: stored digests of 113 of them."""
 
 from __future__ import annotations
 
