@@ -119,6 +119,11 @@ def test_a_chat_keeps_its_form_and_gets_another_last_user_message(tiny_model: st
     (ids,) = rollouts["token_ids"].to_pylist()
     asked = "s: be brief\nu: 2+3=? hint: 5\na: "
     np.testing.assert_allclose(values, forward(tiny_model, asked, ids, tokenizer), atol=2e-5)
+    plain = build_signal("logprobs", {"model": tiny_model, "engine": ENGINE})
+    asked_ids = tokenizer(asked.replace(" hint: 5", "")).input_ids
+    own = plain.score(rollouts.set_column(3, "prompt_token_ids", pa.array([asked_ids])), {})
+    same = contextual(tiny_model, bind=sampled, template="{prompt}").score(rollouts, {"prompts": prompts()})
+    assert same["logprobs"].equals(own["logprobs"])  # a context of the task alone is no context
     talk = [("user", "hello"), ("assistant", "yes?"), ("user", "2+3=?")]
     messages = [{"role": role, "content": said} for role, said in talk]
     (values,) = signal.score(rollouts, {"prompts": prompts({"prompt": None, "messages": messages})})["logprobs"]
