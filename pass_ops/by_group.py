@@ -88,6 +88,8 @@ def _group(rollouts: Rollouts, used: list[int]) -> Group:
         live=tuple(live),
         outcome=rollouts.outcome_R[used],
         format=rollouts.format_R[used],
+        table=rollouts.table,
+        rows=tuple(rollouts.first_row + r for r in used),
     )
 
 
