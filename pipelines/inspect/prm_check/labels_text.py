@@ -49,9 +49,8 @@ def label_findings(report: LabelReport) -> list[str]:
         steps = sum(one.steps for one in found.bins)
         gap = sum(one.steps * (one.score - one.right) for one in found.bins) / steps
         if abs(gap) > TOO_SURE:
-            lines.append(
-                f"Its scores are {abs(gap):.2f} too {'high' if gap > 0 else 'low'} on average: no probabilities."
-            )
+            side = "high" if gap > 0 else "low"
+            lines.append(f"Its scores are {abs(gap):.2f} too {side} on average: they are no probabilities.")
     if (effect := report.advantages) is not None and (ideal := report.advantages_by_labels) is not None:
         for name, said in (
             ("first_wrong_rewarded", "first wrong steps are rewarded"),
