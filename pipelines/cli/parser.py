@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 ROUND_DIGITS = 6
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 UNDER_TORCHRUN = ("train", "sft")
-PLACES = {"config", "dataset", "file", "out", "pairs", "plot", "policy", "run", "tokenizer", "url"}
+PLACES = {
+    *("config", "dataset", "file", "labels", "model", "out", "pairs", "plot", "policy", "run", "save_scores", "scores"),
+    *("tokenizer", "url"),
+}
 QUESTIONS = ("inspect", "status", "verify", "sweep", "explain", "lint", "prm-check")
 
 
@@ -241,15 +244,43 @@ def _add_questions(commands: argparse._SubParsersAction[argparse.ArgumentParser]
 
 def _add_prm_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     check = _command(commands, "prm-check", "how good a process signal is, before one trains on it")
-    check.add_argument("run", help="RUN folder whose round holds both signals")
-    check.add_argument("--signal", required=True, help="name of the process signal to check, scored per step")
-    check.add_argument("--truth", required=True, help="name of the one to hold it against: execution, monte_carlo")
+    check.add_argument("run", nargs="?", help="RUN folder whose round holds both signals; not with --labels")
+    check.add_argument("--signal", help="name of the process signal to check, scored per step")
+    check.add_argument("--truth", help="name of the one to hold it against: execution, monte_carlo")
     check.add_argument("--round", type=round_number, default=0, help="which round of the run (default 0)")
     check.add_argument(
-        "--threshold", type=float, default=0.5, help="truth above: right, below: wrong, at it: neutral (default 0.5)"
+        "--threshold",
+        type=float,
+        default=0.5,
+        help="truth above: right, below: wrong, at it: neutral; with --labels, scores below it are called wrong "
+        "(default 0.5)",
     )
     check.add_argument("--padding", metavar="REGEX", help="matches the whole text of steps that add nothing")
-    check.add_argument("--tokenizer", help="the policy's folder, to decode steps (default: the one recorded)")
+    check.add_argument(
+        "--tokenizer",
+        help="the policy's folder, to decode steps (default: the one recorded; with --labels the PRM's own)",
+    )
+    check.add_argument(
+        "--labels",
+        metavar="FORMAT:FILE",
+        help="published step labels instead of a RUN: processbench, prm800k, math_shepherd, trl or ultrainteract, and "
+        "a .jsonl, .json or .parquet file",
+    )
+    check.add_argument("--model", metavar="PRM", help="the process reward model that scores the labelled steps")
+    check.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+        help="an option of the signal prm: tag, chat, tokens, engine.kind, ...",
+    )  # fmt: skip
+    check.add_argument("--scores", metavar="FILE", help="stored scores instead of a model: what --save-scores writes")
+    check.add_argument("--save-scores", metavar="FILE", help="where the model's scores go, as JSON lines")
+    check.add_argument(
+        "--shape", action="append", default=[], metavar="KEY=VALUE",
+        help="an option of [shape] for the advantages (default: the process signal alone)",
+    )  # fmt: skip
+    check.add_argument("--limit", type=round_count, metavar="N", help="only the first N labelled solutions")
+    check.add_argument(
+        "--max-reject-rate", type=float, default=0.05, help="above this share of bad rows: refuse (default 0.05)"
+    )
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
