@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -68,9 +69,7 @@ def score_levels(table: pa.Table, quantiles: Sequence[float] = QUANTILES) -> lis
     columns = {}
     for name in (name for name in table.column_names if name.endswith(SCORES)):
         ends = name.removesuffix(SCORES) + "_ends"
-        found = elements(
-            mask=table[MASK], scores=table[name], ends=table[ends] if ends in table.column_names else None
-        )
+        found = elements(mask=table[MASK], scores=table[name], ends=table[ends] if ends in table.column_names else None)
         if (live := found.value_E[found.live_E]).size:
             columns[name] = live
     levels = [
@@ -102,6 +101,9 @@ def forecast(
             PER_GROUP trainable rollouts of each group are padded, drawn by the seed.
         config: the estimator and its options.
         levels: what added steps are scored (default: `score_levels`).
+        positions: where they are put.
+        steps: how many are added.
+        seed: of the draw of rollouts, and of the intervals.
 
     Raises what `shape` raises. Empty where no rollout is trainable.
     """
@@ -160,7 +162,7 @@ def _chosen(shaped: pa.Table, *, seed: int) -> NDArray[np.int64]:
     trainable_R = shaped["trainable"].to_numpy()
     bounds_G1 = group_bounds(shaped["group_id"])
     chosen = []
-    for first, last in zip(bounds_G1[:-1], bounds_G1[1:], strict=True):
+    for first, last in pairwise(bounds_G1):
         rows = first + np.flatnonzero(trainable_R[first:last])
         chosen.append(np.sort(generator.permutation(rows)[:PER_GROUP]))
     return np.concatenate([np.zeros(0, np.int64), *chosen])
@@ -207,6 +209,4 @@ def _sides(right_P: NDArray[np.int8]) -> Iterator[tuple[str, NDArray[np.bool_]]]
 def _estimates(
     value_P: NDArray[np.float64], group_P: NDArray[np.int64], right_P: NDArray[np.int8], *, seed: int
 ) -> dict[str, Estimate]:
-    return {
-        side: mean_over_prompts(value_P[of_side], group_P[of_side], seed=seed) for side, of_side in _sides(right_P)
-    }
+    return {side: mean_over_prompts(value_P[of_side], group_P[of_side], seed=seed) for side, of_side in _sides(right_P)}

@@ -1,4 +1,4 @@
-"""What appended steps earn: the paper's theorem, an independent oracle over rollouts padded by hand, and what is left as it was."""
+"""What appended steps earn: the paper's theorem, and an independent oracle over rollouts padded by hand."""
 
 from __future__ import annotations
 
