@@ -66,17 +66,32 @@ class Forecast:
 
 def score_levels(table: pa.Table, quantiles: Sequence[float] = QUANTILES) -> list[Level]:
     """Levels at quantiles of the stored scores, over what counts; equal levels once. One without scores."""
+    columns = _live_scores(table)
+    levels = [
+        Level(quantile=q, values={name: float(np.quantile(live, q)) for name, live in columns.items()})
+        for q in (quantiles if columns else (0.5,))
+    ]
+    return [level for n, level in enumerate(levels) if all(level.values != other.values for other in levels[:n])]
+
+
+def poor_level(table: pa.Table) -> Level:
+    """What poor steps are scored: the mean of the stored scores that are below their mean."""
+    values = {}
+    for name, live in _live_scores(table).items():
+        below = live[live < live.mean()]
+        values[name] = float((below if below.size else live).mean())
+    return Level(quantile=None, values=values)
+
+
+def _live_scores(table: pa.Table) -> dict[str, NDArray[np.float64]]:
+    """Column of process scores -> its values, of steps or tokens that count."""
     columns = {}
     for name in (name for name in table.column_names if name.endswith(SCORES)):
         ends = name.removesuffix(SCORES) + "_ends"
         found = elements(mask=table[MASK], scores=table[name], ends=table[ends] if ends in table.column_names else None)
         if (live := found.value_E[found.live_E]).size:
             columns[name] = live
-    levels = [
-        Level(quantile=q, values={name: float(np.quantile(live, q)) for name, live in columns.items()})
-        for q in (quantiles if columns else (0.5,))
-    ]
-    return [level for n, level in enumerate(levels) if all(level.values != other.values for other in levels[:n])]
+    return columns
 
 
 def given_levels(table: pa.Table, scores: Sequence[float]) -> list[Level]:
@@ -141,7 +156,7 @@ def pays_from(forecasts: Sequence[Forecast], *, position: Position, steps: int, 
 
     None where they raise it at no level; the lowest level's score where they do at each.
     """
-    line = [
+    line: list[tuple[float | None, float | None]] = [
         (one.score, one.total[side].value)
         for one in forecasts
         if one.position == position and one.steps == steps and one.score is not None

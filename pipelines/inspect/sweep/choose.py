@@ -17,9 +17,9 @@ from pass_ops.groups import group_bounds, group_numbers
 from pass_ops.ragged import list_lengths, list_values
 from pass_ops.shards import CompleteDataset
 from pipelines.inspect.forecast import STEPS, Forecast, forecast, given_levels
+from pipelines.inspect.sample import GroupSample
 from pipelines.inspect.sweep import gradients
 from pipelines.inspect.sweep.gradients import GradientResult
-from pipelines.inspect.sweep.sample import GroupSample
 from pipelines.inspect.sweep.settings import Setting, SettingResult, ShapedPart, joined
 from pipelines.inspect.sweep.truth import Agreement, Truth, TruthAs, truth_advantages
 from pipelines.options import ConfigError, options

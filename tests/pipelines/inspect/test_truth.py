@@ -16,9 +16,9 @@ from rich.console import Console
 
 from pass_ops import ShapingConfig, Weights
 from pipelines.cli.parser import main
+from pipelines.inspect.sample import GroupSample
 from pipelines.inspect.sweep.choose import ChooseOptions, Chooser
 from pipelines.inspect.sweep.report import sweep_view
-from pipelines.inspect.sweep.sample import GroupSample
 from pipelines.inspect.sweep.settings import grid_settings, sweep
 from pipelines.inspect.sweep.truth import Agreement, Truth, truth_advantages
 from pipelines.options import ConfigError
