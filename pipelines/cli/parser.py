@@ -10,6 +10,7 @@ import argparse
 import importlib
 import io
 import logging
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -229,6 +230,7 @@ def _add_questions(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         help="values of an option of [shape], say k=0,0.7,1 or weights.process=0.5,1; several --grid are combined",
     )
     _name_argument(sweep, default="sweep", text="results are NAME.parquet and NAME.svg in the round's sweep folder")
+    _add_choice(sweep)
     explain = _command(commands, "explain", "the arithmetic of one rollout's advantages, chunk by chunk")
     explain.add_argument("run", help="RUN folder, or a shaped dataset")
     explain.add_argument("rollout_id", help="GROUP/INDEX")
@@ -240,6 +242,29 @@ def _add_questions(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     lint.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="THRESHOLD=VALUE", help="another threshold"
     )
+
+
+def _add_choice(sweep: argparse.ArgumentParser) -> None:
+    sweep.add_argument(
+        "--truth",
+        metavar="SIGNAL",
+        help="rank the settings by how well they agree with this truer process signal, and forecast",
+    )
+    sweep.add_argument(
+        "--truth-as",
+        choices=("value", "difference"),
+        help="how it becomes an advantage: less its group's mean, or less the step before (default for monte_carlo)",
+    )
+    sweep.add_argument("--forecast", action="store_true", help="what added steps would earn (with --truth anyway)")
+    sweep.add_argument(
+        "--forecast-steps", type=whole_numbers, metavar="N1,N2,...", help="how many steps are added (default 1,8)"
+    )
+    sweep.add_argument(
+        "--forecast-scores", type=plain_numbers, metavar="X1,X2,...", help="their scores (default: quartiles stored)"
+    )
+    sweep.add_argument("--policy", metavar="FOLDER", help="compare real policy gradients of this policy")
+    sweep.add_argument("--groups", type=int, help="groups drawn for forecast and gradients (default 32)")
+    sweep.add_argument("--seed", type=int, help="seed of that draw and of the intervals (default 0)")
 
 
 def _add_prm_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -387,6 +412,30 @@ def folder_name(text: str) -> str:
         return check_name(text, key="it")
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def whole_numbers(text: str) -> list[int]:
+    """Whole numbers of 1 or more between commas, as an argument type.
+
+    >>> whole_numbers("1,8")
+    [1, 8]
+    """
+    return [_within(1, one.strip()) for one in text.split(",")]
+
+
+def plain_numbers(text: str) -> list[float]:
+    """Finite numbers between commas, as an argument type.
+
+    >>> plain_numbers("0.5, -1")
+    [0.5, -1.0]
+    """
+    try:
+        numbers = [float(one) for one in text.split(",")]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers such as 0,0.5,1")
+    return numbers
 
 
 def _within(least: int, text: str) -> int:

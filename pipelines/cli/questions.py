@@ -6,10 +6,13 @@ import json
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pass_ops import shards
 from pipelines.runs.progress import Reporter
+
+if TYPE_CHECKING:
+    from pipelines.inspect.sweep.choose import ChooseOptions
 
 
 def inspect(options: Namespace) -> int | None:
@@ -84,6 +87,7 @@ def verify(options: Namespace) -> int | None:
 
 def sweep(options: Namespace) -> int | None:
     """Other shaping options over what is stored."""
+    from pipelines.inspect.sweep.choose import Chooser
     from pipelines.inspect.sweep.report import sweep_parquet, sweep_svg, sweep_view
     from pipelines.inspect.sweep.settings import grid_settings, sweep
     from pipelines.runs.config import load_config, module_folders, parse_grid
@@ -99,11 +103,14 @@ def sweep(options: Namespace) -> int | None:
     )
     check_folder(work.folder(options.round, "sweep"), key="--out")
     settings = grid_settings(work.config.shape, parse_grid(options.grid))
+    signals = work.folder(options.round, "signals")
+    asked = _choose_options(options)
     with reporter.step(f"{len(settings)} settings") as report:
         found = sweep(
             rollouts=work.folder(options.round, "rollouts"),
-            signals=work.folder(options.round, "signals"),
+            signals=signals,
             settings=settings,
+            watcher=Chooser(asked, signals=signals, train=work.config.train),
             progress=report,
         )
     store = shards.Store(work.folder(options.round, "sweep"))
@@ -115,6 +122,18 @@ def sweep(options: Namespace) -> int | None:
     else:
         reporter.console.print(sweep_view(found))
     return None
+
+
+def _choose_options(options: Namespace) -> ChooseOptions:
+    """What `passrl sweep` was asked to hold the settings against. Raises ConfigError."""
+    from pipelines.inspect.sweep.choose import ChooseOptions
+    from pipelines.options import build
+
+    names = ("truth", "truth_as", "forecast_steps", "forecast_scores", "policy", "groups", "seed")
+    given = {name: getattr(options, name) for name in names}
+    given["forecast"] = options.forecast or options.truth is not None
+    known = {name: value for name, value in given.items() if value is not None}
+    return build(ChooseOptions, known, where="passrl sweep")
 
 
 def explain(options: Namespace) -> int | None:
