@@ -22,11 +22,14 @@ in any order, from several threads at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,9 @@ class Group:
         live: G arrays of E_i bools: False where no token that the score is about counts. Such a score is 0 here and
             belongs to no pool.
         outcome, format: G float64 values; 0 where the stream's weight is 0.
+        columns: the further columns that the estimator asks for with `reads`: G values each, an array where the column
+            holds lists (of the type it has), else a number, string or bool. A rollout with a null there is not
+            trainable and not in the group.
     """
 
     group_id: Any
@@ -53,6 +59,22 @@ class Group:
     live: tuple[NDArray[np.bool_], ...]
     outcome: NDArray[np.float64]
     format: NDArray[np.float64]
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.mask)
+
+
+def reads(*names: str) -> Callable[[Function], Function]:
+    """Say that an estimator reads further columns of the table, such as token_ids; it finds them in `Group.columns`.
+
+    >>> @reads("token_ids")
+    ... def first_token_counts_double(group, config):
+    ...     return [np.where(np.arange(len(ids)) == 0, 2.0, 1.0) for ids in group.columns["token_ids"]]
+    """
+
+    def named(function: Function) -> Function:
+        function.columns = names  # type: ignore[attr-defined]
+        return function
+
+    return named

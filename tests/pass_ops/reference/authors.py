@@ -21,6 +21,7 @@ import sys
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
@@ -366,15 +367,18 @@ def by_vineppo(clones: Clones, rows: list[Row]) -> Advantages:
     return found
 
 
-def run_all(clones: Clones) -> None:
-    rows = make_rollouts()
+def run_all(clones: Clones, rows: list[Row]) -> dict[str, Advantages]:
     found = by_verl(clones, rows)
     found |= {"max_rl": by_skyrl(clones, rows), "papo": by_papo(clones, rows), "pure": by_pure(clones, rows)}
     found |= {"mrpo": by_mrpo(clones, rows), "tempo": by_tempo(clones, rows), "gtpo": by_textpolicy(clones, rows)}
     found |= by_gigpo(clones, rows) | by_trl(clones, rows, found["grpo"])
     found |= {"saf_opd": by_saf(clones, rows, found["grpo"]), "vineppo": by_vineppo(clones, rows)}
-    digits = {name: [[round(x, 9) + 0.0 for x in row] for row in advantages] for name, advantages in found.items()}
     assert {name.split(" ")[0] for name in found} == {"grpo", *FROM}
+    return found
+
+
+def write(rows: list[Row], found: dict[str, Advantages]) -> None:
+    digits = {name: [[round(x, 9) + 0.0 for x in row] for row in advantages] for name, advantages in found.items()}
     sources = {name: f"{repository}@{commit[:7]} {path}" for name, ((repository, commit), path) in FROM.items()}
     rollouts = ",\n".join(json.dumps(r) for r in rows)
     lines = [f"{json.dumps(name)}: {json.dumps(advantages)}" for name, advantages in digits.items()]
@@ -386,7 +390,10 @@ def main() -> None:
     if sys.argv[1] == "--list":
         print("\n".join(f"{name} {commit}" for name, commit in SOURCES))
     else:
-        run_all(Clones(sys.argv[1]))
+        rows = make_rollouts()
+        with redirect_stdout(sys.stderr):  # some of them print
+            found = run_all(Clones(sys.argv[1]), rows)
+        write(rows, found)
 
 
 if __name__ == "__main__":
