@@ -22,6 +22,7 @@ from pass_ops.rollouts import Rollouts
 
 GroupEstimator = Callable[[Group, ShapingConfig], Sequence[Any]]
 NOTHING = np.zeros(0)
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def by_group(function: GroupEstimator) -> Callable[[Rollouts, ShapingConfig], Chunks]:
@@ -121,28 +122,31 @@ def _row(rollouts: Rollouts, r: int) -> tuple[Array, Array, Array, Array]:
 
 
 def _checked(rollouts: Rollouts, r: int, mask: Array, values: Any, *, estimator: str) -> Array:
-    """The advantages of one row as float64."""
+    """The advantages of one row as float64; of shape () where one holds for all of its tokens."""
     found = np.asarray(values, dtype=np.float64)
-    where = f"{rollouts.name(r)}: estimator {estimator!r} gave"
-    if found.shape != mask.shape:
+    if found.ndim and found.shape != mask.shape:
         raise EstimatorError(
-            f"{where} an array of shape {found.shape} for a completion of {len(mask)} tokens; "
-            "return one advantage for each token"
+            f"{rollouts.name(r)}: estimator {estimator!r} gave an array of shape {found.shape} for a completion of "
+            f"{len(mask)} tokens; return one advantage for each token, or one number for all"
         )
+    if (np.abs(found[mask] if found.ndim else found) <= LARGEST).all():
+        return found
     wrong = np.isnan(found) & mask
     if wrong.any():
         raise EstimatorError(
-            f"{where} NaN at unmasked token {int(np.argmax(wrong))}; it would reach the policy's weights; "
-            "return a number there, 0 where there is nothing to learn"
+            f"{rollouts.name(r)}: estimator {estimator!r} gave NaN at unmasked token {int(np.argmax(wrong))}; it would "
+            "reach the policy's weights; return a number there, 0 where there is nothing to learn"
         )
     with np.errstate(over="ignore"):
-        if not np.isfinite(found[mask].astype(np.float32)).all():
+        if not np.isfinite((found[mask] if found.ndim else found).astype(np.float32)).all():
             blocks.raise_too_large(rollouts, r)
     return found
 
 
 def _chunks(advantages: Array, mask: Array) -> tuple[Array, Array]:
     """A chunk starts wherever the advantage differs between unmasked tokens."""
+    if advantages.ndim == 0:
+        return np.full(1, len(mask)), np.full(1, advantages + 0.0)
     at = np.flatnonzero(mask)
     values = advantages[at]
     starts = np.flatnonzero(np.append(True, values[1:] != values[:-1]))

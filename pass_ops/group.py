@@ -1,9 +1,9 @@
 """What an estimator of your own sees: one group of rollouts as numpy arrays.
 
 An estimator is a function `(group, config) -> advantages`, named by its import path, `estimator = "module:function"`.
-It returns one float array per rollout, in order, with one advantage per token; values at masked tokens are
-ignored. Neighbouring tokens of one advantage become one chunk. It must depend on its arguments alone: groups are shaped
-in any order, from several threads at once.
+It returns for each rollout, in order, one float array with one advantage per token, or one number for all of its
+tokens; values at masked tokens are ignored. Neighbouring tokens of one advantage become one chunk. It must depend on
+its arguments alone: groups are shaped in any order, from several threads at once.
 
 >>> def centred_return(group, config):  # what is still to come of the process signal, less the mean outcome
 ...     advantages = []

@@ -6,10 +6,10 @@ import numpy as np
 
 from pass_ops.config import ShapingConfig
 from pass_ops.group import Group
-from pass_ops.methods.common import Floats, masked_norm, on_tokens, rewards
+from pass_ops.methods.common import Floats, masked_norm, rewards
 
 
-def opo(group: Group, config: ShapingConfig) -> list[Floats]:
+def opo(group: Group, config: ShapingConfig) -> Floats:
     """On-policy optimal baseline (arXiv 2505.23585): the mean reward, weighted by length.
 
     A(i) = x_i - sum_j L_j x_j / sum_j L_j,  L the unmasked tokens of a rollout.
@@ -17,12 +17,13 @@ def opo(group: Group, config: ShapingConfig) -> list[Floats]:
     x_G, lengths_G = rewards(group, config), np.array([mask.sum() for mask in group.mask], dtype=np.float64)
     total = lengths_G.sum()
     if total == 0.0:
-        return on_tokens(group, np.zeros(len(x_G)))
-    centred_G = x_G - x_G[0]
-    return on_tokens(group, centred_G - (lengths_G * centred_G).sum() / total)
+        return np.zeros(len(x_G))
+    shifted_G = x_G - x_G[0]
+    advantages_G: Floats = shifted_G - (lengths_G * shifted_G).sum() / total
+    return advantages_G
 
 
-def pass_at_k(group: Group, config: ShapingConfig, *, divide_by_std: bool = False) -> list[Floats]:
+def pass_at_k(group: Group, config: ShapingConfig, *, divide_by_std: bool = False) -> Floats:
     """Pass@k training (arXiv 2503.19595) with k = G: only the best rollout is credited, by what it adds to the maximum.
 
     A(i) = x_(1) - x_(2) for the first rollout with the largest reward x_(1), x_(2) the second largest; 0 for the others
@@ -34,7 +35,7 @@ def pass_at_k(group: Group, config: ShapingConfig, *, divide_by_std: bool = Fals
         second, best = np.sort(x_G)[-2:]
         scale = x_G.std(ddof=config.std_ddof) + config.std_eps if divide_by_std and best > second else 1.0
         advantages_G[np.argmax(x_G)] = (best - second) / scale
-    return on_tokens(group, advantages_G)
+    return advantages_G
 
 
 def grpo_lambda(group: Group, config: ShapingConfig, *, decay: float = 0.99, both: bool = False) -> list[Floats]:

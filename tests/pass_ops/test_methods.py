@@ -73,7 +73,7 @@ def test_mrpo_gives_the_numbers_of_its_own_code_which_rounds_its_factors():
 
 def test_pass_at_k_over_the_deviation_is_what_verl_does_by_default():
     groups = [group(outcome=[r["outcome"] for r in ROLLOUTS if r["group_id"] == f"q{g}"]) for g in range(7)]
-    found = [x[0] for g in groups for x in rewards.pass_at_k(g, ShapingConfig(weights=OUTCOME), divide_by_std=True)]
+    found = [x for g in groups for x in rewards.pass_at_k(g, ShapingConfig(weights=OUTCOME), divide_by_std=True)]
     expected = [max(x, key=abs) for x in THEIRS["pass_at_k divided by std"]]
     assert found == pytest.approx(expected, rel=1e-5)
 
