@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+MethodName = Literal[
+    "gdpo_batch", "reinforce_pp", "reinforce_pp_baseline", "max_rl", "opo", "pass_at_k", "grpo_lambda", "pure", "papo",
+    "verigate", "capo", "mrpo", "vineppo", "pav", "gigpo", "saf_opd", "tempo", "entropy_top", "gtpo",
+]  # fmt: skip
 #: stand for the weights of `ShapingConfig` in a stream's weight: factor and name
 OUTCOME, PROCESS, FORMAT = (1.0, "outcome"), (1.0, "process"), (1.0, "format")
 

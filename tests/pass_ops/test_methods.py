@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from pass_ops import Group, ShapingConfig, Weights, shape, token_advantages
+from pass_ops.config import ESTIMATORS
 from pass_ops.errors import EstimatorError, MissingColumnError, NonFiniteError, NullValueError
+from pass_ops.importing import load_object
 from pass_ops.methods import rewards, steps, tokens
+from pass_ops.methods.table import METHODS, MethodName
 
 THEIRS = json.loads((Path(__file__).parent / "reference" / "authors.json").read_text(encoding="utf-8"))
 ROLLOUTS = THEIRS["rollouts"]
@@ -50,23 +55,23 @@ def theirs(name, *, masked=True):
 
 
 @pytest.mark.parametrize(
-    ("name", "estimator", "options"),
+    ("name", "options"),
     [
-        ("opo", "rewards:opo", {}),
-        ("pass_at_k", "rewards:pass_at_k", {}),
-        ("pure", "steps:pure", {"weights": BOTH}),
-        ("tempo", "tokens:tempo", {"masked": False}),
-        ("entropy_top", "tokens:entropy_top", {}),
-        ("gtpo", "tokens:gtpo", {"masked": False, "std_ddof": 0, "std_eps": 0.0}),
+        ("opo", {}),
+        ("pass_at_k", {}),
+        ("pure", {"weights": BOTH}),
+        ("tempo", {"masked": False}),
+        ("entropy_top", {}),
+        ("gtpo", {"masked": False, "std_ddof": 0, "std_eps": 0.0}),
     ],
 )
-def test_a_method_gives_the_numbers_of_its_own_code(name, estimator, options):
-    found = ours(f"pass_ops.methods.{estimator}", **options)
+def test_a_method_gives_the_numbers_of_its_own_code(name, options):
+    found = ours(name, **options)
     assert found == pytest.approx(theirs(name, masked=options.get("masked", True)), rel=2e-5, abs=1e-5)
 
 
 def test_mrpo_gives_the_numbers_of_its_own_code_which_rounds_its_factors():
-    found = ours("pass_ops.methods.steps:mrpo", weights=BOTH, process="label", std_eps=1e-4)
+    found = ours("mrpo", weights=BOTH, process="label", std_eps=1e-4)
     assert found == pytest.approx(theirs("mrpo"), rel=0.005, abs=2e-6)
     assert np.array_equal(np.sign(found), np.sign(theirs("mrpo")))
 
@@ -179,6 +184,28 @@ def test_a_single_step_of_a_wrong_rollout_under_mrpo():
     assert invalid == -valid
 
 
+class TestTheTable:
+    def test_its_names_are_the_literals(self):
+        assert set(METHODS) == set(get_args(MethodName))
+        assert not set(METHODS) & set(ESTIMATORS)
+
+    def test_it_names_the_code_that_the_numbers_come_from(self):
+        found = {name: method.against for name, method in METHODS.items() if "@" in method.against}
+        assert set(found) == set(THEIRS["sources"]) - {"gpg"}
+        for name, against in found.items():
+            (repository, path), (theirs, full) = against.split(" "), THEIRS["sources"][name].split(" ")
+            assert repository == theirs
+            assert full.endswith(path.removeprefix("..."))
+
+    @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.function])
+    def test_the_options_of_a_function_are_its_keywords(self, name):
+        method = METHODS[name]
+        parameters = inspect.signature(load_object(method.function)).parameters.values()
+        keywords = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        assert {key: option.default for key, option in method.options.items()} == keywords
+        assert all(option.low <= option.default <= option.high for option in method.options.values())
+
+
 ALL = [rewards.opo, rewards.pass_at_k, rewards.grpo_lambda, steps.pure, steps.verigate, steps.mrpo, steps.pav]
 ALL += [tokens.tempo, tokens.entropy_top, tokens.gtpo]
 
@@ -186,8 +213,7 @@ ALL += [tokens.tempo, tokens.entropy_top, tokens.gtpo]
 @pytest.mark.parametrize("method", ALL, ids=lambda f: f.__name__)
 class TestEveryMethod:
     def shaped(self, method, given):
-        sys_path = f"{method.__module__}:{method.__name__}"
-        return shape(given, ShapingConfig(estimator=sys_path, weights=BOTH))
+        return shape(given, ShapingConfig(estimator=method.__name__, weights=BOTH))
 
     def test_what_is_masked_changes_nothing_and_gets_nothing(self, method):
         """Other scores and entropies where nothing counts; token ids make up TEMPO's tree even where masked."""
@@ -217,7 +243,7 @@ class TestEveryMethod:
 
 
 class TestFurtherColumns:
-    path = "pass_ops.methods.tokens:tempo"
+    path = "tempo"
 
     def shape(self, given):
         return shape(given, ShapingConfig(estimator=self.path, weights=OUTCOME))
@@ -232,7 +258,7 @@ class TestFurtherColumns:
 
     def test_what_stands_at_masked_tokens_may_be_anything(self):
         rows = [{**r, "entropy": np.where(r["mask"], r["entropy"], np.nan).tolist()} for r in ROLLOUTS]
-        config = ShapingConfig(estimator="pass_ops.methods.tokens:gtpo", weights=OUTCOME)
+        config = ShapingConfig(estimator="gtpo", weights=OUTCOME)
         found, expected = (token_advantages(shape(table(x), config)).to_pylist() for x in (rows, ROLLOUTS))
         assert np.array_equal(flat(found), flat(expected))
 
@@ -258,5 +284,5 @@ class TestFurtherColumns:
             }
         )
         with pytest.raises(error) as raised:
-            shape(given, ShapingConfig(estimator="pass_ops.methods.tokens:gtpo", weights=OUTCOME))
+            shape(given, ShapingConfig(estimator="gtpo", weights=OUTCOME))
         assert says in str(raised.value)
