@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from pass_ops import blocks
+from pass_ops import blocks, columns
 from pass_ops.blocks import Chunks, Output
 from pass_ops.config import ShapingConfig
 from pass_ops.errors import EstimatorError
 from pass_ops.group import Group
-from pass_ops.group_columns import GroupColumns, read_columns
 from pass_ops.ragged import Array, offsets
 from pass_ops.rollouts import Rollouts
 
@@ -28,18 +27,19 @@ LARGEST = float(np.finfo(np.float32).max)
 def by_group(function: GroupEstimator) -> Callable[[Rollouts, ShapingConfig], Chunks]:
     """Turn an estimator of one group (`pass_ops.group`) into an estimator of rollouts.
 
-    Its attribute `columns`, if it has one, names further columns of the table that it reads.
+    A column that it `reads` (`pass_ops.group.reads`) counts like a stream: a row with a null there is not used.
 
     The estimator raises MissingColumnError for such a column that is missing, EstimatorError for a result of another
     shape or with NaN at an unmasked token, OutputOverflowError for one beyond float32, and whatever `function` raises,
     with a note that names the group.
     """
-    names: Sequence[str] = getattr(function, "columns", ())
+    needed: Sequence[str] = getattr(function, "reads", ())
 
     def estimator(rollouts: Rollouts, config: ShapingConfig) -> Chunks:
-        further = read_columns(rollouts, names, needed_by=f"estimator {config.estimator!r}")
-        if names:
-            rollouts = replace(rollouts, used_R=rollouts.used_R & further.present_R)
+        for name in needed:
+            column = columns.require(rollouts.table, name, needed_by=f"estimator {config.estimator!r}")
+            present = column.slice(rollouts.first_row, len(rollouts)).is_valid()
+            rollouts = replace(rollouts, used_R=rollouts.used_R & present.to_numpy())
         per_token = rollouts.ends is None
         output = Output(rollouts, chunks=blocks.most_chunks(rollouts, per_token=per_token), per_token=per_token)
         rows: list[tuple[Array, Array]] = []
@@ -47,9 +47,7 @@ def by_group(function: GroupEstimator) -> Callable[[Rollouts, ShapingConfig], Ch
             of_R = output.trainable_R[block.first_R : block.last_R]
             blocks.check_scores(output, block.first_R, block.last_R, of_R=of_R)
             for g in range(block.first_G, block.last_G):
-                rows += _shape_group(
-                    function, rollouts, g, further=further, config=config, trainable_R=output.trainable_R
-                )
+                rows += _shape_group(function, rollouts, g, config=config, trainable_R=output.trainable_R)
         credits_K = np.concatenate([NOTHING, *(values for _, values in rows)]).astype(np.float32)
         return Chunks(
             starts_R1=offsets(np.fromiter((len(ends) for ends, _ in rows), dtype=np.int32)),
@@ -64,13 +62,7 @@ def by_group(function: GroupEstimator) -> Callable[[Rollouts, ShapingConfig], Ch
 
 
 def _shape_group(
-    function: GroupEstimator,
-    rollouts: Rollouts,
-    g: int,
-    *,
-    further: GroupColumns,
-    config: ShapingConfig,
-    trainable_R: Array,
+    function: GroupEstimator, rollouts: Rollouts, g: int, *, config: ShapingConfig, trainable_R: Array
 ) -> list[tuple[Array, Array]]:
     """(ends, values) of the chunks of each row of group g."""
     rows = range(int(rollouts.starts_G1[g]), int(rollouts.starts_G1[g + 1]))
@@ -78,7 +70,7 @@ def _shape_group(
     used = [r for r in rows if rollouts.used_R[r]]
     if not used:
         return list(chunks.values())
-    group = _group(rollouts, used, further)
+    group = _group(rollouts, used)
     try:
         found = function(group, config)
     except Exception as error:
@@ -95,7 +87,7 @@ def _shape_group(
     return list(chunks.values())
 
 
-def _group(rollouts: Rollouts, used: list[int], further: GroupColumns) -> Group:
+def _group(rollouts: Rollouts, used: list[int]) -> Group:
     rows = [_row(rollouts, r) for r in used]
     masks, scores, ends, live = ([row[n] for row in rows] for n in range(4))
     return Group(
@@ -106,7 +98,8 @@ def _group(rollouts: Rollouts, used: list[int], further: GroupColumns) -> Group:
         live=tuple(live),
         outcome=rollouts.outcome_R[used],
         format=rollouts.format_R[used],
-        columns=further.of(used),
+        table=rollouts.table,
+        rows=tuple(rollouts.first_row + r for r in used),
     )
 
 

@@ -28,7 +28,7 @@ OPERATORS: tuple[Operator, ...] = get_args(Operator)
 #: those that never read the process signal, and those that always do: their chunks come from it
 WITHOUT_PROCESS = (
     *("grpo_outcome", "rloo", "dr_grpo", "gdpo"),
-    *(name for name, method in METHODS.items() if method.function and not method.reads_process),
+    *(name for name, method in METHODS.items() if not method.reads_process),
 )
 WITH_PROCESS = ("pass", "reward_shaping", "grpo_process")
 #: those that sum or pool the streams before standardizing
@@ -155,7 +155,7 @@ class ShapingConfig(_Options):
         if isinstance(self.estimator, str) and ":" in self.estimator:
             _check_path(self.estimator)
         else:
-            known = (*ESTIMATORS, *(name for name, method in METHODS.items() if method.function))
+            known = (*ESTIMATORS, *METHODS)
             _choice(self.estimator, known, option="estimator", others=" (your own is given as module:function)")
         _choice(self.signal, SIGNALS, option="signal")
         if not isinstance(self.standardize, Standardizers):

@@ -92,7 +92,7 @@ def estimator_of(config: ShapingConfig) -> Callable[[Rollouts, ShapingConfig], C
     if ":" in config.estimator:
         return by_group(load_estimator(config.estimator))
     method = METHODS.get(config.estimator)
-    if method is not None and method.function is not None:
+    if method is not None:
         return by_group(load_estimator(method.function))
     return ESTIMATORS[config.estimator]
 

@@ -58,17 +58,23 @@ def on_steps(values_E: Floats, steps_T: NDArray[np.int64]) -> Floats:
 
 
 def token_column(group: Group, name: str) -> list[NDArray[np.generic]]:
-    """A further column that holds one value for each token.
+    """A further column of numbers that holds one for each token; what stands at masked tokens may be anything.
 
     Raises:
-        EstimatorError: a rollout has another number of them than tokens.
+        EstimatorError: a rollout has another number of them than tokens, or NaN, infinity or null at one that counts.
     """
-    found = list(group.columns[name])
+    found = list(group.column(name))
     for i, (values, mask) in enumerate(zip(found, group.mask, strict=True)):
+        where = f"rollout {i} of the group: {name}"
         if len(values) != len(mask):
             raise EstimatorError(
-                f"rollout {i} of the group: {name} has {len(values)} values for {len(mask)} completion tokens; "
-                "give one value for each token"
+                f"{where} has {len(values)} values for {len(mask)} completion tokens; give one for each token"
+            )
+        wrong = mask & ~np.isfinite(values)
+        if wrong.any():
+            raise EstimatorError(
+                f"{where} is {values[np.argmax(wrong)]} at token {int(np.argmax(wrong))}, which counts; it would spoil "
+                "its whole group; make the whole list null where it could not be computed"
             )
     return found
 

@@ -1,23 +1,18 @@
 """Every published method that an `estimator` name stands for, besides those of `pass_ops.estimators`, in one place.
 
-A method is either streams (docs/spec/streams.md), written as a configuration file has them, or a function of a group
-in one of the files beside this one. docs/reference/methods.md is made from this table. Imports nothing but the
-standard library.
+A method is a function of a group in one of the files beside this one. docs/reference/methods.md is made from this
+table. Imports nothing but the standard library.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 MethodName = Literal[
-    "gdpo_batch", "reinforce_pp", "reinforce_pp_baseline", "max_rl", "opo", "pass_at_k", "grpo_lambda", "pure", "papo",
-    "verigate", "capo", "mrpo", "vineppo", "pav", "gigpo", "saf_opd", "tempo", "entropy_top", "gtpo",
+    "opo", "pass_at_k", "grpo_lambda", "pure", "verigate", "mrpo", "pav", "tempo", "entropy_top", "gtpo"
 ]  # fmt: skip
-#: stand for the weights of `ShapingConfig` in a stream's weight: factor and name
-OUTCOME, PROCESS, FORMAT = (1.0, "outcome"), (1.0, "process"), (1.0, "format")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
@@ -38,8 +33,6 @@ class Method:
         formula: one line, in the terms of docs/reference/methods.md.
         against: what the test compares with: repository@commit file, or "worked by hand".
         needs: columns, in words.
-        streams: name -> options of a stream; a weight is (factor, name in `ShapingConfig.weights`).
-        shape: further options of `ShapingConfig`, next to `streams`.
         function: module:function of a group.
         options: the function's keywords.
         reads_process: whether the function reads the process signal (where its weight is not 0).
@@ -51,56 +44,15 @@ class Method:
     formula: str
     against: str
     needs: str
-    streams: Mapping[str, Mapping[str, Any]] | None = None
-    shape: Mapping[str, Any] = field(default_factory=dict)
-    function: str | None = None
+    function: str
     options: Mapping[str, Option] = field(default_factory=dict)
     reads_process: bool = False
     note: str = ""
 
 
-_ROLLOUTS = {"divide": False}
-_WHITENED = {"divide": False, "fused": {"operator": "masked_norm", "pool": "dataset", "per": "token"}}
 _VERL = "verl-project/verl@1dda039 verl/trainer/ppo/core_algos.py"
 
 METHODS: dict[str, Method] = {
-    "gdpo_batch": Method(
-        title="GDPO with its batch whitening",
-        source="arXiv 2601.05242",
-        formula="A = W(sum over rewards n of w_n N_group(r_n)), W over the tokens of the data set",
-        against=_VERL,
-        needs="outcome and format; N rewards: a stream for each",
-        streams={"outcome": {"signal": "outcome", "weight": OUTCOME}, "format": {"signal": "format", "weight": FORMAT}},
-        shape=_WHITENED,
-    ),
-    "reinforce_pp": Method(
-        title="REINFORCE++",
-        source="arXiv 2501.03262",
-        formula="A = W(r), W over the tokens of the data set",
-        against=_VERL,
-        needs="outcome",
-        streams={"outcome": {"signal": "outcome", "weight": OUTCOME, "operator": "none"}},
-        shape=_WHITENED,
-        note="The KL penalty that the paper puts into the reward is the trainer's.",
-    ),
-    "reinforce_pp_baseline": Method(
-        title="REINFORCE++-baseline",
-        source="arXiv 2501.03262",
-        formula="A = W(r - mean_group(r)), W over the tokens of the data set",
-        against=_VERL,
-        needs="outcome",
-        streams={"outcome": {"signal": "outcome", "weight": OUTCOME, "operator": "mean_only"}},
-        shape=_WHITENED,
-    ),
-    "max_rl": Method(
-        title="MaxRL",
-        source="arXiv 2602.02710",
-        formula="A = (r - mean_group(r)) / mean_group(r); 0 where the mean is 0 or less",
-        against="NovaSky-AI/SkyRL@a956457 skyrl/backends/skyrl_train/utils/ppo_utils.py",
-        needs="outcome",
-        streams={"outcome": {"signal": "outcome", "weight": OUTCOME, "operator": "mean_normalized"}},
-        shape=_ROLLOUTS,
-    ),
     "opo": Method(
         title="OPO",
         source="arXiv 2505.23585",
@@ -142,18 +94,6 @@ METHODS: dict[str, Method] = {
         reads_process=True,
         note="b is the others' process reward per token, as in the authors' scripts; n_j the tokens of step j.",
     ),
-    "papo": Method(
-        title="PAPO",
-        source="arXiv 2603.26535",
-        formula="A = N_group(r) + [right] N_right(q), q the process signal",
-        against="tanzelin430/PAPO@277dac1 roll/utils/functionals.py",
-        needs="outcome; process as one score a rollout (column process_reward) or a step",
-        streams={
-            "outcome": {"signal": "outcome", "weight": OUTCOME},
-            "process": {"signal": "process", "weight": PROCESS, "pool": "right", "gate": "right"},
-        },
-        shape=_ROLLOUTS,
-    ),
     "verigate": Method(
         title="VeriGate",
         source="arXiv 2605.30451",
@@ -162,19 +102,6 @@ METHODS: dict[str, Method] = {
         needs="process, outcome",
         function="pass_ops.methods.steps:verigate",
         reads_process=True,
-    ),
-    "capo": Method(
-        title="CAPO",
-        source="arXiv 2508.02298",
-        formula="A = N_tokens(2 r - [t in a wrong step])",
-        against="worked by hand",
-        needs="outcome 0 or 1; process: 1 for a right step, 0 for a wrong one (a judge's votes)",
-        streams={
-            "outcome": {"signal": "outcome", "weight": (2.0, "outcome"), "operator": "none"},
-            "process": {"signal": "process", "weight": PROCESS, "operator": "none"},
-        },
-        shape={"divide": False, "fused": {"operator": "masked_norm", "pool": "group", "per": "token"}},
-        note="A score of 1 for what is right instead of -1 for what is wrong is a constant that N removes.",
     ),
     "mrpo": Method(
         title="MRPO",
@@ -190,23 +117,6 @@ METHODS: dict[str, Method] = {
         reads_process=True,
         note="OpenRLHF's pull request 1260 damps wrong rollouts' rewards by decay^(K - j) instead; the authors do not.",
     ),
-    "vineppo": Method(
-        title="VinePPO, SPO",
-        source="arXiv 2410.01679, 2505.23564",
-        formula="A_j = V_j - V_(j-1), V_0 the mean outcome of the group",
-        against="McGill-NLP/VinePPO@efe7228 .../math_episode_generator_with_mc_advantages.py",
-        needs="process: the value behind each step (signal monte_carlo); outcome",
-        streams={
-            "process": {
-                "signal": "process",
-                "weight": PROCESS,
-                "transform": [{"name": "difference", "start": "outcome"}],
-                "operator": "none",
-            },
-        },
-        shape=_ROLLOUTS,
-        note="SPO's segments are steps here; its probability mask is left out.",
-    ),
     "pav": Method(
         title="PAV",
         source="arXiv 2410.08146",
@@ -217,44 +127,6 @@ METHODS: dict[str, Method] = {
         options={"best_of": Option(default=4, low=1, high=1e6, meaning="n, samples of the prover")},
         reads_process=True,
         note="The prover is the best of n samples of the policy itself; weights.process is the paper's alpha.",
-    ),
-    "gigpo": Method(
-        title="GiGPO",
-        source="arXiv 2505.10978",
-        formula="A_j = r - mean_group(r) + R_j - mean_state(R), R_j = sum_(j' >= j) 0.95^(j' - j) s_j'",
-        against="langfengQ/DrMAS@3b556f2 gigpo/core_gigpo.py",
-        needs="outcome; process: the reward of each step; state: a list of one string or integer for each step",
-        streams={
-            "outcome": {"signal": "outcome", "weight": OUTCOME, "operator": "mean_only"},
-            "process": {
-                "signal": "process",
-                "weight": PROCESS,
-                "transform": [{"name": "return_to_go", "discount": 0.95}],
-                "operator": "mean_only",
-                "pool": "state",
-                "key": "state",
-            },
-        },
-        shape=_ROLLOUTS,
-        note="With masked_norm in both streams it is the authors' mode mean_std_norm.",
-    ),
-    "saf_opd": Method(
-        title="SAF-OPD",
-        source="arXiv 2607.29209",
-        formula="A_t = N(r) + 0.1 w_prc tanh(d_t) at the fifth of each rollout's tokens where abs(d) is largest",
-        against="kissshhot/SAF-OPD@46d42b8 verl/verl/trainer/ppo/ray_trainer.py",
-        needs="outcome; process for each token: teacher's less policy's log-probability (signal opd)",
-        streams={
-            "outcome": {"signal": "outcome", "weight": OUTCOME},
-            "process": {
-                "signal": "process",
-                "weight": (0.1, "process"),
-                "transform": [{"name": "sparsify", "keep": 0.2}, {"name": "compress", "scale": 1.0}],
-                "operator": "none",
-            },
-        },
-        shape={"divide": False, "chunk": False},
-        note="Its warm-up and annealing are a weight for each round; ending the warm-up by the KL is left out.",
     ),
     "tempo": Method(
         title="TEMPO",

@@ -302,7 +302,8 @@ class _Check:
 
     def _planned_input(self, name: str) -> DatasetSpec:
         if name == "prompts":
-            return DatasetSpec(stage="prompts", stage_version=1, options={}, parts=1)
+            extra = {"extra": self.config.prompts.extra}
+            return DatasetSpec(stage="prompts", stage_version=1, options=extra, parts=1)
         return DatasetSpec(stage="score", stage_version=1, options={"kind": self.signals[name].kind}, parts=1)
 
     def shape(self) -> None:
