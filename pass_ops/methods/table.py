@@ -14,6 +14,7 @@ MethodName = Literal[
     "opo", "pass_at_k", "grpo_lambda", "pure", "verigate", "mrpo", "pav", "tempo", "entropy_top", "gtpo"
 ]  # fmt: skip
 
+
 @dataclass(frozen=True, kw_only=True)
 class Option:
     """A number, or a switch, that a function takes as a keyword."""
