@@ -78,15 +78,16 @@ def explain_rollout(run: str, rollout_id: str, *, round_index: int = 0, name: st
     Raises:
         RolloutNotFoundError: no such rollout; names near ones.
         NotShapedError, NotADatasetError, IncompleteDatasetError: nothing shaped there.
-        NotExplainableError: it was shaped by an estimator given by import path.
+        NotExplainableError: it was shaped by an estimator given by import path, or by a method of its own file.
     """
     dataset = open_shaped(run, round_index=round_index, name=name)
     part = _find(dataset, rollout_id)
     table = _group(dataset, part, rollout_id)
     config = shaping_config(dataset.spec)
-    if ":" in config.estimator:
+    if config.estimator not in ESTIMATORS:
+        whose = "your own estimator" if ":" in config.estimator else "estimator"
         raise NotExplainableError(
-            f"{dataset.url} was shaped by your own estimator {config.estimator!r}; explain spells out the arithmetic "
+            f"{dataset.url} was shaped by {whose} {config.estimator!r}; explain spells out the arithmetic "
             f"of {', '.join(ESTIMATORS)}. `passrl inspect` shows what it made of each chunk"
         )
     ids = table["rollout_id"].to_pylist()
