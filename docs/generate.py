@@ -241,6 +241,13 @@ def schema() -> str:
     return json.dumps(config_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
+def sweep_schema() -> str:
+    """reference/sweep.schema.json: what `passrl sweep --json` prints."""
+    from pipelines.inspect.sweep.report import sweep_json_schema
+
+    return json.dumps(sweep_json_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "decisions/index.md": decisions,
     "reference/columns.md": columns,
@@ -249,6 +256,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/metrics.md": metrics,
     "reference/options.md": options,
     "reference/passrl.schema.json": schema,
+    "reference/sweep.schema.json": sweep_schema,
 }
 
 
