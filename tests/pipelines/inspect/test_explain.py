@@ -76,7 +76,7 @@ def test_a_method_of_its_own_file_is_shaped_linted_and_refused_by_name(store_run
         [row("a/0", 2), row("a/1", 2)], options=ShapeOptions(estimator="tempo", outcome="verifier", weights=weights)
     )
     assert main(["lint", run.shaped.url, "--json"]) in (0, 1)
-    with pytest.raises(NotExplainableError, match="by estimator 'tempo'; .* of pass, reward_shaping"):
+    with pytest.raises(NotExplainableError, match=r"by estimator 'tempo'; .* of pass, reward_shaping"):
         explain_rollout(run.url, "a/0")
 
 
