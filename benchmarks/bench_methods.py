@@ -19,7 +19,7 @@ import pyarrow as pa
 from bench_shape import make_table, shortest
 
 from pass_ops import ShapingConfig, Weights, shape
-from pass_ops.methods.table import METHODS
+from pass_ops.methods.published import PUBLISHED
 
 WEIGHTS = Weights(process=1.0, outcome=1.0, format=1.0)
 VOCABULARY = 64  # rollouts part after a few tokens, as sampled ones do
@@ -46,7 +46,7 @@ def main() -> None:
     args = parser.parse_args()
     tables = {signal: make_table(case, args.tokens) for signal, case in (("prm", "prm"), ("kl", "kl_random"))}
     found: dict[str, dict[str, float]] = {}
-    for name in METHODS:
+    for name in PUBLISHED:
         table, config = tables["kl" if name in PER_TOKEN else "prm"]
         table = with_more(table).drop_columns("format_ok")
         ours = ShapingConfig(estimator=name, signal=config.signal, weights=WEIGHTS)

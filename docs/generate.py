@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pass_ops.methods.table import LEFT_OUT, METHODS
+from pass_ops.methods.published import LEFT_OUT, PUBLISHED
 from pass_ops.shards import schemas
 from pipelines.cli import build_parser
 
@@ -32,6 +32,9 @@ METHODS_INTRO = (
     "Each is tested in `tests/pass_ops/test_methods.py`: against numbers that its authors', or a trainer's, own",
     "code gave (`tests/pass_ops/reference/authors.py` runs it), or worked by hand from the paper where no code",
     "was found.",
+    "",
+    "A keyword of a method takes its default under the method's name. For another value write an estimator of your",
+    "own in a line: `def cooler(group, config): return pass_ops.methods.steps.pure(group, config, temperature=1.0)`.",
 )
 METHODS_COSTS = (
     "Costs are processor time of one thread, next to PASS on the same rollouts (groups of 16, 500 tokens each,",
@@ -205,15 +208,15 @@ def decisions() -> str:
 
 
 def methods() -> str:
-    """reference/methods.md, from `pass_ops.methods.table` and what benchmarks/methods.json says of costs."""
+    """reference/methods.md, from `pass_ops.methods.published` and what benchmarks/methods.json says of costs."""
     costs = json.loads((DOCS.parent / "benchmarks" / "methods.json").read_text(encoding="utf-8"))
     lines = ["# Methods", "", NOTICE, "", *METHODS_INTRO, ""]
     lines += ["| `estimator` | method | needs | ns a token | beside PASS |", "| --- | --- | --- | --- | --- |"]
-    for name, method in METHODS.items():
+    for name, method in PUBLISHED.items():
         cost, about = costs[name], f"[{method.title}](#{name}), {method.source}"
         lines.append(f"| `{name}` | {about} | {method.needs} | {cost['ns_per_token']:.3g} | {cost['ratio']:.3g} x |")
     lines += ["", *METHODS_COSTS, ""]
-    for name, method in METHODS.items():
+    for name, method in PUBLISHED.items():
         lines += [f"## {name}", "", f"{method.title} ({method.source}).", "", f"    {method.formula}", ""]
         lines += [f"Checked against {method.against}." + (f" {method.note}" if method.note else ""), ""]
         if method.options:

@@ -12,14 +12,14 @@ from annotated_types import Ge, Le
 
 from pass_ops.errors import OptionError
 from pass_ops.importing import load_object, split_path
-from pass_ops.methods.table import METHODS, MethodName
+from pass_ops.methods.published import PUBLISHED, PublishedName
 from pass_ops.nearest import advice
 
 Estimator = Literal["pass", "reward_shaping", "grpo_process", "grpo_outcome", "rloo", "dr_grpo", "gdpo", "prime"]
 Signal = Literal["prm", "kl"]
 Operator = Literal["masked_norm", "abs_max", "mean_only", "leave_one_out", "none"]
 
-#: estimators by name, but for those of `pass_ops.methods.table`; a function of your own is given by its import path
+#: estimators by name, but for those of `pass_ops.methods.published`; a function of your own is given by its import path
 #: `module:function`, see `pass_ops.group`
 ESTIMATORS = get_args(Estimator)
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
@@ -28,7 +28,7 @@ OPERATORS: tuple[Operator, ...] = get_args(Operator)
 #: those that never read the process signal, and those that always do: their chunks come from it
 WITHOUT_PROCESS = (
     *("grpo_outcome", "rloo", "dr_grpo", "gdpo"),
-    *(name for name, method in METHODS.items() if not method.reads_process),
+    *(name for name, method in PUBLISHED.items() if not method.reads_process),
 )
 WITH_PROCESS = ("pass", "reward_shaping", "grpo_process")
 #: those that sum or pool the streams before standardizing
@@ -129,7 +129,7 @@ class ShapingConfig(_Options):
         OptionError: an unknown name, a value of another type, or one outside its range.
     """
 
-    estimator: Estimator | MethodName | str = "pass"
+    estimator: Estimator | PublishedName | str = "pass"
     """How advantages are formed: pass (AF, CV, DL), another named method, or a function of your own as module:function,
     which is imported only when rollouts are shaped (`pass_ops.group` says what it is given and must return)."""
     signal: Signal = "prm"
@@ -155,7 +155,7 @@ class ShapingConfig(_Options):
         if isinstance(self.estimator, str) and ":" in self.estimator:
             _check_path(self.estimator)
         else:
-            known = (*ESTIMATORS, *METHODS)
+            known = (*ESTIMATORS, *PUBLISHED)
             _choice(self.estimator, known, option="estimator", others=" (your own is given as module:function)")
         _choice(self.signal, SIGNALS, option="signal")
         if not isinstance(self.standardize, Standardizers):

@@ -15,7 +15,7 @@ from pass_ops.blocks import Block, Chunks, Output, Statistics
 from pass_ops.by_group import by_group
 from pass_ops.config import ShapingConfig, load_estimator
 from pass_ops.fusion import Fusion, fuse, shape_rewards
-from pass_ops.methods.table import METHODS
+from pass_ops.methods.published import PUBLISHED
 from pass_ops.prime import prime
 from pass_ops.ragged import offsets
 from pass_ops.rollouts import Rollouts
@@ -91,7 +91,7 @@ def estimator_of(config: ShapingConfig) -> Callable[[Rollouts, ShapingConfig], C
     """The function that `config.estimator` names."""
     if ":" in config.estimator:
         return by_group(load_estimator(config.estimator))
-    method = METHODS.get(config.estimator)
+    method = PUBLISHED.get(config.estimator)
     if method is not None:
         return by_group(load_estimator(method.function))
     return ESTIMATORS[config.estimator]

@@ -16,7 +16,7 @@ from pass_ops.config import ESTIMATORS
 from pass_ops.errors import EstimatorError, MissingColumnError
 from pass_ops.importing import load_object
 from pass_ops.methods import rewards, steps, tokens
-from pass_ops.methods.table import METHODS, MethodName
+from pass_ops.methods.published import PUBLISHED, PublishedName
 
 THEIRS = json.loads((Path(__file__).parent / "reference" / "authors.json").read_text(encoding="utf-8"))
 ROLLOUTS = THEIRS["rollouts"]
@@ -185,11 +185,11 @@ def test_a_single_step_of_a_wrong_rollout_under_mrpo():
 
 class TestTheTable:
     def test_its_names_are_the_literals(self):
-        assert set(METHODS) == set(get_args(MethodName))
-        assert not set(METHODS) & set(ESTIMATORS)
+        assert set(PUBLISHED) == set(get_args(PublishedName))
+        assert not set(PUBLISHED) & set(ESTIMATORS)
 
     def test_it_names_the_code_that_the_numbers_come_from(self):
-        found = {name: method.against for name, method in METHODS.items() if "@" in method.against}
+        found = {name: method.against for name, method in PUBLISHED.items() if "@" in method.against}
         sources = THEIRS["sources"]
         assert set(found) <= set(sources)
         for name, against in found.items():
@@ -197,9 +197,9 @@ class TestTheTable:
             assert repository == theirs
             assert full.endswith(path.removeprefix("..."))
 
-    @pytest.mark.parametrize("name", METHODS)
+    @pytest.mark.parametrize("name", PUBLISHED)
     def test_the_options_of_a_function_are_its_keywords(self, name):
-        method = METHODS[name]
+        method = PUBLISHED[name]
         parameters = inspect.signature(load_object(method.function)).parameters.values()
         keywords = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
         assert {key: option.default for key, option in method.options.items()} == keywords

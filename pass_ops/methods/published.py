@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-MethodName = Literal[
+PublishedName = Literal[
     "opo", "pass_at_k", "grpo_lambda", "pure", "verigate", "mrpo", "pav", "tempo", "entropy_top", "gtpo"
 ]  # fmt: skip
 
@@ -26,7 +26,7 @@ class Option:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class Published:
     """What an estimator's name stands for.
 
     Attributes:
@@ -53,8 +53,8 @@ class Method:
 
 _VERL = "verl-project/verl@1dda039 verl/trainer/ppo/core_algos.py"
 
-METHODS: dict[str, Method] = {
-    "opo": Method(
+PUBLISHED: dict[str, Published] = {
+    "opo": Published(
         title="OPO",
         source="arXiv 2505.23585",
         formula="A = r - sum_j L_j r_j / sum_j L_j, L the unmasked tokens of a rollout",
@@ -62,7 +62,7 @@ METHODS: dict[str, Method] = {
         needs="outcome",
         function="pass_ops.methods.rewards:opo",
     ),
-    "pass_at_k": Method(
+    "pass_at_k": Published(
         title="Pass@k training, k the size of the group",
         source="arXiv 2503.19595",
         formula="A = r_(1) - r_(2) for the first best rollout, 0 for the others",
@@ -71,7 +71,7 @@ METHODS: dict[str, Method] = {
         function="pass_ops.methods.rewards:pass_at_k",
         options={"divide_by_std": Option(default=False, meaning="divide by std + eps, verl's default")},
     ),
-    "grpo_lambda": Method(
+    "grpo_lambda": Published(
         title="GRPO-lambda",
         source="arXiv 2510.00194",
         formula="A_j = N(r) sum_(t >= j) tr(t, j), tr = d^(t - j), or max(d^(t - j), d^j)",
@@ -84,7 +84,7 @@ METHODS: dict[str, Method] = {
         },
         note="The paper traces log ratios inside the loss. These advantages give its gradient where all ratios are 1.",
     ),
-    "pure": Method(
+    "pure": Published(
         title="PURE",
         source="arXiv 2504.15275",
         formula="A_t = sum_(j from t's step on) (r~_j - n_j b) + r - mean of the others' r; r~ = r softmax(-r / T)",
@@ -95,7 +95,7 @@ METHODS: dict[str, Method] = {
         reads_process=True,
         note="b is the others' process reward per token, as in the authors' scripts; n_j the tokens of step j.",
     ),
-    "verigate": Method(
+    "verigate": Published(
         title="VeriGate",
         source="arXiv 2605.30451",
         formula="A = N(r); in groups without a right rollout A_j = N(c_j), c_j = sum_(j' >= j) s_j', over the steps",
@@ -104,7 +104,7 @@ METHODS: dict[str, Method] = {
         function="pass_ops.methods.steps:verigate",
         reads_process=True,
     ),
-    "mrpo": Method(
+    "mrpo": Published(
         title="MRPO",
         source="arXiv 2606.31825",
         formula="A = N(r); on wrong rollouts abs(N(r)) at valid steps, -abs(N(r)) exp(1 - j / (K - 1)) at invalid ones",
@@ -118,7 +118,7 @@ METHODS: dict[str, Method] = {
         reads_process=True,
         note="OpenRLHF's pull request 1260 damps wrong rollouts' rewards by decay^(K - j) instead; the authors do not.",
     ),
-    "pav": Method(
+    "pav": Published(
         title="PAV",
         source="arXiv 2410.08146",
         formula="A_j = r - mean(r) + w_prc (B(V_j) - B(V_(j-1))), B(v) = 1 - (1 - v)^n",
@@ -129,7 +129,7 @@ METHODS: dict[str, Method] = {
         reads_process=True,
         note="The prover is the best of n samples of the policy itself; weights.process is the paper's alpha.",
     ),
-    "tempo": Method(
+    "tempo": Published(
         title="TEMPO",
         source="arXiv 2509.18314",
         formula="A_t = (r - mean(r) + V(ids[:t]) - V(ids[:t-1])) / (std(r) + eps), V the mean r below a prefix",
@@ -137,7 +137,7 @@ METHODS: dict[str, Method] = {
         needs="outcome, token_ids",
         function="pass_ops.methods.tokens:tempo",
     ),
-    "entropy_top": Method(
+    "entropy_top": Published(
         title="80/20: the tokens of highest entropy",
         source="arXiv 2506.01939",
         formula="A_t = N(r) where H_t is at or above the group's (1 - keep) quantile, else 0",
@@ -147,7 +147,7 @@ METHODS: dict[str, Method] = {
         options={"keep": Option(default=0.2, meaning="the share of tokens kept")},
         note="The quantile is the group's; the paper's and TRL's is the training batch's.",
     ),
-    "gtpo": Method(
+    "gtpo": Published(
         title="GTPO",
         source="arXiv 2508.04349",
         formula="A_t = N(a1 r + a2 d_t H_t / sum H_t); on wrong rollouts N(-a1 - a2 h_t (1/H_t) / sum (1/H_t))",
