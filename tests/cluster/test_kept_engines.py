@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -92,10 +95,6 @@ def test_the_jobs_of_two_rounds_start_one_engine(
 
 
 def test_a_killed_engine_is_replaced_and_the_job_goes_on(vllm_project: ClusterProject, flink: LocalCluster) -> None:
-    import os
-    import signal
-    import threading
-
     rounds = Rounds(vllm_project, flink)
     rounds.run("undisturbed", "model", external(flink), ("generate",))
     (killed,) = flink.engine_pids()
