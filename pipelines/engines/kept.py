@@ -37,7 +37,7 @@ class Lent(Far):
 
     def last_words(self) -> str:
         """Where they are: its output is the pool's."""
-        return "a cause that its log names"
+        return "the pool's log says why"
 
 
 class KeptBackend(NodeBackend):
@@ -71,7 +71,7 @@ class KeptBackend(NodeBackend):
 
     def _gave_up(self, deaths: int, when: str, dead: Far) -> str:
         return (
-            f"{deaths} processes that kept an engine died one after another {when}, the last in {dead.name} of "
+            f"{deaths} processes that kept an engine died one after another {when}, the last in {dead.name}; "
             f"{dead.last_words()}. SIGKILL there mostly says that the system had no memory left: lower "
             "engine.max_num_seqs or engine.max_model_len."
         )

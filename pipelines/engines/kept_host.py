@@ -43,16 +43,17 @@ _LOG = logging.getLogger("passrl.kept_engines")
 
 @dataclass(eq=False, kw_only=True)
 class Holder:
-    """A worker's line. wanted: the engine it is for. gone: whether its other end is closed."""
+    """A worker's line. wanted: the engine it is for. gone: whether its other end is closed. since: when it got it."""
 
     line: Connection
     wanted: tuple[Any, ...]
     asked: Asked = field(default_factory=Asked)
     gone: bool = False
+    since: float | None = None
 
     def quiet(self, now: float) -> float:
-        """Seconds since it asked for anything; 0 while an answer is owed."""
-        return 0.0 if self.asked.open else now - self.asked.since
+        """Seconds in which it could ask and did not; 0 while its engine starts or an answer is owed."""
+        return 0.0 if self.since is None or self.asked.open else now - max(self.since, self.asked.since)
 
     def hang_up(self) -> None:
         """End the line from here: its reader meets the end as if the worker had closed it."""
@@ -81,7 +82,8 @@ class Lending:
             self._holders.append(holder)
         waited = time.monotonic() - begun
         engine = self._ledger.engine(model, options)
-        took = time.monotonic() - begun - waited
+        holder.since = time.monotonic()
+        took = holder.since - begun - waited
         _LOG.info("a worker has the engine on %s: waited %.1f s for others, then %.1f s for it", model, waited, took)
         return engine
 
@@ -102,7 +104,7 @@ class Lending:
     def _take_from(self, others: list[Holder]) -> None:
         now = time.monotonic()
         if all(other.quiet(now) > self._patience for other in others):
-            for other in others:
+            for other in [other for other in others if not other.gone]:
                 _LOG.info("a worker that asked nothing for %.0f s loses its engine to another", self._patience)
                 other.hang_up()
 

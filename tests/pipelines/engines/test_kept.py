@@ -49,6 +49,8 @@ class Here:
         self.options: list[EngineOptions] = []
         self.address = Address(path=str(folder / "engines.sock"), key=os.urandom(32).hex())
         self.ledger = Ledger(start=self._start, meter=lambda: None)
+        self.gate = threading.Event()  # closed, no engine gets beyond its start
+        self.gate.set()
         self._stop = threading.Event()
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(self.address.path)
@@ -81,6 +83,7 @@ class Here:
 
     def _start(self, model: str, options: EngineOptions) -> Engine:
         self.options.append(options)
+        assert self.gate.wait(60)
         self.started.append(start_engine(model, options))
         return self.started[-1]
 
@@ -180,6 +183,23 @@ def test_one_that_asks_nothing_for_a_while_makes_room_and_gets_its_engine_again_
     assert len(here.started) == 3
     first.close()
     second.close()
+
+
+def test_one_whose_engine_still_starts_does_not_make_room(
+    make: Callable[..., Here], pool: ThreadPoolExecutor, tiny_model: str
+) -> None:
+    here = make(patience=0.5)
+    here.gate.clear()
+    first = here.later(pool, tiny_model, RECORDED)
+    wait_until(lambda: here.options)
+    second = here.later(pool, tiny_model, OTHER)
+    time.sleep(1.5)
+    assert len(here.options) == 1
+    here.gate.set()
+    assert answers(first.result(timeout=60), [ask(1)]) == alone(tiny_model, RECORDED, [ask(1)])
+    assert answers(second.result(timeout=60), [ask(1)]) == alone(tiny_model, OTHER, [ask(1)])
+    first.result().close()
+    second.result().close()
 
 
 def test_one_that_waits_for_an_answer_does_not_make_room(
