@@ -8,7 +8,7 @@ future.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal, Protocol
@@ -277,6 +277,12 @@ class Engine(Protocol):
 
         Positions are all tokens, or those that the pooling picks (a step tag). Raises EngineOptionError on an engine
         that samples, as `submit` and `score` do on one that pools.
+        """
+
+    def drop(self, futures: Iterable[Future[Any]]) -> None:
+        """Nobody waits for these answers of this engine any more, so nothing more is spent on them.
+
+        What is not answered by then is cancelled, or a RequestRejected `aborted`. A server computes on.
         """
 
     @property

@@ -51,6 +51,13 @@ class Done:
     error: Exception | None = None
 
 
+@dataclass(frozen=True)
+class Drop:
+    """Requests whose answers nobody waits for; see `Engine.drop`."""
+
+    keys: tuple[int, ...]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Requests:
     """A batch of requests; number: a sample's seed, a score's start."""

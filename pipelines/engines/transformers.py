@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,10 @@ class TransformersBackend:
             batch.append(self._waiting.popleft())
         with torch.inference_mode():
             return self._score(batch) if kind is ScoreRequest else self._sample(batch)
+
+    def drop(self, keys: Collection[int]) -> None:
+        """Forget them; a batch once begun is over before its driver can say so."""
+        self._waiting = deque(work for work in self._waiting if work[0] not in keys)
 
     def sleep(self) -> None:
         """Give the weights up; `wake` loads a folder's anew."""

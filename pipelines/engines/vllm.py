@@ -14,7 +14,7 @@ import os
 import random
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import count
 from types import MappingProxyType
@@ -131,6 +131,13 @@ class VllmBackend:
         """One forward pass over what is in flight; the requests that finished with it."""
         finished = [output for output in self._engine.step() if output.finished]
         return [(int(o.request_id), self._answer(o, self._requests.pop(o.request_id))) for o in finished]
+
+    def drop(self, keys: Collection[int]) -> None:
+        """Take them out of vLLM's scheduler."""
+        names = [str(key) for key in keys]
+        self._engine.abort_request(names)
+        for name in names:
+            del self._requests[name]
 
     def load_weights(self, model: str) -> None:
         """Reload in place what differs and forget cached prefixes, whose keys and values are the old weights'."""
