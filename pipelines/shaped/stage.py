@@ -32,6 +32,7 @@ from pipelines.parts.worker_check import check_worker
 STAGE_VERSION = shards.STAGE_VERSIONS["shape"]
 # What a shaped dataset copies from its rollouts, so that the trainer needs nothing else.
 CARRIED = ("sampling", "tokenizer_digest", "vocabulary", "round", "policy_digest")
+IF_THERE = ("token_statistics",)
 # Libraries whose versions may change the last bit of a float.
 _NUMERIC_LIBRARIES = ("numba", "numpy")
 
@@ -173,6 +174,7 @@ def shape_spec(
         carried={
             "signals": {**roles, "logprobs": [name for name, role in options.roles.items() if role == "logprobs"]},
             **{name: rollouts.spec.carried[name] for name in CARRIED},
+            **{name: rollouts.spec.carried[name] for name in IF_THERE if name in rollouts.spec.carried},
         },
     )
 
