@@ -119,6 +119,18 @@ class Group:
         """G float32 arrays of L_i log-probabilities by a signal of `shape.logprobs`; None for a null row."""
         return self.column(f"{signal}_logprobs")
 
+    @property
+    def entropy(self) -> Arrays:
+        """G float32 arrays of L_i entropies (nats) of the distribution each token was drawn from,
+        where generate stored them (`generate.sampling.token_statistics`).
+        """
+        return self.column("entropy")
+
+    @property
+    def sum_pi_squared(self) -> Arrays:
+        """G float32 arrays of L_i sums of that distribution's squared probabilities."""
+        return self.column("sum_pi_squared")
+
 
 def _plain(value: pa.Scalar) -> Any:
     """A cell as an array where it is a list of numbers or bools, else as a Python value."""

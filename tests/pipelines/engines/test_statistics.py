@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
-from pass_ops import shards
+from pass_ops import Weights, shards
+from pass_ops.errors import PartError
+from pass_ops.shards.checks import check_part
 from pipelines.engines import Engine, EngineOptions, Sample, SampleRequest, Sampling, start_engine
 from pipelines.engines.base import EngineOptionError
 from pipelines.engines.node_wire import pack_answers, unpack_answers
@@ -23,6 +26,9 @@ from pipelines.engines.statistics import of_likeliest
 from pipelines.engines.transformers import processed_logits
 from pipelines.rollouts.kept import completion_bytes, read_completion
 from pipelines.rollouts.stage import GenerateOptionError, GenerateOptions, generate, planned_rollouts
+from pipelines.shaped.stage import ShapeOptions, shape_dataset
+from pipelines.signals import build_signal
+from pipelines.signals.stage import score
 from tests.pipelines.engines.asking import grid, sample_all
 
 
@@ -183,7 +189,17 @@ def test_generate_stores_them_and_says_how_they_came_about(tiny_model: str, writ
         assert len(row["entropy"]) == len(row["sum_pi_squared"]) == len(row["token_ids"]) > 0
         assert all(0 < value <= np.log(46) + 1e-6 for value in row["entropy"])
         assert all(1 / 46 <= value <= 1 + 1e-6 for value in row["sum_pi_squared"])
-    assert not [finding for finding in shards.verify(out) if finding.level == "error"]
+    right = build_signal("outcome", {"verifier": "number", "workers": 1})
+    score(signal=right, rollouts=out, out=str(tmp_path / "signals" / "right"))
+    only_outcome = Weights(process=0.0, outcome=1.0, format=0.0)
+    shape = ShapeOptions(estimator="grpo_outcome", outcome="right", weights=only_outcome)
+    shaped = str(tmp_path / "shaped")
+    shape_dataset(rollouts=out, signals=str(tmp_path / "signals"), out=shaped, options=shape)
+    carried = shards.open_dataset(shaped)
+    assert carried.spec.carried["token_statistics"] == {"of": "all tokens"}
+    assert carried.read_part(0)["entropy"].equals(table["entropy"])
+    for folder in (out, shaped):
+        assert not [finding for finding in shards.verify(folder) if finding.level == "error"]
 
 
 def test_engines_that_do_not_give_them_are_refused_and_without_them_nothing_changes(tiny_model: str) -> None:
@@ -206,3 +222,23 @@ def test_engines_that_do_not_give_them_are_refused_and_without_them_nothing_chan
     assert "token_statistics" not in planned("vllm", 0).carried["sampling"]
     with pytest.raises(EngineOptionError, match="token_statistics"):
         Sampling(token_statistics=-1)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "said"),
+    [
+        ("entropy", [0.5], "entropy and token_ids have different lengths"),
+        ("sum_pi_squared", [0.5, np.nan], "sum_pi_squared holds NaN or infinity"),
+        ("entropy", [0.5, 0.25], "entropy is not 0.0 at a masked token"),
+    ],
+)
+def test_a_part_with_other_values_is_not_committed(column: str, values: list[float], said: str) -> None:
+    row = {
+        "group_id": "g", "sample_index": 0, "rollout_id": "g/0", "prompt_token_ids": [1], "token_ids": [5, 6], "text": "",
+        "behavior_logprobs": [-1.0, 0.0], "loss_mask": [True, False], "finish_reason": "stop", "seed": 0, "answer": None,
+        "entropy": [0.5, 0.0], "sum_pi_squared": [0.5, 0.0],
+    }  # fmt: skip
+    schema = pa.schema([*shards.ROLLOUTS, *shards.TOKEN_STATISTICS])
+    check_part(pa.Table.from_pylist([row], schema=schema), "generate", where="here")
+    with pytest.raises(PartError, match=said):
+        check_part(pa.Table.from_pylist([row | {column: values}], schema=schema), "generate", where="here")
