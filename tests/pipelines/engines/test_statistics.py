@@ -234,9 +234,9 @@ def test_engines_that_do_not_give_them_are_refused_and_without_them_nothing_chan
 )
 def test_a_part_with_other_values_is_not_committed(column: str, values: list[float], said: str) -> None:
     row = {
-        "group_id": "g", "sample_index": 0, "rollout_id": "g/0", "prompt_token_ids": [1], "token_ids": [5, 6], "text": "",
-        "behavior_logprobs": [-1.0, 0.0], "loss_mask": [True, False], "finish_reason": "stop", "seed": 0, "answer": None,
-        "entropy": [0.5, 0.0], "sum_pi_squared": [0.5, 0.0],
+        "group_id": "g", "sample_index": 0, "rollout_id": "g/0", "prompt_token_ids": [1], "token_ids": [5, 6],
+        "text": "", "behavior_logprobs": [-1.0, 0.0], "loss_mask": [True, False], "finish_reason": "stop", "seed": 0,
+        "answer": None, "entropy": [0.5, 0.0], "sum_pi_squared": [0.5, 0.0],
     }  # fmt: skip
     schema = pa.schema([*shards.ROLLOUTS, *shards.TOKEN_STATISTICS])
     check_part(pa.Table.from_pylist([row], schema=schema), "generate", where="here")
