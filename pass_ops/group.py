@@ -1,9 +1,9 @@
 """What an estimator of your own sees: one group of rollouts as numpy arrays.
 
 An estimator is a function `(group, config) -> advantages`, named by its import path, `estimator = "module:function"`.
-It returns one float array per rollout, in order, with one advantage per token; values at masked tokens are
-ignored. Neighbouring tokens of one advantage become one chunk. It must depend on its arguments alone: groups are shaped
-in any order, from several threads at once.
+It returns for each rollout, in order, one float array with one advantage per token, or one number for all of its
+tokens; values at masked tokens are ignored. Neighbouring tokens of one advantage become one chunk. It must depend on
+its arguments alone: groups are shaped in any order, from several threads at once.
 
 >>> def centred_return(group, config):  # what is still to come of the process signal, less the mean outcome
 ...     advantages = []
@@ -30,8 +30,9 @@ Every further column of the table is there by name, and read only where it is as
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +42,7 @@ from pass_ops.errors import MissingColumnError
 from pass_ops.nearest import advice
 
 Arrays = tuple[NDArray[Any], ...]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +132,22 @@ class Group:
     def sum_pi_squared(self) -> Arrays:
         """G float32 arrays of L_i sums of that distribution's squared probabilities."""
         return self.column("sum_pi_squared")
+
+
+def reads(*names: str) -> Callable[[Function], Function]:
+    """Say that an estimator cannot do without these columns: a rollout with a null there is not trainable, and not in
+    its group, as with a null in a stream.
+
+    >>> @reads("token_ids")
+    ... def first_token_counts_double(group, config):
+    ...     return [np.where(np.arange(len(ids)) == 0, 2.0, 1.0) for ids in group.tokens]
+    """
+
+    def named(function: Function) -> Function:
+        function.reads = names  # type: ignore[attr-defined]
+        return function
+
+    return named
 
 
 def _plain(value: pa.Scalar) -> Any:

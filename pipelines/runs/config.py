@@ -190,9 +190,14 @@ def _toml_value(text: str) -> Any:
 
 
 def _beside(data: Any, folder: Path, key: str = "") -> Any:
-    """Paths that exist beside the configuration file become absolute; everything else stays as written."""
+    """Paths that exist beside the configuration file become absolute, and so do prompts that exist nowhere, so that an
+    error says where they are missed; everything else stays as written.
+    """
     if isinstance(data, dict):
         return {name: _beside(value, folder, name) for name, value in data.items()}
-    if isinstance(data, str) and key in PATH_KEYS and data and "://" not in data and (folder / data).exists():
+    if not (isinstance(data, str) and key in PATH_KEYS and data and "://" not in data):
+        return data
+    if (folder / data).exists():
         return str((folder / data).resolve())
-    return data
+    here = Path(data).expanduser()
+    return str((folder / here).resolve()) if key == "source" and not here.exists() else data

@@ -11,26 +11,29 @@ import itertools
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pass_ops import shape, token_advantages
+from pass_ops import Statistics, pool_statistics, shape, token_advantages
 from pass_ops.errors import OptionError
 from pass_ops.groups import group_bounds, group_numbers
 from pass_ops.ragged import list_lengths, list_values
 from pass_ops.shards import CompleteDataset
+from pipelines.inspect.forecast import Forecast
 from pipelines.inspect.moments import Moments, Pairs, centred
 from pipelines.inspect.stored import rightness
+from pipelines.inspect.sweep.gradients import GradientResult
+from pipelines.inspect.sweep.truth import TruthResult
 from pipelines.options import as_dict, build
 from pipelines.parts.inputs import kinds, open_rollouts, open_signal
-from pipelines.shaped.stage import ShapeOptions, check_streams, join_signals, resolve_signal
+from pipelines.shaped.stage import ShapeOptions, check_streams, join_signals, joined_parts, resolve_signal
+from pipelines.shaped.streams import rollout_columns
 
 REFERENCE = "reference"
-ROLLOUT_COLUMNS = ("group_id", "rollout_id", "token_ids", "loss_mask")
 SIDES = ("right", "wrong")
 
 
@@ -65,7 +68,8 @@ class SettingResult:
     zero_advantage: share of the trainable rollouts whose every advantage is 0. correlation (Pearson) and sign_flips
     (share of tokens with opposite signs) against the reference setting, over `compared_tokens`: those of the rollouts
     that are trainable under both. path and mass: slopes of path score and of the summed token advantage against
-    length, among "right" and among "wrong" rollouts; a positive one pays for length.
+    length, among "right" and among "wrong" rollouts; a positive one pays for length. truth, forecast and gradient:
+    where they were asked for (`pipelines.inspect.sweep.choose`).
     """
 
     name: str
@@ -86,6 +90,25 @@ class SettingResult:
     sign_flips: float
     path: Mapping[str, Slope]
     mass: Mapping[str, Slope]
+    truth: TruthResult | None = None
+    forecast: tuple[Forecast, ...] = ()
+    gradient: GradientResult | None = None
+
+
+class Watcher(Protocol):
+    """Looks at every part beside the sweep's own tallies, and adds to its results."""
+
+    columns: tuple[str, ...]
+    """Rollout columns that it reads beside those that shaping does."""
+
+    def begin(self, source: CompleteDataset, settings: Sequence[Setting]) -> None:
+        """Before the first part. source: the rollouts; settings: resolved, the reference first."""
+
+    def add(self, part: int, rollouts: pa.Table, signals: Mapping[str, pa.Table], shaped: Sequence[ShapedPart]) -> None:
+        """One part: its rollouts, its signals, and what each setting made of it."""
+
+    def finish(self, results: Sequence[SettingResult]) -> list[SettingResult]:
+        """The results with what was found."""
 
 
 def grid_settings(base: ShapeOptions, grid: Mapping[str, Sequence[Any]]) -> tuple[Setting, ...]:
@@ -117,6 +140,7 @@ def sweep(
     rollouts: str,
     signals: str,
     settings: Sequence[Setting],
+    watcher: Watcher | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[SettingResult]:
     """Shape the stored rollouts under every setting; the first one is the reference.
@@ -125,6 +149,7 @@ def sweep(
         rollouts: URL of the dataset.
         signals: the folder with the signals' datasets, by name.
         settings: as `grid_settings` makes them.
+        watcher: looks at every part as well.
         progress: called with (parts done, parts).
 
     Raises:
@@ -135,17 +160,43 @@ def sweep(
     names = dict.fromkeys(name for setting in settings for name in setting.options.roles)
     scored = {name: open_signal(posixpath.join(signals, name), name, source) for name in names}
     found = kinds(scored)
-    settings = [replace(setting, options=resolve_signal(setting.options, found)) for setting in settings]
+    number = source.spec.carried.get("round") or 0
+    settings = [
+        replace(setting, options=resolve_signal(setting.options.at_round(number), found)) for setting in settings
+    ]
+    if watcher:
+        watcher.begin(source, settings)
+    read = [name for setting in settings for name in rollout_columns(setting.options.as_written)]
+    columns = dict.fromkeys((*read, *(watcher.columns if watcher else ())))
+    statistics = {setting.name: _first_pass(source, scored, setting) for setting in settings}
     tallies = [_Tally() for _ in settings]
     for part in range(len(source.parts)):
+        table = source.read_part(part, list(columns))
+        tables = {name: dataset.read_part(part) for name, dataset in scored.items()}
         reference: _Shaped | None = None
-        for setting, tally, table in zip(settings, tallies, _joined(source, scored, settings, part), strict=True):
-            shaped = _Shaped.of(table, setting.options)
+        parts: list[ShapedPart] = []
+        for setting, tally, given in zip(settings, tallies, joined(table, tables, settings), strict=True):
+            shaped = _Shaped.of(given, setting.options, statistics.get(setting.name))
             reference = reference or shaped
             tally.add(shaped, reference)
+            if watcher:
+                parts.append(ShapedPart(shaped.trainable_R, shaped.advantage_U.astype(np.float32)))
+        if watcher:
+            watcher.add(part, table, tables, parts)
         if progress:
             progress(part + 1, len(source.parts))
-    return [tally.result(setting) for setting, tally in zip(settings, tallies, strict=True)]
+    results = [tally.result(setting) for setting, tally in zip(settings, tallies, strict=True)]
+    return watcher.finish(results) if watcher else results
+
+
+@dataclass(frozen=True)
+class ShapedPart:
+    """What a watcher sees of one part under one setting: which rollouts are trainable, and the advantages of the tokens
+    that count, as they are stored (float32).
+    """
+
+    trainable_R: NDArray[np.bool_]
+    advantage_U: NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +213,8 @@ class _Shaped:
     advantage_U: NDArray[np.float64]
 
     @staticmethod
-    def of(table: pa.Table, options: ShapeOptions) -> _Shaped:
-        shaped = shape(table, options.config)
+    def of(table: pa.Table, options: ShapeOptions, statistics: Statistics | None) -> _Shaped:
+        shaped = shape(table, options.config, statistics=statistics)
         mask_N = list_values(shaped["loss_mask"])
         row_N = np.repeat(np.arange(len(shaped)), list_lengths(shaped["loss_mask"]))
         row_U = row_N[mask_N]
@@ -256,18 +307,21 @@ class _Tally:
         )
 
 
-def _joined(
-    source: CompleteDataset, scored: Mapping[str, CompleteDataset], settings: Sequence[Setting], part: int
-) -> Iterator[pa.Table]:
-    """The part with each setting's signals beside it; settings of the same signals share one join."""
-    rollouts = source.read_part(part, ROLLOUT_COLUMNS)
-    tables = {name: dataset.read_part(part) for name, dataset in scored.items()}
-    joins: dict[tuple[str, ...], pa.Table] = {}
+def _first_pass(source: CompleteDataset, scored: Mapping[str, CompleteDataset], setting: Setting) -> Statistics | None:
+    """What pools of the whole dataset hold, where the setting has such."""
+    if not setting.options.as_written.dataset_pools:
+        return None
+    return pool_statistics(joined_parts(source, scored, setting.options), setting.options.config)
+
+
+def joined(rollouts: pa.Table, signals: Mapping[str, pa.Table], settings: Sequence[Setting]) -> Iterator[pa.Table]:
+    """The rollouts with each setting's signals beside them; settings of the same signals share one join."""
+    joins: dict[tuple[tuple[str, ...], tuple[str, ...]], pa.Table] = {}
     for setting in settings:
-        names = tuple(sorted(setting.options.roles))
-        if names not in joins:
-            joins[names] = join_signals(rollouts, {name: tables[name] for name in names})
-        yield joins[names]
+        names, prefixed = tuple(sorted(setting.options.roles)), setting.options.stream_signals
+        if (names, prefixed) not in joins:
+            joins[names, prefixed] = join_signals(rollouts, {name: signals[name] for name in names}, prefixed=prefixed)
+        yield joins[names, prefixed]
 
 
 def _with(data: Mapping[str, Any], keys: Sequence[str], value: Any, *, setting: str) -> dict[str, Any]:
