@@ -33,6 +33,7 @@ from pipelines.engines.base import (
 from pipelines.engines.device import device_kind, free_cached_memory, resolve_dtype
 from pipelines.engines.driver import Answer, DrivenEngine, PoolRequest, Request, ScoreRequest
 from pipelines.engines.finite import finite_or_rejected
+from pipelines.engines.statistics import of_likeliest
 from pipelines.engines.stopping import read_sample, sought_underneath
 from pipelines.engines.vllm_arguments import (
     batch_invariance,
@@ -224,7 +225,16 @@ class VllmBackend:
             return finite_or_rejected(logprobs, logprobs, allow_zero_probability=True)
         token_ids = np.asarray(completion.token_ids, dtype=np.int32)
         logprobs = sampled_logprobs(completion.logprobs, token_ids)
-        sample = read_sample(self.tokenizer, request, token_ids, logprobs, finish_reason=completion.finish_reason)
+        top = request.sampling.token_statistics
+        statistics = of_likeliest(completion.logprobs, len(token_ids), top=top) if top else None
+        sample = read_sample(
+            self.tokenizer,
+            request,
+            token_ids,
+            logprobs,
+            finish_reason=completion.finish_reason,
+            statistics=statistics,
+        )
         return finite_or_rejected(sample, sample.logprobs, allow_zero_probability=False)
 
 
