@@ -75,6 +75,7 @@ class TestOperators:
     def test_masked_norm(self):
         check(table(rewards(0, 2, 4)), one(), [-1], [0], [1])
         check(table(rewards(0, 2)), one(), [-1], [1], ddof=0)
+        check(table(rewards(-3, 3)), one(), [-0.75], [0.75], ddof=0, eps=1.0)
         check(table(rewards(3, 3)), one(), [0], [0])
 
     def test_abs_max(self):
