@@ -61,14 +61,12 @@ def compress(xs: list[Bounded], _: Rollout, scale: float = 1.0) -> list[Bounded]
 
 
 def sparsify(xs: list[Bounded], _: Rollout, keep: float) -> list[Bounded]:
-    count = math.ceil(round(keep * len(xs), 9))
-    order = sorted(range(len(xs)), key=lambda j: (-abs(xs[j].x), j))
-    kept, dropped = order[:count], order[count:]
-    if kept and dropped:  # whoever could change places makes a Doubt
-        least, first = abs(xs[kept[-1]]), abs(xs[dropped[0]])
-        assert not any(above(abs(xs[j]), least) for j in dropped)
-        assert not any(above(first, abs(xs[j])) for j in kept)
-    return [xs[j] if j in set(kept) else ZERO for j in range(len(xs))]
+    """The quantile lies between two of abs(x), or at one, of which there are 1 + floor(keep * (n - 1)) from the top."""
+    if not xs:
+        return []
+    from_above = sorted((abs(x) for x in xs), key=lambda x: -x.x)
+    least = from_above[math.floor(round(keep * (len(xs) - 1), 9))]
+    return [ZERO if above(least, abs(x)) else x for x in xs]
 
 
 def return_to_go(xs: list[Bounded], _: Rollout, discount: float = 1.0) -> list[Bounded]:

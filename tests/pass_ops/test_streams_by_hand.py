@@ -196,14 +196,19 @@ class TestTransforms:
 
     def test_sparsify(self):
         of = table([steps(1, -3, 3)])
-        for keep, expected in ((0.5, [0, -3, 3]), (0.3, [0, -3, 0]), (1.0, [1, -3, 3])):
+        for keep, expected in ((0.5, [0, -3, 3]), (0.01, [0, -3, 3]), (1.0, [1, -3, 3])):
             check(of, one(signal="process", operator="none", transform=(("sparsify", {"keep": keep}),)), expected)
 
-    def test_sparsify_rounds_before_it_takes_the_ceiling(self):
-        assert math.ceil(0.28 * 25) == 8
-        of = table([steps(*range(1, 26))])
-        stream = one(signal="process", operator="none", transform=(("sparsify", {"keep": 0.28}),))
-        check(of, stream, [0] * 18 + list(range(19, 26)))
+    def test_sparsify_is_the_interpolated_quantile(self):
+        of = table([steps(1, 2, -4, 8)])
+        for keep, least in ((0.3, 8), (0.34, 4), (0.67, 2)):  # quantiles 4.4, 3.96 and 1.99
+            expected = [x if abs(x) >= least else 0 for x in (1, 2, -4, 8)]
+            check(of, one(signal="process", operator="none", transform=(("sparsify", {"keep": keep}),)), expected)
+
+    def test_sparsify_is_not_misled_by_rounding(self):
+        assert (1 - 0.7) * 10 > 3  # and yet the quantile is the fourth value
+        stream = one(signal="process", operator="none", transform=(("sparsify", {"keep": 0.7}),))
+        check(table([steps(*range(1, 12))]), stream, [0] * 3 + list(range(4, 12)))
 
     def test_return_to_go(self):
         of = table([{**steps(1, 9, 2, 4), "mask": [True, False, True, True]}])
