@@ -159,7 +159,7 @@ def configuration(rng: random.Random) -> tuple[Options, list[Source]]:
         if made[name].gate != "always" and names[i + 1 :] and rng.random() < 0.5:
             made[name] = replace(made[name], otherwise=rng.choice(names[i + 1 :]))
     named = tuple(name for name in names if of[name].level != "rollout" and rng.random() < 0.5)
-    if not named and all(one.weight == 0 for one in made.values()):
+    if all(one.weight == 0 for one in made.values()):  # refused
         made[names[0]] = replace(made[names[0]], weight=1.0)
     chosen = Options(
         streams=made,

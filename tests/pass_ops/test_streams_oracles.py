@@ -14,7 +14,7 @@ from strategies import SIGNALS, examples, groups, options
 
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("estimator", ROWS)
-@examples(20)
+@examples(10)
 @given(data=st.data())
 def test_the_streams_of_an_estimator_give_its_advantages(estimator, signal, data):
     chosen, columns = data.draw(options(estimator, signal))

@@ -23,7 +23,7 @@ from strategies import MODERATE, SIGNALS, examples, groups, options
 from pass_ops import shape, shaping, token_advantages
 from pass_ops.errors import OutputOverflowError
 
-SEEDS = range(20)
+SEEDS = range(12)
 
 
 def case(seed: int, **plan: object) -> tuple[Table, Options]:
@@ -45,7 +45,7 @@ def made(table: Table | pa.Table, o: Options, **how: object) -> pa.Table:
 
 
 def tokens(table: pa.Table) -> np.ndarray:
-    return token_advantages(table).combine_chunks().flatten().to_numpy()
+    return token_advantages(table).flatten().to_numpy()
 
 
 # --- today's estimators -------------------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ def tokens(table: pa.Table) -> np.ndarray:
 
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("estimator", ROWS)
-@examples(15)
+@examples(10)
 @given(data=st.data())
 def test_an_estimator_is_its_streams(estimator, signal, data):
     """As near as the sums, taken in another order, allow: 1e-12 of what entered them, and float32's last place."""
