@@ -14,25 +14,37 @@ if TYPE_CHECKING:
     from pass_ops.group import Group
     from pass_ops.shaping import shape
     from pass_ops.spread import token_advantages
+    from pass_ops.streams.options import Fused, Stream, Transform
+    from pass_ops.streams.statistics import Statistics, pool_statistics
 
 _HOMES = {
+    "Fused": "streams.options",
     "Group": "group",
     "ShapingConfig": "config",
     "Standardizers": "config",
+    "Statistics": "streams.statistics",
+    "Stream": "streams.options",
+    "Transform": "streams.options",
     "Weights": "config",
     "g_opd_scores": "distillation",
     "opd_scores": "distillation",
+    "pool_statistics": "streams.statistics",
     "shape": "shaping",
     "token_advantages": "spread",
 }
 
 __all__ = [
+    "Fused",
     "Group",
     "ShapingConfig",
     "Standardizers",
+    "Statistics",
+    "Stream",
+    "Transform",
     "Weights",
     "g_opd_scores",
     "opd_scores",
+    "pool_statistics",
     "shape",
     "token_advantages",
 ]

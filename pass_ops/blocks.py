@@ -12,13 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pass_ops import chunking, divide_length, standardize
+from pass_ops import chunking, columns, divide_length, standardize
 from pass_ops.config import Operator, ShapingConfig
 from pass_ops.errors import NonFiniteError, OutputOverflowError, StepEndsError
 from pass_ops.ragged import Elements, Tokens, falling, frozen, last_values
 from pass_ops.rollouts import Rollouts
 
-SHOWN = 6  # values at the head of a list that an error quotes
 BLOCK_VALUES = 1 << 18  # scores of a block; with what is made of them they fit into the processor's cache
 NO_MASK = np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint8)
 NO_SCORES = frozen(np.empty(0, dtype=np.float32))
@@ -119,7 +118,7 @@ def check_ends(rollouts: Rollouts) -> None:
     if wrong_R.any():
         row = int(np.argmax(wrong_R))
         raise StepEndsError(
-            f"{rollouts.name(row)}: process_ends is {_shortened(ends.row(row).tolist())} for a completion of "
+            f"{rollouts.name(row)}: process_ends is {columns.shortened(ends.row(row).tolist())} for a completion of "
             f"{lengths_R[row]} tokens; "
             "give exclusive token ends that increase strictly from above 0, the last one equal to that length"
         )
@@ -190,7 +189,7 @@ def pool(
     if group != standardize.FINE:
         first, last = int(rollouts.starts_G1[group]), int(rollouts.starts_G1[group + 1])
         _check_finite(rollouts, np.arange(first, last)[output.trainable_R[first:last]])
-        raise OutputOverflowError(_too_large(rollouts.name(first)))
+        raise OutputOverflowError(too_large(rollouts.name(first)))
 
 
 def standardized(rollouts: Rollouts, x_R: np.ndarray, operator: Operator, config: ShapingConfig) -> np.ndarray:
@@ -201,7 +200,7 @@ def standardized(rollouts: Rollouts, x_R: np.ndarray, operator: Operator, config
         config.std_ddof, config.std_eps, out_R,
     )  # fmt: skip
     if group != standardize.FINE:
-        raise OutputOverflowError(_too_large(rollouts.name(rollouts.starts_G1[group])))
+        raise OutputOverflowError(too_large(rollouts.name(rollouts.starts_G1[group])))
     return out_R
 
 
@@ -232,7 +231,7 @@ def check_output(block: Block, output: Output) -> None:
 
 def raise_too_large(rollouts: Rollouts, row: int) -> None:
     """Raise OutputOverflowError for row `row`."""
-    raise OutputOverflowError(_too_large(rollouts.name(row)))
+    raise OutputOverflowError(too_large(rollouts.name(row)))
 
 
 def read_masks(output: Output, first_R: int, last_R: int) -> Tokens:
@@ -284,17 +283,12 @@ def _first_not_finite(rollouts: Rollouts, row: int) -> tuple[int, float] | None:
     return (at, float(scores[at])) if wrong[at] else None
 
 
-def _too_large(name: str) -> str:
+def too_large(name: str) -> str:
+    """The message of OutputOverflowError for the rollout of this name."""
     return (
         f"{name}: a credit, advantage or path score is beyond float32, so it cannot be stored; "
         "scale the rewards or the weights down"
     )
-
-
-def _shortened(values: list[int]) -> str:
-    if len(values) <= SHOWN + 2:
-        return str(values)
-    return f"[{', '.join(map(str, values[:SHOWN]))}, ..., {values[-1]}]"
 
 
 def _room(values: int, dtype: type[np.int32] | type[np.float32]) -> np.ndarray:

@@ -15,6 +15,7 @@ from pass_ops.ragged import one_chunk
 TOKENS_OF_BOOL = pa.list_(pa.bool_())
 LIST_OF_FLOAT32 = pa.list_(pa.float32())
 LIST_OF_INT32 = pa.list_(pa.int32())
+SHOWN = 6  # values at the head of a list that an error quotes
 
 
 class ArrowStream(Protocol):
@@ -71,13 +72,13 @@ def to_type(
         cast = array.cast(target)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise ColumnTypeError(f"{expected}, and some value does not fit; {remedy}") from None
-    if _is_list(array.type) and array.type.value_type == target.value_type:
+    if is_list(array.type) and array.type.value_type == target.value_type:
         return cast  # other offsets over the same values
     before, after = _values(array), _values(cast)
     rounded = pa.types.is_float64(before.type) and pa.types.is_float32(after.type)
     changed = _first_overflow(before, after) if rounded else _first_difference(before, after.cast(before.type))
     if changed is not None:
-        row = pc.list_parent_indices(array)[changed].as_py() if _is_list(array.type) else changed
+        row = pc.list_parent_indices(array)[changed].as_py() if is_list(array.type) else changed
         was, becomes = before[changed].as_py(), after[changed].as_py()
         remedy = "scale it down" if rounded else remedy
         raise ColumnTypeError(f"{row_name(row)}: {expected}, and {was!r} would become {becomes!r}; {remedy}")
@@ -98,14 +99,15 @@ def first_null_in_lists(array: pa.ListArray) -> int | None:
     return int(inside[0]) if len(inside) else None
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
+    """Whether the type is one of lists of any kind."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _castable(kind: pa.DataType, target: pa.DataType) -> bool:
-    if _is_list(kind) != _is_list(target):
+    if is_list(kind) != is_list(target):
         return False
-    if _is_list(kind):
+    if is_list(kind):
         kind = kind.value_type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
@@ -113,7 +115,7 @@ def _castable(kind: pa.DataType, target: pa.DataType) -> bool:
 
 
 def _values(array: pa.Array) -> pa.Array:
-    values = array.flatten() if _is_list(array.type) else array
+    values = array.flatten() if is_list(array.type) else array
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     return values.cast(pa.float32()) if pa.types.is_float16(values.type) else values  # float16 cannot be compared
@@ -137,6 +139,13 @@ def short_type(kind: pa.DataType) -> str:
     if pa.types.is_list(kind):
         return f"list<{short_type(kind.value_type)}>"
     return {"halffloat": "float16", "float": "float32", "double": "float64"}.get(str(kind), str(kind))
+
+
+def shortened(values: list[int]) -> str:
+    """The head of a list, and its last value, for an error."""
+    if len(values) <= SHOWN + 2:
+        return str(values)
+    return f"[{', '.join(map(str, values[:SHOWN]))}, ..., {values[-1]}]"
 
 
 def to_table(given: Any) -> pa.Table:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Le
 
+from pass_ops.checking import Options, check_choice, check_number, set_field
 from pass_ops.errors import OptionError
 from pass_ops.importing import load_object, split_path
-from pass_ops.nearest import advice
+from pass_ops.methods.table import METHODS, Method
+from pass_ops.streams.options import Fused, Stream, check_streams
 
 Estimator = Literal["pass", "reward_shaping", "grpo_process", "grpo_outcome", "rloo", "dr_grpo", "gdpo", "prime"]
 Signal = Literal["prm", "kl"]
@@ -24,51 +25,12 @@ SIGNALS: tuple[Signal, ...] = get_args(Signal)
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
 
 #: those that never read the process signal, and those that always do: their chunks come from it
-WITHOUT_PROCESS = ("grpo_outcome", "rloo", "dr_grpo", "gdpo")
-WITH_PROCESS = ("pass", "reward_shaping", "grpo_process")
-#: those that sum or pool the streams before standardizing
-TOGETHER = ("reward_shaping", "grpo_process", "grpo_outcome")
-#: those that bring their own operator
-OWN_OPERATOR: dict[str, Operator] = {"rloo": "leave_one_out", "dr_grpo": "mean_only", "prime": "leave_one_out"}
-
-
-def _set(instance: object, name: str, value: object) -> None:
-    object.__setattr__(instance, name, value)  # only from __post_init__, to normalize a field of a frozen dataclass
-
-
-def _choice(value: Any, choices: Sequence[str], *, option: str, others: str = "") -> None:
-    if not (isinstance(value, str) and value in choices):
-        hint = advice(str(value), choices, listed=True)
-        raise OptionError(f"option {option}: unknown value {value!r}; {hint}{others}")
-
-
-def _number(value: Any, *, option: str, low: float = -math.inf, high: float = math.inf) -> float:
-    bounds = f" from {low:g} to {high:g}" if high < math.inf else f" of at least {low:g}" if low > -math.inf else ""
-    expected = f"option {option}: expected a finite number{bounds}, got {value!r}"
-    if isinstance(value, (bool, str)) or value is None:
-        raise OptionError(f"{expected}; give a number")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise OptionError(f"{expected}; give a number") from None
-    if not (math.isfinite(number) and low <= number <= high):
-        raise OptionError(f"{expected}; choose a value in that range")
-    return number
-
-
-class _Options:
-    """Refuses an unknown option as it does an unknown value: with an OptionError that names the nearest known one."""
-
-    def __new__(cls, *_args: Any, **options: Any) -> Self:
-        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-        for name in options:
-            if name not in known:
-                raise OptionError(f"{cls.__name__}: unknown option {name!r}; {advice(name, known)}")
-        return super().__new__(cls)
+WITHOUT_PROCESS = tuple(name for name, method in METHODS.items() if method.process == "never")
+WITH_PROCESS = tuple(name for name, method in METHODS.items() if method.process == "always")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weights(_Options):
+class Weights(Options):
     """Weights w_prc, w_out, w_fmt of the three reward streams (paper Eq. 4). A stream of weight 0 is left out.
 
     Raises:
@@ -84,7 +46,7 @@ class Weights(_Options):
 
     def __post_init__(self) -> None:
         for stream in ("process", "outcome", "format"):
-            _set(self, stream, _number(getattr(self, stream), option=f"weights.{stream}"))
+            set_field(self, stream, check_number(getattr(self, stream), option=f"weights.{stream}"))
 
     @property
     def total(self) -> float:
@@ -93,7 +55,7 @@ class Weights(_Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standardizers(_Options):
+class Standardizers(Options):
     """One standardization operator for each stream, for estimators that standardize the streams separately.
 
     abs_max is meant for KL-style process signals: on 0/1 rewards it gives no negative advantage.
@@ -111,11 +73,11 @@ class Standardizers(_Options):
 
     def __post_init__(self) -> None:
         for stream in ("process", "outcome", "format"):
-            _choice(getattr(self, stream), OPERATORS, option=f"standardize.{stream}")
+            check_choice(getattr(self, stream), OPERATORS, option=f"standardize.{stream}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapingConfig(_Options):
+class ShapingConfig(Options):
     """Which estimator forms the advantages, and its options.
 
     `k`, `eta` and `chunk` are read by `pass` and `reward_shaping`; the other named estimators ignore them.
@@ -145,16 +107,31 @@ class ShapingConfig(_Options):
     """Standard deviation in masked_norm: 1 = of a sample, 0 = of a population."""
     std_eps: Annotated[float, Ge(0)] = 1e-6
     """Added to the standard deviation in masked_norm, so that equal scores do not divide by 0."""
+    streams: Mapping[str, Stream] | None = field(default=None, hash=False)
+    """Signals that are each shaped in their own way, by name, in the place of process, outcome and format; then
+    `estimator`, `signal`, `standardize` and `weights` stay as they are by default."""
+    right: str = "outcome"
+    """With streams: the signal that says which rollouts are right, for gates and pools."""
+    right_above: float = 0.0
+    """With streams: a rollout is right where that signal is above this."""
+    fused: Fused | None = None
+    """With streams: how their fused sum is standardized once more."""
+    chunk_by: tuple[str, ...] = ()
+    """With streams: the names of those whose boundaries cut chunks; by default all of step or token level."""
+    divide: bool = True
+    """With streams: whether Divide-Length follows; false makes a chunk's advantage its credit."""
 
     def __post_init__(self) -> None:
         if isinstance(self.estimator, str) and ":" in self.estimator:
             _check_path(self.estimator)
         else:
-            _choice(self.estimator, ESTIMATORS, option="estimator", others=" (your own is given as module:function)")
-        _choice(self.signal, SIGNALS, option="signal")
+            check_choice(
+                self.estimator, ESTIMATORS, option="estimator", others=" (your own is given as module:function)"
+            )
+        check_choice(self.signal, SIGNALS, option="signal")
         if not isinstance(self.standardize, Standardizers):
-            _choice(self.standardize, OPERATORS, option="standardize")
-        elif self.estimator in TOGETHER:
+            check_choice(self.standardize, OPERATORS, option="standardize")
+        elif self.method is not None and not self.method.operator_per_stream:
             raise OptionError(
                 f"option standardize: one operator per stream needs streams that are standardized separately, but "
                 f"estimator {self.estimator!r} standardizes them together; "
@@ -165,31 +142,152 @@ class ShapingConfig(_Options):
                 f"option weights: expected Weights(process=, outcome=, format=), got {self.weights!r}; "
                 f"build a pass_ops.Weights"
             )
-        _set(self, "k", _number(self.k, option="k", low=0.0, high=1.0))
-        _set(self, "eta", _number(self.eta, option="eta", low=0.0))
+        set_field(self, "k", check_number(self.k, option="k", low=0.0, high=1.0))
+        set_field(self, "eta", check_number(self.eta, option="eta", low=0.0))
         if not isinstance(self.chunk, bool):
             raise OptionError(f"option chunk: expected True or False, got {self.chunk!r}; give a bool")
         if isinstance(self.std_ddof, bool) or self.std_ddof not in (0, 1):
             raise OptionError(
                 f"option std_ddof: expected 0 (population) or 1 (sample), got {self.std_ddof!r}; choose one of them"
             )
-        _set(self, "std_ddof", int(self.std_ddof))
-        _set(self, "std_eps", _number(self.std_eps, option="std_eps", low=0.0))
+        set_field(self, "std_ddof", int(self.std_ddof))
+        set_field(self, "std_eps", check_number(self.std_eps, option="std_eps", low=0.0))
+        if self.streams is None:
+            self._refuse_without_streams()
+        else:
+            self._check_streams()
+
+    def _refuse_without_streams(self) -> None:
+        for item in fields(ShapingConfig):
+            if item.name in STREAMS_ONLY and getattr(self, item.name) != item.default:
+                raise OptionError(
+                    f"option {item.name}: only streams read it, and there are none; name them in streams, or leave "
+                    f"{item.name} out"
+                )
+
+    def _check_streams(self) -> None:
+        for name, instead in _INSTEAD.items():
+            default = {item.name: item.default for item in fields(ShapingConfig)}[name]
+            if getattr(self, name) != default:
+                raise OptionError(f"option {name}: with streams it is not read; {instead}, and leave {name} out")
+        streams = check_streams(self.streams)
+        set_field(self, "streams", streams)
+        if not isinstance(self.right, str) or not self.right:
+            raise OptionError(f"option right: expected the name of a signal, got {self.right!r}; name one")
+        set_field(self, "right_above", check_number(self.right_above, option="right_above"))
+        if self.fused is not None and not isinstance(self.fused, Fused):
+            raise OptionError(f"option fused: expected Fused(operator=), got {self.fused!r}; build a pass_ops.Fused")
+        if not isinstance(self.divide, bool):
+            raise OptionError(f"option divide: expected True or False, got {self.divide!r}; give a bool")
+        set_field(self, "chunk_by", _chunk_by(self.chunk_by, streams))
+        pooled = [name for name, stream in streams.items() if stream.pool == "dataset"]
+        if pooled and self.fused is not None and self.fused.pool == "dataset":
+            raise OptionError(
+                f"option fused.pool is 'dataset' and so is the pool of stream {pooled[0]!r}: that would take three "
+                "passes over the data; keep one of the two"
+            )
 
     @cached_property
     def standardizers(self) -> Standardizers:
         """The operator of each stream."""
-        one = OWN_OPERATOR.get(self.estimator, self.standardize)
+        own = self.method.operator if self.method is not None else None
+        one = self.standardize if own is None else own
         if isinstance(one, Standardizers):
             return one
         return Standardizers(process=one, outcome=one, format=one)
 
     @property
+    def method(self) -> Method | None:
+        """What the named estimator is; None for a function of your own, and for streams, which say it themselves."""
+        return None if self.streams is not None else METHODS.get(self.estimator)
+
+    @property
     def reads_process(self) -> bool:
-        """Whether the process signal is read: always, never, or where its weight is not 0."""
-        if self.estimator in WITHOUT_PROCESS:
+        """Whether the columns process_scores and process_ends are read: always, never, or where the weight is not 0.
+
+        Streams name what they read.
+        """
+        if self.streams is not None or self.estimator in WITHOUT_PROCESS:
             return False
         return self.estimator in WITH_PROCESS or self.weights.process != 0.0
+
+    @property
+    def weights_by_round(self) -> tuple[str, ...]:
+        """The streams whose weight is a list of one for each round."""
+        return tuple(name for name, stream in (self.streams or {}).items() if isinstance(stream.weight, tuple))
+
+    def at_round(self, number: int) -> ShapingConfig:
+        """The configuration of one round: every weight is that of round `number`, counted from 0.
+
+        Raises:
+            OptionError: every weight of that round is 0, or `number` is below 0.
+        """
+        if number < 0:
+            raise OptionError(f"round {number}: rounds are counted from 0; give one of at least 0")
+        if not self.weights_by_round:
+            return self
+        streams = {name: stream.at_round(number) for name, stream in (self.streams or {}).items()}
+        try:
+            return replace(self, streams=streams)
+        except OptionError as error:
+            raise OptionError(f"round {number}: {error}") from None
+
+    @property
+    def dataset_pools(self) -> tuple[str, ...]:
+        """The streams whose pool is the whole data set; "" stands for the fused sum."""
+        found = [name for name, stream in (self.streams or {}).items() if stream.pool == "dataset"]
+        return (*found, *([""] if self.fused is not None and self.fused.pool == "dataset" else []))
+
+    def plain(self) -> dict[str, Any]:
+        """The options as plain data. Those that came with streams are left out where they are at their defaults, so
+        that a dataset's fingerprint does not depend on the release that knows of them.
+        """
+        found = {
+            item.name: getattr(self, item.name)
+            for item in fields(ShapingConfig)
+            if item.name not in STREAMS_ONLY or getattr(self, item.name) != item.default
+        }
+        found["weights"] = asdict(self.weights)
+        if isinstance(self.standardize, Standardizers):
+            found["standardize"] = asdict(self.standardize)
+        if self.streams is not None:
+            found["streams"] = {name: stream.plain() for name, stream in self.streams.items()}
+        if self.fused is not None:
+            found["fused"] = self.fused.plain()
+        return found
+
+    @staticmethod
+    def from_plain(options: Mapping[str, Any]) -> ShapingConfig:
+        """The configuration that `plain` gave. Raises OptionError."""
+        found = dict(options)
+        found["weights"] = Weights(**found["weights"])
+        if isinstance(found["standardize"], Mapping):
+            found["standardize"] = Standardizers(**found["standardize"])
+        if "streams" in found:
+            found["streams"] = {name: Stream(**stream) for name, stream in found["streams"].items()}
+        if "fused" in found:
+            found["fused"] = Fused(**found["fused"])
+        return ShapingConfig(**found)
+
+
+#: options that only streams read
+STREAMS_ONLY = ("streams", "right", "right_above", "fused", "chunk_by", "divide")
+_INSTEAD = {
+    "estimator": "say in each stream how it is shaped",
+    "signal": "a stream's columns say what it is",
+    "standardize": "give each stream its operator",
+    "weights": "give each stream its weight",
+}
+
+
+def _chunk_by(given: Any, streams: Mapping[str, Stream]) -> tuple[str, ...]:
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise OptionError(f"option chunk_by: expected a list of streams, got {given!r}; write [{given!r}]")
+    for name in given:
+        check_choice(name, tuple(streams), option="chunk_by")
+    if len(set(given)) != len(given):
+        raise OptionError(f"option chunk_by: a stream is named twice in {list(given)!r}; name each once")
+    return tuple(sorted(given))
 
 
 def load_estimator(path: str) -> Callable[..., Any]:

@@ -54,6 +54,10 @@ class EstimatorError(ShapingError):
     """An estimator of your own returned something other than the advantages of its group."""
 
 
+class StatisticsError(ShapingError):
+    """Recorded statistics of a data set do not belong to what is shaped with them."""
+
+
 class OutputOverflowError(ShapingError, OverflowError):
     """A shaped value is beyond float32."""
 

@@ -7,6 +7,7 @@ enough to stay in the processor's cache from one operation to the next. Legend o
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,8 @@ from pass_ops.blocks import Block, Chunks, Output, Statistics
 from pass_ops.by_group import by_group
 from pass_ops.config import ShapingConfig, load_estimator
 from pass_ops.fusion import Fusion, fuse, shape_rewards
-from pass_ops.prime import prime
+from pass_ops.importing import load_object
+from pass_ops.methods.table import METHODS
 from pass_ops.ragged import offsets
 from pass_ops.rollouts import Rollouts
 
@@ -90,19 +92,9 @@ def estimator_of(config: ShapingConfig) -> Callable[[Rollouts, ShapingConfig], C
     """The function that `config.estimator` names."""
     if ":" in config.estimator:
         return by_group(load_estimator(config.estimator))
-    return ESTIMATORS[config.estimator]
-
-
-ESTIMATORS: dict[str, Callable[[Rollouts, ShapingConfig], Chunks]] = {
-    "pass": pass_,
-    "reward_shaping": reward_shaping,
-    "grpo_process": grpo_process,
-    "grpo_outcome": grpo_outcome,
-    "rloo": grpo_outcome,  # these two differ by the operator that their name stands for: config.OWN_OPERATOR
-    "dr_grpo": grpo_outcome,
-    "gdpo": gdpo,
-    "prime": by_group(prime),
-}
+    method = METHODS[config.estimator]
+    function: Callable[..., Any] = load_object(method.function)
+    return by_group(function) if method.by_group else function
 
 
 def _one_chunk(rollouts: Rollouts, advantage_R: np.ndarray) -> Chunks:
@@ -138,7 +130,8 @@ def _fuse_chunk_divide(rollouts: Rollouts, config: ShapingConfig, fusion: Fusion
     statistics = Statistics.empty(rollouts)
     by_trace = config.chunk and rollouts.ends is None
     # The trace is that of PASS, over the process signal alone, also where the pool is another one.
-    trace = Statistics.empty(rollouts) if by_trace and config.estimator != "pass" else statistics
+    apart = METHODS[config.estimator].pools == "each"
+    trace = statistics if apart or not by_trace else Statistics.empty(rollouts)
     powers = divide_length.inverse_powers(config.k, longest=rollouts.longest)
     working = np.empty(rollouts.longest)
     for block in blocks.split(output):

@@ -131,7 +131,7 @@ def choose_streams(table: pa.Table, config: ShapingConfig) -> Streams:
         MissingColumnError: a column that is needed is missing.
     """
     present = table.schema.names
-    gated = config.estimator == "pass" and "format_ok" in present
+    gated = config.method is not None and config.method.gated and "format_ok" in present
     formatted = gated or config.weights.format != 0.0
     signal = f"signal {config.signal!r} of estimator {config.estimator!r}"
     needed = {"loss_mask": "shaping"}

@@ -18,6 +18,7 @@ from pass_ops.rollouts import Streams, choose_streams, read_rollouts
 
 if TYPE_CHECKING:
     from pass_ops.blocks import Chunks
+    from pass_ops.streams.statistics import Statistics
 
 LEAST_SPAN_VALUES = 1 << 20  # less is not worth a thread: the calls around the kernels hold the interpreter
 MOST_SPAN_VALUES = 1 << 24  # bounds what is held beside inputs and outputs
@@ -26,7 +27,11 @@ MADE = ("chunk_ends", "chunk_credits", "chunk_advantages", "path_score", "traina
 
 
 def shape(
-    table: columns.ArrowStream, config: ShapingConfig = ShapingConfig(), *, threads: int | None = None
+    table: columns.ArrowStream,
+    config: ShapingConfig = ShapingConfig(),
+    *,
+    threads: int | None = None,
+    statistics: Statistics | None = None,
 ) -> pa.Table:
     """Form the advantages of every rollout of `table` with the estimator that `config` names.
 
@@ -41,6 +46,8 @@ def shape(
         config: the estimator and its options; by default PASS with the paper's.
         threads: how many groups are worked on at a time; None takes pyarrow.cpu_count(). The result has the same bits
             for any number.
+        statistics: what `pool_statistics` recorded of the whole data set, where `table` is a part of it and a pool is
+            "dataset"; None takes `table` for the data set.
 
     Returns:
         A pyarrow Table of the same rows and columns, which are not copied, and: chunk_ends list<int32> (exclusive token
@@ -59,6 +66,7 @@ def shape(
         NonFiniteError: NaN or infinity in a reward, or in a process score at an unmasked token.
         EstimatorError: an estimator of your own returned something else than one advantage for each token.
         OutputOverflowError: a credit, advantage or path score is beyond float32.
+        StatisticsError: `statistics` were recorded with other options.
         ShapingError: `table` is no table. All of the above are ShapingErrors, and name the rollout or option.
     """
     table = columns.to_table(table)
@@ -66,6 +74,15 @@ def shape(
         raise OptionError(f"config: expected a ShapingConfig, got {config!r}; build one, ShapingConfig(estimator=...)")
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise OptionError(f"threads: expected a whole number of at least 1, got {threads!r}; leave it out for all")
+    workers = threads or pa.cpu_count()
+    if config.streams is not None:
+        from pass_ops.streams.table import shape_streams
+
+        return _with_columns(table, shape_streams(table, config, workers=workers, statistics=statistics))
+    if statistics is not None:
+        raise OptionError(
+            "statistics: only streams of pool 'dataset' read them, and there are no streams; leave it out"
+        )
     from pass_ops.blocks import check_ends  # numba takes a second to import
     from pass_ops.estimators import estimator_of
     from pass_ops.groups import group_starts
@@ -73,8 +90,6 @@ def shape(
     estimator = estimator_of(config)
     streams = choose_streams(table, config)
     starts_G1 = group_starts(table, needed_by="shaping")
-    workers = threads or pa.cpu_count()
-
     spans = list(_spans(streams, starts_G1, workers))
     whole = read_rollouts(table, 0, starts_G1, streams) if streams.in_one_piece else None
 

@@ -102,7 +102,7 @@ def _place(item: Any, cls: type) -> tuple[str, type]:
         if part == "[key]" and index == len(item["loc"]) - 1:
             break  # the problem is the key before it
         holder = nested_class(hint)
-        if isinstance(part, int) or (origin := _mapping(hint)) is not None:
+        if isinstance(part, int) or (origin := mapping_of(hint)) is not None:
             hint = hint if isinstance(part, int) else typing.get_args(origin)[1]
         elif holder is not None and part in _names(holder):
             owner, hint = holder, typing.get_type_hints(holder)[part]
@@ -114,7 +114,7 @@ def _place(item: Any, cls: type) -> tuple[str, type]:
     return ".".join(names), owner
 
 
-def _mapping(hint: Any) -> Any:
+def mapping_of(hint: Any) -> Any:
     """The `Mapping[str, X]` in a type hint, or None."""
     inner = (hint, *typing.get_args(hint)) if typing.get_origin(hint) in _UNIONS else (hint,)
     return next((one for one in inner if typing.get_origin(one) in (dict, Mapping)), None)

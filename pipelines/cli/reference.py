@@ -21,7 +21,7 @@ from pipelines.parts.granularity import PROCESS_KINDS
 from pipelines.runs.config import RunConfig
 from pipelines.signals.base import SIGNALS
 from pipelines.verifiers import VERIFIERS
-from trainer.option_class import nested_class
+from trainer.option_class import mapping_of, nested_class
 
 WIDTH = 100
 #: columns that every signal writes
@@ -120,7 +120,8 @@ def _tables(cls: type, name: str, shown: set[type]) -> Iterator[Section]:
         inner = nested_class(hint)
         if inner is not None and inner not in shown:
             shown.add(inner)
-            yield from _tables(inner, f"{name}.{key}", shown)
+            named = f"{key}.NAME" if mapping_of(hint) is not None else key
+            yield from _tables(inner, f"{name}.{named}", shown)
 
 
 def _signal_sections() -> Iterator[Section]:

@@ -5,14 +5,11 @@ Axes: rollouts of a part (R).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pass_ops import ShapingConfig, Standardizers, Weights
+from pass_ops import ShapingConfig
 from pass_ops.errors import NotADatasetError, PassError
 from pass_ops.shards import CompleteDataset, DatasetSpec, open_dataset
 from pipelines.runs.folders import round_folder
@@ -44,11 +41,7 @@ def open_shaped(url: str, *, round_index: int = 0, name: str = "shaped") -> Comp
 
 def shaping_config(spec: DatasetSpec) -> ShapingConfig:
     """The shaping options that a shaped dataset was made with."""
-    options: dict[str, Any] = {name: value for name, value in spec.options.items() if name != "code"}
-    options["weights"] = Weights(**options["weights"])
-    if isinstance(options["standardize"], Mapping):
-        options["standardize"] = Standardizers(**options["standardize"])
-    return ShapingConfig(**options)
+    return ShapingConfig.from_plain({name: value for name, value in spec.options.items() if name != "code"})
 
 
 def rightness(part: pa.Table) -> NDArray[np.int8]:

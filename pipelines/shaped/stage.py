@@ -8,15 +8,15 @@ Importing this file imports no Beam and no model library.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
 
-from pass_ops import shards
+from pass_ops import Statistics, shards
 from pass_ops.config import WITH_PROCESS, ShapingConfig, Signal
 from pass_ops.errors import OptionError
 from pass_ops.importing import source_digest
@@ -28,6 +28,7 @@ from pipelines.parts.inputs import WrongInputError, check_alignment, kinds, open
 from pipelines.parts.loop import PartOutput, PartWork, Stage, in_background
 from pipelines.parts.operations import Operations
 from pipelines.parts.worker_check import check_worker
+from pipelines.shaped import streams
 
 STAGE_VERSION = shards.STAGE_VERSIONS["shape"]
 # What a shaped dataset copies from its rollouts, so that the trainer needs nothing else.
@@ -60,9 +61,16 @@ class ShapeOptions(ShapingConfig):
     @property
     def config(self) -> ShapingConfig:
         """The shaping options alone. Raises OptionError before the process signal's kind is known."""
-        if self.signal is None and self.process is not None:
+        if self.streams is None and self.signal is None and self.process is not None:
             raise OptionError(f"option signal: what {self.process!r} is, is not known yet; see `resolve_signal`")
-        return self._shaping(self.signal or "prm")
+        return streams.on_table(self.as_written, self.held)
+
+    @property
+    def as_written(self) -> ShapingConfig:
+        """The shaping options, streams with the names of their signals; `right` is the outcome signal by default."""
+        config = self._shaping(self.signal or "prm")
+        own = self.streams is not None and self.outcome is not None and config.right == "outcome"
+        return replace(config, right=str(self.outcome)) if own else config
 
     def _shaping(self, signal: Signal) -> ShapingConfig:
         values = {item.name: getattr(self, item.name) for item in fields(ShapingConfig)}
@@ -70,12 +78,24 @@ class ShapeOptions(ShapingConfig):
 
     @property
     def roles(self) -> dict[str, str]:
-        """Signal name -> process, outcome, format, reference or logprobs, of those that are named."""
-        named = {"process": self.process, "outcome": self.outcome, "format": self.format, "reference": self.reference}
-        found = dict.fromkeys(self.logprobs, "logprobs")
-        return {name: role for role, name in named.items() if name is not None} | {
-            name: role for name, role in found.items() if name != self.reference
-        }
+        """Signal name -> process, outcome, format, reference, logprobs or stream, of those that are named."""
+        found = {name: role for role, name in self.held.items() if name is not None}
+        found |= {name: "logprobs" for name in self.logprobs if name != self.reference}
+        return found | {name: "stream" for name in streams.named_signals(self.as_written) if name not in found}
+
+    @property
+    def stream_signals(self) -> tuple[str, ...]:
+        """The signals that streams alone name; in the joined table each column has their name before its own."""
+        return tuple(name for name, role in self.roles.items() if role == "stream")
+
+    @property
+    def held(self) -> dict[str, str | None]:
+        """process, outcome, format and reference -> the signal of that place."""
+        return {name: getattr(self, name) for name in streams.ROLES}
+
+    def at_round(self, number: int) -> ShapeOptions:
+        """The options with the streams' weights of one round. Raises OptionError."""
+        return replace(self, streams=self.as_written.at_round(number).streams)
 
 
 def shape_dataset(
@@ -104,6 +124,7 @@ def shape_stage(*, rollouts: str, signals: str, out: str, options: ShapeOptions,
     """What `shape_dataset` runs, checked and ready; its dataset is begun. Raises as that does before anything runs."""
     check_streams(options)
     source = open_rollouts(rollouts)
+    options = options.at_round(source.spec.carried.get("round") or 0)
     if missing := source.spec.missing_facts:
         raise WrongInputError(
             f"{rollouts} does not say {', '.join(missing)} in its _dataset.json, which shape and train need; "
@@ -113,6 +134,9 @@ def shape_stage(*, rollouts: str, signals: str, out: str, options: ShapeOptions,
     scored = {name: open_signal(url, name, source) for name, url in urls.items()}
     options = resolve_signal(options, kinds(scored))
     spec = shape_spec(source, scored, out=out, options=options)
+    if options.streams is not None:
+        first_pass = streams.recorded(options.config, lambda: joined_parts(source, scored, options), spec)
+        spec = replace(spec, carried={**spec.carried, **first_pass})
     dataset = shards.create_dataset(out, spec, overwrite=overwrite)
     work = ShapeWork(spec=spec, rollouts=rollouts, signals=urls, options=options)
     return Stage(dataset=dataset, work=work, costs=[part.tokens for part in source.parts])
@@ -125,6 +149,7 @@ def check_streams(options: ShapeOptions) -> None:
         OptionError: names the option and what to set.
     """
     _own_code(options)
+    streams.check_roles(options.as_written, options.held)
     named = [options.process, options.outcome, options.format, options.reference, *options.logprobs]
     twice = [name for name in named if name is not None and named.count(name) > 1]
     if twice:
@@ -134,7 +159,7 @@ def check_streams(options: ShapeOptions) -> None:
     if options.process is None and options.reads_process:
         remedy = "name one" if options.estimator in WITH_PROCESS else "name one, or set weights.process to 0"
         raise OptionError(f"option process: estimator {options.estimator!r} reads a process signal; {remedy}")
-    for stream in ("outcome", "format"):
+    for stream in ("outcome", "format") if options.streams is None else ():
         if getattr(options.weights, stream) != 0 and getattr(options, stream) is None:
             raise OptionError(
                 f"option {stream}: weights.{stream} is {getattr(options.weights, stream):g}, but no {stream} "
@@ -150,6 +175,9 @@ def resolve_signal(options: ShapeOptions, kinds: Mapping[str, str]) -> ShapeOpti
     """
     for name in options.roles:
         _check_kind(name, kinds[name], options)
+    if options.streams is not None:
+        streams.check_columns(options.as_written, options.held, {name: kinds[name] for name in options.roles})
+        return options
     return options if options.process is None else replace(options, signal=SHAPED_AS[kinds[options.process]])
 
 
@@ -164,31 +192,66 @@ def shape_spec(
     return DatasetSpec(
         stage="shape",
         stage_version=STAGE_VERSION,
-        options={**asdict(options.config), **_own_code(options)},
+        options={**options.config.plain(), **_own_code(options)},
         parts=rollouts.spec.parts,
         inputs={name: dataset.ref(out) for name, dataset in sources.items()},
         models=rollouts.spec.models,
         seed=rollouts.spec.seed,
         environment={name: version(name) for name in _NUMERIC_LIBRARIES},
         carried={
-            "signals": {**roles, "logprobs": [name for name, role in options.roles.items() if role == "logprobs"]},
+            "signals": {
+                **roles,
+                "logprobs": [name for name, role in options.roles.items() if role == "logprobs"],
+                **({"streams": list(options.stream_signals)} if options.streams is not None else {}),
+            },
             **{name: rollouts.spec.carried[name] for name in CARRIED},
         },
     )
 
 
 def _own_code(options: ShapeOptions) -> dict[str, dict[str, str]]:
-    """The source digest of an estimator given by import path, which is not imported. Raises OptionError."""
-    if ":" not in options.estimator:
-        return {}
-    try:
-        return {"code": {options.estimator: source_digest(options.estimator)}}
-    except ImportError as error:
-        raise OptionError(f"option estimator: {error}; put it there (PYTHONPATH), or name another estimator") from error
+    """The source digests of the estimator and transforms given by import path, which are not imported.
+
+    Raises OptionError.
+    """
+    paths = {options.estimator: "estimator"} if ":" in options.estimator else {}
+    for name, stream in (options.streams or {}).items():
+        paths |= {one.path: f"streams.{name}" for one in stream.transforms if one.path is not None}
+    found = {}
+    for path, option in paths.items():
+        try:
+            found[path] = source_digest(path)
+        except ImportError as error:
+            raise OptionError(
+                f"option {option}: {error}; put it there (PYTHONPATH), or name another "
+                f"{'estimator' if option == 'estimator' else 'function'}"
+            ) from error
+    return {"code": found} if found else {}
 
 
-def join_signals(rollouts: pa.Table, signals: Mapping[str, pa.Table], *, reference: str | None = None) -> pa.Table:
+def joined_parts(
+    rollouts: CompleteDataset, signals: Mapping[str, CompleteDataset], options: ShapeOptions
+) -> Iterator[pa.Table]:
+    """Every part with its signals beside it, one at a time."""
+    for part in range(rollouts.spec.parts):
+        yield join_signals(
+            rollouts.read_part(part, streams.rollout_columns(options.as_written)),
+            {name: signal.read_part(part) for name, signal in signals.items()},
+            reference=options.reference,
+            prefixed=options.stream_signals,
+        )
+
+
+def join_signals(
+    rollouts: pa.Table,
+    signals: Mapping[str, pa.Table],
+    *,
+    reference: str | None = None,
+    prefixed: Sequence[str] = (),
+) -> pa.Table:
     """The rollouts with every signal's columns beside them, row for row, under the names that a shaped dataset has.
+
+    prefixed: the signals that only streams name, whose columns get their name before their own.
 
     Raises AlignmentError that names the signal and the first rows.
     """
@@ -196,13 +259,17 @@ def join_signals(rollouts: pa.Table, signals: Mapping[str, pa.Table], *, referen
     for name, table in signals.items():
         check_alignment(table, rollouts, what=f"signal {name!r}")
         for column in table.column_names:
-            if column == "logprobs":
+            if column == "rollout_id":
+                continue
+            if name in prefixed:
+                joined = joined.append_column(streams.joined_name(name, column), table[column])
+            elif column == "logprobs":
                 joined = joined.append_column(
                     "reference_logprobs" if name == reference else f"{name}_logprobs", table[column]
                 )
             elif column in ("status", "detail"):
                 joined = joined.append_column(f"{column}_{name}", table[column])
-            elif column != "rollout_id":
+            else:
                 joined = joined.append_column(column, table[column])
     return joined
 
@@ -214,11 +281,13 @@ def shape_part(
     options: ShapeOptions,
     policy_digest: str,
     round: int,  # noqa: A002
+    statistics: Statistics | None = None,
 ) -> pa.Table:
     """One shaped part: joined, shaped, and marked with whose rollouts these are."""
     from pass_ops import shape
 
-    table = shape(join_signals(rollouts, signals, reference=options.reference), options.config)
+    joined = join_signals(rollouts, signals, reference=options.reference, prefixed=options.stream_signals)
+    table = shape(joined, options.config, statistics=statistics)
     table = table.append_column("policy_digest", pa.repeat(policy_digest, len(table)))
     return table.append_column("round", pa.repeat(pa.scalar(round, pa.int32()), len(table)))
 
@@ -231,11 +300,14 @@ class ShapeWork(PartWork):
         self._options = options
         self._urls = {"rollouts": rollouts, **signals}
         self._sources: dict[str, CompleteDataset] = {}
+        self._statistics: Statistics | None = None
 
     def setup(self) -> None:
         """The inputs."""
         check_worker(self._spec, environment={name: version(name) for name in _NUMERIC_LIBRARIES})
         self._sources = {name: reopen(url, name, self._spec) for name, url in self._urls.items()}
+        if self._options.streams is not None:
+            self._statistics = streams.statistics_of(self._spec, self._options.config)
 
     def start(self, part: int) -> Future[PartOutput]:
         """Shape a part in a thread of its own."""
@@ -247,13 +319,20 @@ class ShapeWork(PartWork):
         carried = self._spec.carried
         return PartOutput(
             table=shape_part(
-                rollouts, tables, options=self._options, policy_digest=carried["policy_digest"], round=carried["round"]
+                rollouts,
+                tables,
+                options=self._options,
+                policy_digest=carried["policy_digest"],
+                round=carried["round"],
+                statistics=self._statistics,
             )
         )
 
 
 def _check_kind(name: str, kind: str, options: ShapeOptions) -> None:
     role = options.roles[name]
+    if role == "stream":
+        return
     wanted = {"process": tuple(SHAPED_AS), "reference": ("logprobs",)}.get(role, (role,))
     if kind not in wanted:
         raise WrongInputError(

@@ -204,13 +204,30 @@ def test_public_names():
     import pass_ops
 
     assert set(pass_ops.__all__) == {
+        "Fused",
         "Group",
         "ShapingConfig",
         "Standardizers",
+        "Statistics",
+        "Stream",
+        "Transform",
         "Weights",
         "g_opd_scores",
         "opd_scores",
+        "pool_statistics",
         "shape",
         "token_advantages",
     }
     assert all(getattr(pass_ops, name) for name in pass_ops.__all__)
+
+
+def test_the_reference_says_of_each_estimator_what_the_table_says():
+    from pathlib import Path
+
+    from pass_ops.config import ESTIMATORS
+    from pass_ops.methods.table import METHODS
+
+    page = (Path(__file__).parents[2] / "docs/reference/estimators.md").read_text(encoding="utf-8")
+    assert set(METHODS) == set(ESTIMATORS)
+    for name, method in METHODS.items():
+        assert f"| `{name}` | {method.summary} |" in page

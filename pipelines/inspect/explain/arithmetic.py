@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from pass_ops import ShapingConfig
-from pass_ops.config import WITHOUT_PROCESS
 from pipelines.inspect.explain.pools import Columns, Number, Pool, StoredRow
-from pipelines.inspect.explain.reads import DIVIDED, Credit, Element, Reads
+from pipelines.inspect.explain.reads import Credit, Element, Reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,16 +87,16 @@ def work_out(
     )
     chunks: tuple[Chunk, ...] = ()
     if not reasons:
-        if config.estimator == "prime":
+        if reads.method.whitens:
             pools["return"] = Pool.of("return", _returns(used, reads, pools), "masked_norm", config)
             chunks = _whitened(_return_to_go(row, reads, pools, stored_ends), pools["return"])
-        elif config.estimator == "grpo_process":
+        elif reads.method.returns:
             chunks = _return_to_go(row, reads, pools, stored_ends)
         else:
             starts = _starts(row, used, reads, pools, stored_ends)
-            k = config.k if config.estimator in DIVIDED else 0.0
+            k = config.k if reads.method.divides else 0.0
             chunks = _divide_length(row, starts, reads.credit(row, pools), k)
-    has_path = bool(chunks) and config.estimator in DIVIDED
+    has_path = bool(chunks) and reads.method.divides
     return Arithmetic(
         trainable=not reasons,
         reasons=reasons,
@@ -116,7 +115,7 @@ def _starts(
 ) -> list[tuple[int, str]]:
     """Chunk-by-Value: the token each chunk starts at, and why (docs/spec/method.md section 3)."""
     config = reads.config
-    if config.estimator in WITHOUT_PROCESS:
+    if reads.method.chunks == "rollout":
         return [(0, "start")]
     counting = [t for t, counts in enumerate(row.mask) if counts]
     if not config.chunk:

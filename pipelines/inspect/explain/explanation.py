@@ -6,7 +6,7 @@ The arithmetic is `pipelines.inspect.explain.arithmetic`, which shares no code w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -78,12 +78,17 @@ def explain_rollout(run: str, rollout_id: str, *, round_index: int = 0, name: st
     Raises:
         RolloutNotFoundError: no such rollout; names near ones.
         NotShapedError, NotADatasetError, IncompleteDatasetError: nothing shaped there.
-        NotExplainableError: it was shaped by an estimator given by import path.
+        NotExplainableError: it was shaped by an estimator given by import path, or by streams.
     """
     dataset = open_shaped(run, round_index=round_index, name=name)
     part = _find(dataset, rollout_id)
     table = _group(dataset, part, rollout_id)
     config = shaping_config(dataset.spec)
+    if config.streams is not None:
+        raise NotExplainableError(
+            f"{dataset.url} was shaped by streams; explain spells out the arithmetic of {', '.join(ESTIMATORS)}. "
+            "`passrl inspect` shows what they made of each chunk"
+        )
     if ":" in config.estimator:
         raise NotExplainableError(
             f"{dataset.url} was shaped by your own estimator {config.estimator!r}; explain spells out the arithmetic "
@@ -99,7 +104,7 @@ def explain_rollout(run: str, rollout_id: str, *, round_index: int = 0, name: st
         part=part,
         row=index,
         size=len(ids),
-        options=asdict(config),
+        options=config.plain(),
         rollout=stored_rows(table, config)[index],
         verify_status=chosen.get("verify_status"),
         statuses={

@@ -7,12 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from pass_ops import ShapingConfig
+from pass_ops.methods.table import METHODS
 from pipelines.inspect.explain.pools import Columns, Number, Pool, StoredRow
-
-#: how estimators credit chunks: divided by length, by one standardized sum of rewards, by all that is still to come
-DIVIDED = ("pass", "reward_shaping")
-ONE_SUM = ("grpo_outcome", "rloo", "dr_grpo")
-RETURNS = ("grpo_process", "prime")
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,8 @@ class Reads:
     def __init__(self, config: ShapingConfig, columns: Columns) -> None:
         self.config = config
         self.columns = columns
-        self.gated = config.estimator == "pass" and columns.format_ok
+        self.method = METHODS[config.estimator]
+        self.gated = self.method.gated and columns.format_ok
         self.formatted = self.gated or config.weights.format != 0.0
         self.process = config.reads_process
 
@@ -88,19 +85,19 @@ class Reads:
         formats = [[x] for row in used if (x := self.format(row)) is not None]
         steps = [[e.score for e in self.elements(row)] for row in used]
         made: dict[str, Pool] = {}
-        if config.estimator in ("pass", "gdpo", "prime"):
+        if self.method.pools == "each":
             if self.process:
                 made["process"] = Pool.of("process", steps, operators.process, config)
             if weights.outcome != 0.0:
                 made["outcome"] = Pool.of("outcome", outcomes, operators.outcome, config)
             if self.formatted:
                 made["format"] = Pool.of("format", formats, operators.format, config)
-        elif config.estimator == "reward_shaping":
+        elif self.method.pools == "sum" and self.process:
             summed = [[weights.process * e.score + self.raw(row) for e in self.elements(row)] for row in used]
             made["sum"] = Pool.of("sum", summed, operators.process, config)
             if config.signal == "kl" and config.chunk:  # Chunk-by-Value's trace is that of PASS
                 made["process"] = Pool.of("process", steps, operators.process, config)
-        elif config.estimator == "grpo_process":
+        elif self.method.pools == "all":
             made["all"] = Pool.of("all", [self.joined(row) for row in used], operators.process, config)
         else:
             made["sum"] = Pool.of("sum", [[self.raw(row)] for row in used], operators.outcome, config)
@@ -124,10 +121,11 @@ class Reads:
         """The function from a process score to the credit of the chunk that it ends (for grpo_process: to its share;
         None asks for what lies at the rollout's last token).
         """
-        config, weights = self.config, self.config.weights
-        if config.estimator in ONE_SUM:
+        weights = self.config.weights
+        one_sum = self.method.pools == "sum"
+        if one_sum and not self.process:
             return lambda _: _summed(pools["sum"], 0.0, self.raw(row), None)
-        if config.estimator == "reward_shaping":
+        if one_sum:
             return partial(_summed, pools["sum"], weights.process, self.raw(row))
         whole = pools.get("all")
         outcome = (whole or pools["outcome"]).standardize(row.outcome or 0.0) if weights.outcome != 0.0 else Number(0.0)
@@ -144,7 +142,7 @@ class Reads:
             )
         if not self.process:
             return lambda _: Credit(None, None, Number(0.0), rewards)
-        tail_only = config.estimator in RETURNS
+        tail_only = self.method.returns
         return partial(_fused, whole or pools["process"], weights.process, rewards, tail_only=tail_only)
 
 

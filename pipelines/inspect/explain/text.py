@@ -9,25 +9,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pass_ops.methods.table import METHODS
 from pipelines.inspect.explain.arithmetic import Chunk
 from pipelines.inspect.explain.explanation import Explanation
 from pipelines.inspect.explain.pools import Pool
 
 SHOWN_CHUNKS = 40
-
-_ESTIMATORS = {
-    "pass": "A = w_process * N(score) + w_outcome * N(outcome) + w_format * N(format) at each chunk's last token that "
-    "counts; then the sum to the end divided by (chunks left)^k",
-    "reward_shaping": "A = N(w_process * score + w_outcome * outcome + w_format * format) at each chunk's last token "
-    "that counts; then the sum to the end divided by (chunks left)^k",
-    "grpo_process": "A = sum of w * N(x) over what lies at or after the token: scores at their steps, outcome and "
-    "format at the rollout's end; N over all three together",
-    "grpo_outcome": "A = N(w_outcome * outcome + w_format * format) on every token",
-    "gdpo": "A = w_outcome * N(outcome) + w_format * N(format) on every token",
-    "prime": "the sum of w * N(x) over what lies at or after the token, scores at their steps, outcome and format at "
-    "the rollout's end; then A = N(that sum) over the tokens of the group that count (pool `return`)",
-}
-_ESTIMATORS |= dict.fromkeys(("rloo", "dr_grpo"), _ESTIMATORS["grpo_outcome"])
 
 
 def explanation_view(explanation: Explanation, *, every_chunk: bool = False) -> Group:
@@ -42,7 +29,7 @@ def _sections(found: Explanation, every_chunk: bool) -> Iterator[RenderableType]
     yield Text(f"{rollout.rollout_id}: {len(rollout.mask)} tokens, {counting} of them count", style="bold")
     yield Text(f"{found.dataset}, part {found.part}; rollout {found.row + 1} of {found.size} in its group")
     yield Text(_options(found))
-    yield Text(f"{found.options['estimator']}: {_ESTIMATORS[found.options['estimator']]}")
+    yield Text(f"{found.options['estimator']}: {METHODS[found.options['estimator']].formula}")
     if found.size != done.group:
         yield Text(
             f"{found.size - done.group} of the group's rollouts lack a signal and are in no pool: G = {done.group}"
@@ -67,7 +54,7 @@ def _options(found: Explanation) -> str:
     options = found.options
     weights = ", ".join(f"{name} {value:g}" for name, value in options["weights"].items())
     parts = [f"signal {options['signal']}", f"weights: {weights}"]
-    if options["estimator"] in ("pass", "reward_shaping"):
+    if METHODS[options["estimator"]].divides:
         parts.append(f"k = {options['k']:g}")
         if options["signal"] == "kl" and options["chunk"]:
             parts.append(f"a chunk starts where the group's mean N(score) moved by more than eta = {options['eta']:g}")
@@ -119,7 +106,7 @@ def _rewards(found: Explanation) -> Iterator[str]:
 
 def _chunk_table(found: Explanation, every_chunk: bool) -> Table:
     chunks, k = found.arithmetic.chunks, found.options["k"]
-    divides = found.options["estimator"] in ("pass", "reward_shaping")
+    divides = METHODS[found.options["estimator"]].divides
     table = Table(title="Chunks", title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False)
     for name in ("#", "tokens", "from"):
         table.add_column(name, no_wrap=True)

@@ -251,7 +251,7 @@ def _streams(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
             f"Lower weights.{stream} (try `passrl sweep --grid weights.{stream}=...`), or set the others to 0.",
         )  # fmt: skip
     config = facts.config
-    if config is None or config.estimator not in ("pass", "grpo_outcome", "gdpo"):
+    if config is None or config.method is None or not config.method.rewards_apart:
         return
     for stream in ("outcome", "format"):
         used = getattr(config.weights, stream) != 0.0 and facts.binary.get(f"{stream}_reward", False)
@@ -299,7 +299,7 @@ def _chunks(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
     if config is None or config.signal != "kl" or not config.chunk or not facts.chunked_tokens:
         return
     share = facts.chunks / facts.chunked_tokens
-    if config.estimator in ("pass", "reward_shaping") and share > options.chunks:
+    if config.method is not None and config.method.divides and share > options.chunks:
         yield _finding(
             "info", "chunks_are_tokens",
             f"{_percent(share)} as many chunks as tokens that count, at eta = {config.eta:g}",

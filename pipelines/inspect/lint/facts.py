@@ -223,10 +223,13 @@ def stream_spread(table: pa.Table, config: ShapingConfig) -> dict[str, Moments]:
     """
     streams = STREAMS if config.reads_process else STREAMS[1:]
     counted = [stream for stream in streams if getattr(config.weights, stream) != 0.0]
-    if config.estimator not in ("pass", "reward_shaping", "gdpo") or len(counted) < 2 or len(table) == 0:
+    method = config.method
+    if method is None or len(counted) < 2 or len(table) == 0:
         return {}
-    shaping = config if config.estimator == "gdpo" else replace(config, estimator="pass")
-    standardize: Standardizers | Operator = "mean_only" if config.estimator == "reward_shaping" else config.standardize
+    if method.returns or (method.pools == "sum" and not method.divides):
+        return {}  # no sum of streams at each chunk
+    shaping = replace(config, estimator="pass") if method.divides else config
+    standardize: Standardizers | Operator = "mean_only" if method.pools == "sum" else config.standardize
     if "format_ok" in table.column_names:
         if "format_reward" not in table.column_names:
             table = table.append_column("format_reward", pc.cast(table["format_ok"], pa.float32()))

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pass_ops import shape, token_advantages
+from pass_ops import Statistics, pool_statistics, shape, token_advantages
 from pass_ops.errors import OptionError
 from pass_ops.groups import group_bounds, group_numbers
 from pass_ops.ragged import list_lengths, list_values
@@ -28,9 +28,9 @@ from pipelines.inspect.stored import rightness
 from pipelines.options import as_dict, build
 from pipelines.parts.inputs import kinds, open_rollouts, open_signal
 from pipelines.shaped.stage import ShapeOptions, check_streams, join_signals, resolve_signal
+from pipelines.shaped.streams import rollout_columns
 
 REFERENCE = "reference"
-ROLLOUT_COLUMNS = ("group_id", "rollout_id", "token_ids", "loss_mask")
 SIDES = ("right", "wrong")
 
 
@@ -135,12 +135,16 @@ def sweep(
     names = dict.fromkeys(name for setting in settings for name in setting.options.roles)
     scored = {name: open_signal(posixpath.join(signals, name), name, source) for name in names}
     found = kinds(scored)
-    settings = [replace(setting, options=resolve_signal(setting.options, found)) for setting in settings]
+    number = source.spec.carried.get("round") or 0
+    settings = [
+        replace(setting, options=resolve_signal(setting.options.at_round(number), found)) for setting in settings
+    ]
+    statistics = {setting.name: _first_pass(source, scored, setting) for setting in settings}
     tallies = [_Tally() for _ in settings]
     for part in range(len(source.parts)):
         reference: _Shaped | None = None
         for setting, tally, table in zip(settings, tallies, _joined(source, scored, settings, part), strict=True):
-            shaped = _Shaped.of(table, setting.options)
+            shaped = _Shaped.of(table, setting.options, statistics.get(setting.name))
             reference = reference or shaped
             tally.add(shaped, reference)
         if progress:
@@ -162,8 +166,8 @@ class _Shaped:
     advantage_U: NDArray[np.float64]
 
     @staticmethod
-    def of(table: pa.Table, options: ShapeOptions) -> _Shaped:
-        shaped = shape(table, options.config)
+    def of(table: pa.Table, options: ShapeOptions, statistics: Statistics | None) -> _Shaped:
+        shaped = shape(table, options.config, statistics=statistics)
         mask_N = list_values(shaped["loss_mask"])
         row_N = np.repeat(np.arange(len(shaped)), list_lengths(shaped["loss_mask"]))
         row_U = row_N[mask_N]
@@ -256,18 +260,27 @@ class _Tally:
         )
 
 
+def _first_pass(source: CompleteDataset, scored: Mapping[str, CompleteDataset], setting: Setting) -> Statistics | None:
+    """What pools of the whole dataset hold, where the setting has such."""
+    if not setting.options.config.dataset_pools:
+        return None
+    parts = (next(_joined(source, scored, [setting], part)) for part in range(len(source.parts)))
+    return pool_statistics(parts, setting.options.config)
+
+
 def _joined(
     source: CompleteDataset, scored: Mapping[str, CompleteDataset], settings: Sequence[Setting], part: int
 ) -> Iterator[pa.Table]:
     """The part with each setting's signals beside it; settings of the same signals share one join."""
-    rollouts = source.read_part(part, ROLLOUT_COLUMNS)
+    columns = [name for setting in settings for name in rollout_columns(setting.options.as_written)]
+    rollouts = source.read_part(part, tuple(dict.fromkeys(columns)))
     tables = {name: dataset.read_part(part) for name, dataset in scored.items()}
-    joins: dict[tuple[str, ...], pa.Table] = {}
+    joins: dict[tuple[tuple[str, ...], tuple[str, ...]], pa.Table] = {}
     for setting in settings:
-        names = tuple(sorted(setting.options.roles))
-        if names not in joins:
-            joins[names] = join_signals(rollouts, {name: tables[name] for name in names})
-        yield joins[names]
+        names, prefixed = tuple(sorted(setting.options.roles)), setting.options.stream_signals
+        if (names, prefixed) not in joins:
+            joins[names, prefixed] = join_signals(rollouts, {name: tables[name] for name in names}, prefixed=prefixed)
+        yield joins[names, prefixed]
 
 
 def _with(data: Mapping[str, Any], keys: Sequence[str], value: Any, *, setting: str) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def test_it_says_whose_rollouts_these_are_and_copies_what_the_trainer_needs(scor
     for name in ("sampling", "tokenizer_digest", "vocabulary", "round", "policy_digest"):
         assert dataset.spec.carried[name] == source.carried[name]
     assert dataset.spec.models == source.models
-    assert set(dataset.spec.options) == set(ShapingConfig.__dataclass_fields__)
+    assert set(dataset.spec.options) == set(ShapingConfig().plain())
     assert dataset.spec.carried["signals"] == {
         "process": "steps", "outcome": "right", "format": "form", "reference": "start", "logprobs": ["teacher"],
     }  # fmt: skip

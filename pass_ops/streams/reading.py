@@ -1,0 +1,133 @@
+"""Rows of whole groups, read from a table into arrays and checked (docs/spec/streams.md section 2).
+
+Legend of dimensions: _R rows (rollouts), _R1 rows + 1 (offsets), _G1 groups + 1, _N tokens, _U unmasked tokens of used
+rows, _E elements of a stream, live ones only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pass_ops import columns
+from pass_ops.errors import NullValueError
+from pass_ops.ragged import Array, RaggedBits, ragged_bits
+from pass_ops.streams.elements import Elements, Reader, Tokens, starts
+from pass_ops.streams.sources import Plan, Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Rows of whole groups.
+
+    mask_N: which tokens count; None where all do. unmasked_R: how many. right_R, outcome_R: which rollouts are right,
+    by which raw value; zeros where nobody asks. key_E: stream -> an integer for each element, equal for equal states.
+    """
+
+    table: pa.Table
+    first_row: int
+    starts_G1: Array
+    lengths_R: Array
+    unmasked_R: Array
+    mask_N: Array | None
+    used_R: Array
+    outcome_R: Array
+    right_R: Array
+    passed_R: Array
+    elements: Mapping[str, Elements]
+    key_E: Mapping[str, Array]
+
+    def __len__(self) -> int:
+        return len(self.used_R)
+
+    def name(self, row: int) -> str:
+        """How errors call row `row` of these."""
+        return columns.rollout_name(self.table, self.first_row + int(row))
+
+    @cached_property
+    def trainable_R(self) -> Array:
+        """Used, with a token that counts."""
+        return self.used_R & (self.unmasked_R > 0)
+
+    @cached_property
+    def group_R(self) -> Array:
+        """The group of each row."""
+        return np.repeat(np.arange(len(self.starts_G1) - 1), np.diff(self.starts_G1))
+
+    @cached_property
+    def counted_R(self) -> Array:
+        """Unmasked tokens of used rows, 0 in the others."""
+        return np.where(self.used_R, self.unmasked_R, 0)
+
+    @cached_property
+    def tokens_R1(self) -> Array:
+        """Where each row's unmasked tokens start among those of all used rows."""
+        return starts(self.counted_R)
+
+    @cached_property
+    def place_U(self) -> Array:
+        """The place in its completion of each unmasked token of the used rows."""
+        place_U: Array
+        if self.mask_N is None:
+            place_U = np.arange(self.tokens_R1[-1]) - np.repeat(self.tokens_R1[:-1], self.counted_R)
+            return place_U
+        kept_N = self.mask_N if self.used_R.all() else self.mask_N & np.repeat(self.used_R, self.lengths_R)
+        place_U = np.flatnonzero(kept_N) - np.repeat(starts(self.lengths_R)[:-1], self.counted_R)
+        return place_U
+
+
+def read_rows(table: pa.Table, first_row: int, starts_G1: Array, plan: Plan, *, right_above: float) -> Rows:
+    """Read the groups that start at rows starts_G1[:-1] after first_row.
+
+    Raises:
+        ColumnTypeError, NullValueError, LengthMismatchError, StepEndsError, NonFiniteError: see `pass_ops.errors`.
+    """
+    reader = Reader(table, first_row, int(starts_G1[-1]), plan)
+    mask = reader.arrays["loss_mask"]
+    if mask.null_count:
+        row = pc.index(mask.is_null(), True).as_py()
+        raise NullValueError(
+            f"{reader.name(row)}: loss_mask is null, so its length is unknown; give one bool per completion token"
+        )
+    bits = ragged_bits(mask)
+    lengths_R = bits.lengths_R.astype(np.int64)
+    mask_N = None if bits.all_true() else _unpacked(bits)
+    counted_N1 = None if mask_N is None else starts(mask_N)
+    tokens_R1 = starts(lengths_R)
+    unmasked_R = lengths_R if counted_N1 is None else counted_N1[tokens_R1[1:]] - counted_N1[tokens_R1[:-1]]
+    reader.check_token_ids(lengths_R)
+    used_R = reader.valid(*plan.types, *plan.keys.values())
+    base = Tokens(reader, lengths_R, tokens_R1, unmasked_R, mask_N, counted_N1, used_R)
+    read: dict[Source, tuple[Elements, Array | None]] = {}
+    for source in plan.sources.values():
+        if source not in read:
+            read[source] = base.elements(source)
+    elements = {name: read[source][0] for name, source in plan.sources.items()}
+    outcome_R = reader.numbers(plan.right) if plan.right is not None else np.zeros(len(lengths_R))
+    return Rows(
+        table=table,
+        first_row=first_row,
+        starts_G1=starts_G1,
+        lengths_R=lengths_R,
+        unmasked_R=unmasked_R,
+        mask_N=mask_N,
+        used_R=used_R,
+        outcome_R=outcome_R,
+        right_R=outcome_R > right_above,
+        passed_R=reader.numbers("format_ok") > 0.0 if plan.gated else np.ones(len(lengths_R), dtype=np.bool_),
+        elements=elements,
+        key_E={
+            name: base.keys(key, plan.sources[name], read[plan.sources[name]][1]) for name, key in plan.keys.items()
+        },
+    )
+
+
+def _unpacked(bits: RaggedBits) -> Array:
+    start, stop = int(bits.starts_R1[0]), int(bits.starts_R1[-1])
+    packed, base = bits.packed(start, stop)
+    return np.unpackbits(packed, bitorder="little")[start - base : stop - base].view(np.bool_)

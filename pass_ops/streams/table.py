@@ -1,0 +1,113 @@
+"""A table's groups, in spans that fit the cache, shaped by several threads; and the first pass over the pools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pass_ops import columns
+from pass_ops.blocks import Chunks
+from pass_ops.config import ShapingConfig
+from pass_ops.errors import OptionError
+from pass_ops.groups import group_starts
+from pass_ops.ragged import Array
+from pass_ops.streams import pools as pooling
+from pass_ops.streams.estimator import FUSED, Shaper, moments_of
+from pass_ops.streams.pools import Moments, Pools
+from pass_ops.streams.reading import Rows, read_rows
+from pass_ops.streams.sources import Plan, plan, read_streams
+from pass_ops.streams.statistics import Statistics, pool_statistics
+
+SPAN_VALUES = 1 << 18  # values of a span: with what is made of them they fit into the processor's cache
+SPAN_ROWS = 1 << 15
+
+
+def shape_streams(
+    table: pa.Table, config: ShapingConfig, *, workers: int, statistics: Statistics | None
+) -> list[Chunks]:
+    """The chunks of all groups, in order.
+
+    Raises:
+        StatisticsError, OptionError: `statistics` of other options, or where no pool is the data set. Else see `shape`.
+    """
+    planned = plan(table, config)
+    if config.dataset_pools:
+        statistics = statistics or pool_statistics([table], config)
+        statistics.check(config)
+    elif statistics is not None:
+        raise OptionError("statistics: no stream's pool is 'dataset', so nobody reads them; leave it out")
+    shaper = _shaper(config, planned, statistics.moments() if statistics else {})
+    starts_G1 = group_starts(table, needed_by="shaping")
+
+    def work(groups: slice) -> Chunks:
+        return shaper.chunks(_read(table, starts_G1, groups, shaper))
+
+    spans = list(_spans(table, planned, starts_G1, config))
+    if workers == 1 or len(spans) <= 1:
+        return [work(span) for span in spans]
+    with ThreadPoolExecutor(min(workers, len(spans)), thread_name_prefix="shape") as pool:
+        return list(pool.map(work, spans))
+
+
+def recorded_moments(table: pa.Table, config: ShapingConfig) -> dict[str, Moments]:
+    """The moments of every pool that is the data set, over this table: stream, or FUSED -> one pool each."""
+    planned = plan(table, config)
+    shaper = _shaper(config, planned, {})
+    starts_G1 = group_starts(table, needed_by="shaping")
+    names = [name for name in config.dataset_pools if name == FUSED or name in shaper.streams]
+    found: dict[str, list[Moments]] = {name: [] for name in names}
+    for groups in _spans(table, planned, starts_G1, config):
+        rows = _read(table, starts_G1, groups, shaper)
+        for name in names:
+            found[name].append(_moments_by_group(shaper, rows, name))
+    return {
+        name: pooling.merged(Moments(*(np.concatenate(column) for column in zip(*parts, strict=True))))
+        for name, parts in found.items()
+        if parts
+    }
+
+
+def _moments_by_group(shaper: Shaper, rows: Rows, name: str) -> Moments:
+    """By group, since a group's sums depend on nothing but the group."""
+    if name == FUSED:
+        cells, y = shaper.cells(rows), shaper.values(rows)
+        return shaper.sum_moments(rows, cells, y, shaper.fused(rows, cells, y))
+    row_E = rows.elements[name].row_E
+    pools = Pools(rows.group_R[row_E], len(rows.starts_G1) - 1)
+    return moments_of(shaper.raw(rows, name), pools, row_E, operator="leave_one_out")
+
+
+def _shaper(config: ShapingConfig, planned: Plan, recorded: Mapping[str, Moments]) -> Shaper:
+    streams = {name: (config.streams or {})[name] for name in read_streams(config)}
+    return Shaper(config=config, streams=streams, plan=planned, recorded=recorded)
+
+
+def _read(table: pa.Table, starts_G1: Array, groups: slice, shaper: Shaper) -> Rows:
+    first_row = int(starts_G1[groups.start])
+    return read_rows(
+        table, first_row, starts_G1[groups.start : groups.stop + 1] - first_row, shaper.plan,
+        right_above=shaper.config.right_above,
+    )  # fmt: skip
+
+
+def _spans(table: pa.Table, planned: Plan, starts_G1: Array, config: ShapingConfig) -> Iterator[slice]:
+    """Slices of groups of about SPAN_VALUES values, or SPAN_ROWS rows."""
+    groups = len(starts_G1) - 1
+    steps = next((source.values for source in planned.sources.values() if source.level == "step"), None)
+    by_token = planned.per_token or not config.chunk or steps is None
+    counted = table.column("loss_mask" if by_token or steps is None else steps)
+    lengths_R = np.zeros(len(table), dtype=np.int64)
+    if columns.is_list(counted.type):
+        lengths_R = pc.fill_null(pc.list_value_length(counted), 0).to_numpy().astype(np.int64)
+    costs_R1 = np.concatenate(([0], np.cumsum(lengths_R + SPAN_VALUES // SPAN_ROWS)))
+    costs_G1 = costs_R1[starts_G1]
+    first = 0
+    while first < groups:
+        last = int(np.searchsorted(costs_G1, costs_G1[first] + SPAN_VALUES, side="right")) - 1
+        last = min(max(last, first + 1), groups)
+        yield slice(first, last)
+        first = last
