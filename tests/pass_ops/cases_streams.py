@@ -8,7 +8,7 @@ import numpy as np
 import oracle_streams as oracle
 import pyarrow as pa
 import pytest
-from bounded import Bounded
+from bounded import Bounded, U
 from oracle_streams import Options, Shaped, Table
 
 import pass_ops
@@ -94,9 +94,10 @@ def check(table: Table, o: Options) -> int:
         if shaped is None or too_loose(shaped):
             left_out += 1
             continue
+        slack = 8 * U * largest_of(shaped)
         for i, (r, one) in enumerate(zip(group, shaped, strict=True)):
             try:
-                check_rollout(one, got[i])
+                check_rollout(one, got[i], slack)
             except AssertionError as error:
                 message = f"{o}\n{table.columns}\n{group}\nrollout {i}: {r}\nexpected {one}\nfound {got[i]}"
                 raise AssertionError(message) from error
@@ -112,24 +113,31 @@ def beyond(shaped: list[Shaped] | None) -> bool:
 
 
 def too_loose(shaped: list[Shaped]) -> bool:
-    every = [a for one in shaped for a in numbers(one)]
-    largest = max((abs(a.x) for a in every), default=0.0)
-    return largest > 0.99 * MOST or any(a.err > LOOSE * largest for a in every)
+    largest = largest_of(shaped)
+    return largest > 0.99 * MOST or any(a.err > LOOSE * largest for one in shaped for a in numbers(one))
 
 
-def check_rollout(want: Shaped, got: dict) -> None:
+def largest_of(shaped: list[Shaped]) -> float:
+    return max((abs(a.x) for one in shaped for a in numbers(one)), default=0.0)
+
+
+def check_rollout(want: Shaped, got: dict, slack: float) -> None:
     assert got["trainable"] is want.trainable
     assert got["chunk_ends"] == want.ends
-    check_close(want.credits, got["chunk_credits"])
-    check_close(want.advantages, got["chunk_advantages"])
+    check_close(want.credits, got["chunk_credits"], slack)
+    check_close(want.advantages, got["chunk_advantages"], slack)
     assert (got["path_score"] is None) == (want.path is None)
     if want.path is not None:
-        check_close([want.path], [got["path_score"]])
+        check_close([want.path], [got["path_score"]], slack)
 
 
-def check_close(want: list[Bounded], got: list[float]) -> None:
-    """The rounding to float32, half a unit in the last place, and what the order of float64 sums may move."""
+def check_close(want: list[Bounded], got: list[float], slack: float) -> None:
+    """The rounding to float32, half a unit in the last place, and what float64 may move.
+
+    That is what another order of sums does, and some units of the group's largest result (`slack`): a mean that the
+    oracle finds to be exactly 0 may be taken about another origin and be 1e-17.
+    """
     assert len(want) == len(got)
     for a, y in zip(want, got, strict=True):
         assert math.isfinite(y)
-        assert abs(a.x - y) <= 2**-24 * abs(a.x) + 2**-150 + 2 * a.err, (a, y)
+        assert abs(a.x - y) <= 2**-24 * abs(a.x) + 2**-150 + 2 * a.err + slack, (a, y)
