@@ -17,9 +17,11 @@ from typing import Any
 import pyarrow as pa
 
 from pass_ops import Statistics, shards
+from pass_ops.checking import set_field
 from pass_ops.config import WITH_PROCESS, ShapingConfig, Signal
 from pass_ops.errors import OptionError
 from pass_ops.importing import source_digest
+from pass_ops.methods.presets import PRESETS, expanded
 from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest
 from pipelines.options import options as option_class
 from pipelines.options.types import Strings
@@ -58,6 +60,13 @@ class ShapeOptions(ShapingConfig):
 
     def __post_init__(self) -> None:
         self._shaping(self.signal or "prm")  # ShapingConfig's own checks
+        if self.estimator in PRESETS:
+            for name, value in expanded(self).items():
+                set_field(self, name, value)
+
+    def signal_of(self, stream: str) -> str:
+        """The signal named in the option of this name."""
+        return str(getattr(self, stream) or stream)
 
     @property
     def config(self) -> ShapingConfig:
