@@ -10,19 +10,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pass_ops.blocks import Chunks, too_large
+from pass_ops.blocks import Chunks
 from pass_ops.config import ShapingConfig
-from pass_ops.errors import OutputOverflowError
 from pass_ops.ragged import Array
 from pass_ops.streams import pools as pooling
 from pass_ops.streams.cells import Cells, cells_of, cuts_of_steps, cuts_of_trace, pieces
-from pass_ops.streams.elements import starts
+from pass_ops.streams.crediting import credited
 from pass_ops.streams.gates import weights_by_row
 from pass_ops.streams.options import Stream, chain
 from pass_ops.streams.pools import Moments, Pools, Scaling
 from pass_ops.streams.reading import Rows
 from pass_ops.streams.sources import Plan
-from pass_ops.streams.transforms import return_to_go, transformed
+from pass_ops.streams.transforms import transformed
 
 FUSED = ""  # the fused sum's name among the streams with recorded statistics
 
@@ -44,7 +43,8 @@ class Shaper:
             a_C = self.fused(rows, cells, y)
             if self.config.fused is not None:
                 a_C = self._standardized_sum(rows, cells, y, a_C)
-        return self._divided(rows, cells, a_C, self._cuts(rows, cells, y))
+        k = self.config.k if self.config.divide else None
+        return credited(cells, a_C, self._cuts(rows, cells, y), k=k)
 
     def raw(self, rows: Rows, name: str) -> Array:
         """A stream's values, transformed and not yet standardized."""
@@ -99,14 +99,17 @@ class Shaper:
         return cells_of(rows, rows.elements.values(), per_token=not self.config.chunk)
 
     def fused(self, rows: Rows, cells: Cells, y: Mapping[str, Array]) -> Array:
-        """A: the weighted sum of the streams on each cell."""
-        a_C = np.zeros(len(cells))
-        for name, weight in weights_by_row(self.streams, rows).items():
-            if isinstance(weight, float) and weight == 0.0:
-                continue
-            element_C = cells.element_of(rows.elements[name])
-            y_C = y[name] if element_C is None else y[name][element_C]
-            a_C += (weight if isinstance(weight, float) else weight[cells.row_C]) * y_C
+        """A: the weighted sum of the streams on each cell, those of rollout level first."""
+        weights, elements = weights_by_row(self.streams, rows), rows.elements
+        base_R = np.zeros(len(rows))
+        for name in (name for name in weights if elements[name].level == "rollout"):
+            base_R[rows.used_R] += _of(weights[name], rows.used_R) * y[name]
+        a_C = np.repeat(base_R, np.diff(cells.starts_R1))
+        for name, weight in weights.items():
+            if elements[name].level != "rollout" and not (isinstance(weight, float) and weight == 0.0):
+                element_C = cells.element_of(elements[name])
+                y_C = y[name] if element_C is None else y[name][element_C]
+                a_C += weight * y_C if isinstance(weight, float) else weight[cells.row_C] * y_C
         return a_C
 
     def sum_moments(self, rows: Rows, cells: Cells, y: Mapping[str, Array], a_C: Array) -> Moments:
@@ -122,7 +125,7 @@ class Shaper:
             a_R = np.zeros(len(rows))
             for name, weight in weights_by_row(self.streams, rows).items():
                 if name in names:
-                    a_R[rows.used_R] += (weight if isinstance(weight, float) else weight[rows.used_R]) * y[name]
+                    a_R[rows.used_R] += _of(weight, rows.used_R) * y[name]
             return pooling.moments(a_R, Pools(rows.group_R, groups, rows.used_R))
         return pooling.moments(a_C, Pools(rows.group_R[cells.row_C], groups, counts_E=counts_C))
 
@@ -149,33 +152,6 @@ class Shaper:
                 cut_C |= cuts_of_trace(rows, y[name], self.config.eta)
         return cut_C
 
-    def _divided(self, rows: Rows, cells: Cells, a_C: Array, cut_C: Array) -> Chunks:
-        last_K = np.flatnonzero(np.append(cut_C[1:], True)[: len(cells)])
-        credit_K = a_C[last_K] + 0.0
-        before_C1 = starts(cut_C)
-        starts_R1 = before_C1[cells.starts_R1]  # chunks of the rows that are trainable
-        advantage_K, path_R = credit_K, np.full(len(rows), np.nan)
-        if self.config.divide:
-            rest_K, count_R = return_to_go(credit_K, starts_R1), np.diff(starts_R1)
-            left_K = np.repeat(starts_R1[1:], count_R) - np.arange(len(rest_K))
-            powers = np.arange(int(count_R.max(initial=0)) + 1, dtype=np.float64)
-            powers[1:] **= -self.config.k
-            advantage_K = rest_K * powers[left_K]
-            path_R[rows.trainable_R] = advantage_K[starts_R1[:-1][rows.trainable_R]]
-        ends_K = self._ends(rows, cells, last_K, starts_R1)
-        return _filled(rows, starts_R1, ends_K=ends_K, credit_K=credit_K, advantage_K=advantage_K, path_R=path_R)
-
-    def _ends(self, rows: Rows, cells: Cells, last_K: Array, starts_R1: Array) -> Array:
-        """The exclusive end of each chunk: the place of the next chunk's first unmasked token, or the length."""
-        row_K = np.repeat(np.arange(len(rows)), np.diff(starts_R1))
-        stop_K = cells.stops_C[last_K]
-        if rows.mask_N is None:
-            return stop_K - rows.tokens_R1[row_K]
-        ends_K = np.append(rows.place_U, 0)[stop_K]
-        final_K = starts_R1[1:][np.diff(starts_R1) > 0] - 1
-        ends_K[final_K] = rows.lengths_R[row_K[final_K]]
-        return ends_K
-
 
 def pools_of(rows: Rows, name: str, stream: Stream) -> Pools:
     """The pool of each of a stream's elements."""
@@ -200,34 +176,12 @@ def moments_of(x_E: Array, pools: Pools, row_E: Array, *, operator: str) -> Mome
     return pooling.moments(x_E, pools, part_E=part_E, parts=len(shares), pool_of=pools.pool_E[first])
 
 
+def _of(weight: Array | float, index: Array) -> Array | float:
+    """The weight of each of some rows; one number stays one."""
+    return weight if isinstance(weight, float) else weight[index]
+
+
 def weighing(streams: Mapping[str, Stream]) -> list[str]:
     """The streams of non-zero weight, and those that they may hand it to."""
     found = {at for name, stream in streams.items() if stream.weight != 0.0 for at in chain(name, streams)}
     return [name for name in streams if name in found]
-
-
-def _filled(
-    rows: Rows, starts_R1: Array, *, ends_K: Array, credit_K: Array, advantage_K: Array, path_R: Array
-) -> Chunks:
-    """The chunks with one of credit 0 for each row that is not trainable. Raises OutputOverflowError."""
-    with np.errstate(over="ignore"):
-        credits, advantages = credit_K.astype(np.float32), advantage_K.astype(np.float32)
-    finite_K = np.isfinite(credits) & np.isfinite(advantages)
-    if not finite_K.all():
-        at = int(np.argmin(finite_K))
-        raise OutputOverflowError(too_large(rows.name(int(np.searchsorted(starts_R1, at, side="right")) - 1)))
-    if rows.trainable_R.all():
-        made, counts_R1 = (ends_K.astype(np.int32), credits, advantages), starts_R1
-    else:
-        idle_R = ~rows.trainable_R & (rows.lengths_R > 0)
-        counts_R1 = starts(np.where(rows.trainable_R, np.diff(starts_R1), idle_R))
-        real_K = np.ones(int(counts_R1[-1]), dtype=np.bool_)
-        real_K[counts_R1[:-1][idle_R]] = False
-        made = tuple(np.zeros(len(real_K), dtype) for dtype in (np.int32, np.float32, np.float32))  # type: ignore[assignment]
-        for room, values in zip(made, (ends_K, credits, advantages), strict=True):
-            room[real_K] = values
-        made[0][~real_K] = rows.lengths_R[idle_R]
-    return Chunks(
-        starts_R1=counts_R1.astype(np.int32), ends_K=made[0], credits_K=made[1], advantages_K=made[2],
-        path_R=path_R.astype(np.float32), trainable_R=rows.trainable_R,
-    )  # fmt: skip

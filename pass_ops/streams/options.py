@@ -57,23 +57,24 @@ class Transform(Options):
     """Which one: difference, min_form, clip, compress, sparsify, return_to_go, length_normalization or function."""
     start: float | Literal["first", "outcome"] | None = None
     """difference: what the first value is compared with: a number (default 0), itself ("first"), or the group's mean
-    outcome ("outcome")."""
+    outcome ("outcome"). Example: 0.5."""
     temperature: float | None = None
-    """min_form: T of softmax(-x / T) * x (default 0.1)."""
+    """min_form: T of softmax(-x / T) * x (default 0.1). Example: 0.1."""
     low: float | None = None
-    """clip: the smallest value left."""
+    """clip: the smallest value left. Example: -1.0."""
     high: float | None = None
-    """clip: the largest value left."""
+    """clip: the largest value left. Example: 1.0."""
     scale: float | None = None
-    """compress: s of s * tanh(x / s) (default 1)."""
+    """compress: s of s * tanh(x / s) (default 1). Example: 1.0."""
     keep: float | None = None
-    """sparsify: the share of a rollout's values that stay, those of largest size; the others become 0."""
+    """sparsify: the share of a rollout's values that stay, those of largest size; the others become 0. Example: 0.2."""
     discount: float | None = None
-    """return_to_go: from 0 to 1 (default 1)."""
+    """return_to_go: from 0 to 1 (default 1). Example: 0.95."""
     power: float | None = None
-    """length_normalization: p of x / n^p, from 0 to 1 (default 1)."""
+    """length_normalization: p of x / n^p, from 0 to 1 (default 1). Example: 0.5."""
     path: str | None = None
-    """function: your own, as module:function; an array of one rollout's values in, one of the same length out."""
+    """function: your own, as module:function; an array of one rollout's values in, one of the same length out.
+    Example: "mymodule:squashed"."""
 
     def __init__(self, name: TransformName, **options: Any) -> None:
         set_field(self, "name", name)
@@ -160,13 +161,13 @@ class Stream(Options):
     """S, what a value is measured against: the group, its right or wrong rollouts, equal states, all streams of pool
     joint together, or the whole data set."""
     key: str | None = None
-    """Pool state: the column whose equal values make a pool."""
+    """Pool state: the column whose equal values make a pool. Example: "state"."""
     after: tuple[TransformName | Transform, ...] = ()
     """What is done to the standardized values, in order. Example: ["return_to_go"]."""
     gate: GateName | tuple[GateName, ...] = "always"
     """In which rollouts the stream counts; of several gates all must be open. Example: ["single_outcome", "wrong"]."""
     otherwise: str | None = None
-    """The stream that gets this one's weight where the gate is closed."""
+    """The stream that gets this one's weight where the gate is closed. Example: "format"."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.signal, str) or not self.signal:
