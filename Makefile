@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
+# Files are dealt out to this many processes; threads that wait for one another give up their core meanwhile.
+WORKERS ?= 2
+PARALLEL := --numprocesses $(WORKERS) --dist loadfile
 PACKAGES := pass_ops trainer pipelines
 
 BEAM_VERSION := $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements/cpu.txt)
@@ -26,7 +29,7 @@ demo: install
 	$(BIN)/passrl demo --out runs/demo
 
 test: install
-	$(PYTEST) -q tests
+	OMP_WAIT_POLICY=passive $(PYTEST) -q tests $(PARALLEL)
 
 test-deep: install
 	$(PYTEST) -q tests -m deep --timeout 7200

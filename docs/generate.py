@@ -12,11 +12,35 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pass_ops.methods.published import LEFT_OUT, PUBLISHED
 from pass_ops.shards import schemas
 from pipelines.cli import build_parser
 
 DOCS = Path(__file__).parent
 NOTICE = "<!-- Generated from the code by docs/generate.py: run `make reference` instead of editing this page. -->"
+
+METHODS_INTRO = (
+    "Published ways of forming advantages, besides [PASS and its neighbours](estimators.md). Each is a name for",
+    "`estimator`, in Python, in TOML, on the command line (`passrl shape --set shape.estimator=...`) and in",
+    "`passrl sweep --grid estimator=pass,pure,...`, which compares them on rollouts you have.",
+    "",
+    "`r` is a rollout's reward, `w_out * outcome + w_fmt * format` (`weights.format = 0` leaves the format out);",
+    "`s_j` the process signal of step `j` of `K` (under `kl` of a token); `N(x)` is `(x - mean) / (std +",
+    "std_eps)` over the group; `L` and `n_j` count unmasked tokens. `weights.process` multiplies the process",
+    "part. What a method does in its loss (clipping, its own length normalization) is the trainer's.",
+    "",
+    "Each is tested in `tests/pass_ops/test_methods.py`: against numbers that its authors', or a trainer's, own",
+    "code gave (`tests/pass_ops/reference/authors.py` runs it), or worked by hand from the paper where no code",
+    "was found.",
+    "",
+    "A keyword of a method takes its default under the method's name. For another value write an estimator of your",
+    "own in a line: `def cooler(group, config): return pass_ops.methods.steps.pure(group, config, temperature=1.0)`.",
+)
+METHODS_COSTS = (
+    "Costs are processor time of one thread, next to PASS on the same rollouts (groups of 16, 500 tokens each,",
+    "steps of 19 tokens), as `python benchmarks/bench_methods.py` measured them on a busy machine of two cores. A",
+    "function of a group pays some numpy calls for each rollout; PASS runs compiled over whole blocks.",
+)
 
 #: what a column holds; a column without a line here is an error
 MEANINGS = {
@@ -183,6 +207,26 @@ def decisions() -> str:
     return "\n".join([*lines, ""])
 
 
+def methods() -> str:
+    """reference/methods.md, from `pass_ops.methods.published` and what benchmarks/methods.json says of costs."""
+    costs = json.loads((DOCS.parent / "benchmarks" / "methods.json").read_text(encoding="utf-8"))
+    lines = ["# Methods", "", NOTICE, "", *METHODS_INTRO, ""]
+    lines += ["| `estimator` | method | needs | ns a token | beside PASS |", "| --- | --- | --- | --- | --- |"]
+    for name, method in PUBLISHED.items():
+        cost, about = costs[name], f"[{method.title}](#{name}), {method.source}"
+        lines.append(f"| `{name}` | {about} | {method.needs} | {cost['ns_per_token']:.3g} | {cost['ratio']:.3g} x |")
+    lines += ["", *METHODS_COSTS, ""]
+    for name, method in PUBLISHED.items():
+        lines += [f"## {name}", "", f"{method.title} ({method.source}).", "", f"    {method.formula}", ""]
+        lines += [f"Checked against {method.against}." + (f" {method.note}" if method.note else ""), ""]
+        if method.options:
+            lines += ["| keyword | default | meaning |", "| --- | --- | --- |"]
+            lines += [f"| `{key}` | {o.default} | {_escaped(o.meaning)} |" for key, o in method.options.items()]
+            lines += [""]
+    lines += ["## Left out", "", "| method | why |", "| --- | --- |"]
+    return "\n".join([*lines, *(f"| {name} | {why} |" for name, why in LEFT_OUT.items()), ""])
+
+
 def options() -> str:
     """reference/options.md, from the options classes, signals and verifiers themselves."""
     from pipelines.cli.reference import markdown, sections
@@ -197,13 +241,22 @@ def schema() -> str:
     return json.dumps(config_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
+def sweep_schema() -> str:
+    """reference/sweep.schema.json: what `passrl sweep --json` prints."""
+    from pipelines.inspect.sweep.report import sweep_json_schema
+
+    return json.dumps(sweep_json_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "decisions/index.md": decisions,
     "reference/columns.md": columns,
     "reference/commands.md": commands,
+    "reference/methods.md": methods,
     "reference/metrics.md": metrics,
     "reference/options.md": options,
     "reference/passrl.schema.json": schema,
+    "reference/sweep.schema.json": sweep_schema,
 }
 
 

@@ -6,11 +6,12 @@ Legend of dimensions: see `pass_ops.ragged`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from pass_ops import blocks
+from pass_ops import blocks, columns
 from pass_ops.blocks import Chunks, Output
 from pass_ops.config import ShapingConfig
 from pass_ops.errors import EstimatorError
@@ -20,16 +21,25 @@ from pass_ops.rollouts import Rollouts
 
 GroupEstimator = Callable[[Group, ShapingConfig], Sequence[Any]]
 NOTHING = np.zeros(0)
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def by_group(function: GroupEstimator) -> Callable[[Rollouts, ShapingConfig], Chunks]:
     """Turn an estimator of one group (`pass_ops.group`) into an estimator of rollouts.
 
-    The estimator raises EstimatorError for a result of another shape or with NaN at an unmasked token,
-    OutputOverflowError for one beyond float32, and whatever `function` raises, with a note that names the group.
+    A column that it `reads` (`pass_ops.group.reads`) counts like a stream: a row with a null there is not used.
+
+    The estimator raises MissingColumnError for such a column that is missing, EstimatorError for a result of another
+    shape or with NaN at an unmasked token, OutputOverflowError for one beyond float32, and whatever `function` raises,
+    with a note that names the group.
     """
+    needed: Sequence[str] = getattr(function, "reads", ())
 
     def estimator(rollouts: Rollouts, config: ShapingConfig) -> Chunks:
+        for name in needed:
+            column = columns.require(rollouts.table, name, needed_by=f"estimator {config.estimator!r}")
+            present = column.slice(rollouts.first_row, len(rollouts)).is_valid()
+            rollouts = replace(rollouts, used_R=rollouts.used_R & present.to_numpy())
         per_token = rollouts.ends is None
         output = Output(rollouts, chunks=blocks.most_chunks(rollouts, per_token=per_token), per_token=per_token)
         rows: list[tuple[Array, Array]] = []
@@ -88,6 +98,8 @@ def _group(rollouts: Rollouts, used: list[int]) -> Group:
         live=tuple(live),
         outcome=rollouts.outcome_R[used],
         format=rollouts.format_R[used],
+        table=rollouts.table,
+        rows=tuple(rollouts.first_row + r for r in used),
     )
 
 
@@ -103,28 +115,31 @@ def _row(rollouts: Rollouts, r: int) -> tuple[Array, Array, Array, Array]:
 
 
 def _checked(rollouts: Rollouts, r: int, mask: Array, values: Any, *, estimator: str) -> Array:
-    """The advantages of one row as float64."""
+    """The advantages of one row as float64; of shape () where one holds for all of its tokens."""
     found = np.asarray(values, dtype=np.float64)
-    where = f"{rollouts.name(r)}: estimator {estimator!r} gave"
-    if found.shape != mask.shape:
+    if found.ndim and found.shape != mask.shape:
         raise EstimatorError(
-            f"{where} an array of shape {found.shape} for a completion of {len(mask)} tokens; "
-            "return one advantage for each token"
+            f"{rollouts.name(r)}: estimator {estimator!r} gave an array of shape {found.shape} for a completion of "
+            f"{len(mask)} tokens; return one advantage for each token, or one number for all"
         )
+    if (np.abs(found[mask] if found.ndim else found) <= LARGEST).all():
+        return found
     wrong = np.isnan(found) & mask
     if wrong.any():
         raise EstimatorError(
-            f"{where} NaN at unmasked token {int(np.argmax(wrong))}; it would reach the policy's weights; "
-            "return a number there, 0 where there is nothing to learn"
+            f"{rollouts.name(r)}: estimator {estimator!r} gave NaN at unmasked token {int(np.argmax(wrong))}; it would "
+            "reach the policy's weights; return a number there, 0 where there is nothing to learn"
         )
     with np.errstate(over="ignore"):
-        if not np.isfinite(found[mask].astype(np.float32)).all():
+        if not np.isfinite((found[mask] if found.ndim else found).astype(np.float32)).all():
             blocks.raise_too_large(rollouts, r)
     return found
 
 
 def _chunks(advantages: Array, mask: Array) -> tuple[Array, Array]:
     """A chunk starts wherever the advantage differs between unmasked tokens."""
+    if advantages.ndim == 0:
+        return np.full(1, len(mask)), np.full(1, advantages + 0.0)
     at = np.flatnonzero(mask)
     values = advantages[at]
     starts = np.flatnonzero(np.append(True, values[1:] != values[:-1]))

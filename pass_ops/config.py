@@ -12,6 +12,7 @@ from annotated_types import Ge, Le
 from pass_ops.checking import Options, check_choice, check_number, set_field
 from pass_ops.errors import OptionError
 from pass_ops.importing import load_object, split_path
+from pass_ops.methods.published import PUBLISHED, PublishedName
 from pass_ops.methods.table import METHODS, Method
 from pass_ops.streams.options import Fused, Stream, check_streams
 
@@ -19,13 +20,17 @@ Estimator = Literal["pass", "reward_shaping", "grpo_process", "grpo_outcome", "r
 Signal = Literal["prm", "kl"]
 Operator = Literal["masked_norm", "abs_max", "mean_only", "leave_one_out", "none"]
 
-#: estimators by name; a function of your own is given by its import path `module:function`, see `pass_ops.group`
+#: estimators by name, but for those of `pass_ops.methods.published`; a function of your own is given by its import path
+#: `module:function`, see `pass_ops.group`
 ESTIMATORS = get_args(Estimator)
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
 
 #: those that never read the process signal, and those that always do: their chunks come from it
-WITHOUT_PROCESS = tuple(name for name, method in METHODS.items() if method.process == "never")
+WITHOUT_PROCESS = (
+    *(name for name, method in METHODS.items() if method.process == "never"),
+    *(name for name, published in PUBLISHED.items() if not published.reads_process),
+)
 WITH_PROCESS = tuple(name for name, method in METHODS.items() if method.process == "always")
 
 
@@ -86,7 +91,7 @@ class ShapingConfig(Options):
         OptionError: an unknown name, a value of another type, or one outside its range.
     """
 
-    estimator: Estimator | str = "pass"
+    estimator: Estimator | PublishedName | str = "pass"
     """How advantages are formed: pass (AF, CV, DL), another named method, or a function of your own as module:function,
     which is imported only when rollouts are shaped (`pass_ops.group` says what it is given and must return)."""
     signal: Signal = "prm"
@@ -125,9 +130,8 @@ class ShapingConfig(Options):
         if isinstance(self.estimator, str) and ":" in self.estimator:
             _check_path(self.estimator)
         else:
-            check_choice(
-                self.estimator, ESTIMATORS, option="estimator", others=" (your own is given as module:function)"
-            )
+            known = (*ESTIMATORS, *PUBLISHED)
+            check_choice(self.estimator, known, option="estimator", others=" (your own is given as module:function)")
         check_choice(self.signal, SIGNALS, option="signal")
         if not isinstance(self.standardize, Standardizers):
             check_choice(self.standardize, OPERATORS, option="standardize")

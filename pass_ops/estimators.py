@@ -17,6 +17,7 @@ from pass_ops.by_group import by_group
 from pass_ops.config import ShapingConfig, load_estimator
 from pass_ops.fusion import Fusion, fuse, shape_rewards
 from pass_ops.importing import load_object
+from pass_ops.methods.published import PUBLISHED
 from pass_ops.methods.table import METHODS
 from pass_ops.ragged import offsets
 from pass_ops.rollouts import Rollouts
@@ -92,6 +93,8 @@ def estimator_of(config: ShapingConfig) -> Callable[[Rollouts, ShapingConfig], C
     """The function that `config.estimator` names."""
     if ":" in config.estimator:
         return by_group(load_estimator(config.estimator))
+    if config.estimator in PUBLISHED:
+        return by_group(load_estimator(PUBLISHED[config.estimator].function))
     method = METHODS[config.estimator]
     function: Callable[..., Any] = load_object(method.function)
     return by_group(function) if method.by_group else function

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,8 +11,12 @@ from pass_ops.streams.options import Stream, chain
 from pass_ops.streams.reading import Rows
 
 
-def open_rows(gate: str, rows: Rows) -> Array:
-    """The rows (bool) in which the gate is open."""
+def open_rows(gates: Sequence[str], rows: Rows) -> Array:
+    """The rows (bool) in which every gate is open."""
+    return np.logical_and.reduce([_open_rows(gate, rows) for gate in gates])  # type: ignore[no-any-return]
+
+
+def _open_rows(gate: str, rows: Rows) -> Array:
     if gate == "right":
         return rows.right_R
     if gate == "wrong":
@@ -38,12 +42,12 @@ def weights_by_row(streams: Mapping[str, Stream], rows: Rows) -> dict[str, Array
     """W_n(i): the weight that arrives at each stream in each row; one number where no gate can close."""
     if all(stream.gate == "always" for stream in streams.values()):
         return {name: float(stream.weight) for name, stream in streams.items()}  # type: ignore[arg-type]
-    open_R = {gate: open_rows(gate, rows) for gate in {stream.gate for stream in streams.values()}}
+    open_R = {gates: open_rows(gates, rows) for gates in {stream.gates for stream in streams.values()}}
     arrived: dict[str, Array | float] = {name: np.zeros(len(rows)) for name in streams}
     for name, stream in streams.items():
         carried_R = np.full(len(rows), float(stream.weight))  # type: ignore[arg-type]
         for at in chain(name, streams):
-            stays_R = open_R[streams[at].gate]
+            stays_R = open_R[streams[at].gates]
             arrived[at] += np.where(stays_R, carried_R, 0.0)
             carried_R = np.where(stays_R, 0.0, carried_R)
     return arrived

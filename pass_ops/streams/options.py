@@ -163,8 +163,8 @@ class Stream(Options):
     """Pool state: the column whose equal values make a pool."""
     after: tuple[TransformName | Transform, ...] = ()
     """What is done to the standardized values, in order. Example: ["return_to_go"]."""
-    gate: GateName = "always"
-    """In which rollouts the stream counts."""
+    gate: GateName | tuple[GateName, ...] = "always"
+    """In which rollouts the stream counts; of several gates all must be open. Example: ["single_outcome", "wrong"]."""
     otherwise: str | None = None
     """The stream that gets this one's weight where the gate is closed."""
 
@@ -176,7 +176,7 @@ class Stream(Options):
             set_field(self, name, _transforms(getattr(self, name), option=name))
         check_choice(self.operator, STREAM_OPERATORS, option="operator")
         check_choice(self.pool, POOLS, option="pool")
-        check_choice(self.gate, GATES, option="gate")
+        set_field(self, "gate", _gates(self.gate))
         for name in ("key", "otherwise"):
             given = getattr(self, name)
             if given is not None and (not isinstance(given, str) or not given):
@@ -200,10 +200,11 @@ class Stream(Options):
                 "operator 'rank' needs every value of its pool, and of pool 'dataset' only sums are recorded; "
                 "choose pool 'group', or another operator"
             )
-        if self.operator == "leave_one_out" and self.pool in ("right", "wrong") and self.gate != self.pool:
+        if self.operator == "leave_one_out" and self.pool in ("right", "wrong") and self.pool not in self.gates:
             raise OptionError(
                 f"operator 'leave_one_out' compares a rollout with the others of its pool, but with pool {self.pool!r} "
-                f"and gate {self.gate!r} rollouts outside the pool count too; set gate to {self.pool!r}"
+                f"and gate {', '.join(map(repr, self.gates))} rollouts outside the pool count too; "
+                f"set gate to {self.pool!r}"
             )
 
     @property
@@ -214,13 +215,23 @@ class Stream(Options):
     @property
     def asks_right(self) -> bool:
         """Whether it must be known which rollouts are right."""
-        named = self.gate in ASKS_RIGHT or self.pool in ASKS_RIGHT
+        named = any(name in ASKS_RIGHT for name in (*self.gates, self.pool))
         return named or any(one.start == "outcome" for one in self.transforms)
 
     @property
     def ever_weighs(self) -> bool:
         """Whether the weight is other than 0 in some round."""
-        return any(weight != 0.0 for weight in (self.weight if isinstance(self.weight, tuple) else (self.weight,)))
+        return any(weight != 0.0 for weight in self.weights)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The weight of each round, or the one of all."""
+        return self.weight if isinstance(self.weight, tuple) else (float(self.weight),)  # type: ignore[arg-type]
+
+    @property
+    def gates(self) -> tuple[str, ...]:
+        """All that must be open."""
+        return self.gate if isinstance(self.gate, tuple) else (self.gate,)
 
     def at_round(self, number: int) -> Stream:
         """The same with the weight of one round."""
@@ -352,6 +363,17 @@ def _by_round(table: Mapping[Any, Any]) -> list[Any]:
             f"give every round from 0 to {last} one"
         )
     return [rounds[number] for number in range(last + 1)]
+
+
+def _gates(given: Any) -> GateName | tuple[GateName, ...]:
+    if not isinstance(given, (list, tuple)):
+        check_choice(given, GATES, option="gate")
+        return given  # type: ignore[no-any-return]
+    for one in given:
+        check_choice(one, GATES[1:] if len(given) > 1 else GATES, option="gate")
+    if not given or len(set(given)) != len(given):
+        raise OptionError(f"option gate: expected different gates, got {list(given)!r}; name each once, at least one")
+    return given[0] if len(given) == 1 else tuple(sorted(given))  # type: ignore[no-any-return]
 
 
 def _transforms(given: Any, *, option: str) -> tuple[Transform, ...]:

@@ -88,7 +88,7 @@ def plan(table: pa.Table, config: ShapingConfig) -> Plan:
         columns.require(table, key, needed_by=f"the pool 'state' of stream {name!r}")
     asks_right = any(stream.asks_right for stream in streams.values())
     right = _right(table, config.right) if asks_right else None
-    gated = any(stream.gate == "format" for stream in streams.values())
+    gated = any("format" in stream.gates for stream in streams.values())
     cutters = config.chunk_by or tuple(name for name, source in sources.items() if source.level != "rollout")
     return Plan(
         sources=sources,

@@ -3,7 +3,7 @@
     difference            y_1 = x_1 - b, y_j = x_j - x_(j-1)
     min_form              y_j = x_j exp(-x_j / T) / sum of exp(-x / T)                 (PURE, arXiv 2504.15275)
     clip, compress        min(max(x, low), high), s tanh(x / s)
-    sparsify              the share of largest size stays, the others become 0
+    sparsify              abs(x) from its quantile 1 - keep on stays, the others become 0
     return_to_go          y_j = x_j + discount * y_(j+1)
     length_normalization  x / n^power
 
@@ -25,7 +25,7 @@ from pass_ops.streams.elements import Elements
 from pass_ops.streams.options import Transform
 from pass_ops.streams.reading import Rows
 
-KEEP_DECIMALS = 9  # of keep * n before it is rounded up: 0.2 * 15 is 3.0000000000000004 in float64
+KEEP_DECIMALS = 9  # of keep * (n - 1) before it is rounded down: 0.29 * 100 is 28.999999999999996 in float64
 
 
 def transformed(transforms: Sequence[Transform], x_E: Array, elements: Elements, rows: Rows, *, stream: str) -> Array:
@@ -93,14 +93,12 @@ def _compress(one: Transform, x_E: Array, elements: Elements, rows: Rows) -> Arr
 
 def _sparsify(one: Transform, x_E: Array, elements: Elements, rows: Rows) -> Array:  # noqa: ARG001
     assert one.keep is not None
-    counts_R = np.diff(elements.starts_R1)
-    kept_R = np.ceil(np.round(one.keep * counts_R, KEEP_DECIMALS)).astype(np.int64)
-    order_E = np.lexsort((-np.abs(x_E), elements.row_E))  # stable: of equal sizes the earlier comes first
-    rank_E = np.arange(len(x_E)) - np.repeat(elements.starts_R1[:-1], counts_R)
-    y_E = np.zeros(len(x_E))
-    stay_S = order_E[rank_E < np.repeat(kept_R, counts_R)]
-    y_E[stay_S] = x_E[stay_S]
-    return y_E
+    filled_R = np.diff(elements.starts_R1) > 0
+    counts_F = np.diff(elements.starts_R1)[filled_R]
+    kept_F = 1 + np.floor(np.round(one.keep * (counts_F - 1), KEEP_DECIMALS)).astype(np.int64)
+    order_E = np.lexsort((-np.abs(x_E), elements.row_E))  # each row from its largest size to its smallest
+    least_F = np.abs(x_E)[order_E[elements.starts_R1[:-1][filled_R] + kept_F - 1]]
+    return np.where(np.abs(x_E) >= np.repeat(least_F, counts_F), x_E, 0.0)
 
 
 def _return_to_go(one: Transform, x_E: Array, elements: Elements, rows: Rows) -> Array:  # noqa: ARG001

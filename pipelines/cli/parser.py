@@ -10,6 +10,7 @@ import argparse
 import importlib
 import io
 import logging
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 ROUND_DIGITS = 6
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 UNDER_TORCHRUN = ("train", "sft")
-PLACES = {"config", "dataset", "file", "out", "pairs", "plot", "policy", "run", "tokenizer", "url"}
+PLACES = {
+    *("config", "dataset", "file", "labels", "model", "out", "pairs", "plot", "policy", "run", "save_scores", "scores"),
+    *("tokenizer", "url"),
+}
 QUESTIONS = ("inspect", "status", "verify", "sweep", "explain", "lint", "prm-check")
 
 
@@ -226,6 +230,7 @@ def _add_questions(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         help="values of an option of [shape], say k=0,0.7,1 or weights.process=0.5,1; several --grid are combined",
     )
     _name_argument(sweep, default="sweep", text="results are NAME.parquet and NAME.svg in the round's sweep folder")
+    _add_choice(sweep)
     explain = _command(commands, "explain", "the arithmetic of one rollout's advantages, chunk by chunk")
     explain.add_argument("run", help="RUN folder, or a shaped dataset")
     explain.add_argument("rollout_id", help="GROUP/INDEX")
@@ -239,17 +244,68 @@ def _add_questions(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     )
 
 
+def _add_choice(sweep: argparse.ArgumentParser) -> None:
+    sweep.add_argument(
+        "--truth",
+        metavar="SIGNAL",
+        help="rank the settings by how well they agree with this truer process signal, and forecast",
+    )
+    sweep.add_argument(
+        "--truth-as",
+        choices=("value", "difference"),
+        help="how it becomes an advantage: less its group's mean, or less the step before (default for monte_carlo)",
+    )
+    sweep.add_argument("--forecast", action="store_true", help="what added steps would earn (with --truth anyway)")
+    sweep.add_argument(
+        "--forecast-steps", type=whole_numbers, metavar="N1,N2,...", help="how many steps are added (default 1,8)"
+    )
+    sweep.add_argument(
+        "--forecast-scores", type=plain_numbers, metavar="X1,X2,...", help="their scores (default: quartiles stored)"
+    )
+    sweep.add_argument("--policy", metavar="FOLDER", help="compare real policy gradients of this policy")
+    sweep.add_argument("--groups", type=int, help="groups drawn for forecast and gradients (default 32)")
+    sweep.add_argument("--seed", type=int, help="seed of that draw and of the intervals (default 0)")
+
+
 def _add_prm_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     check = _command(commands, "prm-check", "how good a process signal is, before one trains on it")
-    check.add_argument("run", help="RUN folder whose round holds both signals")
-    check.add_argument("--signal", required=True, help="name of the process signal to check, scored per step")
-    check.add_argument("--truth", required=True, help="name of the one to hold it against: execution, monte_carlo")
+    check.add_argument("run", nargs="?", help="RUN folder whose round holds both signals; not with --labels")
+    check.add_argument("--signal", help="name of the process signal to check, scored per step")
+    check.add_argument("--truth", help="name of the one to hold it against: execution, monte_carlo")
     check.add_argument("--round", type=round_number, default=0, help="which round of the run (default 0)")
     check.add_argument(
-        "--threshold", type=float, default=0.5, help="truth above: right, below: wrong, at it: neutral (default 0.5)"
+        "--threshold",
+        type=float,
+        default=0.5,
+        help="truth above: right, below: wrong, at it: neutral; with --labels, scores below it are called wrong "
+        "(default 0.5)",
     )
     check.add_argument("--padding", metavar="REGEX", help="matches the whole text of steps that add nothing")
-    check.add_argument("--tokenizer", help="the policy's folder, to decode steps (default: the one recorded)")
+    check.add_argument(
+        "--tokenizer",
+        help="the policy's folder, to decode steps (default: the one recorded; with --labels the PRM's own)",
+    )
+    check.add_argument(
+        "--labels",
+        metavar="FORMAT:FILE",
+        help="published step labels instead of a RUN: processbench, prm800k, math_shepherd, trl or ultrainteract, and "
+        "a .jsonl, .json or .parquet file",
+    )
+    check.add_argument("--model", metavar="PRM", help="the process reward model that scores the labelled steps")
+    check.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+        help="an option of the signal prm: tag, chat, tokens, engine.kind, ...",
+    )  # fmt: skip
+    check.add_argument("--scores", metavar="FILE", help="stored scores instead of a model: what --save-scores writes")
+    check.add_argument("--save-scores", metavar="FILE", help="where the model's scores go, as JSON lines")
+    check.add_argument(
+        "--shape", action="append", default=[], metavar="KEY=VALUE",
+        help="an option of [shape] for the advantages (default: the process signal alone)",
+    )  # fmt: skip
+    check.add_argument("--limit", type=round_count, metavar="N", help="only the first N labelled solutions")
+    check.add_argument(
+        "--max-reject-rate", type=float, default=0.05, help="above this share of bad rows: refuse (default 0.05)"
+    )
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -356,6 +412,30 @@ def folder_name(text: str) -> str:
         return check_name(text, key="it")
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def whole_numbers(text: str) -> list[int]:
+    """Whole numbers of 1 or more between commas, as an argument type.
+
+    >>> whole_numbers("1,8")
+    [1, 8]
+    """
+    return [_within(1, one.strip()) for one in text.split(",")]
+
+
+def plain_numbers(text: str) -> list[float]:
+    """Finite numbers between commas, as an argument type.
+
+    >>> plain_numbers("0.5, -1")
+    [0.5, -1.0]
+    """
+    try:
+        numbers = [float(one) for one in text.split(",")]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers such as 0,0.5,1")
+    return numbers
 
 
 def _within(least: int, text: str) -> int:

@@ -6,10 +6,13 @@ import json
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pass_ops import shards
 from pipelines.runs.progress import Reporter
+
+if TYPE_CHECKING:
+    from pipelines.inspect.sweep.choose import ChooseOptions
 
 
 def inspect(options: Namespace) -> int | None:
@@ -84,6 +87,7 @@ def verify(options: Namespace) -> int | None:
 
 def sweep(options: Namespace) -> int | None:
     """Other shaping options over what is stored."""
+    from pipelines.inspect.sweep.choose import Chooser
     from pipelines.inspect.sweep.report import sweep_parquet, sweep_svg, sweep_view
     from pipelines.inspect.sweep.settings import grid_settings, sweep
     from pipelines.runs.config import load_config, module_folders, parse_grid
@@ -99,11 +103,14 @@ def sweep(options: Namespace) -> int | None:
     )
     check_folder(work.folder(options.round, "sweep"), key="--out")
     settings = grid_settings(work.config.shape, parse_grid(options.grid))
+    signals = work.folder(options.round, "signals")
+    asked = _choose_options(options)
     with reporter.step(f"{len(settings)} settings") as report:
         found = sweep(
             rollouts=work.folder(options.round, "rollouts"),
-            signals=work.folder(options.round, "signals"),
+            signals=signals,
             settings=settings,
+            watcher=Chooser(asked, signals=signals, train=work.config.train),
             progress=report,
         )
     store = shards.Store(work.folder(options.round, "sweep"))
@@ -115,6 +122,18 @@ def sweep(options: Namespace) -> int | None:
     else:
         reporter.console.print(sweep_view(found))
     return None
+
+
+def _choose_options(options: Namespace) -> ChooseOptions:
+    """What `passrl sweep` was asked to hold the settings against. Raises ConfigError."""
+    from pipelines.inspect.sweep.choose import ChooseOptions
+    from pipelines.options import build
+
+    names = ("truth", "truth_as", "forecast_steps", "forecast_scores", "policy", "groups", "seed")
+    given = {name: getattr(options, name) for name in names}
+    given["forecast"] = options.forecast or options.truth is not None
+    known = {name: value for name, value in given.items() if value is not None}
+    return build(ChooseOptions, known, where="passrl sweep")
 
 
 def explain(options: Namespace) -> int | None:
@@ -151,10 +170,17 @@ def lint(options: Namespace) -> int | None:
 
 
 def prm_check(options: Namespace) -> int | None:
-    """How good a process signal is against truer values of the same steps."""
+    """How good a process signal is: against truer values of the same steps, or against published labels."""
     from pipelines.inspect.prm_check.check import check_signal
     from pipelines.inspect.prm_check.text import report_view
+    from pipelines.signals import SignalInputError
 
+    if options.labels is not None:
+        return _prm_check_labels(options)
+    if None in (options.run, options.signal, options.truth):
+        raise SignalInputError(
+            "nothing says what to check: give RUN with --signal and --truth, or --labels with --model or --scores"
+        )
     reporter = Reporter(quiet=options.json)
     with reporter.step(f"prm-check {options.signal}") as progress:
         report = check_signal(
@@ -171,4 +197,58 @@ def prm_check(options: Namespace) -> int | None:
         print(json.dumps(asdict(report), indent=1))
     else:
         reporter.console.print(report_view(report, signal=options.signal, truth=options.truth))
+    return None
+
+
+def _prm_check_labels(options: Namespace) -> int | None:
+    """A process reward model, or its stored scores, against published labels."""
+    from pipelines.engines import release
+    from pipelines.inspect.prm_check.labels import check_labels, shaping
+    from pipelines.inspect.prm_check.labels_text import labels_view
+    from pipelines.inspect.prm_check.scores import as_row, model_scores, prm_signal, stored_scores
+    from pipelines.labels import label_format
+    from pipelines.runs.config import apply_override
+    from pipelines.runs.places import check_file
+    from pipelines.signals import SignalInputError
+
+    if (options.model is None) == (options.scores is None) or options.run is not None:
+        raise SignalInputError("--labels goes with --model or --scores, one of them, and without RUN")
+    name, separator, url = options.labels.partition(":")
+    if not separator:
+        raise SignalInputError(f"--labels {options.labels}: write it as FORMAT:FILE, say processbench:gsm8k.json")
+    form = label_format(name)
+    prm: dict[str, Any] = {}
+    shape: dict[str, Any] = {}
+    for overrides, table in ((options.overrides, prm), (options.shape, shape)):
+        for override in overrides:
+            apply_override(table, override)
+    if options.save_scores is not None:
+        check_file(Path(options.save_scores), key="--save-scores")
+    rows: list[bytes] = []
+    reporter = Reporter(quiet=options.json)
+    try:
+        stored = options.model is None
+        scores = stored_scores(options.scores) if stored else model_scores(prm_signal(options.model, prm))
+        with reporter.step(f"prm-check {name}") as progress:
+            report = check_labels(
+                form,
+                url,
+                scores=scores,
+                tokenizer=options.tokenizer or options.model,
+                threshold=options.threshold,
+                config=shaping(shape),
+                limit=options.limit,
+                max_reject_rate=options.max_reject_rate,
+                scored=None if options.save_scores is None else lambda *one: rows.append(as_row(*one)),
+                progress=progress,
+            )
+    finally:
+        release()
+    if options.save_scores is not None:
+        Path(options.save_scores).write_bytes(b"".join(rows))
+        reporter.line(f"wrote {options.save_scores}")
+    if options.json:
+        print(json.dumps(asdict(report), indent=1))
+    else:
+        reporter.console.print(labels_view(report, scores=Path(options.model or options.scores).name))
     return None

@@ -110,7 +110,7 @@ def _config_sections() -> Iterator[Section]:
         if (cls := nested_class(hints[field.name])) is not None:
             yield from _tables(cls, field.name, shown)
         else:
-            yield from _signal_sections()
+            yield from _signal_sections(shown)
 
 
 def _tables(cls: type, name: str, shown: set[type]) -> Iterator[Section]:
@@ -124,7 +124,7 @@ def _tables(cls: type, name: str, shown: set[type]) -> Iterator[Section]:
             yield from _tables(inner, f"{name}.{named}", shown)
 
 
-def _signal_sections() -> Iterator[Section]:
+def _signal_sections(shown: set[type]) -> Iterator[Section]:
     text = (
         "One table for each signal, named as you like. Its key `signal` says which one it is, one of the following or "
         "your own as module:Class; its other keys are that signal's options."
@@ -134,6 +134,12 @@ def _signal_sections() -> Iterator[Section]:
         cls = load_object(path)
         section = _section(cls, f"signals.{name}", title=f'[signals.NAME] signal = "{name}"')
         yield dataclasses.replace(section, columns=tuple(_columns(cls.kind)))
+        for key, hint in typing.get_type_hints(cls).items():
+            inner = nested_class(hint)
+            if inner is not None and inner not in shown:
+                shown.add(inner)
+                title = f'[signals.NAME.{key}] of signal = "{name}"'
+                yield _section(inner, f"signals.{name}.{key}", title=title)
 
 
 def _columns(kind: str | property) -> Iterator[str]:

@@ -1,9 +1,4 @@
-"""Prompts of a part as the token ids an engine is given, or the reason why a prompt has none.
-
-A plain prompt is encoded with the special tokens that the tokenizer puts before a text, except where it begins with
-them itself; tokens that the tokenizer puts after a text are left out, since after an end token a model begins another
-text. Messages go through the chat template; a final message of the assistant is continued (`template_arguments`).
-"""
+"""Prompts of a part as the token ids an engine is given (`pipelines.engines.prompts`), or why a prompt has none."""
 
 from __future__ import annotations
 
@@ -17,6 +12,7 @@ import pyarrow as pa
 
 from pass_ops.shards import Rejection
 from pipelines.engines.base import RequestRejected
+from pipelines.engines.prompts import encode_prompt, framed, template_arguments
 from pipelines.programs import Prompt
 from pipelines.rollouts.options import GenerateOptions
 
@@ -68,44 +64,8 @@ def plan_part(
     return planned
 
 
-def encode_prompt(
-    tokenizer: Any, prompt: str | None, messages: Sequence[Mapping[str, str]] | None, *, options: GenerateOptions
-) -> list[int]:
-    """Token ids of a plain prompt (with the tokenizer's own special tokens), or of messages in the chat template.
-
-    Raises RequestRejected: empty_prompt, or chat_template_error where the template refuses these messages.
-    """
-    if messages is None and not options.chat:
-        token_ids = _encode_plain(tokenizer, prompt or "")
-    else:
-        conversation = (
-            [dict(message) for message in messages] if messages is not None else [{"role": "user", "content": prompt}]
-        )
-        if options.system is not None and conversation[0]["role"] != "system":
-            conversation.insert(0, {"role": "system", "content": options.system})
-        token_ids = _apply_template(tokenizer, conversation, options.chat_template_kwargs)
-    if not token_ids:
-        raise RequestRejected("empty_prompt", "the tokenizer makes no token of it")
-    return token_ids
-
-
-def template_arguments(conversation: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The template's arguments for a conversation: a final message of the assistant is continued, after any other a new
-    one is begun; `continue_final_message` and `add_generation_prompt` among those given decide otherwise.
-
-    >>> template_arguments([{"role": "user", "content": "hi"}], {})
-    {'add_generation_prompt': True, 'continue_final_message': False}
-    >>> template_arguments([{"role": "assistant", "content": "Let me"}], {"enable_thinking": False})
-    {'enable_thinking': False, 'add_generation_prompt': False, 'continue_final_message': True}
-    """
-    begins = given.get("add_generation_prompt")
-    continues = given.get("continue_final_message", conversation[-1]["role"] == "assistant" and not begins)
-    own = {"add_generation_prompt": not continues if begins is None else begins, "continue_final_message": continues}
-    return {**given, **own}
-
-
 def special_encoding(tokenizer: Any, rows: Iterable[Mapping[str, Any]], *, options: GenerateOptions) -> dict[str, Any]:
-    """Which of this module's special cases these rows of prompts meet, by name, for the fingerprint; usually none.
+    """Which special cases of encoding these rows of prompts meet, by name, for the fingerprint; usually none.
 
     continued_message: a final message of the assistant. own_special_tokens: a plain prompt that begins with the special
     tokens that the tokenizer would put there. dropped_tokens: those that it would put after a plain prompt.
@@ -116,35 +76,12 @@ def special_encoding(tokenizer: Any, rows: Iterable[Mapping[str, Any]], *, optio
             if template_arguments(row["messages"], options.chat_template_kwargs)["continue_final_message"]:
                 found["continued_message"] = True
         elif not options.chat:
-            before, own, after = _framed(tokenizer, row["prompt"] or "")
+            before, own, after = framed(tokenizer, row["prompt"] or "")
             if before and own[: len(before)] == before:
                 found["own_special_tokens"] = True
             if after:
                 found["dropped_tokens"] = tokenizer.convert_ids_to_tokens(after)
     return found
-
-
-def _encode_plain(tokenizer: Any, prompt: str) -> list[int]:
-    before, own, _ = _framed(tokenizer, prompt)
-    return own if not own or own[: len(before)] == before else before + own
-
-
-def _framed(tokenizer: Any, prompt: str) -> tuple[list[int], list[int], list[int]]:
-    """Token ids that the tokenizer puts before a text, the text's own, and those that it puts after it."""
-    encoded = tokenizer(prompt)
-    ids = list(encoded["input_ids"])
-    own = [index for index, sequence in enumerate(encoded.sequence_ids(0)) if sequence is not None]
-    return (ids[: own[0]], ids[own[0] : own[-1] + 1], ids[own[-1] + 1 :]) if own else ([], [], [])
-
-
-def _apply_template(tokenizer: Any, conversation: list[dict[str, Any]], kwargs: Mapping[str, Any]) -> list[int]:
-    import jinja2
-
-    arguments = template_arguments(conversation, kwargs)
-    try:
-        return list(tokenizer.apply_chat_template(conversation, tokenize=True, return_dict=False, **arguments))
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
-        raise RequestRejected("chat_template_error", str(error)[:1000]) from error
 
 
 def _check_characters(

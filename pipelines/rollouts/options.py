@@ -9,17 +9,10 @@ from typing import Any
 from pass_ops.errors import PassError
 from pass_ops.nearest import advice
 from pipelines.engines.base import Sampling
+from pipelines.engines.prompts import argument_problem
 from pipelines.options import Table, options
 from pipelines.options.types import GroupSize, Tokens
 from pipelines.programs import PROGRAMS, Program
-
-# Of apply_chat_template: what it is given and what it returns.
-_OWN_ARGUMENTS = frozenset(
-    {
-        *("conversation", "tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask"),
-        *("padding", "truncation", "max_length", "tokenizer_kwargs"),
-    }
-)
 
 
 class GenerateOptionError(PassError, ValueError):
@@ -73,16 +66,5 @@ def check_template_arguments(given: Mapping[str, Any]) -> None:
 
     Raises GenerateOptionError.
     """
-    where = "chat_template_kwargs"
-    for name in given:
-        if name in _OWN_ARGUMENTS:
-            raise GenerateOptionError(f"{where} sets {name!r}, which this stage sets itself; leave it out.")
-    switches = {name: given[name] for name in ("continue_final_message", "add_generation_prompt") if name in given}
-    for name, value in switches.items():
-        if not isinstance(value, bool):
-            raise GenerateOptionError(f"{where}.{name} is {value!r}; it must be true or false.")
-    if list(switches.values()) == [True, True]:
-        raise GenerateOptionError(
-            f"{where} sets both continue_final_message and add_generation_prompt; the model either goes on with the "
-            "final message or begins a new one: set one of them."
-        )
+    if problem := argument_problem(given):
+        raise GenerateOptionError(f"chat_template_kwargs{problem}")

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import logging
 
-_disabled = logging.root.manager.disable
-logging.disable(max(_disabled, logging.WARNING))
+# Beam logs each worker's traceback where it happens; the same text arrives in the error that the client reports.
+logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+
+
+def _is_from_elsewhere(record: logging.LogRecord) -> bool:
+    return "apitools not found" not in str(record.msg)
+
+
+# A filter, not logging.disable: that one is the process's, and an engine that starts in another thread meanwhile saves
+# and restores it too (vLLM), which left every warning of the process turned off.
+logging.root.addFilter(_is_from_elsewhere)
 try:
     import apache_beam as beam
     from apache_beam.internal import pickler
 finally:
-    logging.disable(_disabled)
-# Beam logs each worker's traceback where it happens; the same text arrives in the error that the client reports.
-logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    logging.root.removeFilter(_is_from_elsewhere)
 
 __all__ = ["beam", "pickler"]

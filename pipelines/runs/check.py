@@ -302,7 +302,8 @@ class _Check:
 
     def _planned_input(self, name: str) -> DatasetSpec:
         if name == "prompts":
-            return DatasetSpec(stage="prompts", stage_version=1, options={}, parts=1)
+            extra = {"extra": self.config.prompts.extra}
+            return DatasetSpec(stage="prompts", stage_version=1, options=extra, parts=1)
         return DatasetSpec(stage="score", stage_version=1, options={"kind": self.signals[name].kind}, parts=1)
 
     def shape(self) -> None:
@@ -315,10 +316,13 @@ class _Check:
         if ":" in shape.estimator:
             with self.noting("shape"):
                 load_estimator(shape.estimator)
-        negative = [name for name in WEIGHTS if getattr(shape.weights, name) < 0]
+        given = {f"weights.{name}": getattr(shape.weights, name) for name in WEIGHTS}
+        for name, stream in (shape.streams or {}).items():
+            given[f"streams.{name}.weight"] = min(stream.weights)
+        negative = [name for name, weight in given.items() if weight < 0]
         if negative and "negative_weights" not in self.config.run.accept:
             self.problems.append(
-                f"shape.weights.{negative[0]} is {getattr(shape.weights, negative[0]):g}: a negative weight rewards "
+                f"shape.{negative[0]} is {given[negative[0]]:g}: a negative weight rewards "
                 'what the signal calls bad. Make it 0 or more, or add "negative_weights" to run.accept'
             )
 

@@ -236,7 +236,7 @@ def joined_parts(
     for part in range(rollouts.spec.parts):
         yield join_signals(
             rollouts.read_part(part, streams.rollout_columns(options.as_written)),
-            {name: signal.read_part(part) for name, signal in signals.items()},
+            {name: signals[name].read_part(part) for name in options.roles},
             reference=options.reference,
             prefixed=options.stream_signals,
         )

@@ -11,6 +11,7 @@ be compared.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,10 @@ import pyarrow as pa
 from pass_ops import g_opd_scores, opd_scores
 from pass_ops.ragged import ragged
 from pass_ops.shards import DatasetSpec, SamplingFacts
-from pipelines.options import options
+from pipelines.options import Table, options
 from pipelines.parts.granularity import PROCESS_KINDS, Per
 from pipelines.signals.base import Row, SignalInputError, SignalOptionError, sidecar
+from pipelines.signals.prompt_columns import check_columns, columns_by_prompt, of_group
 from pipelines.signals.stepwise import StepwiseSignal
 
 
@@ -32,8 +34,14 @@ class OpdSignal(StepwiseSignal):
     A row without one of its values is null with status no_input.
     """
 
-    teacher: str
-    """Name of the teacher's logprobs signal. Example: "teacher"."""
+    teacher: str | None = None
+    """Name of the teacher's logprobs signal; with teachers, of the one for values that are not among them. Example:
+    "teacher"."""
+    teachers: Table = field(default_factory=dict)
+    """Several teachers: value of the column named in by -> name of a logprobs signal. Example:
+    { math = "math-teacher", code = "code-teacher" }."""
+    by: str | None = None
+    """The column of the prompts that chooses among teachers: source, or a name of prompts.extra. Example: "domain"."""
     policy: str | None = None
     """Name of a logprobs signal of the policy (default: the rollouts' behavior_logprobs, which must be those of
     temperature 1 without truncation). Example: "policy"."""
@@ -42,9 +50,19 @@ class OpdSignal(StepwiseSignal):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(set(self.inputs)) < len(self.inputs):
+        if self.teacher is None and not self.teachers:
+            raise SignalOptionError("no teacher is named; give teacher, or teachers and by")
+        if bool(self.teachers) != (self.by is not None):
+            has, lacks = ("by", "teachers") if self.by is not None else ("teachers", "by")
+            raise SignalOptionError(f"{has} is set and {lacks} is not; by names the column that chooses among teachers")
+        for value, name in self.teachers.items():
+            if not isinstance(name, str):
+                raise SignalOptionError(f"teachers.{value} is {name!r}; give the name of a logprobs signal")
+        others = list(self._others().values())
+        signals = [*self._teachers, *others]
+        if len(set(others)) < len(others) or set(self._teachers) & set(others):
             raise SignalOptionError(
-                f"one signal stands for two models: {', '.join(self.inputs)}; their difference is always 0"
+                f"one signal stands for two models: {', '.join(signals)}; their difference is always 0"
             )
 
     @property
@@ -54,12 +72,18 @@ class OpdSignal(StepwiseSignal):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The logprobs signals it is formed from."""
-        return tuple(self._roles().values())
+        """The logprobs signals it is formed from, and the prompts where they choose the teacher."""
+        return (*self._teachers, *self._others().values(), *(("prompts",) if self.by is not None else ()))
 
-    def _roles(self) -> dict[str, str]:
-        roles = {"teacher": self.teacher, "policy": self.policy}
-        return {role: name for role, name in roles.items() if name is not None}
+    @property
+    def _teachers(self) -> tuple[str, ...]:
+        """The teachers' signals, each once."""
+        default = [self.teacher] if self.teacher is not None else []
+        return tuple(dict.fromkeys([*default, *self.teachers.values()]))
+
+    def _others(self) -> dict[str, str]:
+        """The other models' signals by role."""
+        return {} if self.policy is None else {"policy": self.policy}
 
     @property
     def needs_tokenizer(self) -> bool:
@@ -67,13 +91,15 @@ class OpdSignal(StepwiseSignal):
         return self.per == "step"
 
     def options(self) -> dict[str, Any]:
-        """The separator counts only where steps are cut."""
-        options = super().options()
-        return options if self.per == "step" else {name: options[name] for name in options if name != "separator"}
+        """The separator counts only where steps are cut, teachers only where there are several."""
+        unused = [*([] if self.per == "step" else ["separator"]), *([] if self.by is not None else ["teachers", "by"])]
+        return {name: value for name, value in super().options().items() if name not in unused}
 
     def check(self, rollouts: DatasetSpec, inputs: Mapping[str, DatasetSpec]) -> None:
         """Every input holds log-probabilities, the policy's those of temperature 1 over the full vocabulary."""
-        for role, name in self._roles().items():
+        if self.by is not None:
+            check_columns([self.by], inputs["prompts"], option="by")
+        for role, name in [*(("teacher", name) for name in self._teachers), *self._others().items()]:
             kind = inputs[name].options.get("kind")
             if kind != "logprobs":
                 raise SignalInputError(f"{role}: the signal {name!r} is of kind {kind}; give one of kind logprobs")
@@ -89,13 +115,11 @@ class OpdSignal(StepwiseSignal):
 
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Per-token differences of the rows that have all their values; then their sums over steps where asked."""
-        roles = self._roles()
-        lacking = [
-            _lacking(roles, {name: inputs[name]["status"][row].as_py() for name in roles.values()})
-            for row in range(len(rollouts))
-        ]
-        known = pa.array(np.flatnonzero([text is None for text in lacking]))
-        columns = {role: inputs[name]["logprobs"].take(known) for role, name in roles.items()}
+        others = self._others()
+        lacking = self._lacking(rollouts, inputs)
+        known = pa.array(np.flatnonzero([text is None for text in lacking]), pa.int64())
+        columns = {role: inputs[name]["logprobs"].take(known) for role, name in others.items()}
+        columns["teacher"] = self._taught(rollouts, inputs).take(known)
         columns.setdefault("policy", rollouts["behavior_logprobs"].take(known))
         scores = ragged(self._per_token(columns))
         found = (scores.row(row) for row in range(len(known)))
@@ -103,6 +127,36 @@ class OpdSignal(StepwiseSignal):
         if self.per == "step":
             rows = [_summed(row, steps.ends) for row, steps in zip(rows, self.cut(rollouts), strict=True)]
         return sidecar(self.kind, rollouts, rows)
+
+    def _teacher_of(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> list[tuple[str | None, Any]]:
+        """For each rollout the signal of its teacher, None where it has none, and the value that chose it."""
+        if self.by is None:
+            return [(self.teacher, None)] * len(rollouts)
+        columns = columns_by_prompt(inputs["prompts"])
+        values = [of_group(columns, group).get(self.by) for group in rollouts["group_id"].to_pylist()]
+        return [(self.teachers.get(str(value), self.teacher), value) for value in values]
+
+    def _lacking(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> list[str | None]:
+        """Which values a row lacks and why; None where it lacks none."""
+        found: list[str | None] = []
+        statuses = {name: table["status"].to_pylist() for name, table in inputs.items() if name != "prompts"}
+        for row, (teacher, value) in enumerate(self._teacher_of(rollouts, inputs)):
+            named = self._others() if teacher is None else {"teacher": teacher, **self._others()}
+            reasons = [] if teacher is not None else [f"there is no teacher for {self.by} {value!r}"]
+            reasons += [f"{role}: {statuses[name][row]}" for role, name in named.items() if statuses[name][row] != "ok"]
+            found.append("; ".join(reasons) or None)
+        return found
+
+    def _taught(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.ChunkedArray:
+        """Each row's values by its own teacher; those of a row without one do not count."""
+        place = {name: number for number, name in enumerate(self._teachers)}
+        rows = [
+            place.get(teacher or "", 0) * len(rollouts) + row
+            for row, (teacher, _) in enumerate(self._teacher_of(rollouts, inputs))
+        ]
+        tables = [inputs[name]["logprobs"] for name in self._teachers]
+        every = pa.chunked_array([chunk for table in tables for chunk in table.chunks], type=tables[0].type)
+        return every.take(pa.array(rows, pa.int64()))
 
     def _per_token(self, columns: Mapping[str, pa.ChunkedArray]) -> pa.ListArray:
         return opd_scores(policy=columns["policy"].combine_chunks(), teacher=columns["teacher"].combine_chunks())
@@ -117,17 +171,12 @@ class GOpdSignal(OpdSignal):
     lam: float = 1.25
     """Weight lambda of the teacher's gain over the base; above 1 extrapolates beyond the teacher."""
 
-    def _roles(self) -> dict[str, str]:
-        return {**super()._roles(), "base": self.base}
+    def _others(self) -> dict[str, str]:
+        return {**super()._others(), "base": self.base}
 
     def _per_token(self, columns: Mapping[str, pa.ChunkedArray]) -> pa.ListArray:
         arrays = {role: column.combine_chunks() for role, column in columns.items()}
         return g_opd_scores(policy=arrays["policy"], base=arrays["base"], teacher=arrays["teacher"], lam=self.lam)
-
-
-def _lacking(roles: Mapping[str, str], statuses: Mapping[str, str]) -> str | None:
-    """Which inputs of a row are null and why; None where none is."""
-    return "; ".join(f"{role}: {statuses[name]}" for role, name in roles.items() if statuses[name] != "ok") or None
 
 
 def _summed(row: Row, ends: Sequence[int]) -> Row:

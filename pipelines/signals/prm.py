@@ -105,6 +105,10 @@ class PrmSignal(StepwiseSignal):
         return found | ({"prm_chat_template": chat_template_digest(self.model)} if self.chat else {})
 
     def check(self, rollouts: DatasetSpec, inputs: Mapping[str, DatasetSpec]) -> None:
+        """As `check_model`: any rollouts will do."""
+        self.check_model()
+
+    def check_model(self) -> None:
         """The model has weights, and its tokenizer finds the tag where it is written. Raises SignalOptionError."""
         tensor_shapes(self.model)
         tokenizer = load_tokenizer(self.model)
@@ -118,24 +122,29 @@ class PrmSignal(StepwiseSignal):
 
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Ask about every rollout at once, then collect in order."""
+        cuts = self.cut(rollouts)
+        rows = self.step_scores(tasks(rollouts, inputs["prompts"]), [steps.texts for steps in cuts])
+        return sidecar(self.kind, rollouts, [_with_ends(row, steps) for row, steps in zip(rows, cuts, strict=True)])
+
+    def step_scores(self, tasks: Sequence[str], steps: Sequence[Sequence[str]]) -> list[Row]:
+        """process_scores of each task's steps, both given as text; all are asked for at once."""
         from pipelines.engines import acquire
 
         engine = acquire(self.model, self._engine)
-        cuts = self.cut(rollouts)
-        asked = [
-            self._ask(engine, task, steps) for task, steps in zip(tasks(rollouts, inputs["prompts"]), cuts, strict=True)
-        ]
-        return sidecar(self.kind, rollouts, [self._row(*one, steps) for one, steps in zip(asked, cuts, strict=True)])
+        asked = [self._ask(engine, task, texts) for task, texts in zip(tasks, steps, strict=True)]
+        return [self._row(*one) for one in asked]
 
-    def _ask(self, engine: Engine, task: str, steps: Steps) -> tuple[Row | Future[NDArray[np.float32]], list[int]]:
+    def _ask(
+        self, engine: Engine, task: str, texts: Sequence[str]
+    ) -> tuple[Row | Future[NDArray[np.float32]], list[int]]:
         """The request, or the row where there is nothing to ask; and the tokens at which to read the answer."""
-        if not steps.ends:
+        if not texts:
             return EMPTY, []
-        ids, places = self._read(engine.tokenizer, task, steps.texts)
+        ids, places = self._read(engine.tokenizer, task, texts)
         if len(ids) > engine.max_model_len:
             return Row("too_long", f"{len(ids)} of the PRM's tokens, it takes {engine.max_model_len}"), []
-        if len(places) != len(steps.ends):
-            return Row("error", f"the PRM's tokenizer shows {len(places)} tags for {len(steps.ends)} steps"), []
+        if len(places) != len(texts):
+            return Row("error", f"the PRM's tokenizer shows {len(places)} tags for {len(texts)} steps"), []
         return engine.pool(ids), places
 
     def _read(self, tokenizer: Any, task: str, steps: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -157,7 +166,7 @@ class PrmSignal(StepwiseSignal):
         messages += [{"role": "user", "content": task}, {"role": "assistant", "content": steps}]
         return str(tokenizer.apply_chat_template(messages, tokenize=False))
 
-    def _row(self, found: Row | Future[NDArray[np.float32]], places: Sequence[int], steps: Steps) -> Row:
+    def _row(self, found: Row | Future[NDArray[np.float32]], places: Sequence[int]) -> Row:
         if isinstance(found, Row):
             return found
         try:
@@ -165,7 +174,11 @@ class PrmSignal(StepwiseSignal):
         except RequestRejected as rejected:
             return Row("error", str(rejected))
         scores = right_probability(logits_TC[list(places)], positive=self.positive)
-        return Row(values={"process_scores": scores, "process_ends": steps.ends})
+        return Row(values={"process_scores": scores})
+
+
+def _with_ends(row: Row, steps: Steps) -> Row:
+    return replace(row, values={**row.values, "process_ends": steps.ends}) if row.status == "ok" else row
 
 
 def _check_tokens(tokenizer: Any, tokens: Sequence[str]) -> None:

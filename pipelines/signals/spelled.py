@@ -36,6 +36,11 @@ def protected(tokenizer: Any, text: str) -> str:
     return pattern.sub(lambda name: characters[name[0]], private.sub(REPLACEMENT, text))
 
 
+def holds_protected(tokenizer: Any, text: str) -> bool:
+    """Whether there is a private character of `protected` in the text."""
+    return any(character in text for character in _names(tokenizer)[1].values())
+
+
 def encode(tokenizer: Any, text: str, *, add_special_tokens: bool) -> tuple[list[int], dict[int, int]]:
     """Token ids of a text with protected words in it; and for each character that has one, the index of its token."""
     pattern, characters = _names(tokenizer)

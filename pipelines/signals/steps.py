@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 from pipelines.engines.text import REPLACEMENT
@@ -78,6 +79,42 @@ def token_text_ends(token_ids_T: Sequence[int], decode: Decode) -> tuple[str, li
     return "".join(pieces), ends_T
 
 
+class GivenStepsError(ValueError):
+    """Steps given as text are not what the tokens spell, or a token spans two of them."""
+
+
+def ends_of_steps(token_ids_T: Sequence[int], texts: Sequence[str], *, between: str, decode: Decode) -> list[int]:
+    r"""Exclusive token ends of steps that are given as text, by the rule of `cut_steps`; the last is T.
+
+    token_ids_T: the ids of the texts joined by `between`, which belongs to the step before it. Unlike `cut_steps`, no
+    step is merged: each keeps the label or score it came with.
+
+    >>> letters = lambda ids: "".join("\nab"[i] for i in ids)
+    >>> ends_of_steps([1, 0, 2, 0, 2], ["a", "b\nb"], between="\n", decode=letters)
+    [2, 5]
+
+    Raises:
+        GivenStepsError: the ids decode to another text, or a step has no token of its own.
+    """
+    decoded, text_ends_T = token_text_ends(token_ids_T, decode)
+    if decoded != between.join(texts):
+        raise GivenStepsError("the tokens spell another text")
+    ends: list[int] = []
+    after = 0
+    for text in texts[:-1]:
+        after += len(text) + len(between)
+        ends.append(_token_end(text_ends_T, after))
+    ends.append(len(token_ids_T))
+    if any(end <= before for before, end in pairwise([0, *ends])):
+        raise GivenStepsError("a step has no token of its own")
+    return ends
+
+
+def _token_end(text_ends_T: Sequence[int], characters: int) -> int:
+    """How many tokens it takes until so many characters of the text are complete."""
+    return bisect_left(text_ends_T, characters) + 1
+
+
 def cut_steps(token_ids_T: Sequence[int], text: str, *, separator: str, decode: Decode) -> Steps:
     r"""The steps of one completion; text is the rollout's (it may end before the tokens do: at a stop string).
 
@@ -96,7 +133,7 @@ def cut_steps(token_ids_T: Sequence[int], text: str, *, separator: str, decode: 
     while start <= len(text):
         at = text.find(separator, start)
         stop, after = (at, at + len(separator)) if at >= 0 else (len(text), len(text) + 1)
-        end = bisect_left(text_ends_T, after) + 1 if at >= 0 else len(token_ids_T)
+        end = _token_end(text_ends_T, after) if at >= 0 else len(token_ids_T)
         blank = not text[start:stop].strip()
         if not blank and (not ends or end > ends[-1]):
             spans.append((start, stop))

@@ -71,6 +71,19 @@ def plain_bool(value: object) -> bool:
     return value
 
 
+def plain_context(value: object) -> str | list[dict[str, str]] | None:
+    """What a context function returned: a text, messages, or None; raises TypeError for anything else."""
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not value:
+        raise TypeError(f"the function returned {type(value).__name__}; it must return a text, messages or None")
+    for message in value:
+        keys = sorted(message) if isinstance(message, dict) else type(message).__name__
+        if keys != ["content", "role"] or not all(isinstance(said, str) for said in message.values()):
+            raise TypeError(f"the function returned a message of {keys}; it must have role and content, both texts")
+    return [dict(message) for message in value]
+
+
 def plain_scores(value: Iterable[float]) -> list[float]:
     """What a step checker returned, as a list of floats; raises ValueError for one that float32 cannot hold."""
     scores = [float(score) for score in value]

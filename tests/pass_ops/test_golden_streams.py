@@ -65,14 +65,16 @@ class TestTransforms:
             [2 * math.tanh(1.5), -2 * math.tanh(15.0)]
         )
 
-    def test_sparsify_keeps_the_largest_and_of_equal_ones_the_earlier(self):
-        rows = table({"s": [1.0, -2.0, 2.0, 0.5, -2.0]}, {"s": [3.0]})
-        half = credits(rows, transform=(Transform("sparsify", keep=0.4),))
-        assert half == near([0.0, -2.0, 2.0, 0.0, 0.0], [3.0])
+    def test_sparsify_keeps_what_reaches_the_quantile(self):
+        rows = table({"s": [1.0, -4.0, 3.0, 0.5]}, {"s": [3.0]}, {"s": [2.0, -2.0, 1.0]})
+        third = credits(rows, transform=(Transform("sparsify", keep=0.3),))  # 1 + floor(0.3 * 3) = 1
+        assert third == near([0.0, -4.0, 0.0, 0.0], [3.0], [2.0, -2.0, 0.0])
+        two = credits(rows, transform=(Transform("sparsify", keep=0.34),))  # 1 + floor(1.02) = 2
+        assert two == near([0.0, -4.0, 3.0, 0.0], [3.0], [2.0, -2.0, 0.0])
 
     def test_sparsify_counts_like_arithmetic_does_and_not_like_float64(self):
-        row = {"s": [float(n + 1) for n in range(15)]}
-        assert sum(x != 0 for x in credits(table(row), transform=(Transform("sparsify", keep=0.2),))[0]) == 3
+        row = {"s": [float(n + 1) for n in range(101)]}
+        assert sum(x != 0 for x in credits(table(row), transform=(Transform("sparsify", keep=0.29),))[0]) == 30
 
     def test_return_to_go(self):
         rows = table({"s": [1.0, 2.0, 4.0]})
@@ -183,6 +185,11 @@ class TestGates:
     )  # fmt: skip
     def test_each(self, gate, expected):
         assert credits(table(*self.ROWS), signal="r", gate=gate) == near(*([x] for x in expected))
+
+    def test_of_several_all_must_be_open(self):
+        found = credits(table(*self.ROWS), signal="r", gate=["format", "mixed"])
+        assert found == near([1], [0], [0])
+        assert Stream(signal="r", gate=["right"]) == Stream(signal="r", gate="right")
 
     def test_right_is_what_is_above_the_threshold(self):
         config = ShapingConfig(

@@ -15,7 +15,8 @@ OPTIONS = {
     "estimator": (
         {"estimator": "pas"},
         "option estimator: unknown value 'pas'; the choices are 'pass', 'reward_shaping', 'grpo_process', "
-        "'grpo_outcome', 'rloo', 'dr_grpo', 'gdpo', 'prime'; did you mean 'pass'? "
+        "'grpo_outcome', 'rloo', 'dr_grpo', 'gdpo', 'prime', 'opo', 'pass_at_k', 'grpo_lambda', 'pure', 'verigate', "
+        "'mrpo', 'pav', 'tempo', 'entropy_top', 'gtpo'; did you mean 'pass'? "
         "(your own is given as module:function)",
     ),
     "estimator without a module": (

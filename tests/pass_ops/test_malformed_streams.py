@@ -60,6 +60,14 @@ OPTIONS = {
         "option gate: unknown value 'wrongs'; the choices are 'always', 'right', 'wrong', 'single_outcome', 'mixed', "
         "'format'; did you mean 'wrong'?",
     ),
+    "always among several gates": (
+        lambda: Stream(signal="process", gate=["always", "right"]),
+        "option gate: unknown value 'always'; choose one of 'right', 'wrong', 'single_outcome', 'mixed', 'format'",
+    ),
+    "a gate twice": (
+        lambda: Stream(signal="process", gate=["right", "right"]),
+        "option gate: expected different gates, got ['right', 'right']; name each once, at least one",
+    ),
     "a pool without its key": (
         lambda: Stream(signal="process", pool="state"),
         "option pool is 'state', which needs the column whose equal values make a pool; name it in key",

@@ -274,7 +274,7 @@ class TestByImportPath:
                 "too_short",
                 EstimatorError,
                 r"^rollout 'g0/0': estimator 'own_estimators:too_short' gave an array of shape \(1,\) for a completion "
-                "of 2 tokens; return one advantage for each token$",
+                "of 2 tokens; return one advantage for each token, or one number for all$",
             ),
             (
                 "nan",

@@ -78,7 +78,8 @@ def explain_rollout(run: str, rollout_id: str, *, round_index: int = 0, name: st
     Raises:
         RolloutNotFoundError: no such rollout; names near ones.
         NotShapedError, NotADatasetError, IncompleteDatasetError: nothing shaped there.
-        NotExplainableError: it was shaped by an estimator given by import path, or by streams.
+        NotExplainableError: it was shaped by an estimator given by import path, by a method of its own file, or by
+            streams.
     """
     dataset = open_shaped(run, round_index=round_index, name=name)
     part = _find(dataset, rollout_id)
@@ -89,9 +90,10 @@ def explain_rollout(run: str, rollout_id: str, *, round_index: int = 0, name: st
             f"{dataset.url} was shaped by streams; explain spells out the arithmetic of {', '.join(ESTIMATORS)}. "
             "`passrl inspect` shows what they made of each chunk"
         )
-    if ":" in config.estimator:
+    if config.estimator not in ESTIMATORS:
+        whose = "your own estimator" if ":" in config.estimator else "estimator"
         raise NotExplainableError(
-            f"{dataset.url} was shaped by your own estimator {config.estimator!r}; explain spells out the arithmetic "
+            f"{dataset.url} was shaped by {whose} {config.estimator!r}; explain spells out the arithmetic "
             f"of {', '.join(ESTIMATORS)}. `passrl inspect` shows what it made of each chunk"
         )
     ids = table["rollout_id"].to_pylist()

@@ -12,12 +12,15 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 
 from pass_ops.shards import SamplingFacts, open_dataset
+from pipelines.inspect.forecast import Forecast, pays_from
 from pipelines.inspect.lint.facts import STREAMS, Facts, gather
 from pipelines.options import ConfigError, options
 from pipelines.options.types import AtLeastOne, Share
 from pipelines.parts.inputs import WrongInputError
 
 Severity = Literal["error", "warning", "info"]
+#: a change of the total credit below this is rounding
+LEAST_PAY = 1e-6
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 
@@ -60,6 +63,9 @@ class LintOptions:
     """Correlation, within groups, of a wrong rollout's path score with its length: length must not pay."""
     length_right: Share = 0.6
     """The same for right rollouts, whose path score should not depend mostly on length."""
+    padding_score: float | None = None
+    """Score of an added step that must not raise a rollout's total credit (default: the mean of the process scores that
+    are below their mean: what poor steps get). Example: 0.5."""
     chunks: Share = 0.9
     """Chunks per token of a signal per token; near 1 there are no chunks."""
     zero_logprobs: Share = 0.999
@@ -90,7 +96,8 @@ def lint(
     dataset = open_dataset(url)
     if dataset.spec.stage == "prompts":
         raise WrongInputError(f"{url} holds prompts; lint looks at rollouts, a signal or a shaped dataset: give one")
-    return lint_facts(gather(dataset, progress), options or LintOptions())
+    options = options or LintOptions()
+    return lint_facts(gather(dataset, progress, padding_score=options.padding_score), options)
 
 
 def lint_facts(facts: Facts, options: LintOptions) -> list[LintFinding]:
@@ -105,6 +112,7 @@ def lint_facts(facts: Facts, options: LintOptions) -> list[LintFinding]:
         _streams,
         _process,
         _length,
+        _padding,
         _chunks,
         _logprobs,
     )
@@ -292,6 +300,36 @@ def _length(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
                 f"Training will make completions {'longer' if found > 0 else 'shorter'}: compare k with "
                 "`passrl sweep --grid k=0,0.3,0.7,1`, and look for padding that the process signal likes.",
             )  # fmt: skip
+
+
+def _padding(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
+    """What the estimator itself pays for a poor step more (`pipelines.inspect.forecast`)."""
+    if facts.padding_unknown is not None:
+        yield _finding(
+            "info", "padding_not_forecast", f"what added steps would earn is not known: {facts.padding_unknown}",
+            "Run lint where the estimator's module can be imported.",
+        )  # fmt: skip
+    asked = [one for one in facts.padding if one.quantile is None and one.score is not None]
+    for side in ("right", "wrong") if any(one.rollouts["right"] + one.rollouts["wrong"] for one in asked) else ("all",):
+        paid = [one for one in asked if one.rollouts[side] >= options.rollouts and _is_paid(one, side)]
+        if not paid:
+            continue
+        most = max(paid, key=lambda one: one.total[side].value or 0.0)
+        lowest = pays_from(facts.padding, position=most.position, steps=most.steps, side=side)
+        who = "a rollout" if side == "all" else f"a {side} rollout"
+        yield _finding(
+            "warning", f"padding_pays_{side}",
+            f"a step scored {most.score:.3g} that is added at the {' or '.join(one.position for one in paid)} raises "
+            f"the total credit of {who} by {most.total[side].value:.3g} ({most.total[side].low:.3g} to "
+            f"{most.total[side].high:.3g}); steps pay from a score of {lowest:.3g} on",
+            "A policy that pads is paid for it. Raise k, subtract a baseline (standardize), or have the process signal "
+            "score padding lower; `passrl sweep --forecast --grid k=0,0.7,1` says what each setting would pay.",
+        )  # fmt: skip
+
+
+def _is_paid(one: Forecast, side: str) -> bool:
+    """Beyond what chance and float32 can do."""
+    return (one.total[side].low or 0.0) > LEAST_PAY
 
 
 def _chunks(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:

@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 
 from pass_ops import ShapingConfig, Standardizers, Weights, shape
 from pass_ops.config import Operator
+from pass_ops.errors import OptionError
 from pass_ops.groups import group_bounds, group_numbers
 from pass_ops.ragged import list_lengths, list_values
 from pass_ops.shards import CompleteDataset
 from pass_ops.shards.tables import group_keys
+from pipelines.inspect.forecast import Forecast, forecast, given_levels, poor_level, score_levels
 from pipelines.inspect.moments import Moments, Pairs, centred
+from pipelines.inspect.sample import GroupSample
 from pipelines.inspect.stored import rightness, shaping_config
 
 STREAMS = ("process", "outcome", "format")
@@ -30,7 +33,11 @@ _COLUMNS = (
     "process_scores", "process_ends", "outcome_reward", "format_reward", "format_ok",
     "chunk_ends", "chunk_credits", "chunk_advantages", "path_score", "trainable",
 )  # fmt: skip
+#: columns of any name that shaping may read
+_SHAPED_ENDINGS = ("_scores", "_ends", "_reward", "_ok")
 _SHOWN = 3
+#: groups of which rollouts are padded
+PADDED_GROUPS = 32
 # A float32 log-softmax may come out a little above 0 where the probability is 1.
 LOGPROB_ROUNDING = 1e-4
 
@@ -44,7 +51,8 @@ class Facts:
     spread: stream -> its contribution to the fused advantage, over chunks. process_outcome: mean process score and
     outcome reward within groups. pay: side -> length and first advantage within groups.
     counting: tokens that count; of them zero_logprobs, wrong_logprobs (above 0 or not finite) and uncertain_logprobs
-    (not 0, beyond rounding).
+    (not 0, beyond rounding). padding: what one added step would earn, of the score in question (quantile None) and of
+    quantiles of the stored ones; padding_unknown: why that could not be asked.
     """
 
     config: ShapingConfig | None = None
@@ -72,6 +80,8 @@ class Facts:
     zero_logprobs: int = 0
     wrong_logprobs: int = 0
     uncertain_logprobs: int = 0
+    padding: tuple[Forecast, ...] = ()
+    padding_unknown: str | None = None
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def note(self, fact: str, ids: pa.ChunkedArray, which: NDArray[np.bool_]) -> int:
@@ -82,8 +92,8 @@ class Facts:
         return int(which.sum())
 
 
-def gather(dataset: CompleteDataset, progress: Any = None) -> Facts:
-    """Read every part's light columns once. progress(parts done, parts)."""
+def gather(dataset: CompleteDataset, progress: Any = None, *, padding_score: float | None = None) -> Facts:
+    """Read every part's light columns once. progress(parts done, parts); padding_score: default `poor_level`."""
     carried = dataset.spec.carried
     facts = Facts(
         config=shaping_config(dataset.spec) if dataset.spec.stage == "shape" else None,
@@ -91,15 +101,30 @@ def gather(dataset: CompleteDataset, progress: Any = None) -> Facts:
         round=carried.get("round"),
         outcome_signal=(carried.get("signals") or {}).get("outcome"),
     )
+    sample = GroupSample(PADDED_GROUPS)
     for part in range(len(dataset.parts)):
         with dataset.open_part(part) as file:
             names = file.schema_arrow.names
             wanted = [name for name in names if name in _COLUMNS or name.startswith("status_")]
+            wanted += [name for name in names if name.endswith(_SHAPED_ENDINGS) and name not in wanted]
             table = file.read(columns=wanted)
         add_part(facts, table)
+        if facts.config is not None:
+            sample.add(table, {})
         if progress:
             progress(part + 1, len(dataset.parts))
+    if facts.config is not None and facts.config.streams is None and (drawn := sample.tables()) is not None:
+        _forecast_padding(facts, drawn[0], facts.config, score=padding_score)
     return facts
+
+
+def _forecast_padding(facts: Facts, table: pa.Table, config: ShapingConfig, *, score: float | None) -> None:
+    """What one added step would earn. An estimator of one's own that is not on this machine cannot be asked."""
+    asked = [poor_level(table)] if score is None else given_levels(table, [score])
+    try:
+        facts.padding = tuple(forecast(table, config, levels=[*asked, *score_levels(table)], steps=(1,)))
+    except OptionError as error:
+        facts.padding_unknown = str(error)
 
 
 def add_part(facts: Facts, table: pa.Table) -> None:

@@ -20,11 +20,11 @@ def report_view(report: SignalReport, *, signal: str, truth: str) -> Group:
     head = (
         f"{signal} against {truth}: {report.steps:,} steps of {report.rollouts:,} rollouts"
         f"{f' ({report.skipped:,} without a value of both)' if report.skipped else ''}. "
-        f"AUC {_number(report.auc)}, within groups {_number(report.auc_in_groups)}."
+        f"AUC {number(report.auc)}, within groups {number(report.auc_in_groups)}."
     )
-    kinds = _table("Steps by kind", "steps", "mean score", "standardized")
+    kinds = plain_table("Steps by kind", "steps", "mean score", "standardized")
     for name, kind in report.kinds.items():
-        kinds.add_row(name, f"{kind.steps:,}", _number(kind.score), _number(kind.standardized, signed=True))
+        kinds.add_row(name, f"{kind.steps:,}", number(kind.score), number(kind.standardized, signed=True))
     return Group(
         Text(head),
         kinds,
@@ -49,19 +49,20 @@ def findings(report: SignalReport) -> list[str]:
     for name in ("position", "length"):
         value, true = report.correlation[name], report.correlation["truth"]
         if value is not None and abs(value) > max(0.3, abs(true or 0.0)):
-            lines.append(f"Its scores follow {name} ({value:+.2f}) more than the truth ({_number(true, signed=True)}).")
+            lines.append(f"Its scores follow {name} ({value:+.2f}) more than the truth ({number(true, signed=True)}).")
     return lines
 
 
 def _bin_table(title: str, bins: Sequence[StepBin]) -> Table:
-    table = _table(title, "steps", "mean score", "mean truth", "AUC")
+    table = plain_table(title, "steps", "mean score", "mean truth", "AUC")
     for one in bins:
         span = f"{one.low:.3g}" if one.low == one.high else f"{one.low:.3g} to {one.high:.3g}"
-        table.add_row(span, f"{one.steps:,}", _number(one.score), _number(one.truth), _number(one.auc))
+        table.add_row(span, f"{one.steps:,}", number(one.score), number(one.truth), number(one.auc))
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
+def plain_table(title: str, *columns: str) -> Table:
+    """A table with a first column without a head and numbers in the others."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
     table.add_column("")
     for column in columns:
@@ -69,5 +70,6 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _number(value: float | None, *, signed: bool = False) -> str:
+def number(value: float | None, *, signed: bool = False) -> str:
+    """Three digits, or a dash for None."""
     return "-" if value is None else f"{value:+.3f}" if signed else f"{value:.3f}"

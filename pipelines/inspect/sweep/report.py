@@ -9,11 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.box import SIMPLE_HEAD
+import pydantic
 from rich.console import Group
-from rich.table import Table
 
 from pass_ops.shards import canonical_json
+from pipelines.inspect.sweep.choose_text import choose_columns, choose_tables, narrow_table
 from pipelines.inspect.sweep.settings import SettingResult
 
 _SLOPE_FIELDS = ("per_token", "standard_error", "within_groups", "rollouts")
@@ -27,12 +27,12 @@ BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#888888"
 
 def sweep_view(results: Sequence[SettingResult]) -> Group:
     """For the terminal: the advantages of each setting, and what each pays for length."""
-    advantages = _table("Advantages", "A > 0", "A < 0", "zero", "chunks", "corr.", "flips")
+    advantages = narrow_table("Advantages", "A > 0", "A < 0", "zero", "chunks", "corr.", "flips")
     advantages.caption = (
         "A > 0, A < 0: share of tokens, mean, std. zero: share of rollouts whose every advantage is 0. chunks: per "
         "rollout. corr., flips: correlation and opposite signs of token advantages against the reference."
     )
-    lengths = _table("Pay for one more token", "path, right", "path, wrong", "mass, right", "mass, wrong")
+    lengths = narrow_table("Pay for one more token", "path, right", "path, wrong", "mass, right", "mass, wrong")
     lengths.caption = (
         "Slope of the path score and of a rollout's summed advantage (mass) against its length, among right and among "
         "wrong rollouts of one prompt. Above 0, length is paid for."
@@ -49,21 +49,13 @@ def sweep_view(results: Sequence[SettingResult]) -> Group:
         )
         slopes = [group[side].within_groups for group in (result.path, result.mass) for side in ("right", "wrong")]
         lengths.add_row(result.name, *(_number(slope) for slope in slopes))
-    return Group(advantages, lengths)
-
-
-def _table(title: str, *columns: str) -> Table:
-    """A narrow table: settings wrap, numbers do not."""
-    table = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, padding=0)
-    table.add_column("setting", overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
+    return Group(advantages, lengths, *choose_tables(results))
 
 
 def sweep_records(results: Sequence[SettingResult]) -> pa.Table:
     """One row a setting: `setting`, `options` (JSON), the numbers of `SettingResult`, and its slopes as
-    path_right_per_token, path_right_standard_error, path_right_within_groups, path_right_rollouts and so on.
+    path_right_per_token, path_right_standard_error, path_right_within_groups, path_right_rollouts and so on. Where they
+    were asked for also truth_... and gradient_..., as `choose_columns` names them.
     """
     fields = [("setting", pa.string()), ("options", pa.string())]
     fields += [(name, pa.int64()) for name in _COUNTS] + [(name, pa.float64()) for name in _NUMBERS]
@@ -73,7 +65,16 @@ def sweep_records(results: Sequence[SettingResult]) -> pa.Table:
         for side in ("right", "wrong")
         for name in _SLOPE_FIELDS
     ]
-    return pa.Table.from_pylist([_record(result) for result in results], schema=pa.schema(fields))
+    made = pa.Table.from_pylist([_record(result) for result in results], schema=pa.schema(fields))
+    for name, values in choose_columns(results).items():
+        made = made.append_column(name, pa.array(values, pa.float64()))
+    return made
+
+
+def sweep_json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of what `passrl sweep --json` prints: a list of `SettingResult`."""
+    found = pydantic.TypeAdapter(tuple[SettingResult, ...]).json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "passrl sweep --json", **found}
 
 
 def sweep_parquet(results: Sequence[SettingResult]) -> bytes:

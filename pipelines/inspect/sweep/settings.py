@@ -11,7 +11,7 @@ import itertools
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -23,11 +23,14 @@ from pass_ops.errors import OptionError
 from pass_ops.groups import group_bounds, group_numbers
 from pass_ops.ragged import list_lengths, list_values
 from pass_ops.shards import CompleteDataset
+from pipelines.inspect.forecast import Forecast
 from pipelines.inspect.moments import Moments, Pairs, centred
 from pipelines.inspect.stored import rightness
+from pipelines.inspect.sweep.gradients import GradientResult
+from pipelines.inspect.sweep.truth import TruthResult
 from pipelines.options import as_dict, build
 from pipelines.parts.inputs import kinds, open_rollouts, open_signal
-from pipelines.shaped.stage import ShapeOptions, check_streams, join_signals, resolve_signal
+from pipelines.shaped.stage import ShapeOptions, check_streams, join_signals, joined_parts, resolve_signal
 from pipelines.shaped.streams import rollout_columns
 
 REFERENCE = "reference"
@@ -65,7 +68,8 @@ class SettingResult:
     zero_advantage: share of the trainable rollouts whose every advantage is 0. correlation (Pearson) and sign_flips
     (share of tokens with opposite signs) against the reference setting, over `compared_tokens`: those of the rollouts
     that are trainable under both. path and mass: slopes of path score and of the summed token advantage against
-    length, among "right" and among "wrong" rollouts; a positive one pays for length.
+    length, among "right" and among "wrong" rollouts; a positive one pays for length. truth, forecast and gradient:
+    where they were asked for (`pipelines.inspect.sweep.choose`).
     """
 
     name: str
@@ -86,6 +90,25 @@ class SettingResult:
     sign_flips: float
     path: Mapping[str, Slope]
     mass: Mapping[str, Slope]
+    truth: TruthResult | None = None
+    forecast: tuple[Forecast, ...] = ()
+    gradient: GradientResult | None = None
+
+
+class Watcher(Protocol):
+    """Looks at every part beside the sweep's own tallies, and adds to its results."""
+
+    columns: tuple[str, ...]
+    """Rollout columns that it reads beside those that shaping does."""
+
+    def begin(self, source: CompleteDataset, settings: Sequence[Setting]) -> None:
+        """Before the first part. source: the rollouts; settings: resolved, the reference first."""
+
+    def add(self, part: int, rollouts: pa.Table, signals: Mapping[str, pa.Table], shaped: Sequence[ShapedPart]) -> None:
+        """One part: its rollouts, its signals, and what each setting made of it."""
+
+    def finish(self, results: Sequence[SettingResult]) -> list[SettingResult]:
+        """The results with what was found."""
 
 
 def grid_settings(base: ShapeOptions, grid: Mapping[str, Sequence[Any]]) -> tuple[Setting, ...]:
@@ -117,6 +140,7 @@ def sweep(
     rollouts: str,
     signals: str,
     settings: Sequence[Setting],
+    watcher: Watcher | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[SettingResult]:
     """Shape the stored rollouts under every setting; the first one is the reference.
@@ -125,6 +149,7 @@ def sweep(
         rollouts: URL of the dataset.
         signals: the folder with the signals' datasets, by name.
         settings: as `grid_settings` makes them.
+        watcher: looks at every part as well.
         progress: called with (parts done, parts).
 
     Raises:
@@ -139,17 +164,39 @@ def sweep(
     settings = [
         replace(setting, options=resolve_signal(setting.options.at_round(number), found)) for setting in settings
     ]
+    if watcher:
+        watcher.begin(source, settings)
+    read = [name for setting in settings for name in rollout_columns(setting.options.as_written)]
+    columns = dict.fromkeys((*read, *(watcher.columns if watcher else ())))
     statistics = {setting.name: _first_pass(source, scored, setting) for setting in settings}
     tallies = [_Tally() for _ in settings]
     for part in range(len(source.parts)):
+        table = source.read_part(part, list(columns))
+        tables = {name: dataset.read_part(part) for name, dataset in scored.items()}
         reference: _Shaped | None = None
-        for setting, tally, table in zip(settings, tallies, _joined(source, scored, settings, part), strict=True):
-            shaped = _Shaped.of(table, setting.options, statistics.get(setting.name))
+        parts: list[ShapedPart] = []
+        for setting, tally, given in zip(settings, tallies, joined(table, tables, settings), strict=True):
+            shaped = _Shaped.of(given, setting.options, statistics.get(setting.name))
             reference = reference or shaped
             tally.add(shaped, reference)
+            if watcher:
+                parts.append(ShapedPart(shaped.trainable_R, shaped.advantage_U.astype(np.float32)))
+        if watcher:
+            watcher.add(part, table, tables, parts)
         if progress:
             progress(part + 1, len(source.parts))
-    return [tally.result(setting) for setting, tally in zip(settings, tallies, strict=True)]
+    results = [tally.result(setting) for setting, tally in zip(settings, tallies, strict=True)]
+    return watcher.finish(results) if watcher else results
+
+
+@dataclass(frozen=True)
+class ShapedPart:
+    """What a watcher sees of one part under one setting: which rollouts are trainable, and the advantages of the tokens
+    that count, as they are stored (float32).
+    """
+
+    trainable_R: NDArray[np.bool_]
+    advantage_U: NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,24 +309,18 @@ class _Tally:
 
 def _first_pass(source: CompleteDataset, scored: Mapping[str, CompleteDataset], setting: Setting) -> Statistics | None:
     """What pools of the whole dataset hold, where the setting has such."""
-    if not setting.options.config.dataset_pools:
+    if not setting.options.as_written.dataset_pools:
         return None
-    parts = (next(_joined(source, scored, [setting], part)) for part in range(len(source.parts)))
-    return pool_statistics(parts, setting.options.config)
+    return pool_statistics(joined_parts(source, scored, setting.options), setting.options.config)
 
 
-def _joined(
-    source: CompleteDataset, scored: Mapping[str, CompleteDataset], settings: Sequence[Setting], part: int
-) -> Iterator[pa.Table]:
-    """The part with each setting's signals beside it; settings of the same signals share one join."""
-    columns = [name for setting in settings for name in rollout_columns(setting.options.as_written)]
-    rollouts = source.read_part(part, tuple(dict.fromkeys(columns)))
-    tables = {name: dataset.read_part(part) for name, dataset in scored.items()}
+def joined(rollouts: pa.Table, signals: Mapping[str, pa.Table], settings: Sequence[Setting]) -> Iterator[pa.Table]:
+    """The rollouts with each setting's signals beside them; settings of the same signals share one join."""
     joins: dict[tuple[tuple[str, ...], tuple[str, ...]], pa.Table] = {}
     for setting in settings:
         names, prefixed = tuple(sorted(setting.options.roles)), setting.options.stream_signals
         if (names, prefixed) not in joins:
-            joins[names, prefixed] = join_signals(rollouts, {name: tables[name] for name in names}, prefixed=prefixed)
+            joins[names, prefixed] = join_signals(rollouts, {name: signals[name] for name in names}, prefixed=prefixed)
         yield joins[names, prefixed]
 
 

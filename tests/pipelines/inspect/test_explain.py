@@ -69,6 +69,17 @@ def test_an_estimator_by_import_path_is_refused_by_name(store_run, row):
         explain_rollout(run.url, "a/0")
 
 
+def test_a_method_of_its_own_file_is_shaped_linted_and_refused_by_name(store_run, row):
+    """TEMPO reads the ids that every run stores."""
+    weights = Weights(process=0.0, format=0.0)
+    run = store_run(
+        [row("a/0", 2), row("a/1", 2)], options=ShapeOptions(estimator="tempo", outcome="verifier", weights=weights)
+    )
+    assert main(["lint", run.shaped.url, "--json"]) in (0, 1)
+    with pytest.raises(NotExplainableError, match=r"by estimator 'tempo'; .* of pass, reward_shaping"):
+        explain_rollout(run.url, "a/0")
+
+
 def own(group, config):
     return [[0.0] * len(mask) for mask in group.mask]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
+import sys
 from dataclasses import replace
 
 import pytest
@@ -283,3 +285,57 @@ def test_prompts_are_refused_in_words(tmp_path, capsys):
     write_prompts(PromptSource(source=str(source)), out=str(tmp_path / "prompts"))
     assert main(["lint", str(tmp_path / "prompts")]) == 2
     assert "holds prompts; lint looks at rollouts, a signal or a shaped dataset" in capsys.readouterr().err
+
+
+# -- padding -------------------------------------------------------------------------------------------------------
+
+
+def padding(run, **options):
+    found = lint(run.shaped.url, LintOptions(**options))
+    return {finding.code: finding for finding in found if finding.code.startswith("padding")}
+
+
+def test_padding_that_pays_is_found_with_its_score_and_position(store_run, healthy):
+    """Raw positive scores summed up: every step pays, whatever the rollout came to (Theorem 1)."""
+    positive = healthy(lambda r: r | {"process_scores": [abs(x) + 0.1 for x in r["process_scores"]]})
+    run = store_run(positive, options=replace(STEPS, standardize="none", k=0.0))
+    found = padding(run)
+    assert found.keys() == {"padding_pays_right", "padding_pays_wrong"}
+    message = found["padding_pays_wrong"].message
+    score = float(re.search(r"a step scored ([\d.]+) that is added at the start or middle or end", message)[1])
+    gain = float(re.search(r"raises the total credit of a wrong rollout by ([\d.]+) ", message)[1])
+    assert gain == pytest.approx(score + 0.5 + 0.5 * 0.5, abs=0.3)  # its credit is score + outcome 0 + format 0.5 or 1
+    assert "steps pay from a score of 0.1" in message  # the lowest stored one
+
+
+def test_length_division_takes_the_pay_away(store_run, healthy):
+    positive = healthy(lambda r: r | {"process_scores": [abs(x) + 0.1 for x in r["process_scores"]]})
+    assert padding(store_run(positive, options=replace(STEPS, standardize="none", k=1.0))) == {}
+
+
+def test_the_score_in_question_can_be_given(store_run, healthy):
+    run = store_run(healthy())
+    assert padding(run) == {}
+    assert padding(run, padding_score=5.0).keys() == {"padding_pays_right", "padding_pays_wrong"}
+    assert padding(run, padding_score=5.0, rollouts=1000) == {}
+
+
+def test_without_an_outcome_the_sides_are_one(store_run, healthy):
+    weights = Weights(process=1.0, outcome=0.0, format=0.0)
+    options = ShapeOptions(process="steps", standardize="none", k=0.0, weights=weights)
+    run = store_run(healthy(lambda r: r | {"process_scores": [1.0] * len(r["process_scores"])}), options=options)
+    assert padding(run).keys() == {"padding_pays_all"}
+
+
+def test_an_estimator_that_is_not_here_is_named_and_the_rest_is_looked_at(store_run, healthy, monkeypatch, tmp_path):
+    module = tmp_path / "gone_estimator.py"
+    module.write_text("def by_mean(group, config):\n    return [m * 1.0 for m in group.mask]\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = store_run(healthy(ERRORS["truncation"]), options=replace(STEPS, estimator="gone_estimator:by_mean"))
+    assert padding(run) == {}
+    monkeypatch.delitem(sys.modules, "gone_estimator")
+    module.unlink()
+    shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+    found = codes(lint(run.shaped.url))
+    assert found["padding_not_forecast"] == "info"
+    assert found["truncation"] == "error"

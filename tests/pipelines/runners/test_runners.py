@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -26,6 +28,19 @@ def test_direct_is_beams_fn_api_runner_and_nothing_is_downloaded() -> None:
     from pipelines.runners.direct import launch
 
     assert type(launch(()).runner) is FnApiRunner
+
+
+def test_beam_is_imported_in_silence_and_no_other_threads_warnings_are_turned_off() -> None:
+    script = (
+        "import logging\n"
+        "def refuse(level): raise AssertionError('logging.disable is the whole process')\n"
+        "logging.disable = refuse\n"
+        "import pipelines.runners.quiet\n"
+        "logging.getLogger('another').warning('heard')\n"
+        "logging.warning('heard too')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr.splitlines()) == (0, ["WARNING:another:heard", "WARNING:root:heard too"])
 
 
 def test_flags_reach_beam_as_they_are() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from pass_ops.shards import DatasetSpec, signal_schema
-from pipelines.signals import SignalInputError, build_signal
+from pass_ops.shards import PROMPTS, DatasetSpec, signal_schema
+from pipelines.signals import SignalInputError, SignalOptionError, build_signal
 
 
 def stored(kind: str, *values: dict | str) -> pa.Table:
@@ -82,6 +82,71 @@ def test_opd_summed_over_steps(tokenizer_folder: str, make_rollouts, ids, lackin
 def spec(stage: str, kind: str = "logprobs", **sampling) -> DatasetSpec:
     carried = {"sampling": {"group_size": 1, **sampling}} if stage == "generate" else {}
     return DatasetSpec(stage=stage, stage_version=1, options={"kind": kind}, parts=1, carried=carried)
+
+
+def domains(**groups: str | None) -> pa.Table:
+    rows = [
+        {
+            "prompt_id": group,
+            "prompt": "?",
+            "source": "s",
+            "extra": None if domain is None else f'{{"domain": "{domain}"}}',
+        }
+        for group, domain in groups.items()
+    ]
+    return pa.Table.from_pylist(rows, schema=PROMPTS)
+
+
+def test_each_rows_teacher_is_chosen_by_a_column_of_its_prompt(make_rollouts) -> None:
+    groups = {"g": "math", "h": "code", "i": "law", "j": None}
+    rollouts = pa.concat_tables(
+        [make_rollouts({"ids": [1], "behavior_logprobs": [-1.0]}, group=group) for group in groups]
+    )
+    inputs = {"m": logprobs([-0.5], "no_input", "no_input", "no_input"), "prompts": domains(**groups)}
+    inputs["c"] = logprobs("no_input", [-0.25], "no_input", "no_input")
+    inputs["rest"] = logprobs([-9.0], [-9.0], [-3.0], "too_long")
+    by = {"by": "domain", "teachers": {"math": "m", "code": "c"}}
+    signal = build_signal("opd", by)
+    assert signal.inputs == ("m", "c", "prompts")
+    table = signal.score(rollouts, inputs)
+    assert scores(table) == [[0.5], [0.75], None, None]
+    assert table["detail"].to_pylist()[2:] == [
+        "there is no teacher for domain 'law'",
+        "there is no teacher for domain None",
+    ]
+    table = build_signal("opd", {**by, "teacher": "rest"}).score(rollouts, inputs)
+    assert scores(table) == [[0.5], [0.75], [-2.0], None]
+    assert table["detail"].to_pylist()[3] == "teacher: too_long"
+    based = build_signal("g_opd", {**by, "base": "rest", "lam": 1.0}).score(rollouts, inputs)
+    assert scores(based) == [[0.5], [0.75], None, None]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "no teacher is named"),
+        ({"teacher": "t", "by": "domain"}, "by is set and teachers is not"),
+        ({"teachers": {"math": "t"}}, "teachers is set and by is not"),
+        ({"teachers": {"math": 1}, "by": "domain"}, "teachers.math is 1; give the name of a logprobs signal"),
+        ({"teachers": {"math": "p"}, "by": "domain", "policy": "p"}, "one signal stands for two models"),
+    ],
+)
+def test_teachers_that_cannot_be_chosen_are_refused(options: dict, said: str) -> None:
+    with pytest.raises(SignalOptionError, match=said):
+        build_signal("opd", options)
+
+
+def test_the_column_that_chooses_a_teacher_has_to_be_there() -> None:
+    signal = build_signal("opd", {"by": "domian", "teachers": {"math": "t"}})
+    prompts = DatasetSpec(stage="prompts", stage_version=1, options={"extra": ["domain"]}, parts=1)
+    with pytest.raises(SignalInputError, match=r"by names the column 'domian'.*did you mean 'domain'\?"):
+        signal.check(spec("generate", **PLAIN), {"t": spec("score"), "prompts": prompts})
+
+
+def test_one_teacher_is_the_same_dataset_as_before_there_were_several() -> None:
+    assert build_signal("opd", {"teacher": "t"}).options() == {"teacher": "t", "policy": None, "per": "token"}
+    several = build_signal("opd", {"teachers": {"math": "t"}, "by": "domain"}).options()
+    assert (several["teachers"], several["by"]) == ({"math": "t"}, "domain")
 
 
 PLAIN = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}

@@ -6,15 +6,27 @@ import random
 
 import pytest
 
-from pipelines.signals.steps import MAX_OPEN_TOKENS, Steps, cut_steps, token_text_ends, tokenizer_decode
+from pipelines.signals.steps import (
+    MAX_OPEN_TOKENS,
+    Decode,
+    GivenStepsError,
+    Steps,
+    cut_steps,
+    ends_of_steps,
+    token_text_ends,
+    tokenizer_decode,
+)
 
 END = "<end>"
 
 
 @pytest.fixture
-def cut(tokenizer_folder: str, ids):
-    decode = tokenizer_decode(tokenizer_folder)
+def decode(tokenizer_folder: str) -> Decode:
+    return tokenizer_decode(tokenizer_folder)
 
+
+@pytest.fixture
+def cut(decode: Decode, ids):
     def run(*tokens: str, separator: str = "\n\n", text: str | None = None) -> Steps:
         token_ids = ids(*tokens)
         return cut_steps(
@@ -160,3 +172,25 @@ def test_the_ends_are_increasing_and_the_last_is_the_length(tokenizer_folder: st
         assert steps.ends == sorted(set(steps.ends))
         assert steps.ends[-1] == len(token_ids)
         assert len(steps.ends) == len(steps.texts)
+
+
+def test_given_steps_end_where_cutting_ends_them(decode, ids) -> None:
+    tokens = ids("a", "b", "\n\n", "c", "\n", "c", "\n\n", "a", "<end>")
+    cut = cut_steps(tokens, "ab\n\nc\nc\n\na", separator="\n\n", decode=decode)
+    assert ends_of_steps(tokens, cut.texts, between="\n\n", decode=decode) == cut.ends == [3, 7, 9]
+
+
+def test_given_steps_may_hold_the_separator_and_be_several(decode, ids) -> None:
+    tokens = ids("a", "\n\n", "b", "\n\n", "c")
+    assert ends_of_steps(tokens, ["a\n\nb", "c"], between="\n\n", decode=decode) == [4, 5]
+
+
+def test_a_token_that_spans_two_given_steps_belongs_to_the_earlier(decode, ids) -> None:
+    assert ends_of_steps(ids("a", ".\n\nb", "c"), ["a.", "bc"], between="\n\n", decode=decode) == [2, 3]
+
+
+def test_given_steps_without_tokens_of_their_own_are_refused(decode, ids) -> None:
+    with pytest.raises(GivenStepsError, match="no token of its own"):
+        ends_of_steps(ids("a", ".\n\nb"), ["a.", "b"], between="\n\n", decode=decode)
+    with pytest.raises(GivenStepsError, match="another text"):
+        ends_of_steps(ids("a", "\n\n", "b"), ["a", "c"], between="\n\n", decode=decode)

@@ -1,0 +1,170 @@
+"""Every published method that an `estimator` name stands for, besides those of `pass_ops.estimators`, in one place.
+
+A method is a function of a group in one of the files beside this one. docs/reference/methods.md is made from this
+table. Imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+PublishedName = Literal[
+    "opo", "pass_at_k", "grpo_lambda", "pure", "verigate", "mrpo", "pav", "tempo", "entropy_top", "gtpo"
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """A number, or a switch, that a function takes as a keyword."""
+
+    default: float | bool
+    low: float = 0.0
+    high: float = 1.0
+    meaning: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What an estimator's name stands for.
+
+    Attributes:
+        title, source: its name in the literature; where it is published.
+        formula: one line, in the terms of docs/reference/methods.md.
+        against: what the test compares with: repository@commit file, or "worked by hand".
+        needs: columns, in words.
+        function: module:function of a group.
+        options: the function's keywords.
+        reads_process: whether the function reads the process signal (where its weight is not 0).
+        note: how it differs from the paper or from other implementations.
+    """
+
+    title: str
+    source: str
+    formula: str
+    against: str
+    needs: str
+    function: str
+    options: Mapping[str, Option] = field(default_factory=dict)
+    reads_process: bool = False
+    note: str = ""
+
+
+_VERL = "verl-project/verl@1dda039 verl/trainer/ppo/core_algos.py"
+
+PUBLISHED: dict[str, Published] = {
+    "opo": Published(
+        title="OPO",
+        source="arXiv 2505.23585",
+        formula="A = r - sum_j L_j r_j / sum_j L_j, L the unmasked tokens of a rollout",
+        against=_VERL,
+        needs="outcome",
+        function="pass_ops.methods.rewards:opo",
+    ),
+    "pass_at_k": Published(
+        title="Pass@k training, k the size of the group",
+        source="arXiv 2503.19595",
+        formula="A = r_(1) - r_(2) for the first best rollout, 0 for the others",
+        against=_VERL,
+        needs="outcome",
+        function="pass_ops.methods.rewards:pass_at_k",
+        options={"divide_by_std": Option(default=False, meaning="divide by std + eps, verl's default")},
+    ),
+    "grpo_lambda": Published(
+        title="GRPO-lambda",
+        source="arXiv 2510.00194",
+        formula="A_j = N(r) sum_(t >= j) tr(t, j), tr = d^(t - j), or max(d^(t - j), d^j)",
+        against="worked by hand, and the gradient of its objective by finite differences",
+        needs="outcome",
+        function="pass_ops.methods.rewards:grpo_lambda",
+        options={
+            "decay": Option(default=0.99, meaning="d, the product of gamma and lambda"),
+            "both": Option(default=False, meaning='the trace "both" instead of "recent"'),
+        },
+        note="The paper traces log ratios inside the loss. These advantages give its gradient where all ratios are 1.",
+    ),
+    "pure": Published(
+        title="PURE",
+        source="arXiv 2504.15275",
+        formula="A_t = sum_(j from t's step on) (r~_j - n_j b) + r - mean of the others' r; r~ = r softmax(-r / T)",
+        against="CJReinforce/PURE@41f9363 openrlhf/trainer/ppo_utils/experience_maker.py",
+        needs="process, outcome",
+        function="pass_ops.methods.steps:pure",
+        options={"temperature": Option(default=0.1, high=1e6, meaning="T; towards 0 the minimum of the scores")},
+        reads_process=True,
+        note="b is the others' process reward per token, as in the authors' scripts; n_j the tokens of step j.",
+    ),
+    "verigate": Published(
+        title="VeriGate",
+        source="arXiv 2605.30451",
+        formula="A = N(r); in groups without a right rollout A_j = N(c_j), c_j = sum_(j' >= j) s_j', over the steps",
+        against="worked by hand",
+        needs="process, outcome",
+        function="pass_ops.methods.steps:verigate",
+        reads_process=True,
+    ),
+    "mrpo": Published(
+        title="MRPO",
+        source="arXiv 2606.31825",
+        formula="A = N(r); on wrong rollouts abs(N(r)) at valid steps, -abs(N(r)) exp(1 - j / (K - 1)) at invalid ones",
+        against="dmis-lab/MRPO@5922138 .../trainer/grpo_trainer_MRPO_Qwen3.py",
+        needs="process (above valid_above = valid), outcome",
+        function="pass_ops.methods.steps:mrpo",
+        options={
+            "right_above": Option(default=0.6, low=-1e6, high=1e6, meaning="a rollout is right above this outcome"),
+            "valid_above": Option(default=0.5, low=-1e6, high=1e6, meaning="a step is valid above this score"),
+        },
+        reads_process=True,
+        note="OpenRLHF's pull request 1260 damps wrong rollouts' rewards by decay^(K - j) instead; the authors do not.",
+    ),
+    "pav": Published(
+        title="PAV",
+        source="arXiv 2410.08146",
+        formula="A_j = r - mean(r) + w_prc (B(V_j) - B(V_(j-1))), B(v) = 1 - (1 - v)^n",
+        against="worked by hand",
+        needs="process: the value behind each step (signal monte_carlo); outcome",
+        function="pass_ops.methods.steps:pav",
+        options={"best_of": Option(default=4, low=1, high=1e6, meaning="n, samples of the prover")},
+        reads_process=True,
+        note="The prover is the best of n samples of the policy itself; weights.process is the paper's alpha.",
+    ),
+    "tempo": Published(
+        title="TEMPO",
+        source="arXiv 2509.18314",
+        formula="A_t = (r - mean(r) + V(ids[:t]) - V(ids[:t-1])) / (std(r) + eps), V the mean r below a prefix",
+        against="fatebreaker/tempo@0a1c273 verl/trainer/ppo/core_algos.py",
+        needs="outcome, token_ids",
+        function="pass_ops.methods.tokens:tempo",
+    ),
+    "entropy_top": Published(
+        title="80/20: the tokens of highest entropy",
+        source="arXiv 2506.01939",
+        formula="A_t = N(r) where H_t is at or above the group's (1 - keep) quantile, else 0",
+        against="huggingface/trl@f2cd577 trl/trainer/grpo_trainer.py",
+        needs="outcome, entropy",
+        function="pass_ops.methods.tokens:entropy_top",
+        options={"keep": Option(default=0.2, meaning="the share of tokens kept")},
+        note="The quantile is the group's; the paper's and TRL's is the training batch's.",
+    ),
+    "gtpo": Published(
+        title="GTPO",
+        source="arXiv 2508.04349",
+        formula="A_t = N(a1 r + a2 d_t H_t / sum H_t); on wrong rollouts N(-a1 - a2 h_t (1/H_t) / sum (1/H_t))",
+        against="teilomillet/textpolicy@e88fc30 textpolicy/algorithms/grpo.py",
+        needs="outcome, entropy",
+        function="pass_ops.methods.tokens:gtpo",
+        options={
+            "reward_share": Option(default=1.0, high=1e6, meaning="a1"),
+            "entropy_share": Option(default=0.1, high=1e6, meaning="a2"),
+        },
+    ),
+}
+
+#: methods of the literature that are not here, and why
+LEFT_OUT = {
+    "GPG (arXiv 2504.02546)": "`dr_grpo` times one number for the whole batch, the share of its groups with a gradient",
+    "MRPO as OpenRLHF's pull request 1260 has it": "it damps rewards where the authors' code raises penalties",
+    "SPO-tree, Tree-GRPO, TreeRL": "they sample trees",
+    "OTB, TIR-OTB": "they need the sum of squared probabilities at every token",
+}

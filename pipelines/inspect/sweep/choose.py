@@ -1,0 +1,173 @@
+"""`passrl sweep --truth`, `--forecast`, `--policy`: which setting to train with, asked before anything is trained."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+from annotated_types import Ge, Le, MinLen
+from pydantic import Strict
+
+from pass_ops import shape
+from pass_ops.groups import group_bounds, group_numbers
+from pass_ops.ragged import list_lengths, list_values
+from pass_ops.shards import CompleteDataset
+from pipelines.inspect.forecast import STEPS, Forecast, forecast, given_levels
+from pipelines.inspect.sample import GroupSample
+from pipelines.inspect.sweep import gradients
+from pipelines.inspect.sweep.gradients import GradientResult
+from pipelines.inspect.sweep.settings import Setting, SettingResult, ShapedPart, joined
+from pipelines.inspect.sweep.truth import Agreement, Truth, TruthAs, truth_advantages
+from pipelines.options import ConfigError, options
+from pipelines.options.types import AtLeastOne, Seed
+from pipelines.parts.granularity import SHAPED_AS
+from pipelines.parts.inputs import WrongInputError, check_alignment, open_signal
+from trainer.options import TrainOptions
+
+#: signals whose scores are values of states, so that a step's worth is their difference
+VALUES_OF_STATES = ("monte_carlo",)
+
+
+@options(ConfigError)
+class ChooseOptions:
+    """What is asked of every setting beside its advantages."""
+
+    truth: str | None = None
+    """Name of the truer process signal that advantages are held against. Example: "execution"."""
+    truth_as: TruthAs | None = None
+    """How it becomes an advantage: value (less the group's mean), or difference (from the step before; default for
+    signal monte_carlo). Example: "difference"."""
+    forecast: bool = False
+    """Whether to forecast what added steps would earn."""
+    forecast_steps: Annotated[tuple[AtLeastOne, ...], Strict(False), MinLen(1)] = STEPS
+    """How many steps are added."""
+    forecast_scores: Annotated[tuple[float, ...], Strict(False)] = ()
+    """What they are scored (default: the minimum, the quartiles and the maximum of the stored scores)."""
+    policy: str | None = None
+    """Folder of the policy whose gradients are compared."""
+    groups: Annotated[int, Ge(1), Le(2**20)] = 32
+    """Groups that forecast and gradients are computed on, drawn by the seed."""
+    seed: Seed = 0
+    """Seed of that sample and of the intervals."""
+
+
+class Chooser:
+    """A `Watcher` of the sweep that answers what `ChooseOptions` asks. signals: the folder of the signals' datasets."""
+
+    def __init__(self, asked: ChooseOptions, *, signals: str, train: TrainOptions) -> None:
+        self._asked = asked
+        self._signals = signals
+        self._train = gradients.gradient_options(train)
+        self.columns: tuple[str, ...] = gradients.COLUMNS if asked.policy else ()
+
+    def begin(self, source: CompleteDataset, settings: Sequence[Setting]) -> None:
+        """Open truth and policy, so that a wrong one is refused before anything is shaped.
+
+        Raises WrongInputError for a truth that is no process signal and for streams that cannot be compared so, what
+        `open_signal` raises, and what `load_for_gradients` does.
+        """
+        self._settings = settings
+        self._refuse_streams()
+        self._truth = None if self._asked.truth is None else self._open_truth(self._asked.truth, source)
+        self._agreement = Agreement(len(settings))
+        self._sample = GroupSample(self._asked.groups, seed=self._asked.seed)
+        self._policy: Any = None
+        if self._asked.policy:
+            self._policy, self._temperature = gradients.load_for_gradients(self._asked.policy, source, self._train)
+
+    def add(self, part: int, rollouts: pa.Table, signals: Mapping[str, pa.Table], shaped: Sequence[ShapedPart]) -> None:
+        """One part. Raises AlignmentError where the truth's rows are not the rollouts'."""
+        if self._truth is not None and self._asked.truth is not None:
+            truths = self._truth.read_part(part)
+            check_alignment(truths, rollouts, what=f"signal {self._asked.truth!r}")
+            counting_N = list_values(rollouts["loss_mask"])
+            row_N = np.repeat(np.arange(len(rollouts)), list_lengths(rollouts["loss_mask"]))
+            self._agreement.add(
+                self._advantages(rollouts, truths),
+                [one.advantage_U.astype(np.float64) for one in shaped],
+                trainable=[one.trainable_R for one in shaped],
+                row_U=row_N[counting_N],
+                group_R=group_numbers(group_bounds(rollouts["group_id"])),
+                counting_N=counting_N,
+            )
+            signals = {**signals, self._asked.truth: truths}
+        if self._asked.forecast or self._asked.policy:
+            self._sample.add(rollouts, signals)
+
+    def finish(self, results: Sequence[SettingResult]) -> list[SettingResult]:
+        """The results with what was asked for."""
+        found = list(results)
+        if self._truth is not None:
+            judged = self._agreement.results(seed=self._asked.seed)
+            found = [replace(one, truth=truth) for one, truth in zip(found, judged, strict=True)]
+        tables = self._sample.tables()
+        if tables is None:
+            return found
+        rollouts, signals = tables
+        given = list(joined(rollouts, signals, self._settings))
+        if self._asked.forecast:
+            forecasts = [self._forecast(table, setting) for table, setting in zip(given, self._settings, strict=True)]
+            found = [replace(one, forecast=tuple(made)) for one, made in zip(found, forecasts, strict=True)]
+        if self._policy is not None:
+            compared = self._gradients(given, rollouts, signals)
+            found = [replace(one, gradient=made) for one, made in zip(found, compared, strict=True)]
+        return found
+
+    def _refuse_streams(self) -> None:
+        for setting in self._settings:
+            config = setting.options.as_written
+            if self._asked.forecast and config.streams is not None:
+                raise WrongInputError(
+                    f"--forecast: setting {setting.name!r} has streams; what padding earns is forecast for the process "
+                    "signal of an estimator only. Leave --forecast out, or sweep estimators"
+                )
+            if self._asked.policy and config.dataset_pools:
+                raise WrongInputError(
+                    f"--policy: setting {setting.name!r} has a pool of the whole dataset, and gradients are compared "
+                    "on a sample of it. Leave --policy out, or set the pool to 'group'"
+                )
+
+    def _open_truth(self, name: str, source: CompleteDataset) -> CompleteDataset:
+        dataset = open_signal(posixpath.join(self._signals, name), name, source)
+        kind = str(dataset.spec.options.get("kind"))
+        if kind not in SHAPED_AS:
+            raise WrongInputError(
+                f"--truth: the signal {name!r} is of kind {kind}; advantages can be held against "
+                f"{' or '.join(SHAPED_AS)} only. Name a signal of steps or tokens, such as "
+                "execution or monte_carlo"
+            )
+        by_signal: TruthAs = "difference" if dataset.spec.options.get("signal") in VALUES_OF_STATES else "value"
+        self._truth_as: TruthAs = self._asked.truth_as or by_signal
+        return dataset
+
+    def _advantages(self, rollouts: pa.Table, truths: pa.Table) -> Truth:
+        return truth_advantages(rollouts, truths, as_=self._truth_as)
+
+    def _forecast(self, table: pa.Table, setting: Setting) -> list[Forecast]:
+        scores = self._asked.forecast_scores
+        return forecast(
+            table,
+            setting.options.config,
+            levels=given_levels(table, scores) if scores else None,
+            steps=self._asked.forecast_steps,
+            seed=self._asked.seed,
+        )
+
+    def _gradients(
+        self, given: Sequence[pa.Table], rollouts: pa.Table, signals: Mapping[str, pa.Table]
+    ) -> list[GradientResult]:
+        truth = None
+        if self._asked.truth is not None:
+            goal = self._advantages(rollouts, signals[self._asked.truth])
+            truth = gradients.with_token_advantages(rollouts, goal.advantage_N, goal.valid_R)
+        return gradients.compare_gradients(
+            [shape(table, one.options.config) for table, one in zip(given, self._settings, strict=True)],
+            truth,
+            policy=self._policy,
+            options=self._train,
+            temperature=self._temperature,
+        )
