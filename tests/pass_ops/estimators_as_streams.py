@@ -14,7 +14,7 @@ NAMES = {
     "format": ("format_reward", "number"),
     "ok": ("format_ok", "bool"),
 }
-FUSED = ("masked_norm", "abs_max", "mean_only")
+FUSED = ("masked_norm", "abs_max", "mean_only", "none")
 ROWS = ("pass", "reward_shaping", "gdpo", "grpo_outcome", "rloo", "dr_grpo", "grpo_process", "prime")
 WITH_CHUNKS = ("pass", "reward_shaping")
 
@@ -55,7 +55,7 @@ def as_streams(o: oracle.Options, *, gated: bool) -> Options:
         return replace(rest, streams=_gate(three) if gated else _left({"process"}, three), chunk_by=("process",))
     without = replace(rest, divide=False)
     if o.estimator == "reward_shaping":
-        return _reward_shaping(replace(rest, fused=Fused(o.standardize[0])), three, o)
+        return _reward_shaping(replace(rest, fused=_fused(o.standardize[0])), three, o)
     if o.estimator == "grpo_process":
         streams = _with(three, pool="joint", operator=o.standardize[0])
         return replace(without, streams=_left(set(), _returns(streams)), chunk=False)
@@ -66,10 +66,14 @@ def as_streams(o: oracle.Options, *, gated: bool) -> Options:
     if o.estimator == "gdpo":
         return replace(without, streams=rewards)
     if o.estimator == "grpo_outcome":
-        return replace(without, streams=_with(rewards, operator="none"), fused=Fused(o.standardize[1]))
+        return replace(without, streams=_with(rewards, operator="none"), fused=_fused(o.standardize[1]))
     return replace(
         without, streams=_with(rewards, operator={"rloo": "leave_one_out", "dr_grpo": "mean_only"}[o.estimator])
     )
+
+
+def _fused(operator: str) -> Fused | None:
+    return None if operator == "none" else Fused(operator)
 
 
 def _with(streams: dict[str, Stream], **changes: str) -> dict[str, Stream]:

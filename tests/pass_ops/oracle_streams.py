@@ -22,8 +22,12 @@ class Stream:
     pool: str = "group"
     key: str | None = None
     after: tuple[Transform, ...] = ()
-    gate: str = "always"
+    gate: str | tuple[str, ...] = "always"
     otherwise: str | None = None
+
+    @property
+    def gates(self) -> tuple[str, ...]:
+        return (self.gate,) if isinstance(self.gate, str) else self.gate
 
 
 @dataclass(frozen=True)
@@ -138,13 +142,13 @@ def columns_needed(o: Options, columns: dict[str, str]) -> set[str]:
         needed |= {column for column in (signal.values, signal.ends, stream.key) if column}
         if needs_right(stream):
             needed.add(signal_of(o.right, columns).values)
-        if stream.gate == "format":
+        if "format" in stream.gates:
             needed.add("format_ok")
     return needed
 
 
 def needs_right(stream: Stream) -> bool:
-    if {stream.gate, stream.pool} & {"right", "wrong", "single_outcome", "mixed"}:
+    if {*stream.gates, stream.pool} & {"right", "wrong", "single_outcome", "mixed"}:
         return True
     return any(options.get("start") == "outcome" for _, options in (*stream.transform, *stream.after))
 
@@ -309,7 +313,7 @@ def weights_at(group: Group, i: int) -> dict[str, Bounded]:
     arrive: dict[str, list[Bounded]] = {name: [] for name in group.streams}
     for name, stream in group.streams.items():
         to: str | None = name
-        while to is not None and not is_open(group, group.streams[to].gate, i):
+        while to is not None and not all(is_open(group, gate, i) for gate in group.streams[to].gates):
             to = group.streams[to].otherwise
         if to is not None:
             arrive[to].append(Bounded(stream.weight))

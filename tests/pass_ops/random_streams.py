@@ -121,13 +121,15 @@ def transforms(rng: random.Random, level: str) -> tuple[Transform, ...]:
 def stream(rng: random.Random, of: Source, joint: str, no_dataset: bool) -> Stream:
     operator = rng.choice(OPERATORS)
     gate = rng.choice(GATES)
+    if gate != "always" and rng.random() < 0.2:
+        gate = tuple(rng.sample(GATES[1:], k=rng.randint(1, 3)))
     pools = set(POOLS)
     if operator == "rank" or no_dataset:
         pools -= {"dataset"}
     if not of.states:
         pools -= {"state"}
     if operator == "leave_one_out":
-        pools -= {"right", "wrong"} - {gate}
+        pools -= {"right", "wrong"}.difference((gate,) if isinstance(gate, str) else gate)
     pool = rng.choice(sorted(pools))
     return Stream(
         signal=of.signal,

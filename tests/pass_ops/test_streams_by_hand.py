@@ -252,6 +252,8 @@ class TestGates:
             "single_outcome": (0, 0, 1, 1, 1),
             "mixed": (1, 1, 0, 0, 0),
             "format": (1, 0, 0, 1, 1),
+            ("single_outcome", "wrong"): (0, 0, 0, 0, 1),
+            ("right", "format", "mixed"): (1, 0, 0, 0, 0),
         }.items():
             ones = one(operator="none", transform=(("clip", {"low": 1.0}),), gate=gate)
             check(of, ones, *[[float(x)] for x in is_open])

@@ -34,7 +34,8 @@ def corners(chosen, every):
         yield ("level", level[stream.signal])
         yield ("signal", stream.signal)
         yield (stream.operator, stream.pool)
-        yield ("gate", stream.gate, "otherwise" if stream.otherwise else "")
+        yield from (("gate", gate, "otherwise" if stream.otherwise else "") for gate in stream.gates)
+        yield ("gates", len(stream.gates))
         yield from (("transform", name, level[stream.signal] == "rollout") for name, _ in stream.transform)
         yield from (("after", name, level[stream.signal] == "rollout") for name, _ in stream.after)
     if chosen.fused:
@@ -86,6 +87,7 @@ EXPECTED = [
     *(("level", name) for name in ("rollout", "step", "token")),
     *(("streams", n) for n in range(1, 6)),
     *(("chunks", *names) for names in (("rollout",), ("step",), ("token",), ("step", "token"))),
+    *(("gates", n) for n in (1, 2, 3)),
     *(("divide", x) for x in (True, False)),
     *((name, True) for name in ("size", "null", "empty", "masked", "partly")),
     "weight 0, but read",
