@@ -60,6 +60,8 @@ MEANINGS = {
     "token_ids": "the completion, including the sampled end token",
     "text": "the completion without special tokens, except those kept; for people and verifiers, never encoded again",
     "behavior_logprobs": "log-probability of each sampled token (nats) at the sampling temperature; 0.0 where masked",
+    "entropy": "entropy (nats) of the distribution that the token's log-probability belongs to; 0.0 where masked",
+    "sum_pi_squared": "sum of that distribution's squared probabilities; 0.0 where masked",
     "loss_mask": "True = the policy chose the token, and it counts",
     "finish_reason": "stop or length",
     "seed": "the rollout's own seed",
@@ -128,6 +130,9 @@ def columns() -> str:
             "",
             *_table("prompts", list(schemas.PROMPTS)),
             *_table("rollouts", list(schemas.ROLLOUTS)),
+            "With `generate.sampling.token_statistics` also:",
+            "",
+            *list(_table("", list(schemas.TOKEN_STATISTICS)))[2:],
             *(
                 line
                 for kind in schemas.SIGNAL_KINDS

@@ -35,6 +35,7 @@ from pipelines.shaped import streams
 STAGE_VERSION = shards.STAGE_VERSIONS["shape"]
 # What a shaped dataset copies from its rollouts, so that the trainer needs nothing else.
 CARRIED = ("sampling", "tokenizer_digest", "vocabulary", "round", "policy_digest")
+IF_THERE = ("token_statistics",)
 # Libraries whose versions may change the last bit of a float.
 _NUMERIC_LIBRARIES = ("numba", "numpy")
 
@@ -214,6 +215,7 @@ def shape_spec(
                 **({"streams": list(options.stream_signals)} if options.streams is not None else {}),
             },
             **{name: rollouts.spec.carried[name] for name in CARRIED},
+            **{name: rollouts.spec.carried[name] for name in IF_THERE if name in rollouts.spec.carried},
         },
     )
 
