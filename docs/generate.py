@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
+from pass_ops import ShapingConfig
+from pass_ops.methods.presets import PRESETS
 from pass_ops.methods.published import LEFT_OUT, PUBLISHED
 from pass_ops.shards import schemas
 from pipelines.cli import build_parser
@@ -33,8 +36,8 @@ METHODS_INTRO = (
     "code gave (`tests/pass_ops/reference/authors.py` runs it), or worked by hand from the paper where no code",
     "was found.",
     "",
-    "A keyword of a method takes its default under the method's name. For another value write an estimator of your",
-    "own in a line: `def cooler(group, config): return pass_ops.methods.steps.pure(group, config, temperature=1.0)`.",
+    "Some are streams, which your own configuration may change; the others are functions of a group, with keywords:",
+    "`[shape.method_options]` in TOML, `method_options={...}` in Python, `--grid method_options.temperature=0.1,1`.",
 )
 METHODS_COSTS = (
     "Costs are processor time of one thread, next to PASS on the same rollouts (groups of 16, 500 tokens each,",
@@ -57,6 +60,8 @@ MEANINGS = {
     "token_ids": "the completion, including the sampled end token",
     "text": "the completion without special tokens, except those kept; for people and verifiers, never encoded again",
     "behavior_logprobs": "log-probability of each sampled token (nats) at the sampling temperature; 0.0 where masked",
+    "entropy": "entropy (nats) of the distribution that the token's log-probability belongs to; 0.0 where masked",
+    "sum_pi_squared": "sum of that distribution's squared probabilities; 0.0 where masked",
     "loss_mask": "True = the policy chose the token, and it counts",
     "finish_reason": "stop or length",
     "seed": "the rollout's own seed",
@@ -125,6 +130,9 @@ def columns() -> str:
             "",
             *_table("prompts", list(schemas.PROMPTS)),
             *_table("rollouts", list(schemas.ROLLOUTS)),
+            "With `generate.sampling.token_statistics` also:",
+            "",
+            *list(_table("", list(schemas.TOKEN_STATISTICS)))[2:],
             *(
                 line
                 for kind in schemas.SIGNAL_KINDS
@@ -219,12 +227,33 @@ def methods() -> str:
     for name, method in PUBLISHED.items():
         lines += [f"## {name}", "", f"{method.title} ({method.source}).", "", f"    {method.formula}", ""]
         lines += [f"Checked against {method.against}." + (f" {method.note}" if method.note else ""), ""]
+        if name in PRESETS:
+            lines += ["It is these streams:", "", "```toml", *_streams_in_toml(name), "```", ""]
         if method.options:
             lines += ["| keyword | default | meaning |", "| --- | --- | --- |"]
             lines += [f"| `{key}` | {o.default} | {_escaped(o.meaning)} |" for key, o in method.options.items()]
             lines += [""]
     lines += ["## Left out", "", "| method | why |", "| --- | --- |"]
     return "\n".join([*lines, *(f"| {name} | {why} |" for name, why in LEFT_OUT.items()), ""])
+
+
+def _streams_in_toml(name: str) -> Iterator[str]:
+    """The configuration that a preset's name stands for."""
+    plain = ShapingConfig(estimator=name).plain()
+    yield "[shape]"
+    yield from (f"{key} = {_toml(plain[key])}" for key in ("divide", "chunk") if not plain[key])
+    for table, options in {f"streams.{n}": o for n, o in plain["streams"].items()}.items():
+        yield from ("", f"[shape.{table}]", *(f"{key} = {_toml(value)}" for key, value in options.items()))
+    if "fused" in plain:
+        yield from ("", "[shape.fused]", *(f"{key} = {_toml(value)}" for key, value in plain["fused"].items()))
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)
 
 
 def options() -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ NOTHING = np.zeros(0)
 LARGEST = float(np.finfo(np.float32).max)
 
 
-def by_group(function: GroupEstimator) -> Callable[[Rollouts, ShapingConfig], Chunks]:
-    """Turn an estimator of one group (`pass_ops.group`) into an estimator of rollouts.
+def by_group(function: GroupEstimator, **options: Any) -> Callable[[Rollouts, ShapingConfig], Chunks]:
+    """Turn an estimator of one group (`pass_ops.group`) into an estimator of rollouts; options are keywords of it.
 
     A column that it `reads` (`pass_ops.group.reads`) counts like a stream: a row with a null there is not used.
 
@@ -34,6 +35,7 @@ def by_group(function: GroupEstimator) -> Callable[[Rollouts, ShapingConfig], Ch
     with a note that names the group.
     """
     needed: Sequence[str] = getattr(function, "reads", ())
+    called = partial(function, **options) if options else function
 
     def estimator(rollouts: Rollouts, config: ShapingConfig) -> Chunks:
         for name in needed:
@@ -47,7 +49,7 @@ def by_group(function: GroupEstimator) -> Callable[[Rollouts, ShapingConfig], Ch
             of_R = output.trainable_R[block.first_R : block.last_R]
             blocks.check_scores(output, block.first_R, block.last_R, of_R=of_R)
             for g in range(block.first_G, block.last_G):
-                rows += _shape_group(function, rollouts, g, config=config, trainable_R=output.trainable_R)
+                rows += _shape_group(called, rollouts, g, config=config, trainable_R=output.trainable_R)
         credits_K = np.concatenate([NOTHING, *(values for _, values in rows)]).astype(np.float32)
         return Chunks(
             starts_R1=offsets(np.fromiter((len(ends) for ends, _ in rows), dtype=np.int32)),

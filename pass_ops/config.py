@@ -12,7 +12,8 @@ from annotated_types import Ge, Le
 from pass_ops.checking import Options, check_choice, check_number, set_field
 from pass_ops.errors import OptionError
 from pass_ops.importing import load_object, split_path
-from pass_ops.methods.published import PUBLISHED, PublishedName
+from pass_ops.methods.presets import PRESETS, expanded
+from pass_ops.methods.published import PUBLISHED, PublishedName, check_options
 from pass_ops.methods.table import METHODS, Method
 from pass_ops.streams.options import Fused, Stream, check_streams
 
@@ -29,7 +30,7 @@ OPERATORS: tuple[Operator, ...] = get_args(Operator)
 #: those that never read the process signal, and those that always do: their chunks come from it
 WITHOUT_PROCESS = (
     *(name for name, method in METHODS.items() if method.process == "never"),
-    *(name for name, published in PUBLISHED.items() if not published.reads_process),
+    *(name for name, published in PUBLISHED.items() if published.function and not published.reads_process),
 )
 WITH_PROCESS = tuple(name for name, method in METHODS.items() if method.process == "always")
 
@@ -112,6 +113,8 @@ class ShapingConfig(Options):
     """Standard deviation in masked_norm: 1 = of a sample, 0 = of a population."""
     std_eps: Annotated[float, Ge(0)] = 1e-6
     """Added to the standard deviation in masked_norm, so that equal scores do not divide by 0."""
+    method_options: Mapping[str, float] | None = field(default=None, hash=False)
+    """Keywords of a method that is a function of a group, such as temperature of pure (docs/reference/methods.md)."""
     streams: Mapping[str, Stream] | None = field(default=None, hash=False)
     """Signals that are each shaped in their own way, by name, in the place of process, outcome and format; then
     `estimator`, `signal`, `standardize` and `weights` stay as they are by default."""
@@ -156,10 +159,18 @@ class ShapingConfig(Options):
             )
         set_field(self, "std_ddof", int(self.std_ddof))
         set_field(self, "std_eps", check_number(self.std_eps, option="std_eps", low=0.0))
+        set_field(self, "method_options", check_options(self.estimator, self.method_options))
+        if self.estimator in PRESETS:
+            for name, value in expanded(self).items():
+                set_field(self, name, value)
         if self.streams is None:
             self._refuse_without_streams()
         else:
             self._check_streams()
+
+    def signal_of(self, stream: str) -> str:
+        """The signal that a method's stream `process`, `outcome` or `format` reads."""
+        return stream
 
     def _refuse_without_streams(self) -> None:
         for item in fields(ShapingConfig):
@@ -249,7 +260,7 @@ class ShapingConfig(Options):
         found = {
             item.name: getattr(self, item.name)
             for item in fields(ShapingConfig)
-            if item.name not in STREAMS_ONLY or getattr(self, item.name) != item.default
+            if item.name not in (*STREAMS_ONLY, "method_options") or getattr(self, item.name) != item.default
         }
         found["weights"] = asdict(self.weights)
         if isinstance(self.standardize, Standardizers):

@@ -94,7 +94,8 @@ def estimator_of(config: ShapingConfig) -> Callable[[Rollouts, ShapingConfig], C
     if ":" in config.estimator:
         return by_group(load_estimator(config.estimator))
     if config.estimator in PUBLISHED:
-        return by_group(load_estimator(PUBLISHED[config.estimator].function))
+        published = load_object(str(PUBLISHED[config.estimator].function))
+        return by_group(published, **(config.method_options or {}))
     method = METHODS[config.estimator]
     function: Callable[..., Any] = load_object(method.function)
     return by_group(function) if method.by_group else function

@@ -121,6 +121,18 @@ class Group:
         """G float32 arrays of L_i log-probabilities by a signal of `shape.logprobs`; None for a null row."""
         return self.column(f"{signal}_logprobs")
 
+    @property
+    def entropy(self) -> Arrays:
+        """G float32 arrays of L_i entropies (nats) of the distribution each token was drawn from,
+        where generate stored them (`generate.sampling.token_statistics`).
+        """
+        return self.column("entropy")
+
+    @property
+    def sum_pi_squared(self) -> Arrays:
+        """G float32 arrays of L_i sums of that distribution's squared probabilities."""
+        return self.column("sum_pi_squared")
+
 
 def reads(*names: str) -> Callable[[Function], Function]:
     """Say that an estimator cannot do without these columns: a rollout with a null there is not trainable, and not in

@@ -70,7 +70,7 @@ class LocalCluster:
 
     folder: of this cluster alone, for its configuration, logs and scratch files. slots: tasks at a time, each with one
     bundle of parts under way. jars: what `make flink` fetched. pool_environment: further environment variables of the
-    pool and its workers.
+    pool and its workers. pool_options: of its command line.
     """
 
     def __init__(
@@ -81,12 +81,14 @@ class LocalCluster:
         ports: Ports | None = None,
         jars: Path = CACHE / "jars",
         pool_environment: Mapping[str, str] | None = None,
+        pool_options: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.slots = slots
         self.ports = ports or Ports.free()
         self._jars = jars
         self._pool_environment = dict(pool_environment or {})
+        self._pool_options = tuple(pool_options)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -155,10 +157,22 @@ class LocalCluster:
 
     def worker_pids(self) -> list[int]:
         """The SDK worker processes that the pool has started, oldest first."""
+        return self._pool_children("pipelines.runners.worker")
+
+    def engine_pids(self) -> list[int]:
+        """The processes in which the pool keeps engines, oldest first."""
+        return self._pool_children("pipelines.engines.kept_host")
+
+    def pool_log(self) -> str:
+        """What the pool, its workers and its engines have written."""
+        return (self._logs / "pool.log").read_text(errors="replace")
+
+    def _pool_children(self, module: str) -> list[int]:
         found: list[int] = []
-        with suppress(FileNotFoundError):  # the pool died meanwhile
+        with suppress(FileNotFoundError, ProcessLookupError):  # the pool, or one of them, died meanwhile
             for task in Path(f"/proc/{self.pid('pool')}/task").iterdir():
-                found += map(int, (task / "children").read_text().split())
+                children = map(int, (task / "children").read_text().split())
+                found += [pid for pid in children if module.encode() in _arguments(pid)]
         return sorted(found)
 
     def stop(self) -> None:
@@ -201,7 +215,8 @@ class LocalCluster:
 
     def _command(self, name: str) -> list[str]:
         if name == "pool":
-            return [sys.executable, "-m", "pipelines.runners.worker_pool", f"--port={self.ports.pool}"]
+            command = [sys.executable, "-m", "pipelines.runners.worker_pool", f"--port={self.ports.pool}"]
+            return [*command, *self._pool_options]
         java = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Djava.io.tmpdir={self.folder / 'work'}"]
         java += [f"--add-opens=java.base/java.{package}=ALL-UNNAMED" for package in JAVA_OPENS]
         java += ["--add-opens=java.base/sun.nio.ch=ALL-UNNAMED", "-Dorg.slf4j.simpleLogger.showDateTime=true"]
@@ -249,6 +264,10 @@ class LocalCluster:
                         self._start(name)
                     else:
                         self._failure = f"the {name} ended with exit code {process.returncode}"
+
+
+def _arguments(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
 
 
 def _listens(port: int) -> bool:

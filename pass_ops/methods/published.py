@@ -1,7 +1,7 @@
 """Every published method that an `estimator` name stands for, besides those of `pass_ops.estimators`, in one place.
 
-A method is a function of a group in one of the files beside this one. docs/reference/methods.md is made from this
-table. Imports nothing but the standard library.
+A method is streams (`pass_ops.methods.presets`), or a function of a group in one of the other files beside this one.
+docs/reference/methods.md is made from this table. Imports nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -10,8 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pass_ops.checking import check_number
+from pass_ops.errors import OptionError
+from pass_ops.nearest import advice
+
 PublishedName = Literal[
-    "opo", "pass_at_k", "grpo_lambda", "pure", "verigate", "mrpo", "pav", "tempo", "entropy_top", "gtpo"
+    "gdpo_batch", "reinforce_pp", "reinforce_pp_baseline", "max_rl", "opo", "pass_at_k", "grpo_lambda", "pure", "papo",
+    "verigate", "capo", "mrpo", "vineppo", "pav", "gigpo", "saf_opd", "tempo", "entropy_top", "gtpo",
 ]  # fmt: skip
 
 
@@ -34,7 +39,7 @@ class Published:
         formula: one line, in the terms of docs/reference/methods.md.
         against: what the test compares with: repository@commit file, or "worked by hand".
         needs: columns, in words.
-        function: module:function of a group.
+        function: module:function of a group; None where the method is streams.
         options: the function's keywords.
         reads_process: whether the function reads the process signal (where its weight is not 0).
         note: how it differs from the paper or from other implementations.
@@ -45,7 +50,7 @@ class Published:
     formula: str
     against: str
     needs: str
-    function: str
+    function: str | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
     reads_process: bool = False
     note: str = ""
@@ -54,6 +59,35 @@ class Published:
 _VERL = "verl-project/verl@1dda039 verl/trainer/ppo/core_algos.py"
 
 PUBLISHED: dict[str, Published] = {
+    "gdpo_batch": Published(
+        title="GDPO with its batch whitening",
+        source="arXiv 2601.05242",
+        formula="A = W(sum over rewards n of w_n N_group(r_n)), W over the tokens of the data set",
+        against=_VERL,
+        needs="outcome and format; N rewards: a stream for each",
+    ),
+    "reinforce_pp": Published(
+        title="REINFORCE++",
+        source="arXiv 2501.03262",
+        formula="A = W(r), W over the tokens of the data set",
+        against=_VERL,
+        needs="outcome",
+        note="The KL penalty that the paper puts into the reward is the trainer's.",
+    ),
+    "reinforce_pp_baseline": Published(
+        title="REINFORCE++-baseline",
+        source="arXiv 2501.03262",
+        formula="A = W(r - mean_group(r)), W over the tokens of the data set",
+        against=_VERL,
+        needs="outcome",
+    ),
+    "max_rl": Published(
+        title="MaxRL",
+        source="arXiv 2602.02710",
+        formula="A = (r - mean_group(r)) / mean_group(r); 0 where the mean is 0 or less",
+        against="NovaSky-AI/SkyRL@a956457 skyrl/backends/skyrl_train/utils/ppo_utils.py",
+        needs="outcome",
+    ),
     "opo": Published(
         title="OPO",
         source="arXiv 2505.23585",
@@ -95,6 +129,13 @@ PUBLISHED: dict[str, Published] = {
         reads_process=True,
         note="b is the others' process reward per token, as in the authors' scripts; n_j the tokens of step j.",
     ),
+    "papo": Published(
+        title="PAPO",
+        source="arXiv 2603.26535",
+        formula="A = N_group(r) + [right] N_right(q), q the process signal",
+        against="tanzelin430/PAPO@277dac1 roll/utils/functionals.py",
+        needs="outcome; process as one score a rollout (column process_reward) or a step",
+    ),
     "verigate": Published(
         title="VeriGate",
         source="arXiv 2605.30451",
@@ -103,6 +144,14 @@ PUBLISHED: dict[str, Published] = {
         needs="process, outcome",
         function="pass_ops.methods.steps:verigate",
         reads_process=True,
+    ),
+    "capo": Published(
+        title="CAPO",
+        source="arXiv 2508.02298",
+        formula="A = N_tokens(2 r - [t in a wrong step])",
+        against="worked by hand",
+        needs="outcome 0 or 1; process: 1 for a right step, 0 for a wrong one (a judge's votes)",
+        note="A score of 1 for what is right instead of -1 for what is wrong is a constant that N removes.",
     ),
     "mrpo": Published(
         title="MRPO",
@@ -118,6 +167,14 @@ PUBLISHED: dict[str, Published] = {
         reads_process=True,
         note="OpenRLHF's pull request 1260 damps wrong rollouts' rewards by decay^(K - j) instead; the authors do not.",
     ),
+    "vineppo": Published(
+        title="VinePPO, SPO",
+        source="arXiv 2410.01679, 2505.23564",
+        formula="A_j = V_j - V_(j-1), V_0 the mean outcome of the group",
+        against="McGill-NLP/VinePPO@efe7228 .../math_episode_generator_with_mc_advantages.py",
+        needs="process: the value behind each step (signal monte_carlo); outcome",
+        note="SPO's segments are steps here; its probability mask is left out.",
+    ),
     "pav": Published(
         title="PAV",
         source="arXiv 2410.08146",
@@ -128,6 +185,22 @@ PUBLISHED: dict[str, Published] = {
         options={"best_of": Option(default=4, low=1, high=1e6, meaning="n, samples of the prover")},
         reads_process=True,
         note="The prover is the best of n samples of the policy itself; weights.process is the paper's alpha.",
+    ),
+    "gigpo": Published(
+        title="GiGPO",
+        source="arXiv 2505.10978",
+        formula="A_j = r - mean_group(r) + R_j - mean_state(R), R_j = sum_(j' >= j) 0.95^(j' - j) s_j'",
+        against="langfengQ/DrMAS@3b556f2 gigpo/core_gigpo.py",
+        needs="outcome; process: the reward of each step; state: a list of one string or integer for each step",
+        note="With masked_norm in both streams it is the authors' mode mean_std_norm.",
+    ),
+    "saf_opd": Published(
+        title="SAF-OPD",
+        source="arXiv 2607.29209",
+        formula="A_t = N(r) + 0.1 w_prc tanh(d_t) at the fifth of each rollout's tokens where abs(d) is largest",
+        against="kissshhot/SAF-OPD@46d42b8 verl/verl/trainer/ppo/ray_trainer.py",
+        needs="outcome; process for each token: teacher's less policy's log-probability (signal opd)",
+        note="Its warm-up and annealing are a weight for each round; ending the warm-up by the KL is left out.",
     ),
     "tempo": Published(
         title="TEMPO",
@@ -168,3 +241,27 @@ LEFT_OUT = {
     "SPO-tree, Tree-GRPO, TreeRL": "they sample trees",
     "OTB, TIR-OTB": "they need the sum of squared probabilities at every token",
 }
+
+
+def check_options(estimator: str, given: Mapping[str, float] | None) -> dict[str, float] | None:
+    """The keywords of a method as numbers and bools; None where there are none.
+
+    Raises:
+        OptionError: the estimator has no such keyword, or a value is of another type or out of range.
+    """
+    if not given:
+        return None
+    known = PUBLISHED[estimator].options if estimator in PUBLISHED else {}
+    found: dict[str, float] = {}
+    for name, value in given.items():
+        if name not in known:
+            remedy = advice(name, list(known), listed=True) if known else "leave method_options out"
+            raise OptionError(f"option method_options: estimator {estimator!r} has no keyword {name!r}; {remedy}")
+        option, where = known[name], f"method_options.{name}"
+        if isinstance(option.default, bool):
+            if not isinstance(value, bool):
+                raise OptionError(f"option {where}: expected True or False, got {value!r}; give a bool")
+            found[name] = value
+        else:
+            found[name] = check_number(value, option=where, low=option.low, high=option.high)
+    return found

@@ -10,7 +10,7 @@ from pass_ops.shards.paths import relative_folder, resolve_folder
 from pass_ops.shards.reader import CompleteDataset, open_dataset
 from pass_ops.shards.records import Manifest, PartRecord
 from pass_ops.shards.sampling import SamplingFacts
-from pass_ops.shards.schemas import PROMPTS, ROLLOUTS, shaped_schema, signal_schema
+from pass_ops.shards.schemas import PROMPTS, ROLLOUTS, TOKEN_STATISTICS, shaped_schema, signal_schema
 from pass_ops.shards.spec import FORMAT_VERSION, STAGE_VERSIONS, DatasetSpec, InputRef, ModelRef
 from pass_ops.shards.status import DatasetStatus, RunStatus, status
 from pass_ops.shards.store import Store
@@ -22,6 +22,7 @@ __all__ = [
     "PROMPTS",
     "ROLLOUTS",
     "STAGE_VERSIONS",
+    "TOKEN_STATISTICS",
     "CompleteDataset",
     "Dataset",
     "DatasetSpec",

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pass_ops.errors import PartError
 from pass_ops.groups import group_bounds
 from pass_ops.ragged import falling, last_values, list_lengths, list_values, one_chunk, ragged
-from pass_ops.shards.schemas import FINISH_REASONS, STATUSES, VERIFY_STATUSES, signal_kind
+from pass_ops.shards.schemas import FINISH_REASONS, STATUSES, TOKEN_STATISTICS, VERIFY_STATUSES, signal_kind
 from pass_ops.shards.tables import group_keys
 
 _SHOWN = 3
@@ -117,8 +117,10 @@ def _rollouts(table: pa.Table) -> Iterator[Problem]:
         if differs_R.any():
             yield from _problem("lengths", differs_R, f"{name} and token_ids have different lengths")
             return
-    yield from _finite(table, "behavior_logprobs")
-    yield from _token_list(table, "behavior_logprobs", table)
+    statistics = [name for name in TOKEN_STATISTICS.names if name in table.column_names]
+    for name in ("behavior_logprobs", *statistics):
+        yield from _finite(table, name)
+        yield from _token_list(table, name, table)
     yield from _allowed(table, "finish_reason", FINISH_REASONS)
 
 

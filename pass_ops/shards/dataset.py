@@ -216,7 +216,8 @@ def _swap(
         raise ReplacedFingerprintError(
             f"fingerprint {spec.fingerprint[:8]} was replaced in {url} before: a writer of it may still be alive "
             "and its files are being removed, so it is refused there. Nothing was changed. "
-            "Make this dataset in another folder"
+            f"Make this dataset in another folder; or, once no job of {url} runs any more, remove the folder and run "
+            f"again{_with_those_made_from(store)}"
         )
     replaced = (*replaced, there.fingerprint)
     store.put(names.DATASET, spec.to_json(replaced=replaced))
@@ -226,6 +227,12 @@ def _swap(
             f"{url} was overwritten by somebody else at the same time; run again once they have finished"
         )
     return replaced
+
+
+def _with_those_made_from(store: Store) -> str:
+    """For whoever removes a dataset: what was made from it would be refused in the same way."""
+    stale = _made_from(store)
+    return f" (remove those made from it as well: {', '.join(stale)})" if stale else ""
 
 
 def _remove_in(store: Store, folder: str, old_fp8s: set[str]) -> None:

@@ -59,6 +59,9 @@ ROLLOUTS = pa.schema(
     ]
 )
 
+#: further columns of rollouts that were sampled with token statistics, one value a token, 0.0 where masked
+TOKEN_STATISTICS = pa.schema([_always("entropy", FLOAT_LIST), _always("sum_pi_squared", FLOAT_LIST)])
+
 REJECTED = pa.schema(
     [
         _always("stage", pa.string()),
@@ -138,12 +141,13 @@ def schema_for(stage: str, names: Sequence[str]) -> pa.Schema:
     """The contract's columns for a part of a stage that has these column names; further columns are not in it."""
     if stage == "prompts":
         return PROMPTS
+    statistics = [column for column in TOKEN_STATISTICS if column.name in names]
     if stage == "generate":
-        return ROLLOUTS
+        return pa.schema([*ROLLOUTS, *statistics])
     if stage == "score":
         return signal_schema(signal_kind(names))
     known = {field.name: field for kind in SIGNAL_KINDS[:4] for field in _KIND_COLUMNS[kind]}
-    optional = [known[name] for name in names if name in known]
+    optional = [*statistics, *(known[name] for name in names if name in known)]
     for name in names:
         if name.startswith("status_"):
             optional.append(_always(name, pa.string()))

@@ -204,7 +204,7 @@ def _parts(store: Store, spec: DatasetSpec, records: tuple[PartRecord, ...]) -> 
             if table is not None and (yield from _columns(table, spec, where)):
                 for problem in part_problems(table, spec.stage):
                     yield Finding("error", problem.code, where, describe(problem, table))
-                yield from _counts(file, table, record, where)
+                yield from _counts(file, table, record, where, fix=_redo(store, spec, record.part))
                 yield from _groups(table, record.part, groups, where)
                 if rollouts is not None and record.part < len(rollouts.parts):
                     yield from _alignment(file, table, rollouts, record.part, where)
@@ -265,11 +265,19 @@ def _kind(field: pa.Field) -> str:
     return str(field.type) if field.nullable else f"{field.type} not null"
 
 
-def _counts(file: pq.ParquetFile, table: pa.Table, record: PartRecord, where: str) -> Iterator[Finding]:
+def _redo(store: Store, spec: DatasetSpec, part: int) -> str:
+    """What to do about a record that is not its part's: the file alone cannot tell which of the two is wrong."""
+    marker, manifest = names.done(part, spec.fingerprint[:8]), names.manifest(spec.fingerprint[:8])
+    records = [store.path(name) for name in (marker, manifest) if store.exists(name)]
+    return f"Remove {' and '.join(records)}, then {command_for(store.root, spec.stage)} makes the part again"
+
+
+def _counts(file: pq.ParquetFile, table: pa.Table, record: PartRecord, where: str, *, fix: str) -> Iterator[Finding]:
     counted = count_table(table)
     for name, value in counted.items():
         if getattr(record, name) != value:
-            yield Finding("error", "counts", where, f"{name} is {value}, but the marker says {getattr(record, name)}")
+            message = f"{name} is {value}, but the marker says {getattr(record, name)}. {fix}"
+            yield Finding("error", "counts", where, message)
     bounds = set(group_bounds(group_keys(table)).tolist())
     start = 0
     for index in range(file.num_row_groups):
@@ -296,8 +304,8 @@ def _rejections(store: Store, record: PartRecord, spec: DatasetSpec) -> Iterator
     if not table.schema.equals(REJECTED):
         yield Finding("error", "schema", where, f"its columns are {table.schema.names}, not those of rejections")
     elif table.num_rows != sum(record.reasons.values()):
-        message = f"{table.num_rows} rejections, but the marker counts {sum(record.reasons.values())}"
-        yield Finding("error", "counts", where, message)
+        message = f"{table.num_rows} rejections, but the marker counts {sum(record.reasons.values())}. "
+        yield Finding("error", "counts", where, message + _redo(store, spec, record.part))
 
 
 # -- against the rollouts ----------------------------------------------------------------------------------------

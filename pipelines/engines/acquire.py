@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 
 from pipelines.engines.base import Engine, EngineOptions, EngineStartError
 from pipelines.engines.device import device_kind, device_memory
 from pipelines.engines.driver import DrivenEngine
-from pipelines.engines.ledger import Ledger
+from pipelines.engines.ledger import Ledger, Start
 from pipelines.engines.machine import least_memory, this_machine
 from pipelines.models.source import local_model
 from pipelines.runners.gpus import GivenGpus, count_gpus, node_cards
+from pipelines.runners.keeping import Address
 
 
 def acquire(model: str, options: EngineOptions) -> Engine:
@@ -97,17 +99,37 @@ def _ledger() -> Ledger:
     global _kept  # noqa: PLW0603
     with _lock:
         if _kept is None:
-            _kept = _ledger_of_process() if _gpus is None else _ledger_of_node(_gpus)
+            pool = Address.found()
+            if _gpus is not None:
+                _kept = _ledger_of_node(_gpus)
+            elif pool is not None:
+                _kept = Ledger(start=partial(_start_in_pool, pool=pool), meter=_not_measured)
+            else:
+                _kept = ledger_of_process()
         return _kept
 
 
-def _ledger_of_process() -> Ledger:
+def ledger_of_process(watched: Callable[[Start], Start] = lambda start: start) -> Ledger:
     """Engines in this process; on a GPU, one beside a sleeping one in a child, since vLLM can put one of a process to
     sleep.
+
+    watched: what is to become of whatever starts one.
     """
     if this_machine().gpus and device_kind() == "cuda":
-        return Ledger(start=_start_on_gpu, beside=_start_in_child, meter=device_memory)
-    return Ledger(start=start_engine, meter=device_memory)
+        return Ledger(start=watched(_start_on_gpu), beside=watched(_start_in_child), meter=device_memory)
+    return Ledger(start=watched(start_engine), meter=device_memory)
+
+
+def _start_in_pool(model: str, options: EngineOptions, *, pool: Address) -> Engine:
+    if options.kind == "server":  # it has a machine of its own
+        return start_engine(model, options)
+    from pipelines.engines import kept
+
+    return kept.start(model, options, pool)
+
+
+def _not_measured() -> None:
+    """The device is the pool's to measure, in the process that keeps its engines."""
 
 
 def _start_on_gpu(model: str, options: EngineOptions) -> Engine:

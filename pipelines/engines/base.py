@@ -8,7 +8,7 @@ future.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal, Protocol
@@ -104,6 +104,9 @@ class Sampling:
     ["<think>", "</think>"]."""
     ignore_eos: bool = False
     """Keeps sampling after an end token, up to max_tokens: for measurements of speed."""
+    token_statistics: ZeroOrMore = 0
+    """Stores entropy and sum_pi_squared of the distribution that each token's logprob belongs to (0 = off): exact with
+    engine kind transformers, with kind vllm from so many of the likeliest tokens. Example: 20."""
     extra: Table = field(default_factory=dict)
     """More sampling parameters, by the names of vLLM's SamplingParams; engine kinds vllm and server only. Example:
     { repetition_penalty = 1.05 }."""
@@ -123,7 +126,7 @@ class Sampling:
 
     def as_options(self) -> dict[str, Any]:
         """Its options by name, later ones only where they say something: older datasets keep their fingerprints."""
-        later = ("extra", "keep_special_tokens")
+        later = ("extra", "keep_special_tokens", "token_statistics")
         return {name: value for name, value in asdict(self).items() if name not in later or value}
 
     def as_values(self) -> dict[str, Any]:
@@ -234,13 +237,15 @@ class Sample:
 
     token_ids: int32 [T], exactly what was sampled, the end token included. logprobs: float32 [T], natural log, of the
     sampled tokens in the engine's logprobs_mode. finish_reason: stop (end token or stop string) or length.
-    text: token_ids decoded without special tokens, except `Sampling.keep_special_tokens`.
+    text: token_ids decoded without special tokens, except `Sampling.keep_special_tokens`. statistics: float32 [2, T],
+    entropy (nats) and sum of squared probabilities at each token, where `Sampling.token_statistics` asks for them.
     """
 
     token_ids: NDArray[np.int32]
     logprobs: NDArray[np.float32]
     finish_reason: str
     text: str
+    statistics: NDArray[np.float32] | None = None
 
 
 class Engine(Protocol):
@@ -277,6 +282,12 @@ class Engine(Protocol):
 
         Positions are all tokens, or those that the pooling picks (a step tag). Raises EngineOptionError on an engine
         that samples, as `submit` and `score` do on one that pools.
+        """
+
+    def drop(self, futures: Iterable[Future[Any]]) -> None:
+        """Nobody waits for these answers of this engine any more, so nothing more is spent on them.
+
+        What is not answered by then is cancelled, or a RequestRejected `aborted`. A server computes on.
         """
 
     @property

@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -73,6 +73,9 @@ class Backend(Protocol):
     def step(self) -> Iterable[tuple[int, Answer]]:
         """Work on what was added; the answers that became ready. Any exception is the end of the engine."""
 
+    def drop(self, keys: Collection[int]) -> None:
+        """Spend nothing more on these requests, which were added, and answer none of them."""
+
     def load_weights(self, model: str) -> None:
         """Replace the weights by those of a folder that fits; nothing is in flight. Any exception ends the engine."""
 
@@ -114,6 +117,7 @@ class DrivenEngine:
         self._name = name
         self._pid = os.getpid()
         self._inbox: queue.SimpleQueue[_Work | _Order | None] = queue.SimpleQueue()
+        self._forgotten: queue.SimpleQueue[set[Future[Any]]] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._lock = threading.Lock()  # orders a submit against the end: whatever got into the inbox is answered
         self._end: EngineDead | None = None
@@ -174,6 +178,11 @@ class DrivenEngine:
         self._check_purpose(pools=True)
         rejection = self._check_ids(token_ids, limit=self.max_model_len, reason="rollout_too_long")
         return self._enqueue(PoolRequest(token_ids=token_ids), rejection)
+
+    def drop(self, futures: Iterable[Future[Any]]) -> None:
+        """See `Engine.drop`."""
+        self._forgotten.put({future for future in futures if not future.cancel()})
+        self._inbox.put(None)  # wakes the driver
 
     @property
     def asleep(self) -> bool:
@@ -309,6 +318,7 @@ class DrivenEngine:
             self._receive(block=not (self._open or self._waiting))
             if self._closing.is_set():
                 return
+            self._forget(backend)
             self._begin(backend)
             if self._open:
                 for key, answer in backend.step():
@@ -322,6 +332,15 @@ class DrivenEngine:
                 block = False
         except queue.Empty:
             pass
+
+    def _forget(self, backend: Backend) -> None:
+        """Take out of the backend what nobody waits for any more."""
+        while not self._forgotten.empty():
+            futures = self._forgotten.get()
+            if keys := [key for key, future in self._open.items() if future in futures]:
+                backend.drop(keys)
+            for key in keys:
+                _answer(self._open.pop(key), RequestRejected("aborted", "it was dropped, as nobody waited for it"))
 
     def _begin(self, backend: Backend) -> None:
         """Hand waiting commands to the backend in order; an order waits until nothing is in flight."""

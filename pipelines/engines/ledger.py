@@ -118,6 +118,16 @@ class Ledger:
             free_cached_memory()
         self._check_returned(f"{to} is done but", before)
 
+    def rest(self) -> None:
+        """Every engine aside, as nobody asks for the time being: the device is free for others.
+
+        Raises DeviceHeldError where an engine still holds memory.
+        """
+        with self._lock:
+            for entry in list(self._entries):
+                self._end(entry) if entry.engine.dead else self._put_aside(entry)
+            free_cached_memory()
+
     def close(self) -> None:
         """End every engine."""
         with self._lock:

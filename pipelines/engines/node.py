@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from multiprocessing.connection import wait
 from typing import Any
@@ -21,7 +21,7 @@ from pipelines.engines.base import EngineOptions, SampleRequest
 from pipelines.engines.device import resolve_device, resolve_dtype
 from pipelines.engines.driver import Answer, DrivenEngine, Request
 from pipelines.engines.errors import ChildrenDied
-from pipelines.engines.node_process import Child
+from pipelines.engines.node_process import Child, Far
 from pipelines.engines.node_wire import Answers, Done, Order, Ready, unpack_answers
 from pipelines.models.folder import load_tokenizer
 from pipelines.runners.gpus import Cards, GivenGpus, count_gpus, engine_cards
@@ -60,7 +60,7 @@ class NodeBackend:
         self._deaths: Counter[int] = Counter()  # key of a request -> children that died while it was open
         self._starts: Counter[int] = Counter()  # place -> children in a row that died before their engine ran
         self._last: tuple[Any, int, int] = (None, 0, 0)  # prompt, its child's place, requests in a row it went there
-        self._children: list[Child] = []
+        self._children: list[Far] = []
         try:
             self._children += [self._start_child(place) for place in range(len(places))]
             for place in range(len(places)):
@@ -85,6 +85,16 @@ class NodeBackend:
             except OSError:
                 self._replace(place)
         return self._hear(POLL_SECONDS)
+
+    def drop(self, keys: Collection[int]) -> None:
+        """In the children that have them."""
+        for place, child in enumerate(self._children):
+            try:
+                child.drop(keys)
+            except OSError:
+                self._replace(place)
+        for key in keys:
+            del self._deaths[key]
 
     def load_weights(self, model: str) -> None:
         """In every child. Raises what one of them raised."""
@@ -148,7 +158,7 @@ class NodeBackend:
             del self._starts[place]
             return []
         assert isinstance(message, Answers)
-        answers = list(unpack_answers(message))
+        answers = [(key, answer) for key, answer in unpack_answers(message) if key in child.open]  # else dropped
         for key, _ in answers:
             del child.open[key]
             del self._deaths[key]
@@ -168,7 +178,7 @@ class NodeBackend:
             if child.done is not None and child.done.error is not None:
                 raise child.done.error
 
-    def _await_order(self, place: int, child: Child, order: Order) -> None:
+    def _await_order(self, place: int, child: Far, order: Order) -> None:
         while child.done is None and child is self._children[place]:
             try:
                 self._answers(place, child.receive())
@@ -181,7 +191,7 @@ class NodeBackend:
 
     # --- life and death ------------------------------------------------------------------------------------------
 
-    def _start_child(self, place: int) -> Child:
+    def _start_child(self, place: int) -> Far:
         cards = self._places[place]
         share = (place, len(self._places)) if "cpu" in cards else None
         return Child(self._model, self._options, cards=cards, share=share)
@@ -200,12 +210,15 @@ class NodeBackend:
         deaths = max([self._starts[place], *(self._deaths[key] for key in dead.open)])
         if deaths >= MOST_DEATHS:
             when = "before the engine ran" if dead.ready is None else "while the same request was open in them"
-            raise ChildrenDied(
-                f"{deaths} processes of a node died one after another {when}, the last on {dead.name} by "
-                f"{dead.output.last_words()}\nSIGKILL mostly says that the system had no memory left: lower "
-                "engine.max_num_seqs or engine.max_model_len, or name fewer GPUs."
-            )
-        _LOG.warning("an engine's process on %s died and is replaced: %s", dead.name, dead.output.last_words())
+            raise ChildrenDied(self._gave_up(deaths, when, dead))
+        _LOG.warning("an engine's process on %s died and is replaced: %s", dead.name, dead.last_words())
         self._children[place] = self._start_child(place)
         for key, request in dead.open.items():
             self.add(key, request)
+
+    def _gave_up(self, deaths: int, when: str, dead: Far) -> str:
+        return (
+            f"{deaths} processes of a node died one after another {when}, the last on {dead.name} by "
+            f"{dead.last_words()}\nSIGKILL mostly says that the system had no memory left: lower "
+            "engine.max_num_seqs or engine.max_model_len, or name fewer GPUs."
+        )

@@ -10,6 +10,7 @@ import os
 import pickle
 import queue
 import threading
+import time
 import traceback
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
@@ -18,17 +19,34 @@ from typing import Any
 from pipelines.engines.acquire import start_engine
 from pipelines.engines.base import Engine, EngineDead, EngineStartError, SampleRequest
 from pipelines.engines.driver import Request, ScoreRequest
-from pipelines.engines.node_wire import Done, Order, Ready, Requests, Start, pack_answers, unpack_requests
+from pipelines.engines.node_wire import Done, Drop, Order, Ready, Requests, Start, pack_answers, unpack_requests
 
-#: what the one loop of a child works off: messages of the client, and (key, answer) pairs of the engine
-_Events = queue.SimpleQueue[Any]
+#: what the loop of `serve` works off: messages of the client, (key, answer) pairs of the engine
+Events = queue.SimpleQueue[Any]
+
+
+class Asked:
+    """What one client has asked and got no answer to. since: when that last changed, by time.monotonic."""
+
+    def __init__(self) -> None:
+        self.open: dict[int, Future[Any]] = {}
+        self.since = time.monotonic()
+
+    def begin(self, key: int, future: Future[Any]) -> None:
+        """A request is with the engine."""
+        self.open[key], self.since = future, time.monotonic()
+
+    def end(self, key: int) -> Future[Any] | None:
+        """It is not any more; None where it was dropped before."""
+        self.since = time.monotonic()
+        return self.open.pop(key, None)
 
 
 def main(handle: int) -> None:
     """Serve the client at the other end of the socket `handle`."""
     os.set_inheritable(handle, False)
     line = Connection(handle)
-    events: _Events = queue.SimpleQueue()
+    events: Events = queue.SimpleQueue()
     threading.Thread(target=_read, args=(line, events), daemon=True, name="line").start()
     start = events.get()
     assert isinstance(start, Start)
@@ -36,16 +54,16 @@ def main(handle: int) -> None:
     try:
         engine = start_engine(start.model, start.options)
     except Exception as error:  # noqa: BLE001 - raised in the client
-        line.send(Done(_portable(error)))
+        line.send(Done(portable(error)))
         return
     line.send(Ready(engine.max_model_len, engine.vocab_size))
     try:
-        _serve(engine, line, events)
+        serve(engine, line, events, Asked())
     finally:
         engine.close()
 
 
-def _read(line: Connection, events: _Events) -> None:
+def _read(line: Connection, events: Events) -> None:
     try:
         while True:
             events.put(line.recv())
@@ -63,28 +81,32 @@ def _take_share(start: Start) -> None:
         os.sched_setaffinity(0, cores[place * len(cores) // of : (place + 1) * len(cores) // of])
 
 
-def _serve(engine: Engine, line: Connection, events: _Events) -> None:
-    """Until the client orders the close. Raises EngineDead where the engine dies; the client then starts another."""
+def serve(engine: Engine, line: Connection, events: Events, asked: Asked) -> None:
+    """Until the client orders the close. Raises EngineDead where the engine dies, and OSError where the client does."""
     while True:
         event = events.get()
         answers = []
         while isinstance(event, tuple):
-            if isinstance(event[1], EngineDead):
-                raise event[1]
-            answers.append(event)
+            key, answer = event
+            if isinstance(answer, EngineDead):
+                raise answer
+            if asked.end(key) is not None:
+                answers.append(event)
             event = None if events.empty() else events.get()
         if answers:
             line.send(pack_answers(answers))
         if isinstance(event, Requests):
             for key, request in unpack_requests(event):
-                _ask(engine, key, request, events)
+                _ask(engine, key, request, events, asked)
+        elif isinstance(event, Drop):
+            engine.drop([future for key in event.keys if (future := asked.end(key)) is not None])
         elif isinstance(event, Order):
             if event.name == "close":
                 return
             line.send(Done(_carried_out(engine, event)))
 
 
-def _ask(engine: Engine, key: int, request: Request, events: _Events) -> None:
+def _ask(engine: Engine, key: int, request: Request, events: Events, asked: Asked) -> None:
     future: Future[Any]
     if isinstance(request, SampleRequest):
         future = engine.submit(request)
@@ -92,7 +114,13 @@ def _ask(engine: Engine, key: int, request: Request, events: _Events) -> None:
         future = engine.score(request.token_ids, start=request.start)
     else:
         future = engine.pool(request.token_ids)
-    future.add_done_callback(lambda done: events.put((key, done.exception() or done.result())))
+    asked.begin(key, future)
+    future.add_done_callback(lambda done: _tell(done, key, events))
+
+
+def _tell(done: Future[Any], key: int, events: Events) -> None:
+    if not done.cancelled():  # else it was dropped
+        events.put((key, done.exception() or done.result()))
 
 
 def _carried_out(engine: Engine, order: Order) -> Exception | None:
@@ -104,11 +132,11 @@ def _carried_out(engine: Engine, order: Order) -> Exception | None:
             assert order.model is not None
             (engine.wake if order.name == "wake" else engine.load_weights)(order.model)
     except Exception as error:  # noqa: BLE001 - raised in the client
-        return _portable(error)
+        return portable(error)
     return None
 
 
-def _portable(error: Exception) -> Exception:
+def portable(error: Exception) -> Exception:
     """The error itself where the client can read it, else its words; the whole traceback goes to standard error."""
     traceback.print_exception(error)
     try:

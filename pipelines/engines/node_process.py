@@ -9,12 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Collection
 from multiprocessing.connection import Connection
 from typing import Any
 
 from pipelines.engines.base import EngineOptions
 from pipelines.engines.driver import Request
-from pipelines.engines.node_wire import Done, Order, Ready, Start, pack_requests
+from pipelines.engines.node_wire import Done, Drop, Order, Ready, Start, pack_requests
 from pipelines.runners.gpus import Cards, visible_devices
 from pipelines.runners.output import Output
 
@@ -25,19 +26,80 @@ _BOOT = (
 )
 
 
-class Child:
-    """One child process with an engine on its cards, started or still starting.
+class Far:
+    """An engine at the other end of a line, started or still starting.
 
-    ready: what its engine said of itself, None while it starts. done: its answer to the last order. open: the requests
+    ready: what the engine said of itself, None while it starts. done: its answer to the last order. open: the requests
     it was given and has not answered.
     """
 
-    def __init__(self, model: str, options: EngineOptions, *, cards: Cards, share: tuple[int, int] | None) -> None:
-        self.cards = cards
+    def __init__(self, line: Connection, start: Start) -> None:
+        self.line = line
         self.ready: Ready | None = None
         self.done: Done | None = None
         self.open: dict[int, Request] = {}
         self._unsent: list[int] = []
+        with contextlib.suppress(OSError):  # it is dead already: whoever reads the line will see
+            self.line.send(start)
+
+    @property
+    def name(self) -> str:
+        """What errors and logs call it."""
+        raise NotImplementedError
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is known to be dead, beyond what the line says."""
+        return False
+
+    def last_words(self) -> str:
+        """How it ended, as far as that is known."""
+        raise NotImplementedError
+
+    def take(self, key: int, request: Request) -> None:
+        """Keep a request for the next `flush`."""
+        self.open[key] = request
+        self._unsent.append(key)
+
+    def flush(self) -> None:
+        """Send what was taken, in one message, once it listens. Raises OSError where it is dead."""
+        if self._unsent and self.ready is not None:
+            self.line.send(pack_requests((key, self.open[key]) for key in self._unsent))
+            self._unsent.clear()
+
+    def drop(self, keys: Collection[int]) -> None:
+        """Forget those of these requests that it has. Raises OSError where it is dead."""
+        mine = [key for key in keys if self.open.pop(key, None) is not None]
+        sent = set(mine).difference(self._unsent)
+        self._unsent = [key for key in self._unsent if key in self.open]
+        if sent:
+            self.line.send(Drop(tuple(sent)))
+
+    def send(self, order: Order) -> None:
+        """Give an order. Raises OSError where it is dead."""
+        self.line.send(order)
+
+    def receive(self) -> Any:
+        """The next message. Raises EOFError or OSError where it is dead."""
+        while not self.line.poll(1.0):
+            if self.ended:  # its line is held open by a process its engine started
+                raise EOFError
+        return self.line.recv()
+
+    def kill(self) -> None:
+        """Have nothing more to do with it, at once. Twice is no error."""
+        self.line.close()
+
+    def stop(self) -> None:
+        """The end, after an order to close."""
+        self.kill()
+
+
+class Child(Far):
+    """One child process with an engine on its cards."""
+
+    def __init__(self, model: str, options: EngineOptions, *, cards: Cards, share: tuple[int, int] | None) -> None:
+        self.cards = cards
         here, there = socket.socketpair()
         with there:
             command = [sys.executable, "-c", _BOOT, str(there.fileno()), json.dumps(sys.path)]
@@ -52,10 +114,8 @@ class Child:
                 start_new_session=True,
                 env=os.environ | {"CUDA_VISIBLE_DEVICES": visible_devices(cards)},
             )
-        self.line = Connection(here.detach())
-        self.output = Output(self._process, name=self.name)
-        with contextlib.suppress(OSError):  # it is dead already: whoever reads the line will see
-            self.line.send(Start(model=model, options=options, share=share))
+        self._output = Output(self._process, name=self.name)
+        super().__init__(Connection(here.detach()), Start(model=model, options=options, share=share))
 
     @property
     def name(self) -> str:
@@ -72,27 +132,9 @@ class Child:
         """Whether its process has."""
         return self._process.poll() is not None
 
-    def take(self, key: int, request: Request) -> None:
-        """Keep a request for the next `flush`."""
-        self.open[key] = request
-        self._unsent.append(key)
-
-    def flush(self) -> None:
-        """Send what was taken, in one message, once it listens. Raises OSError where it is dead."""
-        if self._unsent and self.ready is not None:
-            self.line.send(pack_requests((key, self.open[key]) for key in self._unsent))
-            self._unsent.clear()
-
-    def send(self, order: Order) -> None:
-        """Give an order. Raises OSError where it is dead."""
-        self.line.send(order)
-
-    def receive(self) -> Any:
-        """The next message. Raises EOFError or OSError where it is dead."""
-        while not self.line.poll(1.0):
-            if self.ended:  # its line is held open by a process its engine started
-                raise EOFError
-        return self.line.recv()
+    def last_words(self) -> str:
+        """How its process ended, and the last lines it wrote."""
+        return self._output.last_words()
 
     def kill(self) -> None:
         """End it, and what it started, at once. Twice is no error."""

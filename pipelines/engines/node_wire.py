@@ -17,6 +17,7 @@ from pipelines.engines.base import EngineOptions, RequestRejected, Sample, Sampl
 from pipelines.engines.driver import Answer, PoolRequest, Request, ScoreRequest
 
 _SAMPLE, _SCORE, _POOL = range(3)
+_WITH_STATISTICS = -3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,13 @@ class Done:
     error: Exception | None = None
 
 
+@dataclass(frozen=True)
+class Drop:
+    """Requests whose answers nobody waits for; see `Engine.drop`."""
+
+    keys: tuple[int, ...]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Requests:
     """A batch of requests; number: a sample's seed, a score's start."""
@@ -68,7 +76,8 @@ class Requests:
 class Answers:
     """A batch of answers. A sample's rows are its tokens; those of scores and classes are [positions, width_B].
 
-    width_B: 0 for a sample, -1 for scores. rejected: key -> rejection, for requests that have no row here.
+    width_B: 0 for a sample, -1 for scores, -3 for a sample with statistics, whose values follow its logprobs. rejected:
+    key -> rejection, for requests that have no row here.
     """
 
     keys_B: NDArray[np.int64]
@@ -138,10 +147,10 @@ def pack_answers(answers: Iterable[tuple[int, Answer]]) -> Answers:
             continue
         keys.append(key)
         if isinstance(answer, Sample):
-            widths.append(0)
+            widths.append(0 if answer.statistics is None else _WITH_STATISTICS)
             lengths.append(len(answer.token_ids))
             ids.append(_int32(answer.token_ids))
-            values.append(answer.logprobs)
+            values += [answer.logprobs] if answer.statistics is None else [answer.logprobs, answer.statistics.ravel()]
             finish_reasons.append(answer.finish_reason)
             texts.append(answer.text)
         else:
@@ -166,16 +175,21 @@ def unpack_answers(batch: Answers) -> Iterator[tuple[int, Answer]]:
     samples = iter(zip(batch.finish_reasons, batch.texts, strict=True))
     rows = zip(batch.keys_B.tolist(), batch.width_B.tolist(), batch.length_B.tolist(), strict=True)
     for key, width, length in rows:
-        count = length * max(width, 1)
+        count = length * (3 if width == _WITH_STATISTICS else max(width, 1))
         values = batch.values_N[value : value + count].copy()
         value += count
-        if width:
+        if width not in (0, _WITH_STATISTICS):
             yield key, values.reshape(length, width) if width > 0 else values
             continue
         finish_reason, text = next(samples)
         ids = batch.ids_N[token : token + length].copy()
         token += length
-        yield key, Sample(token_ids=ids, logprobs=values, finish_reason=finish_reason, text=text)
+        statistics = values[length:].reshape(2, length).copy() if width else None
+        logprobs = values if statistics is None else values[:length].copy()
+        yield (
+            key,
+            Sample(token_ids=ids, logprobs=logprobs, finish_reason=finish_reason, text=text, statistics=statistics),
+        )
     yield from batch.rejected.items()
 
 

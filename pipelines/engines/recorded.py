@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,10 @@ class RecordedBackend:
         while self._due and self._due[0][0] <= time.monotonic():
             ready.append(self._due.popleft()[1:])
         return ready
+
+    def drop(self, keys: Collection[int]) -> None:
+        """Forget them."""
+        self._due = deque(due for due in self._due if due[1] not in keys)
 
     def load_weights(self, model: str) -> None:
         """Nothing: answers do not depend on weights."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ class ServerBackend:
             self._check_logprobs_mode(options)
         # Daemons, not an executor's threads: those keep an ending process alive until the last answer.
         self._requests: queue.SimpleQueue[tuple[int, Request] | None] = queue.SimpleQueue()
+        self._dropped: set[int] = set()
         self._threads = [
             threading.Thread(target=self._work, daemon=True, name=f"server-request-{i}")
             for i in range(options.max_num_seqs or SEATS)
@@ -89,10 +90,16 @@ class ServerBackend:
             while True:
                 if isinstance(answer, BaseException) and not isinstance(answer, RequestRejected):
                     raise answer
-                ready.append((key, answer))
+                if key not in self._dropped:
+                    ready.append((key, answer))
+                self._dropped.discard(key)
                 key, answer = self._answers.get_nowait()
         except queue.Empty:
             return ready
+
+    def drop(self, keys: Collection[int]) -> None:
+        """Send none of them that is not sent yet, and forget the answers of the others."""
+        self._dropped.update(keys)
 
     def load_weights(self, model: str) -> None:
         """A server keeps the weights it was started with. Raises WeightsMismatchError."""
@@ -116,6 +123,9 @@ class ServerBackend:
 
     def _work(self) -> None:
         while (taken := self._requests.get()) is not None:
+            if taken[0] in self._dropped:
+                self._dropped.discard(taken[0])
+                continue
             self._answer_to(*taken)
 
     def _answer_to(self, key: int, request: Request) -> None:

@@ -30,6 +30,7 @@ def read_sample(
     logprobs: NDArray[np.float32],
     *,
     finish_reason: str,
+    statistics: NDArray[np.float32] | None = None,
 ) -> Sample:
     """A sample of what vLLM gave: its text, and cut at the stop strings that vLLM was not given."""
     sampling = request.sampling
@@ -40,8 +41,9 @@ def read_sample(
         end = tokens_to_stop(tokenizer, token_ids.tolist(), found.strings, keep=keep, min_tokens=least)
         if end is not None:
             token_ids, logprobs, finish_reason = token_ids[:end], logprobs[:end], "stop"
+            statistics = None if statistics is None else statistics[:, :end]
     text = completion_text(tokenizer, token_ids, keep=keep)
-    return Sample(token_ids=token_ids, logprobs=logprobs, finish_reason=finish_reason, text=text)
+    return Sample(token_ids=token_ids, logprobs=logprobs, finish_reason=finish_reason, text=text, statistics=statistics)
 
 
 def _sought_here(tokenizer: Any, request: SampleRequest, found: Stops) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,7 @@ class _Row:
         self.generator = torch.Generator().manual_seed(request.seed)
         self.token_ids: list[int] = []
         self.logprobs: list[float] = []
+        self.statistics: list[tuple[float, float]] = []
         self.finish_reason: str | None = None
 
     def draw(self, logits_V: torch.Tensor, *, processed: bool) -> int:
@@ -88,7 +90,12 @@ class _Row:
         token = int(torch.multinomial(probabilities_V, 1, generator=self.generator)) if usable else 0
         reported_V = processed_V if processed and self.request.sampling.temperature > 0 else logits_V
         self.token_ids.append(token)
-        self.logprobs.append(float(reported_V.log_softmax(-1)[token]) if usable else math.nan)
+        logprobs_V = reported_V.log_softmax(-1)
+        self.logprobs.append(float(logprobs_V[token]) if usable else math.nan)
+        if self.request.sampling.token_statistics:
+            reported_probabilities_V = logprobs_V.double().exp()
+            entropy = torch.special.entr(reported_probabilities_V).sum()
+            self.statistics.append((float(entropy), float(reported_probabilities_V.square().sum())))
         return token
 
 
@@ -141,6 +148,10 @@ class TransformersBackend:
             batch.append(self._waiting.popleft())
         with torch.inference_mode():
             return self._score(batch) if kind is ScoreRequest else self._sample(batch)
+
+    def drop(self, keys: Collection[int]) -> None:
+        """Forget them; a batch once begun is over before its driver can say so."""
+        self._waiting = deque(work for work in self._waiting if work[0] not in keys)
 
     def sleep(self) -> None:
         """Give the weights up; `wake` loads a folder's anew."""
@@ -207,6 +218,7 @@ class TransformersBackend:
             logprobs=np.asarray(row.logprobs, dtype=np.float32),
             finish_reason=row.finish_reason,
             text=self._text(row),
+            statistics=np.asarray(row.statistics, dtype=np.float32).T if row.statistics else None,
         )
 
     def _score(self, batch: list[tuple[int, ScoreRequest]]) -> list[tuple[int, Answer]]:

@@ -6,6 +6,7 @@ Legend: _B rows of a batch, _T tokens, _C classes.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,10 @@ class TransformersPoolingBackend:
         if self._softmax:
             logits_BTC = logits_BTC.softmax(-1) if logits_BTC.shape[-1] > 1 else logits_BTC.sigmoid()
         return [(key, self._answer(logits_BTC[b], rows[b])) for b, (key, _) in enumerate(batch)]
+
+    def drop(self, keys: Collection[int]) -> None:
+        """Forget them; a batch once begun is over before its driver can say so."""
+        self._waiting = deque(work for work in self._waiting if work[0] not in keys)
 
     def sleep(self) -> None:
         """Give the weights up; `wake` loads a folder's anew."""

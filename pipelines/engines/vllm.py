@@ -14,7 +14,7 @@ import os
 import random
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import count
 from types import MappingProxyType
@@ -33,6 +33,7 @@ from pipelines.engines.base import (
 from pipelines.engines.device import device_kind, free_cached_memory, resolve_dtype
 from pipelines.engines.driver import Answer, DrivenEngine, PoolRequest, Request, ScoreRequest
 from pipelines.engines.finite import finite_or_rejected
+from pipelines.engines.statistics import of_likeliest
 from pipelines.engines.stopping import read_sample, sought_underneath
 from pipelines.engines.vllm_arguments import (
     batch_invariance,
@@ -132,6 +133,13 @@ class VllmBackend:
         finished = [output for output in self._engine.step() if output.finished]
         return [(int(o.request_id), self._answer(o, self._requests.pop(o.request_id))) for o in finished]
 
+    def drop(self, keys: Collection[int]) -> None:
+        """Take them out of vLLM's scheduler."""
+        names = [str(key) for key in keys]
+        self._engine.abort_request(names)
+        for name in names:
+            del self._requests[name]
+
     def load_weights(self, model: str) -> None:
         """Reload in place what differs and forget cached prefixes, whose keys and values are the old weights'."""
         if (base := base_weights(model)) != self._base:
@@ -217,7 +225,16 @@ class VllmBackend:
             return finite_or_rejected(logprobs, logprobs, allow_zero_probability=True)
         token_ids = np.asarray(completion.token_ids, dtype=np.int32)
         logprobs = sampled_logprobs(completion.logprobs, token_ids)
-        sample = read_sample(self.tokenizer, request, token_ids, logprobs, finish_reason=completion.finish_reason)
+        top = request.sampling.token_statistics
+        statistics = of_likeliest(completion.logprobs, len(token_ids), top=top) if top else None
+        sample = read_sample(
+            self.tokenizer,
+            request,
+            token_ids,
+            logprobs,
+            finish_reason=completion.finish_reason,
+            statistics=statistics,
+        )
         return finite_or_rejected(sample, sample.logprobs, allow_zero_probability=False)
 
 

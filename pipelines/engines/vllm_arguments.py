@@ -161,7 +161,7 @@ def sampling_params(request: SampleRequest, *, room: int, stops: Stops) -> Any:
         stop=list(stops.strings),
         ignore_eos=sampling.ignore_eos,
         seed=request.seed,
-        logprobs=0,
+        logprobs=sampling.token_statistics,
         flat_logprobs=True,
         detokenize=bool(stops.strings or "bad_words" in extra),  # vLLM needs the text to look for strings only
         skip_special_tokens=not sampling.keep_special_tokens,

@@ -56,6 +56,7 @@ class Conversation:
         self._token_ids: list[int] = []
         self._logprobs: list[float] = []
         self._loss_mask: list[bool] = []
+        self._statistics: list[NDArray[np.float32]] = []  # [2, tokens] of each turn and insertion
         self._text = (0, "")  # of so many tokens: decoding is half of what a short rollout costs besides the model
         self._calls = 0
         self._busy = False
@@ -95,6 +96,8 @@ class Conversation:
         if not self._token_ids:
             self._text = (len(sample.token_ids), sample.text)
         self._add(sample.token_ids.tolist(), sample.logprobs.tolist(), chosen=True)
+        if sample.statistics is not None:
+            self._statistics.append(sample.statistics)
         self._cut = sample.finish_reason == "length"
         stopped_by = None
         if sampling.stop:
@@ -116,6 +119,8 @@ class Conversation:
             token_ids = spelling_tokenizer(tokenizer).encode(text, add_special_tokens=False).ids
         self._require_room(len(token_ids))
         self._add(token_ids, [0.0] * len(token_ids), chosen=False)
+        if self._sampling.token_statistics:
+            self._statistics.append(np.zeros((2, len(token_ids)), np.float32))
         self._cut = False
 
     def completion(self) -> Completion:
@@ -125,6 +130,7 @@ class Conversation:
             logprobs=np.asarray(self._logprobs, dtype=np.float32),
             finish_reason="length" if self._cut else "stop",
             text=self.text,
+            statistics=np.concatenate(self._statistics, axis=1) if self._statistics else None,
         )
         return Completion(sample=sample, loss_mask=np.asarray(self._loss_mask, dtype=bool))
 

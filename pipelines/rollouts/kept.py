@@ -2,6 +2,7 @@
 rollouts are made from.
 
     bytes = length of head, head (JSON: finish_reason, text, tokens), token_ids int32, logprobs float32, loss_mask uint8
+            and, where there are token statistics, entropy float32, sum_pi_squared float32
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def completion_bytes(completion: Completion) -> bytes:
         sample.token_ids.astype("<i4", copy=False),
         sample.logprobs.astype("<f4", copy=False),
         completion.loss_mask.astype(np.uint8),
+        *([] if sample.statistics is None else [sample.statistics.astype("<f4", copy=False)]),
     )
     return b"".join([_LENGTH.pack(len(head)), head, *(column.tobytes() for column in columns)])
 
@@ -44,11 +46,14 @@ def read_completion(content: bytes) -> Completion:
     (size,) = _LENGTH.unpack_from(content)
     start = _LENGTH.size + size
     finish_reason, text, tokens = json.loads(content[_LENGTH.size : start])
+    end = start + 9 * tokens
+    statistics = np.frombuffer(content, "<f4", 2 * tokens, end).reshape(2, tokens) if len(content) > end else None
     sample = Sample(
         token_ids=np.frombuffer(content, "<i4", tokens, start),
         logprobs=np.frombuffer(content, "<f4", tokens, start + 4 * tokens),
         finish_reason=finish_reason,
         text=text,
+        statistics=statistics,
     )
     return Completion(sample=sample, loss_mask=np.frombuffer(content, np.bool_, tokens, start + 8 * tokens))
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pass_ops import shards
 from pass_ops.ragged import list_array, offsets
 from pass_ops.shards import Rejection
-from pipelines.engines.base import Engine, EngineDead, RequestRejected, Sampling
+from pipelines.engines.base import Engine, EngineDead, RequestRejected, Sample, Sampling
 from pipelines.parts.loop import PartOutput
 from pipelines.programs import Prompt, RolloutFull, Sampler
 from pipelines.programs.conversation import Completion, Conversation
@@ -75,7 +76,8 @@ async def sample_part(
     )
     rejected = [item for item in (*planned, *answers) if isinstance(item, Rejection)]
     rollouts = [item for item in answers if isinstance(item, Rollout)]
-    return PartOutput(table=rollouts_table(rollouts), rejected=tuple(rejected))
+    table = rollouts_table(rollouts, statistics=sampling.token_statistics > 0)
+    return PartOutput(table=table, rejected=tuple(rejected))
 
 
 def rollout_id(prompt_id: str, sample_index: int) -> str:
@@ -111,8 +113,8 @@ def _rejection(prompt: PlannedPrompt, index: int, conversation: Conversation, **
     )
 
 
-def rollouts_table(rollouts: Sequence[Rollout]) -> pa.Table:
-    """Rows of the contract's `rollouts`, in the order given."""
+def rollouts_table(rollouts: Sequence[Rollout], *, statistics: bool = False) -> pa.Table:
+    """Rows of the contract's `rollouts`, in the order given; with the columns of token statistics where asked for."""
     samples = [rollout.completion.sample for rollout in rollouts]
     columns = {
         "group_id": [rollout.prompt.prompt_id for rollout in rollouts],
@@ -127,7 +129,16 @@ def rollouts_table(rollouts: Sequence[Rollout]) -> pa.Table:
         "seed": [rollout.seed for rollout in rollouts],
         "answer": [rollout.prompt.answer for rollout in rollouts],
     }
-    return pa.table(columns, schema=shards.ROLLOUTS)
+    if not statistics:
+        return pa.table(columns, schema=shards.ROLLOUTS)
+    for row, name in enumerate(shards.TOKEN_STATISTICS.names):
+        columns[name] = _lists([_statistic(sample, row) for sample in samples], np.float32)
+    return pa.table(columns, schema=pa.schema([*shards.ROLLOUTS, *shards.TOKEN_STATISTICS]))
+
+
+def _statistic(sample: Sample, row: int) -> NDArray[np.float32]:
+    """Row `row` of a sample's statistics; nothing of an empty completion."""
+    return np.zeros(0, np.float32) if sample.statistics is None else sample.statistics[row]
 
 
 def _lists(rows: Sequence[Any], dtype: type[np.generic]) -> pa.ListArray:

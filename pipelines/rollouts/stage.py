@@ -52,6 +52,9 @@ _LOG = logging.getLogger(__name__)
 # Parts of one worker under way at once: what a SIGKILL costs, and what runs alone after one.
 _MOST_PARTS = 32
 
+# Of vLLM: how many of the likeliest tokens a request may ask for (EngineArgs.max_logprobs).
+VLLM_MAX_LOGPROBS = 20
+
 # sha256 of nothing: what models.chat_template_digest says where there is no template.
 _NO_TEMPLATE = hashlib.sha256(b"").hexdigest()
 
@@ -188,6 +191,7 @@ def planned_rollouts(
             f"{model.folder} has no chat template, but {'chat is set' if options.chat else 'the prompts are messages'}."
             " Use a model with one (chat_template.jinja), or plain prompts without chat."
         )
+    statistics = _token_statistics(options.sampling, engine)
     mode = options.sampling.logprobs_mode
     sampling = {
         **options.sampling.as_options(),
@@ -217,8 +221,33 @@ def planned_rollouts(
             "vocabulary": asdict(model.vocabulary),
             "round": round,
             "policy_digest": model.digest,
+            **statistics,
         },
     )
+
+
+def _token_statistics(sampling: Sampling, engine: EngineOptions) -> dict[str, Any]:
+    """How entropy and sum_pi_squared come about, for `_dataset.json`; nothing where they are not stored.
+
+    Raises GenerateOptionError where the engine does not give them.
+    """
+    wanted = sampling.token_statistics
+    where = f"generate.sampling.token_statistics is {wanted}"
+    if not wanted:
+        return {}
+    if engine.kind == "transformers":
+        return {"token_statistics": {"of": "all tokens"}}
+    if engine.kind != "vllm":
+        raise GenerateOptionError(
+            f"{where}, which an engine of kind {engine.kind} does not give; set it to 0, or use kind vllm or "
+            "transformers."
+        )
+    most = int(engine.extra.get("max_logprobs", VLLM_MAX_LOGPROBS))
+    if wanted > most >= 0:
+        raise GenerateOptionError(
+            f"{where}, but vLLM lists at most {most} tokens; lower it, or raise engine.extra.max_logprobs."
+        )
+    return {"token_statistics": {"of": "the likeliest tokens, the rest as one", "tokens": wanted}}
 
 
 def _program_options(options: GenerateOptions) -> dict[str, Any]:

@@ -5,6 +5,8 @@
 With --gpus each worker sees one of these (CUDA_VISIBLE_DEVICES; "0,1" "2,3" gives each two, for tensor parallel
 engines): the one that the fewest live workers see.
 
+Engines outlive the workers, which end with their job: see `keeping`. With --keep-engines 0 each worker has its own.
+
 Instead of Beam's own pool (2.77), which listens on all interfaces, takes whatever `python` is first on PATH, lets a
 worker block on a full pipe of standard output that nobody reads, and leaves its workers behind when it is killed.
 It has no authentication either: whoever reaches the port can start workers. Keep it on localhost or behind a fence.
@@ -13,12 +15,14 @@ It has no authentication either: whoever reaches the port can start workers. Kee
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +31,10 @@ import grpc
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 
 import pipelines.runners.quiet  # noqa: F401 - Beam's first import, without its warnings
+from pipelines.runners.keeping import Address, EngineKeeper, KeepingError, socket_folder
 
 STOP_SECONDS = 10
+KEEP_SECONDS = 600.0  # of a round, the update is what takes so long without a worker
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,14 @@ class Worker:
 
 
 class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
-    """Beam's worker pool service: one process a worker."""
+    """Beam's worker pool service: one process a worker.
 
-    def __init__(self, gpus: Sequence[str] = ()) -> None:
+    gpus: groups to deal out. engines: where the workers of each find kept engines; of all, where there are no groups.
+    """
+
+    def __init__(self, gpus: Sequence[str] = (), engines: Mapping[str | None, Address] | None = None) -> None:
         self._gpus = tuple(gpus)
+        self._engines = dict(engines or {})
         self._workers: dict[str, Worker] = {}
         self._lock = threading.Lock()
 
@@ -59,7 +69,9 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         ]
         with self._lock:
             gpus = self._least_seen()
-            environment = os.environ if gpus is None else os.environ | {"CUDA_VISIBLE_DEVICES": gpus}
+            environment = os.environ | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})
+            if gpus in self._engines:
+                environment |= self._engines[gpus].variable()
             try:
                 # Standard input stays open as long as this process lives: the worker ends with it.
                 process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
@@ -86,10 +98,12 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         return min(self._gpus, key=lambda gpus: sum(worker.sees(gpus) for worker in workers), default=None)
 
 
-def serve(host: str, port: int, *, gpus: Sequence[str] = ()) -> grpc.Server:
+def serve(
+    host: str, port: int, *, gpus: Sequence[str] = (), engines: Mapping[str | None, Address] | None = None
+) -> grpc.Server:
     """Start the service. Raises RuntimeError where the port is taken."""
     server = grpc.server(ThreadPoolExecutor(), options=[("grpc.so_reuseport", 0)])
-    beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(WorkerPool(gpus), server)
+    beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(WorkerPool(gpus, engines), server)
     server.add_insecure_port(f"{host}:{port}")
     server.start()
     return server
@@ -101,10 +115,28 @@ def main() -> None:
     parser.add_argument("--host", default="localhost", help="address to listen on (default localhost)")
     parser.add_argument("--port", type=int, default=50000, help="port to listen on (default 50000)")
     parser.add_argument("--gpus", nargs="+", default=(), help="CUDA_VISIBLE_DEVICES of each worker, dealt out in turn")
+    parser.add_argument(
+        "--keep-engines",
+        type=float,
+        default=KEEP_SECONDS,
+        metavar="SECONDS",
+        help="how long engines are kept without a worker; 0: each ends with its worker (default %(default).0f)",
+    )
     options = parser.parse_args()
-    server = serve(options.host, options.port, gpus=options.gpus)
-    print(f"worker pool on {options.host}:{options.port}", flush=True)
-    server.wait_for_termination()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what is below is left in order
+    with contextlib.ExitStack() as stack:
+        engines: dict[str | None, Address] = {}
+        if options.keep_engines > 0:
+            try:
+                folder = stack.enter_context(socket_folder())
+            except KeepingError as error:
+                parser.error(str(error))
+            for number, gpus in enumerate(dict.fromkeys(options.gpus or [None])):
+                keeper = EngineKeeper(folder, number, gpus=gpus, idle_seconds=options.keep_engines)
+                engines[gpus] = keeper.address
+        server = serve(options.host, options.port, gpus=options.gpus, engines=engines)
+        print(f"worker pool on {options.host}:{options.port}", flush=True)
+        server.wait_for_termination()
 
 
 if __name__ == "__main__":

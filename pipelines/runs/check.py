@@ -346,9 +346,7 @@ class _Check:
         """The signal that judges, and each benchmark's prompts."""
         options = self.config.eval
         assert options is not None
-        sampled = replace(
-            self.config.generate, sampling=options.sampling or self.config.generate.sampling, group_size=options.samples
-        )
+        sampled = replace(self.config.generate, sampling=self.config.eval_sampling, group_size=options.samples)
         planned = None
         for name, source in options.benchmarks.items():
             rows = self.read(f"eval.benchmarks.{name}", source)

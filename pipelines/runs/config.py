@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 from pydantic import Strict
 
-from pipelines.engines.base import EngineOptions
+from pipelines.engines.base import EngineOptions, Sampling
 from pipelines.options import ConfigError, Table, Url, build, options
 from pipelines.options.types import AtLeastOne, Rows, SignalName
 from pipelines.parts.operations import Limits
@@ -98,13 +98,20 @@ class RunConfig:
     def __post_init__(self) -> None:
         asked = [("prompts", self.prompts, self.generate.group_size, self.generate.sampling.max_tokens)]
         if self.eval is not None:
-            sampling = self.eval.sampling or self.generate.sampling
             asked += [
-                (f"eval.benchmarks.{name}", source, self.eval.samples, sampling.max_tokens)
+                (f"eval.benchmarks.{name}", source, self.eval.samples, self.eval_sampling.max_tokens)
                 for name, source in self.eval.benchmarks.items()
             ]
         for place, source, size, tokens in asked:
             _check_part(place, source, size=size, tokens=tokens)
+
+    @property
+    def eval_sampling(self) -> Sampling:
+        """How benchmarks are sampled: as [eval] says, else as the rounds draw; without token statistics, which are read
+        by training alone.
+        """
+        given = None if self.eval is None else self.eval.sampling
+        return replace(given or self.generate.sampling, token_statistics=0)
 
 
 def _check_part(place: str, source: PromptSource, *, size: int, tokens: int) -> None:
@@ -183,9 +190,14 @@ def _toml_value(text: str) -> Any:
 
 
 def _beside(data: Any, folder: Path, key: str = "") -> Any:
-    """Paths that exist beside the configuration file become absolute; everything else stays as written."""
+    """Paths that exist beside the configuration file become absolute, and so do prompts that exist nowhere, so that an
+    error says where they are missed; everything else stays as written.
+    """
     if isinstance(data, dict):
         return {name: _beside(value, folder, name) for name, value in data.items()}
-    if isinstance(data, str) and key in PATH_KEYS and data and "://" not in data and (folder / data).exists():
+    if not (isinstance(data, str) and key in PATH_KEYS and data and "://" not in data):
+        return data
+    if (folder / data).exists():
         return str((folder / data).resolve())
-    return data
+    here = Path(data).expanduser()
+    return str((folder / here).resolve()) if key == "source" and not here.exists() else data

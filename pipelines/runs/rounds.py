@@ -236,7 +236,7 @@ def evaluate_policy(run: Run, policy: str, folder: str, name: str, *, title: str
     options = run.config.eval
     assert options is not None
     suffix, source = options.asked(name, whole=whole)
-    sampling = options.sampling or run.config.generate.sampling
+    sampling = run.config.eval_sampling
     folder = posixpath.join(f"{folder}{suffix}", name)
     prompts, rollouts = (posixpath.join(folder, stage) for stage in ("prompts", "rollouts"))
     with run.reporter.step(f"{title}: evaluate {name}") as report:

@@ -17,9 +17,11 @@ from typing import Any
 import pyarrow as pa
 
 from pass_ops import Statistics, shards
+from pass_ops.checking import set_field
 from pass_ops.config import WITH_PROCESS, ShapingConfig, Signal
 from pass_ops.errors import OptionError
 from pass_ops.importing import source_digest
+from pass_ops.methods.presets import PRESETS, expanded
 from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest
 from pipelines.options import options as option_class
 from pipelines.options.types import Strings
@@ -33,6 +35,7 @@ from pipelines.shaped import streams
 STAGE_VERSION = shards.STAGE_VERSIONS["shape"]
 # What a shaped dataset copies from its rollouts, so that the trainer needs nothing else.
 CARRIED = ("sampling", "tokenizer_digest", "vocabulary", "round", "policy_digest")
+IF_THERE = ("token_statistics",)
 # Libraries whose versions may change the last bit of a float.
 _NUMERIC_LIBRARIES = ("numba", "numpy")
 
@@ -57,6 +60,13 @@ class ShapeOptions(ShapingConfig):
 
     def __post_init__(self) -> None:
         self._shaping(self.signal or "prm")  # ShapingConfig's own checks
+        if self.estimator in PRESETS:
+            for name, value in expanded(self).items():
+                set_field(self, name, value)
+
+    def signal_of(self, stream: str) -> str:
+        """The signal named in the option of this name."""
+        return str(getattr(self, stream) or stream)
 
     @property
     def config(self) -> ShapingConfig:
@@ -205,6 +215,7 @@ def shape_spec(
                 **({"streams": list(options.stream_signals)} if options.streams is not None else {}),
             },
             **{name: rollouts.spec.carried[name] for name in CARRIED},
+            **{name: rollouts.spec.carried[name] for name in IF_THERE if name in rollouts.spec.carried},
         },
     )
 

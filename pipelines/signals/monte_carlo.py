@@ -67,7 +67,7 @@ class MonteCarloSignal(StepwiseSignal, VerifyingSignal, ModelSignal):
         if bound.sampling is not None:
             return bound
         carried: Mapping[str, Any] = rollouts.carried.get("sampling") or {}
-        known = [item.name for item in fields(Sampling)]
+        known = [item.name for item in fields(Sampling) if item.name != "token_statistics"]
         return replace(bound, sampling=Sampling(**{name: carried[name] for name in known if name in carried}))
 
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:

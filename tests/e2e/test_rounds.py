@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -85,6 +86,13 @@ def test_other_options_in_the_same_folder_are_refused_by_name_then_overwritten(p
     assert "--overwrite" in message
     assert main([*changed, "--overwrite"]) == 0
     assert open_dataset(f"{project.out}/round-000/shaped").spec.options["k"] == 0
+    back = ["shape", project.config, "--out", project.out, "--overwrite"]
+    capsys.readouterr()
+    assert main(back) == 2  # two configurations in turn: the first one's late writers could still be at work
+    assert f"once no job of {project.out}/round-000/shaped runs any more, remove the folder" in capsys.readouterr().err
+    shutil.rmtree(f"{project.out}/round-000/shaped")
+    assert main(back) == 0
+    assert main(["verify", project.out]) == 0
 
 
 def test_dry_run_prints_configuration_and_estimate_and_touches_nothing(project, capsys):

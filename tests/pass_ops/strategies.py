@@ -139,12 +139,12 @@ def float32(x: float) -> float:
 
 
 def _rollout(rng: random.Random, plan: GroupPlan, kind: Kind, signal: str, columns: frozenset[str]) -> dict:
-    mask = _mask(rng, kind)
+    mask = mask_of(rng, kind)
     ends = list(range(1, kind.length + 1))
     if signal == "prm" and not kind.single_tokens:
         stays = rng.random()
         ends = [e for e in ends if e == kind.length or rng.random() > stays]
-    scores = [_value(rng, kind.scores, kind.magnitude) for _ in ends]
+    scores = [value_of(rng, kind.scores, kind.magnitude) for _ in ends]
     for j, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
         if not any(mask[start:end]) and rng.random() < 0.5:
             scores[j] = rng.choice((math.nan, math.inf, -math.inf))  # never read
@@ -152,9 +152,9 @@ def _rollout(rng: random.Random, plan: GroupPlan, kind: Kind, signal: str, colum
     if signal == "prm":
         r["ends"] = ends
     if "outcome" in columns:
-        r["outcome"] = _value(rng, *plan.outcome)
+        r["outcome"] = value_of(rng, *plan.outcome)
     if "format" in columns:
-        r["format"] = _value(rng, *plan.format)
+        r["format"] = value_of(rng, *plan.format)
     if "ok" in columns:
         r["ok"] = rng.random() < plan.passes
     for name in kind.missing & r.keys():
@@ -162,7 +162,7 @@ def _rollout(rng: random.Random, plan: GroupPlan, kind: Kind, signal: str, colum
     return r
 
 
-def _mask(rng: random.Random, kind: Kind) -> list[bool]:
+def mask_of(rng: random.Random, kind: Kind) -> list[bool]:
     a, b = sorted((rng.randint(0, kind.length), rng.randint(0, kind.length)))
     hidden = {
         "none": lambda t: False,
@@ -175,7 +175,7 @@ def _mask(rng: random.Random, kind: Kind) -> list[bool]:
     return [not hidden(t) for t in range(kind.length)]
 
 
-def _value(rng: random.Random, form: str, magnitude: float) -> float:
+def value_of(rng: random.Random, form: str, magnitude: float) -> float:
     if form == "zero":
         return 0.0
     if form == "constant":

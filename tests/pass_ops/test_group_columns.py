@@ -116,6 +116,9 @@ class TestColumn:
         assert (first.tolist(), second) == ([0.0], None)
         assert first.dtype == np.float32
         assert group.answers == ("a3", "a5")
+        named = table().rename_columns({"teacher_logprobs": "entropy", "behavior_logprobs": "sum_pi_squared"})
+        assert group_of(named, 3).entropy[0].tolist() == [0.0]
+        assert group_of(named, 3).sum_pi_squared[0].tolist() == [-1.0]
         assert group.column("level") == (9, 25)
         assert group.column("state") == (["s"], ["s", "s", "s"])
         assert [mask.tolist() for mask in group.column("loss_mask")] == [[True], [True] * 3]

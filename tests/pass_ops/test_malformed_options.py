@@ -15,8 +15,9 @@ OPTIONS = {
     "estimator": (
         {"estimator": "pas"},
         "option estimator: unknown value 'pas'; the choices are 'pass', 'reward_shaping', 'grpo_process', "
-        "'grpo_outcome', 'rloo', 'dr_grpo', 'gdpo', 'prime', 'opo', 'pass_at_k', 'grpo_lambda', 'pure', 'verigate', "
-        "'mrpo', 'pav', 'tempo', 'entropy_top', 'gtpo'; did you mean 'pass'? "
+        "'grpo_outcome', 'rloo', 'dr_grpo', 'gdpo', 'prime', 'gdpo_batch', 'reinforce_pp', 'reinforce_pp_baseline', "
+        "'max_rl', 'opo', 'pass_at_k', 'grpo_lambda', 'pure', 'papo', 'verigate', 'capo', 'mrpo', 'vineppo', 'pav', "
+        "'gigpo', 'saf_opd' and 3 more; did you mean 'pass'? "
         "(your own is given as module:function)",
     ),
     "estimator without a module": (

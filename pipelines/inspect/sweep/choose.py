@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,9 @@ from pipelines.options.types import AtLeastOne, Seed
 from pipelines.parts.granularity import SHAPED_AS
 from pipelines.parts.inputs import WrongInputError, check_alignment, open_signal
 from trainer.options import TrainOptions
+
+if TYPE_CHECKING:
+    from trainer import Policy
 
 #: signals whose scores are values of states, so that a step's worth is their difference
 VALUES_OF_STATES = ("monte_carlo",)
@@ -62,6 +65,13 @@ class Chooser:
         self._asked = asked
         self._signals = signals
         self._train = gradients.gradient_options(train)
+        self._settings: Sequence[Setting] = ()
+        self._truth: CompleteDataset | None = None
+        self._truth_as: TruthAs = "value"
+        self._agreement = Agreement(0)
+        self._sample = GroupSample(asked.groups, seed=asked.seed)
+        self._policy: Policy | None = None
+        self._temperature = 1.0
         self.columns: tuple[str, ...] = gradients.COLUMNS if asked.policy else ()
 
     def begin(self, source: CompleteDataset, settings: Sequence[Setting]) -> None:
@@ -72,10 +82,9 @@ class Chooser:
         """
         self._settings = settings
         self._refuse_streams()
-        self._truth = None if self._asked.truth is None else self._open_truth(self._asked.truth, source)
         self._agreement = Agreement(len(settings))
-        self._sample = GroupSample(self._asked.groups, seed=self._asked.seed)
-        self._policy: Any = None
+        if self._asked.truth is not None:
+            self._truth = self._open_truth(self._asked.truth, source)
         if self._asked.policy:
             self._policy, self._temperature = gradients.load_for_gradients(self._asked.policy, source, self._train)
 
@@ -113,7 +122,7 @@ class Chooser:
             forecasts = [self._forecast(table, setting) for table, setting in zip(given, self._settings, strict=True)]
             found = [replace(one, forecast=tuple(made)) for one, made in zip(found, forecasts, strict=True)]
         if self._policy is not None:
-            compared = self._gradients(given, rollouts, signals)
+            compared = self._gradients(self._policy, given, rollouts, signals)
             found = [replace(one, gradient=made) for one, made in zip(found, compared, strict=True)]
         return found
 
@@ -141,7 +150,7 @@ class Chooser:
                 "execution or monte_carlo"
             )
         by_signal: TruthAs = "difference" if dataset.spec.options.get("signal") in VALUES_OF_STATES else "value"
-        self._truth_as: TruthAs = self._asked.truth_as or by_signal
+        self._truth_as = self._asked.truth_as or by_signal
         return dataset
 
     def _advantages(self, rollouts: pa.Table, truths: pa.Table) -> Truth:
@@ -158,7 +167,7 @@ class Chooser:
         )
 
     def _gradients(
-        self, given: Sequence[pa.Table], rollouts: pa.Table, signals: Mapping[str, pa.Table]
+        self, policy: Policy, given: Sequence[pa.Table], rollouts: pa.Table, signals: Mapping[str, pa.Table]
     ) -> list[GradientResult]:
         truth = None
         if self._asked.truth is not None:
@@ -167,7 +176,7 @@ class Chooser:
         return gradients.compare_gradients(
             [shape(table, one.options.config) for table, one in zip(given, self._settings, strict=True)],
             truth,
-            policy=self._policy,
+            policy=policy,
             options=self._train,
             temperature=self._temperature,
         )

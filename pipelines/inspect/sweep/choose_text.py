@@ -108,7 +108,7 @@ def _forecast_table(results: Sequence[SettingResult]) -> Table:
     counts = sorted({one.steps for result in results for one in result.forecast})
     shown = sorted({counts[0], counts[-1]})
     heads = [f"+{count} {side}" for side in _SIDES for count in shown]
-    table = narrow_table(f"Pay for added steps (pays from: with {counts[0]})", "at", *heads, "from", "from", "own")
+    table = narrow_table("Pay for added steps", "at", *heads, "from, r", "from, w", "own")
     for result in results:
         for position in POSITIONS:
             here = [one for one in result.forecast if one.position == position]
@@ -116,8 +116,9 @@ def _forecast_table(results: Sequence[SettingResult]) -> Table:
                 table.add_row(result.name if position == POSITIONS[0] else "", *_forecast_row(here, position, shown))
     table.caption = (
         "Change of a right and of a wrong rollout's total credit (the advantage at its first token) by steps added at "
-        "its start, middle or end, scored at the median of the stored scores. from: the lowest score at which one pays "
-        "a right and a wrong rollout (-: at none). own: mean advantage of added steps; above 0 they become likelier."
+        "its start, middle or end, scored at the median of the stored scores. from: the lowest score at which "
+        f"{counts[0]} pays a right (r) and a wrong (w) rollout (-: at none). own: mean advantage of the added steps; "
+        "above 0 they become likelier."
     )
     return table
 

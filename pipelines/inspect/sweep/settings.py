@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pass_ops import Statistics, pool_statistics, shape, token_advantages
+from pass_ops.config import STREAMS_ONLY
 from pass_ops.errors import OptionError
 from pass_ops.groups import group_bounds, group_numbers
 from pass_ops.ragged import list_lengths, list_values
@@ -126,6 +127,8 @@ def grid_settings(base: ShapeOptions, grid: Mapping[str, Sequence[Any]]) -> tupl
             break
         name = " ".join(f"{key}={value}" for key, value in chosen.items())
         data = plain
+        if "estimator" in chosen and base.streams is not None:  # another method than the streams that the base has
+            data = {key: value for key, value in plain.items() if key not in STREAMS_ONLY}
         for key, value in chosen.items():
             data = _with(data, key.split("."), value, setting=name)
         options = build(ShapeOptions, data, where=f"setting {name!r}")
@@ -330,6 +333,8 @@ def _with(data: Mapping[str, Any], keys: Sequence[str], value: Any, *, setting: 
     if not below:
         return {**data, key: value}
     inner = data.get(key, {})
+    if key == "method_options" and inner is None:
+        inner = {}
     if key == "standardize" and isinstance(inner, str):
         inner = dict.fromkeys(("process", "outcome", "format"), inner)
     if not isinstance(inner, Mapping):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import uuid
 
 import pytest
@@ -137,10 +138,26 @@ def test_a_replaced_fingerprint_is_refused_in_that_folder(near_root, generate_sp
         again = generate_spec(seed=seed)
         assert said(ReplacedFingerprintError, lambda again=again: create_dataset(near_root, again, overwrite=True)) == (
             f"fingerprint {again.fingerprint[:8]} was replaced in {near_root} before: a writer of it may still be "
-            "alive and its files are being removed, so it is refused there. Nothing was changed. "
-            "Make this dataset in another folder"
+            "alive and its files are being removed, so it is refused there. Nothing was changed. Make this dataset in "
+            f"another folder; or, once no job of {near_root} runs any more, remove the folder and run again"
         )
     assert load_dataset(near_root).spec == generate_spec(seed=9)
+
+
+def test_two_configurations_in_turn_are_no_dead_end(tmp_path, make_dataset, rollouts, generate_spec):
+    """What the refusal says to do makes the first dataset again, and what was made from it."""
+    run = str(tmp_path / "run" / "round-000")
+    first = make_dataset(f"{run}/rollouts", rollouts("a"))
+    ref = InputRef("../rollouts", first.content_digest)
+    shaped = DatasetSpec(stage="shape", stage_version=1, options={}, parts=1, inputs={"rollouts": ref})
+    create_dataset(f"{run}/shaped", shaped)
+    create_dataset(first.url, generate_spec(parts=1, seed=8), overwrite=True)
+    told = said(ReplacedFingerprintError, lambda: create_dataset(first.url, first.spec, overwrite=True))
+    assert told.endswith(f"remove the folder and run again (remove those made from it as well: {run}/shaped)")
+    for folder in (first.url, f"{run}/shaped"):
+        shutil.rmtree(folder)
+    assert make_dataset(first.url, rollouts("a")).content_digest == first.content_digest
+    create_dataset(f"{run}/shaped", shaped, overwrite=True)
 
 
 def test_a_late_writer_of_the_replaced_fingerprint_harms_nothing(root, generate_spec, rollouts):

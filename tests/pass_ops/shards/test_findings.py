@@ -17,8 +17,10 @@ from pass_ops.shards import (
     commit_part,
     create_dataset,
     fail_part,
+    finalize,
     load_dataset,
     open_dataset,
+    pending_parts,
     sha256_bytes,
     verify,
 )
@@ -194,11 +196,33 @@ def test_a_file_under_another_name(near_root, make_dataset, rollouts):
     assert verify(near_root) == [Finding("error", "corrupt", near_root, says)]
 
 
+def redo(made):
+    """What brings back a part whose records are not its own."""
+    fp8 = made.spec.fingerprint[:8]
+    records = [made.store.path(name) for name in (f"_done/000000-{fp8}.json", f"_manifest-{fp8}.json")]
+    return f"Remove {' and '.join(records)}, then the command that made it makes the part again"
+
+
+def test_following_a_finding_about_counts_mends_the_dataset(near_root, make_dataset, rollouts):
+    smuggle(make_dataset(near_root, rollouts("a")).url, 0, part_bytes(rollouts("a", "b"), "generate"))
+    made = open_dataset(near_root)
+    fp8 = made.spec.fingerprint[:8]
+    for name in (f"_done/000000-{fp8}.json", f"_manifest-{fp8}.json"):
+        made.store.remove(name)
+    again = create_dataset(near_root, made.spec)
+    assert pending_parts(again).todo == (0,)
+    commit_part(again, 0, rollouts("a"))
+    finalize(again)
+    assert [finding for finding in verify(near_root) if finding.severity == "error"] == []
+    assert open_dataset(near_root).read_part(0).equals(rollouts("a"))
+
+
 def test_a_part_with_other_counts_than_its_marker(near_root, make_dataset, rollouts):
     smuggle(make_dataset(near_root, rollouts("a")).url, 0, part_bytes(rollouts("a", "b"), "generate"))
     made = open_dataset(near_root)
+    fix = redo(made)
     assert errors_told(made) == [
-        ("error", "counts", made.parts[0].data, f"{name} is {found}, but the marker says {said}")
+        ("error", "counts", made.parts[0].data, f"{name} is {found}, but the marker says {said}. {fix}")
         for name, found, said in (
             ("rows", 4, 2),
             ("groups", 2, 1),
@@ -237,7 +261,7 @@ def test_rejections_that_are_not_what_the_marker_counts(near_root, make_dataset,
     name = made.parts[0].rejected
     two = [Rejection(prompt_id="x", sample_index=index, reason="r") for index in range(2)]
     made.store.put(name, rejected_bytes("generate", two))
-    assert told(made)[1:] == [("error", "counts", name, "2 rejections, but the marker counts 1")]
+    assert told(made)[1:] == [("error", "counts", name, f"2 rejections, but the marker counts 1. {redo(made)}")]
     made.store.put(name, plain_bytes(pa.table({"a": [1]}), "generate"))
     assert told(made)[1:] == [("error", "schema", name, "its columns are ['a'], not those of rejections")]
     made.store.remove(name)

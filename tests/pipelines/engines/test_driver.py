@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,9 @@ class Echo:
             return np.zeros(len(request.token_ids) - request.start, dtype=np.float32)
         token_ids = np.array([request.seed], dtype=np.int32)
         return Sample(token_ids=token_ids, logprobs=np.zeros(1, np.float32), finish_reason="stop", text=self.weights)
+
+    def drop(self, keys: Collection[int]) -> None:
+        self.waiting = [work for work in self.waiting if work[0] not in keys]
 
     def load_weights(self, model: str) -> None:
         if model.endswith("torn"):
@@ -185,6 +189,36 @@ def test_a_cancelled_request_is_dropped(engine: DrivenEngine, echo: Echo) -> Non
     echo.gate.set()
     assert first.result(timeout=10).token_ids.tolist() == [1]
     assert kept.result(timeout=10).token_ids.tolist() == [3]
+
+
+def test_dropped_requests_reach_nobody_and_the_others_are_answered(engine: DrivenEngine, echo: Echo) -> None:
+    answered = engine.submit(ask(0))
+    assert answered.result(timeout=10)
+    backend, unanswered = echo.step, threading.Event()
+    echo.step = lambda: backend() if unanswered.is_set() else []  # type: ignore[method-assign]
+    begun = [engine.submit(ask(seed)) for seed in (1, 2, 3)]
+    while len(echo.waiting) < 3:
+        time.sleep(0.001)
+    engine.drop([answered, *begun[:2]])
+    for future in begun[:2]:
+        rejection = future.exception(timeout=10)
+        assert isinstance(rejection, RequestRejected)
+        assert rejection.reason == "aborted"
+    assert [request.seed for _, request in echo.waiting] == [3]
+    unanswered.set()
+    assert begun[2].result(timeout=10).token_ids.tolist() == [3]
+    assert answered.result().token_ids.tolist() == [0]
+
+
+def test_an_order_does_not_wait_for_what_is_dropped(engine: DrivenEngine, echo: Echo, tiny_model_updated: str) -> None:
+    echo.step = list  # type: ignore[method-assign]
+    future = engine.submit(ask(1))
+    loading = threading.Thread(target=engine.load_weights, args=(tiny_model_updated,))
+    loading.start()
+    engine.drop([future])
+    loading.join(10)
+    assert not loading.is_alive()
+    assert echo.weights == "second"
 
 
 def test_a_callback_may_submit_and_close(engine: DrivenEngine) -> None:

@@ -98,6 +98,27 @@ def test_a_round_on_one_device_hands_it_from_one_to_the_next(card: Card, make: C
     assert card.log == ["start policy-0", *one_round, "load policy-0", *one_round]
 
 
+def test_at_rest_the_card_is_free_and_the_engine_that_samples_wakes_again(
+    card: Card, make: Callable[..., Ledger]
+) -> None:
+    ledger = make()
+    policy = ledger.engine("policy", POLICY)
+    ledger.rest()
+    ledger.rest()
+    assert policy.asleep
+    ledger.engine("prm", PRM)
+    ledger.rest()
+    assert ledger.engine("next", POLICY) is policy
+    assert card.log == ["start policy", "sleep policy", "start prm", "end prm", "wake policy"]
+
+
+def test_an_engine_that_would_not_sleep_is_told_of_at_rest(card: Card, make: Callable[..., Ledger]) -> None:
+    ledger = make(asleep=40.0)
+    ledger.engine("policy", POLICY)
+    with pytest.raises(DeviceHeldError, match="put to sleep but still holds"):
+        ledger.rest()
+
+
 def test_without_a_process_beside_it_the_engine_that_samples_ends(card: Card, make: Callable[..., Ledger]) -> None:
     ledger = make(beside=False)
     ledger.engine("policy", POLICY)

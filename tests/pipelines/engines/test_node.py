@@ -208,7 +208,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, folder: Path, module: str, name: str
     """Children, which find this sitecustomize, die in a call of that function; the test's own process does not."""
     code = f"""
 import os, signal, sys
-if "node_child" in " ".join(sys.orig_argv):
+if any(name in " ".join(sys.orig_argv) for name in ("node_child", "kept_host")):
     import {module} as module
     was = module.{name}
     def replaced(request, *args, **options):

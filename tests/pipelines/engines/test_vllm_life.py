@@ -18,6 +18,7 @@ from pipelines.engines import (
     EngineOptionError,
     EngineOptions,
     EngineStartError,
+    RequestRejected,
     SampleRequest,
     Sampling,
     WeightsMismatchError,
@@ -73,6 +74,17 @@ def test_what_was_submitted_before_a_reload_is_sampled_with_the_old_weights(
     engine.load_weights(tiny_model_updated)
     assert [f.result(timeout=60).token_ids.tolist() for f in in_flight] == [s.token_ids.tolist() for s in before]
     engine.load_weights(tiny_model)
+
+
+def test_dropped_requests_leave_the_scheduler_and_disturb_no_other(engine: Engine) -> None:
+    before = sample_all(engine, grid(engine))
+    long = [request(engine, "a", seed, max_tokens=400, ignore_eos=True) for seed in range(64)]  # half of them must wait
+    futures, kept = [engine.submit(asked) for asked in long], engine.submit(grid(engine)[0])
+    engine.drop(futures)
+    assert kept.result(timeout=120).token_ids.tolist() == before[0].token_ids.tolist()
+    assert all(future.done() for future in futures), "none was computed to its end before a short one behind it"
+    assert all(future.cancelled() or isinstance(future.exception(), RequestRejected) for future in futures)
+    assert [s.token_ids.tolist() for s in sample_all(engine, grid(engine))] == [s.token_ids.tolist() for s in before]
 
 
 def test_weights_of_another_architecture_are_refused_and_the_engine_lives(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ import pytest
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 
 from deploy.flink.cluster import Ports
+from pipelines.runners.keeping import VARIABLE, Address
 
 NOWHERE = "localhost:1"  # the worker waits for this provision service as long as it lives
 
@@ -58,8 +61,8 @@ def is_alive(pid: int) -> bool:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process is gone within ten seconds."""
-    return any(not is_alive(pid) or time.sleep(0.1) for _ in range(100))
+    """Whether a process is gone within a minute; one that begins notices only once it has begun."""
+    return any(not is_alive(pid) or time.sleep(0.1) for _ in range(600))
 
 
 def test_each_worker_sees_the_gpus_that_the_fewest_others_see():
@@ -75,11 +78,41 @@ def test_each_worker_sees_the_gpus_that_the_fewest_others_see():
 
 
 def gpus_of(pid: int) -> str:
-    """CUDA_VISIBLE_DEVICES of a process that was just started."""
+    return environment_of(pid)["CUDA_VISIBLE_DEVICES"]
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """That of a process that was just started."""
     environment = Path(f"/proc/{pid}/environ")
     while not (entries := environment.read_text().split("\0"))[0]:  # empty for a moment while it begins
         time.sleep(0.01)
-    return dict(entry.partition("=")[::2] for entry in entries)["CUDA_VISIBLE_DEVICES"]
+    return dict(entry.partition("=")[::2] for entry in entries)
+
+
+def test_workers_on_the_same_gpus_are_told_of_the_same_kept_engines_and_nobody_else(pool: Pool) -> None:
+    with_groups = Pool("--gpus", "0", "1")
+    try:
+        first, other, again = (environment_of(with_groups.start_worker(f"1-{i}")) for i in range(3))
+        assert first[VARIABLE] == again[VARIABLE] != other[VARIABLE]
+        address = Address.found(environment_of(pool.start_worker()))
+        assert address is not None
+        assert address.key not in first[VARIABLE]
+        assert stat.S_ISSOCK(os.stat(address.path).st_mode)
+        pool.process.terminate()
+        pool.process.wait()
+        assert not Path(address.path).parent.exists(), "it is left in order"
+    finally:
+        with_groups.process.kill()
+        with_groups.process.wait()
+
+
+def test_a_pool_that_keeps_no_engines_says_so_by_nothing() -> None:
+    pool = Pool("--keep-engines", "0")
+    try:
+        assert VARIABLE not in environment_of(pool.start_worker())
+    finally:
+        pool.process.kill()
+        pool.process.wait()
 
 
 def test_a_stopped_worker_is_gone(pool):

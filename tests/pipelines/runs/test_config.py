@@ -9,6 +9,7 @@ import pytest
 
 from pass_ops import Standardizers
 from pipelines.options import ConfigError, Secret, as_dict, build, secret
+from pipelines.prompts.stage import SourceNotFoundError, read_prompts
 from pipelines.runs.config import RunConfig, apply_override, load_config, parse_grid
 
 MINIMAL = '[prompts]\nsource = "prompts.jsonl"\n[policy]\nmodel = "tiny"\n'
@@ -101,7 +102,21 @@ def test_paths_are_looked_up_beside_the_file_first(write, tmp_path):
     (tmp_path / "tiny").mkdir()
     config = load_config(write(MINIMAL))
     assert config.policy.model == str(tmp_path / "tiny")
-    assert config.prompts.source == "prompts.jsonl"  # not there, so it stays as written, for the working directory
+    assert config.prompts.source == str(tmp_path / "prompts.jsonl")  # nowhere, so the error will say where it is missed
+
+
+def test_prompts_in_the_working_directory_stay_as_written(write, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "prompts.jsonl").touch()
+    assert load_config(write(MINIMAL)).prompts.source == "prompts.jsonl"
+    assert load_config(write(MINIMAL), ["prompts.source=s3://bucket/p.jsonl"]).prompts.source == "s3://bucket/p.jsonl"
+
+
+def test_prompts_that_are_gone_are_named_by_their_whole_path(write, tmp_path):
+    config = load_config(write(MINIMAL))
+    with pytest.raises(SourceNotFoundError, match=rf"{tmp_path}/prompts.jsonl does not exist\. Restore it"):
+        read_prompts(config.prompts)
 
 
 def test_overrides_come_after_the_file_and_are_typed(write):
@@ -156,12 +171,11 @@ def test_a_secret_is_resolved_from_the_environment(monkeypatch):
         secret("env:NOT_SET", key="judge.api_key")
 
 
-@pytest.mark.parametrize("file", sorted(Path(__file__).parents[2].glob("configs/*.toml")), ids=lambda file: file.name)
-def test_every_shipped_configuration_loads(file):
-    assert (
-        load_config(file).prompts.source == tomllib.loads(file.read_text())["prompts"]["source"]
-        or Path(load_config(file).prompts.source).exists()
-    )
+@pytest.mark.parametrize("file", sorted(Path(__file__).parents[3].glob("configs/*.toml")), ids=lambda file: file.name)
+def test_every_shipped_configuration_loads(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written = tomllib.loads(file.read_text())["prompts"]["source"]
+    assert load_config(file).prompts.source == str((file.parent / written).resolve())
 
 
 def test_a_grid_is_read_as_toml_values_or_plain_words():
