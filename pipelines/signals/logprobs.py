@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipelines.engines.base import Engine, RequestRejected
 from pipelines.options import options
 from pipelines.signals.base import Row, SignalOptionError, sidecar
+from pipelines.signals.kept import FLOAT32, Answers, request_name
 from pipelines.signals.modelled import ModelSignal
 
 
@@ -34,17 +35,20 @@ class LogprobsSignal(ModelSignal):
         prompts = rollouts["prompt_token_ids"].to_pylist()
         completions = rollouts["token_ids"].to_pylist()
         masks = rollouts["loss_mask"].to_pylist()
-        asked = [_ask(engine, prompt, ids) for prompt, ids in zip(prompts, completions, strict=True)]
+        asked = [_ask(engine, prompt, ids, self._answers) for prompt, ids in zip(prompts, completions, strict=True)]
         return sidecar(self.kind, rollouts, [_row(found, mask) for found, mask in zip(asked, masks, strict=True)])
 
 
-def _ask(engine: Engine, prompt: list[int], completion: list[int]) -> Row | Future[NDArray[np.float32]]:
+def _ask(
+    engine: Engine, prompt: list[int], completion: list[int], answers: Answers
+) -> Row | Future[NDArray[np.float32]]:
     """The request, or the row where there is nothing to ask."""
     if not completion:
         return Row(values={"logprobs": []})
     if len(prompt) + len(completion) > engine.max_model_len:
         return Row("too_long", f"{len(prompt)} + {len(completion)} tokens, the model takes {engine.max_model_len}")
-    return engine.score([*prompt, *completion], start=len(prompt))
+    whole, start = [*prompt, *completion], len(prompt)
+    return answers.ask(request_name(whole, start), lambda: engine.score(whole, start=start), FLOAT32)
 
 
 def _row(found: Row | Future[NDArray[np.float32]], mask: list[bool]) -> Row:
