@@ -41,6 +41,7 @@ test-cluster: install
 # CHAOS=--help says what can be asked for. With CHAOS="--journal FILE" it goes on where it was cut off.
 chaos: install
 	$(BIN)/python -m tests.chaos.run --report docs/explanation/measured/chaos.md $(CHAOS)
+	$(BIN)/python -m tests.chaos.nodes --report docs/explanation/measured/node-kills.md
 
 # Fifty SIGKILLs on running Flink jobs; at most an hour. Writes the page with the results.
 faults: install flink

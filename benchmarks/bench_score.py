@@ -1,10 +1,14 @@
 """Rows a second through every signal, without a model: the score stage from Parquet to Parquet on the direct runner.
 
-    python benchmarks/bench_score.py [--rows 100000]
+    python benchmarks/bench_score.py [--rows 100000] [--only journal --repeats 5]
 
 One JSON object a signal. `against` is a signal that does nothing: reading the rollouts, the Beam job, writing the
 sidecar. Where each row costs a process, a computer algebra system or an HTTP request, fewer rows are taken (`rows`).
 Models are stood in for by the recorded engine's made-up answers, the judge by an HTTP server on this machine.
+
+What the journal of answers costs: processor time of the stage with and without it, in turn, per answer; the median of
+the differences counts. The share is that of a GPU's time for such an answer on rollouts of 512 tokens: an 8B model that
+reads 25,000 tokens/s (computed: 16 GFLOP each at 400 TFLOP/s), or samples 256 at 12,500 tokens/s (vllm#7117).
 """
 
 from __future__ import annotations
@@ -12,10 +16,12 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
+import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +35,8 @@ from pass_ops import shards
 from pipelines.demo.arithmetic import ANSWER_PATTERN, FORMAT_PATTERN, PUPIL, Split, make_prompts, solve, write_trace
 from pipelines.demo.assets import asset_folder
 from pipelines.models.folder import describe_model, load_tokenizer
+from pipelines.parts.journal import Journal
+from pipelines.parts.operations import Operations
 from pipelines.signals import Row, SignalBase, sidecar, signal_from_table
 from pipelines.signals.stage import score
 
@@ -80,6 +88,9 @@ SIGNALS: dict[str, tuple[dict[str, Any], float]] = {
     "monte_carlo": ({"signal": "monte_carlo", **VERIFIED, "samples": 1, "engine": RECORDED, **STEPS}, 0.1),
     "judge": ({"signal": "judge", **JUDGE, **STEPS}, 0.01),
 }
+#: signals that ask a model -> seconds of a GPU for an answer
+READ, SAMPLED = 512 / 25_000, 256 / 12_500
+ASKING = {"teacher": READ, "prm": READ, "monte_carlo": SAMPLED, "judge": SAMPLED}
 
 
 def main() -> None:
@@ -87,7 +98,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--signals", nargs="+", default=list(SIGNALS), choices=list(SIGNALS))
+    parser.add_argument("--only", choices=["journal"], help="measure what the journal costs, and nothing else")
+    parser.add_argument("--repeats", type=int, default=5, help="pairs of runs with and without the journal")
     arguments = parser.parse_args()
+    if arguments.only == "journal":
+        asking = [name for name in arguments.signals if name in ASKING]
+        measure_journal(asking, rows=arguments.rows, repeats=arguments.repeats)
+        return
     with tempfile.TemporaryDirectory() as folder, scripted_judge() as url:
         stored: dict[int, Stored] = {}
         for name in arguments.signals:
@@ -104,6 +121,43 @@ def main() -> None:
             print(json.dumps({**line, "against": "a signal that does nothing", "ratio": ratio}), flush=True)
 
 
+def measure_journal(names: Sequence[str], *, rows: int, repeats: int) -> None:
+    """One line a signal that asks a model."""
+    with tempfile.TemporaryDirectory() as folder, scripted_judge() as url:
+        for name in names:
+            table, share = SIGNALS[name]
+            parts = max(1, round(rows * share / ROWS_A_PART))
+            store = Stored(Path(folder) / name, parts)
+            signal = signal_from_table(table | ({"url": url} if name == "judge" else {}))
+            with counted_answers() as answers:
+                store.processor_seconds(name, signal, journal=True)
+            differences = [
+                store.processor_seconds(name, signal, journal=True)
+                - store.processor_seconds(name, signal, journal=False)
+                for _ in range(repeats)
+            ]
+            each = statistics.median(differences) / len(answers)
+            line = {"metric": f"score_journal {name}", "value": round(1e6 * each, 1), "unit": "processor us an answer"}
+            line |= {"share_of_gpu_time": round(each / ASKING[name], 5), "answers": len(answers), "pairs": repeats}
+            print(json.dumps(line | {"bytes_an_answer": round(statistics.mean(answers))}), flush=True)
+
+
+@contextmanager
+def counted_answers() -> Iterator[list[int]]:
+    """Sizes of what is added to journals meanwhile, in bytes."""
+    add, sizes = Journal.add, []
+
+    def counted(journal: Journal, name: str, content: bytes) -> None:
+        sizes.append(len(content))
+        add(journal, name, content)
+
+    Journal.add = counted  # type: ignore[method-assign]
+    try:
+        yield sizes
+    finally:
+        Journal.add = add  # type: ignore[method-assign]
+
+
 class Stored:
     """Prompts and rollouts of the arithmetic task, written once, and the signals made beside them."""
 
@@ -115,10 +169,23 @@ class Stored:
         prompts = make_prompts(groups, seed=0, split=Split.ROUNDS)
         self._write(prompts)
 
+    def processor_seconds(self, name: str, signal: Any, *, journal: bool) -> float:
+        """Of this process, for one signal over all parts; what it made is removed again."""
+        begun = time.process_time()
+        self.score(name, signal, journal=journal)
+        spent = time.process_time() - begun
+        shutil.rmtree(self._folder / "signals" / name)
+        return spent
+
     def rate(self, name: str, signal: Any) -> float:
         """Rows a second of one signal over all parts."""
-        inputs = {needed: str(self._folder / "signals" / needed) for needed in signal.inputs if needed != "prompts"}
         started = time.perf_counter()
+        self.score(name, signal)
+        return self._parts * ROWS_A_PART / (time.perf_counter() - started)
+
+    def score(self, name: str, signal: Any, *, journal: bool = True) -> None:
+        """One signal over all parts."""
+        inputs = {needed: str(self._folder / "signals" / needed) for needed in signal.inputs if needed != "prompts"}
         score(
             signal=signal,
             rollouts=str(self._folder / "rollouts"),
@@ -126,8 +193,8 @@ class Stored:
             signals=inputs,
             tokenizer=POLICY,
             out=str(self._folder / "signals" / name),
+            operations=Operations(journal=journal),
         )
-        return self._parts * ROWS_A_PART / (time.perf_counter() - started)
 
     def _write(self, prompts: list[str]) -> None:
         tokenizer, facts = load_tokenizer(POLICY), describe_model(POLICY)

@@ -23,8 +23,8 @@ import os
 import struct
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from pass_ops.shards import Dataset, Store, names
 from pass_ops.shards.commit import journal_files, parts_in
@@ -134,6 +134,53 @@ class Journal:
         if descriptor is not None:
             with suppress(OSError):
                 os.close(descriptor)
+
+
+class Journals:
+    """The journals of one worker's attempts. dataset: what the parts belong to; None keeps none. Used by one thread."""
+
+    def __init__(self, dataset: Dataset | None) -> None:
+        self._dataset = dataset
+        self._left: dict[int, tuple[str, ...]] = {}
+        self._begun: dict[int, Journal] = {}
+
+    def look(self) -> None:
+        """See what earlier attempts, here or elsewhere, have left."""
+        self._left = {} if self._dataset is None else left_journals(self._dataset)
+
+    def begin(self, part: int, *, inputs: Callable[[], str]) -> Journal | None:
+        """That of a new attempt at a part; inputs: see `Journal`."""
+        if self._dataset is None:
+            return None
+        self._begun[part] = Journal(self._dataset, part, inputs=inputs(), left=self._left.get(part, ()))
+        return self._begun[part]
+
+    def forget(self, part: int) -> None:
+        """Remove all that is kept of a part's attempts."""
+        if (journal := self._begun.pop(part, None)) is not None:
+            journal.discard()
+
+
+@contextmanager
+def flushed(journal: Journal) -> Iterator[None]:
+    """While a part is made: flush every FLUSH_SECONDS, in a thread of its own, and where the part fails; then close."""
+    ended = threading.Event()
+
+    def flush_regularly() -> None:
+        while not ended.wait(FLUSH_SECONDS):
+            journal.flush()
+
+    flushing = threading.Thread(target=flush_regularly, daemon=True, name="journal")
+    flushing.start()
+    try:
+        yield
+    except BaseException:
+        journal.flush()
+        raise
+    finally:
+        ended.set()
+        flushing.join()
+        journal.close()
 
 
 def left_journals(dataset: Dataset) -> dict[int, tuple[str, ...]]:

@@ -30,8 +30,8 @@ class Limits:
     max_reject_rate: Share = 0.05
     """Share of rejected rollouts above which a dataset is not finalized."""
     journal: bool = True
-    """While a part is sampled, keeps its finished rollouts beside the dataset, so that the next attempt goes on from
-    there if the worker is lost."""
+    """While a part is sampled, keeps its finished rollouts beside the dataset, and while one is scored, what a model
+    answered, so that the next attempt goes on from there if the worker is lost."""
 
 
 @options(OperationsError)

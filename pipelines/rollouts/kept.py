@@ -7,7 +7,6 @@ rollouts are made from.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import logging
@@ -18,7 +17,7 @@ import numpy as np
 
 from pass_ops.shards import Rejection
 from pipelines.engines.base import Sample
-from pipelines.parts.journal import FLUSH_SECONDS, Journal
+from pipelines.parts.journal import Journal, flushed
 from pipelines.parts.loop import PartOutput
 from pipelines.programs.conversation import Completion
 from pipelines.rollouts.encode import PlannedPrompt
@@ -63,23 +62,10 @@ async def with_journal(sample: Callable[..., Awaitable[PartOutput]], journal: Jo
     kept = {name: read_completion(content) for name, content in journal.read().items()}
     if kept:
         _LOG.info("%d finished rollouts of an earlier attempt are taken over", len(kept))
-    flushing = asyncio.create_task(_flush_regularly(journal))
-    try:
+    with flushed(journal):
         return await sample(
             kept=kept, keep=lambda rollout: journal.add(rollout.rollout_id, completion_bytes(rollout.completion))
         )
-    except BaseException:
-        journal.flush()
-        raise
-    finally:
-        flushing.cancel()  # a flush under way is completed: asyncio.run waits for its thread
-        journal.close()
-
-
-async def _flush_regularly(journal: Journal) -> None:
-    while True:
-        await asyncio.sleep(FLUSH_SECONDS)
-        await asyncio.to_thread(journal.flush)
 
 
 def planned_digest(planned: Sequence[PlannedPrompt | Rejection], seeds: Callable[[str], Sequence[int]]) -> str:

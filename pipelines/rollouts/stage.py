@@ -26,7 +26,7 @@ from pipelines.engines.text import stops
 from pipelines.models.folder import ModelFacts, describe_model, load_tokenizer, model_digest
 from pipelines.models.source import local_model, pinned_model
 from pipelines.parts.inputs import reopen
-from pipelines.parts.journal import Journal, left_journals
+from pipelines.parts.journal import Journal, Journals
 from pipelines.parts.loop import PartOutput, PartWork, Stage, in_background
 from pipelines.parts.operations import Operations
 from pipelines.parts.worker_check import check_worker
@@ -299,9 +299,7 @@ class GenerateWork(PartWork):
         self._options = options
         self._seed = seed
         self._round = round
-        self._journals = journals
-        self._left: dict[int, tuple[str, ...]] = {}
-        self._open_journals: dict[int, Journal] = {}
+        self._journals = Journals(journals)
         self._prompts: CompleteDataset
         self._engine: Engine
         self._seats: int
@@ -321,7 +319,7 @@ class GenerateWork(PartWork):
         self._seats = seats(model, self._engine_options)
         if self._options.sampling.extra:
             _try_sampling(self._engine, self._options.sampling)
-        self._look_for_journals()
+        self._journals.look()
 
     def start(self, part: int) -> Future[PartOutput]:
         """Read and encode a part in the caller's thread, so that parts queue up in order; sample it in another."""
@@ -331,17 +329,17 @@ class GenerateWork(PartWork):
             options=self._options,
             max_model_len=self._engine.max_model_len,
         )
-        return in_background(self._sample, planned, self._journal(part, planned))
+        journal = self._journals.begin(part, inputs=lambda: planned_digest(planned, self._seeds))
+        return in_background(self._sample, planned, journal)
 
     def start_again(self, part: int) -> Future[PartOutput]:
         """With what the attempt before it kept, if that ran beside this worker."""
-        self._look_for_journals()
+        self._journals.look()
         return self.start(part)
 
     def forget(self, part: int) -> None:
         """Discard the part's journals."""
-        if (journal := self._open_journals.pop(part, None)) is not None:
-            journal.discard()
+        self._journals.forget(part)
 
     def has_room(self, parts: int) -> bool:
         """For what keeps the engine full: a part's last rollouts leave seats empty long before it is complete."""
@@ -351,17 +349,6 @@ class GenerateWork(PartWork):
             return False
         wanted = self._engine.width * self._seats * 9 // 8  # an eighth waits for the next free seats
         return self._engine.in_flight < wanted
-
-    def _look_for_journals(self) -> None:
-        self._left = {} if self._journals is None else left_journals(self._journals)
-
-    def _journal(self, part: int, planned: Sequence[PlannedPrompt | Rejection]) -> Journal | None:
-        if self._journals is None:
-            return None
-        inputs = planned_digest(planned, self._seeds)
-        journal = Journal(self._journals, part, inputs=inputs, left=self._left.get(part, ()))
-        self._open_journals[part] = journal
-        return journal
 
     def _sample(self, planned: Sequence[PlannedPrompt | Rejection], journal: Journal | None) -> PartOutput:
         sample = partial(

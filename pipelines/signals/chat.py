@@ -5,21 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from pass_ops.errors import PassError
 from pass_ops.secrecy import MASK, hidden
 from pass_ops.shards import Store
 from pipelines.engines.base import Engine, RequestRejected, SampleRequest, Sampling
 from pipelines.engines.errors import ServerUnreachable
+from pipelines.signals.kept import Answers, Form, then
 from pipelines.signals.spelled import defused, encode, protected
 
-A = TypeVar("A")
-B = TypeVar("B")
 Messages = Sequence[Mapping[str, str]]
 
 # Statuses after which the same request may succeed, and those that are about this one request.
@@ -64,7 +63,7 @@ class EngineChat:
         whole = str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
         ids, _ = encode(tokenizer, whole, add_special_tokens=False)
         asked = self._engine.submit(SampleRequest(prompt_token_ids=ids, seed=seed, sampling=sampling))
-        return _then(asked, lambda sample: Reply(sample.text, len(ids), len(sample.token_ids)))
+        return then(asked, lambda sample: Reply(sample.text, len(ids), len(sample.token_ids)))
 
 
 class HttpChat:
@@ -134,19 +133,47 @@ class CachedChat:
 
     def ask(self, messages: Messages, *, seed: int, sampling: Sampling) -> Future[Reply]:
         """See `Chat.ask`; what was answered before is not asked again."""
-        asked = json.dumps([self._identity, list(messages), seed, sampling.as_values()], sort_keys=True)
-        name = hashlib.sha256(asked.encode()).hexdigest() + ".json"
+        name = _asked(self._identity, messages, seed, sampling) + ".json"
         try:
             known: Future[Reply] = Future()
-            known.set_result(Reply(**json.loads(self._store.read(name))))
+            known.set_result(_read(self._store.read(name)))
             return known
         except (FileNotFoundError, ValueError, TypeError):  # one that is damaged is asked for again
             # Kept before it is known: whoever has a reply finds it in the folder.
-            return _then(self._chat.ask(messages, seed=seed, sampling=sampling), lambda reply: self._kept(name, reply))
+            return then(self._chat.ask(messages, seed=seed, sampling=sampling), lambda reply: self._kept(name, reply))
 
     def _kept(self, name: str, reply: Reply) -> Reply:
-        self._store.put(name, json.dumps(asdict(reply)).encode())
+        self._store.put(name, _written(reply))
         return reply
+
+
+class KeptChat:
+    """Another chat model's replies, kept until the part commits for which they were asked."""
+
+    def __init__(self, chat: Chat, answers: Answers) -> None:
+        self._chat, self._answers = chat, answers
+
+    def ask(self, messages: Messages, *, seed: int, sampling: Sampling) -> Future[Reply]:
+        """See `Chat.ask`."""
+        name = _asked("", messages, seed, sampling)
+        return self._answers.ask(name, lambda: self._chat.ask(messages, seed=seed, sampling=sampling), _REPLY)
+
+
+def _asked(identity: str, messages: Messages, seed: int, sampling: Sampling) -> str:
+    """sha256 over all that decides a reply."""
+    asked = json.dumps([identity, list(messages), seed, sampling.as_values()], sort_keys=True)
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
+def _written(reply: Reply) -> bytes:
+    return json.dumps(asdict(reply)).encode()
+
+
+def _read(content: bytes) -> Reply:
+    return Reply(**json.loads(content))
+
+
+_REPLY = Form(write=_written, read=_read)
 
 
 @lru_cache(maxsize=8)
@@ -155,20 +182,6 @@ def shared_http_chat(
 ) -> HttpChat:
     """The process's client for a server: its connections are kept over parts."""
     return HttpChat(url, model=model, api_key=api_key, concurrency=concurrency, timeout_s=timeout_s, retries=retries)
-
-
-def _then(asked: Future[A], change: Callable[[A], B]) -> Future[B]:
-    """What `change` makes of the answer, once that is there."""
-    changed: Future[B] = Future()
-
-    def pass_on(done: Future[A]) -> None:
-        try:
-            changed.set_result(change(done.result()))
-        except Exception as error:  # noqa: BLE001 - the reader of the future is told
-            changed.set_exception(error)
-
-    asked.add_done_callback(pass_on)
-    return changed
 
 
 def _reply(text: str) -> Reply:

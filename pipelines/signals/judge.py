@@ -22,8 +22,9 @@ from pipelines.models.source import pinned_model
 from pipelines.options import Secret, Url, options, secret
 from pipelines.options.types import Seconds, Tries, Workers
 from pipelines.signals.base import Row, SignalOptionError, sidecar
-from pipelines.signals.chat import CachedChat, Chat, EngineChat, Reply, shared_http_chat
+from pipelines.signals.chat import CachedChat, Chat, EngineChat, KeptChat, Reply, shared_http_chat
 from pipelines.signals.grades import read_grade
+from pipelines.signals.kept import AskingSignal
 from pipelines.signals.steps import Steps
 from pipelines.signals.stepwise import EMPTY, StepwiseSignal, tasks
 
@@ -46,7 +47,7 @@ _PLACES = re.compile(r"\{(prompt|previous|step|number)\}")
 
 
 @options(SignalOptionError)
-class JudgeSignal(StepwiseSignal):
+class JudgeSignal(StepwiseSignal, AskingSignal):
     """A chat model's grade of each step, scaled to 0..1; the row's detail says how many tokens the replies cost."""
 
     kind: ClassVar[str] = "process_steps"
@@ -217,7 +218,9 @@ class JudgeSignal(StepwiseSignal):
                 retries=self.retries,
             )
             identity = f"{self.url} {self.model}"
-        return chat if self.cache is None else CachedChat(chat, folder=self.cache, identity=identity)
+        if self.cache is None:
+            return KeptChat(chat, self._answers)
+        return CachedChat(chat, folder=self.cache, identity=identity)  # keeps them anyway
 
     def _secret(self) -> str | None:
         return None if self.api_key is None else secret(self.api_key, key="api_key")

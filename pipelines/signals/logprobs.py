@@ -20,6 +20,7 @@ from pipelines.models.folder import chat_template_digest, load_tokenizer, tokeni
 from pipelines.options import Table, options
 from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.context import Context
+from pipelines.signals.kept import FLOAT32, Answers, request_name
 from pipelines.signals.modelled import ModelSignal
 from pipelines.signals.prompt_columns import check_columns, columns_by_prompt, of_group
 
@@ -98,7 +99,7 @@ class LogprobsSignal(ModelSignal):
         prompts = self._prompts(engine, rollouts, inputs)
         completions = rollouts["token_ids"].to_pylist()
         masks = rollouts["loss_mask"].to_pylist()
-        asked = [_ask(engine, prompt, ids) for prompt, ids in zip(prompts, completions, strict=True)]
+        asked = [_ask(engine, prompt, ids, self._answers) for prompt, ids in zip(prompts, completions, strict=True)]
         return sidecar(self.kind, rollouts, [_row(found, mask) for found, mask in zip(asked, masks, strict=True)])
 
     def _prompts(self, engine: Engine, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> list[list[int] | Row]:
@@ -130,7 +131,9 @@ def _elsewhere(columns: Mapping[str, Any], where: Mapping[str, Any]) -> Row | No
     return None
 
 
-def _ask(engine: Engine, prompt: list[int] | Row, completion: list[int]) -> Row | Future[NDArray[np.float32]]:
+def _ask(
+    engine: Engine, prompt: list[int] | Row, completion: list[int], answers: Answers
+) -> Row | Future[NDArray[np.float32]]:
     """The request, or the row where there is nothing to ask."""
     if isinstance(prompt, Row):
         return prompt
@@ -138,7 +141,8 @@ def _ask(engine: Engine, prompt: list[int] | Row, completion: list[int]) -> Row 
         return Row(values={"logprobs": []})
     if len(prompt) + len(completion) > engine.max_model_len:
         return Row("too_long", f"{len(prompt)} + {len(completion)} tokens, the model takes {engine.max_model_len}")
-    return engine.score([*prompt, *completion], start=len(prompt))
+    whole, start = [*prompt, *completion], len(prompt)
+    return answers.ask(request_name(whole, start), lambda: engine.score(whole, start=start), FLOAT32)
 
 
 def _row(found: Row | Future[NDArray[np.float32]], mask: list[bool]) -> Row:

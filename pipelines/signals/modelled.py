@@ -19,11 +19,12 @@ from pipelines.models.folder import (
 )
 from pipelines.models.source import pinned_model
 from pipelines.options import Url, options
-from pipelines.signals.base import SignalBase, SignalInputError, SignalOptionError
+from pipelines.signals.base import SignalInputError, SignalOptionError
+from pipelines.signals.kept import AskingSignal
 
 
 @options(SignalOptionError)
-class ModelSignal(SignalBase):
+class ModelSignal(AskingSignal):
     """A signal by a model that reads the rollouts' token ids."""
 
     model: Url | None = None

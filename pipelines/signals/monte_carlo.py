@@ -15,14 +15,16 @@ from typing import Annotated, Any, ClassVar, Self
 import numpy as np
 import pyarrow as pa
 from annotated_types import Ge, Le
+from numpy.typing import NDArray
 
 from pass_ops.shards import DatasetSpec
-from pipelines.engines.base import Engine, RequestRejected, Sample, SampleRequest, Sampling
+from pipelines.engines.base import Engine, RequestRejected, SampleRequest, Sampling
 from pipelines.engines.text import completion_text
 from pipelines.options import options
 from pipelines.options.types import GroupSize
 from pipelines.signals.base import Row, SignalInputError, SignalOptionError, sidecar
 from pipelines.signals.calls import VerifyingSignal
+from pipelines.signals.kept import INT32, request_name, then
 from pipelines.signals.modelled import ModelSignal
 from pipelines.signals.stepwise import EMPTY, StepwiseSignal
 from pipelines.verifiers.pool import CallResult
@@ -78,11 +80,11 @@ class MonteCarloSignal(StepwiseSignal, VerifyingSignal, ModelSignal):
         columns = ("prompt_token_ids", "token_ids", "text", "answer")
         rows = rollouts.select(columns).to_pylist()
         plans = [self._plan(engine, row, steps.ends) for row, steps in zip(rows, self.cut(rollouts), strict=True)]
-        asked: dict[tuple[Prefix, Prefix, int], Future[Sample]] = {}
+        asked: dict[tuple[Prefix, Prefix, int], Future[NDArray[np.int32]]] = {}
         for plan in plans:
             for key in plan.keys if isinstance(plan, _Plan) else ():
                 if key not in asked:
-                    asked[key] = engine.submit(self._request(*key))
+                    asked[key] = self._continue(engine, *key)
         texts = {key: self._whole_text(engine, key[1], future) for key, future in asked.items()}
         verdicts = self._verdicts(plans, rows, texts)
         return sidecar(
@@ -110,6 +112,15 @@ class MonteCarloSignal(StepwiseSignal, VerifyingSignal, ModelSignal):
         prefixes = [tuple(row["token_ids"][:end]) for end in ends[:-1]]
         return _Plan(ends, [[(prompt, prefix, i) for i in range(each)] for prefix in prefixes])
 
+    def _continue(self, engine: Engine, prompt: Prefix, prefix: Prefix, index: int) -> Future[NDArray[np.int32]]:
+        """The token ids of a continuation."""
+        request = self._request(prompt, prefix, index)
+        return self._answers.ask(
+            request_name(request.prompt_token_ids, request.seed, request.sampling.max_tokens),
+            lambda: then(engine.submit(request), lambda sample: sample.token_ids),
+            INT32,
+        )
+
     def _request(self, prompt: Prefix, prefix: Prefix, index: int) -> SampleRequest:
         if self.sampling is None:
             raise SignalInputError("how the rollouts were sampled is not known; give the option sampling")
@@ -120,14 +131,14 @@ class MonteCarloSignal(StepwiseSignal, VerifyingSignal, ModelSignal):
             sampling=replace(self.sampling, max_tokens=room),
         )
 
-    def _whole_text(self, engine: Engine, prefix: Prefix, future: Future[Sample]) -> str | None:
+    def _whole_text(self, engine: Engine, prefix: Prefix, future: Future[NDArray[np.int32]]) -> str | None:
         """Prefix and continuation as the verifier reads them; None where the engine rejected the request."""
         try:
-            sample = future.result()
+            token_ids = future.result()
         except RequestRejected:
             return None
         keep = () if self.sampling is None else self.sampling.keep_special_tokens
-        return completion_text(engine.tokenizer, [*prefix, *sample.token_ids.tolist()], keep=keep)
+        return completion_text(engine.tokenizer, [*prefix, *token_ids.tolist()], keep=keep)
 
     def _verdicts(
         self, plans: Sequence[_Plan | Row], rows: Sequence[Mapping[str, Any]], texts: Mapping[Any, str | None]

@@ -25,13 +25,14 @@ from pipelines.models.folder import chat_template_digest, load_tokenizer, model_
 from pipelines.models.source import pinned_model
 from pipelines.options import Url, options
 from pipelines.signals.base import Row, SignalOptionError, sidecar
+from pipelines.signals.kept import FLOAT32, AskingSignal, request_name, then
 from pipelines.signals.spelled import encode, protected
 from pipelines.signals.steps import Steps
 from pipelines.signals.stepwise import EMPTY, StepwiseSignal, tasks
 
 
 @options(SignalOptionError)
-class PrmSignal(StepwiseSignal):
+class PrmSignal(StepwiseSignal, AskingSignal):
     r"""A process reward model's probability that each step is right, 0 to 1.
 
     The task and the steps are text to it: a tag in a step is left out, and names of special tokens are spelled out.
@@ -145,7 +146,12 @@ class PrmSignal(StepwiseSignal):
             return Row("too_long", f"{len(ids)} of the PRM's tokens, it takes {engine.max_model_len}"), []
         if len(places) != len(texts):
             return Row("error", f"the PRM's tokenizer shows {len(places)} tags for {len(texts)} steps"), []
-        return engine.pool(ids), places
+        asked = self._answers.ask(
+            request_name(ids, places),
+            lambda: then(engine.pool(ids), lambda logits_TC: logits_TC[places].ravel()),
+            FLOAT32,
+        )
+        return asked, places
 
     def _read(self, tokenizer: Any, task: str, steps: Sequence[str]) -> tuple[list[int], list[int]]:
         """The model's token ids, and for each step the index of the token that ends its tag."""
@@ -170,10 +176,10 @@ class PrmSignal(StepwiseSignal):
         if isinstance(found, Row):
             return found
         try:
-            logits_TC = found.result()
+            logits_KC = found.result().reshape(len(places), -1)
         except RequestRejected as rejected:
             return Row("error", str(rejected))
-        scores = right_probability(logits_TC[list(places)], positive=self.positive)
+        scores = right_probability(logits_KC, positive=self.positive)
         return Row(values={"process_scores": scores})
 
 

@@ -13,13 +13,15 @@ from concurrent.futures import Future
 import pyarrow as pa
 
 from pass_ops import shards
-from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest
+from pass_ops.shards import CompleteDataset, Dataset, DatasetSpec, Manifest
 from pipelines.models.folder import tokenizer_digest
 from pipelines.parts.inputs import check_alignment, open_prompts, open_rollouts, open_signal, reopen
+from pipelines.parts.journal import Journal, Journals, flushed
 from pipelines.parts.loop import PartOutput, PartWork, Stage, in_background
 from pipelines.parts.operations import Operations
 from pipelines.parts.worker_check import check_worker
 from pipelines.signals.base import SIGNALS, Signal, SignalInputError, SignalOptionError, SignalResultError
+from pipelines.signals.kept import FORMAT, Answers, AskingSignal
 
 STAGE_VERSION = shards.STAGE_VERSIONS["score"]
 
@@ -53,6 +55,7 @@ def score(
         signals=signals,
         tokenizer=tokenizer,
         overwrite=operations.overwrite,
+        journal=operations.journal,
     )
     return run_stage(stage, operations)
 
@@ -66,6 +69,7 @@ def score_stage(
     signals: Mapping[str, str] | None = None,
     tokenizer: str | None = None,
     overwrite: bool = False,
+    journal: bool = True,
 ) -> Stage:
     """What `score` runs, checked and ready; its dataset is begun. Raises as that does before anything runs."""
     source = open_rollouts(rollouts)
@@ -81,7 +85,8 @@ def score_stage(
         _check_tokenizer(tokenizer, source)
     spec = score_spec(signal, source, inputs, out=out)
     dataset = shards.create_dataset(out, spec, overwrite=overwrite)
-    work = ScoreWork(signal=signal, spec=spec, rollouts=rollouts, inputs=urls, tokenizer=tokenizer)
+    journals = dataset if journal and isinstance(signal, AskingSignal) else None
+    work = ScoreWork(signal=signal, spec=spec, rollouts=rollouts, inputs=urls, tokenizer=tokenizer, journals=journals)
     costs = [part.tokens for part in source.parts]
     return Stage(dataset=dataset, work=work, runs_model=bool(signal.models()), costs=costs)
 
@@ -139,12 +144,21 @@ class ScoreWork(PartWork):
     """The score stage's `PartWork`."""
 
     def __init__(
-        self, *, signal: Signal, spec: DatasetSpec, rollouts: str, inputs: Mapping[str, str], tokenizer: str | None
+        self,
+        *,
+        signal: Signal,
+        spec: DatasetSpec,
+        rollouts: str,
+        inputs: Mapping[str, str],
+        tokenizer: str | None,
+        journals: Dataset | None = None,
     ) -> None:
+        """journals: the dataset beside which a model's answers are kept until their part commits; None keeps none."""
         self._signal = signal
         self._spec = spec
         self._urls = {"rollouts": rollouts, **inputs}
         self._tokenizer = tokenizer
+        self._journals = Journals(journals)
         self._sources: dict[str, CompleteDataset] = {}
 
     def setup(self) -> None:
@@ -155,15 +169,31 @@ class ScoreWork(PartWork):
         self._sources = {name: reopen(url, name, self._spec) for name, url in self._urls.items()}
         if self._tokenizer is not None:
             self._signal.setup(self._tokenizer)
+        self._journals.look()
 
     def start(self, part: int) -> Future[PartOutput]:
         """Read and score a part in a thread of its own."""
-        return in_background(self._part, part)
+        return in_background(self._part, part, self._journals.begin(part, inputs=lambda: FORMAT))
 
-    def _part(self, part: int) -> PartOutput:
+    def start_again(self, part: int) -> Future[PartOutput]:
+        """With what the attempt before it kept, if that ran beside this worker."""
+        self._journals.look()
+        return self.start(part)
+
+    def forget(self, part: int) -> None:
+        """Discard the part's journals."""
+        self._journals.forget(part)
+
+    def _part(self, part: int, journal: Journal | None) -> PartOutput:
+        if journal is None or not isinstance(self._signal, AskingSignal):
+            return self._scored(self._signal, part)
+        with flushed(journal):
+            return self._scored(self._signal.asking(Answers(journal)), part)
+
+    def _scored(self, signal: Signal, part: int) -> PartOutput:
         tables = {name: source.read_part(part) for name, source in self._sources.items()}
         rollouts = tables.pop("rollouts")
-        return PartOutput(table=score_part(self._signal, rollouts, tables, where=f"part {part}"))
+        return PartOutput(table=score_part(signal, rollouts, tables, where=f"part {part}"))
 
 
 def _input_urls(signal: Signal, *, prompts: str | None, signals: Mapping[str, str]) -> dict[str, str]:

@@ -52,21 +52,24 @@ class StoredRun:
 
 @pytest.fixture
 def make_run(tmp_path: Path, tiny_model: str) -> Callable[..., StoredRun]:
-    """make_run(name, sampling=..., answers=...): stores prompts and rollouts, finalized."""
+    """make_run(name, sampling=..., answer=..., texts=...): stores prompts and rollouts, finalized."""
 
-    def make(name: str = "round-000", *, sampling: dict = SAMPLING, answer: str = "5") -> StoredRun:
+    def make(
+        name: str = "round-000", *, sampling: dict = SAMPLING, answer: str = "5", texts: dict = TEXTS
+    ) -> StoredRun:
         run = StoredRun(tmp_path / name, tiny_model)
         source = {"source.jsonl": shards.InputRef("source.jsonl", shards.sha256_bytes(b"prompts"))}
         prompts = shards.create_dataset(
-            run.prompts, shards.DatasetSpec(stage="prompts", stage_version=1, options={}, parts=2, inputs=source)
+            run.prompts,
+            shards.DatasetSpec(stage="prompts", stage_version=1, options={}, parts=len(texts), inputs=source),
         )
-        for part, groups in TEXTS.items():
+        for part, groups in texts.items():
             rows = [{"prompt_id": g, "prompt": PROMPTS[g], "answer": answer, "source": "test"} for g in groups]
             shards.commit_part(prompts, part, pa.Table.from_pylist(rows, schema=shards.PROMPTS))
         shards.finalize(prompts)
-        rollouts = shards.create_dataset(run.rollouts, _rollouts_spec(run, sampling))
-        for part, groups in TEXTS.items():
-            rows = [_row(tiny_model, g, i, text, answer) for g, texts in groups.items() for i, text in enumerate(texts)]
+        rollouts = shards.create_dataset(run.rollouts, _rollouts_spec(run, sampling, parts=len(texts)))
+        for part, groups in texts.items():
+            rows = [_row(tiny_model, g, i, text, answer) for g, said in groups.items() for i, text in enumerate(said)]
             shards.commit_part(rollouts, part, pa.Table.from_pylist(rows, schema=shards.ROLLOUTS))
         shards.finalize(rollouts)
         return run
@@ -79,13 +82,13 @@ def run(make_run: Callable[..., StoredRun]) -> StoredRun:
     return make_run()
 
 
-def _rollouts_spec(run: StoredRun, sampling: dict) -> shards.DatasetSpec:
+def _rollouts_spec(run: StoredRun, sampling: dict, *, parts: int) -> shards.DatasetSpec:
     facts = describe_model(run.model)
     return shards.DatasetSpec(
         stage="generate",
         stage_version=1,
         options={},
-        parts=2,
+        parts=parts,
         inputs={"prompts": shards.open_dataset(run.prompts).ref(run.rollouts)},
         models={"policy": shards.ModelRef(run.model, facts.digest)},
         seed=7,

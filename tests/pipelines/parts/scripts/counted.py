@@ -1,45 +1,69 @@
-"""Generate with a count of the engine's requests, killed at the n-th finished rollout: counted.py CASES, as JSON.
+"""A stage with a count of the engine's requests, killed at the n-th one that is finished: counted.py CASES, as JSON.
 
-A case: prompts, model, out, engine (EngineOptions' fields), options (GenerateOptions' fields), kill_at (0: never),
-flush_seconds?, copy? (where `out` is copied to afterwards). Prints for each {"status": how the process ended,
-"requests": how many the engine was asked}. Each case runs in a child process, forked before Beam or an engine has made
-any thread.
+A case: out, prompts, model, kill_at (0: never; below 1: that share of the requests of the case before), flush_seconds?,
+copy? (where `out` is copied to afterwards). Generate: engine (EngineOptions' fields), options (GenerateOptions'
+fields). Score: rollouts, signal (its table), journal?, damage? (of what the journal has, half is made unreadable).
+Prints for each {"status": how the process ended, "requests": how many the engine was asked}. Each case runs in a child
+process, forked before Beam or an engine has made any thread.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import signal
 import sys
+from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import tokenizers  # noqa: F401 - once, not in every child
 import torch  # noqa: F401
 import transformers  # noqa: F401
 
-from pipelines.engines.base import EngineOptions, SampleRequest, Sampling
-from pipelines.engines.driver import DrivenEngine
+from pass_ops.shards import finalize, names
+from pipelines.engines.base import EngineOptions, RequestRejected, Sampling
+from pipelines.engines.driver import DrivenEngine, Request
 from pipelines.engines.transformers import TransformersBackend  # noqa: F401
-from pipelines.parts import job  # noqa: F401
+from pipelines.parts import journal
+from pipelines.parts.loop import PartLoop
 from pipelines.programs.conversation import Completion, Conversation
-from pipelines.rollouts import kept
 from pipelines.rollouts.stage import GenerateOptions, generate
+from pipelines.signals import signal_from_table
+from pipelines.signals.stage import score_stage
 
 
 def count_requests(log: int) -> None:
     """A byte in the log for every request the engine takes in."""
-    submit = DrivenEngine.submit
+    enqueue = DrivenEngine._enqueue
 
-    def counted(engine: DrivenEngine, request: SampleRequest) -> Any:
+    def counted(engine: DrivenEngine, request: Request, rejection: RequestRejected | None) -> Any:
         os.write(log, b".")
-        return submit(engine, request)
+        return enqueue(engine, request, rejection)
 
-    DrivenEngine.submit = counted  # type: ignore[method-assign]
+    DrivenEngine._enqueue = counted  # type: ignore[method-assign]
 
 
-def die_at(nth: int) -> None:
+def die_at_answer(nth: int) -> None:
+    """SIGKILL as the n-th answer comes, before anybody is told of it."""
+    enqueue = DrivenEngine._enqueue
+    numbers = itertools.count(1)
+
+    def die(answered: Future[Any]) -> None:
+        if next(numbers) == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def watched(engine: DrivenEngine, request: Request, rejection: RequestRejected | None) -> Any:
+        asked = enqueue(engine, request, rejection)
+        asked.add_done_callback(die)
+        return asked
+
+    DrivenEngine._enqueue = watched  # type: ignore[method-assign]
+
+
+def die_at_rollout(nth: int) -> None:
     """SIGKILL as the n-th rollout is finished, before anybody is told of it."""
     finish = Conversation.completion
     seen = 0
@@ -57,8 +81,12 @@ def die_at(nth: int) -> None:
 def work(case: dict[str, Any], log: int) -> None:
     """One command."""
     count_requests(log)
-    die_at(case["kill_at"])
-    kept.FLUSH_SECONDS = case.get("flush_seconds", kept.FLUSH_SECONDS)
+    journal.FLUSH_SECONDS = case.get("flush_seconds", journal.FLUSH_SECONDS)
+    if "signal" in case:
+        die_at_answer(case["kill_at"])
+        score(case)
+        return
+    die_at_rollout(case["kill_at"])
     options = case["options"] | {"sampling": Sampling(**case["options"]["sampling"])}
     generate(
         prompts=case["prompts"],
@@ -69,8 +97,36 @@ def work(case: dict[str, Any], log: int) -> None:
     )
 
 
+def score(case: dict[str, Any]) -> None:
+    """A signal over all parts by the part loop, as the Beam job drives it."""
+    stage = score_stage(
+        signal=signal_from_table(case["signal"]),
+        rollouts=case["rollouts"],
+        prompts=case["prompts"],
+        tokenizer=case["model"],
+        out=case["out"],
+        journal=case.get("journal", True),
+    )
+    stage.work.setup()
+    loop = PartLoop(dataset=stage.dataset, work=stage.work, parts_in_flight=None, max_attempts=3)
+    for part in range(stage.dataset.spec.parts):
+        loop.offer(part)
+    loop.drain()
+    finalize(stage.dataset)
+
+
+def damage(out: str) -> None:
+    """Changes a byte in the middle of what the journals hold."""
+    for file in Path(out, names.JOURNAL).iterdir():
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+
+
 def main(case: dict[str, Any]) -> dict[str, int]:
     """The command in a child process; how it ended, and what the engine was asked."""
+    if case.get("damage"):
+        damage(case["out"])
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -87,4 +143,12 @@ def main(case: dict[str, Any]) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    print("told", json.dumps([main(case) for case in json.loads(sys.argv[1])]))
+    told: list[dict[str, int]] = []
+    cases = json.loads(sys.argv[1])
+    if not all("signal" in case for case in cases):
+        import pipelines.parts.job  # noqa: F401 - with Beam
+    for case in cases:
+        if 0 < case["kill_at"] < 1:
+            case["kill_at"] = round(case["kill_at"] * told[-1]["requests"])
+        told.append(main(case))
+    print("told", json.dumps(told))

@@ -1,0 +1,75 @@
+"""`passrl run` on a node of two CPU "cards", to kill processes of."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from tests.e2e.project import Project
+from tests.processes import MARK, Process, marked, wait_until
+
+NODE = ("--set", 'runner.gpus=["cpu", "cpu"]', "--set", "train.save_every=1")
+Kind = Callable[[Process], bool]
+
+
+class Client:
+    """The command in a process of its own, with its temporary files in a folder of its own.
+
+    mark: what all its processes are found by. more: further arguments of the command, further variables.
+    """
+
+    def __init__(self, project: Project, out: str, mark: str, more: Iterable[str] = (), **environment: str) -> None:
+        self.out, self.mark = out, mark
+        self.temporary = Path(out + ".tmp")
+        self.temporary.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "pipelines.cli.parser", "run", project.config, "--out", out, *NODE, *more]
+        self.log = Path(out + ".log")
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {MARK: mark, "OMP_NUM_THREADS": "1", "TMPDIR": str(self.temporary)} | environment,
+            )
+
+    def finish(self) -> None:
+        assert self.process.wait(1800) == 0, self.log.read_text()
+
+    def its(self, kind: Kind) -> list[Process]:
+        return sorted((p for p in marked(self.mark) if kind(p)), key=lambda p: p.pid)
+
+    def reach(self, happens: Callable[[], object]) -> None:
+        """Wait until it is so, or the command has ended."""
+        wait_until(lambda: happens() or self.process.poll() is not None, seconds=1800)
+
+    def kill_one(self, kind: Kind, chances: random.Random, *, after: float) -> int:
+        """SIGKILL to one of its processes of that kind, once there is one and some time went by; its pid, else 0."""
+        self.reach(lambda: self.its(kind))
+        time.sleep(chances.uniform(0, after))
+        found = self.its(kind)
+        if not found:
+            return 0
+        os.kill((chosen := chances.choice(found)).pid, signal.SIGKILL)
+        return chosen.pid
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def everything_ended(self) -> None:
+        """None of its processes is left, and no temporary file. Fails after five minutes."""
+        wait_until(lambda: not marked(self.mark), seconds=300)
+        left = [p.name for p in self.temporary.iterdir() if p.name.startswith(("torchelastic", "pymp", "passrl"))]
+        assert left == []
+
+
+def steps_saved(out: str) -> int:
+    """Optimizer steps of round 0 that a checkpoint holds."""
+    markers = Path(out, "round-000", "train", "state").glob("step-*.json")
+    return max((int(path.stem.removeprefix("step-")) for path in markers), default=0)
