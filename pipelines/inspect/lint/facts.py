@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pass_ops import ShapingConfig, Standardizers, Weights, shape
 from pass_ops.config import Operator
-from pass_ops.errors import OptionError
+from pass_ops.errors import MissingColumnError, OptionError
 from pass_ops.groups import group_bounds, group_numbers
 from pass_ops.ragged import list_lengths, list_values
 from pass_ops.shards import CompleteDataset
@@ -123,7 +123,7 @@ def _forecast_padding(facts: Facts, table: pa.Table, config: ShapingConfig, *, s
     asked = [poor_level(table)] if score is None else given_levels(table, [score])
     try:
         facts.padding = tuple(forecast(table, config, levels=[*asked, *score_levels(table)], steps=(1,)))
-    except OptionError as error:
+    except (OptionError, MissingColumnError) as error:  # or it reads columns that lint does not
         facts.padding_unknown = str(error)
 
 
