@@ -127,6 +127,16 @@ def test_what_the_server_refuses_rejects_that_request_alone(engine: Any) -> None
     assert len(good.result(timeout=60).token_ids)
 
 
+def test_dropped_requests_are_forgotten_and_the_next_is_answered(engine: Any) -> None:
+    sampling = Sampling(max_tokens=20)
+    asked = [SampleRequest(prompt_token_ids=[5, 6], seed=seed, sampling=sampling) for seed in range(80)]
+    futures = [engine.submit(one) for one in asked]
+    engine.drop(futures)
+    answer = engine.submit(asked[0]).result(timeout=120)
+    assert all(future.done() for future in futures)
+    assert answer.token_ids.tolist() == engine.submit(asked[0]).result(timeout=120).token_ids.tolist()
+
+
 def test_rollouts_are_generated_through_a_server(tmp_path: Path, tiny_model: str, options: EngineOptions) -> None:
     (tmp_path / "p.jsonl").write_text("".join(f'{{"prompt": "{i}+{i}=?"}}\n' for i in range(4)))
     write_prompts(PromptSource(source=str(tmp_path / "p.jsonl"), prompts_per_part=2), out=str(tmp_path / "prompts"))
