@@ -151,7 +151,8 @@ def explain(options: Namespace) -> int | None:
 
 def lint(options: Namespace) -> int | None:
     """What would spoil a training on this dataset; exit code 1 where a finding is an error."""
-    from pipelines.inspect.lint.checks import LintOptions, lint
+    from pipelines.inspect.lint.checks import lint
+    from pipelines.inspect.lint.findings import LintOptions
     from pipelines.inspect.lint.text import findings_view
     from pipelines.options import build
     from pipelines.runs.config import apply_override

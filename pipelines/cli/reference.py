@@ -14,7 +14,7 @@ from pass_ops.extras import MissingExtraError
 from pass_ops.importing import load_object
 from pass_ops.nearest import advice
 from pass_ops.shards import signal_schema
-from pipelines.inspect.lint.checks import LintOptions
+from pipelines.inspect.lint.findings import LintOptions
 from pipelines.options import ConfigError
 from pipelines.options.describe import Option, documented, function_options, json_schema, options_of
 from pipelines.parts.granularity import PROCESS_KINDS

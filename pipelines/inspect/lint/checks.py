@@ -6,83 +6,15 @@ A rule is a function from the dataset's facts and the thresholds to findings.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
-
-from annotated_types import Ge, Le
 
 from pass_ops.shards import SamplingFacts, open_dataset
 from pipelines.inspect.forecast import Forecast, pays_from
 from pipelines.inspect.lint.facts import STREAMS, Facts, gather
-from pipelines.options import ConfigError, options
-from pipelines.options.types import AtLeastOne, Share
+from pipelines.inspect.lint.findings import SEVERITIES, LintFinding, LintOptions, above, finding, percent
 from pipelines.parts.inputs import WrongInputError
 
-Severity = Literal["error", "warning", "info"]
 #: a change of the total credit below this is rounding
 LEAST_PAY = 1e-6
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
-
-
-@options(ConfigError)
-class LintOptions:
-    """Thresholds of `passrl lint`. Shares are between 0 and 1; beyond an *_error threshold a finding is an error."""
-
-    constant_groups: Share = 0.5
-    """Share of groups whose outcomes are all equal: their outcome teaches nothing."""
-    partial_groups: Share = 0.1
-    """Share of groups with fewer rollouts than were sampled: their pools are noisier."""
-    singletons: Share = 0.01
-    """Share of groups with a single rollout, which has no pool at all."""
-    verifier: Share = 0.01
-    """Share of errors and timeouts of a verifier; they are not random, the hard cases are lost first."""
-    verifier_error: Share = 0.1
-    """The same, as an error."""
-    unparseable: Share = 0.2
-    """Share of answers that could not be read: the answer format decides, not the reasoning."""
-    missing: Share = 0.02
-    """Share of rollouts without a value of another signal."""
-    missing_error: Share = 0.2
-    """The same, as an error."""
-    truncation: Share = 0.1
-    """Share of completions cut off by length: they have no answer, so that the length limit decides."""
-    truncation_error: Share = 0.5
-    """The same, as an error."""
-    untrainable: Share = 0.1
-    """Share of rollouts that are not trainable: they were paid for and move nothing."""
-    untrainable_error: Share = 0.5
-    """The same, as an error."""
-    zero_advantage: Share = 0.5
-    """Share of trainable rollouts whose every advantage is 0."""
-    dominance: Share = 0.9
-    """One stream's share of the fused advantage's variance, above which the others hardly count."""
-    correlation: Annotated[float, Ge(-1), Le(1)] = 0.05
-    """Correlation of mean process score and outcome within groups, below which the process signal does not point where
-    the outcome does."""
-    length_wrong: Share = 0.3
-    """Correlation, within groups, of a wrong rollout's path score with its length: length must not pay."""
-    length_right: Share = 0.6
-    """The same for right rollouts, whose path score should not depend mostly on length."""
-    padding_score: float | None = None
-    """Score of an added step that must not raise a rollout's total credit (default: the mean of the process scores that
-    are below their mean: what poor steps get). Example: 0.5."""
-    chunks: Share = 0.9
-    """Chunks per token of a signal per token; near 1 there are no chunks."""
-    zero_logprobs: Share = 0.999
-    """Share of log-probabilities that are exactly 0."""
-    rollouts: AtLeastOne = 50
-    """Fewest rollouts for a correlation to be looked at."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LintFinding:
-    """Something found: which rule, how bad, the fact with its numbers, what to do, and first examples (ids)."""
-
-    severity: Severity
-    code: str
-    message: str
-    advice: str
-    examples: tuple[str, ...] = ()
 
 
 def lint(
@@ -116,9 +48,9 @@ def lint_facts(facts: Facts, options: LintOptions) -> list[LintFinding]:
         _chunks,
         _logprobs,
     )
-    found = [finding for rule in rules for finding in rule(facts, options)]
+    found = [one for rule in rules for one in rule(facts, options)]
     found += _mode(facts)
-    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+    return sorted(found, key=lambda one: SEVERITIES.index(one.severity))
 
 
 def _settings(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:  # noqa: ARG001 - as every rule
@@ -126,18 +58,18 @@ def _settings(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:  # n
     weights = {} if facts.config is None else {stream: getattr(facts.config.weights, stream) for stream in STREAMS}
     for stream, weight in weights.items():
         if weight < 0:
-            yield _finding(
+            yield finding(
                 "warning", "negative_weight",
                 f"weights.{stream} is {weight:g}: what the {stream} signal calls good is made less likely",
                 f"Set shape.weights.{stream} to 0 or more; if the signal is a cost, give it with its sign changed.",
             )  # fmt: skip
     if facts.sampling.get("group_size") == 1:
-        yield _finding(
+        yield finding(
             "warning", "group_size_1", "every prompt was sampled once, so no rollout has another to be compared with",
             "Raise generate.group_size, or use an estimator that needs no group.",
         )  # fmt: skip
     if facts.round is not None and facts.round < 0:
-        yield _finding(
+        yield finding(
             "error", "negative_round", f"the rollouts say that they are of round {facts.round}; rounds count from 0",
             "train.min_round and the order of rounds cannot be trusted: make the rollouts again as round 0 or later.",
         )  # fmt: skip
@@ -147,22 +79,22 @@ def _learning(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
     if facts.trainable is None or not facts.rollouts:
         return
     if facts.trainable == facts.zero_advantage:
-        yield _finding(
+        yield finding(
             "error", "nothing_to_learn", f"no rollout of {facts.rollouts} has an advantage other than 0",
             "Look at the signals (`passrl inspect`): they are missing, or equal within every group.",
         )  # fmt: skip
         return
     share = 1.0 - facts.trainable / facts.rollouts
-    yield from _above(
+    yield from above(
         share, "untrainable", (options.untrainable, options.untrainable_error),
-        f"{_percent(share)} of the rollouts are not trainable (a used signal is null, or no token counts)",
+        f"{percent(share)} of the rollouts are not trainable (a used signal is null, or no token counts)",
         "`passrl explain` says why for each; score again, or set the weight of the missing stream to 0.",
         examples=facts.examples.get("untrainable"),
     )  # fmt: skip
     share = facts.zero_advantage / facts.trainable
-    yield from _above(
+    yield from above(
         share, "zero_advantage", (options.zero_advantage, None),
-        f"{_percent(share)} of the trainable rollouts have advantage 0 everywhere",
+        f"{percent(share)} of the trainable rollouts have advantage 0 everywhere",
         "They cost training time and move nothing: choose prompts of middle difficulty, or drop them in training "
         "(train.zero_advantage = 'drop').",
         examples=facts.examples.get("zero advantage"),
@@ -172,25 +104,25 @@ def _learning(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
 def _groups(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
     if facts.scored_groups:
         share = facts.constant_groups / facts.scored_groups
-        yield from _above(
+        yield from above(
             share, "zero_variance_groups", (options.constant_groups, None),
-            f"{_percent(share)} of the groups have one and the same outcome reward",
+            f"{percent(share)} of the groups have one and the same outcome reward",
             "Their outcome adds nothing to the advantage: filter prompts by pass rate, or raise group_size.",
             examples=facts.examples.get("constant"),
         )  # fmt: skip
     if not facts.groups:
         return
     share = facts.partial_groups / facts.groups
-    yield from _above(
+    yield from above(
         share, "partial_groups", (options.partial_groups, None),
-        f"{_percent(share)} of the groups have fewer than {facts.sampling.get('group_size')} usable rollouts",
+        f"{percent(share)} of the groups have fewer than {facts.sampling.get('group_size')} usable rollouts",
         "Look into _rejected of the rollouts and at the signals' statuses; score or generate again if many were lost.",
         examples=facts.examples.get("partial"),
     )  # fmt: skip
     share = facts.singletons / facts.groups
-    yield from _above(
+    yield from above(
         share, "singletons", (options.singletons, 1.0),
-        f"{_percent(share)} of the groups have one usable rollout",
+        f"{percent(share)} of the groups have one usable rollout",
         "A pool of one standardizes to 0, so its rewards are lost. Raise generate.group_size, or drop these prompts.",
         examples=facts.examples.get("singleton"), reached=True,
     )  # fmt: skip
@@ -208,15 +140,15 @@ def _verifier(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
         ("timeout", "Raise the verifier's time limit, or set timeout_reward; what times out is not a random sample."),
     ):
         share = facts.verify[status] / count
-        yield from _above(
+        yield from above(
             share, f"verifier_{status}s", (options.verifier, options.verifier_error),
-            f"the verifier ended in {status} for {_percent(share)} of the rollouts", advice,
+            f"the verifier ended in {status} for {percent(share)} of the rollouts", advice,
             examples=facts.examples.get(f"verify_status {status}"),
         )  # fmt: skip
     share = facts.verify["unparseable"] / count
-    yield from _above(
+    yield from above(
         share, "unparseable_answers", (options.unparseable, None),
-        f"{_percent(share)} of the answers could not be parsed and count as wrong",
+        f"{percent(share)} of the answers could not be parsed and count as wrong",
         "Show the answer format in the prompt, add a format reward, or fix the verifier's extraction.",
         examples=facts.examples.get("verify_status unparseable"),
     )  # fmt: skip
@@ -229,9 +161,9 @@ def _signals(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
             continue
         share = sum(bad.values()) / counts.total()
         listed = ", ".join(f"{status} {count}" for status, count in sorted(bad.items()))
-        yield from _above(
+        yield from above(
             share, "missing_signal", (options.missing, options.missing_error),
-            f"signal {name or 'values'} could not be computed for {_percent(share)} of the rollouts ({listed})",
+            f"signal {name or 'values'} could not be computed for {percent(share)} of the rollouts ({listed})",
             "Their rows are not trainable where the stream counts. Read their details and score again.",
             examples=facts.examples.get(f"status {name}"),
         )  # fmt: skip
@@ -239,9 +171,9 @@ def _signals(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
 
 def _truncation(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
     share = facts.finish["length"] / max(facts.finish.total(), 1)
-    yield from _above(
+    yield from above(
         share, "truncation", (options.truncation, options.truncation_error),
-        f"{_percent(share)} of the completions were cut off by length",
+        f"{percent(share)} of the completions were cut off by length",
         "Raise generate.sampling.max_tokens, or mask or drop them in training.",
         examples=facts.examples.get("finish_reason length"),
     )  # fmt: skip
@@ -252,10 +184,10 @@ def _streams(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
     total = sum(variances.values())
     if total > 0.0:
         stream, variance = max(variances.items(), key=lambda item: item[1])
-        shares = ", ".join(f"{name} {_percent(value / total)}" for name, value in variances.items())
-        yield from _above(
+        shares = ", ".join(f"{name} {percent(value / total)}" for name, value in variances.items())
+        yield from above(
             variance / total, "dominant_stream", (options.dominance, None),
-            f"the {stream} stream makes up {_percent(variance / total)} of the fused advantage's variance ({shares})",
+            f"the {stream} stream makes up {percent(variance / total)} of the fused advantage's variance ({shares})",
             f"Lower weights.{stream} (try `passrl sweep --grid weights.{stream}=...`), or set the others to 0.",
         )  # fmt: skip
     config = facts.config
@@ -265,7 +197,7 @@ def _streams(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
         used = getattr(config.weights, stream) != 0.0 and facts.binary.get(f"{stream}_reward", False)
         if used and getattr(config.standardizers, stream) == "abs_max":
             gate = " and the format gate becomes 0" if stream == "format" else ""
-            yield _finding(
+            yield finding(
                 "warning", "abs_max_on_binary_rewards",
                 f"abs_max standardizes the {stream} reward, which is 0 or 1: it gives no negative advantage{gate}",
                 f"Set standardize.{stream} = 'masked_norm'; abs_max is meant for KL-style process signals.",
@@ -277,7 +209,7 @@ def _process(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
     if pairs.count < options.rollouts or pairs.correlation is None or pairs.correlation >= options.correlation:
         return
     against = pairs.correlation < -options.correlation
-    yield _finding(
+    yield finding(
         "warning", "process_against_outcome" if against else "process_uncorrelated",
         f"within groups, mean process score and outcome reward correlate with {pairs.correlation:+.2f} "
         f"over {pairs.count} rollouts",
@@ -293,7 +225,7 @@ def _length(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
             continue
         found = pairs.correlation
         if found > limit or (side == "right" and found < -limit):
-            yield _finding(
+            yield finding(
                 "warning" if severity == "warning" else "info", f"length_slope_{side}",
                 f"among {side} rollouts of one prompt, the first advantage correlates with length by {found:+.2f} "
                 f"({pairs.slope:+.3g} a token)",
@@ -305,7 +237,7 @@ def _length(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
 def _padding(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
     """What the estimator itself pays for a poor step more (`pipelines.inspect.forecast`)."""
     if facts.padding_unknown is not None:
-        yield _finding(
+        yield finding(
             "info", "padding_not_forecast", f"what added steps would earn is not known: {facts.padding_unknown}",
             "Run lint where the estimator's module can be imported.",
         )  # fmt: skip
@@ -317,7 +249,7 @@ def _padding(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
         most = max(paid, key=lambda one: one.total[side].value or 0.0)
         lowest = pays_from(facts.padding, position=most.position, steps=most.steps, side=side)
         who = "a rollout" if side == "all" else f"a {side} rollout"
-        yield _finding(
+        yield finding(
             "warning", f"padding_pays_{side}",
             f"a step scored {most.score:.3g} that is added at the {' or '.join(one.position for one in paid)} raises "
             f"the total credit of {who} by {most.total[side].value:.3g} ({most.total[side].low:.3g} to "
@@ -338,9 +270,9 @@ def _chunks(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
         return
     share = facts.chunks / facts.chunked_tokens
     if config.method is not None and config.method.divides and share > options.chunks:
-        yield _finding(
+        yield finding(
             "info", "chunks_are_tokens",
-            f"{_percent(share)} as many chunks as tokens that count, at eta = {config.eta:g}",
+            f"{percent(share)} as many chunks as tokens that count, at eta = {config.eta:g}",
             "Chunk-by-Value merges nothing, as with chunk = false. Raise eta to the noise of the trace: "
             "`passrl sweep --grid eta=0.01,0.1,0.3`.",
         )  # fmt: skip
@@ -351,7 +283,7 @@ def _logprobs(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
     if not facts.counting:
         return
     if facts.wrong_logprobs:
-        yield _finding(
+        yield finding(
             "error", "impossible_logprobs",
             f"{facts.wrong_logprobs} behaviour log-probabilities are above 0, infinite or NaN",
             "They are no log-probabilities of sampled tokens: check the engine (raw logits?) and generate again.",
@@ -361,7 +293,7 @@ def _logprobs(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
     processed = str(sampling.get("logprobs_mode", "")).startswith("processed")
     if greedy and processed:
         if facts.uncertain_logprobs:
-            yield _finding(
+            yield finding(
                 "error", "logprobs_not_of_sampling",
                 f"{facts.uncertain_logprobs} log-probabilities are not 0, but sampling was greedy and they are stated "
                 "to be processed, so that every chosen token has probability 1",
@@ -369,9 +301,9 @@ def _logprobs(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
                 facts.examples.get("uncertain"),
             )  # fmt: skip
     elif facts.zero_logprobs / facts.counting > options.zero_logprobs:
-        yield _finding(
+        yield finding(
             "error", "logprobs_all_zero",
-            f"{_percent(facts.zero_logprobs / facts.counting)} of the behaviour log-probabilities are exactly 0",
+            f"{percent(facts.zero_logprobs / facts.counting)} of the behaviour log-probabilities are exactly 0",
             "They were not recorded, or are those of a greedy choice: generate with logprobs of the sampled tokens.",
         )  # fmt: skip
 
@@ -381,45 +313,20 @@ def _mode(facts: Facts) -> Iterator[LintFinding]:
     if not facts.counting or sampling.temperature is None:
         return
     if sampling.greedy:
-        yield _finding(
+        yield finding(
             "error", "greedy_sampling", "the rollouts were sampled greedily (temperature 0)",
             "Behaviour log-probabilities of greedy choices give no ratio: sample at a temperature above 0.",
         )  # fmt: skip
     elif sampling.mixes_temperatures:
-        yield _finding(
+        yield finding(
             "error", "raw_logprobs_at_temperature",
             f"sampled at temperature {sampling.temperature:g}, but {sampling.logprobs_mode} precede temperature",
             "The ratio would mix two temperatures: generate with processed_logprobs.",
         )  # fmt: skip
     if sampling.truncated:
         listed = ", ".join(f"{name} {value}" for name, value in sampling.truncated.items())
-        yield _finding(
+        yield finding(
             "warning", "truncated_sampling", f"part of the distribution was cut away ({listed})",
             "The ratio to the full-vocabulary policy is biased: sample with top_p 1, top_k 0, min_p 0, or decide with "
             "train.truncated_sampling = 'accept'.",
         )  # fmt: skip
-
-
-def _above(
-    share: float,
-    code: str,
-    limits: tuple[float, float | None],
-    message: str,
-    advice: str,
-    *,
-    examples: list[str] | None = None,
-    reached: bool = False,
-) -> Iterator[LintFinding]:
-    """A warning above the first limit, an error above the second (with `reached`, at it)."""
-    warn, error = limits
-    if share > warn:
-        severe = error is not None and (share > error or (reached and share == error))
-        yield _finding("error" if severe else "warning", code, message, advice, examples)
-
-
-def _finding(severity: Severity, code: str, message: str, advice: str, examples: Any = None) -> LintFinding:
-    return LintFinding(severity=severity, code=code, message=message, advice=advice, examples=tuple(examples or ()))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

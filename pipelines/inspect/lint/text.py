@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Group
 from rich.text import Text
 
-from pipelines.inspect.lint.checks import SEVERITIES, LintFinding
+from pipelines.inspect.lint.findings import SEVERITIES, LintFinding
 
 _STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 

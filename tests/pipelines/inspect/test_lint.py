@@ -13,8 +13,9 @@ import pytest
 
 from pass_ops import Standardizers, Weights
 from pipelines.cli.parser import main
-from pipelines.inspect.lint.checks import LintOptions, lint, lint_facts
+from pipelines.inspect.lint.checks import lint, lint_facts
 from pipelines.inspect.lint.facts import gather
+from pipelines.inspect.lint.findings import LintOptions
 from pipelines.options import ConfigError, build
 from pipelines.prompts.stage import PromptSource, write_prompts
 from pipelines.shaped.stage import ShapeOptions

@@ -13,7 +13,7 @@ import pytest
 from pass_ops import Standardizers, Weights
 from pass_ops.errors import OptionError, PassError
 from pipelines.engines import EngineOptions, Sampling
-from pipelines.inspect.lint.checks import LintOptions
+from pipelines.inspect.lint.findings import LintOptions
 from pipelines.options import ConfigError, as_dict, build
 from pipelines.options.describe import toml
 from pipelines.parts.operations import Limits, Operations
