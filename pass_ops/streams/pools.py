@@ -1,7 +1,7 @@
 """Operators over pools: N(x; S), S any set of a stream's elements (docs/spec/streams.md section 4).
 
     masked_norm, abs_max, mean_only, leave_one_out, none    as in `pass_ops.standardize`
-    mean_normalized   (x - mean(S)) / mean(S); 0 where mean(S) <= 0
+    mean_normalized   (x - mean(S)) / mean(S); 0 where mean(S) is not above the rounding of its sum
     rank              the middle rank of x in S, mapped to -1 .. 1
 
 All but rank are (x - center) / scale, so a pool is reduced to its moments; an infinite scale says "the result is 0".
@@ -20,6 +20,7 @@ from pass_ops.jit import kernel
 from pass_ops.ragged import Array
 
 NO_MEMBERS = np.ones(0, dtype=np.bool_)
+MOST_ROUNDINGS = 2.0**20  # that add up; in longer sums they fall on both sides
 
 
 class Pools(NamedTuple):
@@ -124,7 +125,7 @@ def scaling(operator: str, found: Moments, *, ddof: int, eps: float) -> Scaling:
     elif operator == "abs_max":
         mean, scale = np.zeros(len(count)), np.where(found.largest > 0.0, found.largest, np.inf)
     elif operator == "mean_normalized":
-        scale = np.where(mean > 0.0, mean, np.inf)
+        scale = np.where(mean > _rounding(found), mean, np.inf)
     elif operator == "leave_one_out":
         n = found.rollouts
         mean = found.first + found.rollout_total / np.maximum(n, 1.0)
@@ -134,6 +135,11 @@ def scaling(operator: str, found: Moments, *, ddof: int, eps: float) -> Scaling:
         variance = (found.squares - found.total * (found.total / safe)) / np.maximum(count - ddof, 1.0)
         scale = np.where((count > 1.0) & (found.squares > 0.0), np.sqrt(np.maximum(variance, 0.0)) + eps, np.inf)
     return Scaling(center_P=mean, scale_P=np.where(count > 0.0, scale, np.inf))
+
+
+def _rounding(found: Moments) -> Array:
+    """What the mean of values that cancel out may come to instead of 0; to divide by that would give anything."""
+    return np.finfo(np.float64).eps * np.minimum(found.number, MOST_ROUNDINGS) * found.largest
 
 
 def standardized(x_E: Array, pool_E: Array, by: Scaling) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from types import ModuleType
@@ -130,6 +131,22 @@ class TestOperatorsAndPools:
 
     def test_mean_normalized_is_0_where_the_mean_is_not_above_0(self):
         assert credits(table({"r": -1.0}, {"r": 1.0}), signal="r", operator="mean_normalized") == near([0.0], [0.0])
+
+    @pytest.mark.parametrize("rewards", itertools.permutations([-1.0, 0.0, 1.0]), ids=str)
+    @pytest.mark.parametrize("pool", ["group", "dataset"])
+    def test_mean_normalized_is_0_where_the_fused_sums_cancel_out(self, rewards, pool):
+        """Around the first of them their mean comes to 1e-17, and the result would be 1e16."""
+        found = credits(
+            table(*({"r": reward} for reward in rewards)),
+            streams={"one": Stream(signal="r", operator="none", weight=0.1)},
+            fused=Fused(operator="mean_normalized", pool=pool),
+        )
+        assert found == near([0.0], [0.0], [0.0])
+
+    def test_mean_normalized_keeps_the_smallest_share_of_right_rollouts(self):
+        rows = table(*({"r": float(i == 0)} for i in range(4096)))
+        found = credits(rows, signal="r", operator="mean_normalized")
+        assert found == near([4095.0], *([-1.0] for _ in range(4095)))
 
     def test_ranks_of_equal_values_are_in_the_middle(self):
         rows = table({"r": 2.0}, {"r": 5.0}, {"r": 5.0}, {"r": 9.0}, {"r": 5.0})
