@@ -293,6 +293,15 @@ OPTIONS["a method of streams whose weights are all 0"] = (
     "option weights: estimator 'vineppo' shapes process, and the weight is 0, so every advantage would be 0; "
     "give it another",
 )
+OPTIONS["keywords of a method as a list"] = (
+    lambda: ShapingConfig(estimator="pure", method_options=["temperature"]),
+    "option method_options: expected a table of keywords, got ['temperature']; give {'keyword': number}",
+)
+OPTIONS["a temperature that divides by 0"] = (
+    lambda: ShapingConfig(estimator="pure", method_options={"temperature": 0.0}),
+    "option method_options.temperature: expected a finite number from 1e-06 to 1e+06, got 0.0; "
+    "choose a value in that range",
+)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
