@@ -99,7 +99,8 @@ class ShapingConfig(Options):
     """prm: the process signal has one score per step with its end; kl: one score per token."""
     standardize: Operator | Standardizers = "masked_norm"
     """Operator N(x; S) of all streams, or one per stream for pass and gdpo; your own function reads
-    config.standardizers. rloo, dr_grpo and prime bring their own and ignore it."""
+    config.standardizers. rloo, dr_grpo, prime and the methods of docs/reference/methods.md bring their own and ignore
+    it."""
     weights: Weights = Weights()
     """Weights of the three reward streams; a stream of weight 0 is left out."""
     k: Annotated[float, Ge(0), Le(1)] = 0.7

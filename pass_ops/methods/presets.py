@@ -82,7 +82,7 @@ def expanded(config: ShapingConfig) -> dict[str, Any]:
     What streams say for themselves (signal, standardize, weights) returns to its default.
 
     Raises:
-        OptionError: streams are given besides.
+        OptionError: streams or fused are given besides, or every stream has weight 0.
     """
     preset = PRESETS[config.estimator]
     if config.streams is not None:
@@ -90,11 +90,21 @@ def expanded(config: ShapingConfig) -> dict[str, Any]:
             f"option streams: estimator {config.estimator!r} stands for streams of its own; leave one of the two out "
             "(`passrl options` and docs/reference/methods.md show the streams, to change them)"
         )
+    if config.fused is not None:
+        raise OptionError(
+            f"option fused: estimator {config.estimator!r} stands for streams that say how their sum is standardized; "
+            "leave fused out, or write the streams (docs/reference/methods.md shows them)"
+        )
     streams = {
         name: replace(stream, signal=config.signal_of(stream.signal), weight=stream.weight * weight)
         for name, stream in preset.streams.items()
         if (weight := getattr(config.weights, name)) != 0.0 and isinstance(stream.weight, float)
     }
+    if not streams:
+        raise OptionError(
+            f"option weights: estimator {config.estimator!r} shapes {' and '.join(preset.streams)}, and the weight is "
+            "0, so every advantage would be 0; give it another"
+        )
     defaults = {item.name: item.default for item in fields(config)}
     return {
         "streams": streams,

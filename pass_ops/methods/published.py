@@ -125,7 +125,9 @@ PUBLISHED: dict[str, Published] = {
         against="CJReinforce/PURE@41f9363 openrlhf/trainer/ppo_utils/experience_maker.py",
         needs="process, outcome",
         function="pass_ops.methods.steps:pure",
-        options={"temperature": Option(default=0.1, high=1e6, meaning="T; towards 0 the minimum of the scores")},
+        options={
+            "temperature": Option(default=0.1, low=1e-6, high=1e6, meaning="T; towards 0 the minimum of the scores")
+        },
         reads_process=True,
         note="b is the others' process reward per token, as in the authors' scripts; n_j the tokens of step j.",
     ),
@@ -239,7 +241,7 @@ LEFT_OUT = {
     "GPG (arXiv 2504.02546)": "`dr_grpo` times one number for the whole batch, the share of its groups with a gradient",
     "MRPO as OpenRLHF's pull request 1260 has it": "it damps rewards where the authors' code raises penalties",
     "SPO-tree, Tree-GRPO, TreeRL": "they sample trees",
-    "OTB, TIR-OTB": "they need the sum of squared probabilities at every token",
+    "OTB, TIR-OTB": "not written yet; the sum of squared probabilities that they need is `group.sum_pi_squared`",
 }
 
 
@@ -249,8 +251,12 @@ def check_options(estimator: str, given: Mapping[str, float] | None) -> dict[str
     Raises:
         OptionError: the estimator has no such keyword, or a value is of another type or out of range.
     """
-    if not given:
+    if given is None or given == {}:
         return None
+    if not isinstance(given, Mapping):
+        raise OptionError(
+            f"option method_options: expected a table of keywords, got {given!r}; give {{'keyword': number}}"
+        )
     known = PUBLISHED[estimator].options if estimator in PUBLISHED else {}
     found: dict[str, float] = {}
     for name, value in given.items():

@@ -20,7 +20,7 @@ from pass_ops.errors import (
     NullValueError,
     StepEndsError,
 )
-from pass_ops.ragged import Array, Ragged, falling, last_values, one_chunk, ragged
+from pass_ops.ragged import Array, Ragged, falling, last_values, list_lengths, one_chunk, ragged
 from pass_ops.streams.sources import Level, Plan, Source
 
 
@@ -64,8 +64,8 @@ class Reader:
 
     def _array(self, name: str, kind: pa.DataType | None) -> pa.Array:
         array = one_chunk(self.table.column(name).slice(self.first_row, self.rows))
-        if kind is None:
-            return array
+        if kind is None:  # a key: equal values of a dictionary are one state, and a null in it is a null
+            return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
         array = columns.to_type(array, kind, name=name, row_name=self.name)
         row = columns.first_null_in_lists(array) if pa.types.is_list(kind) else None
         if row is not None:
@@ -231,6 +231,8 @@ class Tokens:
     def keys(self, key: str, source: Source, kept: Array | None) -> Array:
         """An integer for each live element, equal for equal keys."""
         array = self.reader.arrays[key]
+        if pa.types.is_null(array.type):
+            return np.zeros(0, dtype=np.int64)  # every key is null, so no row is used
         listed = columns.is_list(array.type)
         kind = array.type.value_type if listed else array.type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -249,14 +251,16 @@ class Tokens:
         return self._keys_of_lists(key, array.cast(pa.list_(kind)), source, kept)
 
     def _keys_of_lists(self, key: str, array: pa.ListArray, source: Source, kept: Array | None) -> Array:
+        lengths_R = list_lengths(array)
         row = columns.first_null_in_lists(array)
+        if pa.types.is_null(array.type.value_type) and lengths_R.any():
+            row = int(np.argmax(lengths_R > 0))
         if row is not None:
             raise NullValueError(
                 f"{self.reader.name(row)}: {key} holds a null inside its list; give every value its state, "
                 "or make the whole list null"
             )
         values = ragged(self.reader.arrays[source.values])
-        lengths_R = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
         both_R = self.reader.valid(key, source.values)
         self.reader.refuse_lengths(
             both_R & (lengths_R != values.lengths_R), lengths_R, values.lengths_R,

@@ -357,11 +357,10 @@ def _by_round(table: Mapping[Any, Any]) -> list[Any]:
             raise OptionError(f"option weight: round {text} is there twice; keep one of them")
         rounds[int(text)] = value
     last = max(rounds, default=-1)
-    gaps = [number for number in range(last + 1) if number not in rounds]
-    if gaps:
+    gap = next((number for number in range(last + 1) if number not in rounds), None)
+    if gap is not None:
         raise OptionError(
-            f"option weight: round {last} has a weight and round {gaps[0]} has none; "
-            f"give every round from 0 to {last} one"
+            f"option weight: round {last} has a weight and round {gap} has none; give every round from 0 to {last} one"
         )
     return [rounds[number] for number in range(last + 1)]
 

@@ -54,9 +54,12 @@ class Plan:
 
 
 def read_streams(config: ShapingConfig) -> tuple[str, ...]:
-    """The names of the streams that count: by weight, as one that cuts chunks, or as one that a weight may go on to."""
+    """The names of the streams that count: by weight, as one that cuts chunks, or as one that a weight may go on to.
+
+    Of weights by round one other than 0 is enough.
+    """
     streams = config.streams or {}
-    counting = [name for name, stream in streams.items() if stream.weight != 0.0 or name in config.chunk_by]
+    counting = [name for name, stream in streams.items() if stream.ever_weighs or name in config.chunk_by]
     found = {at for name in counting for at in chain(name, streams)}
     return tuple(name for name in streams if name in found)
 
@@ -123,12 +126,13 @@ def find_source(table: pa.Table, signal: str, *, what: str) -> Source:
             f"{what}: column {values!r} is {columns.short_type(column.type)}, expected float32 or list<float32>; "
             "name a signal of numbers"
         )
-    if ends is not None and not columns.is_list(column.type):
+    listed = columns.is_list(column.type) or (ends is not None and pa.types.is_null(column.type))
+    if ends is not None and not listed:
         raise ColumnTypeError(
             f"{what}: column {values!r} has one number for each rollout, and {ends!r} beside it says where steps end; "
             "store a list of one number for each step, or drop the ends"
         )
-    return Source(values, ends, "rollout" if not columns.is_list(column.type) else "step" if ends else "token")
+    return Source(values, ends, "rollout" if not listed else "step" if ends else "token")
 
 
 def _holds_numbers(kind: pa.DataType) -> bool:
@@ -150,12 +154,18 @@ def _right(table: pa.Table, signal: str) -> str:
 
 
 def _types(table: pa.Table, sources: Mapping[str, Source], *, right: str | None, gated: bool) -> dict[str, pa.DataType]:
-    """Column -> the type it is read as."""
+    """Column -> the type it is read as. Raises OptionError where one would be read as two types."""
     found: dict[str, pa.DataType] = {"loss_mask": columns.TOKENS_OF_BOOL}
-    for source in sources.values():
-        found[source.values] = pa.float32() if source.level == "rollout" else columns.LIST_OF_FLOAT32
+    for name, source in sources.items():
+        wanted = {source.values: pa.float32() if source.level == "rollout" else columns.LIST_OF_FLOAT32}
         if source.ends is not None:
-            found[source.ends] = columns.LIST_OF_INT32
+            wanted[source.ends] = columns.LIST_OF_INT32
+        for column, kind in wanted.items():
+            if found.setdefault(column, kind) != kind:
+                raise OptionError(
+                    f"option streams.{name}: column {column!r} would be read as a signal's values and as what masks "
+                    "tokens or ends steps; store the signal in a column of its own"
+                )
     if right is not None:
         found[right] = pa.float32()
     if gated:

@@ -7,14 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pass_ops import columns
 from pass_ops.blocks import Chunks
 from pass_ops.config import ShapingConfig
 from pass_ops.errors import OptionError
 from pass_ops.groups import group_starts
-from pass_ops.ragged import Array
+from pass_ops.ragged import Array, list_lengths
 from pass_ops.streams import pools as pooling
 from pass_ops.streams.estimator import FUSED, Shaper, moments_of
 from pass_ops.streams.pools import Moments, Pools
@@ -102,7 +101,7 @@ def _spans(table: pa.Table, planned: Plan, starts_G1: Array, config: ShapingConf
     counted = table.column("loss_mask" if by_token or steps is None else steps)
     lengths_R = np.zeros(len(table), dtype=np.int64)
     if columns.is_list(counted.type):
-        lengths_R = pc.fill_null(pc.list_value_length(counted), 0).to_numpy().astype(np.int64)
+        lengths_R = list_lengths(counted)
     costs_R1 = np.concatenate(([0], np.cumsum(lengths_R + SPAN_VALUES // SPAN_ROWS)))
     costs_G1 = costs_R1[starts_G1]
     first = 0

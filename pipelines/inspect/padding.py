@@ -59,9 +59,10 @@ def padded(table: pa.Table, where: Sequence[Place], *, steps: int, scores: Mappi
     """The table with `steps` steps added at each place.
 
     Columns of lists are taken as they are named and as long as they are: NAME_ends are ends of steps, NAME_... of their
-    length is a value a step, a list as long as loss_mask a value a token. What a step or token has there is copied;
-    columns in `scores` get that value; the mask is True. Steps of another signal that have no end at the place
-    become longer. A null list stays null, and chunks of an earlier shaping are dropped.
+    length is a value a step, a list as long as loss_mask a value a token, another as long as NAME_ends a value a
+    step. What a step or token has there is copied; columns in `scores` get that value; the mask is True. Steps of
+    another signal that have no end at the place become longer. A null list stays null, and chunks of an earlier
+    shaping are dropped.
     """
     table = table.drop_columns([name for name in MADE if name in table.column_names])
     lengths_R = list_lengths(table[MASK])
@@ -89,6 +90,21 @@ def _step_columns(table: pa.Table) -> dict[str, str]:
             alike = name.startswith(ends.removesuffix("ends")) and pa.types.is_list(table[name].type)
             if alike and _as_long(table[name], list_lengths(table[ends])):
                 found[name] = ends
+    return found | _under_other_names(table, found)
+
+
+def _under_other_names(table: pa.Table, known: Mapping[str, str]) -> dict[str, str]:
+    """The same for lists with names of their own, a state for each step, say; process_ends before others."""
+    ends = sorted(set(known.values()), key=lambda name: (name != "process_ends", name))
+    found = {}
+    for name in table.column_names:
+        column = table[name]
+        if name in known or name in _NOT_PER_TOKEN or not pa.types.is_list(column.type):
+            continue
+        if not _as_long(column, list_lengths(table[MASK])):
+            alike = next((one for one in ends if _as_long(column, list_lengths(table[one]))), None)
+            if alike is not None:
+                found[name] = alike
     return found
 
 

@@ -12,9 +12,9 @@ from pass_ops import Statistics, pool_statistics
 from pass_ops.config import ShapingConfig
 from pass_ops.errors import OptionError, StaleInputError
 from pass_ops.shards import DatasetSpec
-from pass_ops.shards.schemas import ROLLOUTS, signal_schema
+from pass_ops.shards.schemas import ROLLOUTS, TOKEN_STATISTICS, signal_schema
 from pass_ops.streams.options import Stream
-from pass_ops.streams.sources import find_source, plan
+from pass_ops.streams.sources import find_source, plan, read_streams
 
 ROLES = ("process", "outcome", "format", "reference")
 #: the column with a signal's values, by its kind
@@ -29,9 +29,7 @@ VALUES = {
 
 def named_signals(config: ShapingConfig) -> tuple[str, ...]:
     """The signals of streams that count in some round, and the one that says which rollouts are right, if one asks."""
-    streams = config.streams or {}
-    targets = {stream.otherwise for stream in streams.values()} | set(config.chunk_by)
-    counting = [stream for name, stream in streams.items() if stream.ever_weighs or name in targets]
+    counting = [(config.streams or {})[name] for name in read_streams(config)]
     found = dict.fromkeys(stream.signal for stream in counting)
     if any(stream.asks_right for stream in counting):
         found[config.right] = None
@@ -69,12 +67,12 @@ def joined_name(name: str, column: str) -> str:
 
 
 def check_columns(config: ShapingConfig, roles: Mapping[str, str | None], kinds: Mapping[str, str]) -> None:
-    """Refuse signals whose columns another signal's would hide, and what `pass_ops` refuses about levels.
+    """Refuse signals whose columns others would hide, those of a signal or of the rollouts, and unfit levels.
 
     kinds: signal name -> kind, of all that are joined. Raises OptionError, and what `pass_ops` raises.
     """
     streams = config.streams or {}
-    fields = [pa.field("group_id", pa.string()), pa.field("loss_mask", pa.list_(pa.bool_()))]
+    fields = [*ROLLOUTS, *TOKEN_STATISTICS]
     known = {name: role for role, name in roles.items() if name is not None}
     for name, kind in kinds.items():
         for field in list(signal_schema(kind))[3:]:
@@ -84,7 +82,10 @@ def check_columns(config: ShapingConfig, roles: Mapping[str, str | None], kinds:
     names = [field.name for field in fields]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise OptionError(f"option streams: two signals give the column {twice!r}; rename one of them")
+        raise OptionError(
+            f"option streams: the column {twice!r} would be there twice, from two signals or from the rollouts and a "
+            "signal; rename the signal"
+        )
     table = pa.schema(fields).empty_table()
     for name in named_signals(config):
         kind = kinds[name]
@@ -94,8 +95,8 @@ def check_columns(config: ShapingConfig, roles: Mapping[str, str | None], kinds:
         found = find_source(table, known.get(name, name), what=f"signal {name!r}").values
         if found != wanted:
             raise OptionError(
-                f"option streams: the values of signal {name!r} are in {wanted!r}, but {found!r} of another signal "
-                "would be taken for them; rename one of the two"
+                f"option streams: the values of signal {name!r} are in {wanted!r}, but the column {found!r} of "
+                "another signal, or of the rollouts, would be taken for them; rename the signal"
             )
     plan(table, on_table(replace(config, streams={name: _to_check(one) for name, one in streams.items()}), roles))
 
@@ -103,7 +104,7 @@ def check_columns(config: ShapingConfig, roles: Mapping[str, str | None], kinds:
 def _to_check(stream: Stream) -> Stream:
     """The stream of some round, without a key, whose column may be one of the rollouts."""
     keyless = replace(stream, pool="group", key=None) if stream.pool == "state" else stream
-    return replace(keyless, weight=1.0) if isinstance(stream.weight, tuple) else keyless
+    return replace(keyless, weight=float(stream.ever_weighs)) if isinstance(stream.weight, tuple) else keyless
 
 
 def rollout_columns(config: ShapingConfig) -> tuple[str, ...]:

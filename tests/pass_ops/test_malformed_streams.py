@@ -279,6 +279,31 @@ OPTIONS = {
 }  # fmt: skip
 
 
+OPTIONS["a round far away"] = (  # found without looking at every round up to it
+    lambda: Stream(signal="process", weight={"0": 1.0, "999999999": 0.5}),
+    "option weight: round 999999999 has a weight and round 1 has none; give every round from 0 to 999999999 one",
+)
+OPTIONS["a method of streams, and a sum standardized otherwise"] = (
+    lambda: ShapingConfig(estimator="papo", fused=Fused(operator="abs_max")),
+    "option fused: estimator 'papo' stands for streams that say how their sum is standardized; "
+    "leave fused out, or write the streams (docs/reference/methods.md shows them)",
+)
+OPTIONS["a method of streams whose weights are all 0"] = (
+    lambda: ShapingConfig(estimator="vineppo", weights=Weights(process=0.0)),
+    "option weights: estimator 'vineppo' shapes process, and the weight is 0, so every advantage would be 0; "
+    "give it another",
+)
+OPTIONS["keywords of a method as a list"] = (
+    lambda: ShapingConfig(estimator="pure", method_options=["temperature"]),
+    "option method_options: expected a table of keywords, got ['temperature']; give {'keyword': number}",
+)
+OPTIONS["a temperature that divides by 0"] = (
+    lambda: ShapingConfig(estimator="pure", method_options={"temperature": 0.0}),
+    "option method_options.temperature: expected a finite number from 1e-06 to 1e+06, got 0.0; "
+    "choose a value in that range",
+)
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_an_option_is_refused_where_it_is_given(name):
     make, message = OPTIONS[name]
@@ -422,6 +447,18 @@ TABLES = {
         "scale the rewards or the weights down",
     ),
 }  # fmt: skip
+
+
+TABLES["a mask as a signal"] = (
+    STEPS, one(signal="loss_mask", operator="none"), errors.OptionError,
+    "option streams.a: column 'loss_mask' would be read as a signal's values and as what masks tokens or ends steps; "
+    "store the signal in a column of its own",
+)  # fmt: skip
+TABLES["states that are all null"] = (
+    STEPS.append_column("state", pa.array([[None, None], None, []])),
+    one(signal="process", pool="state", key="state"), errors.NullValueError,
+    "rollout 'q1/0': state holds a null inside its list; give every value its state, or make the whole list null",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TABLES)

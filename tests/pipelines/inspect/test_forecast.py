@@ -235,6 +235,15 @@ def test_padding_repeats_the_step_before_in_every_column_and_leaves_other_rows_a
     assert second == rows.to_pylist()[1]
 
 
+def test_a_state_for_each_step_is_copied_with_it():
+    """GiGPO's key column: a list as long as process_scores, under a name of its own."""
+    rows = table(steps_of(1.0, 2.0), {**steps_of(3.0, 4.0, 5.0), "outcome": 1.0})
+    rows = rows.append_column("state", pa.array([["x", "y"], ["x", "z", "y"]]))
+    made = padded(rows, places(rows, [0], "end"), steps=2, scores={"process_scores": 0.5})
+    assert made["state"].to_pylist() == [["x", "y", "y", "y"], ["x", "z", "y"]]
+    assert len(forecast(rows, ShapingConfig(estimator="gigpo"), steps=(1,), levels=given_levels(rows, [0.5]))) == 3
+
+
 def test_a_null_list_stays_null():
     rows = table(steps_of(1.0, 2.0)).append_column("teacher_logprobs", pa.array([None], pa.list_(pa.float32())))
     made = padded(rows, places(rows, [0], "end"), steps=1, scores={"process_scores": 0.0})

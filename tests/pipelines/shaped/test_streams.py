@@ -216,3 +216,21 @@ def test_options_that_contradict_each_other_are_refused(change, message) -> None
 def test_what_the_kinds_of_signals_rule_out_is_refused_before_anything_runs(run, options, message) -> None:
     with pytest.raises((OptionError, ValueError), match=re.escape(message)):
         shaped(run, options)
+
+
+def test_a_signal_called_like_a_column_of_rollouts_is_refused(run) -> None:
+    """`entropy` would be read as the rollouts' own column wherever generate stored it."""
+    store_signal(
+        run, "entropy", "outcome", lambda row: Row(values={"outcome_reward": 1.0, "verify_status": "ok"})
+    )  # fmt: skip
+    with pytest.raises(OptionError, match=r"'entropy_outcome_reward', but the column 'entropy' of another signal, or"):
+        shaped(run, ShapeOptions(streams={"a": Stream(signal="entropy")}))
+
+
+def test_a_stream_that_only_one_without_weight_hands_on_to_needs_no_signal(run) -> None:
+    streams = {
+        "a": Stream(signal="right"),
+        "b": Stream(signal="right", weight=0.0, gate="right", otherwise="c"),
+        "c": Stream(signal="nobody", weight=(0.0, 0.0)),
+    }
+    assert whole(shaped(run, ShapeOptions(streams=streams, outcome="right")))["trainable"].to_pylist()
