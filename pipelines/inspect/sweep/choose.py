@@ -45,7 +45,7 @@ class ChooseOptions:
     """How it becomes an advantage: value (less the group's mean), or difference (from the step before; default for
     signal monte_carlo). Example: "difference"."""
     forecast: bool = False
-    """Whether to forecast what added steps would earn."""
+    """Whether to forecast what added steps would earn; beside a truth, of those settings that have no streams."""
     forecast_steps: Annotated[tuple[AtLeastOne, ...], Strict(False), MinLen(1)] = STEPS
     """How many steps are added."""
     forecast_scores: Annotated[tuple[float, ...], Strict(False)] = ()
@@ -129,7 +129,7 @@ class Chooser:
     def _refuse_streams(self) -> None:
         for setting in self._settings:
             config = setting.options.as_written
-            if self._asked.forecast and config.streams is not None:
+            if self._asked.forecast and self._asked.truth is None and config.streams is not None:
                 raise WrongInputError(
                     f"--forecast: setting {setting.name!r} has streams; what padding earns is forecast for the process "
                     "signal of an estimator only. Leave --forecast out, or sweep estimators"
@@ -157,6 +157,9 @@ class Chooser:
         return truth_advantages(rollouts, truths, as_=self._truth_as)
 
     def _forecast(self, table: pa.Table, setting: Setting) -> list[Forecast]:
+        """Nothing for streams, which a truth is asked about all the same: a forecast comes along with it."""
+        if setting.options.streams is not None:
+            return []
         scores = self._asked.forecast_scores
         return forecast(
             table,

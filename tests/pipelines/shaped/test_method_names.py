@@ -5,14 +5,18 @@ from __future__ import annotations
 import tomllib
 
 import pytest
+from rich.console import Console
 
 from pass_ops import ShapingConfig, Weights, shape, shards
 from pass_ops.methods.presets import PRESETS
 from pipelines.inspect.stored import shaping_config
+from pipelines.inspect.sweep.choose import ChooseOptions, Chooser
+from pipelines.inspect.sweep.report import sweep_view
 from pipelines.inspect.sweep.settings import grid_settings, sweep
 from pipelines.options import as_dict, build
 from pipelines.shaped.stage import ShapeOptions, shape_dataset
 from tests.pipelines.shaped.test_stage import scored, whole  # noqa: F401 - a fixture
+from trainer import TrainOptions
 
 MADE = ["chunk_ends", "chunk_credits", "chunk_advantages", "path_score", "trainable"]
 NO_FORMAT = Weights(process=1.0, outcome=1.0, format=0.0)
@@ -53,6 +57,19 @@ def test_a_sweep_compares_methods(scored):  # noqa: F811
     assert [result.name for result in results] == ["reference", *(f"estimator={name}" for name in names)]
     assert [result.correlation for result in results[:2]] == pytest.approx([1.0, 1.0])
     assert len({result.correlation for result in results}) == 4
+
+
+def test_a_truth_judges_methods_that_are_streams_too(scored):  # noqa: F811
+    """`--truth` forecasts as well, which streams cannot be asked; they are ranked, and the table says so."""
+    settings = grid_settings(options("pass"), {"estimator": ["papo", "pure"]})
+    asked = ChooseOptions(truth="steps", forecast=True, forecast_steps=(1,), groups=2)
+    chooser = Chooser(asked, signals=scored.signals, train=TrainOptions(device="cpu"))
+    found = sweep(rollouts=scored.rollouts, signals=scored.signals, settings=settings, watcher=chooser)
+    assert [one.truth is not None for one in found] == [True] * 3
+    assert [bool(one.forecast) for one in found] == [True, False, True]
+    console = Console(width=200, record=True)
+    console.print(sweep_view(found))
+    assert "Streams are not forecast: estimator=papo." in " ".join(console.export_text().split())
 
 
 def test_a_sweep_leaves_the_streams_of_its_base_for_another_method():
