@@ -19,9 +19,10 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import tokenizers  # noqa: F401 - once, not in every child
+import pandas  # noqa: F401 - by pyarrow; this and what follows once, not in every child
+import tokenizers  # noqa: F401
 import torch  # noqa: F401
-import transformers  # noqa: F401
+from transformers import AutoConfig, AutoTokenizer  # noqa: F401 - with their modules, which `import transformers` defers
 
 from pass_ops.shards import finalize, names
 from pipelines.engines.base import EngineOptions, RequestRejected, Sampling
