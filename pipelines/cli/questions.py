@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,6 +183,7 @@ def prm_check(options: Namespace) -> int | None:
         raise SignalInputError(
             "nothing says what to check: give RUN with --signal and --truth, or --labels with --model or --scores"
         )
+    _refuse_others(options, ("model", "scores", "overrides", "save_scores", "shape", "limit"), what="--labels")
     reporter = Reporter(quiet=options.json)
     with reporter.step(f"prm-check {options.signal}") as progress:
         report = check_signal(
@@ -214,6 +216,9 @@ def _prm_check_labels(options: Namespace) -> int | None:
 
     if (options.model is None) == (options.scores is None) or options.run is not None:
         raise SignalInputError("--labels goes with --model or --scores, one of them, and without RUN")
+    _refuse_others(options, ("signal", "truth", "round", "padding"), what="RUN")
+    if options.scores is not None:
+        _refuse_others(options, ("overrides", "save_scores"), what="--model")
     name, separator, url = options.labels.partition(":")
     if not separator:
         raise SignalInputError(f"--labels {options.labels}: write it as FORMAT:FILE, say processbench:gsm8k.json")
@@ -245,11 +250,21 @@ def _prm_check_labels(options: Namespace) -> int | None:
             )
     finally:
         release()
-    if options.save_scores is not None:
-        Path(options.save_scores).write_bytes(b"".join(rows))
-        reporter.line(f"wrote {options.save_scores}")
+        if options.save_scores is not None and rows:  # where the labels are refused too: a GPU made them
+            Path(options.save_scores).write_bytes(b"".join(rows))
+            reporter.line(f"wrote {options.save_scores}")
     if options.json:
         print(json.dumps(asdict(report), indent=1))
     else:
         reporter.console.print(labels_view(report, scores=Path(options.model or options.scores).name))
     return None
+
+
+def _refuse_others(options: Namespace, names: Sequence[str], *, what: str) -> None:
+    """Refuse arguments that would have no effect. Raises SignalInputError."""
+    from pipelines.signals import SignalInputError
+
+    for name in names:
+        if getattr(options, name):  # the defaults are None, 0 and no list
+            flag = "--set" if name == "overrides" else f"--{name.replace('_', '-')}"
+            raise SignalInputError(f"{flag} goes with {what} only and would have no effect here; leave it out")

@@ -236,7 +236,7 @@ def main() -> None:
     _LOG.setLevel(logging.INFO)
     ledger = ledger_of_process(logged)
     Host(Lending(ledger), key).run(socket.socket(fileno=options.socket), idle_seconds=options.idle_seconds)
-    _LOG.info("no worker wanted an engine for %.0f s: the process ends", options.idle_seconds)
+    _LOG.info("no worker has an engine, and the process ends")
     ledger.close()
 
 

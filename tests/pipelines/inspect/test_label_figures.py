@@ -295,6 +295,9 @@ def test_a_signal_that_misleads_is_said_to(tmp_path: Path) -> None:
         (["--labels", "bench:x.json", "--scores", "y"], "there is no format of labels 'bench'"),
         (["--labels", "trl:absent.jsonl", "--scores", "absent.jsonl"], "does not exist"),
         (["RUN", "--signal", "prm"], "nothing says what to check"),
+        (["RUN", "--signal", "prm", "--truth", "mc", "--limit", "3"], "--limit goes with --labels only"),
+        (["--labels", "trl:x.jsonl", "--scores", "y", "--padding", "x"], "--padding goes with RUN only"),
+        (["--labels", "trl:x.jsonl", "--scores", "y", "--set", "tag=x"], "--set goes with --model only"),
         (["--labels", "trl:x.jsonl", "--scores", "s3://key:secret@host/y.jsonl"], "holds"),
     ],
 )

@@ -140,6 +140,16 @@ def test_the_models_own_options_are_checked_before_anything_is_read(labels: Path
     assert "tagg" in capsys.readouterr().err
 
 
+def test_scores_are_saved_where_the_labels_are_refused(tmp_path: Path, capsys) -> None:
+    labels, saved = tmp_path / "labels.jsonl", tmp_path / "scores.jsonl"
+    labels.write_text(json.dumps({"prompt": "1+1=?", "completions": ["1+1=2", "#2"], "labels": [1, 1]}) + "\n{}\n")
+    command = ["prm-check", "--labels", f"trl:{labels}"]
+    assert main([*command, "--model", PRM, *ENGINE, "--save-scores", str(saved)]) == 2
+    assert "more than 5% is refused" in capsys.readouterr().err
+    assert main([*command, "--scores", str(saved), "--max-reject-rate", "0.5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["right"] == 2
+
+
 def test_steps_that_the_tokenizer_cannot_spell_have_no_advantage(tmp_path: Path, capsys) -> None:
     """The demo's policy has no capital letters but A; the other figures are there all the same."""
     labels, scores = tmp_path / "labels.jsonl", tmp_path / "scores.jsonl"

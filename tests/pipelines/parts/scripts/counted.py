@@ -19,14 +19,12 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import tokenizers  # noqa: F401 - once, not in every child
-import torch  # noqa: F401
-import transformers  # noqa: F401
+import pandas  # noqa: F401 - by pyarrow; once, not in every child
 
 from pass_ops.shards import finalize, names
 from pipelines.engines.base import EngineOptions, RequestRejected, Sampling
 from pipelines.engines.driver import DrivenEngine, Request
-from pipelines.engines.transformers import TransformersBackend  # noqa: F401
+from pipelines.models.folder import load_tokenizer
 from pipelines.parts import journal
 from pipelines.parts.loop import PartLoop
 from pipelines.programs.conversation import Completion, Conversation
@@ -146,7 +144,12 @@ if __name__ == "__main__":
     told: list[dict[str, int]] = []
     cases = json.loads(sys.argv[1])
     if not all("signal" in case for case in cases):
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+
+        import pipelines.engines.transformers
         import pipelines.parts.job  # noqa: F401 - with Beam
+    load_tokenizer(cases[0]["model"])  # for what it imports
     for case in cases:
         if 0 < case["kill_at"] < 1:
             case["kill_at"] = round(case["kill_at"] * told[-1]["requests"])
