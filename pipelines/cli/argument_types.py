@@ -42,6 +42,21 @@ def folder_name(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1, as an argument type; not NaN, above which nothing lies.
+
+    >>> share("0.05")
+    0.05
+    """
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0.0 <= found <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share, a number from 0 to 1")
+    return found
+
+
 def whole_numbers(text: str) -> list[int]:
     """Whole numbers of 1 or more between commas, as an argument type.
 

@@ -20,7 +20,15 @@ from typing import NoReturn
 from pass_ops.errors import PassError
 from pass_ops.extras import missing_extra
 from pass_ops.secrecy import hidden, url_secret
-from pipelines.cli.argument_types import folder_name, gpus, plain_numbers, round_count, round_number, whole_numbers
+from pipelines.cli.argument_types import (
+    folder_name,
+    gpus,
+    plain_numbers,
+    round_count,
+    round_number,
+    share,
+    whole_numbers,
+)
 from pipelines.runs.terminal import Guarded, GuardedFormatter, show_traceback
 from trainer import is_main_process
 
@@ -208,7 +216,7 @@ def _add_store_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
     finalize = _command(commands, "finalize", "write the manifest of a dataset whose parts are all committed")
     finalize.add_argument("url", help="folder or URL of a dataset")
     finalize.add_argument(
-        "--max-reject-rate", type=float, default=0.05, help="above this share of rejects: refuse (default 0.05)"
+        "--max-reject-rate", type=share, default=0.05, help="above this share of rejects: refuse (default 0.05)"
     )
 
 
@@ -300,7 +308,7 @@ def _add_prm_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     )  # fmt: skip
     check.add_argument("--limit", type=round_count, metavar="N", help="only the first N labelled solutions")
     check.add_argument(
-        "--max-reject-rate", type=float, default=0.05, help="above this share of bad rows: refuse (default 0.05)"
+        "--max-reject-rate", type=share, default=0.05, help="above this share of bad rows: refuse (default 0.05)"
     )
 
 

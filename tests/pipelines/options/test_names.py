@@ -86,6 +86,13 @@ def test_a_round_has_six_digits_at_most(capsys, number):
     assert "is not a whole number of 0 or more, with 6 digits at most" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("share", ["nan", "1.5", "-0.1", "half"])
+def test_a_share_of_rejects_above_which_nothing_lies_is_refused(capsys: pytest.CaptureFixture[str], share: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["finalize", "RUN/rollouts", f"--max-reject-rate={share}"])
+    assert f"'{share}' is not a share, a number from 0 to 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "key",
     ["generate.group_size", "generate.sampling.max_tokens", "generate.max_prompt_tokens", "prompts.prompts_per_part",
