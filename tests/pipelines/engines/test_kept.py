@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pipelines.engines import (
     Engine,
@@ -86,6 +87,15 @@ class Here:
         assert self.gate.wait(60)
         self.started.append(start_engine(model, options))
         return self.started[-1]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Engines of the host add in the order in which `alone` does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
