@@ -322,7 +322,7 @@ def test_a_full_disk_says_where_and_what_to_do(tmp_path, generate_spec, rollouts
 
 def test_extra_columns_are_kept(near_root, generate_spec, rollouts):
     ds = create_dataset(near_root, generate_spec(parts=1))
-    commit_part(ds, 0, rollouts("a").append_column("entropy", pa.array([0.5, 0.25])))
+    commit_part(ds, 0, rollouts("a").append_column("surprise", pa.array([0.5, 0.25])))
     finalize(ds)
-    assert open_dataset(near_root).read_part(0, ["entropy"])["entropy"].to_pylist() == [0.5, 0.25]
+    assert open_dataset(near_root).read_part(0, ["surprise"])["surprise"].to_pylist() == [0.5, 0.25]
     assert verify(near_root) == []
