@@ -13,7 +13,7 @@ import pydantic
 from rich.console import Group
 
 from pass_ops.shards import canonical_json
-from pipelines.inspect.sweep.choose_text import choose_columns, choose_tables, narrow_table
+from pipelines.inspect.sweep.choose_text import choose_columns, choose_tables, narrow_table, number
 from pipelines.inspect.sweep.settings import SettingResult
 
 _SLOPE_FIELDS = ("per_token", "standard_error", "within_groups", "rollouts")
@@ -44,11 +44,11 @@ def sweep_view(results: Sequence[SettingResult]) -> Group:
             _signed(result.negative_share, result.negative_mean, result.negative_std),
             _percent(result.zero_advantage),
             f"{result.chunks_per_rollout:.1f}",
-            _number(result.correlation),
+            number(result.correlation),
             _percent(result.sign_flips),
         )
         slopes = [group[side].within_groups for group in (result.path, result.mass) for side in ("right", "wrong")]
-        lengths.add_row(result.name, *(_number(slope) for slope in slopes))
+        lengths.add_row(result.name, *(number(slope) for slope in slopes))
     return Group(advantages, lengths, *choose_tables(results))
 
 
@@ -166,7 +166,3 @@ def _signed(share: float, mean: float | None, std: float | None) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
