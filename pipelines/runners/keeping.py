@@ -159,7 +159,13 @@ class EngineKeeper:
         return code
 
     def _turn_away(self) -> None:
-        """Hang up on those who wait: they try again, and give up where one process after another dies."""
+        """Hang up on those who wait: they try again, and give up where one process after another dies.
+
+        On all of them at once: one that tries again at once would else be here in time to be turned away twice.
+        """
+        waiting = []
         with contextlib.suppress(BlockingIOError):
             while True:
-                self._listening.accept()[0].close()
+                waiting.append(self._listening.accept()[0])
+        for line in waiting:
+            line.close()

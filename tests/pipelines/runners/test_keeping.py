@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from pipelines.runners import keeping
-from pipelines.runners.keeping import KeepingError, socket_folder
+from pipelines.runners.keeping import EngineKeeper, KeepingError, socket_folder
 
 HOLD = """
 import signal
@@ -84,3 +86,35 @@ def test_the_variable_reads_as_it_is_written() -> None:
     address = keeping.Address(path="/tmp/a@b/0.sock", key="00ff")
     assert keeping.Address.found(address.variable()) == address
     assert keeping.Address.found({}) is None
+
+
+def test_whoever_waits_is_turned_away_once_for_each_process_that_died(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each end of the line counts as a death (`engines.kept.connected`), so one death may not end it twice."""
+    runs: list[float] = []
+
+    def dies(keeper: EngineKeeper) -> int:
+        runs.append(time.monotonic())
+        time.sleep(0.2)  # meanwhile all of them are waiting
+        return 1
+
+    monkeypatch.setattr(EngineKeeper, "_run", dies)
+    with socket_folder() as folder:
+        address = EngineKeeper(folder, 0, gpus=None, idle_seconds=60.0).address
+        most: list[int] = []
+
+        def waits() -> None:
+            ends = 0
+            while len(runs) < 5:
+                with socket.socket(socket.AF_UNIX) as line:
+                    line.connect(address.path)
+                    ends += line.recv(1) == b""
+                    most.append(ends - len(runs))
+
+        workers = [threading.Thread(target=waits) for _ in range(16)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(timeout=60)
+        assert max(most) <= 0
