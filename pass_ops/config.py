@@ -13,7 +13,7 @@ from pass_ops.checking import Options, check_choice, check_number, set_field
 from pass_ops.errors import OptionError
 from pass_ops.importing import load_object, split_path
 from pass_ops.methods.presets import PRESETS, expanded
-from pass_ops.methods.published import PUBLISHED, PublishedName, check_options
+from pass_ops.methods.published import PUBLISHED, PublishedName, check_options, check_weights
 from pass_ops.methods.table import METHODS, Method
 from pass_ops.streams.options import Fused, Stream, check_streams
 
@@ -161,6 +161,7 @@ class ShapingConfig(Options):
         set_field(self, "std_ddof", int(self.std_ddof))
         set_field(self, "std_eps", check_number(self.std_eps, option="std_eps", low=0.0))
         set_field(self, "method_options", check_options(self.estimator, self.method_options))
+        check_weights(self.estimator, asdict(self.weights))
         if self.estimator in PRESETS:
             for name, value in expanded(self).items():
                 set_field(self, name, value)
