@@ -105,9 +105,17 @@ def test_without_the_trainers_the_missing_signal_is_named():
 
 @pytest.fixture(scope="module")
 def store():
+    """verl's store, in a Ray of this machine alone; Ray gives its own start 30 seconds, which a busy machine misses."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", object_store_memory=200_000_000)
+    for attempt in range(4):
+        try:
+            ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", object_store_memory=200_000_000)
+            break
+        except Exception:
+            ray.shutdown()
+            if attempt == 3:
+                raise
     tq.init()
     yield tq
     tq.close()
