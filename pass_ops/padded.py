@@ -1,7 +1,7 @@
 """Padded arrays as the table of rollouts that `shape` reads, and its chunks as padded arrays again; `pass_ops.torch`.
 
 A padded batch is a table whose padding is masked, so its memory is the table's. Legend of dimensions: see
-`pass_ops.ragged`; B rows of a batch of T columns, K the most steps of one; a suffix alone says the order of the rows:
+`pass_ops.reading.ragged`; B rows of a batch of T columns, K the most steps of one; a suffix alone says the order of the rows:
 the batch's in `shape_padded`, group by group in `_Batch`.
 """
 
@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pass_ops.columns import shortened
-from pass_ops.config import ShapingConfig
 from pass_ops.errors import (
     ColumnTypeError,
     LengthMismatchError,
@@ -24,7 +22,9 @@ from pass_ops.errors import (
     OutputOverflowError,
     StepEndsError,
 )
-from pass_ops.ragged import Array, Ragged, last_values, list_array, offsets
+from pass_ops.options.config import ShapingConfig
+from pass_ops.reading.columns import shortened
+from pass_ops.reading.ragged import Array, Ragged, last_values, list_array, offsets
 from pass_ops.shaping import shape
 from pass_ops.spread import MOST_VALUES, token_advantages
 

@@ -13,7 +13,7 @@
 tensor([[ 1.9920,  0.1300,  0.1300],
         [-1.2840, -1.2840,  0.0000]])
 
-Legend of dimensions: see `pass_ops.ragged`; B rows of a batch of T columns, K the most steps of one.
+Legend of dimensions: see `pass_ops.reading.ragged`; B rows of a batch of T columns, K the most steps of one.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from pass_ops.config import ShapingConfig
 from pass_ops.errors import ColumnTypeError, OptionError
+from pass_ops.options.config import ShapingConfig
 from pass_ops.padded import shape_padded
-from pass_ops.ragged import Array
+from pass_ops.reading.ragged import Array
 
 GroupIndex: TypeAlias = torch.Tensor | np.ndarray[Any, Any] | Sequence[Any]
 

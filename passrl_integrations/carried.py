@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pass_ops.config import ShapingConfig
+from pass_ops.options.config import ShapingConfig
 from passrl_integrations.steps import Steps, process_tensors, token_advantages_from_batch
 
 

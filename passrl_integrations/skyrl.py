@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from pass_ops.config import ShapingConfig
 from pass_ops.errors import MissingColumnError
+from pass_ops.options.config import ShapingConfig
 from passrl_integrations.carried import Carried, advantages_of
 from passrl_integrations.steps import left_aligned, right_aligned
 from passrl_integrations.versions import require

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from pass_ops.config import ShapingConfig, Standardizers, Weights
 from pass_ops.errors import LengthMismatchError, OptionError
+from pass_ops.options.config import ShapingConfig, Standardizers, Weights
 from pass_ops.torch import token_advantages_from_batch
 
 #: one score and one exclusive token end for each step; None where they could not be computed

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from pass_ops.config import ShapingConfig
 from pass_ops.errors import OptionError
+from pass_ops.options.config import ShapingConfig
 from passrl_integrations.steps import process_tensors, token_advantages_from_batch
 from passrl_integrations.versions import require
 

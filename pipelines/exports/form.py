@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pass_ops import shards, token_advantages
 from pass_ops.errors import PassError
-from pass_ops.ragged import list_values
+from pass_ops.reading.ragged import list_values
 
 Settings = Mapping[str, Any]
 

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from pass_ops import shards
-from pass_ops.groups import group_bounds, group_numbers
-from pass_ops.ragged import list_lengths, list_values
+from pass_ops.reading.groups import group_bounds, group_numbers
+from pass_ops.reading.ragged import list_lengths, list_values
 from pipelines.exports.form import ExportFormat, Settings, advantages
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pass_ops import shards
-from pass_ops.nearest import advice
 from pass_ops.shards.store import Store
+from pass_ops.support.nearest import advice
 from pipelines.exports.form import ExportError, ExportFormat, Settings
 from pipelines.exports.openai_batch import OPENAI_BATCH
 from pipelines.exports.safetensors import SAFETENSORS

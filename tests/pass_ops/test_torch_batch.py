@@ -17,7 +17,7 @@ from oracle import Options, shape_group
 from strategies import ESTIMATORS, MODERATE, SIGNALS, examples, groups, options
 
 from pass_ops import ShapingConfig, Weights, errors, padded, shape, token_advantages
-from pass_ops.methods.published import PUBLISHED
+from pass_ops.options.published import PUBLISHED
 from pass_ops.torch import shape_batch, token_advantages_from_batch
 
 NAN = math.nan
