@@ -1,8 +1,8 @@
 """Padded arrays as the table of rollouts that `shape` reads, and its chunks as padded arrays again; `pass_ops.torch`.
 
 A padded batch is a table whose padding is masked, so its memory is the table's. Legend of dimensions: see
-`pass_ops.reading.ragged`; B rows of a batch of T columns, K the most steps of one; a suffix alone says the order of the rows:
-the batch's in `shape_padded`, group by group in `_Batch`.
+`pass_ops.reading.ragged`; B rows of a batch of T columns, K the most steps of one; a suffix alone says the order of
+the rows: the batch's in `shape_padded`, group by group in `_Batch`.
 """
 
 from __future__ import annotations
