@@ -206,7 +206,7 @@ def test_options_that_are_read_stay_apart(two_groups, estimator, key, values, re
     """And those that are called unread change no number."""
     base = replace(STEPS, estimator=estimator)
     settings = grid_settings(base, {key: values})
-    assert len(distinct(settings)) == (3 if read else 1) + (not read and values[0] != plain(base, key))
+    assert len(distinct(settings)) == (3 if read else 1 + values.count(plain(base, key)))
     if not read and estimator != "saf_opd":  # it reads a score a token
         _, first, second = run_sweep(two_groups, settings)
         assert replace(first, name="", options={}) == replace(second, name="", options={})
