@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from pass_ops import ShapingConfig, Weights
-from pass_ops.config import ESTIMATORS
-from pass_ops.methods.published import PUBLISHED
+from pass_ops.options.config import ESTIMATORS
+from pass_ops.options.published import PUBLISHED
 from pipelines.inspect.forecast import pays_from
 from pipelines.inspect.resample import Estimate
 from pipelines.inspect.sweep.choose import ChooseOptions, Chooser

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from pass_ops import ShapingConfig
-from pass_ops.streams.sources import plan
+from pass_ops.reading.stream_sources import plan
 
 PROCESS, SCORES, ENDS = "process_scores", "_scores", "_ends"
 

@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow as pa
 
 from pass_ops import Statistics, pool_statistics
-from pass_ops.config import ShapingConfig, load_estimator
 from pass_ops.errors import OptionError, StaleInputError
-from pass_ops.methods.published import PUBLISHED
+from pass_ops.options.config import ShapingConfig, load_estimator
+from pass_ops.options.published import PUBLISHED
+from pass_ops.options.streams import Stream
+from pass_ops.reading.stream_sources import find_source, plan, read_streams
 from pass_ops.shards import DatasetSpec
 from pass_ops.shards.schemas import ROLLOUTS, TOKEN_STATISTICS, signal_schema
-from pass_ops.streams.options import Stream
-from pass_ops.streams.sources import find_source, plan, read_streams
 
 ROLES = ("process", "outcome", "format", "reference")
 #: the column with a signal's values, by its kind

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import credit_methods
-from pass_ops.config import ESTIMATORS
-from pass_ops.methods.published import PUBLISHED
+from pass_ops.options.config import ESTIMATORS
+from pass_ops.options.published import PUBLISHED
 from pipelines.cli import main
 from pipelines.runs.config import load_config
 from tests.docs.pages import DOCS, ROOT, blocks

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from pass_ops import ShapingConfig, Statistics
-from pass_ops.config import ESTIMATORS
 from pass_ops.errors import PassError
-from pass_ops.nearest import advice
+from pass_ops.options.config import ESTIMATORS
+from pass_ops.reading.stream_sources import plan
 from pass_ops.shards import CompleteDataset
-from pass_ops.streams.sources import plan
+from pass_ops.support.nearest import advice
 from pipelines.inspect.explain.arithmetic import Arithmetic, work_out
 from pipelines.inspect.explain.pools import STORED_ROUNDING, Columns, Number, StoredRow
 from pipelines.inspect.explain.stream_result import StreamArithmetic

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from pass_ops import ShapingConfig, Stream
-from pass_ops.streams.sources import Plan, plan
+from pass_ops.reading.stream_sources import Plan, plan
 from pipelines.inspect.explain.measured import Measure, measure, unmeasured
 from pipelines.inspect.explain.pools import Number
 from pipelines.inspect.explain.stream_result import Share, StreamArithmetic, StreamChunk, StreamFacts

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pass_ops.streams.options import Transform
+from pass_ops.options.streams import Transform
 from pass_ops.streams.transforms import load_transform
 from pipelines.inspect.explain.pools import Number
 

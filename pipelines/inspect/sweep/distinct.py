@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from pass_ops.methods.published import PUBLISHED
+from pass_ops.options.published import PUBLISHED
 from pipelines.inspect.sweep.settings import Setting
 from pipelines.shaped.stage import ShapeOptions
 
