@@ -81,6 +81,8 @@ def _methods() -> dict[str, dict[str, Any]]:
 METHODS = _methods()
 BEGIN, END = "<!-- methods: begin -->", "<!-- methods: end -->"
 STEPS = (1, 8)
+#: a change of the total credit below this is that of float32
+ROUNDING = 1e-7
 
 
 def method_settings(base: ShapeOptions, methods: Mapping[str, Mapping[str, Any]]) -> list[Setting]:
@@ -150,6 +152,8 @@ def _forecast_cells(result: SettingResult) -> Iterator[str]:
             yield _short(middle[count].total[side].value, sign=True)
     for side in ("right", "wrong"):
         lowest = pays_from(ends, position="end", steps=STEPS[0], side=side)
+        if all(abs(one.total[side].value or 0.0) < ROUNDING for one in ends):
+            lowest = None
         yield "never" if lowest is None else _short(lowest)
 
 
@@ -165,7 +169,7 @@ def _interval(estimate: Estimate) -> str:
 
 
 def _short(value: float | None, *, sign: bool = False) -> str:
-    return "" if value is None else "0" if value == 0 else f"{value:+.2g}" if sign else f"{value:.2g}"
+    return "" if value is None else "0" if abs(value) < ROUNDING else f"{value:+.2g}" if sign else f"{value:.2g}"
 
 
 def into_page(page: Path, lines: Sequence[str]) -> None:
