@@ -163,21 +163,36 @@ def forecast(
         for count in steps:
             for level in levels:
                 shaped = shaped_by(padded(copies, where, steps=count, scores=level.values))
-                gain_P = _first_counted(shaped, rows) - before_P
-                own_P = _added_mean(shaped, where, steps=count)
-                found.append(
-                    Forecast(
-                        position=position,
-                        steps=count,
-                        quantile=level.quantile,
-                        score=level.score,
-                        column=None if level.score is None else level.column,
-                        rollouts={side: int(of_side.sum()) for side, of_side in _sides(right_P)},
-                        total=_estimates(gain_P, group_P, right_P, seed=seed),
-                        own=_estimates(own_P, group_P, right_P, seed=seed),
-                    )
+                made = _Padded(
+                    gain_P=_first_counted(shaped, rows) - before_P,
+                    own_P=_added_mean(shaped, where, steps=count),
+                    group_P=group_P,
+                    right_P=right_P,
                 )
+                found.append(made.forecast(level, position=position, steps=count, seed=seed))
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Padded:
+    """What became of the padded rows: change of the total credit, mean advantage of what was added; whose they are."""
+
+    gain_P: NDArray[np.float64]
+    own_P: NDArray[np.float64]
+    group_P: NDArray[np.int64]
+    right_P: NDArray[np.int8]
+
+    def forecast(self, level: Level, *, position: Position, steps: int, seed: int) -> Forecast:
+        return Forecast(
+            position=position,
+            steps=steps,
+            quantile=level.quantile,
+            score=level.score,
+            column=None if level.score is None else level.column,
+            rollouts={side: int(of_side.sum()) for side, of_side in _sides(self.right_P)},
+            total=_estimates(self.gain_P, self.group_P, self.right_P, seed=seed),
+            own=_estimates(self.own_P, self.group_P, self.right_P, seed=seed),
+        )
 
 
 def pays_from(forecasts: Sequence[Forecast], *, position: Position, steps: int, side: str = "all") -> float | None:

@@ -175,14 +175,11 @@ def sweep(
     ]
     if watcher:
         watcher.begin(source, settings)
-    read = [name for setting in settings for name in rollout_columns(setting.options.as_written)]
-    columns = dict.fromkeys((*read, *(watcher.columns if watcher else ())))
-    for name in set(TOKEN_STATISTICS.names) - set(_stored_columns(source)):
-        columns.pop(name, None)  # `shape` says who needs it
+    columns = _columns(source, settings, watcher)
     statistics = {setting.name: _first_pass(source, scored, setting) for setting in settings}
     tallies = [_Tally() for _ in settings]
     for part in range(len(source.parts)):
-        table = source.read_part(part, list(columns))
+        table = source.read_part(part, columns)
         tables = {name: dataset.read_part(part) for name, dataset in scored.items()}
         reference: _Shaped | None = None
         parts: list[ShapedPart] = []
@@ -319,11 +316,17 @@ class _Tally:
         )
 
 
-def _stored_columns(source: CompleteDataset) -> list[str]:
-    if not source.parts:
-        return []
-    with source.open_part(0) as file:
-        return list(file.schema_arrow.names)
+def _columns(source: CompleteDataset, settings: Sequence[Setting], watcher: Watcher | None) -> list[str]:
+    """The columns of rollouts that are read; of token statistics those that are stored, since `shape` says who lacks
+    one.
+    """
+    read = [name for setting in settings for name in rollout_columns(setting.options.as_written)]
+    stored: list[str] = []
+    if source.parts:
+        with source.open_part(0) as file:
+            stored = list(file.schema_arrow.names)
+    named = dict.fromkeys((*read, *(watcher.columns if watcher else ())))
+    return [name for name in named if name in stored or name not in TOKEN_STATISTICS.names]
 
 
 def _first_pass(source: CompleteDataset, scored: Mapping[str, CompleteDataset], setting: Setting) -> Statistics | None:
