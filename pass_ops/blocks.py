@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import DTypeLike
 
 from pass_ops import chunking, columns, divide_length, standardize
 from pass_ops.config import Operator, ShapingConfig
@@ -77,8 +78,8 @@ class Output:
         self.per_token = per_token
         self.given = given
         self.starts_R1 = np.zeros(rows + 1, dtype=np.int32)
-        self.credits_K = _room(chunks, np.float32)
-        self.advantages_K = _room(chunks, np.float32)
+        self.credits_K = room(chunks, np.float32)
+        self.advantages_K = room(chunks, np.float32)
         if given:
             assert rollouts.process is not None
             assert rollouts.ends is not None
@@ -87,7 +88,7 @@ class Output:
             self.ends_K = rollouts.ends.values[start:stop]
             self.scores_K = rollouts.process.values[rollouts.process.starts_R1[0] :]
         else:
-            self.ends_K = _room(chunks, np.int32)
+            self.ends_K = room(chunks, np.int32)
             self.scores_K = frozen(self.advantages_K)
         self.unmasked_R = rollouts.mask.lengths_R if rollouts.full else np.zeros(rows, dtype=np.int32)
         self.trainable_R = rollouts.used_R & (self.unmasked_R > 0)
@@ -239,10 +240,9 @@ def read_masks(output: Output, first_R: int, last_R: int) -> Tokens:
     mask = output.rollouts.mask
     if output.rollouts.full:
         return Tokens(mask.starts_R1, output.unmasked_R, *NO_MASK, 0)
-    packed, base = mask.packed(int(mask.starts_R1[first_R]), int(mask.starts_R1[last_R]))
-    words = np.zeros(len(packed) // 8 + 2, dtype=np.uint64)  # a search may look one word too far
-    words.view(np.uint8)[: len(packed)] = packed
-    bytes_ = np.unpackbits(packed, bitorder="little") if output.per_token else NO_MASK[1]
+    start, stop = int(mask.starts_R1[first_R]), int(mask.starts_R1[last_R])
+    words, base = mask.words(start, stop)
+    bytes_ = np.unpackbits(mask.packed(start, stop)[0], bitorder="little") if output.per_token else NO_MASK[1]
     tokens = Tokens(mask.starts_R1, output.unmasked_R, words, bytes_, base)
     chunking.count_unmasked(first_R, last_R, tokens)
     rows = slice(first_R, last_R)
@@ -291,15 +291,16 @@ def too_large(name: str) -> str:
     )
 
 
-def _room(values: int, dtype: type[np.int32] | type[np.float32]) -> np.ndarray:
+def room(values: int, dtype: DTypeLike) -> np.ndarray:
     """An uninitialized array from Arrow's memory pool, which hands pages out again instead of returning them."""
-    return np.frombuffer(pa.allocate_buffer(max(values, 1) * 4), dtype=dtype)[:values]
+    kind = np.dtype(dtype)
+    return np.frombuffer(pa.allocate_buffer(max(values, 1) * kind.itemsize), dtype=kind)[:values]
 
 
-def _fitted(room: np.ndarray, used: int) -> np.ndarray:
-    """The used part; copied where keeping all of the room would waste memory."""
-    if used * 4 >= len(room) * 3:
-        return room[:used]
-    part = _room(used, room.dtype.type)
-    part[:] = room[:used]
+def _fitted(array: np.ndarray, used: int) -> np.ndarray:
+    """The used part; copied where keeping all of it would waste memory."""
+    if used * 4 >= len(array) * 3:
+        return array[:used]
+    part = room(used, array.dtype)
+    part[:] = array[:used]
     return part

@@ -95,6 +95,13 @@ class RaggedBits:
         bytes_ = np.empty(0, np.uint8) if buffer is None else np.frombuffer(buffer, np.uint8)
         return bytes_[first // 8 : -(-last // 8)], start - first % 8
 
+    def words(self, start: int, stop: int) -> tuple[Array, int]:
+        """A copy of `packed`, 64 bools in a word; a search may look one word too far."""
+        packed, base = self.packed(start, stop)
+        words = np.zeros(len(packed) // 8 + 2, dtype=np.uint64)
+        words.view(np.uint8)[: len(packed)] = packed
+        return words, base
+
 
 def ragged(array: pa.ListArray) -> Ragged:
     """View a list array of float32 or int32."""
