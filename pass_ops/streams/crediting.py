@@ -32,12 +32,13 @@ def credited(chunks: Cells, a_K: Array, *, k: float | None) -> Chunks:
     starts_R1 = np.zeros(len(rows) + 1, dtype=np.int32)
     ends_K, credits_K, advantages_K = (room(number, kind) for kind in (np.int32, np.float32, np.float32))
     path_R = np.full(len(rows), np.nan, dtype=np.float32)
-    longest = int(counts_R.max(initial=0))
-    powers = np.ones(longest + 1)
-    powers[1:] = np.arange(1, longest + 1, dtype=np.float64) ** -(k or 0.0)
+    most, longest = int(counts_R.max(initial=0)), int(rows.lengths_R.max(initial=0))
+    powers = np.ones(most + 1)
+    powers[1:] = np.arange(1, most + 1, dtype=np.float64) ** -(k or 0.0)
     _credit(
         chunks.starts_R1, NO_STOPS if chunks.ends_C is None else chunks.ends_C, a_K, rows.tokens_R1, rows.lengths_R,
-        *rows.mask, k is not None, powers, np.empty(longest), starts_R1, ends_K, credits_K, advantages_K, path_R,
+        *rows.mask, k is not None, powers, np.empty(most), np.empty(longest + 1, dtype=np.int32),
+        starts_R1, ends_K, credits_K, advantages_K, path_R,
     )  # fmt: skip
     row = first_beyond_float32(0, len(rows), starts_R1, credits_K, advantages_K)
     if row >= 0:
@@ -55,10 +56,10 @@ def credited(chunks: Cells, a_K: Array, *, k: float | None) -> Chunks:
 @kernel
 def _credit(
     starts_R1: Array, stops_K: Array, a_K: Array, tokens_R1: Array, lengths_R: Array, mask_R1: Array, mask_N: Array,
-    divide: bool, powers: Array, working: Array,
+    divide: bool, powers: Array, working: Array, places: Array,
     chunks_R1: Array, ends_K: Array, credits_K: Array, advantages_K: Array, path_R: Array,
 ) -> None:  # fmt: skip
-    """stops_K is empty where every token is a chunk; `working` is room for one row."""
+    """stops_K is empty where every token is a chunk; `working` and `places` are room for one row."""
     for r in range(len(lengths_R)):
         first, count = starts_R1[r], starts_R1[r + 1] - starts_R1[r]
         begin, length = chunks_R1[r], lengths_R[r]
@@ -66,8 +67,8 @@ def _credit(
         if count > 0:
             stop = begin + count
             tokens = stops_K[first : first + count] if len(stops_K) > 0 else NO_STOPS
-            places = mask_N[mask_R1[r] : mask_R1[r + 1]] if tokens_R1[r + 1] - tokens_R1[r] < length else NO_MASK
-            _end(tokens, tokens_R1[r], length, places, ends_K[begin:stop])
+            mask = mask_N[mask_R1[r] : mask_R1[r + 1]] if tokens_R1[r + 1] - tokens_R1[r] < length else NO_MASK
+            _end(tokens, tokens_R1[r], length, mask, places, ends_K[begin:stop])
             credits, advantages = credits_K[begin:stop], advantages_K[begin:stop]
             _sum_up(a_K[first : first + count], divide, powers, working, credits, advantages)
             if divide:
@@ -77,20 +78,21 @@ def _credit(
 
 
 @part
-def _end(stops: Array, before: int, length: int, mask: Array, ends: Array) -> None:
-    """The ends of one row's chunks: where the next one's first unmasked token lies. mask: empty where all count."""
+def _end(stops: Array, before: int, length: int, mask: Array, places: Array, ends: Array) -> None:
+    """The ends of one row's chunks: where the next one's first unmasked token lies. mask: empty where all count;
+    `places` is room for one more than the row's tokens.
+    """
     each = len(stops) == 0
     if len(mask) == 0:
         for c in range(len(ends)):
             ends[c] = c + 1 if each else stops[c] - before
         return
-    place = seen = 0
+    u = 0
+    for t in range(len(mask)):
+        places[u] = t  # stays where the token counts, else it is written over; faster than to jump from end to end
+        u += mask[t]
     for c in range(len(ends) - 1):
-        last = c + 1 if each else stops[c] - before
-        while seen <= last:
-            seen += mask[place]
-            place += 1
-        ends[c] = place - 1
+        ends[c] = places[c + 1 if each else stops[c] - before]
     ends[len(ends) - 1] = length
 
 
