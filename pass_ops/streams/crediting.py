@@ -2,7 +2,7 @@
 
     credit a_j = A at the chunk's last cell;  advantage = (a_j + ... + a_K) / (K - j + 1)^k;  S(o) = the first of them
 
-Legend of dimensions: see `pass_ops.streams.reading`; _C cells, _K chunks.
+Legend of dimensions: see `pass_ops.reading.stream_rows`; _C cells, _K chunks.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import numpy as np
 from pass_ops.blocks import Chunks, room, too_large
 from pass_ops.divide_length import first_beyond_float32
 from pass_ops.errors import OutputOverflowError
-from pass_ops.jit import kernel, part
-from pass_ops.ragged import Array
+from pass_ops.reading.ragged import Array
+from pass_ops.reading.stream_elements import NO_MASK
 from pass_ops.streams.cells import Cells
-from pass_ops.streams.elements import NO_MASK
+from pass_ops.support.jit import kernel, part
 
 NO_STOPS = np.empty(0, dtype=np.int64)
 

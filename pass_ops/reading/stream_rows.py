@@ -14,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pass_ops import chunking, columns, ragged
+from pass_ops import chunking
 from pass_ops.errors import NullValueError
-from pass_ops.ragged import Array, RaggedBits, ragged_bits
-from pass_ops.streams.elements import NO_MASK, Elements, Reader, Tokens, starts
-from pass_ops.streams.sources import Plan, Source
+from pass_ops.reading import columns, ragged
+from pass_ops.reading.ragged import Array, RaggedBits, ragged_bits
+from pass_ops.reading.stream_elements import NO_MASK, Elements, Reader, Tokens, starts
+from pass_ops.reading.stream_sources import Plan, Source
 
 
 @dataclass(frozen=True, kw_only=True)

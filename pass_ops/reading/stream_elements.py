@@ -1,6 +1,6 @@
 """The live elements of a stream: which of a list's values count, and what they are about.
 
-Legend of dimensions: see `pass_ops.streams.reading`; _V all values that a column gives, live or not.
+Legend of dimensions: see `pass_ops.reading.stream_rows`; _V all values that a column gives, live or not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pass_ops import columns
 from pass_ops.blocks import room
 from pass_ops.errors import (
     ColumnTypeError,
@@ -23,9 +22,10 @@ from pass_ops.errors import (
     NullValueError,
     StepEndsError,
 )
-from pass_ops.jit import kernel
-from pass_ops.ragged import Array, Ragged, falling, frozen, last_values, list_lengths, one_chunk, ragged
-from pass_ops.streams.sources import Level, Plan, Source
+from pass_ops.reading import columns
+from pass_ops.reading.ragged import Array, Ragged, falling, frozen, last_values, list_lengths, one_chunk, ragged
+from pass_ops.reading.stream_sources import Level, Plan, Source
+from pass_ops.support.jit import kernel
 
 NO_MASK = np.empty(0, dtype=np.bool_)
 
@@ -139,7 +139,7 @@ class _Steps(NamedTuple):
 class Tokens:
     """The tokens of some rows, against which every stream's elements are read.
 
-    mask: see `pass_ops.streams.reading.Rows`. steps, places: what was found for lists that end (start) at these
+    mask: see `pass_ops.reading.stream_rows.Rows`. steps, places: what was found for lists that end (start) at these
     places, for the next stream whose lists do.
     """
 
