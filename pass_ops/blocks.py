@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import DTypeLike
 
 from pass_ops import chunking, divide_length, standardize
 from pass_ops.errors import NonFiniteError, OutputOverflowError, StepEndsError
 from pass_ops.options.config import Operator, ShapingConfig
 from pass_ops.reading import columns
-from pass_ops.reading.ragged import Elements, Tokens, falling, frozen, last_values
+from pass_ops.reading.ragged import Elements, Tokens, falling, frozen, last_values, room
 from pass_ops.reading.rollouts import Rollouts
 
 BLOCK_VALUES = 1 << 18  # scores of a block; with what is made of them they fit into the processor's cache
@@ -241,9 +239,10 @@ def read_masks(output: Output, first_R: int, last_R: int) -> Tokens:
     mask = output.rollouts.mask
     if output.rollouts.full:
         return Tokens(mask.starts_R1, output.unmasked_R, *NO_MASK, 0)
-    start, stop = int(mask.starts_R1[first_R]), int(mask.starts_R1[last_R])
-    words, base = mask.words(start, stop)
-    bytes_ = np.unpackbits(mask.packed(start, stop)[0], bitorder="little") if output.per_token else NO_MASK[1]
+    packed, base = mask.packed(int(mask.starts_R1[first_R]), int(mask.starts_R1[last_R]))
+    words = np.zeros(len(packed) // 8 + 2, dtype=np.uint64)  # a search may look one word too far
+    words.view(np.uint8)[: len(packed)] = packed
+    bytes_ = np.unpackbits(packed, bitorder="little") if output.per_token else NO_MASK[1]
     tokens = Tokens(mask.starts_R1, output.unmasked_R, words, bytes_, base)
     chunking.count_unmasked(first_R, last_R, tokens)
     rows = slice(first_R, last_R)
@@ -290,12 +289,6 @@ def too_large(name: str) -> str:
         f"{name}: a credit, advantage or path score is beyond float32, so it cannot be stored; "
         "scale the rewards or the weights down"
     )
-
-
-def room(values: int, dtype: DTypeLike) -> np.ndarray:
-    """An uninitialized array from Arrow's memory pool, which hands pages out again instead of returning them."""
-    kind = np.dtype(dtype)
-    return np.frombuffer(pa.allocate_buffer(max(values, 1) * kind.itemsize), dtype=kind)[:values]
 
 
 def _fitted(array: np.ndarray, used: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import DTypeLike
 
 Array = np.ndarray[Any, Any]  # one-dimensional where nothing else is said
 
@@ -95,13 +96,6 @@ class RaggedBits:
         bytes_ = np.empty(0, np.uint8) if buffer is None else np.frombuffer(buffer, np.uint8)
         return bytes_[first // 8 : -(-last // 8)], start - first % 8
 
-    def words(self, start: int, stop: int) -> tuple[Array, int]:
-        """A copy of `packed`, 64 bools in a word; a search may look one word too far."""
-        packed, base = self.packed(start, stop)
-        words = np.zeros(len(packed) // 8 + 2, dtype=np.uint64)
-        words.view(np.uint8)[: len(packed)] = packed
-        return words, base
-
 
 def ragged(array: pa.ListArray) -> Ragged:
     """View a list array of float32 or int32."""
@@ -151,6 +145,12 @@ def frozen(array: Array) -> Array:
     view = array.view()
     view.flags.writeable = False
     return view
+
+
+def room(values: int, dtype: DTypeLike) -> np.ndarray:
+    """An uninitialized array from Arrow's memory pool, which hands pages out again instead of returning them."""
+    kind = np.dtype(dtype)
+    return np.frombuffer(pa.allocate_buffer(max(values, 1) * kind.itemsize), dtype=kind)[:values]
 
 
 def one_chunk(column: pa.ChunkedArray) -> pa.Array:

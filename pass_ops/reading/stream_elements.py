@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pass_ops.blocks import room
 from pass_ops.errors import (
     ColumnTypeError,
     LengthMismatchError,
@@ -23,7 +22,7 @@ from pass_ops.errors import (
     StepEndsError,
 )
 from pass_ops.reading import columns
-from pass_ops.reading.ragged import Array, Ragged, falling, frozen, last_values, list_lengths, one_chunk, ragged
+from pass_ops.reading.ragged import Array, Ragged, falling, frozen, last_values, list_lengths, one_chunk, ragged, room
 from pass_ops.reading.stream_sources import Level, Plan, Source
 from pass_ops.support.jit import kernel
 
@@ -305,6 +304,25 @@ def _same_starts(a: Ragged, b: Ragged) -> bool:
 def _same_lists(a: Ragged, b: Ragged) -> bool:
     a_E, b_E = (one.values[one.starts_R1[0] : one.starts_R1[-1]] for one in (a, b))
     return _same_starts(a, b) and np.array_equal(a_E, b_E)
+
+
+def count_unmasked(mask_R1: Array, mask_N: Array) -> Array:
+    """How many tokens of each row count; see `pass_ops.reading.stream_rows.Rows.mask`."""
+    if len(mask_N) == 0:
+        return np.diff(mask_R1)
+    unmasked_R = np.empty(len(mask_R1) - 1, dtype=np.int64)
+    _count(mask_R1, mask_N, unmasked_R)
+    return unmasked_R
+
+
+@kernel
+def _count(mask_R1: Array, mask_N: Array, unmasked_R: Array) -> None:
+    for r in range(len(unmasked_R)):
+        mask = mask_N[mask_R1[r] : mask_R1[r + 1]]
+        count = 0
+        for t in range(len(mask)):
+            count += mask[t]
+        unmasked_R[r] = count
 
 
 @kernel

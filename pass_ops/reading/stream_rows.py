@@ -14,11 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pass_ops import chunking
 from pass_ops.errors import NullValueError
-from pass_ops.reading import columns, ragged
+from pass_ops.reading import columns
 from pass_ops.reading.ragged import Array, RaggedBits, ragged_bits
-from pass_ops.reading.stream_elements import NO_MASK, Elements, Reader, Tokens, starts
+from pass_ops.reading.stream_elements import NO_MASK, Elements, Reader, Tokens, count_unmasked, starts
 from pass_ops.reading.stream_sources import Plan, Source
 
 
@@ -84,9 +83,8 @@ def read_rows(table: pa.Table, first_row: int, starts_G1: Array, plan: Plan, *, 
         )
     bits = ragged_bits(mask)
     lengths_R = bits.lengths_R.astype(np.int64)
-    mask, unmasked_R = (starts(lengths_R), NO_MASK), lengths_R
-    if not bits.all_true():
-        mask, unmasked_R = (mask[0], _unpacked(bits)), _count_unmasked(bits)
+    mask = starts(lengths_R), NO_MASK if bits.all_true() else _unpacked(bits)
+    unmasked_R = count_unmasked(*mask)
     reader.check_token_ids(lengths_R)
     used_R = reader.valid(*plan.types, *plan.keys.values())
     base = Tokens(reader, lengths_R, unmasked_R, mask, used_R)
@@ -113,14 +111,6 @@ def read_rows(table: pa.Table, first_row: int, starts_G1: Array, plan: Plan, *, 
             name: base.keys(key, plan.sources[name], read[plan.sources[name]][1]) for name, key in plan.keys.items()
         },
     )
-
-
-def _count_unmasked(bits: RaggedBits) -> Array:
-    counts_R = np.zeros(len(bits.lengths_R), dtype=np.int32)
-    words, base = bits.words(int(bits.starts_R1[0]), int(bits.starts_R1[-1]))
-    tokens = ragged.Tokens(bits.starts_R1, counts_R, words, NO_MASK.view(np.uint8), base)
-    chunking.count_unmasked(0, len(counts_R), tokens)
-    return counts_R.astype(np.int64)
 
 
 def _unpacked(bits: RaggedBits) -> Array:

@@ -13,8 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from pass_ops.blocks import room
-from pass_ops.reading.ragged import Array
+from pass_ops.reading.ragged import Array, room
 from pass_ops.reading.stream_elements import Elements, starts
 from pass_ops.reading.stream_rows import Rows
 from pass_ops.streams.pools import Values

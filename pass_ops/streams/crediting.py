@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from pass_ops.blocks import Chunks, room, too_large
+from pass_ops.blocks import Chunks, too_large
 from pass_ops.divide_length import first_beyond_float32
 from pass_ops.errors import OutputOverflowError
-from pass_ops.reading.ragged import Array
+from pass_ops.reading.ragged import Array, room
 from pass_ops.reading.stream_elements import NO_MASK
 from pass_ops.streams.cells import Cells
 from pass_ops.support.jit import kernel, part

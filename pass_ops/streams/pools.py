@@ -16,8 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pass_ops.blocks import room
-from pass_ops.reading.ragged import Array
+from pass_ops.reading.ragged import Array, room
 from pass_ops.support.jit import kernel
 
 NO_MEMBERS = np.ones(0, dtype=np.bool_)
