@@ -169,7 +169,37 @@ def test_sizes_give_numbers_or_a_named_error(name, scale):
     assert not says or "beyond float32" in says or "no probability" in says
 
 
+@EVERY
+def test_a_group_in_which_no_token_counts(name):
+    for rows in groups():
+        masked = [{**r, "mask": [False] * len(r["mask"])} for r in rows]
+        with np.errstate(all="raise", under="ignore"):
+            assert not any(len(x) for x in shaped(masked, name))
+
+
+@pytest.mark.parametrize("name", [name for name, method in PUBLISHED.items() if method.options])
+def test_keywords_that_are_not_given_are_those_of_the_table(name):
+    given = {key: option.default for key, option in PUBLISHED[name].options.items()}
+    for rows in groups():
+        assert same(shaped(rows, name, method_options=given), shaped(rows, name))
+
+
 class TestOneMethod:
+    def test_opo_of_equal_rewards_is_exactly_nothing(self):
+        """0.1 is no float, and sums of it round."""
+        rows = [{**r, "outcome": 0.1} for r in groups()[1]]
+        assert not np.concatenate(shaped(rows, "opo")).any()
+
+    def test_pass_at_k_over_the_deviation_worked_by_hand(self):
+        """Rewards 3 and 1: variance 2 of a sample, 2 / (sqrt(2) + 1)."""
+        rows = [{**rollout(random.Random(8)), "mask": [True], "outcome": outcome} for outcome in (3.0, 1.0)]
+        rows = [without_masked({**r, "mask": [True] + [False] * (r["ends"][-1] - 1)}) for r in rows]
+        divided = {"method_options": {"divide_by_std": True}}
+        best, other = shaped(rows, "pass_at_k", std_eps=1.0, **divided)
+        assert (best[0], other[0]) == (pytest.approx(2 / (2**0.5 + 1)), 0.0)
+        with np.errstate(all="raise"):
+            assert not any(x.any() for x in shaped(rows[:1] * 2, "pass_at_k", std_eps=0.0, **divided))
+
     def test_verigate_where_wrong_outcomes_differ_leaves_them_in_charge(self):
         rows = groups(1)[0][:1] * 2
         worse = {**rows[1], "outcome": -1.0, "process": [1.0] * len(rows[1]["process"])}
