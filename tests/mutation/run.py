@@ -74,7 +74,7 @@ def _write(path: Path, content: bytes) -> bool:
 
 
 def sample(number: int | None, each: int | None, patterns: list[str]) -> list[str]:
-    """Names of mutants drawn from those of the patterns, or of each module; those of a smaller number are among them."""
+    """Mutants drawn from those of the patterns, or of each module; those drawn for a smaller number are among them."""
     from mutmut import __main__ as mutmut
 
     mutmut.copy_src_dir()
