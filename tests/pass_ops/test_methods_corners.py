@@ -61,7 +61,7 @@ def shaped(rows, name, *, number=FLOAT32, **options):
         given["process_ends"] = pa.array([r["ends"] for r in rows], pa.list_(pa.int32()))
     weights = Weights(process=1.0, outcome=1.0, format=float(name == "gdpo_batch"))
     config = ShapingConfig(estimator=name, weights=weights, **options)
-    found = token_advantages(shape(pa.table(given), config)).to_pylist()
+    found = token_advantages(shape(pa.table(given), config, threads=1)).to_pylist()
     return [np.array(x)[np.array(r["mask"], dtype=np.bool_)] for x, r in zip(found, rows, strict=True)]
 
 
@@ -186,9 +186,20 @@ def test_keywords_that_are_not_given_are_those_of_the_table(name):
 
 class TestOneMethod:
     def test_opo_of_equal_rewards_is_exactly_nothing(self):
-        """0.1 is no float, and sums of it round."""
-        rows = [{**r, "outcome": 0.1} for r in groups()[1]]
-        assert not np.concatenate(shaped(rows, "opo")).any()
+        """0.7 is no float, and sums of it round: (0.7 + 2 * 0.7) / 3 would be another number."""
+        masks = [[True], [True, True]]
+        given = pa.table({"group_id": ["q"] * 2, "loss_mask": masks, "outcome_reward": [1.0, 1.0]})
+        config = ShapingConfig(estimator="opo", weights=Weights(outcome=0.7, format=0.0))
+        assert not token_advantages(shape(given, config)).values.to_numpy().any()
+
+    def test_tempo_adds_the_epsilon_to_the_deviation(self):
+        """Rewards 3 and 1: sqrt(2) of a sample."""
+        alike = {"mask": [True] * 2, "ends": [2], "process": [0.0], "state": ["a"], "by_token": [0.0] * 2}
+        rows = [{**rollout(random.Random(9)), **alike, "outcome": outcome} for outcome in (3.0, 1.0)]
+        rows = [{**r, "entropy": [1.0] * 2, "token_ids": [1, n]} for n, r in enumerate(rows)]
+        with_one, without = (np.concatenate(shaped(rows, "tempo", std_eps=eps)) for eps in (1.0, 0.0))
+        assert with_one == pytest.approx(without * 2**0.5 / (2**0.5 + 1))
+        assert without == pytest.approx(np.array([1, 2, -1, -2]) / 2**0.5)
 
     def test_pass_at_k_over_the_deviation_worked_by_hand(self):
         """Rewards 3 and 1: variance 2 of a sample, 2 / (sqrt(2) + 1)."""
@@ -213,8 +224,18 @@ class TestOneMethod:
         row = {**groups(1)[0][0], "outcome": outcome, "ends": [50], "process": [0.0], "state": ["a"]}
         row |= {"mask": [True] * 50, "by_token": [0.0] * 50, "token_ids": [1] * 50}
         row["entropy"] = np.random.default_rng(0).uniform(0.01, 3, 50).tolist()
+        if outcome == 0.0:
+            row["entropy"][0] = 0.0
         options = {"std_eps": 0.0, "method_options": {"reward_share": 0.0}}
         assert not shaped([row], "gtpo", **options)[0].any()
+
+    def test_gtpo_half_right_is_wrong(self):
+        """Alone among the wrong ones, with a2 = 0, all its tokens are alike; among the right ones it would differ."""
+        rows = [{**r, "outcome": outcome} for r, outcome in zip(groups()[1][:1] * 3, (0.5, 1.0, 2.0), strict=True)]
+        half, right, best = shaped(rows, "gtpo", method_options={"entropy_share": 0.0})
+        assert not half.any()
+        assert (best > 0).all()
+        assert (right < 0).all()
 
     @pytest.mark.parametrize("name", ["gtpo", "entropy_top"])
     def test_log_probabilities_are_no_entropies(self, name):
