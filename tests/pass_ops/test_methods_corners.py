@@ -256,9 +256,17 @@ class TestOneMethod:
     def test_pav_takes_probabilities(self, key, value):
         row = {**rollout(random.Random(6)), "mask": [True], "ends": [1], "process": [0.5], "state": ["a"]}
         row |= {"by_token": [0.0], "token_ids": [1], "entropy": [1.0]}
-        wrong = {**row, key: [value] if key == "process" else value}
-        with pytest.raises(EstimatorError, match=rf"^rollout 1 of the group: [a-z ]+ {value:g} is no probability"):
+        wrong = {**row, key: value}
+        if key == "process":  # the second step's: the first one's is a probability
+            wrong |= {"process": [0.5, value], "ends": [1, 2], "mask": [True] * 2, "state": ["a"] * 2}
+            wrong |= {"by_token": [0.0] * 2, "token_ids": [1] * 2, "entropy": [1.0] * 2}
+        called = {"process": "process score"}.get(key, key)
+        with pytest.raises(EstimatorError) as raised:
             shaped([row, wrong], "pav")
+        assert str(raised.value) == (
+            f"rollout 1 of the group: {called} {value:g} is no probability, and then neither is 1 - (1 - v)^n; give "
+            "numbers from 0 to 1: values of the signal monte_carlo, and outcomes of 0 and 1"
+        )
 
     @pytest.mark.parametrize(
         ("name", "weight", "lost"),
