@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from pass_ops.config import ShapingConfig
 from pass_ops.errors import EstimatorError
 from pass_ops.group import Group, reads
 from pass_ops.methods.common import Floats, masked_norm, on_tokens, rewards, token_column
+from pass_ops.options.config import ShapingConfig
 
 ROUNDING = 1e-3  # of an entropy that float32 logits give, in nats
 

@@ -10,7 +10,7 @@ import pytest
 
 from pass_ops import ShapingConfig, Weights, shape, token_advantages
 from pass_ops.errors import EstimatorError, OptionError, ShapingError
-from pass_ops.methods.published import PUBLISHED
+from pass_ops.options.published import PUBLISHED
 
 #: what a method reads besides the outcome
 READS = {
