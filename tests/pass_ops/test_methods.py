@@ -419,7 +419,8 @@ class TestFurtherColumns:
             ([1.0, None], "rollout 0 of the group: entropy is nan at token 1, which counts"),
             (
                 [float("inf"), 1.0],
-                "rollout 0 of the group: entropy is inf at token 0, which counts; it would spoil",
+                "rollout 0 of the group: entropy is inf at token 0, which counts; it would spoil its whole group; make "
+                "the whole list null where it could not be computed$",
             ),
             ([1.0], "rollout 0 of the group: entropy has 1 values for 2 completion tokens; give one for each token"),
         ],
@@ -435,4 +436,4 @@ class TestFurtherColumns:
         )
         with pytest.raises(EstimatorError) as raised:
             shape(given, ShapingConfig(estimator="gtpo", weights=OUTCOME))
-        assert says in str(raised.value)
+        assert says in str(raised.value) + "$"

@@ -44,6 +44,13 @@ def rollout(rng, *, outcome=None, group="q"):
     }
 
 
+def of_one_token(tokens=1):
+    """A right rollout of one step, of so many tokens."""
+    row = {"group_id": "q", "outcome": 1.0, "format": 0.0, "mask": [True] * tokens, "ends": [tokens], "process": [0.5]}
+    row |= {"state": ["a"], "by_token": [0.0] * tokens, "token_ids": [1] * tokens, "entropy": [1.0] * tokens}
+    return row
+
+
 def shaped(rows, name, *, number=FLOAT32, **options):
     """The advantages of the tokens that count, by rollout."""
     lists = pa.list_(number)
@@ -194,17 +201,14 @@ class TestOneMethod:
 
     def test_tempo_adds_the_epsilon_to_the_deviation(self):
         """Rewards 3 and 1: sqrt(2) of a sample."""
-        alike = {"mask": [True] * 2, "ends": [2], "process": [0.0], "state": ["a"], "by_token": [0.0] * 2}
-        rows = [{**rollout(random.Random(9)), **alike, "outcome": outcome} for outcome in (3.0, 1.0)]
-        rows = [{**r, "entropy": [1.0] * 2, "token_ids": [1, n]} for n, r in enumerate(rows)]
+        rows = [{**of_one_token(2), "outcome": outcome, "token_ids": [1, n]} for n, outcome in enumerate((3.0, 1.0))]
         with_one, without = (np.concatenate(shaped(rows, "tempo", std_eps=eps)) for eps in (1.0, 0.0))
         assert with_one == pytest.approx(without * 2**0.5 / (2**0.5 + 1))
         assert without == pytest.approx(np.array([1, 2, -1, -2]) / 2**0.5)
 
     def test_pass_at_k_over_the_deviation_worked_by_hand(self):
         """Rewards 3 and 1: variance 2 of a sample, 2 / (sqrt(2) + 1)."""
-        rows = [{**rollout(random.Random(8)), "mask": [True], "outcome": outcome} for outcome in (3.0, 1.0)]
-        rows = [without_masked({**r, "mask": [True] + [False] * (r["ends"][-1] - 1)}) for r in rows]
+        rows = [{**of_one_token(), "outcome": outcome} for outcome in (3.0, 1.0)]
         divided = {"method_options": {"divide_by_std": True}}
         best, other = shaped(rows, "pass_at_k", std_eps=1.0, **divided)
         assert (best[0], other[0]) == (pytest.approx(2 / (2**0.5 + 1)), 0.0)
@@ -230,39 +234,44 @@ class TestOneMethod:
         assert not shaped([row], "gtpo", **options)[0].any()
 
     def test_gtpo_half_right_is_wrong(self):
-        """Alone among the wrong ones, with a2 = 0, all its tokens are alike; among the right ones it would differ."""
-        rows = [{**r, "outcome": outcome} for r, outcome in zip(groups()[1][:1] * 3, (0.5, 1.0, 2.0), strict=True)]
-        half, right, best = shaped(rows, "gtpo", method_options={"entropy_share": 0.0})
-        assert not half.any()
-        assert (best > 0).all()
-        assert (right < 0).all()
+        """With a2 = 0 wrong ones are alike, and right ones differ by their outcomes: 1 and 2, deviation sqrt(1/2)."""
+        rows = [{**of_one_token(), "outcome": outcome} for outcome in (0.5, 0.0, 1.0, 2.0)]
+        found = np.concatenate(shaped(rows, "gtpo", method_options={"entropy_share": 0.0}, std_eps=1.0))
+        assert found == pytest.approx(np.array([0, 0, -0.5, 0.5]) / (1 + 0.5**0.5))
+
+    def test_gtpo_of_wrong_rollouts_worked_by_hand(self):
+        """Entropies 1 and 3: shares 3/4 and 1/4 of 4/3, rewards -1 - 2 * 3/4 and -1 - 2 * 1/4, deviation sqrt(1/2)."""
+        rows = [{**of_one_token(), "outcome": 0.0, "entropy": [entropy]} for entropy in (1.0, 3.0)]
+        found = np.concatenate(shaped(rows, "gtpo", method_options={"entropy_share": 1.0}, std_eps=1.0))
+        assert found == pytest.approx(np.array([-0.5, 0.5]) / (1 + 0.5**0.5))
 
     @pytest.mark.parametrize("name", ["gtpo", "entropy_top"])
     def test_log_probabilities_are_no_entropies(self, name):
-        rows = [{**r, "entropy": [-h for h in r["entropy"]], "mask": [True] * len(r["mask"])} for r in groups(1)[0]]
-        with pytest.raises(
-            EstimatorError, match=r"rollout 0 of the group: entropy is -[0-9.]+ at token 0, which counts"
-        ):
-            shaped(rows, name)
+        wrong = {**of_one_token(3), "mask": [False, True, True], "entropy": [-3.0, 1.0, -0.5]}
+        with pytest.raises(EstimatorError) as raised:
+            shaped([of_one_token(), wrong], name)
+        assert str(raised.value) == (
+            "rollout 1 of the group: entropy is -0.5 at token 2, which counts; an entropy is at least 0, and "
+            "log-probabilities in its place would turn the credit round; store entropies "
+            "(generate.sampling.token_statistics)"
+        )
 
-    def test_an_entropy_that_rounding_leaves_below_zero_is_zero(self):
-        given = [[{**r, "entropy": [h, *r["entropy"][1:]]} for r in groups(1)[0]] for h in (0.0, -1e-6)]
-        first, second = (shaped(rows, "gtpo") for rows in given)
+    @pytest.mark.parametrize("rounded", [-1e-6, -1e-3])
+    def test_an_entropy_that_rounding_leaves_below_zero_is_zero(self, rounded):
+        given = [[{**r, "entropy": [h, *r["entropy"][1:]]} for r in groups(1)[0]] for h in (0.0, rounded)]
+        first, second = (shaped(rows, "gtpo", number=pa.float64()) for rows in given)
         assert same(first, second)
 
     @pytest.mark.parametrize(
         ("key", "value"), [("process", 1.5), ("process", -0.25), ("outcome", -1.0), ("outcome", 2.0)]
     )
     def test_pav_takes_probabilities(self, key, value):
-        row = {**rollout(random.Random(6)), "mask": [True], "ends": [1], "process": [0.5], "state": ["a"]}
-        row |= {"by_token": [0.0], "token_ids": [1], "entropy": [1.0]}
-        wrong = {**row, key: value}
+        wrong = {**of_one_token(), key: value}
         if key == "process":  # the second step's: the first one's is a probability
-            wrong |= {"process": [0.5, value], "ends": [1, 2], "mask": [True] * 2, "state": ["a"] * 2}
-            wrong |= {"by_token": [0.0] * 2, "token_ids": [1] * 2, "entropy": [1.0] * 2}
+            wrong = {**of_one_token(2), "process": [0.5, value], "ends": [1, 2], "state": ["a"] * 2}
         called = {"process": "process score"}.get(key, key)
         with pytest.raises(EstimatorError) as raised:
-            shaped([row, wrong], "pav")
+            shaped([of_one_token(), wrong], "pav")
         assert str(raised.value) == (
             f"rollout 1 of the group: {called} {value:g} is no probability, and then neither is 1 - (1 - v)^n; give "
             "numbers from 0 to 1: values of the signal monte_carlo, and outcomes of 0 and 1"
