@@ -10,6 +10,7 @@ import pytest
 
 from pass_ops import ShapingConfig, Weights, shape, token_advantages
 from pass_ops.errors import EstimatorError, OptionError, ShapingError
+from pass_ops.methods.common import masked_norm
 from pass_ops.options.published import PUBLISHED
 
 #: what a method reads besides the outcome
@@ -189,6 +190,30 @@ def test_keywords_that_are_not_given_are_those_of_the_table(name):
     given = {key: option.default for key, option in PUBLISHED[name].options.items()}
     for rows in groups():
         assert same(shaped(rows, name, method_options=given), shaped(rows, name))
+
+
+def test_a_reward_is_outcome_and_format_by_their_weights():
+    """x = 2 * 1 + 3 * 0 and 2 * 0 + 3 * 1, one token each: mean 5/2."""
+    given = {"outcome_reward": [1.0, 0.0], "format_reward": [0.0, 1.0], "group_id": ["q"] * 2}
+    config = ShapingConfig(estimator="opo", weights=Weights(outcome=2.0, format=3.0))
+    shaped = shape(pa.table({**given, "loss_mask": [[True], [True]]}), config)
+    assert token_advantages(shaped).to_pylist() == [[-0.5], [0.5]]
+
+
+def test_standardized_rewards_have_the_epsilon_in_the_divisor():
+    """1 and 0: deviation sqrt(1/2) of a sample, 1/2 of a population."""
+    for ddof, deviation in ((1, 0.5**0.5), (0, 0.5)):
+        config = ShapingConfig(std_eps=1.0, std_ddof=ddof)
+        assert masked_norm(np.array([1.0, 0.0]), config) == pytest.approx(np.array([0.5, -0.5]) / (deviation + 1))
+
+
+def test_pure_without_the_process_signal_is_rloo():
+    rows = [{**r, "mask": [True] * len(r["mask"])} for r in groups()[1]]
+    given = {"group_id": ["q"] * len(rows), "loss_mask": [r["mask"] for r in rows]}
+    given["outcome_reward"] = [float(n) for n in range(len(rows))]
+    weights = Weights(process=0.0, format=0.0)
+    pure, rloo = (shape(pa.table(given), ShapingConfig(estimator=e, weights=weights)) for e in ("pure", "rloo"))
+    assert same(token_advantages(pure).to_pylist(), token_advantages(rloo).to_pylist(), to=1e-6)
 
 
 class TestOneMethod:
