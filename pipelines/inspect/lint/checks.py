@@ -270,7 +270,8 @@ def _padding(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
     if facts.padding_unknown is not None:
         yield finding(
             "info", "padding_not_forecast", f"what added steps would earn is not known: {facts.padding_unknown}",
-            "Run lint where the module of the estimator, or of the transform, can be imported.",
+            "Run lint where the module of the estimator, or of the transform, can be imported; or give padding_score a "
+            "score that the estimator takes.",
         )  # fmt: skip
     asked = [one for one in facts.padding if one.quantile is None and one.score is not None]
     for side in ("right", "wrong") if any(one.rollouts["right"] + one.rollouts["wrong"] for one in asked) else ("all",):

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pass_ops import ShapingConfig, Standardizers, Statistics, Weights, shape
-from pass_ops.errors import MissingColumnError, OptionError
+from pass_ops.errors import EstimatorError, MissingColumnError, OptionError
 from pass_ops.options.config import Operator
 from pass_ops.reading.groups import group_bounds, group_numbers
 from pass_ops.reading.ragged import list_lengths, list_values
@@ -151,7 +151,7 @@ def _forecast_padding(facts: Facts, table: pa.Table, config: ShapingConfig, *, s
     levels = [*asked, *score_levels(table, config=config)]
     try:
         facts.padding = tuple(forecast(table, config, levels=levels, steps=(1,), statistics=facts.statistics))
-    except (OptionError, MissingColumnError) as error:  # or it reads columns that lint does not
+    except (OptionError, MissingColumnError, EstimatorError) as error:  # or it does not take such a score
         facts.padding_unknown = str(error)
 
 

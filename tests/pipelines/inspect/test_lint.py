@@ -394,6 +394,14 @@ def test_without_an_outcome_the_sides_are_one(store_run, healthy):
     assert padding(run).keys() == {"padding_pays_all"}
 
 
+def test_a_score_that_the_estimator_does_not_take_is_named_and_the_rest_is_looked_at(store_run, healthy):
+    """PAV takes probabilities alone."""
+    values = healthy(lambda r: r | {"process_scores": [min(max(x, 0.0), 1.0) for x in r["process_scores"]]})
+    run = store_run(values, options=replace(STEPS, estimator="pav", weights=Weights(format=0.0)))
+    assert "padding_not_forecast" not in padding(run)
+    assert "5 is no probability" in padding(run, padding_score=5.0)["padding_not_forecast"].message
+
+
 def test_an_estimator_that_is_not_here_is_named_and_the_rest_is_looked_at(store_run, healthy, monkeypatch, tmp_path):
     module = tmp_path / "gone_estimator.py"
     module.write_text("def by_mean(group, config):\n    return [m * 1.0 for m in group.mask]\n")
