@@ -126,8 +126,16 @@ def pieces(element: Any, layout: Layout) -> Iterator[tuple[int, Piece]]:
             yield place, Piece(table=packed(rows))
 
 
-def rejected_piece(rejection: Rejection, layout: Layout) -> tuple[int, Piece]:
-    """Where a rejection is recorded: with its group."""
+def rejected_piece(rejection: Any, layout: Layout) -> tuple[int, Piece]:
+    """Where a rejection is recorded: with its group. What is none is a fault."""
+    if not isinstance(rejection, Rejection):
+        fault = f"a {type(rejection).__name__} is among the rejections; give pass_ops.shards.Rejection"
+        return next(iter(layout.wanted), 0), Piece(fault=fault)
+    try:
+        json.dumps(rejection.payload)
+    except (TypeError, ValueError) as error:
+        fault = f"the payload of a rejection of {rejection.prompt_id!r} is no JSON ({error}); give plain values"
+        return next(iter(layout.wanted), 0), Piece(fault=fault)
     return part_of_group(rejection.prompt_id, parts=layout.spec.parts), Piece(rejection=rejection)
 
 

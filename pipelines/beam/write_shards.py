@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from pass_ops import shards
 from pass_ops.errors import FingerprintMismatchError, NotFinalized, OptionError, PassError
-from pass_ops.shards import CompleteDataset, Dataset, DatasetSpec, Rejection
+from pass_ops.shards import CompleteDataset, Dataset, DatasetSpec
 from pass_ops.shards.tables import group_keys
 from pipelines.beam.assemble import (
     Assembled,
@@ -181,7 +181,7 @@ class _Reject(beam.DoFn):
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
 
-    def process(self, rejection: Rejection) -> Iterator[tuple[int, Piece]]:
+    def process(self, rejection: Any) -> Iterator[tuple[int, Piece]]:
         part, piece = rejected_piece(rejection, self._layout)
         if self._layout.wants(part):
             yield part, piece
@@ -253,7 +253,9 @@ class _Commit(beam.DoFn):
         self._under_way: tuple[Dataset, _HandedParts, PartLoop] | None = None
 
     def start_bundle(self) -> None:
-        """A new bundle has nothing in flight."""
+        """A new bundle has nothing in flight; what one that failed left there is not to blame."""
+        if self._loop is not None:
+            self._loop.abandon()
         self._loop = self._under_way = None
 
     def process(self, made: Assembled, plan: Plan) -> Iterator[int]:

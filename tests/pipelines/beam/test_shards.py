@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -217,6 +218,24 @@ def test_rows_without_a_group_and_rejections_are_recorded(tmp_path):
     assert len(stored(out)) == len(rows) - 1
     with pytest.raises(Exception, match=r"were rejected \(no_group 1, timeout 2\)"):
         write([*as_tables(rows[1:]), lost], tmp_path / "strict", tmp_path, generate_spec(3), rejected=given)
+
+
+def test_what_is_no_rejection_is_told(tmp_path):
+    given = ["gone", Rejection(prompt_id="q", reason="odd", payload=object())]
+    with pytest.raises(Exception, match="Nothing was written") as refused:
+        write(as_tables(plain(rollouts("a"))), tmp_path / "out", tmp_path, generate_spec(2), rejected=given)
+    assert "a str is among the rejections" in str(refused.value)
+    assert "the payload of a rejection of 'q' is no JSON" in str(refused.value)
+
+
+def test_two_jobs_at_once_make_one_dataset(tmp_path):
+    rows = plain(rollouts(*GROUPS))
+    write(as_tables(rows), tmp_path / "one", tmp_path, generate_spec(6))
+    with ThreadPoolExecutor(2) as both:
+        jobs = [both.submit(write, as_tables(rows, seed=seed), tmp_path / "two", tmp_path, generate_spec(6))
+                for seed in (1, 2)]  # fmt: skip
+        assert [job.result() for job in jobs] == [[str(tmp_path / "two")]] * 2
+    assert files(tmp_path / "two") == files(tmp_path / "one")
 
 
 def test_parts_without_rows_have_the_columns_of_the_others(tmp_path):
