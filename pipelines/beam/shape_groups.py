@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pass_ops import ShapingConfig, Statistics, shape
 from pass_ops.errors import OptionError, PassError
-from pass_ops.groups import group_bounds
+from pass_ops.reading.groups import group_bounds
 from pass_ops.shards import Rejection
 from pass_ops.shards.schemas import schema_for
 from pipelines.beam.tables import (

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pass_ops import columns
 from pass_ops.errors import ColumnTypeError, PassError
-from pass_ops.groups import group_bounds, group_numbers
+from pass_ops.reading import columns
+from pass_ops.reading.groups import group_bounds, group_numbers
 
 
 class BadTable(PassError, ValueError):
