@@ -121,6 +121,8 @@ class _Shaper:
         self._config = config
         self._statistics = statistics
         self._raising = raising
+        transforms = [one.path for stream in (config.streams or {}).values() for one in stream.transforms]
+        self._runs_own_code = ":" in config.estimator or any(path is not None for path in transforms)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return shape(table, self._config, threads=1, statistics=self._statistics)  # Beam's workers are the threads
@@ -140,8 +142,12 @@ class _Shaper:
             yield self.refuse("", "no_group", detail, sample_index=index)
 
     def refuse_error(self, group: str, error: Exception) -> Any:
-        """The same for what shaping raised. An estimator of one's own may raise anything."""
-        if isinstance(error, MemoryError | OSError):
+        """The same for what shaping raised: what is wrong with the rows, or any fault of an estimator of one's own.
+
+        Anything else is raised: a worker that lacks a library, say, would reject whatever it meets.
+        """
+        of_the_rows = isinstance(error, PassError | pa.ArrowException)
+        if isinstance(error, MemoryError | OSError | ImportError) or not (of_the_rows or self._runs_own_code):
             raise error
         if self._raising and isinstance(error, PassError):
             raise BadGroup(f"group {group!r} cannot be shaped: {error}") from error

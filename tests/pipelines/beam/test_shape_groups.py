@@ -193,6 +193,13 @@ def test_an_estimator_that_breaks_costs_its_group(tmp_path):
     assert rows_of(found["shaped"]) == shaped_here(rows[:4], config)
 
 
+def test_what_is_no_fault_of_the_rows_is_raised(tmp_path):
+    """A worker without a module would otherwise reject every group it meets."""
+    config = ShapingConfig(estimator="tests.pipelines.beam.broken:lacks_a_module")
+    with pytest.raises(Exception, match="No module named 'nowhere_to_be_found'"):
+        shape_them(rollouts("fine"), tmp_path, config)
+
+
 def test_nothing_in_nothing_out(tmp_path):
     assert shape_them([], tmp_path) == {"shaped": [], "rejected": []}
     assert shape_them([], tmp_path, elements="tables") == {"shaped": [], "rejected": []}
