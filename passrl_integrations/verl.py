@@ -21,7 +21,7 @@ import torch
 
 from pass_ops.errors import MissingColumnError
 from passrl_integrations.carried import Carried, advantages_of, streams
-from passrl_integrations.steps import Steps, shaping_config
+from passrl_integrations.steps import Steps, reads, shaping_config
 from passrl_integrations.versions import require
 
 VERSION = require("verl")
@@ -80,7 +80,7 @@ def pass_advantages(
     options = None if config is None else config.get("pass_shaping", None)
     shaping = shaping_config({} if options is None else _plain(options))
     carried = _BESIDE.get()
-    if carried is None and (shaping.reads_process or shaping.weights.format != 0.0):
+    if carried is None and (reads(shaping, "process") or reads(shaping, "format")):
         raise MissingColumnError(
             "the estimator 'pass' sees the rewards alone: verl keeps the process signal beside them for the trainers "
             f"{', '.join(f'pass_{mode}' for mode in MODES)}; set trainer.v1.trainer_mode to one of them"
