@@ -136,14 +136,19 @@ def beside(batch: Any) -> Carried:
     entries = [None] * len(batch.keys) if stored is None else [getattr(entry, "data", entry) for entry in stored]
     teacher = None
     if "ref_log_prob" in data.keys():  # noqa: SIM118
-        teacher = (data["ref_log_prob"] - data["old_log_probs"]).to_padded_tensor(0.0)
+        teacher = _padded(data["ref_log_prob"]) - _padded(data["old_log_probs"])
     return Carried(
         streams=[
             streams_of(entry) if final else None for entry, final in zip(entries, finals(batch.keys), strict=True)
         ],
-        lengths=data["response_mask"].offsets().diff().tolist(),
+        lengths=[len(row) for row in data["response_mask"].unbind()],
         teacher_minus_policy=teacher,
     )
+
+
+def _padded(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of their own lengths, as the store gives them, as one tensor."""
+    return rows.to_padded_tensor(0.0) if rows.is_nested else rows
 
 
 for _mode in MODES:

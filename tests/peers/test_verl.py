@@ -7,7 +7,6 @@ computation is verl's `_compute_advantage`, as the trainer calls it.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from types import SimpleNamespace
@@ -143,14 +142,17 @@ def managed(row: int) -> dict:
 
     ids = torch.arange(2, 2 + LENGTHS[row])
     item = DataProto(
-        batch=TensorDict({"responses": ids[None], "attention_mask": torch.ones(1, len(ids) + 2)}, batch_size=1),
+        batch=TensorDict(
+            {"responses": ids[None], "attention_mask": torch.ones(1, len(ids) + 2, dtype=torch.long)}, batch_size=1
+        ),
         non_tensor_batch={
             "data_source": np.array(["x"], dtype=object),
             "reward_model": np.array([{"ground_truth": ""}], dtype=object),
             "extra_info": np.array([{}], dtype=object),
         },
     )
-    return asyncio.run(NaiveRewardManager(OmegaConf.create({}), tiny.tokenizer(), compute_score).run_single(item))
+    manager = NaiveRewardManager(OmegaConf.create({}), tiny.tokenizer(), compute_score)
+    return manager.loop.run_until_complete(manager.run_single(item))
 
 
 def put(colocated: bool, *, teacher: bool = False) -> SimpleNamespace:
