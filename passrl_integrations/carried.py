@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pass_ops.options.config import ShapingConfig
-from passrl_integrations.steps import Steps, process_tensors, token_advantages_from_batch
+from passrl_integrations.steps import Steps, process_tensors, reads, token_advantages_from_batch
 
 
 def streams(
@@ -47,14 +47,14 @@ def advantages_of(
 ) -> torch.Tensor:
     """The token advantages of a batch, [B, T]: its rewards are the outcome, the other streams are carried.
 
-    Rows in which no token counts may be anything (trainers fill batches up); such rows carry no process signal.
+    Rows in which no token counts may be anything: trainers fill batches up with such.
     """
     if carried is None:
         return token_advantages_from_batch(None, mask=mask, group_index=group_index, outcome=outcome, config=shaping)
     missing = [found is not None and found["outcome"] is None for found in carried.streams]
     outcome = outcome.masked_fill(torch.tensor(missing, device=outcome.device), torch.nan)
     scores, ends = _process(carried, mask, shaping)
-    formats = _numbers(carried, "format", mask) if shaping.weights.format != 0.0 else None
+    formats = _numbers(carried, "format", mask) if reads(shaping, "format") else None
     return token_advantages_from_batch(
         scores, ends, mask=mask, group_index=group_index, outcome=outcome, format=formats,
         format_ok=_numbers(carried, "format_ok", mask), config=shaping,
@@ -64,17 +64,15 @@ def advantages_of(
 def _process(
     carried: Carried, mask: torch.Tensor, shaping: ShapingConfig
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    if not shaping.reads_process:
+    if not reads(shaping, "process"):
         return None, None
     signals = [None if found is None else found["process"] for found in carried.streams]
-    per_token = shaping.signal == "kl"
-    if per_token and carried.teacher_minus_policy is not None and all(signal is None for signal in signals):
+    if (
+        shaping.signal == "kl"
+        and carried.teacher_minus_policy is not None
+        and all(signal is None for signal in signals)
+    ):
         return carried.teacher_minus_policy, None
-    counts = mask.bool().any(dim=1).tolist()
-    signals = [
-        signal if counted else [0.0] * length if per_token else ([], [])
-        for signal, counted, length in zip(signals, counts, carried.lengths, strict=True)
-    ]
     return process_tensors(signals, mask=mask, lengths=carried.lengths, config=shaping)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from pass_ops.errors import LengthMismatchError, OptionError
+from pass_ops.errors import LengthMismatchError
 from pass_ops.options.config import ShapingConfig, Standardizers, Weights
 from pass_ops.torch import token_advantages_from_batch
 
@@ -30,6 +30,17 @@ def shaping_config(options: Mapping[str, Any]) -> ShapingConfig:
     return ShapingConfig(**given)
 
 
+def reads(config: ShapingConfig, stream: Literal["process", "format"]) -> bool:
+    """Whether the options read this stream.
+
+    >>> reads(ShapingConfig(estimator="papo"), "process"), reads(ShapingConfig(estimator="papo"), "format")
+    (True, False)
+    """
+    if config.streams is not None:
+        return any(one.signal == stream for one in config.streams.values())
+    return config.reads_process if stream == "process" else config.weights.format != 0.0
+
+
 def process_tensors(
     signals: Sequence[Any], *, mask: torch.Tensor, lengths: Sequence[int], config: ShapingConfig
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -37,26 +48,36 @@ def process_tensors(
 
     Args:
         signals: with config.signal "prm" (scores, ends) of the completion's steps, with "kl" one score for each of its
-            tokens; None where it could not be computed.
+            tokens; None where it could not be computed. With config.streams either, the same for all.
         mask: [B, T], the batch's loss mask.
-        lengths: tokens of each completion.
-        config: says which of the two it is.
+        lengths: tokens of each completion. Of one in which no token counts, the signal is not read.
+        config: says which of the two it is, unless it has streams.
 
     Raises:
         LengthMismatchError: entries, scores or ends of another number than there have to be.
-        OptionError: the configuration has streams, which name columns that a trainer's batch does not have.
     """
-    if config.streams is not None and config.estimator == "pass":
-        raise OptionError("config.streams name signals by column, and a trainer's batch has none; use pass_ops.shape")
     if len(signals) != len(mask):
         raise LengthMismatchError(
             f"the process signal has {len(signals)} entries for {len(mask)} completions; give one for each, None where "
             "it could not be computed"
         )
-    if config.signal == "kl":
-        return _tokens(signals, lengths=lengths, width=mask.shape[1]).to(mask.device), None
-    scores, ends = _steps(signals, lengths=lengths)
+    counts = mask.bool().any(dim=1).tolist()
+    per_token = _per_token([signal for signal, counted in zip(signals, counts, strict=True) if counted], config)
+    read: list[Any] = [
+        signal if counted else [0.0] * length if per_token else ([], [])
+        for signal, counted, length in zip(signals, counts, lengths, strict=True)
+    ]
+    if per_token:
+        return _tokens(read, lengths=lengths, width=mask.shape[1]).to(mask.device), None
+    scores, ends = _steps(read, lengths=lengths)
     return scores.to(mask.device), ends.to(mask.device)
+
+
+def _per_token(signals: Sequence[Any], config: ShapingConfig) -> bool:
+    if config.streams is None:
+        return config.signal == "kl"
+    first: Any = next((signal for signal in signals if signal is not None), ([], []))
+    return not (len(first) == 2 and hasattr(first[0], "__len__"))
 
 
 def left_aligned(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ import torch
 
 from pass_ops.errors import OptionError
 from pass_ops.options.config import ShapingConfig
-from passrl_integrations.steps import process_tensors, token_advantages_from_batch
+from passrl_integrations.steps import process_tensors, reads, token_advantages_from_batch
 from passrl_integrations.versions import require
 
 VERSION = require("trl")
@@ -60,12 +60,12 @@ class PassGRPOTrainer(GRPOTrainer):
                 f"format_func: {format_func!r} is none of the reward functions {self.reward_func_names}; name one of "
                 "them"
             )
-        if shaping.weights.format != 0.0 and format_func is None:
+        if reads(shaping, "format") and format_func is None:
             raise OptionError(
-                f"shaping.weights.format is {shaping.weights.format:g}, and no reward function is the format stream; "
-                "name it as format_func, or set the weight to 0"
+                "shaping reads the format stream, and no reward function is it; name one as format_func, or set "
+                "weights.format to 0"
             )
-        if shaping.reads_process and process_func is None:
+        if reads(shaping, "process") and process_func is None:
             raise OptionError(f"estimator {shaping.estimator!r} reads a process signal; give it as process_func")
         self._process_func, self._shaping = process_func, shaping
         self._format_func, self._format_gate = format_func, format_gate
@@ -80,7 +80,7 @@ class PassGRPOTrainer(GRPOTrainer):
     ) -> torch.Tensor:
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         signals = None
-        if self._process_func is not None and self._shaping.reads_process:
+        if self._process_func is not None and reads(self._shaping, "process"):
             columns = {
                 name: [row[name] for row in inputs]
                 for name in inputs[0]

@@ -21,7 +21,7 @@ import torch
 
 from pass_ops.errors import MissingColumnError
 from passrl_integrations.carried import Carried, advantages_of, streams
-from passrl_integrations.steps import Steps, shaping_config
+from passrl_integrations.steps import Steps, reads, shaping_config
 from passrl_integrations.versions import require
 
 VERSION = require("verl")
@@ -80,7 +80,7 @@ def pass_advantages(
     options = None if config is None else config.get("pass_shaping", None)
     shaping = shaping_config({} if options is None else _plain(options))
     carried = _BESIDE.get()
-    if carried is None and (shaping.reads_process or shaping.weights.format != 0.0):
+    if carried is None and (reads(shaping, "process") or reads(shaping, "format")):
         raise MissingColumnError(
             "the estimator 'pass' sees the rewards alone: verl keeps the process signal beside them for the trainers "
             f"{', '.join(f'pass_{mode}' for mode in MODES)}; set trainer.v1.trainer_mode to one of them"
@@ -136,14 +136,19 @@ def beside(batch: Any) -> Carried:
     entries = [None] * len(batch.keys) if stored is None else [getattr(entry, "data", entry) for entry in stored]
     teacher = None
     if "ref_log_prob" in data.keys():  # noqa: SIM118
-        teacher = (data["ref_log_prob"] - data["old_log_probs"]).to_padded_tensor(0.0)
+        teacher = _padded(data["ref_log_prob"]) - _padded(data["old_log_probs"])
     return Carried(
         streams=[
             streams_of(entry) if final else None for entry, final in zip(entries, finals(batch.keys), strict=True)
         ],
-        lengths=data["response_mask"].offsets().diff().tolist(),
+        lengths=[len(row) for row in data["response_mask"].unbind()],
         teacher_minus_policy=teacher,
     )
+
+
+def _padded(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of their own lengths, as the store gives them, as one tensor."""
+    return rows.to_padded_tensor(0.0) if rows.is_nested else rows
 
 
 for _mode in MODES:

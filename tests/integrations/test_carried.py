@@ -102,6 +102,29 @@ def test_rows_that_carry_nothing_are_not_trained_on():
     check(found, expected(shaping, steps=[None, *STEPS[1:]]))
 
 
+@pytest.mark.parametrize("signals", [STEPS, TOKENS], ids=["steps", "tokens"])
+def test_a_method_that_is_streams_reads_the_same_signals(signals):
+    shaping = ShapingConfig(estimator="papo")  # outcome and process; no format
+    found = advantages_of(
+        torch.tensor(OUTCOME), carried(signals), mask=padded(MASKS), group_index=GROUPS, shaping=shaping
+    )
+    order = sorted(range(5), key=GROUPS.__getitem__)
+    columns = {
+        "group_id": [str(GROUPS[r]) for r in order],
+        "loss_mask": [[bool(m) for m in MASKS[r]] for r in order],
+        "outcome_reward": pa.array([OUTCOME[r] for r in order], pa.float32()),
+    }
+    if signals is STEPS:
+        scores = [STEPS[r] and STEPS[r][0] for r in order]
+        columns["process_ends"] = pa.array([STEPS[r] and STEPS[r][1] for r in order], pa.list_(pa.int32()))
+    else:
+        scores = [TOKENS[r] for r in order]
+    columns["process_scores"] = pa.array(scores, pa.list_(pa.float32()))
+    wanted = dict(zip(order, token_advantages(shape(pa.table(columns), shaping)).to_pylist(), strict=True))
+    check(found, [[a * m for a, m in zip(wanted[r], MASKS[r], strict=True)] for r in range(5)])
+    assert found.any()
+
+
 @pytest.mark.parametrize(
     ("signals", "shaping", "message"),
     [

@@ -170,7 +170,7 @@ def test_a_signal_of_the_wrong_length_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shaping": STEPWISE, "process_func": steps}, r"shaping.weights.format is 0.5"),
+        ({"shaping": STEPWISE, "process_func": steps}, "shaping reads the format stream, and no reward function is it"),
         ({"shaping": STEPWISE, "process_func": steps, "format_func": "neat"}, "format_func: 'neat' is none of"),
         ({"shaping": TOKENWISE}, "estimator 'pass' reads a process signal"),
     ],

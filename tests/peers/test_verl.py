@@ -1,12 +1,12 @@
 """verl's own registry, reward manager, store and losses, on a CPU: `make test-peers`.
 
-What does not run here is what verl has no CPU path for: sampling (vLLM or SGLang servers) and the FSDP or Megatron
-actor. The step's advantage computation is verl's `_compute_advantage`, on verl's store, as the trainer calls it.
+What does not run here is what verl has no CPU path for, sampling (vLLM or SGLang servers) and the FSDP or Megatron
+actor, and its store, TransferQueue, which needs a Ray cluster: a dictionary stands in for it. The step's advantage
+computation is verl's `_compute_advantage`, as the trainer calls it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from types import SimpleNamespace
@@ -103,23 +103,35 @@ def test_without_the_trainers_the_missing_signal_is_named():
         compute_advantage(proto(), adv_estimator="pass", config=algorithm(PASS))
 
 
-@pytest.fixture(scope="module")
-def store():
-    """verl's store, in a Ray of this machine alone; Ray gives its own start 30 seconds, which a busy machine misses."""
-    import ray
+class Rows:
+    """What verl's store does for a trainer, in a dictionary: fields of rows by key, put and taken out again."""
 
-    for attempt in range(4):
-        try:
-            ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", object_store_memory=200_000_000)
-            break
-        except Exception:
-            ray.shutdown()
-            if attempt == 3:
-                raise
-    tq.init()
-    yield tq
-    tq.close()
-    ray.shutdown()
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str], dict[str, object]] = {}
+
+    def put(self, keys, fields, partition_id, tags=None):
+        columns = {
+            name: values.unbind() if isinstance(values, torch.Tensor) else list(values)
+            for name, values in fields.items()
+        }
+        for at, key in enumerate(keys):
+            row = self.rows.setdefault((partition_id, key), {})
+            row.update({name: getattr(values[at], "data", values[at]) for name, values in columns.items()})
+        return tq.KVBatchMeta(keys=list(keys), partition_id=partition_id, tags=tags or [{} for _ in keys])
+
+    def get(self, keys, partition_id, select_fields):
+        rows = [self.rows[partition_id, key] for key in keys]
+        present = [name for name in select_fields if all(name in row for row in rows)]
+        return list_of_dict_to_tensordict([{name: row[name] for name in present} for row in rows])
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """verl's calls of its store go to `Rows`: TransferQueue itself needs a Ray cluster."""
+    rows = Rows()
+    monkeypatch.setattr(tq, "kv_batch_put", rows.put)
+    monkeypatch.setattr(tq, "kv_batch_get", rows.get)
+    return rows
 
 
 def managed(row: int) -> dict:
@@ -130,14 +142,17 @@ def managed(row: int) -> dict:
 
     ids = torch.arange(2, 2 + LENGTHS[row])
     item = DataProto(
-        batch=TensorDict({"responses": ids[None], "attention_mask": torch.ones(1, len(ids) + 2)}, batch_size=1),
+        batch=TensorDict(
+            {"responses": ids[None], "attention_mask": torch.ones(1, len(ids) + 2, dtype=torch.long)}, batch_size=1
+        ),
         non_tensor_batch={
             "data_source": np.array(["x"], dtype=object),
             "reward_model": np.array([{"ground_truth": ""}], dtype=object),
             "extra_info": np.array([{}], dtype=object),
         },
     )
-    return asyncio.run(NaiveRewardManager(OmegaConf.create({}), tiny.tokenizer(), compute_score).run_single(item))
+    manager = NaiveRewardManager(OmegaConf.create({}), tiny.tokenizer(), compute_score)
+    return manager.loop.run_until_complete(manager.run_single(item))
 
 
 def put(colocated: bool, *, teacher: bool = False) -> SimpleNamespace:
