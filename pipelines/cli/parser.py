@@ -18,8 +18,8 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from pass_ops.errors import PassError
-from pass_ops.extras import missing_extra
-from pass_ops.secrecy import hidden, url_secret
+from pass_ops.support.extras import missing_extra
+from pass_ops.support.secrecy import hidden, url_secret
 from pipelines.cli.argument_types import (
     folder_name,
     gpus,
