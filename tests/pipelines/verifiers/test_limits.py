@@ -30,7 +30,7 @@ def test_a_process_whose_threads_come_and_go_is_never_taken_for_one_that_is_gone
     busy = threading.Thread(target=come_and_go)
     busy.start()
     try:
-        found = [used(os.getpid()) for _ in range(1000)]
+        found = [used(os.getpid()) for _ in range(2000)]
     finally:
         over.set()
         busy.join()
