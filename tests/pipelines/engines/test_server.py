@@ -44,13 +44,12 @@ FLAGS = (
 
 @contextlib.contextmanager
 def kept_port() -> Iterator[int]:
-    """A port on which nobody listens. As long as it is kept, no one is given it but who asks for it, as vLLM does.
+    """A port on which nobody listens. While it is kept, the system gives it to nobody else of its own accord.
 
-    vLLM's server sets both options, too, and binds seconds later; Linux lets it share the port.
+    vLLM's server, which binds it seconds later, sets the same option; Linux lets it, as nobody listens there.
     """
     with socket.socket() as kept:
         kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         kept.bind(("127.0.0.1", 0))
         yield int(kept.getsockname()[1])
 
