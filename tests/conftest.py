@@ -9,6 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The first example of a test may compile kernels or load a library, on a busy machine for a minute.
+settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check={*settings().suppress_health_check, HealthCheck.too_slow}
+)
+settings.load_profile("unhurried")
 
 CHARACTERS = string.digits + string.ascii_lowercase + "+-=?.: \n"
 CHAT_TEMPLATE = (
