@@ -98,9 +98,12 @@ class EngineHandler(ModelHandler[Any, PredictionResult, Engine]):
         options: of the engine. Its logprobs_mode follows from `sampling`: an element that needs the other mode (say
             temperature 0.7 beside a truncated 1.0) is refused, bad_sampling.
         sampling: for elements that name none.
-        chat, system, chat_template_kwargs: as in `GenerateOptions`.
-        min_batch_size, max_batch_size: of RunInference's batches. A batch is done when its longest completion is, so it
-            should hold several times the engine's max_num_seqs.
+        chat: as in `GenerateOptions`, and so are system and chat_template_kwargs.
+        system: a system message before messages that have none.
+        chat_template_kwargs: further arguments of the chat template.
+        min_batch_size: of RunInference's batches. A batch is done when its longest completion is, so it should hold
+            several times the engine's max_num_seqs.
+        max_batch_size: of the same; it bounds what one call of RunInference waits for.
         resources: Beam resource hints for the workers ({"accelerator": ...}).
 
     The engine outlives the transform: `pipelines.engines.release()` ends it in a process that goes on, as a direct
