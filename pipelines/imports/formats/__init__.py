@@ -1,0 +1,25 @@
+"""The foreign formats, one small file each: what its source declares to know, and a pure function of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pass_ops.nearest import advice
+from pipelines.imports.formats.mapped import mapped, parse_mapping
+from pipelines.imports.formats.trl import TRL
+from pipelines.imports.record import Format, ImportFormatError
+
+#: those that need no mapping; `rows` takes one
+FORMATS: Mapping[str, Format] = {form.name: form for form in (TRL,)}
+MAPPED = "rows"
+
+
+def import_format(name: str, mapping: Sequence[str] = ()) -> Format:
+    """The format of a name; `rows` with the mapping of its columns. Raises ImportFormatError, which lists them."""
+    if name == MAPPED:
+        return mapped(parse_mapping(mapping))
+    if name not in FORMATS:
+        raise ImportFormatError(f"there is no format {name!r}; {advice(name, [*FORMATS, MAPPED], listed=True)}")
+    if mapping:
+        raise ImportFormatError(f"--map goes with the format {MAPPED}; {name} knows its own columns")
+    return FORMATS[name]
