@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from pass_ops.errors import PassError
+from pipelines.rows.read import SourceRow, read_rows
+from pipelines.rows.record import RejectedRow
 
 #: a chat, as the contract's `messages` has it
 Messages = Sequence[Mapping[str, str]]
@@ -93,6 +95,7 @@ class Format:
     group: key: `Record.group` names it; prompt: rows of equal prompts (and equal `group`, where given) wherever they
     stand; neighbours: the same, as long as they follow one another; row: the rollouts of one row.
     temperature, tokenizer: whether the source names them. source: where the format is described.
+    rows: how a file is read that is neither JSON nor Parquet.
     """
 
     name: str
@@ -107,3 +110,4 @@ class Format:
     tokenizer: Literal["source", "unknown"] = "unknown"
     source: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    rows: Callable[[str], Iterator[SourceRow | RejectedRow]] = read_rows

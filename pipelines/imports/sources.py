@@ -12,7 +12,6 @@ from pass_ops.shards import Store
 from pass_ops.shards.fingerprint import stream_digest
 from pipelines.imports.check import checked
 from pipelines.imports.record import Format, ImportSourceError, Place, Record
-from pipelines.rows.read import read_rows
 from pipelines.rows.record import RejectedRow, RowError
 
 #: what would run code when it is opened
@@ -38,7 +37,8 @@ def source_files(url: str, form: Format) -> tuple[SourceFile, ...]:
     if not store.fs.exists(path):
         raise ImportSourceError(f"{url} does not exist. Give the path of a file or a folder that is there.")
     if not store.fs.isdir(path):
-        _refuse_pickle(url, path)
+        if not path.lower().endswith(form.files):
+            _refuse_pickle(url, path)
         return (_digested(posixpath.basename(path), url, store),)
     found = sorted((name for name in store.fs.find(path) if "/." not in name[len(path) :]), key=_in_order)
     chosen = [name for name in found if name.lower().endswith(form.files)]
@@ -58,7 +58,7 @@ def source_files(url: str, form: Format) -> tuple[SourceFile, ...]:
 def read_records(files: tuple[SourceFile, ...], form: Format) -> Iterator[tuple[Place, Record] | RejectedRow]:
     """Every record in order, rejected rows in their places. Raises RowFileError for a file that cannot be read."""
     for file in files:
-        for row in read_rows(file.url):
+        for row in form.rows(file.url):
             if isinstance(row, RejectedRow):
                 yield row
                 continue

@@ -59,3 +59,20 @@ def _message(given: Any, name: str) -> dict[str, str]:
     if not isinstance(content, str):
         raise RowError(FIELDS, f"{name}.content is {reprlib.repr(content)}, not a text")
     return {"role": given["role"], "content": content}
+
+
+def completion_of(ids: list[Any], mask: list[Any], logprobs: list[Any]) -> dict[str, Any]:
+    """A whole sequence as prompt and completion, which begins at the first token that counts. Raises RowError."""
+    if not len(ids) == len(mask) == len(logprobs):
+        raise RowError(
+            "lengths", f"{len(ids)} token ids, {len(mask)} values in the mask, {len(logprobs)} log-probabilities"
+        )
+    start = next((at for at, counts in enumerate(mask) if counts), None)
+    if start is None:
+        raise RowError("loss_mask", "it counts no token, so where the completion begins is not known")
+    return {
+        "prompt_token_ids": ids[:start],
+        "token_ids": ids[start:],
+        "loss_mask": mask[start:],
+        "logprobs": logprobs[start:],
+    }

@@ -5,12 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pass_ops.nearest import advice
+from pipelines.imports.formats.labelled import LABELLED
+from pipelines.imports.formats.lighteval import LIGHTEVAL
+from pipelines.imports.formats.lm_eval import LM_EVAL
 from pipelines.imports.formats.mapped import mapped, parse_mapping
+from pipelines.imports.formats.nemo_gym import NEMO_GYM
+from pipelines.imports.formats.nemo_rl import NEMO_RL
+from pipelines.imports.formats.open_instruct import OPEN_INSTRUCT
+from pipelines.imports.formats.prime_tokens import PRIME_TOKENS
 from pipelines.imports.formats.trl import TRL
+from pipelines.imports.formats.verifiers import VERIFIERS
+from pipelines.imports.formats.verl import VERL
 from pipelines.imports.record import Format, ImportFormatError
 
 #: those that need no mapping; `rows` takes one
-FORMATS: Mapping[str, Format] = {form.name: form for form in (TRL,)}
+FORMATS: Mapping[str, Format] = {
+    form.name: form
+    for form in (
+        *(VERIFIERS, PRIME_TOKENS, NEMO_RL, NEMO_GYM, OPEN_INSTRUCT),
+        *(TRL, VERL, LM_EVAL, LIGHTEVAL),
+        *LABELLED.values(),
+    )
+}
 MAPPED = "rows"
 
 

@@ -113,7 +113,7 @@ def test_what_needs_tokens_is_refused_by_name_and_what_reads_text_scores(import_
             out=run.folder("shaped"),
             options=ShapeOptions(estimator="grpo_outcome", outcome="right", weights=Weights(format=0.0)),
         )
-    equations = build_signal("execution", {"function": "pipelines.verifiers.equations:steps"})
+    equations = build_signal("execution", {"checker": "pipelines.verifiers.equations:check_steps"})
     with pytest.raises(UnknownColumnError, match=r"signal execution needs it\. Import it again with --tok"):
         score(signal=equations, rollouts=run.folder("rollouts"), prompts=run.folder("prompts"), out=run.folder("x"))
     verdicts = build_signal("outcome", {"verifier": "exact"})
