@@ -19,7 +19,7 @@ import pyarrow as pa
 from bench_shape import make_table, shortest
 
 from pass_ops import ShapingConfig, Weights, shape
-from pass_ops.methods.published import PUBLISHED
+from pass_ops.options.published import PUBLISHED
 
 WEIGHTS = Weights(process=1.0, outcome=1.0, format=1.0)
 VOCABULARY = 64  # rollouts part after a few tokens, as sampled ones do

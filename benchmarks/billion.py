@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pass_ops import Weights, shape
-from pass_ops.groups import group_bounds
+from pass_ops.reading.groups import group_bounds
 from pass_ops.shards import (
     CompleteDataset,
     Dataset,

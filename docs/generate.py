@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 
 from pass_ops import ShapingConfig
-from pass_ops.methods.presets import PRESETS
-from pass_ops.methods.published import LEFT_OUT, PUBLISHED
+from pass_ops.options.presets import PRESETS
+from pass_ops.options.published import LEFT_OUT, PUBLISHED
 from pass_ops.shards import schemas
 from pipelines.cli import build_parser
 
@@ -216,7 +216,7 @@ def decisions() -> str:
 
 
 def methods() -> str:
-    """reference/methods.md, from `pass_ops.methods.published` and what benchmarks/methods.json says of costs."""
+    """reference/methods.md, from `pass_ops.options.published` and what benchmarks/methods.json says of costs."""
     costs = json.loads((DOCS.parent / "benchmarks" / "methods.json").read_text(encoding="utf-8"))
     lines = ["# Methods", "", NOTICE, "", *METHODS_INTRO, ""]
     lines += ["| `estimator` | method | needs | ns a token | beside PASS |", "| --- | --- | --- | --- | --- |"]

@@ -9,12 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pass_ops.config import ShapingConfig, Standardizers, Weights
     from pass_ops.distillation import g_opd_scores, opd_scores
     from pass_ops.group import Group
+    from pass_ops.options.config import ShapingConfig, Standardizers, Weights
+    from pass_ops.options.streams import Fused, Stream, Transform
     from pass_ops.shaping import shape
     from pass_ops.spread import token_advantages
-    from pass_ops.streams.options import Fused, Stream, Transform
     from pass_ops.streams.statistics import Statistics, pool_statistics
 
 _HOMES = {

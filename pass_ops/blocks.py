@@ -1,6 +1,6 @@
 """Blocks of groups: what the estimators share around the kernels.
 
-Legend of dimensions: see `pass_ops.ragged`.
+Legend of dimensions: see `pass_ops.reading.ragged`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pass_ops import chunking, columns, divide_length, standardize
-from pass_ops.config import Operator, ShapingConfig
+from pass_ops import chunking, divide_length, standardize
 from pass_ops.errors import NonFiniteError, OutputOverflowError, StepEndsError
-from pass_ops.ragged import Elements, Tokens, falling, frozen, last_values
-from pass_ops.rollouts import Rollouts
+from pass_ops.options.config import Operator, ShapingConfig
+from pass_ops.reading import columns
+from pass_ops.reading.ragged import Elements, Tokens, falling, frozen, last_values
+from pass_ops.reading.rollouts import Rollouts
 
 BLOCK_VALUES = 1 << 18  # scores of a block; with what is made of them they fit into the processor's cache
 NO_MASK = np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint8)

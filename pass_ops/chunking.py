@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pass_ops.jit import kernel, part
-from pass_ops.ragged import Array, Elements, Tokens
+from pass_ops.reading.ragged import Array, Elements, Tokens
+from pass_ops.support.jit import kernel, part
 
 
 @kernel

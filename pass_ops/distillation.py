@@ -17,7 +17,6 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from pass_ops import columns
 from pass_ops.errors import (
     LengthMismatchError,
     NonFiniteError,
@@ -26,7 +25,8 @@ from pass_ops.errors import (
     OutputOverflowError,
     ShapingError,
 )
-from pass_ops.ragged import list_array, offsets, ragged
+from pass_ops.reading import columns
+from pass_ops.reading.ragged import list_array, offsets, ragged
 
 Lists: TypeAlias = "pa.Array | columns.ArrowStream"
 

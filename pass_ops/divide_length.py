@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from pass_ops.fusion import Fusion
-from pass_ops.jit import kernel, part
-from pass_ops.ragged import Array
+from pass_ops.reading.ragged import Array
+from pass_ops.support.jit import kernel, part
 
 
 def inverse_powers(k: float, *, longest: int) -> Array:

@@ -1,7 +1,7 @@
 """Which operations form the advantages, in which order (paper Alg. 4, Tables 2 and 3, and what PASS is compared with).
 
 An estimator is a function from rollouts (whole groups) to chunks. It works through them in blocks of groups, small
-enough to stay in the processor's cache from one operation to the next. Legend of dimensions: see `pass_ops.ragged`.
+enough to stay in the processor's cache from one operation to the next. Legend of dimensions: see `pass_ops.reading.ragged`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 
 from pass_ops import blocks, chunking, divide_length
 from pass_ops.blocks import Block, Chunks, Output, Statistics
-from pass_ops.by_group import by_group
-from pass_ops.config import ShapingConfig, load_estimator
 from pass_ops.fusion import Fusion, fuse, shape_rewards
-from pass_ops.importing import load_object
-from pass_ops.methods.published import PUBLISHED
-from pass_ops.methods.table import METHODS
-from pass_ops.ragged import offsets
-from pass_ops.rollouts import Rollouts
+from pass_ops.methods.by_group import by_group
+from pass_ops.options.config import ShapingConfig, load_estimator
+from pass_ops.options.methods import METHODS
+from pass_ops.options.published import PUBLISHED
+from pass_ops.reading.ragged import offsets
+from pass_ops.reading.rollouts import Rollouts
+from pass_ops.support.importing import load_object
 
 
 def pass_(rollouts: Rollouts, config: ShapingConfig) -> Chunks:

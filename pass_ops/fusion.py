@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pass_ops.config import Weights
-from pass_ops.jit import kernel
-from pass_ops.ragged import Array
+from pass_ops.options.config import Weights
+from pass_ops.reading.ragged import Array
+from pass_ops.support.jit import kernel
 
 
 class Fusion(NamedTuple):

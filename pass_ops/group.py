@@ -39,7 +39,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pass_ops.errors import MissingColumnError
-from pass_ops.nearest import advice
+from pass_ops.support.nearest import advice
 
 Arrays = tuple[NDArray[Any], ...]
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pass_ops import columns
-from pass_ops.config import ShapingConfig
 from pass_ops.errors import OptionError
-from pass_ops.ragged import list_array
-from pass_ops.rollouts import Streams, choose_streams, read_rollouts
+from pass_ops.options.config import ShapingConfig
+from pass_ops.reading import columns
+from pass_ops.reading.ragged import list_array
+from pass_ops.reading.rollouts import Streams, choose_streams, read_rollouts
 
 if TYPE_CHECKING:
     from pass_ops.blocks import Chunks
@@ -85,7 +85,7 @@ def shape(
         )
     from pass_ops.blocks import check_ends  # numba takes a second to import
     from pass_ops.estimators import estimator_of
-    from pass_ops.groups import group_starts
+    from pass_ops.reading.groups import group_starts
 
     estimator = estimator_of(config)
     streams = choose_streams(table, config)

@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pass_ops import columns
-from pass_ops.columns import ArrowStream
 from pass_ops.errors import LengthMismatchError, NullValueError, OutputOverflowError, StepEndsError
-from pass_ops.ragged import falling, last_values, list_array, offsets, one_chunk, ragged
+from pass_ops.reading import columns
+from pass_ops.reading.columns import ArrowStream
+from pass_ops.reading.ragged import falling, last_values, list_array, offsets, one_chunk, ragged
 
 MOST_VALUES = 2**31 - 1
 

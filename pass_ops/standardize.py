@@ -21,9 +21,9 @@ import math
 
 import numpy as np
 
-from pass_ops.config import Operator
-from pass_ops.jit import kernel, part
-from pass_ops.ragged import Array, Elements, Tokens
+from pass_ops.options.config import Operator
+from pass_ops.reading.ragged import Array, Elements, Tokens
+from pass_ops.support.jit import kernel, part
 
 NONE, MEAN_ONLY, MASKED_NORM, ABS_MAX, LEAVE_ONE_OUT = range(5)
 OPERATOR_CODES: dict[Operator, int] = {

@@ -79,7 +79,7 @@ def told(python: str, commands: list[list[str]]) -> Iterator[tuple[str, object, 
 
 
 def test_the_environment_has_none_of_the_extras(bare: str) -> None:
-    from pass_ops.extras import EXTRAS
+    from pass_ops.support.extras import EXTRAS
 
     code = f"import importlib.util as u; print([n for n in {sorted(EXTRAS)} if u.find_spec(n)])"
     done = subprocess.run([bare, "-c", code], capture_output=True, text=True, check=True, cwd=Path(bare).parent)

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pass_ops.groups import group_bounds, group_numbers
-from pass_ops.ragged import list_lengths, list_values
+from pass_ops.reading.groups import group_bounds, group_numbers
+from pass_ops.reading.ragged import list_lengths, list_values
 from pass_ops.shards import CompleteDataset
 from trainer.errors import TrainDataError
 from trainer.options import TrainOptions

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
-from pass_ops.frames import clear_frames
+from pass_ops.support.frames import clear_frames
 from trainer.batching import MicroBatch
 from trainer.errors import NotSavedError
 from trainer.policy import Policy

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from pass_ops.extras import require
+from pass_ops.support.extras import require
 from trainer.errors import ModelLoadError, PolicyMismatchError
 from trainer.model_folder import ADAPTER_WEIGHTS, base_folder, is_adapter
 from trainer.options import TrainOptions

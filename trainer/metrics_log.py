@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pass_ops.extras import require
+from pass_ops.support.extras import require
 from trainer.errors import StateError
 from trainer.options import TrainOptions
 from trainer.records import METRICS, parse_json, read_metrics

@@ -18,8 +18,8 @@ import pydantic
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from pass_ops.errors import PassError
-from pass_ops.nearest import advice
-from pass_ops.secrecy import MASK, hidden, is_secret
+from pass_ops.support.nearest import advice
+from pass_ops.support.secrecy import MASK, hidden, is_secret
 
 T = TypeVar("T")
 

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jinja2 import TemplateError
 
-from pass_ops.chat import chat_problem
 from pass_ops.shards import Store
+from pass_ops.support.chat import chat_problem
 from trainer.data import given_urls
 from trainer.errors import TrainDataError
 from trainer.model_folder import base_folder

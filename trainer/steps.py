@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from pass_ops.temporary import temporary_prefix
+from pass_ops.support.temporary import temporary_prefix
 from trainer.batching import StepBatch, build_step
 from trainer.compatibility import open_shaped, sampling_temperature
 from trainer.data import RowIndex, Selection, ShapedData, TrainData, build_index, select

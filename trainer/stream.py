@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pass_ops import token_advantages
-from pass_ops.ragged import list_lengths, list_values
+from pass_ops.reading.ragged import list_lengths, list_values
 from trainer.data import REFERENCE_COLUMN, RowIndex, TrainData, list_offsets
 from trainer.errors import StateError, TrainDataError
 from trainer.order import Step

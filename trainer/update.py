@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pass_ops.extras import require
+from pass_ops.support.extras import require
 from trainer.batching import MicroBatch, StepBatch
 from trainer.distributed import whole
 from trainer.errors import NonFiniteTrainingError, TrainingStoppedError

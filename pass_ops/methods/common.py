@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pass_ops.config import ShapingConfig
 from pass_ops.errors import EstimatorError
 from pass_ops.group import Group
+from pass_ops.options.config import ShapingConfig
 
 Floats = NDArray[np.float64]
 

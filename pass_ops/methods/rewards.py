@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from pass_ops.config import ShapingConfig
 from pass_ops.group import Group
 from pass_ops.methods.common import Floats, masked_norm, rewards
+from pass_ops.options.config import ShapingConfig
 
 
 def opo(group: Group, config: ShapingConfig) -> Floats:

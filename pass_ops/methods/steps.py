@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from pass_ops.config import ShapingConfig
 from pass_ops.group import Group
 from pass_ops.methods.common import (
     Floats,
@@ -20,6 +19,7 @@ from pass_ops.methods.common import (
     rewards,
     split,
 )
+from pass_ops.options.config import ShapingConfig
 
 
 def pure(group: Group, config: ShapingConfig, *, temperature: float = 0.1) -> list[Floats]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from pass_ops.config import ShapingConfig
 from pass_ops.group import Group, reads
 from pass_ops.methods.common import Floats, masked_norm, on_tokens, rewards, token_column
+from pass_ops.options.config import ShapingConfig
 
 
 @reads("token_ids")

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pass_ops.errors import PartError
-from pass_ops.groups import group_bounds
-from pass_ops.ragged import falling, last_values, list_lengths, list_values, one_chunk, ragged
+from pass_ops.reading.groups import group_bounds
+from pass_ops.reading.ragged import falling, last_values, list_lengths, list_values, one_chunk, ragged
 from pass_ops.shards.schemas import FINISH_REASONS, STATUSES, TOKEN_STATISTICS, VERIFY_STATUSES, signal_kind
 from pass_ops.shards.tables import group_keys
 

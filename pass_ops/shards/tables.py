@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pass_ops.groups import group_bounds
-from pass_ops.ragged import list_lengths
+from pass_ops.reading.groups import group_bounds
+from pass_ops.reading.ragged import list_lengths
 from pass_ops.shards.schemas import REJECTED, row_group_cuts
 from pass_ops.shards.spec import FORMAT_VERSION, DatasetSpec
 from pass_ops.shards.store import arrow_reader

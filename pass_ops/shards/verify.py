@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pass_ops.errors import CorruptDatasetError, NotADatasetError, PartError, ShardError
-from pass_ops.groups import group_bounds
+from pass_ops.reading.groups import group_bounds
 from pass_ops.shards import names
 from pass_ops.shards.checks import alignment_problems, describe, part_problems
 from pass_ops.shards.dataset import dataset_folders, read_dataset_json

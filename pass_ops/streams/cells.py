@@ -2,7 +2,7 @@
 
 Unmasked tokens of the used rows are counted through (_U); row r's begin at rows.tokens_R1[r]. A cell is what lies
 between two ends of steps, or one token where some stream has token level.
-Legend of dimensions: see `pass_ops.streams.reading`; _C cells.
+Legend of dimensions: see `pass_ops.reading.stream_rows`; _C cells.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from functools import cached_property
 
 import numpy as np
 
-from pass_ops.jit import kernel
-from pass_ops.ragged import Array
-from pass_ops.streams.elements import Elements, starts
-from pass_ops.streams.reading import Rows
+from pass_ops.reading.ragged import Array
+from pass_ops.reading.stream_elements import Elements, starts
+from pass_ops.reading.stream_rows import Rows
+from pass_ops.support.jit import kernel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
     credit a_j = A at the chunk's last cell;  advantage = (a_j + ... + a_K) / (K - j + 1)^k;  S(o) = the first of them
 
-Legend of dimensions: see `pass_ops.streams.reading`; _C cells, _K chunks.
+Legend of dimensions: see `pass_ops.reading.stream_rows`; _C cells, _K chunks.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import numpy as np
 
 from pass_ops.blocks import Chunks, too_large
 from pass_ops.errors import OutputOverflowError
-from pass_ops.jit import kernel
-from pass_ops.ragged import Array
+from pass_ops.reading.ragged import Array
 from pass_ops.streams.cells import Cells
+from pass_ops.support.jit import kernel
 
 NO_PLACES = np.empty(0, dtype=np.int64)
 

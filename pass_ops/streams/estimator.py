@@ -1,6 +1,6 @@
 """The general form, in order: standardize each stream, fuse, standardize the sum, cut, credit, divide by length.
 
-Legend of dimensions: see `pass_ops.streams.reading`; _C cells, _K chunks.
+Legend of dimensions: see `pass_ops.reading.stream_rows`; _C cells, _K chunks.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from pass_ops.blocks import Chunks
-from pass_ops.config import ShapingConfig
-from pass_ops.ragged import Array
+from pass_ops.options.config import ShapingConfig
+from pass_ops.options.streams import Stream, chain
+from pass_ops.reading.ragged import Array
+from pass_ops.reading.stream_rows import Rows
+from pass_ops.reading.stream_sources import Plan
 from pass_ops.streams import pools as pooling
 from pass_ops.streams.cells import Cells, cells_of, cuts_of_steps, cuts_of_trace, pieces
 from pass_ops.streams.crediting import credited
 from pass_ops.streams.gates import weights_by_row
-from pass_ops.streams.options import Stream, chain
 from pass_ops.streams.pools import Moments, Pools, Scaling
-from pass_ops.streams.reading import Rows
-from pass_ops.streams.sources import Plan
 from pass_ops.streams.transforms import transformed
 
 FUSED = ""  # the fused sum's name among the streams with recorded statistics

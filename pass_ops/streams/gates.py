@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pass_ops.ragged import Array
-from pass_ops.streams.options import Stream, chain
-from pass_ops.streams.reading import Rows
+from pass_ops.options.streams import Stream, chain
+from pass_ops.reading.ragged import Array
+from pass_ops.reading.stream_rows import Rows
 
 
 def open_rows(gates: Sequence[str], rows: Rows) -> Array:

@@ -6,7 +6,7 @@
 
 All but rank are (x - center) / scale, so a pool is reduced to its moments; an infinite scale says "the result is 0".
 Sums run around the pool's first value, one element after the other, so that they depend on the pool alone. Legend of
-dimensions: see `pass_ops.streams.reading`; _P pools.
+dimensions: see `pass_ops.reading.stream_rows`; _P pools.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pass_ops.jit import kernel
-from pass_ops.ragged import Array
+from pass_ops.reading.ragged import Array
+from pass_ops.support.jit import kernel
 
 NO_MEMBERS = np.ones(0, dtype=np.bool_)
 MOST_ROUNDINGS = 2.0**20  # that add up; in longer sums they fall on both sides

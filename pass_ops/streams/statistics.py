@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pass_ops import columns
-from pass_ops.config import ShapingConfig
 from pass_ops.errors import OptionError, StatisticsError
+from pass_ops.options.config import ShapingConfig
+from pass_ops.reading import columns
 
 if TYPE_CHECKING:
     from pass_ops.streams.pools import Moments

@@ -8,17 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 
-from pass_ops import columns
 from pass_ops.blocks import Chunks
-from pass_ops.config import ShapingConfig
 from pass_ops.errors import OptionError
-from pass_ops.groups import group_starts
-from pass_ops.ragged import Array, list_lengths
+from pass_ops.options.config import ShapingConfig
+from pass_ops.reading import columns
+from pass_ops.reading.groups import group_starts
+from pass_ops.reading.ragged import Array, list_lengths
+from pass_ops.reading.stream_rows import Rows, read_rows
+from pass_ops.reading.stream_sources import Plan, plan, read_streams
 from pass_ops.streams import pools as pooling
 from pass_ops.streams.estimator import FUSED, Shaper, moments_of
 from pass_ops.streams.pools import Moments, Pools
-from pass_ops.streams.reading import Rows, read_rows
-from pass_ops.streams.sources import Plan, plan, read_streams
 from pass_ops.streams.statistics import Statistics, pool_statistics
 
 SPAN_VALUES = 1 << 18  # values of a span: with what is made of them they fit into the processor's cache

@@ -7,7 +7,7 @@
     return_to_go          y_j = x_j + discount * y_(j+1)
     length_normalization  x / n^power
 
-Legend of dimensions: see `pass_ops.streams.reading`; a row's elements lie at starts_R1[r]..starts_R1[r + 1].
+Legend of dimensions: see `pass_ops.reading.stream_rows`; a row's elements lie at starts_R1[r]..starts_R1[r + 1].
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from pass_ops.errors import EstimatorError, OptionError, OutputOverflowError
-from pass_ops.importing import load_object
-from pass_ops.jit import kernel
-from pass_ops.ragged import Array
-from pass_ops.streams.elements import Elements
-from pass_ops.streams.options import Transform
-from pass_ops.streams.reading import Rows
+from pass_ops.options.streams import Transform
+from pass_ops.reading.ragged import Array
+from pass_ops.reading.stream_elements import Elements
+from pass_ops.reading.stream_rows import Rows
+from pass_ops.support.importing import load_object
+from pass_ops.support.jit import kernel
 
 KEEP_DECIMALS = 9  # of keep * (n - 1) before it is rounded down: 0.29 * 100 is 28.999999999999996 in float64
 

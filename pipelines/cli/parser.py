@@ -19,8 +19,8 @@ from keyword import iskeyword
 from typing import NoReturn
 
 from pass_ops.errors import PassError
-from pass_ops.extras import missing_extra
-from pass_ops.secrecy import hidden, url_secret
+from pass_ops.support.extras import missing_extra
+from pass_ops.support.secrecy import hidden, url_secret
 from pipelines.cli import imports
 from pipelines.cli.argument_types import (
     folder_name,

@@ -10,10 +10,10 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pass_ops.extras import MissingExtraError
-from pass_ops.importing import load_object
-from pass_ops.nearest import advice
 from pass_ops.shards import signal_schema
+from pass_ops.support.extras import MissingExtraError
+from pass_ops.support.importing import load_object
+from pass_ops.support.nearest import advice
 from pipelines.inspect.lint.findings import LintOptions
 from pipelines.options import ConfigError
 from pipelines.options.describe import Option, documented, function_options, json_schema, options_of

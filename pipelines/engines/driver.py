@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pass_ops.frames import clear_frames
+from pass_ops.support.frames import clear_frames
 from pipelines.engines.base import (
     EngineAsleep,
     EngineDead,

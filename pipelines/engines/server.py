@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from pass_ops.nearest import advice
-from pass_ops.secrecy import MASK, hidden
+from pass_ops.support.nearest import advice
+from pass_ops.support.secrecy import MASK, hidden
 from pipelines.engines.base import (
     EngineOptionError,
     EngineOptions,

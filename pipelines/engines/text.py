@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pass_ops.nearest import advice
+from pass_ops.support.nearest import advice
 from pipelines.engines.errors import EngineOptionError
 
 # What a decoder shows for bytes that are not (yet) a character, and how many tokens such bytes may be spread over.

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pass_ops.nearest import advice
+from pass_ops.support.nearest import advice
 from pipelines.engines.errors import EngineOptionError
 
 # Set from fields of EngineOptions, and of Sampling or by the engine itself, so not to be given in `extra`.

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pass_ops.extras import require
-from pass_ops.nearest import advice
+from pass_ops.support.extras import require
+from pass_ops.support.nearest import advice
 from pipelines.gpu_check.base import CheckError, CheckOptions, Machine, Result, skipped
 from pipelines.gpu_check.checks import CHECKS, Check
 from pipelines.gpu_check.isolation import run_marked

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pass_ops.chat import chat_problem
+from pass_ops.support.chat import chat_problem
 from pipelines.imports.record import Format, Record
 from pipelines.rows.fields import FIELDS, encodable
 from pipelines.rows.record import RowError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pass_ops.ragged import Array
+from pass_ops.reading.ragged import Array
 from pass_ops.shards import Store
 from pipelines.imports.spool import Index
 

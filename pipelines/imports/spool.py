@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pass_ops.ragged import Array
+from pass_ops.reading.ragged import Array
 from pass_ops.shards import Store
 from pass_ops.shards.schemas import BOOL_LIST, FLOAT_LIST, INT_LIST
 from pipelines.imports.known import Known

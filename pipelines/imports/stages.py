@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pass_ops import shards
-from pass_ops.ragged import Array, list_lengths
+from pass_ops.reading.ragged import Array, list_lengths
 from pass_ops.shards import Rejection, Store
 from pipelines.imports.encode import PromptForm, prompt_text, step_row, with_tokens
 from pipelines.imports.plan import DUPLICATE, REJECTED, read_part

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pass_ops.ragged import list_lengths, list_values
+from pass_ops.reading.ragged import list_lengths, list_values
 
 
 @dataclass(frozen=True, kw_only=True)

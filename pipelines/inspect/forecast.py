@@ -17,8 +17,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pass_ops import ShapingConfig, shape, token_advantages
-from pass_ops.groups import group_bounds, group_numbers
-from pass_ops.ragged import list_lengths, list_values
+from pass_ops.reading.groups import group_bounds, group_numbers
+from pass_ops.reading.ragged import list_lengths, list_values
 from pipelines.inspect.elements import elements
 from pipelines.inspect.padding import MASK, POSITIONS, SCORES, Place, Position, padded, places
 from pipelines.inspect.resample import Estimate, mean_over_prompts

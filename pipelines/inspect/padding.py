@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pass_ops.ragged import list_lengths, one_chunk
+from pass_ops.reading.ragged import list_lengths, one_chunk
 from pass_ops.shaping import MADE
 
 Position = Literal["start", "middle", "end"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from pass_ops.groups import group_bounds
+from pass_ops.reading.groups import group_bounds
 
 ROLLOUTS = ""
 

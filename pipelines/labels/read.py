@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pass_ops.nearest import advice
+from pass_ops.support.nearest import advice
 from pipelines.labels.math_shepherd import MATH_SHEPHERD
 from pipelines.labels.prm800k import PRM800K
 from pipelines.labels.processbench import PROCESSBENCH

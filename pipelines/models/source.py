@@ -25,8 +25,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from pass_ops.errors import PassError
-from pass_ops.extras import MissingExtraError
 from pass_ops.shards import Store
+from pass_ops.support.extras import MissingExtraError
 from trainer.model_folder import ADAPTER_CONFIG
 
 HUB = "hf://"

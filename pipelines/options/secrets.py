@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Strict
 
-from pass_ops.secrecy import ADVICE, assigned_secret, is_secret, literal_secrets, url_secret
+from pass_ops.support.secrecy import ADVICE, assigned_secret, is_secret, literal_secrets, url_secret
 from pipelines.options.errors import ConfigError
 
 _NAMED = re.compile(r"env:(\w+)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pass_ops.config import Signal
+from pass_ops.options.config import Signal
 
 Per = Literal["step", "token"]
 

@@ -19,10 +19,10 @@ from typing import Any
 
 from pass_ops import shards
 from pass_ops.errors import NotFinalized, PassError
-from pass_ops.importing import extend_import_path
 from pass_ops.shards import Dataset, Manifest, PendingParts, names
 from pass_ops.shards.commit import parts_in
 from pass_ops.shards.documents import json_object
+from pass_ops.support.importing import extend_import_path
 from pipelines.engines import use_gpus
 from pipelines.parts.attempts import attempts_made
 from pipelines.parts.job_record import job_record

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from pass_ops.errors import PassError
-from pass_ops.importing import load_object, source_digest
+from pass_ops.support.importing import load_object, source_digest
 
 #: programs by short name; any other is given as an import path `module:function`
 PROGRAMS = {

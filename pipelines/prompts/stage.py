@@ -19,10 +19,10 @@ from annotated_types import Ge, Le
 from pydantic import AfterValidator
 
 from pass_ops import shards
-from pass_ops.chat import chat_problem
 from pass_ops.errors import PassError
-from pass_ops.nearest import advice
 from pass_ops.shards import DatasetSpec, InputRef, Manifest, Rejection
+from pass_ops.support.chat import chat_problem
+from pass_ops.support.nearest import advice
 from pipelines.options import Url, options
 from pipelines.options.types import PartRows, Rows, Strings
 from pipelines.parts.job_record import job_record

@@ -7,7 +7,7 @@ from dataclasses import field
 from typing import Any
 
 from pass_ops.errors import PassError
-from pass_ops.nearest import advice
+from pass_ops.support.nearest import advice
 from pipelines.engines.base import Sampling
 from pipelines.engines.prompts import argument_problem
 from pipelines.options import Table, options

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pass_ops import shards
-from pass_ops.ragged import list_array, offsets
+from pass_ops.reading.ragged import list_array, offsets
 from pass_ops.shards import Rejection
 from pipelines.engines.base import Engine, EngineDead, RequestRejected, Sample, Sampling
 from pipelines.parts.loop import PartOutput

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from pass_ops.errors import PassError
-from pass_ops.nearest import advice
+from pass_ops.support.nearest import advice
 from pipelines.options import Flags, options, resolved_flags
 from pipelines.runners.gpus import Gpus
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pass_ops.extras import require
+from pass_ops.support.extras import require
 from pipelines.runners.base import Launch, RunnerFlagError
 from pipelines.runners.portable import flag_value
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from pass_ops import shards
-from pass_ops.config import load_estimator
 from pass_ops.errors import PassError
-from pass_ops.extras import EXTRAS, MissingExtraError, by_extra, missing_extra
+from pass_ops.options.config import load_estimator
 from pass_ops.shards import DatasetSpec, Rejection
+from pass_ops.support.extras import EXTRAS, MissingExtraError, by_extra, missing_extra
 from pipelines.engines import device_held
 from pipelines.engines.machine import Machine, this_machine
 from pipelines.engines.vllm_arguments import check_architecture

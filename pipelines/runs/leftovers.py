@@ -18,7 +18,7 @@ from pathlib import Path
 from pass_ops.shards import names
 from pass_ops.shards.names import is_temporary
 from pass_ops.shards.store import Store
-from pass_ops.temporary import is_abandoned
+from pass_ops.support.temporary import is_abandoned
 from trainer.errors import RunFolderError
 from trainer.folder_lock import LOCK, locked
 

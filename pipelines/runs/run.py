@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
 from pass_ops.errors import PassError
-from pass_ops.importing import extend_import_path
+from pass_ops.support.importing import extend_import_path
 from pipelines.options import ConfigError, check_url, problem_lines
 from pipelines.parts.operations import Operations
 from pipelines.prompts.stage import PromptSource

@@ -14,7 +14,7 @@ import traceback
 from types import TracebackType
 from typing import TextIO
 
-from pass_ops.secrecy import hidden
+from pass_ops.support.secrecy import hidden
 
 _COMMANDS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 except tab and line feed, delete, C1

@@ -17,12 +17,12 @@ from typing import Any
 import pyarrow as pa
 
 from pass_ops import Statistics, shards
-from pass_ops.checking import set_field
-from pass_ops.config import WITH_PROCESS, ShapingConfig, Signal
 from pass_ops.errors import OptionError
-from pass_ops.importing import source_digest
-from pass_ops.methods.presets import PRESETS, expanded
+from pass_ops.options.checking import set_field
+from pass_ops.options.config import WITH_PROCESS, ShapingConfig, Signal
+from pass_ops.options.presets import PRESETS, expanded
 from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest
+from pass_ops.support.importing import source_digest
 from pipelines.options import options as option_class
 from pipelines.options.types import Strings
 from pipelines.parts.granularity import SHAPED_AS

@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 
 from pass_ops import Statistics, pool_statistics
-from pass_ops.config import ShapingConfig
 from pass_ops.errors import OptionError, StaleInputError
+from pass_ops.options.config import ShapingConfig
+from pass_ops.options.streams import Stream
+from pass_ops.reading.stream_sources import find_source, plan, read_streams
 from pass_ops.shards import DatasetSpec
 from pass_ops.shards.schemas import ROLLOUTS, TOKEN_STATISTICS, signal_schema
-from pass_ops.streams.options import Stream
-from pass_ops.streams.sources import find_source, plan, read_streams
 
 ROLES = ("process", "outcome", "format", "reference")
 #: the column with a signal's values, by its kind

@@ -23,10 +23,10 @@ from typing import Any, ClassVar, Protocol, Self
 import pyarrow as pa
 
 from pass_ops.errors import PassError
-from pass_ops.importing import load_object, source_digest
-from pass_ops.nearest import advice
 from pass_ops.shards import DatasetSpec, ModelRef, signal_schema
 from pass_ops.shards.schemas import SIGNAL_KINDS, STATUSES
+from pass_ops.support.importing import load_object, source_digest
+from pass_ops.support.nearest import advice
 from pipelines.engines.base import EngineOptions
 from pipelines.options import build
 

@@ -10,10 +10,10 @@ from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, Le
 
-from pass_ops.extras import missing_extra
-from pass_ops.importing import load_object, source_digest
-from pass_ops.nearest import advice
 from pass_ops.shards import DatasetSpec
+from pass_ops.support.extras import missing_extra
+from pass_ops.support.importing import load_object, source_digest
+from pass_ops.support.nearest import advice
 from pipelines.options import Table, options
 from pipelines.options.types import Seconds, Workers
 from pipelines.signals.base import SignalBase, SignalOptionError

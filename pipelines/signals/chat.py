@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from pass_ops.errors import PassError
-from pass_ops.secrecy import MASK, hidden
 from pass_ops.shards import Store
+from pass_ops.support.secrecy import MASK, hidden
 from pipelines.engines.base import Engine, RequestRejected, SampleRequest, Sampling
 from pipelines.engines.errors import ServerUnreachable
 from pipelines.signals.kept import Answers, Form, then

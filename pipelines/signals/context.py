@@ -18,9 +18,9 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from pass_ops.importing import source_digest
-from pass_ops.nearest import advice
 from pass_ops.shards import DatasetSpec, signal_schema
+from pass_ops.support.importing import source_digest
+from pass_ops.support.nearest import advice
 from pipelines.engines.base import RequestRejected
 from pipelines.engines.prompts import apply_template, argument_problem, as_messages, encode_prompt, framed
 from pipelines.options import Table, options

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
-from pass_ops.importing import source_digest
 from pass_ops.shards import DatasetSpec
+from pass_ops.support.importing import source_digest
 from pipelines.options import Table, options
 from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.calls import CallingSignal, check_call, check_target

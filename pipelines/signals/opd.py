@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from pass_ops import g_opd_scores, opd_scores
-from pass_ops.ragged import ragged
+from pass_ops.reading.ragged import ragged
 from pass_ops.shards import DatasetSpec, SamplingFacts
 from pipelines.options import Table, options
 from pipelines.parts.granularity import PROCESS_KINDS, Per

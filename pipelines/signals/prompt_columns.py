@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pass_ops.nearest import advice
 from pass_ops.shards import DatasetSpec
+from pass_ops.support.nearest import advice
 from pipelines.signals.base import SignalInputError
 from pipelines.signals.stepwise import prompt_texts
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from pass_ops.extras import require
+from pass_ops.support.extras import require
 from pipelines.verifiers.answers import Reasoning, answer_text, last_box
 from pipelines.verifiers.base import Verdict, listed_strings
 from pipelines.verifiers.math_places import final_expression

@@ -5,7 +5,7 @@ nothing at all. While other processes have the cores it does not count, so a bus
 wrong is that call's alone: the child is killed, a fresh one goes on with the next call. No signal is used and nothing
 is forked with a copy of this process, so it works on any thread (Beam's are never the main one) of a process that holds
 an engine. Children are new interpreters that import neither this process's `__main__` nor, of this project, anything
-beyond `pass_ops.importing` and `pipelines.verifiers`.
+beyond `pass_ops.support.importing` and `pipelines.verifiers`.
 
 docs/decisions/005-verifier-pool.md says why not a library's pool.
 """
@@ -31,7 +31,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from pass_ops.errors import PassError
-from pass_ops.temporary import temporary_prefix
+from pass_ops.support.temporary import temporary_prefix
 from pipelines.verifiers.limits import hide_memory, stopped, used
 from pipelines.verifiers.scratch import PARENT_VARIABLE, remove_folder
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from pass_ops.extras import require
+from pass_ops.support.extras import require
 from pipelines.verifiers.answers import Reasoning, answer_text
 from pipelines.verifiers.base import Verdict
 

@@ -7,7 +7,7 @@ import os
 import tempfile
 import uuid
 
-from pass_ops.temporary import temporary_prefix
+from pass_ops.support.temporary import temporary_prefix
 
 SCRATCH_BYTES = 64 << 20
 SCRATCH_FILES = 1000

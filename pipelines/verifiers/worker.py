@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
-from pass_ops.importing import load_object
+from pass_ops.support.importing import load_object
 from pipelines.verifiers.limits import die_with_parent, hide_memory, limit_memory
 
 DETAIL_CHARACTERS = 500

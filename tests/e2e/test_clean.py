@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pass_ops.shards import Store, names
-from pass_ops.temporary import is_abandoned, temporary_prefix
+from pass_ops.support.temporary import is_abandoned, temporary_prefix
 from pipelines.cli.parser import main
 from pipelines.runs.leftovers import leftovers, remove_leftovers
 from trainer.folder_lock import LOCK, locked

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pass_ops.importing import load_object
-from pass_ops.secrecy import hidden, literal_secrets, url_secret
+from pass_ops.support.importing import load_object
+from pass_ops.support.secrecy import hidden, literal_secrets, url_secret
 from pipelines.cli.parser import main
 from pipelines.options import ConfigError, resolved_flags
 from pipelines.runners import RunnerOptions

@@ -11,7 +11,7 @@ from cases import check_against_oracle, to_config, to_table
 from oracle import Options
 
 from pass_ops import blocks, shape
-from pass_ops.ragged import Ragged, falling, last_values
+from pass_ops.reading.ragged import Ragged, falling, last_values
 
 MASKS = [list(mask) for length in range(4) for mask in itertools.product((True, False), repeat=length)]
 

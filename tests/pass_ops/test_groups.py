@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pass_ops.errors import GroupOrderError
-from pass_ops.groups import group_bounds, group_numbers, group_starts
+from pass_ops.reading.groups import group_bounds, group_numbers, group_starts
 
 IDS = {
     "one group": ["a", "a", "a"],

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pass_ops.columns import first_null_in_lists
-from pass_ops.ragged import RaggedBits, list_array, list_lengths, list_values, offsets
+from pass_ops.reading.columns import first_null_in_lists
+from pass_ops.reading.ragged import RaggedBits, list_array, list_lengths, list_values, offsets
 
 
 @pytest.mark.parametrize("skipped", [0, 3])

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pytest
 
 from pass_ops import Fused, Group, ShapingConfig, Stream, Weights, shape, token_advantages
-from pass_ops.config import ESTIMATORS
 from pass_ops.errors import EstimatorError, MissingColumnError, OptionError
-from pass_ops.importing import load_object
 from pass_ops.methods import rewards, steps, tokens
-from pass_ops.methods.presets import PRESETS
-from pass_ops.methods.published import PUBLISHED, PublishedName
+from pass_ops.options.config import ESTIMATORS
+from pass_ops.options.presets import PRESETS
+from pass_ops.options.published import PUBLISHED, PublishedName
+from pass_ops.support.importing import load_object
 
 THEIRS = json.loads((Path(__file__).parent / "reference" / "authors.json").read_text(encoding="utf-8"))
 ROLLOUTS = THEIRS["rollouts"]

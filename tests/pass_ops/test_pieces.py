@@ -31,7 +31,7 @@ def laid(request: pytest.FixtureRequest):
     return in_two_chunks if request.param == "chunked" else lambda table: table
 
 
-@pytest.mark.parametrize("estimator", ["pass", "pass_ops.prime:prime"])
+@pytest.mark.parametrize("estimator", ["pass", "pass_ops.methods.prime:prime"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_values_are_those_of_one_piece(laid, estimator, threads):
     table = pa.concat_tables([STEPS, put("group_id", ["q3", "q4", "q4"])])  # groups of 2, 1, 1 and 2

@@ -55,7 +55,7 @@ def to_options(config: ShapingConfig) -> Options:
 
 def test_the_table_names_every_estimator():
     configs = [eval(row["options"], NAMES) for row in ROWS]
-    assert {config.estimator for config in configs} == set(pass_ops.config.ESTIMATORS)
+    assert {config.estimator for config in configs} == set(pass_ops.options.config.ESTIMATORS)
     assert len(ROWS) == PAGE.read_text(encoding="utf-8").count("| `ShapingConfig(")
 
 

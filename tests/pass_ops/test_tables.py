@@ -224,8 +224,8 @@ def test_public_names():
 def test_the_reference_says_of_each_estimator_what_the_table_says():
     from pathlib import Path
 
-    from pass_ops.config import ESTIMATORS
-    from pass_ops.methods.table import METHODS
+    from pass_ops.options.config import ESTIMATORS
+    from pass_ops.options.methods import METHODS
 
     page = (Path(__file__).parents[2] / "docs/reference/estimators.md").read_text(encoding="utf-8")
     assert set(METHODS) == set(ESTIMATORS)

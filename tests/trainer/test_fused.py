@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from pass_ops.extras import MissingExtraError
+from pass_ops.support.extras import MissingExtraError
 from trainer.errors import PolicyMismatchError, TrainOptionError
 from trainer.fused import check_fused
 from trainer.options import TrainOptions

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pass_ops.extras import MissingExtraError
+from pass_ops.support.extras import MissingExtraError
 from tests.trainer.rows import random_rows, split_groups, step_of
 from trainer import TrainOptions, train
 from trainer.checkpoint import complete_checkpoints

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pass_ops.extras import MissingExtraError
+from pass_ops.support.extras import MissingExtraError
 from tests.trainer.rows import VOCABULARY, gradient_of, largest_difference, random_rows, step_of
 from trainer.logprobs import TokenLogprobs
 from trainer.options import TrainOptions

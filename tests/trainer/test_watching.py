@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pass_ops.extras import MissingExtraError
+from pass_ops.support.extras import MissingExtraError
 from tests.trainer.rows import random_rows, split_groups
 from trainer import TrainOptions, train
 from trainer.flops import flops_per_token, token_share

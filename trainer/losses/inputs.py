@@ -11,7 +11,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from pass_ops.nearest import advice
+from pass_ops.support.nearest import advice
 from trainer.errors import LossInputError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pass_ops.nearest import advice
+from pass_ops.support.nearest import advice
 from pipelines.imports.formats.labelled import LABELLED
 from pipelines.imports.formats.lighteval import LIGHTEVAL
 from pipelines.imports.formats.lm_eval import LM_EVAL

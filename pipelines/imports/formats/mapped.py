@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
-from pass_ops.nearest import advice
 from pass_ops.shards import Store
+from pass_ops.support.nearest import advice
 from pipelines.imports.check import finish_reason, number
 from pipelines.imports.record import Format, ImportFormatError, Place, Record
 from pipelines.imports.values import as_messages, as_text, completion_text, said_or_text

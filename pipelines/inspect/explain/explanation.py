@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from pass_ops import ShapingConfig
-from pass_ops.config import ESTIMATORS
 from pass_ops.errors import PassError
-from pass_ops.nearest import advice
+from pass_ops.options.config import ESTIMATORS
 from pass_ops.shards import CompleteDataset
+from pass_ops.support.nearest import advice
 from pipelines.inspect.explain.arithmetic import Arithmetic, work_out
 from pipelines.inspect.explain.pools import STORED_ROUNDING, Columns, Number, StoredRow
 from pipelines.inspect.stored import open_shaped, shaping_config

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from pass_ops import ShapingConfig
-from pass_ops.methods.table import METHODS
+from pass_ops.options.methods import METHODS
 from pipelines.inspect.explain.pools import Columns, Number, Pool, StoredRow
 
 

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pass_ops.methods.table import METHODS
+from pass_ops.options.methods import METHODS
 from pipelines.inspect.explain.arithmetic import Chunk
 from pipelines.inspect.explain.explanation import Explanation
 from pipelines.inspect.explain.pools import Pool

@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pass_ops import ShapingConfig, Standardizers, Weights, shape
-from pass_ops.config import Operator
 from pass_ops.errors import MissingColumnError, OptionError
-from pass_ops.groups import group_bounds, group_numbers
-from pass_ops.ragged import list_lengths, list_values
+from pass_ops.options.config import Operator
+from pass_ops.reading.groups import group_bounds, group_numbers
+from pass_ops.reading.ragged import list_lengths, list_values
 from pass_ops.shards import CompleteDataset
 from pass_ops.shards.tables import group_keys
 from pipelines.inspect.forecast import Forecast, forecast, given_levels, poor_level, score_levels

@@ -13,8 +13,8 @@ from annotated_types import Ge, Le, MinLen
 from pydantic import Strict
 
 from pass_ops import shape
-from pass_ops.groups import group_bounds, group_numbers
-from pass_ops.ragged import list_lengths, list_values
+from pass_ops.reading.groups import group_bounds, group_numbers
+from pass_ops.reading.ragged import list_lengths, list_values
 from pass_ops.shards import CompleteDataset
 from pipelines.inspect.forecast import STEPS, Forecast, forecast, given_levels
 from pipelines.inspect.sample import GroupSample

@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pass_ops.ragged import list_array, list_lengths, list_values, offsets
+from pass_ops.reading.ragged import list_array, list_lengths, list_values, offsets
 from pass_ops.shards import CompleteDataset
-from pass_ops.temporary import temporary_prefix
+from pass_ops.support.temporary import temporary_prefix
 from pipelines.models.folder import describe_model
 from pipelines.models.source import local_model
 from trainer.compatibility import check_data_and_policy, check_sampling

@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pass_ops import Statistics, pool_statistics, shape, token_advantages
-from pass_ops.config import STREAMS_ONLY
 from pass_ops.errors import OptionError
-from pass_ops.groups import group_bounds, group_numbers
-from pass_ops.ragged import list_lengths, list_values
+from pass_ops.options.config import STREAMS_ONLY
+from pass_ops.reading.groups import group_bounds, group_numbers
+from pass_ops.reading.ragged import list_lengths, list_values
 from pass_ops.shards import CompleteDataset
 from pipelines.inspect.forecast import Forecast
 from pipelines.inspect.moments import Moments, Pairs, centred

@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pass_ops.groups import group_bounds, group_numbers
-from pass_ops.ragged import list_lengths, list_values
+from pass_ops.reading.groups import group_bounds, group_numbers
+from pass_ops.reading.ragged import list_lengths, list_values
 from pipelines.inspect.elements import Elements, elements
 from pipelines.inspect.resample import Estimate, draws, interval
 

@@ -11,8 +11,8 @@ import polars as pl
 import pyarrow as pa
 
 from pass_ops.errors import PassError
-from pass_ops.nearest import advice
 from pass_ops.shards import open_dataset
+from pass_ops.support.nearest import advice
 
 REWARD_COLUMNS = ("outcome_reward", "format_reward", "format_ok", "verify_status", "extracted_answer")
 

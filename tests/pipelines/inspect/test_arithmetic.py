@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pass_ops import ShapingConfig, Standardizers, Weights, shape
-from pass_ops.config import ESTIMATORS, OPERATORS
+from pass_ops.options.config import ESTIMATORS, OPERATORS
 from pipelines.inspect.explain.arithmetic import work_out
 from pipelines.inspect.explain.explanation import check_group
 from pipelines.inspect.explain.pools import Columns, StoredRow

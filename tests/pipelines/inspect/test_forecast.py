@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from pass_ops import ShapingConfig, Weights, shape
-from pass_ops.config import ESTIMATORS
+from pass_ops.options.config import ESTIMATORS
 from pipelines.inspect.forecast import Level, forecast, given_levels, pays_from, score_levels
 from pipelines.inspect.padding import POSITIONS, padded, places
 from pipelines.inspect.resample import draws, mean_over_prompts

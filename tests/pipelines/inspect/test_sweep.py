@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pass_ops import Weights
-from pass_ops.config import ESTIMATORS
 from pass_ops.errors import OptionError
+from pass_ops.options.config import ESTIMATORS
 from pipelines.cli.parser import main
 from pipelines.inspect.sweep.settings import grid_settings, sweep
 from pipelines.options import ConfigError

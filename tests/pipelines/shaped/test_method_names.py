@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from pass_ops import ShapingConfig, Weights, shape, shards
-from pass_ops.methods.presets import PRESETS
+from pass_ops.options.presets import PRESETS
 from pipelines.inspect.stored import shaping_config
 from pipelines.inspect.sweep.choose import ChooseOptions, Chooser
 from pipelines.inspect.sweep.report import sweep_view

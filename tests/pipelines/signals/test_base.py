@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from pass_ops.errors import PassError
-from pass_ops.importing import load_object
 from pass_ops.shards import signal_schema
+from pass_ops.support.importing import load_object
 from pipelines.signals import (
     SIGNALS,
     Row,

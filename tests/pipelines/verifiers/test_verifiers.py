@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pass_ops.importing import load_object, source_digest
+from pass_ops.support.importing import load_object, source_digest
 from pipelines.verifiers import VERIFIERS, Verdict, exact, number, regex
 from pipelines.verifiers.base import plain_verdict
 

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pass_ops import columns
 from pass_ops.errors import ColumnTypeError, GroupOrderError, NullValueError
-from pass_ops.ragged import Array
+from pass_ops.reading import columns
+from pass_ops.reading.ragged import Array
 
 
 def group_bounds(keys: pa.Array | pa.ChunkedArray) -> Array:

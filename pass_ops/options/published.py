@@ -1,6 +1,6 @@
 """Every published method that an `estimator` name stands for, besides those of `pass_ops.estimators`, in one place.
 
-A method is streams (`pass_ops.methods.presets`), or a function of a group in one of the other files beside this one.
+A method is streams (`pass_ops.options.presets`), or a function of a group in one of the other files beside this one.
 docs/reference/methods.md is made from this table. Imports nothing but the standard library.
 """
 
@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pass_ops.checking import check_number
 from pass_ops.errors import OptionError
-from pass_ops.nearest import advice
+from pass_ops.options.checking import check_number
+from pass_ops.support.nearest import advice
 
 PublishedName = Literal[
     "gdpo_batch", "reinforce_pp", "reinforce_pp_baseline", "max_rl", "opo", "pass_at_k", "grpo_lambda", "pure", "papo",

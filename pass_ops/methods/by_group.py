@@ -1,6 +1,6 @@
 """From an estimator that takes a `Group` at a time to one that takes `Rollouts`.
 
-Legend of dimensions: see `pass_ops.ragged`.
+Legend of dimensions: see `pass_ops.reading.ragged`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from pass_ops import blocks, columns
+from pass_ops import blocks
 from pass_ops.blocks import Chunks, Output
-from pass_ops.config import ShapingConfig
 from pass_ops.errors import EstimatorError
 from pass_ops.group import Group
-from pass_ops.ragged import Array, offsets
-from pass_ops.rollouts import Rollouts
+from pass_ops.options.config import ShapingConfig
+from pass_ops.reading import columns
+from pass_ops.reading.ragged import Array, offsets
+from pass_ops.reading.rollouts import Rollouts
 
 GroupEstimator = Callable[[Group, ShapingConfig], Sequence[Any]]
 NOTHING = np.zeros(0)

@@ -9,19 +9,19 @@ from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Le
 
-from pass_ops.checking import Options, check_choice, check_number, set_field
 from pass_ops.errors import OptionError
-from pass_ops.importing import load_object, split_path
-from pass_ops.methods.presets import PRESETS, expanded
-from pass_ops.methods.published import PUBLISHED, PublishedName, check_options
-from pass_ops.methods.table import METHODS, Method
-from pass_ops.streams.options import Fused, Stream, check_streams
+from pass_ops.options.checking import Options, check_choice, check_number, set_field
+from pass_ops.options.methods import METHODS, Method
+from pass_ops.options.presets import PRESETS, expanded
+from pass_ops.options.published import PUBLISHED, PublishedName, check_options
+from pass_ops.options.streams import Fused, Stream, check_streams
+from pass_ops.support.importing import load_object, split_path
 
 Estimator = Literal["pass", "reward_shaping", "grpo_process", "grpo_outcome", "rloo", "dr_grpo", "gdpo", "prime"]
 Signal = Literal["prm", "kl"]
 Operator = Literal["masked_norm", "abs_max", "mean_only", "leave_one_out", "none"]
 
-#: estimators by name, but for those of `pass_ops.methods.published`; a function of your own is given by its import path
+#: estimators by name, but for those of `pass_ops.options.published`; a function of your own is given by its import path
 #: `module:function`, see `pass_ops.group`
 ESTIMATORS = get_args(Estimator)
 SIGNALS: tuple[Signal, ...] = get_args(Signal)

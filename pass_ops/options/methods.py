@@ -123,7 +123,7 @@ METHODS: dict[str, Method] = {
         formula="A = w_outcome * N(outcome) + w_format * N(format) on every token",
     ),
     "prime": Method(
-        function="pass_ops.prime:prime",
+        function="pass_ops.methods.prime:prime",
         by_group=True,
         process="weighted",
         pools="each",

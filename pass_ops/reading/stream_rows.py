@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pass_ops import columns
 from pass_ops.errors import NullValueError
-from pass_ops.ragged import Array, RaggedBits, ragged_bits
-from pass_ops.streams.elements import Elements, Reader, Tokens, starts
-from pass_ops.streams.sources import Plan, Source
+from pass_ops.reading import columns
+from pass_ops.reading.ragged import Array, RaggedBits, ragged_bits
+from pass_ops.reading.stream_elements import Elements, Reader, Tokens, starts
+from pass_ops.reading.stream_sources import Plan, Source
 
 
 @dataclass(frozen=True, kw_only=True)

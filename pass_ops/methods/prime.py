@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pass_ops.config import ShapingConfig
 from pass_ops.group import Group
+from pass_ops.options.config import ShapingConfig
 
 Floats = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pass_ops.errors import ColumnTypeError, MissingColumnError, ShapingError
-from pass_ops.ragged import one_chunk
+from pass_ops.reading.ragged import one_chunk
 
 TOKENS_OF_BOOL = pa.list_(pa.bool_())
 LIST_OF_FLOAT32 = pa.list_(pa.float32())

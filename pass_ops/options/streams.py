@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from pass_ops.checking import Options, check_choice, check_number, set_field
 from pass_ops.errors import OptionError
-from pass_ops.importing import split_path
-from pass_ops.nearest import advice
+from pass_ops.options.checking import Options, check_choice, check_number, set_field
+from pass_ops.support.importing import split_path
+from pass_ops.support.nearest import advice
 
 TransformName = Literal[
     "difference", "min_form", "clip", "compress", "sparsify", "return_to_go", "length_normalization", "function"

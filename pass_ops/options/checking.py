@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any, Self
 
 from pass_ops.errors import OptionError
-from pass_ops.nearest import advice
+from pass_ops.support.nearest import advice
 
 
 def set_field(instance: object, name: str, value: object) -> None:

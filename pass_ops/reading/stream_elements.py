@@ -1,6 +1,6 @@
 """The live elements of a stream: which of a list's values count, and what they are about.
 
-Legend of dimensions: see `pass_ops.streams.reading`; _V all values that a column gives, live or not.
+Legend of dimensions: see `pass_ops.reading.stream_rows`; _V all values that a column gives, live or not.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pass_ops import columns
 from pass_ops.errors import (
     ColumnTypeError,
     LengthMismatchError,
@@ -20,8 +19,9 @@ from pass_ops.errors import (
     NullValueError,
     StepEndsError,
 )
-from pass_ops.ragged import Array, Ragged, falling, last_values, list_lengths, one_chunk, ragged
-from pass_ops.streams.sources import Level, Plan, Source
+from pass_ops.reading import columns
+from pass_ops.reading.ragged import Array, Ragged, falling, last_values, list_lengths, one_chunk, ragged
+from pass_ops.reading.stream_sources import Level, Plan, Source
 
 
 def starts(counts_R: Array) -> Array:

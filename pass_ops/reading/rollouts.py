@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pass_ops import columns
-from pass_ops.config import ShapingConfig
 from pass_ops.errors import LengthMismatchError, MissingColumnError, NonFiniteError, NullValueError
-from pass_ops.ragged import Ragged, RaggedBits, frozen, one_chunk, ragged, ragged_bits
+from pass_ops.options.config import ShapingConfig
+from pass_ops.reading import columns
+from pass_ops.reading.ragged import Ragged, RaggedBits, frozen, one_chunk, ragged, ragged_bits
 
 TYPES = {
     "loss_mask": columns.TOKENS_OF_BOOL,
@@ -43,7 +43,7 @@ class Streams:
 
 @dataclass(frozen=True, kw_only=True)
 class Rollouts:
-    """Whole groups of rollouts. Legend of dimensions: see `pass_ops.ragged`.
+    """Whole groups of rollouts. Legend of dimensions: see `pass_ops.reading.ragged`.
 
     Attributes:
         table, first_row: where the rows come from, for errors.

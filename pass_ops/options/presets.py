@@ -10,10 +10,10 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from pass_ops.errors import OptionError
-from pass_ops.streams.options import Fused, Stream, Transform
+from pass_ops.options.streams import Fused, Stream, Transform
 
 if TYPE_CHECKING:
-    from pass_ops.config import ShapingConfig
+    from pass_ops.options.config import ShapingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

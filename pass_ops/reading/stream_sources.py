@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
-from pass_ops import columns
-from pass_ops.config import ShapingConfig
 from pass_ops.errors import ColumnTypeError, MissingColumnError, OptionError
-from pass_ops.streams.options import chain, check_level
+from pass_ops.options.config import ShapingConfig
+from pass_ops.options.streams import chain, check_level
+from pass_ops.reading import columns
 
 Level = Literal["rollout", "step", "token"]
 #: what a signal's column of values may be called, behind the signal's name; the first that is there counts
