@@ -226,7 +226,8 @@ def methods() -> str:
     lines += ["", *METHODS_COSTS, ""]
     for name, method in PUBLISHED.items():
         lines += [f"## {name}", "", f"{method.title} ({method.source}).", "", f"    {method.formula}", ""]
-        lines += [f"Checked against {method.against}." + (f" {method.note}" if method.note else ""), ""]
+        checked = method.against if method.against.startswith("worked by hand") else f"checked against {method.against}"
+        lines += [f"{checked[0].upper()}{checked[1:]}." + (f" {method.note}" if method.note else ""), ""]
         if name in PRESETS:
             lines += ["It is these streams:", "", "```toml", *_streams_in_toml(name), "```", ""]
         if method.options:

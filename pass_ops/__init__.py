@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from pass_ops.streams.statistics import Statistics, pool_statistics
 
 _HOMES = {
-    "Fused": "streams.options",
+    "Fused": "options.streams",
     "Group": "group",
-    "ShapingConfig": "config",
-    "Standardizers": "config",
+    "ShapingConfig": "options.config",
+    "Standardizers": "options.config",
     "Statistics": "streams.statistics",
-    "Stream": "streams.options",
-    "Transform": "streams.options",
-    "Weights": "config",
+    "Stream": "options.streams",
+    "Transform": "options.streams",
+    "Weights": "options.config",
     "g_opd_scores": "distillation",
     "opd_scores": "distillation",
     "pool_statistics": "streams.statistics",

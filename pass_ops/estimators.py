@@ -1,7 +1,9 @@
 """Which operations form the advantages, in which order (paper Alg. 4, Tables 2 and 3, and what PASS is compared with).
 
 An estimator is a function from rollouts (whole groups) to chunks. It works through them in blocks of groups, small
-enough to stay in the processor's cache from one operation to the next. Legend of dimensions: see `pass_ops.reading.ragged`.
+enough to stay in the processor's cache from one operation to the next.
+
+Legend of dimensions: see `pass_ops.reading.ragged`.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def modules_after(statement: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("package", ["pass_ops", "pass_ops.shards"])
+@pytest.mark.parametrize("package", ["pass_ops", "pass_ops.shards", "pass_ops.padded"])
 def test_importing_pass_ops_pulls_no_heavy_library(package):
     assert not modules_after(f"import {package}") & {*HEAVY, "pipelines", "trainer"}
 

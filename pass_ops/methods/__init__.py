@@ -1,11 +1,10 @@
-"""What every estimator's name stands for, and the published methods that are no sum of shaped streams.
+"""The methods that are neither PASS's own operations (`pass_ops.estimators`) nor a sum of shaped streams (presets).
 
-    table      the estimators of `pass_ops.estimators`: what each reads, pools, gates and divides
-    published  the methods in the files below, as docs/reference/methods.md lists them
-    presets    those of them that are streams, and how a name becomes these
     rewards    what a rollout's rewards alone give: OPO, pass@k training, GRPO-lambda
     steps      process signals: PURE, VeriGate, MRPO, PAV
     tokens     token ids and entropies: TEMPO, GTPO, entropy selection
+    prime      PRIME, written as an estimator of your own would be
 
-The last three hold functions of a `pass_ops.group.Group`, one file for each family.
+Each is a function of one `pass_ops.group.Group`, one file for each family; `by_group` lets such a function take many
+groups of a table. Their names, options and sources stand in `pass_ops.options.published`.
 """

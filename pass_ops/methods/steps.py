@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pass_ops.errors import EstimatorError
 from pass_ops.group import Group
 from pass_ops.methods.common import (
     Floats,
@@ -59,12 +60,13 @@ def _min_form(scores: Floats, temperature: float) -> Floats:
 def verigate(group: Group, config: ShapingConfig) -> list[Floats]:
     """VeriGate (arXiv 2605.30451): GRPO, but where all rollouts of a group are wrong its process scores decide.
 
-        A(i, t) = N(c_ij), c_ij = sum_(j' >= j) r_ij', j the step of t      where all outcomes are 0 or less
-        A(i, t) = N(x_i)                                                    elsewhere; 0 where all are right
+        A(i, t) = N(c_ij), c_ij = sum_(j' >= j) r_ij', j the step of t    where all outcomes are equal, and not above 0
+        A(i, t) = N(x_i)                                                  elsewhere; 0 where all are right
 
-    N over all c_ij of the group, each step once.
+    N over all c_ij of the group, each step once. Wrong outcomes that differ (0 and -1) are a preference of the
+    verifier's, which stays in charge.
     """
-    if group.outcome.max(initial=0.0) > 0.0:
+    if group.outcome[0] > 0.0 or np.ptp(group.outcome) > 0.0:
         return on_tokens(group, masked_norm(rewards(group, config), config))
     steps = [live_steps(group, i) for i in range(len(group))]
     to_go = [return_to_go(scores) for scores, _ in steps]
@@ -98,14 +100,25 @@ def pav(group: Group, config: ShapingConfig, *, best_of: int = 4) -> list[Floats
 
         A(i, t) = x_i - mean(x)  +  w_prc * (B(v_ij) - B(v_i(j-1))),  j the step of t,  B(v) = 1 - (1 - v)^n
 
-    The process scores v are the values behind each step (signal monte_carlo), v_i0 the group's mean outcome, limited to
-    0 .. 1. The prover is the best of n samples of the policy itself; n = 1 is the policy. w_prc is the paper's alpha.
+    The process scores v are the values behind each step (signal monte_carlo), v_i0 the group's mean outcome. The prover
+    is the best of n samples of the policy itself; n = 1 is the policy. w_prc is the paper's alpha.
+
+    Raises:
+        EstimatorError: a value or an outcome is no probability, for which B means nothing.
     """
     x_G = rewards(group, config)
-    start = float(np.clip(group.outcome.mean(), 0.0, 1.0))
+    start = group.outcome.mean()
     advantages = []
     for i, centred in enumerate(x_G - x_G.mean()):
         values_E, steps_T = live_steps(group, i)
+        for name, found in (("outcome", group.outcome[i : i + 1]), ("process score", values_E)):
+            wrong = (found < 0.0) | (found > 1.0)
+            if wrong.any():
+                raise EstimatorError(
+                    f"rollout {i} of the group: {name} {found[np.argmax(wrong)]:g} is no probability, and then neither "
+                    "is 1 - (1 - v)^n; give numbers from 0 to 1: values of the signal monte_carlo, and outcomes of 0 "
+                    "and 1"
+                )
         proven = 1.0 - (1.0 - np.concatenate([[start], values_E])) ** best_of
         advantages.append(centred + config.weights.process * on_steps(np.diff(proven), steps_T))
     return advantages

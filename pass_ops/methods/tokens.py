@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from pass_ops.errors import EstimatorError
 from pass_ops.group import Group, reads
 from pass_ops.methods.common import Floats, masked_norm, on_tokens, rewards, token_column
 from pass_ops.options.config import ShapingConfig
+
+ROUNDING = 1e-3  # of an entropy that float32 logits give, in nats
 
 
 @reads("token_ids")
@@ -43,6 +46,24 @@ def tempo(group: Group, config: ShapingConfig) -> list[Floats]:
     return advantages
 
 
+def _entropies(group: Group) -> list[Floats]:
+    """The column entropy in float64; what rounding leaves just below 0 is 0.
+
+    Raises:
+        EstimatorError: see `token_column`; or one below 0 at a token that counts.
+    """
+    found = [np.asarray(h, dtype=np.float64) for h in token_column(group, "entropy")]
+    for i, (h, mask) in enumerate(zip(found, group.mask, strict=True)):
+        wrong = mask & (h < -ROUNDING)
+        if wrong.any():
+            raise EstimatorError(
+                f"rollout {i} of the group: entropy is {h[np.argmax(wrong)]:g} at token {int(np.argmax(wrong))}, which "
+                "counts; an entropy is at least 0, and log-probabilities in its place would turn the credit round; "
+                "store entropies (generate.sampling.token_statistics)"
+            )
+    return [np.maximum(h, 0.0) for h in found]
+
+
 @reads("entropy")
 def entropy_top(group: Group, config: ShapingConfig, *, keep: float = 0.2) -> list[Floats]:
     """The 80/20 rule (arXiv 2506.01939): GRPO at the tokens of highest entropy, 0 at the others.
@@ -50,7 +71,7 @@ def entropy_top(group: Group, config: ShapingConfig, *, keep: float = 0.2) -> li
     A(i, t) = N(x_i) where H(i, t) >= the (1 - keep) quantile (linear) of H over the group's unmasked tokens. The paper
     and TRL take the quantile over the training batch; a shard's values must not depend on which groups share a batch.
     """
-    entropy = [np.asarray(h, dtype=np.float64) for h in token_column(group, "entropy")]
+    entropy = _entropies(group)
     counted = np.concatenate([h[mask] for h, mask in zip(entropy, group.mask, strict=True)])
     threshold = np.quantile(counted, 1.0 - keep) if len(counted) else 0.0
     standard = on_tokens(group, masked_norm(rewards(group, config), config))
@@ -68,7 +89,7 @@ def gtpo(group: Group, config: ShapingConfig, *, reward_share: float = 1.0, entr
     d_t (h_t) are the right (wrong) rollouts with an unmasked token at place t, over which k runs; 1e-8 is added to an
     entropy that divides. Right is an outcome above 0.5.
     """
-    entropy = token_column(group, "entropy")
+    entropy = _entropies(group)
     longest = max(map(len, group.mask))
     entropy_GT, mask_GT = np.zeros((len(group), longest)), np.zeros((len(group), longest), dtype=np.bool_)
     for i, (h, mask) in enumerate(zip(entropy, group.mask, strict=True)):
@@ -77,8 +98,10 @@ def gtpo(group: Group, config: ShapingConfig, *, reward_share: float = 1.0, entr
     for right in (True, False):
         counted_GT = mask_GT & ((group.outcome > 0.5) == right)[:, None]
         shares_GT = np.where(counted_GT, entropy_GT if right else 1.0 / (entropy_GT + 1e-8), 0.0)
-        sums_T = shares_GT.sum(axis=0)
-        spread_GT = shares_GT * np.divide(counted_GT.sum(axis=0), sums_T, out=np.zeros(longest), where=sums_T > 0)
+        sums_GT = np.broadcast_to(shares_GT.sum(axis=0), shares_GT.shape)
+        # Divided before it is multiplied: alone at its place a token has exactly 1, and equal rewards stay equal.
+        shares_GT = np.divide(shares_GT, sums_GT, out=np.zeros_like(shares_GT), where=sums_GT > 0)
+        spread_GT = counted_GT.sum(axis=0) * shares_GT
         base_GT = group.outcome[:, None] if right else np.ones((len(group), 1))
         rewards_GT = (1.0 if right else -1.0) * (reward_share * base_GT + entropy_share * spread_GT)
         advantages_GT[counted_GT] = masked_norm(rewards_GT[counted_GT], config)

@@ -13,7 +13,7 @@ from pass_ops.errors import OptionError
 from pass_ops.options.checking import Options, check_choice, check_number, set_field
 from pass_ops.options.methods import METHODS, Method
 from pass_ops.options.presets import PRESETS, expanded
-from pass_ops.options.published import PUBLISHED, PublishedName, check_options
+from pass_ops.options.published import PUBLISHED, PublishedName, check_options, check_weights
 from pass_ops.options.streams import Fused, Stream, check_streams
 from pass_ops.support.importing import load_object, split_path
 
@@ -161,6 +161,7 @@ class ShapingConfig(Options):
         set_field(self, "std_ddof", int(self.std_ddof))
         set_field(self, "std_eps", check_number(self.std_eps, option="std_eps", low=0.0))
         set_field(self, "method_options", check_options(self.estimator, self.method_options))
+        check_weights(self.estimator, asdict(self.weights))
         if self.estimator in PRESETS:
             for name, value in expanded(self).items():
                 set_field(self, name, value)

@@ -42,6 +42,7 @@ class Published:
         function: module:function of a group; None where the method is streams.
         options: the function's keywords.
         reads_process: whether the function reads the process signal (where its weight is not 0).
+        asks: the streams that the function asks about by themselves, so that their weight may not be 0.
         note: how it differs from the paper or from other implementations.
     """
 
@@ -53,6 +54,7 @@ class Published:
     function: str | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
     reads_process: bool = False
+    asks: tuple[Literal["process", "outcome"], ...] = ()
     note: str = ""
 
 
@@ -141,17 +143,20 @@ PUBLISHED: dict[str, Published] = {
     "verigate": Published(
         title="VeriGate",
         source="arXiv 2605.30451",
-        formula="A = N(r); in groups without a right rollout A_j = N(c_j), c_j = sum_(j' >= j) s_j', over the steps",
-        against="worked by hand; no code was found, and the formula is that of others' digests of the paper",
+        formula="A = N(r); in groups that are all wrong alike A_j = N(c_j), c_j = sum_(j' >= j) s_j', over the steps",
+        against="worked by hand; no code was found, and the formula is that of a digest which quotes the paper's "
+        "equations",
         needs="process, outcome",
         function="pass_ops.methods.steps:verigate",
         reads_process=True,
+        asks=("outcome",),
     ),
     "capo": Published(
         title="CAPO",
         source="arXiv 2508.02298",
         formula="A = N_tokens(2 r - [t in a wrong step])",
-        against="worked by hand; no code was found, and the formula is that of others' digests of the paper",
+        against="worked by hand; the authors' repository holds no code, and the reward is that of a digest which "
+        "quotes the paper's equation and weights",
         needs="outcome 0 or 1; process: 1 for a right step, 0 for a wrong one (a judge's votes)",
         note="A score of 1 for what is right instead of -1 for what is wrong is a constant that N removes.",
     ),
@@ -167,6 +172,7 @@ PUBLISHED: dict[str, Published] = {
             "valid_above": Option(default=0.5, low=-1e6, high=1e6, meaning="a step is valid above this score"),
         },
         reads_process=True,
+        asks=("process", "outcome"),
         note="OpenRLHF's pull request 1260 damps wrong rollouts' rewards by decay^(K - j) instead; the authors do not.",
     ),
     "vineppo": Published(
@@ -181,12 +187,14 @@ PUBLISHED: dict[str, Published] = {
         title="PAV",
         source="arXiv 2410.08146",
         formula="A_j = r - mean(r) + w_prc (B(V_j) - B(V_(j-1))), B(v) = 1 - (1 - v)^n",
-        against="worked by hand; no code was found, and the formula was not read in the paper again",
+        against="worked by hand from the paper's Eq. 2 and 5 and its best-of-K prover; no code was found",
         needs="process: the value behind each step (signal monte_carlo); outcome",
         function="pass_ops.methods.steps:pav",
         options={"best_of": Option(default=4, low=1, high=1e6, meaning="n, samples of the prover")},
         reads_process=True,
-        note="The prover is the best of n samples of the policy itself; weights.process is the paper's alpha.",
+        asks=("outcome",),
+        note="The prover is the best of n samples of the policy itself; weights.process is the paper's alpha. The "
+        "rollout's reward less the group's mean estimates its Q. Values and outcomes outside 0 .. 1 are refused.",
     ),
     "gigpo": Published(
         title="GiGPO",
@@ -233,16 +241,40 @@ PUBLISHED: dict[str, Published] = {
             "reward_share": Option(default=1.0, high=1e6, meaning="a1"),
             "entropy_share": Option(default=0.1, high=1e6, meaning="a2"),
         },
+        asks=("outcome",),
     ),
 }
 
 #: methods of the literature that are not here, and why
 LEFT_OUT = {
-    "GPG (arXiv 2504.02546)": "`dr_grpo` times one number for the whole batch, the share of its groups with a gradient",
+    "GPG (arXiv 2504.02546)": "`dr_grpo` divided by one number for the whole batch, the share of its rollouts in "
+    "groups of different rewards (the authors divide the loss, AMAP-ML/GPG@e096da8; verl counts rewards other than 0)",
+    "SC-GRPO (arXiv 2606.18810)": "weights tokens by a divergence over the whole vocabulary, which log-probabilities "
+    "of sampled tokens do not give",
+    "HSD (arXiv 2606.15576)": "its loss could not be read; a survey counts it among those that match the teacher's "
+    'whole distribution; its signal is a context with `peer = "right"`',
+    "OPPO (arXiv 2605.21851)": "its recursion could be read, logit V_t = logit V_(t-1) + log-ratio, but not how it "
+    "anchors directions and clips evidence, to which its ablation gives most of the gain",
     "MRPO as OpenRLHF's pull request 1260 has it": "it damps rewards where the authors' code raises penalties",
     "SPO-tree, Tree-GRPO, TreeRL": "they sample trees",
     "OTB, TIR-OTB": "not written yet; the sum of squared probabilities that they need is `group.sum_pi_squared`",
 }
+
+
+def check_weights(estimator: str, weights: Mapping[str, float]) -> None:
+    """Refuse weight 0 of a stream that a method asks about by itself: a stream of weight 0 is not read.
+
+    Raises:
+        OptionError: it is 0.
+    """
+    asked = PUBLISHED[estimator].asks if estimator in PUBLISHED else ()
+    for name in asked:
+        if weights[name] == 0.0:
+            lost = "every rollout would count as wrong" if name == "outcome" else "no step would be valid or invalid"
+            raise OptionError(
+                f"option weights.{name}: estimator {estimator!r} asks about {name} by itself, and weight 0 leaves it "
+                f"out, so that {lost}; give it another weight"
+            )
 
 
 def check_options(estimator: str, given: Mapping[str, float] | None) -> dict[str, float] | None:

@@ -68,10 +68,11 @@ def _json_rows(stream: BinaryIO, name: str, *, array: bool) -> Iterator[SourceRo
         if isinstance(content, RowError):
             yield RejectedRow(where=where, reason=content.reason, detail=str(content))
         elif content.strip() or pieces is _items:
-            yield _parsed(content, where, number)
+            yield parsed_row(content, where, number)
 
 
-def _parsed(content: bytes, where: str, number: int) -> SourceRow | RejectedRow:
+def parsed_row(content: bytes, where: str, number: int) -> SourceRow | RejectedRow:
+    """The row of a JSON object in UTF-8, or why it is none."""
     try:
         values = parse_json(content)
     except UnicodeDecodeError as error:

@@ -1,6 +1,6 @@
 """Mutation testing: change one thing at a time and see whether a test notices.
 
-    python tests/mutation/run.py [PATTERN ...]            patterns of mutants, such as 'pass_ops.reading.columns.*'; all without
+    python tests/mutation/run.py [PATTERN ...]            patterns of mutants, such as 'pass_ops.fusion.*'; all without
     python tests/mutation/run.py --sample 500             that many of all, drawn at random by a fixed seed
     python tests/mutation/run.py trainer --each 6         the trainer: so many of each module
 

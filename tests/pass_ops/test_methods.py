@@ -332,6 +332,12 @@ ALL += [tokens.tempo, tokens.entropy_top, tokens.gtpo]
 
 @pytest.mark.parametrize("method", ALL, ids=lambda f: f.__name__)
 class TestEveryMethod:
+    def table(self, method, rows):
+        return table(rows, process=self.signal(method))
+
+    def signal(self, method):
+        return "value" if method is steps.pav else "process"
+
     def shaped(self, method, given):
         return shape(given, ShapingConfig(estimator=method.__name__, weights=BOTH))
 
@@ -341,13 +347,15 @@ class TestEveryMethod:
         for r in rows:
             ends, mask = r["ends"], r["mask"]
             live = [any(mask[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
-            r["process"] = [x if alive else 0.875 for x, alive in zip(r["process"], live, strict=True)]
+            name = self.signal(method)
+            r[name] = [x if alive else 0.875 for x, alive in zip(r[name], live, strict=True)]
             r["entropy"] = [h if counts else 7.0 for h, counts in zip(r["entropy"], mask, strict=True)]
-        before, after = (token_advantages(self.shaped(method, table(x))).to_pylist() for x in (ROLLOUTS, rows))
+        tables = (self.table(method, x) for x in (ROLLOUTS, rows))
+        before, after = (token_advantages(self.shaped(method, x)).to_pylist() for x in tables)
         assert np.array_equal(flat(before), flat(after))
 
     def test_a_table_in_pieces_is_the_table(self, method):
-        given = table(ROLLOUTS)
+        given = self.table(method, ROLLOUTS)
         whole = self.shaped(method, given)
         cut = pa.concat_tables([given.slice(0, 3), given.slice(3, 4), given.slice(7)])
         assert token_advantages(self.shaped(method, cut)).to_pylist() == token_advantages(whole).to_pylist()
@@ -357,7 +365,7 @@ class TestEveryMethod:
         length = len(ROLLOUTS[1]["mask"])
         masked = {**ROLLOUTS[1], "group_id": "two", "mask": [False] * length}
         empty = {"group_id": "two", "outcome": 1.0, "mask": []}
-        shaped = self.shaped(method, table([one, masked, empty, {**ROLLOUTS[2], "group_id": "two"}]))
+        shaped = self.shaped(method, self.table(method, [one, masked, empty, {**ROLLOUTS[2], "group_id": "two"}]))
         assert shaped["trainable"].to_pylist() == [True, False, False, True]
         assert all(np.isfinite(x).all() for x in token_advantages(shaped).to_pylist())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pass_ops.support.nearest import advice
+from pipelines.imports.formats.inspect_ai import INSPECT_AI
 from pipelines.imports.formats.labelled import LABELLED
 from pipelines.imports.formats.lighteval import LIGHTEVAL
 from pipelines.imports.formats.lm_eval import LM_EVAL
@@ -13,6 +14,7 @@ from pipelines.imports.formats.nemo_gym import NEMO_GYM
 from pipelines.imports.formats.nemo_rl import NEMO_RL
 from pipelines.imports.formats.open_instruct import OPEN_INSTRUCT
 from pipelines.imports.formats.prime_tokens import PRIME_TOKENS
+from pipelines.imports.formats.slime import SLIME
 from pipelines.imports.formats.trl import TRL
 from pipelines.imports.formats.verifiers import VERIFIERS
 from pipelines.imports.formats.verl import VERL
@@ -22,8 +24,8 @@ from pipelines.imports.record import Format, ImportFormatError
 FORMATS: Mapping[str, Format] = {
     form.name: form
     for form in (
-        *(VERIFIERS, PRIME_TOKENS, NEMO_RL, NEMO_GYM, OPEN_INSTRUCT),
-        *(TRL, VERL, LM_EVAL, LIGHTEVAL),
+        *(VERIFIERS, PRIME_TOKENS, NEMO_RL, NEMO_GYM, OPEN_INSTRUCT, SLIME),
+        *(TRL, VERL, LM_EVAL, LIGHTEVAL, INSPECT_AI),
         *LABELLED.values(),
     )
 }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipelines.imports.check import checked
 from pipelines.imports.formats import FORMATS, import_format
 from pipelines.imports.record import Place, Record
+from pipelines.rows.record import RowFileError
 from pipelines.runs.verify import verify
 
 PLACE = Place(file="7.jsonl", number=1, where="7.jsonl:1")
@@ -149,3 +152,135 @@ def test_every_format_declares_where_it_is_described_and_the_page_lists_it() -> 
     for name, form in FORMATS.items():
         assert form.source, name
         assert f"`{name}`" in page, f"docs/how-to/import.md lists no format {name}"
+
+
+def sample(**more: Any) -> dict:
+    own = {
+        "group_index": 3, "index": 7, "prompt": "2+3=", "tokens": [1, 2, 5, 6], "response": "56", "response_length": 2,
+        "label": "5", "reward": {"right": 1.0, "why": "x"}, "loss_mask": [1, 0], "rollout_log_probs": [-0.5, 0.0],
+        "status": "truncated",
+    }  # fmt: skip
+    return own | more
+
+
+def test_slime_takes_the_last_tokens_and_loads_nothing_that_could_run(import_run, tmp_path: Path) -> None:
+    import torch
+
+    dump = {"rollout_id": 4, "samples": [sample(), sample(tokens=torch.tensor([1, 2, 5, 5]), loss_mask=None)]}
+    torch.save(dump, tmp_path / "rollout_4.pt")
+    run = import_run("slime", tmp_path / "rollout_4.pt")
+    first, second = run.rows("rollouts")
+    assert (first["prompt_token_ids"], first["token_ids"], first["loss_mask"]) == ([1, 2], [5, 6], [True, False])
+    assert (first["finish_reason"], first["group_id"], second["loss_mask"]) == ("length", "rollout_4-3", [True, True])
+    assert [s["outcome_reward"] for s in run.rows("signals", "right")] == [1.0, 1.0]
+
+    torch.save({"samples": [sample(prompt=Path("x"))]}, tmp_path / "evil.pt")
+    with pytest.raises(RowFileError, match="more than tensors and plain values"):
+        import_run("slime", tmp_path / "evil.pt", out="evil")
+    (tmp_path / "text.pt").write_text("no dump")
+    with pytest.raises(RowFileError, match="was not loaded"):
+        import_run("slime", tmp_path / "text.pt", out="text")
+
+
+def eval_sample(epoch: int, grade: object, **more: Any) -> dict:
+    messages = [{"role": "user", "content": "2+3"}, {"role": "assistant", "content": f"epoch {epoch}"}]
+    choice = {"message": messages[1], "stop_reason": "max_tokens"}
+    own = {
+        "id": "s/1", "epoch": epoch, "input": "2+3", "target": ["5"], "messages": messages,
+        "output": {"model": "m", "choices": [choice]}, "scores": {"match": {"value": grade}}, "metadata": {},
+    }  # fmt: skip
+    return own | more
+
+
+def zstd_zip(path: Path, files: dict[str, bytes]) -> Path:
+    """An archive as inspect_ai writes it: entries of method 93, made without zipfile's help."""
+    import zipfile
+
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, pa.compress(content, codec="zstd", asbytes=True))
+    data = bytearray(path.read_bytes())
+    for signature, method, size in ((b"PK\x03\x04", 8, 22), (b"PK\x01\x02", 10, 24)):
+        at = -1
+        for content in files.values():
+            at = data.index(signature, at + 1)
+            data[at + method : at + method + 2] = (93).to_bytes(2, "little")
+            data[at + size : at + size + 4] = len(content).to_bytes(4, "little")
+    path.write_bytes(bytes(data))
+    return path
+
+
+def test_inspect_ai_reads_zstd_archives_epochs_as_groups_and_letters_as_grades(import_run, tmp_path: Path) -> None:
+    samples = {f"samples/s_epoch_{at}.json": eval_sample(at, grade) for at, grade in ((1, "C"), (2, "I"), (3, 0.25))}
+    files = {"header.json": b"{}", **{name: json.dumps(one).encode() for name, one in samples.items()}}
+    run = import_run("inspect_ai", zstd_zip(tmp_path / "log.eval", files))
+    assert [r["rollout_id"] for r in run.rows("rollouts")] == ["s%2F1/0", "s%2F1/1", "s%2F1/2"]
+    assert [s["outcome_reward"] for s in run.rows("signals", "match")] == [1.0, 0.0, 0.25]
+    assert {(r["finish_reason"], r["answer"]) for r in run.rows("rollouts")} == {("length", '["5"]')}
+
+    torn = bytearray((tmp_path / "log.eval").read_bytes())
+    at = torn.index(b"\x28\xb5\x2f\xfd", torn.index(b"s_epoch_2"))
+    torn[at : at + 8] = bytes(8)
+    (tmp_path / "torn.eval").write_bytes(bytes(torn))
+    run = import_run("inspect_ai", tmp_path / "torn.eval", out="torn", max_reject_rate=0.5)
+    (rejected,) = run.rejected("rollouts")
+    assert (rejected["reason"], rejected["prompt_id"]) == ("zip", "torn.eval:samples%2Fs_epoch_2.json")
+
+    (tmp_path / "none.eval").write_text("{}")
+    with pytest.raises(RowFileError, match="no zip archive"):
+        import_run("inspect_ai", tmp_path / "none.eval", out="none")
+
+
+def test_lm_eval_repeats_are_a_group_and_metrics_of_one_answer_are_rewards() -> None:
+    row = {
+        "doc_id": 3, "target": "5", "arguments": {"gen_args_0": {"arg_0": "2+3=", "arg_1": {"temperature": 0.5}}},
+        "resps": [["a", "b"]], "filter": "strict", "metrics": ["exact_match"], "exact_match": 1.0,
+    }  # fmt: skip
+    place = Place(file="x/samples_gsm8k_2026-11-01T00-00-00.1.jsonl", number=1, where="here")
+    first, second = records("lm_eval", row, place)
+    assert (first.group, first.sample_index, second.sample_index) == ("gsm8k-3-strict", 0, 1)
+    assert (first.temperature, first.rewards, first.source) == (0.5, {}, "gsm8k")
+    (one,) = records("lm_eval", row | {"resps": [["a"]], "arguments": [["2+3=", {}]]}, place)
+    assert (one.rewards, one.prompt, one.temperature) == ({"exact_match": 1.0}, "2+3=", None)
+
+
+def test_lighteval_answers_of_a_row_are_a_group_with_its_ids() -> None:
+    row = {
+        "doc": {"query": "2+3", "choices": ["4", "5"], "gold_index": [1]}, "metric": {"acc": 1.0},
+        "model_response": {"input": None, "input_tokens": [[1, 2]], "text": ["5", "6"], "output_tokens": [[5], [6]]},
+    }  # fmt: skip
+    first, second = records("lighteval", row)
+    assert (first.prompt, first.answer, first.text, list(first.prompt_token_ids)) == ("2+3", "5", "5", [1, 2])
+    assert (list(second.token_ids), list(second.loss_mask), second.rewards) == ([6], [True], {})
+
+
+def test_nemo_gym_masks_what_tools_said_between_sampled_items() -> None:
+    items = [
+        {"type": "message", "content": [{"type": "output_text", "text": "call"}], "prompt_token_ids": [1, 2],
+         "generation_token_ids": [5], "generation_log_probs": [-0.5]},
+        {"type": "function_call_output", "output": "7"},
+        {"type": "message", "content": [{"type": "output_text", "text": "done"}], "prompt_token_ids": [1, 2, 5, 8],
+         "generation_token_ids": [6], "generation_log_probs": [-0.25]},
+    ]  # fmt: skip
+    row = {
+        "responses_create_params": {"input": "2+3", "temperature": 1.0}, "response": {"output": items, "model": "m"},
+        "reward": 1.0, "reward_components": {"right": 0.5}, "_ng_task_index": 4, "_ng_rollout_index": 2,
+    }  # fmt: skip
+    (record,) = records("nemo_gym", row)
+    assert (list(record.token_ids), list(record.loss_mask)) == ([5, 8, 6], [True, False, True])
+    assert list(record.logprobs) == [-0.5, 0.0, -0.25]
+    assert (record.text, record.group, record.sample_index) == ("call\n\n7\n\ndone", "4", 2)
+    assert record.rewards == {"reward": 1.0, "right": 0.5}
+
+
+def test_step_labels_become_a_process_signal_on_the_policys_tokens(import_run, jsonl, tiny_model) -> None:
+    rows = [
+        {"id": "a", "problem": "2+3=", "steps": ["2+3", "=5"], "label": -1, "final_answer_correct": True},
+        {"id": "b", "problem": "2+3=", "steps": ["2", "=4"], "label": 0, "final_answer_correct": False},
+    ]
+    run = import_run("processbench", jsonl(rows), tokenizer=tiny_model)
+    first, second = run.rows("signals", "steps")
+    ends = [len("2+3") + len("\n\n"), len("2+3") + len("\n\n") + len("=5")]
+    assert (first["process_scores"], first["process_ends"]) == ([1.0, 1.0], ends)
+    assert (second["status"], second["detail"]) == ("no_input", "step 1 has no label")
+    assert [s["outcome_reward"] for s in run.rows("signals", "answer_correct")] == [1.0, 0.0]
