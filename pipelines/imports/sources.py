@@ -39,7 +39,7 @@ def source_files(url: str, form: Format) -> tuple[SourceFile, ...]:
     if not store.fs.isdir(path):
         if not path.lower().endswith(form.files):
             _refuse_pickle(url, path)
-        return (_digested(posixpath.basename(path), url, store),)
+        return (_digested(posixpath.basename(path), os.path.abspath(path) if store.is_local else url, store),)
     found = sorted((name for name in store.fs.find(path) if "/." not in name[len(path) :]), key=_in_order)
     chosen = [name for name in found if name.lower().endswith(form.files)]
     if not chosen:
@@ -49,6 +49,7 @@ def source_files(url: str, form: Format) -> tuple[SourceFile, ...]:
             f"{url} holds no file of format {form.name} ({', '.join(form.files)}); it has "
             f"{', '.join(posixpath.basename(name) for name in found[:8]) or 'nothing'}."
         )
+    path = os.path.abspath(path) if store.is_local else path  # as `find` gives them
     prefix = "" if store.is_local else f"{url.partition('://')[0]}://"
     return tuple(
         _digested(posixpath.relpath(name, path), f"{prefix}{name}", store.at(f"{prefix}{name}")) for name in chosen
