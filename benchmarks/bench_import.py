@@ -25,28 +25,7 @@ import pyarrow.parquet as pq
 
 GROUP, WORDS, TOKENS = 8, 60, 100
 GOAL = {".parquet": 50_000, ".jsonl": 10_000}
-VOCABULARY = [
-    "the",
-    "a",
-    "so",
-    "we",
-    "have",
-    "x",
-    "y",
-    "then",
-    "12",
-    "37",
-    "+",
-    "=",
-    "therefore",
-    "answer",
-    "is",
-    "step",
-    "by",
-    "7",
-    "is",
-    "19",
-]
+VOCABULARY = ("the", "a", "so", "we", "have", "x", "y", "then", "12", "37", "+", "=", "answer", "is", "step", "19")
 
 
 def trl(rows: int) -> Iterator[dict[str, Any]]:
