@@ -75,7 +75,7 @@ MEANINGS = {
     "payload": "what there was, as JSON",
     "status": "ok, timeout, error, too_long, no_input or neg_inf; the value columns are null unless it is ok",
     "outcome_reward": "the reward",
-    "verify_status": "ok, wrong, unparseable, timeout or error",
+    "verify_status": "ok, wrong, unparseable, timeout, error, or unknown of an imported reward",
     "extracted_answer": "the answer the verifier found in the text",
     "format_reward": "the reward",
     "format_ok": "the gate: False replaces the advantage by W times the standardized format reward",

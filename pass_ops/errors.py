@@ -97,6 +97,10 @@ class IncompleteDatasetError(ShardError, ValueError):
     """The dataset has no manifest: it was not finalized."""
 
 
+class UnknownColumnError(ShardError, LookupError):
+    """What is asked needs a column of imported rollouts that their source does not know; the message says which."""
+
+
 class StaleInputError(ShardError, ValueError):
     """A dataset this one was made from has other content now than was recorded; the message names which one."""
 

@@ -41,7 +41,23 @@ def sampling_temperature(sources: Sequence[CompleteDataset], options: TrainOptio
 
 
 def _temperature(source: CompleteDataset, options: TrainOptions) -> float:
+    check_imported(source, options)
     return check_sampling(source.spec.carried.get("sampling"), options, where=source.url)
+
+
+def check_imported(source: CompleteDataset, options: TrainOptions) -> None:
+    """Refuse imported rollouts whose behaviour log-probabilities are not the sampler's, unless options accept them.
+
+    Raises TrainDataError where they are rounded or recomputed, UnknownColumnError where there are none.
+    """
+    source.spec.require_known(("behavior_logprobs",), where=source.url, purpose="training")
+    found = source.spec.imported.get("logprobs", "exact")
+    if found != "exact" and options.imported_logprobs == "refuse":
+        raise TrainDataError(
+            f"The behaviour log-probabilities of {source.url} are {found} (imported from "
+            f"{source.spec.imported.get('format')}), so the ratio to the sampler is off by as much. Set "
+            "imported_logprobs to 'accept' to train on them anyway."
+        )
 
 
 def check_sampling(sampling: Mapping[str, Any] | None, options: TrainOptions, *, where: str) -> float:
@@ -50,7 +66,8 @@ def check_sampling(sampling: Mapping[str, Any] | None, options: TrainOptions, *,
     if sampled.temperature is None:
         raise TrainDataError(
             f"{where} does not say how its rollouts were sampled (_dataset.json has no sampling.temperature), so "
-            "the ratio to the sampler cannot be formed. Shape rollouts that carry their sampling."
+            "the ratio to the sampler cannot be formed. Shape rollouts that carry their sampling; imported ones get it "
+            "by --temperature."
         )
     if sampled.greedy:
         raise TrainDataError(

@@ -71,6 +71,8 @@ class TrainOptions:
     """Whether rollouts sampled by another policy than the one being trained are accepted."""
     truncated_sampling: Literal["refuse", "accept"] = "refuse"
     """Whether rollouts sampled with top_p, top_k or min_p are trained on as if drawn from the full vocabulary."""
+    imported_logprobs: Literal["refuse", "accept"] = "refuse"
+    """Whether rounded or recomputed log-probabilities of imported rollouts are taken for the sampler's exact ones."""
 
     loss: Loss = "clip"
     """The surrogate: clip (PPO/GRPO, the paper's), gspo, cispo, policy_gradient, or next_token, which is supervised and

@@ -111,9 +111,12 @@ def _ids(table: pa.Table) -> Iterator[Problem]:
 
 
 def _rollouts(table: pa.Table) -> Iterator[Problem]:
+    masked_R = _true(pc.is_valid(table["loss_mask"]))
+    apart_R = masked_R != _true(pc.is_valid(table["token_ids"]))
+    yield from _problem("known_together", apart_R, "one of token_ids and loss_mask is null and the other is not")
     tokens_R = list_lengths(table["token_ids"])
     for name in ("behavior_logprobs", "loss_mask"):
-        differs_R = list_lengths(table[name]) != tokens_R
+        differs_R = (list_lengths(table[name]) != tokens_R) & _true(pc.is_valid(table[name]))
         if differs_R.any():
             yield from _problem("lengths", differs_R, f"{name} and token_ids have different lengths")
             return
@@ -121,7 +124,7 @@ def _rollouts(table: pa.Table) -> Iterator[Problem]:
     for name in ("behavior_logprobs", *statistics):
         yield from _finite(table, name)
         yield from _token_list(table, name, table)
-    yield from _allowed(table, "finish_reason", FINISH_REASONS)
+    yield from _allowed(table, "finish_reason", FINISH_REASONS, unless_null=True)
 
 
 def _signal(table: pa.Table) -> Iterator[Problem]:
@@ -243,8 +246,10 @@ def _last_end(table: pa.Table, name: str, rollouts: pa.Table) -> Iterator[Proble
     yield from _problem("ends", wrong_R, f"the last of {name} is not the length of the completion")
 
 
-def _allowed(table: pa.Table, name: str, values: tuple[str, ...]) -> Iterator[Problem]:
+def _allowed(table: pa.Table, name: str, values: tuple[str, ...], *, unless_null: bool = False) -> Iterator[Problem]:
     other = ~_true(pc.is_in(table[name], value_set=pa.array(values)))
+    if unless_null:
+        other &= _true(pc.is_valid(table[name]))
     yield from _problem("value", other, f"{name} is none of {', '.join(values)}")
 
 

@@ -70,7 +70,7 @@ def commit_part(ds: Dataset, part: int, table: pa.Table, *, rejected: Sequence[R
     """
     if not 0 <= part < ds.spec.parts:
         raise IndexError(f"{ds.url} has parts 0 to {ds.spec.parts - 1}, not {part}")
-    table = conform(table, ds.spec.stage)
+    table = conform(table, ds.spec.stage, unknown=ds.spec.unknown_columns)
     check_part(table, ds.spec.stage, where=f"part {part} of {ds.url}")
     content = part_bytes(table, ds.spec.stage, format_version=ds.spec.format_version)
     refused = rejected_bytes(ds.spec.stage, rejected, format_version=ds.spec.format_version) if rejected else b""

@@ -14,8 +14,10 @@ from pass_ops.errors import PartError
 
 SIGNAL_KINDS = ("outcome", "format", "process_steps", "process_tokens", "logprobs")
 STATUSES = ("ok", "timeout", "error", "too_long", "no_input", "neg_inf")
-VERIFY_STATUSES = ("ok", "wrong", "unparseable", "timeout", "error")
+VERIFY_STATUSES = ("ok", "wrong", "unparseable", "timeout", "error", "unknown")
 FINISH_REASONS = ("stop", "length")
+#: columns of rollouts that an import may not know: null where `imported.unknown` of `_dataset.json` names them
+MAY_BE_UNKNOWN = ("prompt_token_ids", "token_ids", "behavior_logprobs", "loss_mask", "finish_reason", "seed")
 
 
 def _list_of(element: pa.DataType) -> pa.DataType:
@@ -137,8 +139,16 @@ def shaped_schema(signals: Mapping[str, str], *, reference: str | None = None) -
     return pa.schema(columns)
 
 
-def schema_for(stage: str, names: Sequence[str]) -> pa.Schema:
-    """The contract's columns for a part of a stage that has these column names; further columns are not in it."""
+def schema_for(stage: str, names: Sequence[str], *, unknown: Sequence[str] = ()) -> pa.Schema:
+    """The contract's columns for a part of a stage that has these column names; further columns are not in it.
+
+    unknown: columns that may be null, for an import does not know them (`DatasetSpec.unknown_columns`).
+    """
+    known = _schema_for(stage, names)
+    return pa.schema([field.with_nullable(True) if field.name in unknown else field for field in known])
+
+
+def _schema_for(stage: str, names: Sequence[str]) -> pa.Schema:
     if stage == "prompts":
         return PROMPTS
     statistics = [column for column in TOKEN_STATISTICS if column.name in names]
@@ -158,14 +168,14 @@ def schema_for(stage: str, names: Sequence[str]) -> pa.Schema:
     return pa.schema([*ROLLOUTS, *optional, *CHUNK_FIELDS, *_ORIGIN_FIELDS])
 
 
-def conform(table: pa.Table, stage: str) -> pa.Table:
+def conform(table: pa.Table, stage: str, *, unknown: Sequence[str] = ()) -> pa.Table:
     """The table with the contract's types and nullability for its stage, in one chunk, without foreign metadata.
 
     Lossless: names of list elements and missing "not null" marks are mended, everything else is refused. Columns
-    beyond the contract's stay as they are. Order of columns is kept. Raises PartError.
+    beyond the contract's stay as they are. Order of columns is kept. unknown: as for `schema_for`. Raises PartError.
     """
     names = table.column_names
-    schema = schema_for(stage, names)
+    schema = schema_for(stage, names, unknown=unknown)
     missing = [field.name for field in schema if field.name not in names]
     if missing or len(set(names)) != len(names):
         fault = f"lacks {', '.join(missing)}" if missing else "names a column twice"

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-from pass_ops.errors import CorruptDatasetError, SpecError
+from pass_ops.errors import CorruptDatasetError, SpecError, UnknownColumnError
 from pass_ops.shards.documents import as_object, parse_json
 from pass_ops.shards.fingerprint import canonical_json, json_file, plain_json, sha256_bytes
+from pass_ops.shards.schemas import MAY_BE_UNKNOWN
 
 FORMAT_VERSION = 2  # of new datasets
 READABLE_VERSIONS = (1, 2)
@@ -83,6 +84,11 @@ class DatasetSpec:
             raise SpecError(
                 f"carried holds {', '.join(sorted(taken))}, which are keys of _dataset.json itself; rename them"
             )
+        if beyond := set(self.unknown_columns) - set(MAY_BE_UNKNOWN):
+            raise SpecError(
+                f"imported.unknown holds {', '.join(sorted(map(str, beyond)))}; unknown may be only "
+                f"{', '.join(MAY_BE_UNKNOWN)}"
+            )
         if self.stage == "generate" and self.group_size is None:
             raise SpecError(
                 "carried holds no sampling.group_size; without it rejected prompts cannot be counted as rollouts"
@@ -108,7 +114,29 @@ class DatasetSpec:
         sampling = self.carried.get("sampling")
         facts = {f"sampling.{name}": value for name, value in sampling.items()} if isinstance(sampling, Mapping) else {}
         facts |= self.carried
-        return tuple(name for name, fits in _FACTS.items() if not fits(facts.get(name)))
+        said = {name for name, value in facts.items() if value is None} if self.imported else set()
+        return tuple(name for name, fits in _FACTS.items() if not fits(facts.get(name)) and name not in said)
+
+    @property
+    def imported(self) -> Mapping[str, Any]:
+        """What an import knows of its source: format, files, ids, logprobs, mask, unknown; empty for other datasets."""
+        imported = self.carried.get("imported")
+        return imported if isinstance(imported, Mapping) else {}
+
+    @property
+    def unknown_columns(self) -> tuple[str, ...]:
+        """The columns of imported rollouts, and of what is shaped from them, that may be null."""
+        unknown = self.imported.get("unknown") if self.stage in ("generate", "shape") else None
+        return tuple(unknown) if isinstance(unknown, Sequence) else ()
+
+    def require_known(self, columns: Sequence[str], *, where: str, purpose: str) -> None:
+        """Refuse what needs columns that an import left unknown. Raises UnknownColumnError."""
+        missing = [name for name in columns if name in self.unknown_columns]
+        if missing:
+            raise UnknownColumnError(
+                f"{where} was imported from {self.imported.get('format')}, which leaves {', '.join(missing)} unknown; "
+                f"{purpose} needs {'it' if len(missing) == 1 else 'them'}. {_REMEDIES[missing[0]]}"
+            )
 
     def payload(self) -> dict[str, Any]:
         """What the fingerprint is taken over. Sources of prompts count by content and order, not by path."""
@@ -145,6 +173,16 @@ class DatasetSpec:
             "replaced": list(replaced),
         }
         return json_file(document)
+
+
+_REMEDIES: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("prompt_token_ids", "token_ids", "loss_mask"),
+        "Import it again with --tokenizer FOLDER, which encodes the texts and marks them re-encoded",
+    ),
+    "behavior_logprobs": "Import a source that stored the sampler's log-probabilities",
+    **dict.fromkeys(("finish_reason", "seed"), "No import can add what the source did not store"),
+}
 
 
 def _is_whole(value: object) -> bool:

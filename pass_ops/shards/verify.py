@@ -249,7 +249,7 @@ def _read(file: pq.ParquetFile, where: str) -> Generator[Finding, None, pa.Table
 def _columns(table: pa.Table, spec: DatasetSpec, where: str) -> Generator[Finding, None, bool]:
     """Whether the columns are those of the stage (returned): if not, nothing more can be said of the rows."""
     try:
-        schema = schema_for(spec.stage, table.column_names)
+        schema = schema_for(spec.stage, table.column_names, unknown=spec.unknown_columns)
     except PartError as error:
         yield Finding("error", "schema", where, str(error))
         return False

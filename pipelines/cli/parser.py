@@ -15,11 +15,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import version
+from keyword import iskeyword
 from typing import NoReturn
 
 from pass_ops.errors import PassError
 from pass_ops.support.extras import missing_extra
 from pass_ops.support.secrecy import hidden, url_secret
+from pipelines.cli import imports
 from pipelines.cli.argument_types import (
     folder_name,
     gpus,
@@ -36,8 +38,9 @@ DONE, FAILED, WRONG_INPUT = 0, 1, 2
 UNDER_TORCHRUN = ("train", "sft")
 PLACES = {
     *("config", "dataset", "file", "labels", "model", "out", "pairs", "plot", "policy", "run", "save_scores", "scores"),
-    *("tokenizer", "url"),
+    *("guess", "source", "tokenizer", "url"),
 }
+OWN_MODULES = {"import": "imports"}
 EXPORTS = ("huggingface", "trl", "prime-rl", "rllm", "safetensors", "openai-batch")
 QUESTIONS = ("inspect", "status", "verify", "sweep", "explain", "lint", "prm-check")
 
@@ -62,8 +65,9 @@ def _run(options: argparse.Namespace) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and options.command not in UNDER_TORCHRUN:
         print(f"passrl {options.command}: runs once, not on several ranks; start it without torchrun", file=sys.stderr)
         return WRONG_INPUT
-    module = "questions" if options.command in QUESTIONS else "commands"
-    command = getattr(importlib.import_module(f"pipelines.cli.{module}"), options.command.replace("-", "_"))
+    module = "questions" if options.command in QUESTIONS else OWN_MODULES.get(options.command, "commands")
+    name = options.command.replace("-", "_")
+    command = getattr(importlib.import_module(f"pipelines.cli.{module}"), f"{name}_" if iskeyword(name) else name)
     try:
         _check_urls(options)
         code = command(options)
@@ -131,6 +135,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_option_commands(commands)
     _add_stage_commands(commands)
     _add_sft(commands)
+    imports.add_arguments(_command(commands, "import", "other people's rollouts as a run: shape, sweep and lint them"))
     _add_store_commands(commands)
     _add_questions(commands)
     _add_prm_check(commands)

@@ -13,8 +13,8 @@ from pipelines.labels.record import (
     LabelFormat,
     LabelFormatError,
     LabelledSolution,
-    RejectedRow,
 )
+from pipelines.rows.record import RejectedRow
 
 __all__ = [
     "FORMATS",

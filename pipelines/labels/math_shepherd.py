@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.labels.fields import FIELDS, LABELS, MAX_STEPS, step, text
-from pipelines.labels.record import NO_ERROR, LabelFormat, LabelledSolution, RowError, first_wrong
+from pipelines.labels.record import NO_ERROR, LabelFormat, LabelledSolution, first_wrong
+from pipelines.rows.fields import FIELDS, LABELS, MAX_STEPS, step, text
+from pipelines.rows.record import RowError
 
 TAG = "ки"
 _SIGNS = {"+": True, "-": False}

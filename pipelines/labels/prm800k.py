@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.labels.fields import FIELDS, LABELS, MAX_STEPS, as_object, encodable, list_of, object_of, of, step, text
-from pipelines.labels.record import NO_ERROR, LabelFormat, LabelledSolution, RowError, first_wrong
+from pipelines.labels.record import NO_ERROR, LabelFormat, LabelledSolution, first_wrong
+from pipelines.rows.fields import FIELDS, LABELS, MAX_STEPS, as_object, encodable, list_of, object_of, of, step, text
+from pipelines.rows.record import RowError
 
 RATINGS = {-1: False, 0: None, 1: True}
 FINISHES = ("found_error", "solution", "bad_problem", "give_up")

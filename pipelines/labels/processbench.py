@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.labels.fields import FIELDS, index, of, text, texts
-from pipelines.labels.record import NO_ERROR, LabelFormat, LabelledSolution, RowError
+from pipelines.labels.record import NO_ERROR, LabelFormat, LabelledSolution
+from pipelines.rows.fields import FIELDS, index, of, text, texts
+from pipelines.rows.record import RowError
 
 
 def read(row: Mapping[str, Any], _key: str, where: str) -> Iterator[LabelledSolution]:

@@ -13,12 +13,11 @@ from pipelines.labels.record import (
     LabelFormat,
     LabelFormatError,
     LabelledSolution,
-    RejectedRow,
-    RowError,
 )
-from pipelines.labels.rows import read_rows
 from pipelines.labels.trl import TRL
 from pipelines.labels.ultrainteract import ULTRAINTERACT
+from pipelines.rows.read import read_rows
+from pipelines.rows.record import RejectedRow, RowError
 
 FORMATS = {one.name: one for one in (PRM800K, PROCESSBENCH, MATH_SHEPHERD, TRL, ULTRAINTERACT)}
 
@@ -33,10 +32,10 @@ def label_format(name: str) -> LabelFormat:
 def read_labels(form: LabelFormat, url: str) -> Iterator[LabelledSolution | RejectedRow]:
     """The solutions of a file (.jsonl, .json, .parquet; any fsspec URL) in order, rejected rows in their places.
 
-    Streams: memory holds a row (`rows.MAX_ROW_BYTES` at most) or a batch of Parquet rows.
+    Streams: memory holds a row (`read.MAX_ROW_BYTES` at most) or a batch of Parquet rows.
 
     Raises:
-        LabelFileError: the file cannot be read, or holds no row at all.
+        RowFileError: the file cannot be read. LabelFileError: it holds no row at all.
     """
     empty = True
     for row in read_rows(url):

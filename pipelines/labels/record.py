@@ -17,19 +17,11 @@ NO_ERROR = -1
 
 
 class LabelFileError(PassError, ValueError):
-    """A file of labels cannot be opened, is of no known kind, or holds no row."""
+    """A file of labels holds no row."""
 
 
 class LabelFormatError(PassError, ValueError):
     """A format of labels is named that there is not."""
-
-
-class RowError(ValueError):
-    """A row is not what its format says. reason: a short name, for counting; the message says what was found."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,15 +45,6 @@ class LabelledSolution:
     shared: int = 0
     answer: str | None = None
     answer_correct: bool | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RejectedRow:
-    """A row that gave no solution: where it stands, a short name for why, and what was found."""
-
-    where: str
-    reason: str
-    detail: str
 
 
 #: the solutions of one row, by its values, its key and its place; raises RowError

@@ -10,8 +10,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.labels.fields import FIELDS, LABELS, as_object, list_of, of, text, texts
-from pipelines.labels.record import NO_ERROR, LabelFormat, LabelledSolution, RowError, first_wrong
+from pipelines.labels.record import NO_ERROR, LabelFormat, LabelledSolution, first_wrong
+from pipelines.rows.fields import FIELDS, LABELS, as_object, list_of, of, text, texts
+from pipelines.rows.record import RowError
 
 
 def read(row: Mapping[str, Any], key: str, where: str) -> Iterator[LabelledSolution]:

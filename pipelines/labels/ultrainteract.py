@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.labels.fields import FIELDS, LABELS, as_object, list_of, of, step, text
-from pipelines.labels.record import NO_ERROR, LabelFormat, LabelledSolution, RowError
+from pipelines.labels.record import NO_ERROR, LabelFormat, LabelledSolution
+from pipelines.rows.fields import FIELDS, LABELS, as_object, list_of, of, step, text
+from pipelines.rows.record import RowError
 
 SPEAKERS = ("user", "assistant")
 

@@ -35,7 +35,7 @@ from pipelines.shaped import streams
 STAGE_VERSION = shards.STAGE_VERSIONS["shape"]
 # What a shaped dataset copies from its rollouts, so that the trainer needs nothing else.
 CARRIED = ("sampling", "tokenizer_digest", "vocabulary", "round", "policy_digest")
-IF_THERE = ("token_statistics",)
+IF_THERE = ("token_statistics", "imported")
 # Libraries whose versions may change the last bit of a float.
 _NUMERIC_LIBRARIES = ("numba", "numpy")
 
@@ -140,6 +140,7 @@ def shape_stage(*, rollouts: str, signals: str, out: str, options: ShapeOptions,
             f"{rollouts} does not say {', '.join(missing)} in its _dataset.json, which shape and train need; "
             "make the rollouts anew"
         )
+    source.spec.require_known(("token_ids", "loss_mask"), where=rollouts, purpose="shaping")
     urls = {name: posixpath.join(signals, name) for name in options.roles}
     scored = {name: open_signal(url, name, source) for name, url in urls.items()}
     options = resolve_signal(options, kinds(scored))

@@ -48,6 +48,10 @@ SIGNALS = {
 }
 
 
+#: columns of rollouts that hold tokens; without them only a signal that reads texts alone can score
+READS_TOKENS = ("prompt_token_ids", "token_ids", "behavior_logprobs", "loss_mask")
+
+
 class SignalOptionError(PassError, ValueError):
     """A signal's name is unknown, or one of its options is unknown, missing or out of range."""
 
@@ -118,6 +122,11 @@ class SignalBase:
     def needs_tokenizer(self) -> bool:
         """No."""
         return False
+
+    @property
+    def needs_known(self) -> tuple[str, ...]:
+        """Columns of rollouts that an import may leave unknown and this signal reads: all, unless it says less."""
+        return READS_TOKENS
 
     def for_policy(self, folder: str, rollouts: DatasetSpec) -> Self:
         """Itself."""

@@ -67,6 +67,11 @@ class CombineSignal(SignalBase):
                     f"the signal {name!r} is of kind {kind}; with per = {self.per!r} all must be of kind {self.kind}"
                 )
 
+    @property
+    def needs_known(self) -> tuple[str, ...]:
+        """Nothing: it reads other signals."""
+        return ()
+
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Combine row by row. Raises SignalInputError where steps end at different tokens."""
         tables = {name: inputs[name].to_pylist() for name in self.signals}

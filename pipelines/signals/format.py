@@ -68,6 +68,11 @@ class FormatSignal(CallingSignal):
         """The function can be called with its options."""
         check_call("function", self._target, ("text",), self._call_options)
 
+    @property
+    def needs_known(self) -> tuple[str, ...]:
+        """Nothing: it reads the text."""
+        return ()
+
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Check the text of every rollout."""
         calls = [(text,) for text in rollouts["text"].to_pylist()]

@@ -34,6 +34,11 @@ class ModelSignal(AskingSignal):
     the engine it was sampled with)."""
 
     @property
+    def needs_known(self) -> tuple[str, ...]:
+        """The token ids, which the model reads, and which of them count."""
+        return ("prompt_token_ids", "token_ids", "loss_mask")
+
+    @property
     def engine_options(self) -> EngineOptions:
         """How the model is run, outside of a run by default options; nobody reads the logprobs of what it samples."""
         return replace(self.engine or EngineOptions(), logprobs_mode="either")

@@ -72,6 +72,11 @@ class MonteCarloSignal(StepwiseSignal, VerifyingSignal, ModelSignal):
         known = [item.name for item in fields(Sampling) if item.name != "token_statistics"]
         return replace(bound, sampling=Sampling(**{name: carried[name] for name in known if name in carried}))
 
+    @property
+    def needs_known(self) -> tuple[str, ...]:
+        """The token ids, which are continued."""
+        return ("prompt_token_ids", "token_ids")
+
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Sample every distinct prefix of the part at once, then verify every distinct completion."""
         from pipelines.engines import acquire

@@ -95,6 +95,11 @@ class OpdSignal(StepwiseSignal):
         unused = [*([] if self.per == "step" else ["separator"]), *([] if self.by is not None else ["teachers", "by"])]
         return {name: value for name, value in super().options().items() if name not in unused}
 
+    @property
+    def needs_known(self) -> tuple[str, ...]:
+        """The token ids, and the policy's own log-probabilities where no signal gives them."""
+        return ("token_ids", "loss_mask", *([] if self.policy else ["behavior_logprobs"]))
+
     def check(self, rollouts: DatasetSpec, inputs: Mapping[str, DatasetSpec]) -> None:
         """Every input holds log-probabilities, the policy's those of temperature 1 over the full vocabulary."""
         if self.by is not None:

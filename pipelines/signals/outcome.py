@@ -23,6 +23,11 @@ class OutcomeSignal(VerifyingSignal):
     """Reward of a rollout whose verification took longer than timeout_s (default: none, the row is null). Example:
     0.0."""
 
+    @property
+    def needs_known(self) -> tuple[str, ...]:
+        """Nothing: it reads the text."""
+        return ()
+
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Verify every rollout that has a reference answer."""
         answers = rollouts["answer"].to_pylist()

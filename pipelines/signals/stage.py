@@ -20,7 +20,7 @@ from pipelines.parts.journal import Journal, Journals, flushed
 from pipelines.parts.loop import PartOutput, PartWork, Stage, in_background
 from pipelines.parts.operations import Operations
 from pipelines.parts.worker_check import check_worker
-from pipelines.signals.base import SIGNALS, Signal, SignalInputError, SignalOptionError, SignalResultError
+from pipelines.signals.base import READS_TOKENS, SIGNALS, Signal, SignalInputError, SignalOptionError, SignalResultError
 from pipelines.signals.kept import FORMAT, Answers, AskingSignal
 
 STAGE_VERSION = shards.STAGE_VERSIONS["score"]
@@ -80,6 +80,8 @@ def score_stage(
         name: open_prompts(url, source) if name == "prompts" else open_signal(url, name, source)
         for name, url in urls.items()
     }
+    needed = getattr(signal, "needs_known", READS_TOKENS)
+    source.spec.require_known(needed, where=rollouts, purpose=f"signal {signal_name(signal)}")
     signal.check(source.spec, {name: dataset.spec for name, dataset in inputs.items()})
     if signal.needs_tokenizer:
         _check_tokenizer(tokenizer, source)

@@ -31,6 +31,11 @@ class StepwiseSignal(SignalBase):
         return ("prompts",)
 
     @property
+    def needs_known(self) -> tuple[str, ...]:
+        """The token ids: steps end at them."""
+        return ("token_ids",)
+
+    @property
     def needs_tokenizer(self) -> bool:
         """Yes."""
         return True

@@ -222,6 +222,10 @@ def _count_groups(
 
 
 def _count_logprobs(facts: Facts, table: pa.Table) -> None:
+    known = table["behavior_logprobs"].is_valid()
+    table = table if table["behavior_logprobs"].null_count == 0 else table.filter(known)  # imports may not know them
+    if len(table) == 0:
+        return
     mask_N = list_values(table["loss_mask"])
     value_N = list_values(table["behavior_logprobs"])
     row_N = np.repeat(np.arange(len(table)), list_lengths(table["loss_mask"]))

@@ -136,8 +136,8 @@ def check_labels(
     advantages. threshold: a step that scores below it is called wrong. limit: only so many solutions, the first ones.
     scored: told of each solution. Memory holds some numbers a step, and no texts.
 
-    Raises LabelFileError, LabelScoresError, and LabelRejectsError where a larger share than max_reject_rate of the
-    rows is rejected.
+    Raises RowFileError, LabelFileError, LabelScoresError, and LabelRejectsError where a larger share than
+    max_reject_rate of the rows is rejected.
     """
     place = None if tokenizer is None else _Places(tokenizer)
     found = _Collected()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pass_ops.errors import PassError
 from pipelines.labels import LabelledSolution, RejectedRow
-from pipelines.labels.rows import read_rows
+from pipelines.rows.read import read_rows
 from pipelines.signals import build_signal
 from pipelines.signals.prm import PrmSignal
 
@@ -64,7 +64,7 @@ def model_scores(signal: PrmSignal) -> StepScores:
 
 
 def stored_scores(url: str) -> StepScores:
-    """The scores in a file. Raises LabelScoresError where they are another file's; LabelFileError."""
+    """The scores in a file. Raises LabelScoresError where they are another file's; RowFileError."""
     rows = read_rows(url)
 
     def score(solutions: Sequence[LabelledSolution]) -> list[SolutionScores]:

@@ -80,7 +80,7 @@ LAST = "the last of {} is not the length of the completion"
             "outcome",
             {"verify_status": "right"},
             "value",
-            "verify_status is none of ok, wrong, unparseable, timeout, error",
+            "verify_status is none of ok, wrong, unparseable, timeout, error, unknown",
         ),
         ("outcome", {"outcome_reward": INF}, "finite", FINITE.format("outcome_reward")),
         (

@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.labels import LabelFileError, LabelFormatError, RejectedRow, label_format, read_labels, rows
+from pipelines.labels import LabelFileError, LabelFormatError, RejectedRow, label_format, read_labels
+from pipelines.rows import read as rows
+from pipelines.rows.record import RowFileError
 from tests.pipelines.labels.samples import (
     MATH_SHEPHERD,
     PROCESSBENCH,
@@ -225,20 +227,20 @@ def test_every_kind_of_file_gives_the_same(tmp_path: Path, name: str, form: str)
 def test_a_file_that_holds_no_labels_is_a_named_error(tmp_path: Path, name: str, content, message: str) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(LabelFileError, match=message):
+    with pytest.raises((LabelFileError, RowFileError), match=message):
         list(read_labels(label_format("trl"), str(tmp_path / name)))
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "labels.jsonl").mkdir()
-    with pytest.raises(LabelFileError, match="cannot be read"):
+    with pytest.raises(RowFileError, match="cannot be read"):
         list(read_labels(label_format("trl"), str(tmp_path / "labels.jsonl")))
 
 
 def test_parquet_with_a_text_that_is_not_utf8_is_a_named_error(tmp_path: Path) -> None:
     texts = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xe9\xff")])
     pq.write_table(pa.table({"prompt": texts}), tmp_path / "labels.parquet")
-    with pytest.raises(LabelFileError, match="cannot be read as Parquet beyond row 0"):
+    with pytest.raises(RowFileError, match="cannot be read as Parquet beyond row 0"):
         list(read_labels(label_format("trl"), str(tmp_path / "labels.parquet")))
 
 

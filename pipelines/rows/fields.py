@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.labels.record import RowError
+from pipelines.rows.record import RowError
 
 FIELDS, LABELS = "fields", "labels"
 #: of one solution; real ones have tens

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pass_ops.shards.documents import parse_json
 from pass_ops.shards.store import Store
 from pass_ops.shards.tables import open_parquet
-from pipelines.labels.record import LabelFileError, RejectedRow, RowError
+from pipelines.rows.record import RejectedRow, RowError, RowFileError
 
 #: a longer row is rejected unread: a real one has some thousand bytes
 MAX_ROW_BYTES = 16 * 2**20
@@ -38,13 +38,13 @@ class SourceRow:
 
 
 def read_rows(url: str) -> Iterator[SourceRow | RejectedRow]:
-    """The rows of a .jsonl, .ndjson, .json or .parquet file, in order. Raises LabelFileError."""
+    """The rows of a .jsonl, .ndjson, .json or .parquet file, in order. Raises RowFileError."""
     store = Store(os.path.expanduser(url))
     name = posixpath.basename(store.path())
     suffix = posixpath.splitext(name)[1].lower()
     if suffix not in (".jsonl", ".ndjson", ".json", ".parquet"):
-        raise LabelFileError(
-            f"{url}: labels are read from .jsonl, .ndjson, .json and .parquet files, and {suffix or 'no suffix'!r} is "
+        raise RowFileError(
+            f"{url}: rows are read from .jsonl, .ndjson, .json and .parquet files, and {suffix or 'no suffix'!r} is "
             "none of them. Convert the file."
         )
     try:
@@ -54,9 +54,9 @@ def read_rows(url: str) -> Iterator[SourceRow | RejectedRow]:
             with store.open("") as stream:
                 yield from _json_rows(cast(BinaryIO, stream), name, array=suffix == ".json")
     except FileNotFoundError as error:
-        raise LabelFileError(f"{url} does not exist. Give the path of a file of labels.") from error
+        raise RowFileError(f"{url} does not exist. Give the path of a file that is there.") from error
     except OSError as error:
-        raise LabelFileError(f"{url} cannot be read: {error.strerror or error}.") from error
+        raise RowFileError(f"{url} cannot be read: {error.strerror or error}.") from error
 
 
 def _json_rows(stream: BinaryIO, name: str, *, array: bool) -> Iterator[SourceRow | RejectedRow]:
@@ -68,10 +68,11 @@ def _json_rows(stream: BinaryIO, name: str, *, array: bool) -> Iterator[SourceRo
         if isinstance(content, RowError):
             yield RejectedRow(where=where, reason=content.reason, detail=str(content))
         elif content.strip() or pieces is _items:
-            yield _parsed(content, where, number)
+            yield parsed_row(content, where, number)
 
 
-def _parsed(content: bytes, where: str, number: int) -> SourceRow | RejectedRow:
+def parsed_row(content: bytes, where: str, number: int) -> SourceRow | RejectedRow:
+    """The row of a JSON object in UTF-8, or why it is none."""
     try:
         values = parse_json(content)
     except UnicodeDecodeError as error:
@@ -176,13 +177,13 @@ def _parquet_rows(store: Store, name: str) -> Iterator[SourceRow | RejectedRow]:
         file = open_parquet(store.open_arrow())
         columns = file.schema_arrow.names
         if twice := [column for column in columns if columns.count(column) > 1]:
-            raise LabelFileError(f"{name} has two columns named {twice[0]!r}; rename one of them.")
+            raise RowFileError(f"{name} has two columns named {twice[0]!r}; rename one of them.")
         for batch in file.iter_batches(batch_size=_BATCH):
             batch.validate(full=True)  # texts that are not UTF-8
             for values in batch.to_pylist():
                 yield SourceRow(where=f"{name} row {number}", number=number, values=values)
                 number += 1
     except pa.ArrowException as error:
-        raise LabelFileError(
+        raise RowFileError(
             f"{name} cannot be read as Parquet beyond row {number}: {error}. Copy or make it again."
         ) from error
