@@ -1,6 +1,6 @@
 """What each published method costs beside PASS, one thread: one JSON object, method -> nanoseconds a token and ratio.
 
-    python benchmarks/bench_methods.py [--tokens 2000000] [--repeats 3] > benchmarks/methods.json
+    python benchmarks/bench_methods.py [--tokens 2000000] [--repeats 3] [--only pure ...] > benchmarks/methods.json
 
 Rollouts as in bench_shape.py (groups of 16, 500 tokens, steps of 19), with token ids, entropies and states. `ratio` is
 to PASS on the same rows, in processor time; the shortest of the repeats counts. docs/reference/methods.md shows the
@@ -25,6 +25,7 @@ WEIGHTS = Weights(process=1.0, outcome=1.0, format=1.0)
 VOCABULARY = 64  # rollouts part after a few tokens, as sampled ones do
 STATES = 32
 PER_TOKEN = ("saf_opd",)
+OF_PROBABILITIES = ("pav",)
 
 
 def with_more(table: pa.Table) -> pa.Table:
@@ -39,16 +40,26 @@ def with_more(table: pa.Table) -> pa.Table:
     return table
 
 
+def of_probabilities(table: pa.Table) -> pa.Table:
+    """The table with process scores from 0 to 1."""
+    scores = table["process_scores"].combine_chunks()
+    values = np.exp(-np.abs(scores.values.to_numpy()))
+    place = table.schema.get_field_index("process_scores")
+    return table.set_column(place, "process_scores", pa.ListArray.from_arrays(scores.offsets, pa.array(values)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=2_000_000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", default=list(PUBLISHED), choices=list(PUBLISHED), metavar="METHOD")
     args = parser.parse_args()
     tables = {signal: make_table(case, args.tokens) for signal, case in (("prm", "prm"), ("kl", "kl_random"))}
     found: dict[str, dict[str, float]] = {}
-    for name in PUBLISHED:
+    for name in args.only:
         table, config = tables["kl" if name in PER_TOKEN else "prm"]
         table = with_more(table).drop_columns("format_ok")
+        table = of_probabilities(table) if name in OF_PROBABILITIES else table
         ours = ShapingConfig(estimator=name, signal=config.signal, weights=WEIGHTS)
         count = len(table["loss_mask"].combine_chunks().values)
         run, beside = (partial(shape, table, options, threads=1) for options in (ours, config))
