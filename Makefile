@@ -3,15 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
-# Files are dealt out to this many processes; threads that wait for one another give up their core meanwhile.
+# Files are dealt out to this many processes, slow ones first (tests/conftest.py); threads that wait for one another
+# give up their core meanwhile. The log ends with where the time went.
 WORKERS ?= 2
-PARALLEL := --numprocesses $(WORKERS) --dist loadfile
+PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 60 --durations-min 5
 PACKAGES := pass_ops trainer pipelines
 
 BEAM_VERSION := $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements/cpu.txt)
 SLOTS ?= 2
 
-.PHONY: install demo test test-deep mutants test-cluster chaos faults flink flink-up flink-down prism check docs reference bench bench-% wheel requirements clean
+.PHONY: install demo test test-deep test-peers mutants test-cluster chaos faults flink flink-up flink-down prism check docs reference bench bench-% wheel requirements clean
 
 install: $(STAMP)
 
@@ -33,6 +34,15 @@ test: install
 
 test-deep: install
 	$(PYTEST) -q tests -m deep --timeout 7200
+
+# Steps of TRL and of verl with the plug-ins of passrl_integrations, in an environment of their own (pinned in
+# requirements/peers.txt), which is made once; PEERS=test_trl.py runs one of them.
+test-peers: .cache/peers/.installed
+	.cache/peers/bin/python -m pytest -q --confcutdir tests/peers tests/peers/$(PEERS)
+
+.cache/peers/.installed: requirements/peers.txt tests/peers/make_environment.py | install
+	$(BIN)/python tests/peers/make_environment.py .cache/peers
+	@touch $@
 
 test-cluster: install
 	$(PYTEST) -q tests -m cluster --timeout 1800
@@ -79,7 +89,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST) -q --doctest-modules $(PACKAGES) --ignore pipelines/gpu_check/trl_update.py  # runs in an environment with TRL
+	$(PYTEST) -q --doctest-modules $(PACKAGES) passrl_integrations/steps.py passrl_integrations/carried.py --ignore pipelines/gpu_check/trl_update.py  # runs in an environment with TRL
 
 # The documentation as an offline site in site/. A broken link or a page without a place is an error.
 docs: install
@@ -104,6 +114,7 @@ requirements: install
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml --extra gpu --extra adamw8bit --extra dev -o requirements/gpu.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml --extra cpu --extra dev --extra gcp -o requirements/gcp.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml --extra gpu --extra dev --extra gcp -o requirements/gpu-gcp.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header requirements/peers.in -o requirements/peers.txt
 
 clean:
 	rm -rf dist build runs site .cache

@@ -233,7 +233,7 @@ class LocalCluster:
         if name == "jobmanager":
             return [*java, "-Xmx448m", JOB_MANAGER, "--configDir", conf, "--executionMode", "cluster"]
         if name == "taskmanager":
-            return [*java, "-Xmx512m", "-XX:MaxDirectMemorySize=384m", TASK_MANAGER, "--configDir", conf]
+            return [*java, "-Xmx512m", "-XX:MaxDirectMemorySize=576m", TASK_MANAGER, "--configDir", conf]
         ports = self.ports
         return [
             *(*java, "-Xmx384m", JOB_SERVER, "--flink-master", f"localhost:{ports.rest}"),

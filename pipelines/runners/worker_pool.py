@@ -100,20 +100,20 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
 
 def serve(
     host: str, port: int, *, gpus: Sequence[str] = (), engines: Mapping[str | None, Address] | None = None
-) -> grpc.Server:
-    """Start the service. Raises RuntimeError where the port is taken."""
+) -> tuple[grpc.Server, int]:
+    """Start the service; the port it listens on, which is any free one for port 0. Raises RuntimeError if taken."""
     server = grpc.server(ThreadPoolExecutor(), options=[("grpc.so_reuseport", 0)])
     beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(WorkerPool(gpus, engines), server)
-    server.add_insecure_port(f"{host}:{port}")
+    port = server.add_insecure_port(f"{host}:{port}")
     server.start()
-    return server
+    return server, port
 
 
 def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser(description="A pool of SDK workers for --environment_type=EXTERNAL.")
     parser.add_argument("--host", default="localhost", help="address to listen on (default localhost)")
-    parser.add_argument("--port", type=int, default=50000, help="port to listen on (default 50000)")
+    parser.add_argument("--port", type=int, default=50000, help="port to listen on; 0: any free one (default 50000)")
     parser.add_argument("--gpus", nargs="+", default=(), help="CUDA_VISIBLE_DEVICES of each worker, dealt out in turn")
     parser.add_argument(
         "--keep-engines",
@@ -134,8 +134,8 @@ def main() -> None:
             for number, gpus in enumerate(dict.fromkeys(options.gpus or [None])):
                 keeper = EngineKeeper(folder, number, gpus=gpus, idle_seconds=options.keep_engines)
                 engines[gpus] = keeper.address
-        server = serve(options.host, options.port, gpus=options.gpus, engines=engines)
-        print(f"worker pool on {options.host}:{options.port}", flush=True)
+        server, port = serve(options.host, options.port, gpus=options.gpus, engines=engines)
+        print(f"worker pool on {options.host}:{port}", flush=True)
         server.wait_for_termination()
 
 

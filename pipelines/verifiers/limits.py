@@ -54,7 +54,11 @@ def used(pid: int) -> Used | None:
         computed = time.clock_gettime((~pid << 3) | 2)
         queued = 0
         for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/schedstat", "rb") as file:
+            # One that ends meanwhile does not make the process one that is gone.
+            with (
+                contextlib.suppress(FileNotFoundError, ProcessLookupError),
+                open(f"/proc/{pid}/task/{thread}/schedstat", "rb") as file,
+            ):
                 queued += int(file.read().split()[1])
     except (OSError, IndexError):
         return None

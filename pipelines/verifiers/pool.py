@@ -240,7 +240,7 @@ class _Child:
     def _exit_name(self) -> str:
         """How the process at the other end of a closed line ended."""
         try:
-            code = self._process.wait(timeout=1.0)
+            code = self._process.wait(timeout=10.0)
         except subprocess.TimeoutExpired:
             return "it lives, but closed its line"
         return f"exit code {code}" if code >= 0 else signal.Signals(-code).name

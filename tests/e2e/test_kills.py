@@ -68,7 +68,8 @@ def test_killed_at_a_named_point_the_rerun_is_the_undisturbed_run(undisturbed, p
     check_rerun(undisturbed, out, capsys)
 
 
-@pytest.mark.parametrize("draw", range(10))
+# Ten more moments are in the next test, in one run; the store's moments are named above.
+@pytest.mark.parametrize("draw", [*range(3), *(pytest.param(n, marks=pytest.mark.deep) for n in range(3, 10))])
 def test_killed_at_a_random_time_the_rerun_is_the_undisturbed_run(undisturbed, draw, tmp_path, capsys):
     out = str(tmp_path / "run")
     seconds = random.Random(draw).uniform(0.05, 0.95) * undisturbed.seconds

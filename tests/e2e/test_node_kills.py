@@ -9,22 +9,21 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pipelines.cli.parser import main
+from tests.e2e.node import Client, Kind
 from tests.e2e.project import Project, make_project
 from tests.e2e.test_kills import made_by
-from tests.processes import MARK, Process, marked, wait_until
+from tests.processes import marked
 
 # Answers take a moment, so that engines have requests open when they are killed.
-NODE = ["--set", 'runner.gpus=["cpu", "cpu"]', "--set", "engine.extra.latency=1.5", "--set", "train.save_every=1",
-        "--set", "train.updates=3"]  # fmt: skip
+MORE = ("--set", "engine.extra.latency=1.5", "--set", "train.updates=3")
 # In rank 0's process: SIGKILL when it has told of the second step, once; a checkpoint of it is not there yet.
 MIDWAY = """
 import os, signal, sys
@@ -40,54 +39,6 @@ if os.environ.get("RANK") == "0" and "pipelines.runs.rank" in " ".join(sys.orig_
 """
 
 
-class Client:
-    """`passrl run` on a node, in a process of its own, with its temporary files in a folder of its own."""
-
-    def __init__(self, project: Project, out: str, mark: str, **environment: str) -> None:
-        self.out, self.mark = out, mark
-        self.temporary = Path(out + ".tmp")
-        self.temporary.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "pipelines.cli.parser", "run", project.config, "--out", out, *NODE]
-        self.log = Path(out + ".log")
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=log,
-                env=os.environ | {MARK: mark, "OMP_NUM_THREADS": "1", "TMPDIR": str(self.temporary)} | environment,
-            )
-
-    def finish(self) -> None:
-        assert self.process.wait(600) == 0, self.log.read_text()
-
-    def its(self, kind: Callable[[Process], bool]) -> list[Process]:
-        return sorted((p for p in marked(self.mark) if kind(p)), key=lambda p: p.pid)
-
-    def reach(self, kind: Callable[[Process], bool]) -> None:
-        """Wait until it has a process of that kind, or has ended."""
-        wait_until(lambda: self.its(kind) or self.process.poll() is not None, seconds=300)
-
-    def kill_one(self, kind: Callable[[Process], bool], chances: random.Random, *, after: float) -> int:
-        """One of the processes of that kind, once there is one and some time went by; its pid."""
-        self.reach(kind)
-        time.sleep(chances.uniform(0, after))
-        found = self.its(kind)
-        if not found:
-            return 0
-        os.kill((chosen := chances.choice(found)).pid, signal.SIGKILL)
-        return chosen.pid
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
-def everything_ended(mark: str, client: Client) -> None:
-    wait_until(lambda: not marked(mark), seconds=120)
-    left = [p.name for p in client.temporary.iterdir() if p.name.startswith(("torchelastic", "pymp", "passrl"))]
-    assert left == []
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, tiny_model) -> Project:
     return make_project(tmp_path_factory.mktemp("node"), tiny_model)
@@ -96,9 +47,9 @@ def project(tmp_path_factory, tiny_model) -> Project:
 @pytest.fixture(scope="module")
 def undisturbed(project, tmp_path_factory) -> dict[str, object]:
     mark = str(tmp_path_factory.mktemp("mark"))
-    client = Client(project, project.out, mark)
+    client = Client(project, project.out, mark, MORE)
     client.finish()
-    everything_ended(mark, client)
+    client.everything_ended()
     return made_by(project.out)
 
 
@@ -115,14 +66,16 @@ def test_engines_ranks_and_torchrun_are_killed_and_the_command_goes_on(project, 
     once = tmp_path / "killed"
     (tmp_path / "sitecustomize.py").write_text(MIDWAY.format(once=str(once)))
     path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    client = Client(project, str(tmp_path / "run"), mark, PYTHONPATH=path)
+    client = Client(project, str(tmp_path / "run"), mark, MORE, PYTHONPATH=path)
     killed = [client.kill_one(lambda p: p.is_engine, chances, after=4.0) for _ in range(2)]
+    client.reach(lambda: client.its(lambda p: p.is_rank))
+    first = {process.pid for process in client.its(lambda p: p.is_torchrun)}
     killed += [client.kill_one(lambda p: p.is_rank, chances, after=2.0)]
-    killed += [client.kill_one(lambda p: p.is_torchrun and p.pid > killed[-1], chances, after=2.0)]
+    killed += [client.kill_one(lambda p: p.is_torchrun and p.pid not in first, chances, after=2.0)]
     client.finish()
     assert all(killed), client.log.read_text()
     assert once.exists(), client.log.read_text()
-    everything_ended(mark, client)
+    client.everything_ended()
     assert made_by(client.out) == undisturbed
     assert main(["verify", client.out]) == 0, capsys.readouterr().out
 
@@ -133,15 +86,15 @@ def test_a_client_killed_several_times_leaves_nothing_running_and_completes_at_l
     project, undisturbed, mark, tmp_path, capsys, kills
 ):
     chances = random.Random(16)
-    kinds: list[Callable[[Process], bool]] = [lambda p: p.is_engine, lambda p: p.is_rank]
+    kinds: list[Kind] = [lambda p: p.is_engine, lambda p: p.is_rank]
     for number in range(kills):
-        client = Client(project, str(tmp_path / "run"), mark)
-        client.reach(kinds[number % 2])
+        client = Client(project, str(tmp_path / "run"), mark, MORE)
+        client.reach(partial(client.its, kinds[number % 2]))
         time.sleep(chances.uniform(0, 3))
         client.kill()
-        everything_ended(mark, client)
-    client = Client(project, str(tmp_path / "run"), mark)
+        client.everything_ended()
+    client = Client(project, str(tmp_path / "run"), mark, MORE)
     client.finish()
-    everything_ended(mark, client)
+    client.everything_ended()
     assert made_by(client.out) == undisturbed
     assert main(["verify", client.out]) == 0, capsys.readouterr().out

@@ -64,6 +64,16 @@ def test_a_pipeline_that_contains_a_stage(tmp_path):
     assert sorted((tmp_path / "has-a-digit").rglob("part-*")) == before
 
 
+def test_pass_in_a_pipeline_of_ones_own(tmp_path):
+    lines = run("beam_shape", tmp_path)
+    assert lines[:2] == ["4 parts, 39 groups, 312 rollouts", "rejected: {'step_ends': 1}"]
+    assert lines[2].startswith("mean advantage of a token: ")
+    assert not [finding for finding in verify(str(tmp_path / "shaped")) if finding.severity == "error"]
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "shaped").rglob("part-*")}
+    assert run("beam_shape", tmp_path) == lines
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "shaped").rglob("part-*")} == before
+
+
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_no_example_is_longer_than_a_screen_or_two(example):
     assert len(example.read_text().splitlines()) <= 100

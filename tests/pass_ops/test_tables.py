@@ -196,7 +196,7 @@ def test_a_million_groups_of_one(estimator):
 def test_importing_the_package_imports_no_engine():
     heavy = "'numba', 'apache_beam', 'torch', 'vllm', 'transformers', 'polars', 'pydantic', 'pandas'"
     program = f"import sys, pass_ops; print([m for m in ({heavy}) if m in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
     assert run.stdout.strip() == "[]"
 
 

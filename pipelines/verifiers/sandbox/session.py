@@ -29,7 +29,7 @@ from pipelines.verifiers.scratch import Scratch
 IDLE_FACTOR = 2.0  # a program may wait (sleep, read from the disk) for so many times its processor time
 WALL_FACTOR, WALL_ADDED_S = 20.0, 60.0  # a run takes no longer than that, however busy the machine is
 _TICK_S = 0.05
-_START_LIMIT_S, _KILL_LIMIT_S = 60.0, 30.0
+_START_LIMIT_S, _KILL_LIMIT_S = 120.0, 30.0
 _MEMORY_SLACK = 64 << 20  # the stack and the like, beside the data that memory_mb counts
 _BOOT = (
     "import sys; sys.path.insert(0, sys.argv[2]); from pipelines.verifiers.sandbox.nursery import main; "

@@ -48,7 +48,7 @@ def logprobs(folder: str, ids: list[int], start: int) -> np.ndarray:
 def sampled(engine: Any, seed: int) -> tuple[list[int], np.ndarray]:
     prompt = engine.tokenizer.encode("1+2=?")
     asked = SampleRequest(prompt_token_ids=prompt, seed=seed, sampling=Sampling(max_tokens=30))
-    sample = engine.submit(asked).result(timeout=60)
+    sample = engine.submit(asked).result(timeout=120)
     return [*prompt, *sample.token_ids.tolist()], sample.logprobs
 
 
@@ -64,7 +64,7 @@ def test_one_engine_serves_an_adapter_its_base_and_another_adapter(
         whole = policy if policy == tiny_model else merge(policy, tiny_model, tmp_path / f"merged-{len(seen)}")
         expected = logprobs(whole, ids, start=5)
         np.testing.assert_allclose(found, expected, atol=1e-4)
-        np.testing.assert_allclose(engine.score(ids, start=5).result(timeout=60), expected, atol=1e-4)
+        np.testing.assert_allclose(engine.score(ids, start=5).result(timeout=120), expected, atol=1e-4)
         seen.append(ids)
     assert seen[0] == seen[3]
     assert len({tuple(ids) for ids in seen}) == 3
@@ -78,7 +78,7 @@ def test_rollouts_of_adapter_and_base_are_scored_side_by_side(tmp_path: Path, ti
         engine = acquire(policy, RAW)
         futures = [engine.score(ids, start=1) for ids in rollouts]
         for ids, future in zip(rollouts, futures, strict=True):
-            np.testing.assert_allclose(future.result(timeout=60), logprobs(whole, ids, start=1), atol=1e-4)
+            np.testing.assert_allclose(future.result(timeout=120), logprobs(whole, ids, start=1), atol=1e-4)
 
 
 def test_an_adapter_of_lm_head_samples_and_is_not_scored(tmp_path: Path, tiny_model: str) -> None:
@@ -88,7 +88,7 @@ def test_an_adapter_of_lm_head_samples_and_is_not_scored(tmp_path: Path, tiny_mo
     ids, found = sampled(engine, 3)
     np.testing.assert_allclose(found, logprobs(merge(head, tiny_model, tmp_path / "m"), ids, start=5), atol=1e-4)
     with pytest.raises(RequestRejected, match="adapter of lm_head; merge the adapter"):
-        engine.score(ids, start=5).result(timeout=60)
+        engine.score(ids, start=5).result(timeout=120)
 
 
 def test_an_adapter_of_another_base_gets_that_base(tmp_path: Path, tiny_model_updated: str, adapter: str) -> None:

@@ -127,7 +127,7 @@ def test_the_next_job_finds_the_engine_asleep_and_gets_the_same_answers(here: He
     for _ in range(3):
         engine = here.start(tiny_model)
         assert answers(engine, requests) == alone(tiny_model, RECORDED, requests)
-        assert engine.score([5, 6, 7, 8], start=2).result(timeout=60).shape == (2,)
+        assert engine.score([5, 6, 7, 8], start=2).result(timeout=120).shape == (2,)
         assert not here.started[0].asleep
         engine.close()
         wait_until(lambda: here.started[0].asleep)
@@ -138,8 +138,8 @@ def test_two_workers_share_an_engine_and_keep_their_answers_apart(here: Here, ti
     first, second = here.start(tiny_model), here.start(tiny_model)
     mine, theirs = [ask(seed) for seed in range(20)], [ask(seed, (8, 9)) for seed in range(20)]
     futures = [(first.submit(a), second.submit(b)) for a, b in zip(mine, theirs, strict=True)]
-    assert [plain(a.result(timeout=60)) for a, _ in futures] == alone(tiny_model, RECORDED, mine)
-    assert [plain(b.result(timeout=60)) for _, b in futures] == alone(tiny_model, RECORDED, theirs)
+    assert [plain(a.result(timeout=120)) for a, _ in futures] == alone(tiny_model, RECORDED, mine)
+    assert [plain(b.result(timeout=120)) for _, b in futures] == alone(tiny_model, RECORDED, theirs)
     first.close()
     assert answers(second, mine) == alone(tiny_model, RECORDED, mine)
     assert not here.started[0].asleep
@@ -159,7 +159,7 @@ def test_the_next_rounds_weights_are_loaded_into_the_engine_that_is_there(
     engine.load_weights(tiny_model_updated)
     assert answers(engine, requests) == alone(tiny_model_updated, PLAIN, requests)
     engine.sleep()
-    assert isinstance(engine.submit(ask(0)).exception(timeout=10), EngineAsleep)
+    assert isinstance(engine.submit(ask(0)).exception(timeout=120), EngineAsleep)
     engine.wake(tiny_model)
     assert answers(engine, requests) == alone(tiny_model, PLAIN, requests)
     engine.close()
@@ -175,7 +175,7 @@ def test_one_that_wants_another_engine_waits_until_the_first_is_given_back(
     assert not waiting.done()
     assert answers(first, [ask(1)]) == alone(tiny_model, RECORDED, [ask(1)])
     first.close()
-    second = waiting.result(timeout=60)
+    second = waiting.result(timeout=120)
     assert answers(second, [ask(1)]) == alone(tiny_model, OTHER, [ask(1)])
     assert [options.recording for options in here.options] == ["synthetic:3", "synthetic:4"]
     assert here.started[0].dead, "one device, one engine"
@@ -187,7 +187,7 @@ def test_one_that_asks_nothing_for_a_while_makes_room_and_gets_its_engine_again_
 ) -> None:
     here = make(patience=0.5)
     first = here.start(tiny_model)
-    second = here.later(pool, tiny_model, OTHER).result(timeout=60)
+    second = here.later(pool, tiny_model, OTHER).result(timeout=120)
     assert answers(second, [ask(2)]) == alone(tiny_model, OTHER, [ask(2)])
     assert answers(first, [ask(1)]) == alone(tiny_model, RECORDED, [ask(1)])
     assert len(here.started) == 3
@@ -206,8 +206,8 @@ def test_one_whose_engine_still_starts_does_not_make_room(
     time.sleep(1.5)
     assert len(here.options) == 1
     here.gate.set()
-    assert answers(first.result(timeout=60), [ask(1)]) == alone(tiny_model, RECORDED, [ask(1)])
-    assert answers(second.result(timeout=60), [ask(1)]) == alone(tiny_model, OTHER, [ask(1)])
+    assert answers(first.result(timeout=120), [ask(1)]) == alone(tiny_model, RECORDED, [ask(1)])
+    assert answers(second.result(timeout=120), [ask(1)]) == alone(tiny_model, OTHER, [ask(1)])
     first.result().close()
     second.result().close()
 
@@ -222,7 +222,7 @@ def test_one_that_waits_for_an_answer_does_not_make_room(
     time.sleep(1.5)
     assert not waiting.done()
     first.close()  # drops what it asked
-    waiting.result(timeout=60).close()
+    waiting.result(timeout=120).close()
 
 
 def test_what_a_worker_left_open_is_dropped_and_the_others_answers_are_not(here: Here, tiny_model: str) -> None:
@@ -247,7 +247,7 @@ def test_a_worker_drops_single_requests(here: Here, tiny_model: str) -> None:
     worker.drop(futures[:3])
     wait_until(lambda: engine.in_flight == 1)
     for future in futures[:3]:
-        rejection = future.exception(timeout=10)
+        rejection = future.exception(timeout=120)
         assert isinstance(rejection, RequestRejected)
         assert rejection.reason == "aborted"
     assert not futures[3].done()
@@ -256,7 +256,7 @@ def test_a_worker_drops_single_requests(here: Here, tiny_model: str) -> None:
 
 def test_a_reward_model_ends_when_nobody_has_it(here: Here, tiny_model: str) -> None:
     worker = here.start(tiny_model, REWARD)
-    assert worker.pool([5, 6]).result(timeout=60).shape == (2, 2)
+    assert worker.pool([5, 6]).result(timeout=120).shape == (2, 2)
     worker.close()
     wait_until(lambda: here.started[0].dead)
 
@@ -267,7 +267,7 @@ def test_why_an_engine_cannot_start_is_told_in_its_own_words_and_the_process_is_
     here = make(idle_seconds=3600.0)
     with pytest.raises(EngineStartError, match="device is cuda"):
         here.start(tiny_model, EngineOptions(kind="transformers", device="cuda", dtype="float32"))
-    wait_until(lambda: here.ends, seconds=30)
+    wait_until(lambda: here.ends)
     worker = here.start(tiny_model)
     assert answers(worker, [ask(1)]) == alone(tiny_model, RECORDED, [ask(1)])
     worker.close()

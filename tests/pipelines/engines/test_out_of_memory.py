@@ -92,20 +92,20 @@ def test_an_engine_that_runs_out_while_it_computes_says_what_to_lower(
     engine = acquire(tiny_model, PLAIN)
     before = models_alive()
     monkeypatch.setattr("pipelines.engines.transformers.TransformersBackend._sample", full)
-    error = engine.submit(ask(1)).exception(timeout=60)
+    error = engine.submit(ask(1)).exception(timeout=120)
     assert isinstance(error, EngineDead)
     assert "ran out of memory while it computed: CUDA out of memory" in str(error)
     assert "engine.extra.batch_size" in str(error)
     engine.close()
     assert models_alive() == before - 1, "the error that is kept does not keep the model"
     monkeypatch.undo()
-    assert isinstance(acquire(tiny_model, PLAIN).submit(ask(1)).result(timeout=60), Sample), "another one starts"
+    assert isinstance(acquire(tiny_model, PLAIN).submit(ask(1)).result(timeout=120), Sample), "another one starts"
 
 
 def test_so_does_a_reward_model(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = acquire(tiny_model, EngineOptions(kind="transformers", pooling={"tokens": ["1", "2"]}))
     monkeypatch.setattr("pipelines.engines.transformers_pooling.TransformersPoolingBackend._logits", full)
-    error = engine.pool([1, 2]).exception(timeout=60)
+    error = engine.pool([1, 2]).exception(timeout=120)
     assert isinstance(error, EngineDead)
     assert "out of memory" in str(error)
     assert "engine.extra.batch_size" in str(error)
@@ -116,7 +116,7 @@ def test_a_vllm_that_runs_out_while_it_computes_says_what_to_lower(
 ) -> None:
     monkeypatch.setattr(vllm.VllmBackend, "step", full)
     engine = acquire(tiny_model, EngineOptions(dtype="float32", kv_cache_gib=0.25, max_num_seqs=8))
-    error = engine.submit(ask(1)).exception(timeout=60)
+    error = engine.submit(ask(1)).exception(timeout=120)
     assert isinstance(error, EngineDead)
     assert all(option in str(error) for option in ("gpu_memory_utilization", "max_num_batched_tokens"))
 
@@ -132,7 +132,7 @@ def test_a_dead_engine_holds_nothing_while_its_errors_are_kept(tiny_model: str) 
     made = [backend]
     del backend
     engine = DrivenEngine(made.pop, model=tiny_model, name="large")
-    error = engine.submit(ask(666)).exception(timeout=10)
+    error = engine.submit(ask(666)).exception(timeout=120)
     engine.close()
     gc.collect()
     assert isinstance(error, EngineDead)

@@ -50,7 +50,7 @@ def test_each_step_tag_has_the_classes_of_a_plain_forward_pass(engine: Engine) -
     for ids, future in zip(rows, [engine.pool(ids) for ids in rows], strict=True):
         with torch.inference_mode():
             expected = model(torch.tensor([ids]))[0].softmax(-1)[torch.tensor(ids) == tag]
-        found = future.result(timeout=60)
+        found = future.result(timeout=120)
         assert (found.shape, found.dtype) == ((ids.count(tag), 2), np.float32)
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
 
@@ -61,11 +61,11 @@ def test_tokens_that_cannot_be_classified_are_rejected_and_their_neighbours_live
     futures = {reason: engine.pool(ids) for reason, ids in wrong.items()}
     whole = engine.pool([5] * engine.max_model_len)
     for reason, future in futures.items():
-        error = future.exception(timeout=60)
+        error = future.exception(timeout=120)
         assert isinstance(error, RequestRejected)
         assert error.reason == reason
-    assert whole.result(timeout=60).shape == (0, 2), "no step tag, nothing to classify"
-    assert engine.pool(good).result(timeout=60).shape == (1, 2)
+    assert whole.result(timeout=120).shape == (0, 2), "no step tag, nothing to classify"
+    assert engine.pool(good).result(timeout=120).shape == (1, 2)
 
 
 def test_an_engine_that_pools_does_not_sample_nor_score(engine: Engine) -> None:
@@ -95,12 +95,12 @@ def test_a_pooling_that_vllm_does_not_know_is_refused() -> None:
 
 def test_transformers_pools_as_vllm_does(engine: Engine) -> None:
     rows = ids_of(40)  # more than one batch
-    expected = [future.result(timeout=60) for future in [engine.pool(ids) for ids in rows]]
+    expected = [future.result(timeout=120) for future in [engine.pool(ids) for ids in rows]]
     tag = engine.tokenizer.convert_tokens_to_ids(STEP_TAG)
     options = EngineOptions(kind="transformers", pooling={"pooling_type": "STEP", "step_tag_id": tag})
     plain = start_engine(PRM, options)
     try:
         for ids, wanted in zip(rows, expected, strict=True):
-            np.testing.assert_allclose(plain.pool(ids).result(timeout=60), wanted, atol=1e-4)
+            np.testing.assert_allclose(plain.pool(ids).result(timeout=120), wanted, atol=1e-4)
     finally:
         plain.close()

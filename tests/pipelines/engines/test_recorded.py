@@ -65,12 +65,12 @@ def test_a_recording_answers_by_prompt_and_seed(tiny_model: str, tmp_path: Path,
         path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     engine = start_engine(tiny_model, EngineOptions(kind="recorded", recording=str(path)))
     try:
-        sample = engine.submit(ask([5, 6], 7)).result(timeout=10)
+        sample = engine.submit(ask([5, 6], 7)).result(timeout=120)
         assert content(sample) == ([8, 9, 1], [-0.5, -1.5, -0.25], "stop", engine.tokenizer.decode([8, 9]))
-        assert engine.submit(ask([5, 6], 8)).result(timeout=10).finish_reason == "length"
-        assert engine.score([5, 6, 8, 9, 1], start=2).result(timeout=10).tolist() == [-0.5, -1.5, -0.25]
+        assert engine.submit(ask([5, 6], 8)).result(timeout=120).finish_reason == "length"
+        assert engine.score([5, 6, 8, 9, 1], start=2).result(timeout=120).tolist() == [-0.5, -1.5, -0.25]
         for missing in (engine.submit(ask([5, 6], 9)), engine.submit(ask([5], 7)), engine.score([5, 6, 8], start=2)):
-            error = missing.exception(timeout=10)
+            error = missing.exception(timeout=120)
             assert isinstance(error, RequestRejected)
             assert error.reason == "not_recorded"
     finally:
@@ -78,15 +78,15 @@ def test_a_recording_answers_by_prompt_and_seed(tiny_model: str, tmp_path: Path,
 
 
 def test_synthetic_answers_depend_on_prompt_and_seed_alone(synthetic: Engine, tiny_model: str) -> None:
-    first = content(synthetic.submit(ask([5, 6], 1)).result(timeout=10))
+    first = content(synthetic.submit(ask([5, 6], 1)).result(timeout=120))
     others = [ask([5, 6], 2), ask([6, 5], 1), ask([5], 1)]
-    assert first not in [content(synthetic.submit(other).result(timeout=10)) for other in others]
-    assert content(synthetic.submit(ask([5, 6], 1)).result(timeout=10)) == first
+    assert first not in [content(synthetic.submit(other).result(timeout=120)) for other in others]
+    assert content(synthetic.submit(ask([5, 6], 1)).result(timeout=120)) == first
     again = start_engine(tiny_model, EngineOptions(kind="recorded", recording="synthetic:3"))
     other = start_engine(tiny_model, EngineOptions(kind="recorded", recording="synthetic:4"))
     try:
-        assert content(again.submit(ask([5, 6], 1)).result(timeout=10)) == first
-        assert content(other.submit(ask([5, 6], 1)).result(timeout=10)) != first
+        assert content(again.submit(ask([5, 6], 1)).result(timeout=120)) == first
+        assert content(other.submit(ask([5, 6], 1)).result(timeout=120)) != first
     finally:
         again.close()
         other.close()
@@ -94,7 +94,7 @@ def test_synthetic_answers_depend_on_prompt_and_seed_alone(synthetic: Engine, ti
 
 def test_synthetic_completions_look_like_completions(synthetic: Engine) -> None:
     end = synthetic.tokenizer.eos_token_id
-    samples = [synthetic.submit(ask([5, 6], seed, max_tokens=40)).result(timeout=10) for seed in range(200)]
+    samples = [synthetic.submit(ask([5, 6], seed, max_tokens=40)).result(timeout=120) for seed in range(200)]
     reasons = {sample.finish_reason for sample in samples}
     assert reasons == {"stop", "length"}
     for sample in samples:
@@ -106,8 +106,8 @@ def test_synthetic_completions_look_like_completions(synthetic: Engine) -> None:
 
 
 def test_synthetic_scores_of_a_prefix_agree(synthetic: Engine) -> None:
-    whole = synthetic.score([5, 6, 7, 8], start=1).result(timeout=10)
-    part = synthetic.score([5, 6, 7], start=1).result(timeout=10)
+    whole = synthetic.score([5, 6, 7, 8], start=1).result(timeout=120)
+    part = synthetic.score([5, 6, 7], start=1).result(timeout=120)
     assert whole[:2].tolist() == part.tolist()
     assert (whole <= 0).all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -41,16 +42,27 @@ FLAGS = (
 )
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+@contextlib.contextmanager
+def kept_port() -> Iterator[int]:
+    """A port on which nobody listens. While it is kept, the system gives it to nobody else of its own accord.
+
+    vLLM's server, which binds it seconds later, sets the same option; Linux lets it, as nobody listens there.
+    """
+    with socket.socket() as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        yield int(kept.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def server(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
     """(url, pid) of a server that is ready."""
-    port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
+    log = tmp_path_factory.mktemp("server") / "log"
+    with kept_port() as port:
+        yield from served(tiny_model, port, log)
+
+
+def served(tiny_model: str, port: int, log: Path) -> Iterator[tuple[str, int]]:
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", tiny_model, *FLAGS.split()]
     environment = dict(os.environ, VLLM_NO_USAGE_STATS="1", HF_HUB_OFFLINE="1", VLLM_LOGGING_LEVEL="ERROR")
     with log.open("wb") as output:
@@ -68,7 +80,7 @@ def server(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(120)
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -111,8 +123,8 @@ def test_a_server_gives_the_rollouts_of_the_engine_in_process(engine: Any, tiny_
         assert (ours.text, ours.finish_reason) == (theirs.text, theirs.finish_reason)
         np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-5)
     ids = [5, 6, 7, 8, 9, 4, 4]
-    scored = engine.score(ids, start=2).result(timeout=60)
-    np.testing.assert_allclose(scored, here.score(ids, start=2).result(timeout=60), atol=1e-5)
+    scored = engine.score(ids, start=2).result(timeout=120)
+    np.testing.assert_allclose(scored, here.score(ids, start=2).result(timeout=120), atol=1e-5)
 
 
 def test_what_the_server_refuses_rejects_that_request_alone(engine: Any) -> None:
@@ -120,11 +132,11 @@ def test_what_the_server_refuses_rejects_that_request_alone(engine: Any) -> None
     too_long = engine.submit(SampleRequest(prompt_token_ids=[5] * 600, seed=1, sampling=Sampling()))
     refused = engine.submit(ask(engine, "a", 1, extra={"repetition_penalty": -1.0}))
     for future, reason, detail in ((too_long, "prompt_too_long", "600"), (refused, "request_failed", "400")):
-        error = future.exception(timeout=60)
+        error = future.exception(timeout=120)
         assert isinstance(error, RequestRejected)
         assert error.reason == reason
         assert detail in error.detail
-    assert len(good.result(timeout=60).token_ids)
+    assert len(good.result(timeout=120).token_ids)
 
 
 def test_dropped_requests_are_forgotten_and_the_next_is_answered(engine: Any) -> None:
@@ -169,8 +181,8 @@ def test_options_of_a_server_are_checked(tiny_model: str, options: EngineOptions
         start_engine(tiny_model, replace(options, extra={"served": "x"}))
     with pytest.raises(ConfigError, match="NO_SUCH_KEY is not set"):
         start_engine(tiny_model, replace(options, extra={"api_key": "env:NO_SUCH_KEY"}))
-    with pytest.raises(EngineStartError, match="No vLLM server answers"):
-        start_engine(tiny_model, EngineOptions(kind="server", url=f"http://127.0.0.1:{free_port()}"))
+    with kept_port() as port, pytest.raises(EngineStartError, match="No vLLM server answers"):
+        start_engine(tiny_model, EngineOptions(kind="server", url=f"http://127.0.0.1:{port}"))
 
 
 def test_a_connection_that_is_gone_is_a_dead_engine(tiny_model: str, options: EngineOptions) -> None:
@@ -180,6 +192,6 @@ def test_a_connection_that_is_gone_is_a_dead_engine(tiny_model: str, options: En
     backend: Callable[..., Any] = lambda *_, **__: (_ for _ in ()).throw(httpx.ConnectError("refused"))  # noqa: E731
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(httpx.Client, "post", backend)
-        error = engine.submit(ask(engine, "a", 1)).exception(timeout=60)
+        error = engine.submit(ask(engine, "a", 1)).exception(timeout=120)
     assert isinstance(error, EngineDead)
     assert "refused" in str(error)

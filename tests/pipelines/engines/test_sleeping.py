@@ -69,7 +69,7 @@ def test_what_was_submitted_before_it_fell_asleep_is_answered(engine: DrivenEngi
 def test_a_sleeping_engine_answers_no_request_and_says_so(engine: DrivenEngine, tiny_model: str) -> None:
     engine.sleep()
     for future in (engine.submit(ask(1)), engine.score([1, 2], start=1)):
-        assert isinstance(future.exception(timeout=10), EngineAsleep)
+        assert isinstance(future.exception(timeout=120), EngineAsleep)
     with pytest.raises(EngineAsleep, match="wake"):
         engine.load_weights(tiny_model)
     assert engine.asleep
@@ -81,7 +81,7 @@ def test_woken_it_has_the_given_weights(engine: DrivenEngine, sleeper: Sleeper, 
     engine.sleep()
     engine.wake(tiny_model_updated)
     assert not engine.asleep
-    assert engine.submit(ask(1)).result(timeout=10).text == "woken"
+    assert engine.submit(ask(1)).result(timeout=120).text == "woken"
     assert sleeper.done == ["sleep", "wake"], "asleep it is not put to sleep again"
     engine.wake(tiny_model_updated)
     assert sleeper.weights == "second", "awake it loads them"
@@ -101,24 +101,24 @@ def test_a_torn_waking_ends_it(engine: DrivenEngine, tiny_model: str, tmp_path: 
     engine.sleep()
     with pytest.raises(OSError, match="disk gone"):
         engine.wake(str(torn))
-    assert isinstance(engine.submit(ask(1)).exception(timeout=10), EngineDead)
+    assert isinstance(engine.submit(ask(1)).exception(timeout=120), EngineDead)
 
 
 def test_transformers_holds_no_weights_asleep_and_wakes_with_new_ones(tiny_model: str, tiny_model_updated: str) -> None:
     before = models_alive()
     engine = start_engine(tiny_model, PLAIN)
     try:
-        engine.submit(ASKED).result(timeout=60)
+        engine.submit(ASKED).result(timeout=120)
         assert models_alive() == before + 1
         engine.sleep()
         assert models_alive() == before
         engine.wake(tiny_model_updated)
-        woken = engine.submit(ASKED).result(timeout=60)
+        woken = engine.submit(ASKED).result(timeout=120)
     finally:
         engine.close()
     fresh = start_engine(tiny_model_updated, PLAIN)
     try:
-        assert woken.logprobs.tolist() == fresh.submit(ASKED).result(timeout=60).logprobs.tolist()
+        assert woken.logprobs.tolist() == fresh.submit(ASKED).result(timeout=120).logprobs.tolist()
     finally:
         fresh.close()
 
@@ -127,7 +127,7 @@ def test_vllm_on_a_cpu_wakes_with_new_weights_and_no_old_prefix(tiny_model: str,
     engine = acquire(tiny_model, RAW)
     before = sample_all(engine, grid(engine))
     engine.sleep()
-    assert isinstance(engine.submit(ASKED).exception(timeout=10), EngineAsleep)
+    assert isinstance(engine.submit(ASKED).exception(timeout=120), EngineAsleep)
     engine.wake(tiny_model_updated)
     woken = sample_all(engine, grid(engine))
     release()

@@ -36,7 +36,7 @@ def test_at_temperature_1_and_greedily_the_bytes_are_those_of_the_raw_mode(kind:
     raw = [answers(acquire(tiny_model, KINDS[kind]), sampling) for sampling in SAME]
     engine = acquire(tiny_model, needed(kind, SAME[0]))
     shared = [answers(engine, sampling) for sampling in SAME]
-    scored = engine.score([1, 2, 3, 4, 5], start=1).result(timeout=60)
+    scored = engine.score([1, 2, 3, 4, 5], start=1).result(timeout=120)
     assert shared == raw
     assert scored.tobytes() == acquire(tiny_model, KINDS[kind]).score([1, 2, 3, 4, 5], start=1).result(60).tobytes()
 

@@ -120,7 +120,7 @@ def test_any_sampling_parameter_of_vllm_can_be_set(engine: Engine) -> None:
 
 
 def test_a_value_that_vllm_refuses_rejects_the_request(engine: Engine) -> None:
-    wrong = engine.submit(request(engine, "a", 1, extra={"repetition_penalty": -3.0})).exception(timeout=60)
+    wrong = engine.submit(request(engine, "a", 1, extra={"repetition_penalty": -3.0})).exception(timeout=120)
     assert isinstance(wrong, RequestRejected)
     assert "repetition_penalty" in wrong.detail
 
@@ -142,7 +142,7 @@ def test_a_completion_ends_where_the_context_does(engine: Engine) -> None:
     asked = SampleRequest(prompt_token_ids=prompt, seed=1, sampling=Sampling(max_tokens=50, ignore_eos=True))
     (sample,) = sample_all(engine, [asked])
     assert (len(sample.token_ids), sample.finish_reason) == (7, "length")
-    scored = engine.score(prompt + sample.token_ids.tolist(), start=len(prompt)).result(timeout=60)
+    scored = engine.score(prompt + sample.token_ids.tolist(), start=len(prompt)).result(timeout=120)
     np.testing.assert_allclose(scored, sample.logprobs, atol=1e-5)
 
 
@@ -160,10 +160,10 @@ def test_a_request_that_cannot_be_used_is_rejected_and_its_neighbours_live(engin
     }
     last = engine.submit(request(engine, "1+2=?", 0))
     for reason, future in futures.items():
-        error = future.exception(timeout=60)
+        error = future.exception(timeout=120)
         assert isinstance(error, RequestRejected)
         assert (error.reason, error.transient) == (reason, False)
-    assert good.result(timeout=60).token_ids.tolist() == last.result(timeout=60).token_ids.tolist()
+    assert good.result(timeout=120).token_ids.tolist() == last.result(timeout=120).token_ids.tolist()
 
 
 def test_weights_that_give_nan_reject_every_request_and_the_engine_lives(
@@ -178,10 +178,10 @@ def test_weights_that_give_nan_reject_every_request_and_the_engine_lives(
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     engine.load_weights(str(broken))
     try:
-        error = engine.submit(request(engine, "a", 3)).exception(timeout=60)
+        error = engine.submit(request(engine, "a", 3)).exception(timeout=120)
         assert isinstance(error, RequestRejected)
         assert error.reason == "non_finite_logprob"
-        error = engine.score([4, 5, 6], start=1).exception(timeout=60)
+        error = engine.score([4, 5, 6], start=1).exception(timeout=120)
         assert isinstance(error, RequestRejected)
         assert error.reason == "non_finite_logprob"
     finally:
@@ -211,7 +211,7 @@ def test_vllm_and_the_transformers_engine_score_alike(engine: Engine, tiny_model
             ids = [*asked.prompt_token_ids, *sample.token_ids.tolist()]
             start = len(asked.prompt_token_ids)
             ours, theirs = engine.score(ids, start=start), plain.score(ids, start=start)
-            np.testing.assert_allclose(ours.result(timeout=60), theirs.result(timeout=60), atol=1e-4)
+            np.testing.assert_allclose(ours.result(timeout=120), theirs.result(timeout=120), atol=1e-4)
     finally:
         plain.close()
 
@@ -240,8 +240,8 @@ class TestProcessedLogprobs:
         sampled = [engine.submit(request(engine, "z.z", seed, **({"temperature": 0.7} | cut))) for seed in range(4)]
         ids = [*engine.tokenizer.encode("1+2=?"), 5, 6, 7]
         expected = oracle(ids, start=2).log_softmax(-1)[torch.arange(len(ids) - 2), torch.tensor(ids[2:])]
-        np.testing.assert_allclose(engine.score(ids, start=2).result(timeout=60), expected.numpy(), atol=1e-4)
-        assert all(len(future.result(timeout=60).token_ids) for future in sampled)
+        np.testing.assert_allclose(engine.score(ids, start=2).result(timeout=120), expected.numpy(), atol=1e-4)
+        assert all(len(future.result(timeout=120).token_ids) for future in sampled)
 
 
 def left_by(sampling: Sampling, logits: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ def outcome(tmp_path):
     """outcome("raises") -> the result of a check of tests/pipelines/gpu_check/faulty.py."""
     (tmp_path / "logs").mkdir()
 
-    def run(name, *, seconds=60.0):
+    def run(name, *, seconds=300.0):
         check = replace(CHECKS[0], name=name, place=f"tests.pipelines.gpu_check.faulty:{name}")
         return run_check(check, CPU, CheckOptions(out=str(tmp_path)), seconds=seconds)
 
@@ -42,8 +42,12 @@ def test_a_check_that_is_killed_says_so_with_its_last_words(outcome):
 
 
 def test_a_check_that_hangs_is_ended_with_all_that_it_started(outcome, tmp_path):
-    result = outcome("hangs", seconds=25.0)
-    assert (result.status, result.why[:20]) == ("failed", "not done after 25 s ")
+    for seconds in (8, 40, 200):  # a busy machine starts it late
+        result = outcome("hangs", seconds=float(seconds))
+        assert result.status == "failed"
+        assert result.why.startswith(f"not done after {seconds} s ")
+        if (tmp_path / "pid").exists():
+            break
     assert not _environment_of(int((tmp_path / "pid").read_text()))
 
 

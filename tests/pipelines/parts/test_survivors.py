@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pass_ops import shards
+from tests.processes import MARK, Process, marked
 
 SCRIPT = Path(__file__).parent / "scripts" / "generating.py"
 WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
@@ -25,25 +26,19 @@ class Job:
     """A process of ours and all that it starts, known by a mark in the environment."""
 
     def __init__(self, *arguments: str) -> None:
-        self._mark = f"PASSRL_TEST_MARK={uuid.uuid4().hex}"
-        name, _, value = self._mark.partition("=")
+        self._mark = uuid.uuid4().hex
         self.process = subprocess.Popen(
             [sys.executable, str(SCRIPT), *arguments],
-            env=dict(os.environ, PYTHONPATH=str(Path.cwd())) | {name: value},
+            env=dict(os.environ, PYTHONPATH=str(Path.cwd())) | {MARK: self._mark},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
 
-    def alive(self) -> dict[int, str]:
-        """pid -> command line of every process that bears the mark and has not ended."""
-        found = {}
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):
-                if entry.name.isdigit() and self._mark.encode() in (entry / "environ").read_bytes():
-                    found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
-        return found
+    def alive(self) -> list[Process]:
+        """Every process that bears the mark and has not ended."""
+        return marked(self._mark)
 
     def end(self) -> tuple[int, str]:
         """Wait for the process itself; its exit code and what it printed."""
@@ -69,9 +64,9 @@ def start(write_sums: Callable[..., str], tiny_model: str, tmp_path: Path) -> It
 
     yield begin
     for job in jobs:
-        for pid in job.alive():
+        for process in job.alive():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(process.pid, signal.SIGKILL)
 
 
 def until_committed(job: Job, out: Path) -> None:
@@ -82,10 +77,10 @@ def until_committed(job: Job, out: Path) -> None:
 
 
 def workers(job: Job) -> list[int]:
-    """Beam's worker processes, without the shells that started them."""
-    return [
-        pid for pid, command in job.alive().items() if "sdk_worker" in command and not command.startswith("/bin/sh")
-    ]
+    """Beam's worker processes, without the shells that started them, and without a fork that has yet to become else."""
+    found = [p for p in job.alive() if "sdk_worker" in p.command and not p.command.startswith("/bin/sh")]
+    pids = {process.pid for process in found}
+    return [process.pid for process in found if process.parent not in pids]
 
 
 def test_a_job_killed_in_the_middle_leaves_no_process(start: Callable[..., Job], tmp_path: Path) -> None:

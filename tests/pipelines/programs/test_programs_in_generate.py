@@ -74,7 +74,7 @@ import threading
 everyone = threading.Barrier(5)  # one rollout a part: it breaks unless five parts are under way at once
 
 async def meet(prompt, sample):
-    everyone.wait(timeout=20)
+    everyone.wait(timeout=120)
     await sample()
 """
 
@@ -164,5 +164,5 @@ def test_with_a_calculator_the_demos_policy_computes_every_line_right(tmp_path: 
         wrong = [line for line, score in zip(lines, check_steps(prompt, lines), strict=True) if score == 0.0]
         assert not wrong or len(lines) < len(split_steps(text)), (prompt, text)
         start = len(row["prompt_token_ids"])
-        scored = scorer.score([*row["prompt_token_ids"], *ids], start=start).result(timeout=60)
+        scored = scorer.score([*row["prompt_token_ids"], *ids], start=start).result(timeout=120)
         np.testing.assert_allclose(np.where(mask, scored, 0.0), row["behavior_logprobs"], atol=1e-4)

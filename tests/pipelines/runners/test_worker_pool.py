@@ -15,7 +15,6 @@ import grpc
 import pytest
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 
-from deploy.flink.cluster import Ports
 from pipelines.runners.keeping import VARIABLE, Address
 
 NOWHERE = "localhost:1"  # the worker waits for this provision service as long as it lives
@@ -25,12 +24,14 @@ class Pool:
     """A pool process and its service."""
 
     def __init__(self, *options: str) -> None:
-        port = Ports.free().pool
-        command = [sys.executable, "-m", "pipelines.runners.worker_pool", f"--port={port}", *options]
+        command = [sys.executable, "-m", "pipelines.runners.worker_pool", "--port=0", *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
-        assert self.process.stdout.readline() == f"worker pool on localhost:{port}\n"
-        self.stub = beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolStub(grpc.insecure_channel(f"localhost:{port}"))
+        told = self.process.stdout.readline()
+        assert told.startswith("worker pool on localhost:")
+        address = told.removeprefix("worker pool on ").strip()
+        assert not address.endswith(":0"), "it tells the port that it was given"
+        self.stub = beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolStub(grpc.insecure_channel(address))
 
     def start_worker(self, worker_id: str = "1-1") -> int:
         """Start a worker; its process id."""
@@ -42,8 +43,11 @@ class Pool:
         return worker
 
     def _children(self) -> set[int]:
-        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
-        return {int(child) for task in tasks for child in (task / "children").read_text().split()}
+        found: set[int] = set()
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            with suppress(OSError):  # a thread that ended meanwhile; its children are another's by now
+                found |= {int(child) for child in (task / "children").read_text().split()}
+        return found
 
 
 @pytest.fixture
@@ -55,7 +59,7 @@ def pool() -> Iterator[Pool]:
 
 
 def is_alive(pid: int) -> bool:
-    with suppress(FileNotFoundError):
+    with suppress(OSError):  # ProcessLookupError where it goes between the opening and the reading
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
 

@@ -64,7 +64,7 @@ def test_nothing_is_awake_when_training_starts_and_nothing_is_restarted(
 
     def watched_train(*arguments: Any, **options: Any) -> Any:
         asked = engine.submit(SampleRequest(prompt_token_ids=[5], seed=1, sampling=Sampling(max_tokens=1)))
-        seen.append(type(asked.exception(timeout=60)).__name__)
+        seen.append(type(asked.exception(timeout=120)).__name__)
         with pytest.raises(DeviceHeldError, match="the trainer has the device"):
             acquire(tiny_model, EngineOptions(**ENGINE))
         return train(*arguments, **options)

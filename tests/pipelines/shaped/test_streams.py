@@ -12,7 +12,8 @@ import pytest
 
 from pass_ops import Fused, ShapingConfig, Stream, Transform, pool_statistics, shape, shards
 from pass_ops.errors import OptionError, StaleInputError, StatisticsError
-from pipelines.inspect.explain.explanation import NotExplainableError, explain_rollout
+from pipelines.cli.parser import main
+from pipelines.inspect.explain.explanation import explain_rollout
 from pipelines.inspect.lint.checks import lint
 from pipelines.inspect.stored import shaping_config
 from pipelines.inspect.sweep.settings import grid_settings, sweep
@@ -161,10 +162,22 @@ def test_a_pool_over_a_stale_pass_is_refused(run) -> None:
         work(run, replace(spec, carried=without)).setup()
 
 
-def test_explain_says_that_it_cannot_and_lint_runs(run) -> None:
-    dataset = shaped(run, OPTIONS)
-    with pytest.raises(NotExplainableError, match="was shaped by streams"):
-        explain_rollout(dataset.url, "p0/0")
+@pytest.mark.parametrize("options", ["OPTIONS", "POOLED"])
+def test_every_stored_rollout_is_explained_and_lint_runs(run, options, capsys, monkeypatch) -> None:
+    dataset = shaped(run, {"OPTIONS": OPTIONS, "POOLED": POOLED}[options])
+    trainable = 0
+    for rollout_id in whole(dataset)["rollout_id"].to_pylist():
+        found = explain_rollout(dataset.url, rollout_id)
+        assert found.disagreements == (), rollout_id
+        trainable += found.arithmetic.trainable
+    assert trainable
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["explain", dataset.url, rollout_id]) == 0
+    shown = capsys.readouterr().out
+    assert "teacher_logprobs (token)" in shown
+    assert "clip (low -1)" in shown
+    assert ("right (dataset)" in shown) == (options == "POOLED")
+    assert "The stored values agree" in shown
     lint(dataset.url)
 
 

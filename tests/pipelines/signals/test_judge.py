@@ -290,7 +290,7 @@ def test_a_chat_model_of_ones_own_answers_through_the_engine(
     table = signal.score(make_rollouts({"text": "a", "ids": ids("a")}), {"prompts": prompts})
     chat = EngineChat(acquire(tiny_model, EngineOptions(**ENGINES[kind])))
     replies = [
-        chat.ask([{"role": "user", "content": "a"}], seed=seed, sampling=Sampling(max_tokens=30)).result(timeout=60)
+        chat.ask([{"role": "user", "content": "a"}], seed=seed, sampling=Sampling(max_tokens=30)).result(timeout=120)
         for seed in range(4)
     ]
     grades = [signal.grade(reply.text) for reply in replies]

@@ -71,7 +71,7 @@ def fenced(code: str) -> str:
 
 def _children() -> list[str]:
     """Processes that do not end although their supervisors have."""
-    signal.alarm(30)
+    signal.alarm(120)
     try:
         while True:
             os.wait()

@@ -1,0 +1,93 @@
+"""The transforms of `pipelines.beam` on a Flink cluster whose workers are killed right before they commit."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.flink.cluster import LocalCluster
+from pass_ops import shards
+from pipelines.beam import ReadShards, ShapeGroups, WriteShards
+from pipelines.runners import RunnerOptions, run_job
+from pipelines.runners.quiet import beam
+from tests.cluster.conftest import need
+from tests.cluster.jobs import external
+from tests.pipelines.beam.running import rollouts, shaped_spec
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
+INJECT = Path(__file__).parent / "inject"
+PARTS = 6
+GROUPS = [f"q{number}" for number in range(24)]
+
+
+@pytest.fixture(scope="module")
+def killing(tmp_path_factory) -> Iterator[tuple[LocalCluster, Path]]:
+    """A cluster whose workers obey orders to die, and the file that the orders are written to."""
+    need("java", "mvn", target="flink")
+    folder = tmp_path_factory.mktemp("killing")
+    order = folder / "order.json"
+    root = str(INJECT.parents[2])
+    environment = {"FAULT_ORDER": str(order), "PYTHONPATH": os.pathsep.join([str(INJECT), root])}
+    with LocalCluster(folder / "cluster", slots=2, pool_environment=environment) as cluster:
+        yield cluster, order
+
+
+def on_flink(cluster: LocalCluster) -> RunnerOptions:
+    flags = external(cluster)
+    return RunnerOptions(name="flink", flags=tuple(flags[flags.index("--") + 1 :]))
+
+
+def shaping(out: Path, rows: list[dict]):
+    def construct(pipeline):
+        found = pipeline | beam.Create(rows) | ShapeGroups()
+        return tuple(found) | WriteShards(str(out), shaped_spec(PARTS), max_reject_rate=0.2)
+
+    return construct
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.rglob("*"))
+            if file.is_file() and file.name != "_run.json" and "_attempts" not in file.parts}  # fmt: skip
+
+
+@pytest.mark.parametrize("point", ["/part-", "/_done/", "/_manifest-"])
+def test_a_worker_killed_before_a_commit_loses_nothing_and_writes_nothing_twice(point, killing, tmp_path):
+    cluster, order = killing
+    rows = [*rollouts(*GROUPS), {**rollouts("bad")[0], "loss_mask": [True]}]
+    run_job(shaping(tmp_path / "undisturbed", rows), RunnerOptions())
+    out = tmp_path / "killed"
+    order.write_text(json.dumps({"point": f"^create .*/killed/?{point}", "victim": "worker", "pid": 0}))
+    run_job(shaping(out, rows[::-1]), on_flink(cluster))
+    assert not order.exists(), "no worker came to the point"
+    assert files(out) == files(tmp_path / "undisturbed")
+    assert [finding for finding in shards.verify(str(out)) if finding.severity == "error"] == []
+    dataset = shards.open_dataset(str(out))
+    ids = [row for part in range(PARTS) for row in dataset.read_part(part)["rollout_id"].to_pylist()]
+    assert sorted(ids) == sorted(row["rollout_id"] for row in rows[:-1])
+    assert dataset.manifest.rejected == {"length_mismatch": 1}
+
+
+def test_a_dataset_goes_through_flink_and_back(flink, tmp_path):
+    """Read by workers of the cluster, shaped again as tables of whole groups, written: the same rows."""
+    rows = rollouts(*GROUPS)
+    run_job(shaping(tmp_path / "one", rows), RunnerOptions())
+
+    def construct(pipeline):
+        found = pipeline | ReadShards(str(tmp_path / "one")) | ShapeGroups(elements="tables")
+        return found.shaped | WriteShards(str(tmp_path / "two"), shaped_spec(2))
+
+    run_job(construct, on_flink(flink))
+    one, two = (shards.open_dataset(str(tmp_path / name)) for name in ("one", "two"))
+
+    def by_id(dataset):
+        return {row["rollout_id"]: row for part in range(dataset.spec.parts)
+                for row in dataset.read_part(part).to_pylist()}  # fmt: skip
+
+    assert by_id(one) == by_id(two)
