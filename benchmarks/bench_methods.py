@@ -1,6 +1,6 @@
 """What each published method costs beside PASS, one thread: one JSON object, method -> nanoseconds a token and ratio.
 
-    python benchmarks/bench_methods.py [--tokens 2000000] [--repeats 3] > benchmarks/methods.json
+    python benchmarks/bench_methods.py [--tokens 2000000] [--repeats 3] [--only pure ...] > benchmarks/methods.json
 
 Rollouts as in bench_shape.py (groups of 16, 500 tokens, steps of 19), with token ids, entropies and states. `ratio` is
 to PASS on the same rows, in processor time; the shortest of the repeats counts. docs/reference/methods.md shows the
@@ -52,10 +52,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=2_000_000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", default=list(PUBLISHED), choices=list(PUBLISHED), metavar="METHOD")
     args = parser.parse_args()
     tables = {signal: make_table(case, args.tokens) for signal, case in (("prm", "prm"), ("kl", "kl_random"))}
     found: dict[str, dict[str, float]] = {}
-    for name in PUBLISHED:
+    for name in args.only:
         table, config = tables["kl" if name in PER_TOKEN else "prm"]
         table = with_more(table).drop_columns("format_ok")
         table = as_values(table) if name in VALUES else table
