@@ -11,7 +11,7 @@ PACKAGES := pass_ops trainer pipelines
 BEAM_VERSION := $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements/cpu.txt)
 SLOTS ?= 2
 
-.PHONY: install demo test test-deep mutants test-cluster chaos faults flink flink-up flink-down prism check docs reference bench bench-% wheel requirements clean
+.PHONY: install demo test test-deep test-peers mutants test-cluster chaos faults flink flink-up flink-down prism check docs reference bench bench-% wheel requirements clean
 
 install: $(STAMP)
 
@@ -33,6 +33,15 @@ test: install
 
 test-deep: install
 	$(PYTEST) -q tests -m deep --timeout 7200
+
+# Steps of TRL and of verl with the plug-ins of passrl_integrations, in an environment of their own (pinned in
+# requirements/peers.txt), which is made once; PEERS=test_trl.py runs one of them.
+test-peers: .cache/peers/.installed
+	.cache/peers/bin/python -m pytest -q --confcutdir tests/peers tests/peers/$(PEERS)
+
+.cache/peers/.installed: requirements/peers.txt tests/peers/make_environment.py | install
+	$(BIN)/python tests/peers/make_environment.py .cache/peers
+	@touch $@
 
 test-cluster: install
 	$(PYTEST) -q tests -m cluster --timeout 1800
@@ -104,6 +113,7 @@ requirements: install
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml --extra gpu --extra adamw8bit --extra dev -o requirements/gpu.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml --extra cpu --extra dev --extra gcp -o requirements/gcp.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml --extra gpu --extra dev --extra gcp -o requirements/gpu-gcp.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header requirements/peers.in -o requirements/peers.txt
 
 clean:
 	rm -rf dist build runs site .cache

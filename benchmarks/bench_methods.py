@@ -25,6 +25,7 @@ WEIGHTS = Weights(process=1.0, outcome=1.0, format=1.0)
 VOCABULARY = 64  # rollouts part after a few tokens, as sampled ones do
 STATES = 32
 PER_TOKEN = ("saf_opd",)
+VALUES = ("vineppo", "pav")  # their process scores are values of prefixes, 0 to 1
 
 
 def with_more(table: pa.Table) -> pa.Table:
@@ -39,6 +40,14 @@ def with_more(table: pa.Table) -> pa.Table:
     return table
 
 
+def as_values(table: pa.Table) -> pa.Table:
+    """The table with process scores within 0 to 1."""
+    scores = table["process_scores"].combine_chunks()
+    values = pa.array(1 / (1 + np.exp(-scores.values.to_numpy())))
+    place = table.schema.get_field_index("process_scores")
+    return table.set_column(place, "process_scores", pa.ListArray.from_arrays(scores.offsets, values))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=2_000_000)
@@ -49,6 +58,7 @@ def main() -> None:
     for name in PUBLISHED:
         table, config = tables["kl" if name in PER_TOKEN else "prm"]
         table = with_more(table).drop_columns("format_ok")
+        table = as_values(table) if name in VALUES else table
         ours = ShapingConfig(estimator=name, signal=config.signal, weights=WEIGHTS)
         count = len(table["loss_mask"].combine_chunks().values)
         run, beside = (partial(shape, table, options, threads=1) for options in (ours, config))

@@ -3,6 +3,9 @@
     passrl run real.toml --out runs/real          # some real rollouts with their signals
     python benchmarks/billion.py runs/real/round-000 --out runs/billion --process equations --outcome outcome
     python benchmarks/billion.py runs/real/round-000 --out runs/billion --process opd --reference start
+    python benchmarks/billion.py runs/real/round-000 --out runs/billion --streams execution:dataset prm outcome
+
+With --streams every signal is a stream of its own (NAME=SIGNAL:POOL gives the stream another name, and a pool).
 
 The real round's groups are dealt out again and again under new ids, in a new order for every part, until there are
 --tokens, and committed through `pass_ops.shards` as the stages do. Then the command runs over it in a process of its
@@ -23,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pass_ops import Weights, shape
+from pass_ops import Stream, Weights, shape
 from pass_ops.reading.groups import group_bounds
 from pass_ops.shards import (
     CompleteDataset,
@@ -47,6 +51,7 @@ from pass_ops.shards.fingerprint import sha256_bytes
 from pass_ops.shards.schemas import conform
 from pass_ops.shards.tables import group_keys, part_bytes
 from pipelines.shaped.stage import ShapeOptions, join_signals
+from pipelines.shaped.streams import statistics_of
 
 CONFIG = '[prompts]\nsource = "none.jsonl"\n[policy]\nmodel = "none"\n[shape]\n'
 
@@ -101,6 +106,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tokens-per-part", type=float, default=4e6)
     for role in ("process", "outcome", "format", "reference"):
         parser.add_argument(f"--{role}", help=f"the {role} signal's name")
+    parser.add_argument("--streams", nargs="+", default=[], metavar="[NAME=]SIGNAL[:POOL]", help="streams instead")
     parser.add_argument("--name", default="shaped", help="the shaped dataset's folder")
     parser.add_argument("--inputs-only", action="store_true", help="stop before the command; a later call goes on")
     parser.add_argument("--clean", action="store_true", help="remove --out at the end")
@@ -108,11 +114,20 @@ def arguments() -> argparse.Namespace:
 
 
 def shape_options(args: argparse.Namespace) -> ShapeOptions:
+    if args.streams:
+        return ShapeOptions(streams=dict(map(stream_of, args.streams)))
     kind = open_dataset(str(args.round / "signals" / args.process)).spec.options["kind"]
     weights = Weights(outcome=float(bool(args.outcome)), format=float(bool(args.format)))
     signal = "prm" if kind == "process_steps" else "kl"
     roles = {role: getattr(args, role) for role in ("process", "outcome", "format", "reference")}
     return ShapeOptions(signal=signal, weights=weights, **roles)  # type: ignore[arg-type]
+
+
+def stream_of(written: str) -> tuple[str, Stream]:
+    """A stream's name and the stream, of [NAME=]SIGNAL[:POOL]."""
+    source, _, pool = written.partition(":")
+    name, _, signal = source.rpartition("=")
+    return name or signal, Stream(signal=signal, pool=pool or "group")  # type: ignore[arg-type]
 
 
 def say(**record: Any) -> None:
@@ -167,11 +182,8 @@ def renamed(table: pa.Table, suffix: str) -> pa.Table:
 
 def run_command(plan: Plan, options: ShapeOptions, name: str) -> None:
     """`passrl shape` in a process of its own: wall and processor time, and the most memory it held."""
-    roles = {role: signal for signal, role in options.roles.items()}
-    weights = ", ".join(f"{stream} = {getattr(options.weights, stream)}" for stream in ("process", "outcome", "format"))
-    lines = [f'{role} = "{signal}"' for role, signal in roles.items()]
     config = plan.out / f"{name}.toml"
-    config.write_text(CONFIG + "\n".join([*lines, f'signal = "{options.signal}"', f"weights = {{ {weights} }}"]) + "\n")
+    config.write_text(CONFIG + "\n".join(config_lines(options)) + "\n")
     command = [
         str(Path(sys.executable).with_name("passrl")),
         "shape",
@@ -191,6 +203,18 @@ def run_command(plan: Plan, options: ShapeOptions, name: str) -> None:
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     say(metric="passrl shape", value=round(seconds, 1), unit="s", processor_s=round(processor, 1), **sizes)
     say(metric="passrl shape, peak resident memory", value=round(after.ru_maxrss / 2**20, 2), unit="GiB", **sizes)
+
+
+def config_lines(options: ShapeOptions) -> list[str]:
+    """The options under [shape]."""
+    if options.streams is not None:
+        return [
+            f'[shape.streams.{name}]\nsignal = "{stream.signal}"\npool = "{stream.pool}"'
+            for name, stream in options.streams.items()
+        ]
+    roles = [f'{role} = "{signal}"' for signal, role in options.roles.items()]
+    weights = ", ".join(f"{stream} = {getattr(options.weights, stream)}" for stream in ("process", "outcome", "format"))
+    return [*roles, f'signal = "{options.signal}"', f"weights = {{ {weights} }}"]
 
 
 # -- what the shards are -------------------------------------------------------------------------------------------
@@ -227,13 +251,15 @@ def report_work(plan: Plan, options: ShapeOptions, shaped: CompleteDataset, part
     spent: Counter[str] = Counter()
     tokens = 0
     sources = {name: open_dataset(plan.url(name)) for name in ("rollouts", *options.roles)}
+    beside = partial(join_signals, reference=options.reference, prefixed=options.stream_signals)
+    statistics = statistics_of(shaped.spec, options.config) if options.streams is not None else None
     for part in range(min(parts + 1, len(shaped.parts))):
         if part == 1:
             spent.clear()  # the first one loads what is compiled
         tables = timed(spent, "read Parquet", lambda p=part: {n: d.read_part(p) for n, d in sources.items()})
         rollouts = tables.pop("rollouts")
-        joined = timed(spent, "join", lambda r=rollouts, t=tables: join_signals(r, t, reference=options.reference))
-        timed(spent, "shape", lambda t=joined: shape(t, options.config))
+        joined = timed(spent, "join", lambda r=rollouts, t=tables: beside(r, t))
+        timed(spent, "shape", lambda t=joined: shape(t, options.config, statistics=statistics))
         made = shaped.read_part(part)
         timed(spent, "check", lambda t=made: check_part(conform(t, "shape"), "shape", where="here"))
         content = timed(spent, "write Parquet", lambda t=made: part_bytes(t, "shape"))

@@ -51,10 +51,6 @@ def find_elements(stops_E: Array, stops_C: Array, element_C: Array) -> None:
     element_C[:] = np.searchsorted(stops_E, stops_C)
 
 
-def spread(starts_R1: Array, value_R: Array, a_C: Array) -> None:
-    a_C[:] = np.repeat(value_R, np.diff(starts_R1))
-
-
 def add_weighted(
     starts_G1: Array, starts_R1: Array, base_R: Array, weight_R: Array, x_E: Array, center_G: Array, scale_G: Array,
     element_C: Array, a_C: Array,
@@ -156,18 +152,6 @@ def add(
     total[:] = np.bincount(pool, number * d, len(count))
     squares[:] = np.bincount(pool, number * d * d, len(count))
     np.maximum.at(largest, pool, np.abs(x))
-
-
-def add_parts(
-    x_E: Array, pool_E: Array, member_E: Array, part_E: Array, sum_D: Array, count_D: Array, pool_D: Array,
-    first: Array, rollouts: Array, rollout_total: Array,
-) -> None:  # fmt: skip
-    counts = member_E if len(member_E) else np.ones(len(x_E), dtype=np.bool_)
-    sum_D[:] = np.bincount(part_E[counts], x_E[counts] - first[pool_E[counts]], len(sum_D))
-    count_D[:] = np.bincount(part_E[counts], minlength=len(sum_D))
-    some = count_D > 0
-    rollouts[:] = np.bincount(pool_D[some], minlength=len(rollouts))
-    rollout_total[:] = np.bincount(pool_D[some], sum_D[some] / count_D[some], len(rollouts))
 
 
 def scale(x_E: Array, pool_E: Array, center_P: Array, scale_P: Array, y_E: Array) -> None:

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from pass_ops import chunking, divide_length, standardize
 from pass_ops.errors import NonFiniteError, OutputOverflowError, StepEndsError
 from pass_ops.options.config import Operator, ShapingConfig
 from pass_ops.reading import columns
-from pass_ops.reading.ragged import Elements, Tokens, falling, frozen, last_values
+from pass_ops.reading.ragged import Elements, Tokens, falling, frozen, last_values, room
 from pass_ops.reading.rollouts import Rollouts
 
 BLOCK_VALUES = 1 << 18  # scores of a block; with what is made of them they fit into the processor's cache
@@ -78,8 +77,8 @@ class Output:
         self.per_token = per_token
         self.given = given
         self.starts_R1 = np.zeros(rows + 1, dtype=np.int32)
-        self.credits_K = _room(chunks, np.float32)
-        self.advantages_K = _room(chunks, np.float32)
+        self.credits_K = room(chunks, np.float32)
+        self.advantages_K = room(chunks, np.float32)
         if given:
             assert rollouts.process is not None
             assert rollouts.ends is not None
@@ -88,7 +87,7 @@ class Output:
             self.ends_K = rollouts.ends.values[start:stop]
             self.scores_K = rollouts.process.values[rollouts.process.starts_R1[0] :]
         else:
-            self.ends_K = _room(chunks, np.int32)
+            self.ends_K = room(chunks, np.int32)
             self.scores_K = frozen(self.advantages_K)
         self.unmasked_R = rollouts.mask.lengths_R if rollouts.full else np.zeros(rows, dtype=np.int32)
         self.trainable_R = rollouts.used_R & (self.unmasked_R > 0)
@@ -292,15 +291,10 @@ def too_large(name: str) -> str:
     )
 
 
-def _room(values: int, dtype: type[np.int32] | type[np.float32]) -> np.ndarray:
-    """An uninitialized array from Arrow's memory pool, which hands pages out again instead of returning them."""
-    return np.frombuffer(pa.allocate_buffer(max(values, 1) * 4), dtype=dtype)[:values]
-
-
-def _fitted(room: np.ndarray, used: int) -> np.ndarray:
-    """The used part; copied where keeping all of the room would waste memory."""
-    if used * 4 >= len(room) * 3:
-        return room[:used]
-    part = _room(used, room.dtype.type)
-    part[:] = room[:used]
+def _fitted(array: np.ndarray, used: int) -> np.ndarray:
+    """The used part; copied where keeping all of it would waste memory."""
+    if used * 4 >= len(array) * 3:
+        return array[:used]
+    part = room(used, array.dtype)
+    part[:] = array[:used]
     return part

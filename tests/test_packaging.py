@@ -42,7 +42,7 @@ def test_reading_a_configuration_starts_no_heavy_library():
     assert not modules_after("import pipelines.runs.config") & {"apache_beam", "torch", "vllm", "transformers"}
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu", "gcp", "gpu-gcp"])
+@pytest.mark.parametrize("name", ["cpu", "gpu", "gcp", "gpu-gcp", "peers"])
 def test_requirement_lists_pin_every_version_and_hold_no_url(name):
     lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
     assert len(lines) > 100
@@ -75,6 +75,8 @@ def test_a_wheel_builds_and_its_command_runs_elsewhere(tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     (entry,) = (tmp_path / "site").glob("*.dist-info/entry_points.txt")
     assert "passrl = pipelines.cli:main" in entry.read_text()
+    modules = {path.name for path in (tmp_path / "site" / "passrl_integrations").glob("*.py")}
+    assert modules == {path.name for path in (ROOT / "passrl_integrations").glob("*.py")}
     helped = run(
         sys.executable,
         "-c",

@@ -31,9 +31,9 @@ def masked_norm(values: Floats, config: ShapingConfig) -> Floats:
 
 
 def others_mean(values: Floats) -> Floats:
-    """The mean of the other values; 0 for a single one."""
-    n = len(values)
-    return np.zeros(n) if n < 2 else (values.sum() - values) / (n - 1)
+    """The mean of the other values; a single one is its own."""
+    others = len(values) - 1
+    return (values.sum() - values) / others if others else values
 
 
 def on_tokens(group: Group, values_G: Floats) -> list[Floats]:

@@ -53,13 +53,12 @@ def grpo_lambda(group: Group, config: ShapingConfig, *, decay: float = 0.99, bot
     for mask, value in zip(group.mask, masked_norm(rewards(group, config), config), strict=True):
         at = np.flatnonzero(mask)
         places = np.arange(len(at))
-        powers = decay ** np.arange(len(at) + 1)
-        sums = np.concatenate([[0.0], powers[:-1].cumsum()])  # of the first n powers
-        later = len(at) - places  # lags 0 .. later - 1
+        powers = decay**places
+        sums = powers.cumsum()  # of the powers up to each
+        most = len(at) - 1 - places  # the largest lag, behind which the rollout ends
+        traced = sums[most]
         if both:  # d^lag up to lag j, d^j from there
-            traced = sums[np.minimum(later, places + 1)] + np.maximum(later - places - 1, 0) * powers[places]
-        else:
-            traced = sums[later]
+            traced = sums[np.minimum(most, places)] + np.maximum(most - places, 0) * powers
         of_tokens = np.zeros(len(mask))
         of_tokens[at] = value * traced
         advantages.append(of_tokens)

@@ -38,12 +38,12 @@ def pure(group: Group, config: ShapingConfig, *, temperature: float = 0.1) -> li
     sums_G = np.array([x.sum() for x in weighted])
     lengths_G = np.array([mask.sum() for mask in group.mask], dtype=np.float64)
     others_G = lengths_G.sum() - lengths_G
-    baseline_G = np.divide(sums_G.sum() - sums_G, others_G, out=np.zeros(len(group)), where=others_G > 0)
+    baseline_G = (sums_G.sum() - sums_G) / np.maximum(others_G, 1.0)
     x_G = rewards(group, config)
-    verified_G = x_G - others_mean(x_G) if len(x_G) > 1 else np.zeros(len(x_G))
+    verified_G = x_G - others_mean(x_G)
     advantages = []
     for i, (_, steps_T) in enumerate(steps):
-        tokens_E = np.bincount(steps_T, weights=group.mask[i], minlength=len(weighted[i]))[: len(weighted[i])]
+        tokens_E = np.bincount(steps_T, weights=group.mask[i])[: len(weighted[i])]
         to_go_E = return_to_go(weighted[i] - tokens_E * baseline_G[i])
         advantages.append(config.weights.process * on_steps(to_go_E, steps_T) + verified_G[i])
     return advantages

@@ -98,10 +98,9 @@ def gtpo(group: Group, config: ShapingConfig, *, reward_share: float = 1.0, entr
     for right in (True, False):
         counted_GT = mask_GT & ((group.outcome > 0.5) == right)[:, None]
         shares_GT = np.where(counted_GT, entropy_GT if right else 1.0 / (entropy_GT + 1e-8), 0.0)
-        sums_GT = np.broadcast_to(shares_GT.sum(axis=0), shares_GT.shape)
+        sums_T = shares_GT.sum(axis=0)
         # Divided before it is multiplied: alone at its place a token has exactly 1, and equal rewards stay equal.
-        shares_GT = np.divide(shares_GT, sums_GT, out=np.zeros_like(shares_GT), where=sums_GT > 0)
-        spread_GT = counted_GT.sum(axis=0) * shares_GT
+        spread_GT = counted_GT.sum(axis=0) * (shares_GT / np.where(sums_T > 0, sums_T, 1.0))
         base_GT = group.outcome[:, None] if right else np.ones((len(group), 1))
         rewards_GT = (1.0 if right else -1.0) * (reward_share * base_GT + entropy_share * spread_GT)
         advantages_GT[counted_GT] = masked_norm(rewards_GT[counted_GT], config)

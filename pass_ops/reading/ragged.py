@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import DTypeLike
 
 Array = np.ndarray[Any, Any]  # one-dimensional where nothing else is said
 
@@ -144,6 +145,12 @@ def frozen(array: Array) -> Array:
     view = array.view()
     view.flags.writeable = False
     return view
+
+
+def room(values: int, dtype: DTypeLike) -> np.ndarray:
+    """An uninitialized array from Arrow's memory pool, which hands pages out again instead of returning them."""
+    kind = np.dtype(dtype)
+    return np.frombuffer(pa.allocate_buffer(max(values, 1) * kind.itemsize), dtype=kind)[:values]
 
 
 def one_chunk(column: pa.ChunkedArray) -> pa.Array:

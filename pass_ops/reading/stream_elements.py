@@ -5,8 +5,10 @@ Legend of dimensions: see `pass_ops.reading.stream_rows`; _V all values that a c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +22,11 @@ from pass_ops.errors import (
     StepEndsError,
 )
 from pass_ops.reading import columns
-from pass_ops.reading.ragged import Array, Ragged, falling, last_values, list_lengths, one_chunk, ragged
+from pass_ops.reading.ragged import Array, Ragged, falling, frozen, last_values, list_lengths, one_chunk, ragged, room
 from pass_ops.reading.stream_sources import Level, Plan, Source
+from pass_ops.support.jit import kernel
+
+NO_MASK = np.empty(0, dtype=np.bool_)
 
 
 def starts(counts_R: Array) -> Array:
@@ -35,11 +40,12 @@ def starts(counts_R: Array) -> Array:
 class Elements:
     """The live elements of one stream: row r's are values_E[starts_R1[r]:starts_R1[r + 1]].
 
-    stops_E: for each step the exclusive end of what it covers among its row's unmasked tokens; None for other levels.
+    stops_E: for each step the exclusive end of what it covers among the unmasked tokens of all used rows; None for
+    other levels. Streams whose steps end at the same places share one array.
     """
 
     level: Level
-    values_E: Array  # float64
+    values_E: Array  # float64 for rollouts, else float32 as stored
     starts_R1: Array  # int64
     stops_E: Array | None = None
 
@@ -118,23 +124,42 @@ class Reader:
             raise LengthMismatchError(f"{self.name(row)}: {shown}")
 
 
+class _Steps(NamedTuple):
+    """The live steps of some rows: which of all given values they are (None: all), where rows start, and their ends
+    among all unmasked tokens.
+    """
+
+    kept_V: Array | None
+    starts_R1: Array
+    stops_E: Array
+
+
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of some rows, against which every stream's elements are read."""
+    """The tokens of some rows, against which every stream's elements are read.
+
+    mask: see `pass_ops.reading.stream_rows.Rows`. steps, places: what was found for lists that end (start) at these
+    places, for the next stream whose lists do.
+    """
 
     reader: Reader
     lengths_R: Array
-    tokens_R1: Array
     unmasked_R: Array
-    mask_N: Array | None
-    counted_N1: Array | None
+    mask: tuple[Array, Array]
     used_R: Array
+    steps: list[tuple[Ragged, Ragged, _Steps]] = field(default_factory=list)
+    places: list[tuple[Array, Array | None]] = field(default_factory=list)
+
+    @cached_property
+    def tokens_R1(self) -> Array:
+        """Where each row's unmasked tokens start among those of all used rows."""
+        return starts(np.where(self.used_R, self.unmasked_R, 0))
 
     def elements(self, source: Source) -> tuple[Elements, Array | None]:
         """The live elements of used rows, and which of all given values they are (None: all)."""
         if source.level == "rollout":
             values_R = self.reader.numbers(source.values)
-            kept_R = None if self.used_R.all() else self.used_R
+            kept_R = None if self.used_R.all() else np.flatnonzero(self.used_R)
             values_E = values_R if kept_R is None else values_R[kept_R]
             return Elements(level="rollout", values_E=values_E, starts_R1=starts(self.used_R)), kept_R
         values, valid_R = ragged(self.reader.arrays[source.values]), self.reader.valid(source.values)
@@ -144,57 +169,56 @@ class Tokens:
                 source.values + " has {found} values and loss_mask {expected}; "
                 "give one for each completion token, or a column of step ends beside it",
             )  # fmt: skip
-            live_V, stops_V, covers_R = self._live_tokens(values, valid_R), None, valid_R
+            self._check_finite(source, values, lambda: self._live_tokens(values, valid_R))
+            kept_V, starts_R1, stops_E = self._tokens(values), self.tokens_R1, None
         else:
             assert source.ends is not None
             ends = ragged(self.reader.arrays[source.ends])
             covers_R = valid_R & self.reader.valid(source.ends)
             self._check_ends(source, values, ends, covers_R)
-            stops_V, live_V = self._live_steps(values, ends, covers_R)
+            self._check_finite(source, values, lambda: self._live_steps(values, ends, covers_R).kept_V)
+            kept_V, starts_R1, stops_E = self._steps(values, ends)
         flat_V = values.values[values.starts_R1[0] : values.starts_R1[-1]]
-        self._check_finite(source, values, flat_V, live_V, covers_R)
-        kept_V = live_V
-        if not (self.used_R == covers_R).all():
-            used_V = np.repeat(self.used_R, values.lengths_R)
-            kept_V = used_V if live_V is None else live_V & used_V
-        counts_R = np.where(self.used_R, values.lengths_R, 0)
-        starts_R1 = starts(counts_R)
-        if kept_V is not None:
-            flat_V = flat_V[kept_V]
-            stops_V = None if stops_V is None else stops_V[kept_V]
-            before_V1 = starts(kept_V)
-            offset = values.starts_R1[0]
-            starts_R1 = before_V1[values.starts_R1 - offset]
-        found = Elements(level=source.level, values_E=flat_V.astype(np.float64), starts_R1=starts_R1, stops_E=stops_V)
-        return found, kept_V
+        values_E = flat_V if kept_V is None else frozen(flat_V[kept_V])
+        return Elements(level=source.level, values_E=values_E, starts_R1=starts_R1, stops_E=stops_E), kept_V
 
-    def _live_tokens(self, values: Ragged, valid_R: Array) -> Array | None:
-        if self.mask_N is None and valid_R.all():
-            return None
-        mask_N = np.ones(self.tokens_R1[-1], dtype=np.bool_) if self.mask_N is None else self.mask_N
-        if valid_R.all():
-            return mask_N
-        live_V = np.zeros(int(values.starts_R1[-1] - values.starts_R1[0]), dtype=np.bool_)
-        live_V[np.repeat(valid_R, values.lengths_R)] = mask_N[np.repeat(valid_R, self.lengths_R)]
-        return live_V
+    def _tokens(self, values: Ragged) -> Array | None:
+        """Which of the values are live tokens of used rows."""
+        starts_R1 = values.starts_R1 - values.starts_R1[0]
+        for other_R1, kept_V in self.places:
+            if np.array_equal(starts_R1, other_R1):
+                return kept_V
+        kept_V = None
+        if len(self.mask[1]) or not self.used_R.all():
+            kept_V = self._live_tokens(values, self.used_R)
+        self.places.append((starts_R1, kept_V))
+        return kept_V
 
-    def _live_steps(self, values: Ragged, ends: Ragged, covers_R: Array) -> tuple[Array, Array | None]:
-        """For each given value the end of its step among the row's unmasked tokens, and which steps are live."""
-        ends_V = ends.values[ends.starts_R1[0] : ends.starts_R1[-1]]
-        if not covers_R.all():
-            given = ends_V[np.repeat(covers_R, ends.lengths_R)]
-            ends_V = np.zeros(int(values.starts_R1[-1] - values.starts_R1[0]), dtype=np.int64)
-            covered_V = np.repeat(covers_R, values.lengths_R)
-            ends_V[covered_V] = given
-        if self.counted_N1 is None:
-            stops_V = ends_V.astype(np.int64)
-            return stops_V, None if covers_R.all() else covered_V
-        row_V = np.repeat(np.arange(len(covers_R)), values.lengths_R)
-        stops_V = self.counted_N1[self.tokens_R1[row_V] + ends_V] - self.counted_N1[self.tokens_R1[row_V]]
-        live_V = np.diff(stops_V, prepend=0) > 0
-        first_V = (values.starts_R1[:-1] - values.starts_R1[0])[values.lengths_R > 0]
-        live_V[first_V] = stops_V[first_V] > 0
-        return stops_V, live_V if covers_R.all() else live_V & covered_V
+    def _steps(self, values: Ragged, ends: Ragged) -> _Steps:
+        """The live steps of used rows."""
+        for other, other_ends, steps in self.steps:
+            if _same_lists(ends, other_ends) and _same_starts(values, other):
+                return steps
+        steps = self._live_steps(values, ends, self.used_R)
+        self.steps.append((values, ends, steps))
+        return steps
+
+    def _live_tokens(self, values: Ragged, read_R: Array) -> Array:
+        live_V = room(int(self.unmasked_R[read_R].sum()) + 1, np.int64)
+        _find_tokens(read_R, values.starts_R1, self.unmasked_R, *self.mask, live_V)
+        return live_V[:-1]
+
+    def _live_steps(self, values: Ragged, ends: Ragged, read_R: Array) -> _Steps:
+        given = int(values.lengths_R[read_R].sum())
+        live_V, stops_E = room(given, np.int64), room(given, np.int64)
+        starts_R1 = np.zeros(len(read_R) + 1, dtype=np.int64)
+        _find_steps(
+            read_R, values.starts_R1, ends.starts_R1, ends.values, self.lengths_R, self.unmasked_R, *self.mask,
+            self.tokens_R1, np.empty(int(self.lengths_R.max(initial=0)), dtype=np.int32), live_V, stops_E, starts_R1,
+        )  # fmt: skip
+        found = int(starts_R1[-1])
+        every = found == values.starts_R1[-1] - values.starts_R1[0]
+        return _Steps(None if every else live_V[:found], starts_R1, stops_E[:found])
 
     def _check_ends(self, source: Source, values: Ragged, ends: Ragged, covers_R: Array) -> None:
         self.reader.refuse_lengths(
@@ -211,16 +235,17 @@ class Tokens:
                 "give exclusive token ends that increase strictly from above 0, the last one equal to that length"
             )
 
-    def _check_finite(
-        self, source: Source, values: Ragged, flat_V: Array, live_V: Array | None, covers_R: Array
-    ) -> None:
+    def _check_finite(self, source: Source, values: Ragged, live: Callable[[], Array | None]) -> None:
+        """Refuse NaN and infinity at live elements; which these are is asked only where there is any at all."""
+        flat_V = values.values[values.starts_R1[0] : values.starts_R1[-1]]
         finite_V = np.isfinite(flat_V)
         if finite_V.all():
             return
-        wrong_V = ~finite_V & np.repeat(covers_R, values.lengths_R)
-        wrong_V = wrong_V if live_V is None else wrong_V & live_V
-        if wrong_V.any():
-            at = int(np.argmax(wrong_V))
+        live_V = live()
+        live_V = np.arange(len(flat_V)) if live_V is None else live_V
+        wrong_E = ~finite_V[live_V]
+        if wrong_E.any():
+            at = int(live_V[np.argmax(wrong_E)])
             row = int(np.searchsorted(values.starts_R1 - values.starts_R1[0], at, side="right")) - 1
             place = at - int(values.starts_R1[row] - values.starts_R1[0])
             raise NonFiniteError(
@@ -270,3 +295,89 @@ class Tokens:
         codes_V = np.zeros(int(values.starts_R1[-1] - values.starts_R1[0]), dtype=np.int64)
         codes_V[np.repeat(both_R, values.lengths_R)] = codes[np.repeat(both_R, lengths_R)]
         return codes_V if kept is None else codes_V[kept]
+
+
+def _same_starts(a: Ragged, b: Ragged) -> bool:
+    return np.array_equal(a.starts_R1 - a.starts_R1[0], b.starts_R1 - b.starts_R1[0])
+
+
+def _same_lists(a: Ragged, b: Ragged) -> bool:
+    a_E, b_E = (one.values[one.starts_R1[0] : one.starts_R1[-1]] for one in (a, b))
+    return _same_starts(a, b) and np.array_equal(a_E, b_E)
+
+
+def count_unmasked(mask_R1: Array, mask_N: Array) -> Array:
+    """How many tokens of each row count; see `pass_ops.reading.stream_rows.Rows.mask`."""
+    if len(mask_N) == 0:
+        return np.diff(mask_R1)
+    unmasked_R = np.empty(len(mask_R1) - 1, dtype=np.int64)
+    _count(mask_R1, mask_N, unmasked_R)
+    return unmasked_R
+
+
+@kernel
+def _count(mask_R1: Array, mask_N: Array, unmasked_R: Array) -> None:
+    for r in range(len(unmasked_R)):
+        mask = mask_N[mask_R1[r] : mask_R1[r + 1]]
+        count = 0
+        for t in range(len(mask)):
+            count += mask[t]
+        unmasked_R[r] = count
+
+
+@kernel
+def _find_tokens(
+    read_R: Array, starts_R1: Array, unmasked_R: Array, mask_R1: Array, mask_N: Array, live_V: Array
+) -> None:
+    """live_V has one place more than there are live tokens."""
+    found = 0
+    for r in range(len(read_R)):
+        if not read_R[r]:
+            continue
+        first = starts_R1[r] - starts_R1[0]
+        length = mask_R1[r + 1] - mask_R1[r]
+        live = live_V[found:]
+        if unmasked_R[r] == length:
+            for t in range(length):
+                live[t] = first + t
+        else:
+            mask, u = mask_N[mask_R1[r] : mask_R1[r + 1]], 0
+            for t in range(length):
+                live[u] = first + t
+                u += mask[t]
+        found += unmasked_R[r]
+
+
+@kernel
+def _find_steps(
+    read_R: Array, starts_R1: Array, end_starts_R1: Array, ends: Array, lengths_R: Array, unmasked_R: Array,
+    mask_R1: Array, mask_N: Array, tokens_R1: Array, counted_T: Array,
+    live_V: Array, stops_E: Array, found_R1: Array,
+) -> None:  # fmt: skip
+    found = 0
+    for r in range(len(read_R)):
+        if read_R[r]:
+            first, count = starts_R1[r] - starts_R1[0], starts_R1[r + 1] - starts_R1[r]
+            row_ends = ends[end_starts_R1[r] : end_starts_R1[r] + count]
+            stop = tokens_R1[r]
+            if unmasked_R[r] == lengths_R[r]:
+                live, stops = live_V[found:], stops_E[found:]
+                for j in range(count):
+                    live[j] = first + j
+                    stops[j] = stop + row_ends[j]
+                found += count
+            else:
+                mask = mask_N[mask_R1[r] : mask_R1[r + 1]]
+                seen = 0
+                for t in range(len(mask)):
+                    seen += mask[t]
+                    counted_T[t] = seen
+                seen = 0
+                for j in range(count):
+                    before = seen
+                    seen = counted_T[row_ends[j] - 1]
+                    if seen > before:
+                        live_V[found] = first + j
+                        stops_E[found] = stop + seen
+                        found += 1
+        found_R1[r + 1] = found

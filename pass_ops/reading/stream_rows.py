@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pass_ops.errors import NullValueError
 from pass_ops.reading import columns
 from pass_ops.reading.ragged import Array, RaggedBits, ragged_bits
-from pass_ops.reading.stream_elements import Elements, Reader, Tokens, starts
+from pass_ops.reading.stream_elements import NO_MASK, Elements, Reader, Tokens, count_unmasked, starts
 from pass_ops.reading.stream_sources import Plan, Source
 
 
@@ -25,8 +25,10 @@ from pass_ops.reading.stream_sources import Plan, Source
 class Rows:
     """Rows of whole groups.
 
-    mask_N: which tokens count; None where all do. unmasked_R: how many. right_R, outcome_R: which rollouts are right,
-    by which raw value; zeros where nobody asks. key_E: stream -> an integer for each element, equal for equal states.
+    mask: where each row's tokens start, and which of all tokens count (empty: all do), as kernels take them.
+    unmasked_R: how many. tokens_R1: where each row's unmasked tokens start among those of all used rows. right_R,
+    outcome_R: which rollouts are right, by which raw value; zeros where nobody asks. key_E: stream -> an integer for
+    each element, equal for equal states.
     """
 
     table: pa.Table
@@ -34,7 +36,8 @@ class Rows:
     starts_G1: Array
     lengths_R: Array
     unmasked_R: Array
-    mask_N: Array | None
+    mask: tuple[Array, Array]
+    tokens_R1: Array
     used_R: Array
     outcome_R: Array
     right_R: Array
@@ -49,6 +52,11 @@ class Rows:
         """How errors call row `row` of these."""
         return columns.rollout_name(self.table, self.first_row + int(row))
 
+    @property
+    def groups(self) -> int:
+        """How many groups there are."""
+        return len(self.starts_G1) - 1
+
     @cached_property
     def trainable_R(self) -> Array:
         """Used, with a token that counts."""
@@ -58,27 +66,6 @@ class Rows:
     def group_R(self) -> Array:
         """The group of each row."""
         return np.repeat(np.arange(len(self.starts_G1) - 1), np.diff(self.starts_G1))
-
-    @cached_property
-    def counted_R(self) -> Array:
-        """Unmasked tokens of used rows, 0 in the others."""
-        return np.where(self.used_R, self.unmasked_R, 0)
-
-    @cached_property
-    def tokens_R1(self) -> Array:
-        """Where each row's unmasked tokens start among those of all used rows."""
-        return starts(self.counted_R)
-
-    @cached_property
-    def place_U(self) -> Array:
-        """The place in its completion of each unmasked token of the used rows."""
-        place_U: Array
-        if self.mask_N is None:
-            place_U = np.arange(self.tokens_R1[-1]) - np.repeat(self.tokens_R1[:-1], self.counted_R)
-            return place_U
-        kept_N = self.mask_N if self.used_R.all() else self.mask_N & np.repeat(self.used_R, self.lengths_R)
-        place_U = np.flatnonzero(kept_N) - np.repeat(starts(self.lengths_R)[:-1], self.counted_R)
-        return place_U
 
 
 def read_rows(table: pa.Table, first_row: int, starts_G1: Array, plan: Plan, *, right_above: float) -> Rows:
@@ -96,13 +83,11 @@ def read_rows(table: pa.Table, first_row: int, starts_G1: Array, plan: Plan, *, 
         )
     bits = ragged_bits(mask)
     lengths_R = bits.lengths_R.astype(np.int64)
-    mask_N = None if bits.all_true() else _unpacked(bits)
-    counted_N1 = None if mask_N is None else starts(mask_N)
-    tokens_R1 = starts(lengths_R)
-    unmasked_R = lengths_R if counted_N1 is None else counted_N1[tokens_R1[1:]] - counted_N1[tokens_R1[:-1]]
+    mask = starts(lengths_R), NO_MASK if bits.all_true() else _unpacked(bits)
+    unmasked_R = count_unmasked(*mask)
     reader.check_token_ids(lengths_R)
     used_R = reader.valid(*plan.types, *plan.keys.values())
-    base = Tokens(reader, lengths_R, tokens_R1, unmasked_R, mask_N, counted_N1, used_R)
+    base = Tokens(reader, lengths_R, unmasked_R, mask, used_R)
     read: dict[Source, tuple[Elements, Array | None]] = {}
     for source in plan.sources.values():
         if source not in read:
@@ -115,7 +100,8 @@ def read_rows(table: pa.Table, first_row: int, starts_G1: Array, plan: Plan, *, 
         starts_G1=starts_G1,
         lengths_R=lengths_R,
         unmasked_R=unmasked_R,
-        mask_N=mask_N,
+        mask=mask,
+        tokens_R1=base.tokens_R1,
         used_R=used_R,
         outcome_R=outcome_R,
         right_R=outcome_R > right_above,

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pass_ops.reading.ragged import Array
+from pass_ops.reading.ragged import Array, room
 from pass_ops.support.jit import kernel
 
 NO_MEMBERS = np.ones(0, dtype=np.bool_)
@@ -57,6 +57,65 @@ class Scaling:
     scale_P: Array
 
 
+class Values(NamedTuple):
+    """y = (x - center) / scale of an element's group: worked out where a token or a chunk needs it."""
+
+    x_E: Array
+    center_G: Array
+    scale_G: Array
+
+    @staticmethod
+    def of(y_E: Array, groups: int) -> Values:
+        """Values that are there already."""
+        return Values(y_E, np.zeros(groups), np.ones(groups))
+
+    def array(self, starts_G1: Array) -> Array:
+        """Y of each element; starts_G1: the first element of each group."""
+        y_E = room(len(self.x_E), np.float64)
+        _scale_runs(self.x_E, starts_G1, self.center_G, self.scale_G, y_E)
+        return y_E
+
+
+def moments_by_group(x_E: Array, starts_R1: Array, starts_G1: Array, *, member_R: Array = NO_MEMBERS) -> Moments:
+    """The moments of pools that are groups, or their rows of member_R (empty: all); row r's elements lie at
+    starts_R1[r]..starts_R1[r + 1]. A number for each element, as `moments` needs, would cost more than the sums.
+    """
+    found = Moments(*(np.empty(len(starts_G1) - 1) for _ in Moments._fields))
+    _add_rows(x_E, starts_R1, starts_G1, member_R, *found)
+    return found
+
+
+@kernel
+def _add_rows(
+    x_E: Array, starts_R1: Array, starts_G1: Array, member_R: Array,
+    number: Array, first: Array, total: Array, squares: Array, largest: Array, rollouts: Array, rollout_total: Array,
+) -> None:  # fmt: skip
+    all_in = len(member_R) == 0
+    for g in range(len(starts_G1) - 1):
+        count = rows = 0
+        shift = sums = powers = most = means = 0.0
+        for r in range(starts_G1[g], starts_G1[g + 1]):
+            begin, end = starts_R1[r], starts_R1[r + 1]
+            if begin == end or not (all_in or member_R[r]):
+                continue
+            if count == 0:
+                shift = np.float64(x_E[begin])
+            row_sum = 0.0
+            row = x_E[begin:end]  # an index from 0 on needs no check for a negative one
+            for e in range(len(row)):
+                x = np.float64(row[e])
+                d = x - shift
+                row_sum += d
+                sums += d
+                powers += d * d
+                most = max(most, abs(x))
+            count += end - begin
+            rows += 1
+            means += row_sum / (end - begin)
+        number[g], first[g], total[g], squares[g], largest[g] = count, shift, sums, powers, most
+        rollouts[g], rollout_total[g] = rows, means
+
+
 def moments(
     x_E: Array, pools: Pools, *, part_E: Array | None = None, parts: int = 0, pool_of: Array | None = None
 ) -> Moments:
@@ -69,10 +128,13 @@ def moments(
     _add(x_E, pools.pool_E, pools.member_E, pools.counts_E, *found[:5])
     if part_E is not None:
         assert pool_of is not None
-        _add_parts(
-            x_E, pools.pool_E, pools.member_E, part_E, np.zeros(parts), np.zeros(parts), pool_of,
-            found.first, found.rollouts, found.rollout_total,
-        )  # fmt: skip
+        some_E = pools.member_E if len(pools.member_E) else np.ones(len(x_E), dtype=np.bool_)
+        part_E, d_E = part_E[some_E], x_E[some_E] - found.first[pools.pool_E[some_E]]
+        count_D = np.bincount(part_E, minlength=parts)
+        sum_D, some_D = np.bincount(part_E, weights=d_E, minlength=parts), count_D > 0
+        pool_D, mean_D = pool_of[some_D], sum_D[some_D] / count_D[some_D]
+        found.rollouts[:] = np.bincount(pool_D, minlength=pools.pools)
+        found.rollout_total[:] = np.bincount(pool_D, weights=mean_D, minlength=pools.pools)
     return found
 
 
@@ -96,22 +158,6 @@ def _add(
         total[p] += n * d
         squares[p] += n * d * d
         largest[p] = max(largest[p], abs(x))
-
-
-@kernel
-def _add_parts(
-    x_E: Array, pool_E: Array, member_E: Array, part_E: Array, sum_D: Array, count_D: Array, pool_D: Array,
-    first: Array, rollouts: Array, rollout_total: Array,
-) -> None:  # fmt: skip
-    all_in = len(member_E) == 0
-    for e in range(len(x_E)):
-        if all_in or member_E[e]:
-            sum_D[part_E[e]] += x_E[e] - first[pool_E[e]]
-            count_D[part_E[e]] += 1.0
-    for d in range(len(sum_D)):
-        if count_D[d] > 0.0:
-            rollouts[pool_D[d]] += 1.0
-            rollout_total[pool_D[d]] += sum_D[d] / count_D[d]
 
 
 def scaling(operator: str, found: Moments, *, ddof: int, eps: float) -> Scaling:
@@ -147,6 +193,15 @@ def standardized(x_E: Array, pool_E: Array, by: Scaling) -> Array:
     y_E = np.empty(len(x_E))
     _scale(x_E, pool_E, by.center_P, by.scale_P, y_E)
     return y_E
+
+
+@kernel
+def _scale_runs(x_E: Array, starts_P1: Array, center_P: Array, scale_P: Array, y_E: Array) -> None:
+    for p in range(len(starts_P1) - 1):
+        center, scale = center_P[p], scale_P[p]
+        x, y = x_E[starts_P1[p] : starts_P1[p + 1]], y_E[starts_P1[p] : starts_P1[p + 1]]
+        for e in range(len(x)):
+            y[e] = (x[e] - center) / scale
 
 
 @kernel

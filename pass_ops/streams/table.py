@@ -17,12 +17,14 @@ from pass_ops.reading.ragged import Array, list_lengths
 from pass_ops.reading.stream_rows import Rows, read_rows
 from pass_ops.reading.stream_sources import Plan, plan, read_streams
 from pass_ops.streams import pools as pooling
-from pass_ops.streams.estimator import FUSED, Shaper, moments_of
-from pass_ops.streams.pools import Moments, Pools
+from pass_ops.streams.estimator import FUSED, Shaper, moments_by_group
+from pass_ops.streams.pools import Moments
 from pass_ops.streams.statistics import Statistics, pool_statistics
 
-SPAN_VALUES = 1 << 18  # values of a span: with what is made of them they fit into the processor's cache
-SPAN_ROWS = 1 << 15
+LEAST_SPAN_VALUES = 1 << 18  # less is not worth a thread: the calls around the kernels hold the interpreter
+MOST_SPAN_VALUES = 1 << 20  # bounds what is held beside inputs and outputs
+SPANS_A_THREAD = 2
+ROW_VALUES = 8  # what a row costs, in values
 
 
 def shape_streams(
@@ -45,7 +47,7 @@ def shape_streams(
     def work(groups: slice) -> Chunks:
         return shaper.chunks(_read(table, starts_G1, groups, shaper))
 
-    spans = list(_spans(table, planned, starts_G1, config))
+    spans = list(_spans(table, planned, starts_G1, config, workers=workers))
     if workers == 1 or len(spans) <= 1:
         return [work(span) for span in spans]
     with ThreadPoolExecutor(min(workers, len(spans)), thread_name_prefix="shape") as pool:
@@ -75,9 +77,7 @@ def _moments_by_group(shaper: Shaper, rows: Rows, name: str) -> Moments:
     if name == FUSED:
         cells, y = shaper.cells(rows), shaper.values(rows)
         return shaper.sum_moments(rows, cells, y, shaper.fused(rows, cells, y))
-    row_E = rows.elements[name].row_E
-    pools = Pools(rows.group_R[row_E], len(rows.starts_G1) - 1)
-    return moments_of(shaper.raw(rows, name), pools, row_E, operator="leave_one_out")
+    return moments_by_group(rows, rows.elements[name], shaper.raw(rows, name))
 
 
 def _shaper(config: ShapingConfig, planned: Plan, recorded: Mapping[str, Moments]) -> Shaper:
@@ -93,8 +93,10 @@ def _read(table: pa.Table, starts_G1: Array, groups: slice, shaper: Shaper) -> R
     )  # fmt: skip
 
 
-def _spans(table: pa.Table, planned: Plan, starts_G1: Array, config: ShapingConfig) -> Iterator[slice]:
-    """Slices of groups of about SPAN_VALUES values, or SPAN_ROWS rows."""
+def _spans(
+    table: pa.Table, planned: Plan, starts_G1: Array, config: ShapingConfig, *, workers: int = 1
+) -> Iterator[slice]:
+    """Slices of groups: a few for each worker, so that none waits long, and bounded, so that working memory is."""
     groups = len(starts_G1) - 1
     steps = next((source.values for source in planned.sources.values() if source.level == "step"), None)
     by_token = planned.per_token or not config.chunk or steps is None
@@ -102,11 +104,13 @@ def _spans(table: pa.Table, planned: Plan, starts_G1: Array, config: ShapingConf
     lengths_R = np.zeros(len(table), dtype=np.int64)
     if columns.is_list(counted.type):
         lengths_R = list_lengths(counted)
-    costs_R1 = np.concatenate(([0], np.cumsum(lengths_R + SPAN_VALUES // SPAN_ROWS)))
+    costs_R1 = np.concatenate(([0], np.cumsum(lengths_R + ROW_VALUES)))
     costs_G1 = costs_R1[starts_G1]
+    size = int(costs_R1[-1]) // (workers * SPANS_A_THREAD) + 1 if workers > 1 else MOST_SPAN_VALUES
+    size = min(max(size, LEAST_SPAN_VALUES), MOST_SPAN_VALUES)
     first = 0
     while first < groups:
-        last = int(np.searchsorted(costs_G1, costs_G1[first] + SPAN_VALUES, side="right")) - 1
+        last = int(np.searchsorted(costs_G1, costs_G1[first] + size, side="right")) - 1
         last = min(max(last, first + 1), groups)
         yield slice(first, last)
         first = last

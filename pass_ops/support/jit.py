@@ -7,10 +7,13 @@ calls functions of its own file.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from typing import TypeVar, cast
+from pickle import UnpicklingError
+from typing import Any, TypeVar, cast
 
 import numba
+from numba.core.caching import FunctionCache
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -24,10 +27,24 @@ def part(function: Function) -> Function:
     return cast("Function", numba.njit(inline="always", nogil=True, error_model="numpy")(function))
 
 
+class _Cache(FunctionCache):  # type: ignore[misc]
+    """Numba's, except that an index which cannot be read is an empty one.
+
+    The index names types by module and is read before its age is looked at: that of an older release, in which a module
+    had another name, would else be the end of the first call.
+    """
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(signature, target_context)
+        except (ImportError, AttributeError, EOFError, UnpicklingError):
+            self.flush()
+            return None
+
+
 def kernel(function: Function) -> Function:
     """Compile `function` with numba on first use."""
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return cast("Function", numba.njit(cache=True, **options)(function))
-    except RuntimeError:  # numba finds no folder it may write its cache to
-        return cast("Function", numba.njit(**options)(function))
+    compiled = numba.njit(nogil=True, error_model="numpy")(function)
+    with contextlib.suppress(RuntimeError):  # numba finds no folder it may write its cache to
+        compiled._cache = _Cache(function)  # as its enable_caching() does
+    return cast("Function", compiled)

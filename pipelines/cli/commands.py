@@ -196,6 +196,18 @@ def finalize(options: Namespace) -> int | None:
     return None
 
 
+def export(options: Namespace) -> None:
+    """A dataset in the format of another program."""
+    from pipelines.exports.write import export, export_format, parsed_settings
+
+    form = export_format(options.format)
+    made = export(form, options.dataset, options.out, settings=parsed_settings(options.overrides))
+    text = f"{options.out}: {made.rows:,} rows in {len(made.files)} files ({form.summary})"
+    if made.left_out:
+        text += f"; {made.left_out:,} rows that are not trainable are left out"
+    show(options, text, {"folder": options.out} | asdict(made))
+
+
 def clean(options: Namespace) -> int | None:
     """What killed processes left behind; removed only under --yes."""
     from pipelines.runs.leftovers import leftovers, remove_leftovers

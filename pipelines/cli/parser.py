@@ -38,6 +38,7 @@ PLACES = {
     *("config", "dataset", "file", "labels", "model", "out", "pairs", "plot", "policy", "run", "save_scores", "scores"),
     *("tokenizer", "url"),
 }
+EXPORTS = ("huggingface", "trl", "prime-rl", "rllm", "safetensors", "openai-batch")
 QUESTIONS = ("inspect", "status", "verify", "sweep", "explain", "lint", "prm-check")
 
 
@@ -213,6 +214,13 @@ def _add_store_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
     clean = _command(commands, "clean", "what killed runs left behind: temporary files that nobody uses any more")
     clean.add_argument("url", help="RUN folder; the system's folder for temporary files is looked through as well")
     clean.add_argument("--yes", action="store_true", help="remove them (default: only list them)")
+    export = _command(commands, "export", "write a dataset as other programs read it, one file a part")
+    export.add_argument("format", choices=EXPORTS, help="docs/how-to/export.md describes them")
+    export.add_argument("dataset", help="folder or URL of a shaped dataset; of prompts for openai-batch")
+    export.add_argument("--out", required=True, metavar="FOLDER", help="new or empty folder, local or any fsspec URL")
+    export.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="a setting of the format"
+    )
     finalize = _command(commands, "finalize", "write the manifest of a dataset whose parts are all committed")
     finalize.add_argument("url", help="folder or URL of a dataset")
     finalize.add_argument(

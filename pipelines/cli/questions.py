@@ -89,6 +89,7 @@ def verify(options: Namespace) -> int | None:
 def sweep(options: Namespace) -> int | None:
     """Other shaping options over what is stored."""
     from pipelines.inspect.sweep.choose import Chooser
+    from pipelines.inspect.sweep.distinct import distinct
     from pipelines.inspect.sweep.report import sweep_parquet, sweep_svg, sweep_view
     from pipelines.inspect.sweep.settings import grid_settings, sweep
     from pipelines.runs.config import load_config, module_folders, parse_grid
@@ -103,7 +104,7 @@ def sweep(options: Namespace) -> int | None:
         modules=module_folders(options.config),
     )
     check_folder(work.folder(options.round, "sweep"), key="--out")
-    settings = grid_settings(work.config.shape, parse_grid(options.grid))
+    settings = distinct(grid_settings(work.config.shape, parse_grid(options.grid)))
     signals = work.folder(options.round, "signals")
     asked = _choose_options(options)
     with reporter.step(f"{len(settings)} settings") as report:
@@ -156,11 +157,8 @@ def lint(options: Namespace) -> int | None:
     from pipelines.inspect.lint.findings import LintOptions
     from pipelines.inspect.lint.text import findings_view
     from pipelines.options import build
-    from pipelines.runs.config import apply_override
 
-    thresholds: dict[str, Any] = {}
-    for override in options.overrides:
-        apply_override(thresholds, override)
+    thresholds = _table_of(options.overrides)
     reporter = Reporter(quiet=options.json)
     with reporter.step("lint") as report:
         findings = lint(options.dataset, build(LintOptions, thresholds, where="thresholds"), progress=report)
@@ -210,24 +208,11 @@ def _prm_check_labels(options: Namespace) -> int | None:
     from pipelines.inspect.prm_check.labels_text import labels_view
     from pipelines.inspect.prm_check.scores import as_row, model_scores, prm_signal, stored_scores
     from pipelines.labels import label_format
-    from pipelines.runs.config import apply_override
     from pipelines.runs.places import check_file
-    from pipelines.signals import SignalInputError
 
-    if (options.model is None) == (options.scores is None) or options.run is not None:
-        raise SignalInputError("--labels goes with --model or --scores, one of them, and without RUN")
-    _refuse_others(options, ("signal", "truth", "round", "padding"), what="RUN")
-    if options.scores is not None:
-        _refuse_others(options, ("overrides", "save_scores"), what="--model")
-    name, separator, url = options.labels.partition(":")
-    if not separator:
-        raise SignalInputError(f"--labels {options.labels}: write it as FORMAT:FILE, say processbench:gsm8k.json")
+    name, url = _labels_and_file(options)
     form = label_format(name)
-    prm: dict[str, Any] = {}
-    shape: dict[str, Any] = {}
-    for overrides, table in ((options.overrides, prm), (options.shape, shape)):
-        for override in overrides:
-            apply_override(table, override)
+    prm, shape = _table_of(options.overrides), _table_of(options.shape)
     if options.save_scores is not None:
         check_file(Path(options.save_scores), key="--save-scores")
     rows: list[bytes] = []
@@ -258,6 +243,31 @@ def _prm_check_labels(options: Namespace) -> int | None:
     else:
         reporter.console.print(labels_view(report, scores=Path(options.model or options.scores).name))
     return None
+
+
+def _labels_and_file(options: Namespace) -> tuple[str, str]:
+    """The format of the labels and their file. Raises SignalInputError, for arguments that do not go with them too."""
+    from pipelines.signals import SignalInputError
+
+    if (options.model is None) == (options.scores is None) or options.run is not None:
+        raise SignalInputError("--labels goes with --model or --scores, one of them, and without RUN")
+    _refuse_others(options, ("signal", "truth", "round", "padding"), what="RUN")
+    if options.scores is not None:
+        _refuse_others(options, ("overrides", "save_scores"), what="--model")
+    name, separator, url = options.labels.partition(":")
+    if not separator:
+        raise SignalInputError(f"--labels {options.labels}: write it as FORMAT:FILE, say processbench:gsm8k.json")
+    return name, url
+
+
+def _table_of(overrides: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE arguments as a table."""
+    from pipelines.runs.config import apply_override
+
+    found: dict[str, Any] = {}
+    for override in overrides:
+        apply_override(found, override)
+    return found
 
 
 def _refuse_others(options: Namespace, names: Sequence[str], *, what: str) -> None:

@@ -9,19 +9,20 @@ Legend: rows of the sample (R), padded rows (P), tokens that count (U).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pass_ops import ShapingConfig, shape, token_advantages
+from pass_ops import ShapingConfig, Statistics, pool_statistics, shape, token_advantages
 from pass_ops.reading.groups import group_bounds, group_numbers
 from pass_ops.reading.ragged import list_lengths, list_values
 from pipelines.inspect.elements import elements
-from pipelines.inspect.padding import MASK, POSITIONS, SCORES, Place, Position, padded, places
+from pipelines.inspect.padding import MASK, POSITIONS, Place, Position, padded, places
 from pipelines.inspect.resample import Estimate, mean_over_prompts
+from pipelines.inspect.scored import Scored, scored_columns
 from pipelines.inspect.stored import rightness
 
 STEPS = (1, 8)
@@ -34,22 +35,26 @@ _RIGHT = {"right": 1, "wrong": 0}
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """What an added step is scored: the value of each column of process scores, and their quantile."""
+    """What an added step is scored: the value of each column of process scores, and their quantile. column: that of
+    the signal which `score` is about.
+    """
 
     quantile: float | None
     values: Mapping[str, float]
+    column: str = "process_scores"
 
     @property
     def score(self) -> float | None:
         """The value of the process signal itself; None where none is read."""
-        return self.values.get("process_scores")
+        return self.values.get(self.column)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
     """What `steps` added steps of one score at one position would earn a rollout.
 
-    quantile: of the process scores that are stored; None for a score given as a number. total: change of the rollout's
+    quantile: of the process scores that are stored; None for a score given as a number. column: whose score it is;
+    other process signals are at the same quantile, or at their median. total: change of the rollout's
     total credit, the advantage at its first token that counts (S(o) of the paper wherever an estimator has it). own:
     mean advantage of the added tokens themselves; above 0, the update makes them likelier. Both by side: "all", and
     those that the verifier found "right" or "wrong". rollouts: padded, by side.
@@ -59,45 +64,56 @@ class Forecast:
     steps: int
     quantile: float | None
     score: float | None
+    column: str | None
     rollouts: Mapping[str, int]
     total: Mapping[str, Estimate]
     own: Mapping[str, Estimate]
 
 
-def score_levels(table: pa.Table, quantiles: Sequence[float] = QUANTILES) -> list[Level]:
-    """Levels at quantiles of the stored scores, over what counts; equal levels once. One without scores."""
-    columns = _live_scores(table)
+def score_levels(
+    table: pa.Table, quantiles: Sequence[float] = QUANTILES, *, config: ShapingConfig | None = None
+) -> list[Level]:
+    """Levels at quantiles of the stored scores, over what counts; equal levels once. One without scores.
+
+    config: where it has streams, the scores are those of its streams of steps or tokens, each at its own quantile.
+    """
+    scored = scored_columns(table, config)
+    columns = _live_scores(table, scored)
     levels = [
-        Level(quantile=q, values={name: float(np.quantile(live, q)) for name, live in columns.items()})
+        Level(
+            quantile=q,
+            values={name: float(np.quantile(live, q)) for name, live in columns.items()},
+            column=scored.column,
+        )
         for q in (quantiles if columns else (0.5,))
     ]
     return [level for n, level in enumerate(levels) if all(level.values != other.values for other in levels[:n])]
 
 
-def poor_level(table: pa.Table) -> Level:
+def poor_level(table: pa.Table, *, config: ShapingConfig | None = None) -> Level:
     """What poor steps are scored: the mean of the stored scores that are below their mean."""
+    scored = scored_columns(table, config)
     values = {}
-    for name, live in _live_scores(table).items():
+    for name, live in _live_scores(table, scored).items():
         below = live[live < live.mean()]
         values[name] = float((below if below.size else live).mean())
-    return Level(quantile=None, values=values)
+    return Level(quantile=None, values=values, column=scored.column)
 
 
-def _live_scores(table: pa.Table) -> dict[str, NDArray[np.float64]]:
+def given_levels(table: pa.Table, scores: Sequence[float], *, config: ShapingConfig | None = None) -> list[Level]:
+    """Levels at given scores of the process signal; other process signals stay at their median."""
+    (median,) = score_levels(table, (0.5,), config=config)
+    return [replace(median, quantile=None, values=dict(median.values) | {median.column: score}) for score in scores]
+
+
+def _live_scores(table: pa.Table, scored: Scored) -> dict[str, NDArray[np.float64]]:
     """Column of process scores -> its values, of steps or tokens that count."""
     columns = {}
-    for name in (name for name in table.column_names if name.endswith(SCORES)):
-        ends = name.removesuffix(SCORES) + "_ends"
-        found = elements(mask=table[MASK], scores=table[name], ends=table[ends] if ends in table.column_names else None)
+    for name, ends in scored.ends.items():
+        found = elements(mask=table[MASK], scores=table[name], ends=None if ends is None else table[ends])
         if (live := found.value_E[found.live_E]).size:
             columns[name] = live
     return columns
-
-
-def given_levels(table: pa.Table, scores: Sequence[float]) -> list[Level]:
-    """Levels at given scores of the process signal; other process signals stay at their median."""
-    (median,) = score_levels(table, (0.5,))
-    return [Level(quantile=None, values=dict(median.values) | {"process_scores": score}) for score in scores]
 
 
 def forecast(
@@ -108,47 +124,75 @@ def forecast(
     positions: Sequence[Position] = POSITIONS,
     steps: Sequence[int] = STEPS,
     seed: int = 0,
+    statistics: Statistics | None = None,
 ) -> list[Forecast]:
     """Every combination of position, number of steps and score level, on whole groups of stored rollouts.
 
     Args:
         table: the columns that `shape` reads, and verify_status where right and wrong are to be told apart. At most
             PER_GROUP trainable rollouts of each group are padded, drawn by the seed.
-        config: the estimator and its options.
+        config: the estimator and its options, or streams: added steps then get a score from each of them that has a
+            value for a step or token, and steps are those of the signal that the score is about.
         levels: what added steps are scored (default: `score_levels`).
         positions: where they are put.
         steps: how many are added.
         seed: of the draw of rollouts, and of the intervals.
+        statistics: what is recorded of pools of the whole dataset, which one padded rollout does not move (default:
+            those of the table as it is).
 
     Raises what `shape` raises. Empty where no rollout is trainable.
     """
-    chosen_P = _chosen(shape(table, config), seed=seed)
+    if config.dataset_pools and statistics is None:
+        statistics = pool_statistics([table], config)
+
+    def shaped_by(rows: pa.Table) -> pa.Table:
+        return shape(rows, config, statistics=statistics)
+
+    chosen_P = _chosen(shaped_by(table), seed=seed)
     if not len(chosen_P):
         return []
     copies, rows = _copies(table, chosen_P)
     group_P = group_numbers(group_bounds(table["group_id"]))[chosen_P]
-    right_P = rightness(table)[chosen_P]
-    before_P = _first_counted(shape(copies, config), rows)
+    right_P = rightness(table, config)[chosen_P]
+    before_P = _first_counted(shaped_by(copies), rows)
+    levels = score_levels(table, config=config) if levels is None else levels
+    steps_end = scored_columns(table, config).steps_end
     found = []
     for position in positions:
-        where = places(copies, rows, position)
+        where = places(copies, rows, position, steps_end=steps_end)
         for count in steps:
-            for level in score_levels(table) if levels is None else levels:
-                shaped = shape(padded(copies, where, steps=count, scores=level.values), config)
-                gain_P = _first_counted(shaped, rows) - before_P
-                own_P = _added_mean(shaped, where, steps=count)
-                found.append(
-                    Forecast(
-                        position=position,
-                        steps=count,
-                        quantile=level.quantile,
-                        score=level.score,
-                        rollouts={side: int(of_side.sum()) for side, of_side in _sides(right_P)},
-                        total=_estimates(gain_P, group_P, right_P, seed=seed),
-                        own=_estimates(own_P, group_P, right_P, seed=seed),
-                    )
+            for level in levels:
+                shaped = shaped_by(padded(copies, where, steps=count, scores=level.values))
+                made = _Padded(
+                    gain_P=_first_counted(shaped, rows) - before_P,
+                    own_P=_added_mean(shaped, where, steps=count),
+                    group_P=group_P,
+                    right_P=right_P,
                 )
+                found.append(made.forecast(level, position=position, steps=count, seed=seed))
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Padded:
+    """What became of the padded rows: change of the total credit, mean advantage of what was added; whose they are."""
+
+    gain_P: NDArray[np.float64]
+    own_P: NDArray[np.float64]
+    group_P: NDArray[np.int64]
+    right_P: NDArray[np.int8]
+
+    def forecast(self, level: Level, *, position: Position, steps: int, seed: int) -> Forecast:
+        return Forecast(
+            position=position,
+            steps=steps,
+            quantile=level.quantile,
+            score=level.score,
+            column=None if level.score is None else level.column,
+            rollouts={side: int(of_side.sum()) for side, of_side in _sides(self.right_P)},
+            total=_estimates(self.gain_P, self.group_P, self.right_P, seed=seed),
+            own=_estimates(self.own_P, self.group_P, self.right_P, seed=seed),
+        )
 
 
 def pays_from(forecasts: Sequence[Forecast], *, position: Position, steps: int, side: str = "all") -> float | None:

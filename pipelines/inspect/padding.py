@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from pass_ops.reading.ragged import list_lengths, one_chunk
 from pass_ops.shaping import MADE
+from pipelines.inspect.scored import ENDS
 
 Position = Literal["start", "middle", "end"]
 POSITIONS: tuple[Position, ...] = get_args(Position)
-ENDS, SCORES, MASK = "_ends", "_scores", "loss_mask"
+MASK = "loss_mask"
 #: lists that are about no token of the completion
 _NOT_PER_TOKEN = ("prompt_token_ids",)
 
@@ -38,16 +39,18 @@ class Place:
     last: int
 
 
-def places(table: pa.Table, rows: Sequence[int], position: Position) -> list[Place]:
+def places(
+    table: pa.Table, rows: Sequence[int], position: Position, *, steps_end: str | None = "process_ends"
+) -> list[Place]:
     """Where a step is added in each of these rows, which have at least one token.
 
     "middle" is behind the step in the middle (of K steps behind step max(1, K // 2)). Columns: loss_mask, and
-    process_ends where there are steps.
+    `steps_end` where there are steps; where the table has it not, or it is None, a step is a token.
     """
     lengths_R = list_lengths(table[MASK])
     found = []
     for row in rows:
-        ends = table["process_ends"][row].as_py() if "process_ends" in table.column_names else None
+        ends = table[steps_end][row].as_py() if steps_end in table.column_names else None
         bounds = [0, *(ends or range(1, int(lengths_R[row]) + 1))]
         after = {"start": 0, "middle": max(1, (len(bounds) - 1) // 2), "end": len(bounds) - 1}[position]
         copied = max(after, 1)

@@ -5,6 +5,8 @@ Axes: rollouts of a part (R).
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -44,14 +46,22 @@ def shaping_config(spec: DatasetSpec) -> ShapingConfig:
     return ShapingConfig.from_plain({name: value for name, value in spec.options.items() if name != "code"})
 
 
-def rightness(part: pa.Table) -> NDArray[np.int8]:
+def verify_column(names: Collection[str], config: ShapingConfig | None = None) -> str | None:
+    """The column with the verifier's status: that of the outcome signal, or where streams alone name it, of theirs that
+    says which rollouts are right.
+    """
+    prefixed = f"{config.right}_verify_status" if config is not None and config.streams is not None else ""
+    return next((name for name in ("verify_status", prefixed) if name in names), None)
+
+
+def rightness(part: pa.Table, config: ShapingConfig | None = None) -> NDArray[np.int8]:
     """1 for a rollout that the verifier found right, 0 for a wrong or unparseable one, -1 where it could not tell.
 
-    Without an outcome signal all are -1.
+    Without an outcome signal all are -1. config: may name another one (`verify_column`).
     """
     right_R = np.full(len(part), -1, np.int8)
-    if "verify_status" in part.column_names:
-        status_R = part["verify_status"].to_numpy()
+    if (name := verify_column(part.column_names, config)) is not None:
+        status_R = part[name].to_numpy()
         right_R[np.isin(status_R, WRONG)] = 0
         right_R[np.isin(status_R, RIGHT)] = 1
     return right_R

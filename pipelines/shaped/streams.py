@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from pass_ops import Statistics, pool_statistics
 from pass_ops.errors import OptionError, StaleInputError
-from pass_ops.options.config import ShapingConfig
+from pass_ops.options.config import ShapingConfig, load_estimator
+from pass_ops.options.published import PUBLISHED
 from pass_ops.options.streams import Stream
 from pass_ops.reading.stream_sources import find_source, plan, read_streams
 from pass_ops.shards import DatasetSpec
@@ -108,9 +109,24 @@ def _to_check(stream: Stream) -> Stream:
 
 
 def rollout_columns(config: ShapingConfig) -> tuple[str, ...]:
-    """The columns of rollouts that shaping reads."""
+    """The columns of rollouts that shaping reads, those that an estimator `reads` by name among them.
+
+    Raises OptionError where an estimator of one's own cannot be imported.
+    """
     keys = [stream.key for stream in (config.streams or {}).values() if stream.key in ROLLOUTS.names]
-    return tuple(dict.fromkeys(["group_id", "rollout_id", "token_ids", "loss_mask", *filter(None, keys)]))
+    stored = (*ROLLOUTS.names, *TOKEN_STATISTICS.names)
+    read = [name for name in estimator_columns(config) if name in stored]
+    return tuple(dict.fromkeys(["group_id", "rollout_id", "token_ids", "loss_mask", *filter(None, keys), *read]))
+
+
+def estimator_columns(config: ShapingConfig) -> tuple[str, ...]:
+    """The further columns that a function of a group says it `reads` (`pass_ops.group.reads`).
+
+    Raises OptionError where an estimator of one's own cannot be imported.
+    """
+    published = PUBLISHED.get(config.estimator)
+    path = config.estimator if ":" in config.estimator else published.function if published else None
+    return tuple(getattr(load_estimator(path), "reads", ())) if path and config.streams is None else ()
 
 
 def recorded(config: ShapingConfig, tables: Callable[[], Iterable[pa.Table]], spec: DatasetSpec) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import credit_methods
+from pass_ops.options.config import ESTIMATORS
+from pass_ops.options.published import PUBLISHED
 from pipelines.cli import main
 from pipelines.runs.config import load_config
 from tests.docs.pages import DOCS, ROOT, blocks
@@ -20,8 +22,15 @@ PAGE = DOCS / "how-to" / "choose-credit.md"
 SMALL = [
     "engine.kind=transformers", "prompts.limit=2", "prompts.prompts_per_part=1", "generate.group_size=2",
     "generate.sampling.max_tokens=48", "signals.monte_carlo.samples=1",
+    "signals.monte_carlo.engine.kind=transformers",
 ]  # fmt: skip
-SOME = ("PASS", "GRPO (process)", "RLOO")
+SOME = (
+    "PASS (`pass`)",
+    "GRPO (process) (`grpo_process`)",
+    "RLOO (`rloo`)",
+    "80/20: the tokens of highest entropy (`entropy_top`)",
+)
+LEFT_OUT = [f"{PUBLISHED[name].title} (`{name}`)" for name in credit_methods.LEFT_OUT]
 OVERRIDES = [word for override in SMALL for word in ("--set", override)]
 
 
@@ -82,7 +91,7 @@ def test_only_the_table_of_the_page_is_changed(followed):
     folder, _ = followed
     before, after = PAGE.read_text(), (folder / "docs/how-to" / PAGE.name).read_text()
     assert shape_of(before)[0] == shape_of(after)[0]
-    assert sorted(shape_of(after)[1]) == sorted(SOME)
+    assert sorted(shape_of(after)[1]) == sorted([*SOME, *LEFT_OUT])
     begin, end = credit_methods.BEGIN, credit_methods.END
     assert before.partition(begin)[0] == after.partition(begin)[0]
     assert before.partition(end)[2] == after.partition(end)[2]
@@ -92,15 +101,21 @@ def test_only_the_table_of_the_page_is_changed(followed):
 def test_outcome_methods_pay_nothing_for_padding(followed):
     folder, _ = followed
     heads, names, rows = shape_of((folder / "docs/how-to" / PAGE.name).read_text())
-    row = rows[names.index("RLOO")]
+    row = rows[names.index("RLOO (`rloo`)")]
     pay = {head: cell for head, cell in zip(heads, row, strict=True) if head.startswith("+")}
     assert set(pay.values()) <= {"0", ""}
     assert row[-2:] == ["never", "never"]
 
 
 def test_the_table_of_the_page_has_every_method_of_the_script():
-    """A line added to METHODS wants the page's command run again."""
-    assert sorted(shape_of(PAGE.read_text())[1]) == sorted(credit_methods.METHODS)
+    """A method added to `pass_ops.methods`, or to VARIANTS, wants the page's command run again."""
+    assert sorted(shape_of(PAGE.read_text())[1]) == sorted([*credit_methods.METHODS, *LEFT_OUT])
+
+
+def test_every_named_method_is_in_the_table_or_left_out_with_a_reason():
+    named = {changes.get("estimator") for changes in credit_methods.METHODS.values()} - {None}
+    assert named | set(credit_methods.LEFT_OUT) == {*ESTIMATORS, *PUBLISHED}
+    assert not named & set(credit_methods.LEFT_OUT)
 
 
 def test_every_method_is_a_setting_of_the_pages_configuration(tmp_path):

@@ -3,6 +3,7 @@
     python tests/mutation/run.py [PATTERN ...]            patterns of mutants, such as 'pass_ops.fusion.*'; all without
     python tests/mutation/run.py --sample 500             that many of all, drawn at random by a fixed seed
     python tests/mutation/run.py trainer --each 6         the trainer: so many of each module
+    python tests/mutation/run.py 'pass_ops.streams.*' --each 40      so many of each module that a pattern names
 
 The first argument may name a file of targets/: pass_ops (without one), trainer, stages. Works on a copy of the
 repository in .cache/mutation/TARGET; results of functions that did not change are kept from one run to the next. Each
@@ -72,13 +73,13 @@ def _write(path: Path, content: bytes) -> bool:
     return True
 
 
-def sample(number: int | None, each: int | None) -> list[str]:
-    """Names of mutants drawn from all, or of each module; those drawn for a smaller number are among them."""
+def sample(number: int | None, each: int | None, patterns: list[str]) -> list[str]:
+    """Mutants drawn from those of the patterns, or of each module; those drawn for a smaller number are among them."""
     from mutmut import __main__ as mutmut
 
     mutmut.copy_src_dir()
     mutmut.create_mutants(2)
-    names = sorted(results())
+    names = [name for name in sorted(results()) if not patterns or any(fnmatch(name, one) for one in patterns)]
     random.Random(0).shuffle(names)
     if each is None:
         return names[:number]
@@ -135,7 +136,9 @@ def main(arguments: list[str]) -> int:
     place = ROOT / ".cache" / "mutation" / target
     prepare(target, place)
     os.chdir(place)
-    drawn = sample(options.sample, options.each) if options.sample or options.each else options.patterns
+    drawn = options.patterns
+    if options.sample or options.each:
+        drawn = sample(options.sample, options.each, options.patterns)
     mutate(drawn, place=place, seconds=FIRST_SECONDS[target], jobs=options.jobs)
     if unexplained := [name for name in alive(results()) if not explained(name)]:
         mutate(unexplained, place=place, seconds=math.inf, jobs=options.jobs)

@@ -156,7 +156,7 @@ def test_a_stream_of_weight_0_changes_no_bit_and_needs_no_column(case):
 def test_threads_spans_and_shards_change_no_bit(case, threads, values, data):
     table, bounds, config = case
     whole = bits(shape(table, config, threads=1))
-    with mock.patch.object(stream_table, "SPAN_VALUES", values), mock.patch.object(stream_table, "SPAN_ROWS", values):
+    with mock.patch.multiple(stream_table, LEAST_SPAN_VALUES=values, MOST_SPAN_VALUES=values):
         assert bits(shape(table, config, threads=threads)) == whole
     cuts = data.draw(st.sets(st.sampled_from(bounds)))
     shards = [shape(copied(shard), config) for shard in pieces(table, cuts)]

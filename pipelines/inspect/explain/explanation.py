@@ -1,6 +1,6 @@
 """`passrl explain`: one stored rollout's advantages, worked out again from the stored raw streams and compared.
 
-The arithmetic is `pipelines.inspect.explain.arithmetic`, which shares no code with `pass_ops`.
+The arithmetic is `pipelines.inspect.explain.arithmetic`, and `streams` beside it; it shares no code with `pass_ops`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pass_ops import ShapingConfig
+from pass_ops import ShapingConfig, Statistics
 from pass_ops.errors import PassError
 from pass_ops.options.config import ESTIMATORS
+from pass_ops.reading.stream_sources import plan
 from pass_ops.shards import CompleteDataset
 from pass_ops.support.nearest import advice
 from pipelines.inspect.explain.arithmetic import Arithmetic, work_out
 from pipelines.inspect.explain.pools import STORED_ROUNDING, Columns, Number, StoredRow
+from pipelines.inspect.explain.stream_result import StreamArithmetic
+from pipelines.inspect.explain.streams import work_out_streams
 from pipelines.inspect.stored import open_shaped, shaping_config
+from pipelines.shaped.streams import statistics_of
 
 _RAW = ("process_scores", "process_ends", "outcome_reward", "format_reward", "format_ok", "verify_status")
 _MADE = ("chunk_ends", "chunk_credits", "chunk_advantages", "path_score", "trainable")
@@ -61,7 +65,7 @@ class Explanation:
     rollout: StoredRow
     verify_status: str | None
     statuses: Mapping[str, str]
-    arithmetic: Arithmetic
+    arithmetic: Arithmetic | StreamArithmetic
     stored: StoredResult
     disagreements: tuple[str, ...]
     largest_difference: float
@@ -78,29 +82,25 @@ def explain_rollout(run: str, rollout_id: str, *, round_index: int = 0, name: st
     Raises:
         RolloutNotFoundError: no such rollout; names near ones.
         NotShapedError, NotADatasetError, IncompleteDatasetError: nothing shaped there.
-        NotExplainableError: it was shaped by an estimator given by import path, by a method of its own file, or by
-            streams.
+        NotExplainableError: it was shaped by an estimator given by import path, or by a method of its own file.
+        OptionError: a stream's transform is a function that cannot be imported here.
     """
     dataset = open_shaped(run, round_index=round_index, name=name)
     part = _find(dataset, rollout_id)
-    table = _group(dataset, part, rollout_id)
     config = shaping_config(dataset.spec)
-    if config.streams is not None:
-        raise NotExplainableError(
-            f"{dataset.url} was shaped by streams; explain spells out the arithmetic of {', '.join(ESTIMATORS)}. "
-            "`passrl inspect` shows what they made of each chunk"
-        )
+    table = _group(dataset, part, rollout_id, config)
     if config.estimator not in ESTIMATORS:
         whose = "your own estimator" if ":" in config.estimator else "estimator"
         raise NotExplainableError(
             f"{dataset.url} was shaped by {whose} {config.estimator!r}; explain spells out the arithmetic "
-            f"of {', '.join(ESTIMATORS)}. `passrl inspect` shows what it made of each chunk"
+            f"of {', '.join(ESTIMATORS)}, and of streams. `passrl inspect` shows what it made of each chunk"
         )
     ids = table["rollout_id"].to_pylist()
     index = ids.index(rollout_id)
     chosen = table.slice(index, 1).to_pylist()[0]
     names = table.column_names
-    arithmetic, stored, disagreements, largest = check_group(table, index, config)
+    statistics = statistics_of(dataset.spec, config)
+    arithmetic, stored, disagreements, largest = check_group(table, index, config, statistics=statistics)
     return Explanation(
         dataset=dataset.url,
         part=part,
@@ -124,10 +124,11 @@ def explain_rollout(run: str, rollout_id: str, *, round_index: int = 0, name: st
 
 
 def check_group(
-    table: pa.Table, index: int, config: ShapingConfig
-) -> tuple[Arithmetic, StoredResult, tuple[str, ...], float]:
+    table: pa.Table, index: int, config: ShapingConfig, *, statistics: Statistics | None = None
+) -> tuple[Arithmetic | StreamArithmetic, StoredResult, tuple[str, ...], float]:
     """Work out row `index` of a table that holds one shaped group, and compare with what it stores.
 
+    statistics: what was recorded of pools of the whole dataset.
     Returns the arithmetic, the stored result, the disagreements, and the largest difference of a number.
     """
     names = table.column_names
@@ -139,13 +140,23 @@ def check_group(
         path_score=made["path_score"],
         trainable=made["trainable"],
     )
-    arithmetic = work_out(
-        stored_rows(table, config),
-        index,
-        config=config,
-        columns=Columns(format_reward="format_reward" in names, format_ok="format_ok" in names),
-        stored_ends=frozenset(stored.chunk_ends),
-    )
+    arithmetic: Arithmetic | StreamArithmetic
+    if config.streams is not None:
+        arithmetic = work_out_streams(
+            table,
+            index,
+            config=config,
+            recorded=None if statistics is None else statistics.pools,
+            stored_ends=frozenset(stored.chunk_ends),
+        )
+    else:
+        arithmetic = work_out(
+            stored_rows(table, config),
+            index,
+            config=config,
+            columns=Columns(format_reward="format_reward" in names, format_ok="format_ok" in names),
+            stored_ends=frozenset(stored.chunk_ends),
+        )
     disagreements, largest = _compare(arithmetic, stored, length=len(table["loss_mask"][index]))
     return arithmetic, stored, disagreements, largest
 
@@ -169,7 +180,9 @@ def stored_rows(table: pa.Table, config: ShapingConfig) -> list[StoredRow]:
     ]
 
 
-def _compare(arithmetic: Arithmetic, stored: StoredResult, *, length: int) -> tuple[tuple[str, ...], float]:
+def _compare(
+    arithmetic: Arithmetic | StreamArithmetic, stored: StoredResult, *, length: int
+) -> tuple[tuple[str, ...], float]:
     if arithmetic.trainable != stored.trainable:
         return (f"trainable is {stored.trainable} as stored and {arithmetic.trainable} by the arithmetic",), 0.0
     zero = Number(0.0)
@@ -213,13 +226,16 @@ def _find(dataset: CompleteDataset, rollout_id: str) -> int:
     raise RolloutNotFoundError(f"rollout {rollout_id!r} is not in {dataset.url}; {hint}")
 
 
-def _group(dataset: CompleteDataset, part: int, rollout_id: str) -> pa.Table:
+def _group(dataset: CompleteDataset, part: int, rollout_id: str, config: ShapingConfig) -> pa.Table:
     """The rows of the rollout's group, with what shaping reads and made."""
     with dataset.open_part(part) as file:
         present = file.schema_arrow.names
         extra = [name for name in present if name.startswith(("status_", "detail_"))]
         columns = ["group_id", "rollout_id", "loss_mask", *(name for name in _RAW if name in present), *_MADE, *extra]
-        table = file.read(columns=columns)
+        if config.streams is not None:
+            planned = plan(file.schema_arrow.empty_table(), config)
+            columns += [*planned.types, *planned.keys.values()]
+        table = file.read(columns=list(dict.fromkeys(columns)))
     row = table["rollout_id"].to_pylist().index(rollout_id)
     rows = np.flatnonzero(table["group_id"].to_numpy() == table["group_id"][row].as_py())
     return table.slice(int(rows[0]), int(rows[-1]) + 1 - int(rows[0]))

@@ -10,9 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from pass_ops.options.methods import METHODS
-from pipelines.inspect.explain.arithmetic import Chunk
+from pipelines.inspect.explain.arithmetic import Arithmetic, Chunk
 from pipelines.inspect.explain.explanation import Explanation
 from pipelines.inspect.explain.pools import Pool
+from pipelines.inspect.explain.stream_result import StreamArithmetic
+from pipelines.inspect.explain.streams_text import stream_sections
 
 SHOWN_CHUNKS = 40
 
@@ -28,19 +30,25 @@ def _sections(found: Explanation, every_chunk: bool) -> Iterator[RenderableType]
     counting = sum(rollout.mask)
     yield Text(f"{rollout.rollout_id}: {len(rollout.mask)} tokens, {counting} of them count", style="bold")
     yield Text(f"{found.dataset}, part {found.part}; rollout {found.row + 1} of {found.size} in its group")
-    yield Text(_options(found))
-    yield Text(f"{found.options['estimator']}: {METHODS[found.options['estimator']].formula}")
+    if isinstance(done, StreamArithmetic):
+        yield Text(_stream_options(found))
+    else:
+        yield Text(_options(found))
+        yield Text(f"{found.options['estimator']}: {METHODS[found.options['estimator']].formula}")
     if found.size != done.group:
         yield Text(
             f"{found.size - done.group} of the group's rollouts lack a signal and are in no pool: G = {done.group}"
         )
-    yield _pools(done.pools)
-    yield from (Text(line) for line in _rewards(found))
-    if done.trainable:
-        yield _chunk_table(found, every_chunk)
-    else:
+    if isinstance(done, Arithmetic):
+        yield _pools(done.pools)
+        yield from (Text(line) for line in _rewards(found, done))
+    if not done.trainable:
         yield Text(f"not trainable: {'; '.join(done.reasons)}. One chunk with credit and advantage 0, no path score")
         yield from (Text(f"signal {name}: {status}") for name, status in found.statuses.items())
+    elif isinstance(done, Arithmetic):
+        yield _chunk_table(found, done, every_chunk)
+    else:
+        yield from stream_sections(done, k=found.options["k"], every_chunk=every_chunk)
     if done.path_score is not None:
         count, k = len(done.chunks), found.options["k"]
         yield Text(
@@ -60,6 +68,16 @@ def _options(found: Explanation) -> str:
             parts.append(f"a chunk starts where the group's mean N(score) moved by more than eta = {options['eta']:g}")
         if not options["chunk"]:
             parts.append("chunk = false: every token that counts is a chunk")
+    return "; ".join(parts)
+
+
+def _stream_options(found: Explanation) -> str:
+    options = found.options
+    cuts = ", ".join(options.get("chunk_by", ())) or "every stream of steps or tokens"
+    parts = [f"chunks cut by {cuts}" if options["chunk"] else "chunk = false: every token that counts is a chunk"]
+    parts.append(f"eta = {options['eta']:g}")
+    divided = f"k = {options['k']:g}: the sum to the end divided by (chunks left)^k"
+    parts.append(divided if options.get("divide", True) else "divide = false: a chunk's advantage is its credit")
     return "; ".join(parts)
 
 
@@ -88,8 +106,8 @@ def _formula(pool: Pool) -> str:
     return f"(x - {pool.mean:.6g}) / {pool.std + pool.eps:.6g}"
 
 
-def _rewards(found: Explanation) -> Iterator[str]:
-    done, weights = found.arithmetic, found.options["weights"]
+def _rewards(found: Explanation, done: Arithmetic) -> Iterator[str]:
+    weights = found.options["weights"]
     reward = found.rollout.format if found.rollout.format is not None else found.rollout.ok
     for name, raw, standardized in (("outcome", found.rollout.outcome, done.outcome), ("format", reward, done.format)):
         if raw is None or (weights[name] == 0 and standardized is None):
@@ -104,8 +122,8 @@ def _rewards(found: Explanation) -> Iterator[str]:
         yield f"the format failed: every credit is W * N(format) = {total:g} * {done.format:.6g}"
 
 
-def _chunk_table(found: Explanation, every_chunk: bool) -> Table:
-    chunks, k = found.arithmetic.chunks, found.options["k"]
+def _chunk_table(found: Explanation, done: Arithmetic, every_chunk: bool) -> Table:
+    chunks, k = done.chunks, found.options["k"]
     divides = METHODS[found.options["estimator"]].divides
     table = Table(title="Chunks", title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False)
     for name in ("#", "tokens", "from"):

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from pass_ops import ShapingConfig
 from pass_ops.shards import SamplingFacts, open_dataset
 from pipelines.inspect.forecast import Forecast, pays_from
 from pipelines.inspect.lint.facts import STREAMS, Facts, gather
 from pipelines.inspect.lint.findings import SEVERITIES, LintFinding, LintOptions, above, finding, percent
+from pipelines.inspect.scored import PROCESS
 from pipelines.parts.inputs import WrongInputError
 
 #: a change of the total credit below this is rounding
@@ -55,13 +57,12 @@ def lint_facts(facts: Facts, options: LintOptions) -> list[LintFinding]:
 
 def _settings(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:  # noqa: ARG001 - as every rule
     """What `passrl run` asks consent for (`run.accept`), or refuses."""
-    weights = {} if facts.config is None else {stream: getattr(facts.config.weights, stream) for stream in STREAMS}
-    for stream, weight in weights.items():
+    for option, signal, weight in _weights(facts.config):
         if weight < 0:
             yield finding(
                 "warning", "negative_weight",
-                f"weights.{stream} is {weight:g}: what the {stream} signal calls good is made less likely",
-                f"Set shape.weights.{stream} to 0 or more; if the signal is a cost, give it with its sign changed.",
+                f"{option} is {weight:g}: what the {signal} signal calls good is made less likely",
+                f"Set shape.{option} to 0 or more; if the signal is a cost, give it with its sign changed.",
             )  # fmt: skip
     if facts.sampling.get("group_size") == 1:
         yield finding(
@@ -73,6 +74,19 @@ def _settings(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:  # n
             "error", "negative_round", f"the rollouts say that they are of round {facts.round}; rounds count from 0",
             "train.min_round and the order of rounds cannot be trusted: make the rollouts again as round 0 or later.",
         )  # fmt: skip
+
+
+def _weights(config: ShapingConfig | None) -> Iterator[tuple[str, str, float]]:
+    """Option, signal and value of every weight that is read."""
+    if config is None:
+        return
+    if config.streams is not None:
+        for name, stream in config.streams.items():
+            yield f"streams.{name}.weight", stream.signal, min(stream.weights)
+        return
+    for name in STREAMS:
+        if name != "process" or config.reads_process or config.method is None:
+            yield f"weights.{name}", name, getattr(config.weights, name)
 
 
 def _learning(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
@@ -185,12 +199,27 @@ def _streams(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
     if total > 0.0:
         stream, variance = max(variances.items(), key=lambda item: item[1])
         shares = ", ".join(f"{name} {percent(value / total)}" for name, value in variances.items())
+        by_streams = facts.config is not None and facts.config.streams is not None
+        option = f"streams.{stream}.weight" if by_streams else f"weights.{stream}"
         yield from above(
             variance / total, "dominant_stream", (options.dominance, None),
             f"the {stream} stream makes up {percent(variance / total)} of the fused advantage's variance ({shares})",
-            f"Lower weights.{stream} (try `passrl sweep --grid weights.{stream}=...`), or set the others to 0.",
+            f"Lower {option} (try `passrl sweep --grid {option}=...`), or set the others to 0.",
         )  # fmt: skip
+    yield from _abs_max(facts)
+
+
+def _abs_max(facts: Facts) -> Iterator[LintFinding]:
     config = facts.config
+    if config is not None and config.streams is not None:
+        for name, column in facts.rewards.items():
+            if config.streams[name].operator == "abs_max" and facts.binary.get(column, False):
+                yield finding(
+                    "warning", "abs_max_on_binary_rewards",
+                    f"abs_max standardizes the stream {name}, which is 0 or 1: it gives no negative advantage",
+                    f"Set streams.{name}.operator = 'masked_norm'; abs_max is meant for KL-style process signals.",
+                )  # fmt: skip
+        return
     if config is None or config.method is None or not config.method.rewards_apart:
         return
     for stream in ("outcome", "format"):
@@ -205,17 +234,19 @@ def _streams(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
 
 
 def _process(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
-    pairs = facts.process_outcome
-    if pairs.count < options.rollouts or pairs.correlation is None or pairs.correlation >= options.correlation:
-        return
-    against = pairs.correlation < -options.correlation
-    yield finding(
-        "warning", "process_against_outcome" if against else "process_uncorrelated",
-        f"within groups, mean process score and outcome reward correlate with {pairs.correlation:+.2f} "
-        f"over {pairs.count} rollouts",
-        "The process signal rewards what does not lead to right answers: check its steps (`passrl inspect`), its sign, "
-        "and its model, or lower weights.process.",
-    )  # fmt: skip
+    by_streams = facts.config is not None and facts.config.streams is not None
+    for column, pairs in facts.process_outcome.items():
+        if pairs.count < options.rollouts or pairs.correlation is None or pairs.correlation >= options.correlation:
+            continue
+        against = pairs.correlation < -options.correlation
+        what = "mean process score" if column == PROCESS else f"the mean of {column}"
+        yield finding(
+            "warning", "process_against_outcome" if against else "process_uncorrelated",
+            f"within groups, {what} and outcome reward correlate with {pairs.correlation:+.2f} "
+            f"over {pairs.count} rollouts",
+            "The process signal rewards what does not lead to right answers: check its steps (`passrl inspect`), its "
+            f"sign, and its model, or lower {'the weight of its stream' if by_streams else 'weights.process'}.",
+        )  # fmt: skip
 
 
 def _length(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
@@ -239,7 +270,7 @@ def _padding(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
     if facts.padding_unknown is not None:
         yield finding(
             "info", "padding_not_forecast", f"what added steps would earn is not known: {facts.padding_unknown}",
-            "Run lint where the estimator's module can be imported.",
+            "Run lint where the module of the estimator, or of the transform, can be imported.",
         )  # fmt: skip
     asked = [one for one in facts.padding if one.quantile is None and one.score is not None]
     for side in ("right", "wrong") if any(one.rollouts["right"] + one.rollouts["wrong"] for one in asked) else ("all",):
@@ -248,11 +279,12 @@ def _padding(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
             continue
         most = max(paid, key=lambda one: one.total[side].value or 0.0)
         lowest = pays_from(facts.padding, position=most.position, steps=most.steps, side=side)
+        of = "" if most.column in (None, PROCESS) else f" ({most.column})"
         who = "a rollout" if side == "all" else f"a {side} rollout"
         yield finding(
             "warning", f"padding_pays_{side}",
-            f"a step scored {most.score:.3g} that is added at the {' or '.join(one.position for one in paid)} raises "
-            f"the total credit of {who} by {most.total[side].value:.3g} ({most.total[side].low:.3g} to "
+            f"a step scored {most.score:.3g}{of} that is added at the {' or '.join(one.position for one in paid)} "
+            f"raises the total credit of {who} by {most.total[side].value:.3g} ({most.total[side].low:.3g} to "
             f"{most.total[side].high:.3g}); steps pay from a score of {lowest:.3g} on",
             "A policy that pads is paid for it. Raise k, subtract a baseline (standardize), or have the process signal "
             "score padding lower; `passrl sweep --forecast --grid k=0,0.7,1` says what each setting would pay.",
@@ -266,10 +298,14 @@ def _is_paid(one: Forecast, side: str) -> bool:
 
 def _chunks(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
     config = facts.config
-    if config is None or config.signal != "kl" or not config.chunk or not facts.chunked_tokens:
+    if config is None or not config.chunk or not facts.chunked_tokens:
         return
+    if config.streams is not None:
+        detected = facts.by_token and config.divide
+    else:
+        detected = config.signal == "kl" and config.method is not None and config.method.divides
     share = facts.chunks / facts.chunked_tokens
-    if config.method is not None and config.method.divides and share > options.chunks:
+    if detected and share > options.chunks:
         yield finding(
             "info", "chunks_are_tokens",
             f"{percent(share)} as many chunks as tokens that count, at eta = {config.eta:g}",

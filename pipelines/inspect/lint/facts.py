@@ -15,17 +15,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pass_ops import ShapingConfig, Standardizers, Weights, shape
+from pass_ops import ShapingConfig, Standardizers, Statistics, Weights, shape
 from pass_ops.errors import MissingColumnError, OptionError
 from pass_ops.options.config import Operator
 from pass_ops.reading.groups import group_bounds, group_numbers
 from pass_ops.reading.ragged import list_lengths, list_values
+from pass_ops.reading.stream_sources import plan
 from pass_ops.shards import CompleteDataset
 from pass_ops.shards.tables import group_keys
+from pass_ops.streams.statistics import options_digest
 from pipelines.inspect.forecast import Forecast, forecast, given_levels, poor_level, score_levels
 from pipelines.inspect.moments import Moments, Pairs, centred
 from pipelines.inspect.sample import GroupSample
-from pipelines.inspect.stored import rightness, shaping_config
+from pipelines.inspect.scored import PROCESS, scored_columns
+from pipelines.inspect.stored import rightness, shaping_config, verify_column
+from pipelines.shaped.streams import estimator_columns, statistics_of
 
 STREAMS = ("process", "outcome", "format")
 _COLUMNS = (
@@ -46,16 +50,20 @@ LOGPROB_ROUNDING = 1e-4
 class Facts:
     """One dataset in numbers. A count or moment stays empty where the dataset has no such column.
 
-    examples: fact -> the first rollouts (or groups) it holds for. finish, verify, statuses: value -> rollouts, the
-    last per signal. scored_groups: groups with two or more outcomes; constant_groups: of them, those with all equal.
-    spread: stream -> its contribution to the fused advantage, over chunks. process_outcome: mean process score and
-    outcome reward within groups. pay: side -> length and first advantage within groups.
+    statistics: what its first pass recorded of pools of the whole dataset. examples: fact -> the first rollouts (or
+    groups) it holds for. finish, verify, statuses: value -> rollouts, the last per signal. scored_groups: groups with
+    two or more outcomes; constant_groups: of them, those with all equal. spread: stream -> its contribution to the
+    fused advantage, over chunks. process_outcome: column of process scores -> their mean and the outcome reward within
+    groups. pay: side -> length and first advantage within groups. rewards: stream -> its column, of those with one
+    value a rollout; binary: such a column -> whether it is 0 or 1 throughout. by_token: streams of a value a token
+    alone cut chunks.
     counting: tokens that count; of them zero_logprobs, wrong_logprobs (above 0 or not finite) and uncertain_logprobs
     (not 0, beyond rounding). padding: what one added step would earn, of the score in question (quantile None) and of
     quantiles of the stored ones; padding_unknown: why that could not be asked.
     """
 
     config: ShapingConfig | None = None
+    statistics: Statistics | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     round: int | None = None
     outcome_signal: str | None = None
@@ -73,9 +81,11 @@ class Facts:
     chunks: int = 0
     chunked_tokens: int = 0
     spread: dict[str, Moments] = field(default_factory=dict)
-    process_outcome: Pairs = field(default_factory=Pairs)
+    process_outcome: dict[str, Pairs] = field(default_factory=dict)
     pay: dict[str, Pairs] = field(default_factory=dict)
     binary: dict[str, bool] = field(default_factory=dict)
+    rewards: dict[str, str] = field(default_factory=dict)
+    by_token: bool = False
     counting: int = 0
     zero_logprobs: int = 0
     wrong_logprobs: int = 0
@@ -95,8 +105,10 @@ class Facts:
 def gather(dataset: CompleteDataset, progress: Any = None, *, padding_score: float | None = None) -> Facts:
     """Read every part's light columns once. progress(parts done, parts); padding_score: default `poor_level`."""
     carried = dataset.spec.carried
+    config = shaping_config(dataset.spec) if dataset.spec.stage == "shape" else None
     facts = Facts(
-        config=shaping_config(dataset.spec) if dataset.spec.stage == "shape" else None,
+        config=config,
+        statistics=None if config is None else statistics_of(dataset.spec, config),
         sampling=carried.get("sampling") or {},
         round=carried.get("round"),
         outcome_signal=(carried.get("signals") or {}).get("outcome"),
@@ -107,22 +119,38 @@ def gather(dataset: CompleteDataset, progress: Any = None, *, padding_score: flo
             names = file.schema_arrow.names
             wanted = [name for name in names if name in _COLUMNS or name.startswith("status_")]
             wanted += [name for name in names if name.endswith(_SHAPED_ENDINGS) and name not in wanted]
+            wanted += [name for name in _read_by(facts.config, file.schema_arrow) if name not in wanted]
             table = file.read(columns=wanted)
         add_part(facts, table)
         if facts.config is not None:
             sample.add(table, {})
         if progress:
             progress(part + 1, len(dataset.parts))
-    if facts.config is not None and facts.config.streams is None and (drawn := sample.tables()) is not None:
+    if facts.config is not None and (drawn := sample.tables()) is not None:
         _forecast_padding(facts, drawn[0], facts.config, score=padding_score)
     return facts
 
 
-def _forecast_padding(facts: Facts, table: pa.Table, config: ShapingConfig, *, score: float | None) -> None:
-    """What one added step would earn. An estimator of one's own that is not on this machine cannot be asked."""
-    asked = [poor_level(table)] if score is None else given_levels(table, [score])
+def _read_by(config: ShapingConfig | None, schema: pa.Schema) -> list[str]:
+    """Columns of any name that streams or a function of a group read, and that are there."""
+    if config is None:
+        return []
+    if config.streams is not None:
+        planned = plan(schema.empty_table(), config)
+        verify = verify_column(schema.names, config)
+        return [*planned.types, *planned.keys.values(), *([verify] if verify else [])]
     try:
-        facts.padding = tuple(forecast(table, config, levels=[*asked, *score_levels(table)], steps=(1,)))
+        return [name for name in estimator_columns(config) if name in schema.names]
+    except OptionError:  # it is not on this machine, which the forecast of padding says
+        return []
+
+
+def _forecast_padding(facts: Facts, table: pa.Table, config: ShapingConfig, *, score: float | None) -> None:
+    """What one added step would earn. A function of one's own that is not on this machine cannot be asked."""
+    asked = [poor_level(table, config=config)] if score is None else given_levels(table, [score], config=config)
+    levels = [*asked, *score_levels(table, config=config)]
+    try:
+        facts.padding = tuple(forecast(table, config, levels=levels, steps=(1,), statistics=facts.statistics))
     except (OptionError, MissingColumnError) as error:  # or it reads columns that lint does not
         facts.padding_unknown = str(error)
 
@@ -137,7 +165,8 @@ def add_part(facts: Facts, table: pa.Table) -> None:
     facts.groups += len(bounds_G1) - 1
     _count_statuses(facts, table, names)
     _count_groups(facts, table, keys, bounds_G1, group_R)
-    for name in ("outcome_reward", "format_reward"):
+    facts.rewards = _reward_columns(facts, table)
+    for name in set(facts.rewards.values()):
         if name in names:
             values = table[name].drop_null().to_numpy()
             facts.binary[name] = facts.binary.get(name, True) and bool(np.isin(values, (0.0, 1.0)).all())
@@ -145,18 +174,24 @@ def add_part(facts: Facts, table: pa.Table) -> None:
         facts.binary["format_reward"] = True  # the indicator stands in for it
     if "behavior_logprobs" in names:
         _count_logprobs(facts, table)
-    if {"process_scores", "outcome_reward"} <= names:
-        _compare_process(facts, table, group_R)
+    outcome = _outcome_column(facts, names)
+    if outcome is not None:
+        for column, ends in _compared(facts, table).items():
+            _compare_process(facts, table, group_R, column=column, ends=ends, outcome=outcome)
     if "trainable" in names:
         _count_shaped(facts, table, group_R)
 
 
 def _count_statuses(facts: Facts, table: pa.Table, names: set[str]) -> None:
-    for column, counter in (("finish_reason", facts.finish), ("verify_status", facts.verify)):
+    verify = verify_column(names, facts.config)
+    for fact, column, counter in (
+        ("finish_reason", "finish_reason", facts.finish),
+        ("verify_status", verify, facts.verify),
+    ):
         if column in names:
             counter.update(table[column].to_pylist())
             for bad in ("length", "error", "timeout", "unparseable"):
-                facts.note(f"{column} {bad}", table["rollout_id"], table[column].to_numpy() == bad)
+                facts.note(f"{fact} {bad}", table["rollout_id"], table[column].to_numpy() == bad)
     for column in sorted(name for name in names if name == "status" or name.startswith("status_")):
         name = column.removeprefix("status").removeprefix("_")
         facts.statuses.setdefault(name, Counter()).update(table[column].to_pylist())
@@ -176,8 +211,9 @@ def _count_groups(
         facts.partial_groups += facts.note("partial", first_G, left_G < int(wanted))
     if not wanted or int(wanted) > 1:  # groups of one by choice are no accident
         facts.singletons += facts.note("singleton", first_G, left_G == 1)
-    if "outcome_reward" in table.column_names and len(sizes_G):
-        reward_R = table["outcome_reward"].to_numpy().astype(np.float64)
+    outcome = _outcome_column(facts, set(table.column_names))
+    if outcome is not None and len(sizes_G):
+        reward_R = table[outcome].to_numpy().astype(np.float64)
         low_G = np.fmin.reduceat(reward_R, bounds_G1[:-1])
         high_G = np.fmax.reduceat(reward_R, bounds_G1[:-1])
         scored_G = np.add.reduceat((~np.isnan(reward_R)).astype(np.int64), bounds_G1[:-1]) > 1
@@ -199,18 +235,44 @@ def _count_logprobs(facts: Facts, table: pa.Table) -> None:
         facts.note(fact, table["rollout_id"], np.bincount(row_N, weights=which_N, minlength=len(table)) > 0)
 
 
-def _compare_process(facts: Facts, table: pa.Table, group_R: NDArray[np.int64]) -> None:
-    scores = table["process_scores"]
+def _reward_columns(facts: Facts, table: pa.Table) -> dict[str, str]:
+    """Stream -> its column, of those with one value a rollout."""
+    if facts.config is None or facts.config.streams is None:
+        return {"outcome": "outcome_reward", "format": "format_reward"}
+    sources = plan(table, facts.config).sources
+    return {name: source.values for name, source in sources.items() if source.level == "rollout"}
+
+
+def _outcome_column(facts: Facts, names: set[str]) -> str | None:
+    """The outcome reward; where streams alone name it, that of the signal which says who is right."""
+    config = facts.config
+    prefixed = f"{config.right}_outcome_reward" if config is not None and config.streams is not None else ""
+    return next((name for name in ("outcome_reward", prefixed) if name in names), None)
+
+
+def _compared(facts: Facts, table: pa.Table) -> dict[str, str | None]:
+    """Column of process scores to be held against the outcome -> its column of ends."""
+    if facts.config is not None and facts.config.streams is not None:
+        return dict(scored_columns(table, facts.config).ends)
+    ends = "process_ends" if "process_ends" in table.column_names else None
+    return {PROCESS: ends} if PROCESS in table.column_names else {}
+
+
+def _compare_process(
+    facts: Facts, table: pa.Table, group_R: NDArray[np.int64], *, column: str, ends: str | None, outcome: str
+) -> None:
+    scores = table[column]
     row_N = np.repeat(np.arange(len(table)), list_lengths(scores))
     sums_R = np.bincount(row_N, weights=list_values(scores), minlength=len(table))
     counts_R = list_lengths(scores)
-    if "process_ends" not in table.column_names and "loss_mask" in table.column_names:
+    if ends is None and "loss_mask" in table.column_names:
         counts_R = _counting(table)  # a masked token's score is stored as 0.0
-    reward_R = table["outcome_reward"].to_numpy().astype(np.float64)
+    reward_R = table[outcome].to_numpy().astype(np.float64)
     use_R = scores.is_valid().to_numpy() & (counts_R > 0) & ~np.isnan(reward_R)
     mean_R = sums_R[use_R] / counts_R[use_R]
     group = group_R[use_R]
-    facts.process_outcome += Pairs.of(centred(mean_R, group), centred(reward_R[use_R], group))
+    found = Pairs.of(centred(mean_R, group), centred(reward_R[use_R], group))
+    facts.process_outcome[column] = facts.process_outcome.get(column, Pairs()) + found
 
 
 def _count_shaped(facts: Facts, table: pa.Table, group_R: NDArray[np.int64]) -> None:
@@ -229,14 +291,18 @@ def _count_shaped(facts: Facts, table: pa.Table, group_R: NDArray[np.int64]) -> 
     filled_R = counts_R > 0
     first_R = np.zeros(len(table))
     first_R[filled_R] = advantage_K[(np.cumsum(counts_R) - counts_R)[filled_R]]
-    right_R = rightness(table)
+    right_R = rightness(table, facts.config)
     for side, sign in (("right", 1), ("wrong", 0)):
         rows_R = trainable_R & (right_R == sign)
         group = group_R[rows_R]
         pairs = Pairs.of(centred(tokens_R[rows_R], group), centred(first_R[rows_R], group))
         facts.pay[side] = facts.pay.get(side, Pairs()) + pairs
     if facts.config is not None:
-        for stream, spread in stream_spread(table.filter(pa.array(trainable_R)), facts.config).items():
+        rows = table.filter(pa.array(trainable_R))
+        by_streams = facts.config.streams is not None
+        for stream, spread in (
+            streams_spread(facts, rows) if by_streams else stream_spread(rows, facts.config)
+        ).items():
             facts.spread[stream] = facts.spread.get(stream, Moments()) + spread
 
 
@@ -264,6 +330,37 @@ def stream_spread(table: pa.Table, config: ShapingConfig) -> dict[str, Moments]:
         alone = Weights(**{name: getattr(config.weights, name) if name == stream else 0.0 for name in STREAMS})
         only = shape(table, replace(shaping, standardize=standardize, weights=alone))
         found[stream] = Moments.of(list_values(only["chunk_credits"]))
+    return found
+
+
+def streams_spread(facts: Facts, table: pa.Table) -> dict[str, Moments]:
+    """What each stream's weight alone contributes to the fused sum, before that is standardized, over the chunks of
+    trainable rows. Empty where fewer than two streams count, or a transform cannot be imported here.
+    """
+    config = facts.config
+    assert config is not None
+    assert config.streams is not None
+    planned = plan(table, config)
+    facts.by_token = bool(planned.cutters) and all(planned.sources[name].level == "token" for name in planned.cutters)
+    counted = [name for name, stream in config.streams.items() if stream.weight != 0.0]
+    if len(counted) < 2 or len(table) == 0:
+        return {}
+    found = {}
+    for name in counted:
+        streams = {
+            one: stream if one == name else replace(stream, weight=0.0) for one, stream in config.streams.items()
+        }
+        alone = replace(config, streams=streams, fused=None, chunk_by=planned.cutters)
+        recorded = None
+        if alone.dataset_pools:
+            assert facts.statistics is not None
+            pools = {pool: facts.statistics.pools[pool] for pool in alone.dataset_pools}
+            recorded = Statistics(options=options_digest(alone), pools=pools)
+        try:
+            only = shape(table, alone, statistics=recorded)
+        except OptionError:
+            return {}
+        found[name] = Moments.of(list_values(only["chunk_credits"]))
     return found
 
 

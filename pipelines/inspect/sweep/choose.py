@@ -12,7 +12,7 @@ import pyarrow as pa
 from annotated_types import Ge, Le, MinLen
 from pydantic import Strict
 
-from pass_ops import shape
+from pass_ops import Statistics, shape
 from pass_ops.reading.groups import group_bounds, group_numbers
 from pass_ops.reading.ragged import list_lengths, list_values
 from pass_ops.shards import CompleteDataset
@@ -45,7 +45,7 @@ class ChooseOptions:
     """How it becomes an advantage: value (less the group's mean), or difference (from the step before; default for
     signal monte_carlo). Example: "difference"."""
     forecast: bool = False
-    """Whether to forecast what added steps would earn; beside a truth, of those settings that have no streams."""
+    """Whether to forecast what added steps would earn."""
     forecast_steps: Annotated[tuple[AtLeastOne, ...], Strict(False), MinLen(1)] = STEPS
     """How many steps are added."""
     forecast_scores: Annotated[tuple[float, ...], Strict(False)] = ()
@@ -77,11 +77,10 @@ class Chooser:
     def begin(self, source: CompleteDataset, settings: Sequence[Setting]) -> None:
         """Open truth and policy, so that a wrong one is refused before anything is shaped.
 
-        Raises WrongInputError for a truth that is no process signal and for streams that cannot be compared so, what
-        `open_signal` raises, and what `load_for_gradients` does.
+        Raises WrongInputError for a truth that is no process signal, what `open_signal` raises, and what
+        `load_for_gradients` does.
         """
         self._settings = settings
-        self._refuse_streams()
         self._agreement = Agreement(len(settings))
         if self._asked.truth is not None:
             self._truth = self._open_truth(self._asked.truth, source)
@@ -107,7 +106,7 @@ class Chooser:
         if self._asked.forecast or self._asked.policy:
             self._sample.add(rollouts, signals)
 
-    def finish(self, results: Sequence[SettingResult]) -> list[SettingResult]:
+    def finish(self, results: Sequence[SettingResult], statistics: Sequence[Statistics | None]) -> list[SettingResult]:
         """The results with what was asked for."""
         found = list(results)
         if self._truth is not None:
@@ -119,26 +118,13 @@ class Chooser:
         rollouts, signals = tables
         given = list(joined(rollouts, signals, self._settings))
         if self._asked.forecast:
-            forecasts = [self._forecast(table, setting) for table, setting in zip(given, self._settings, strict=True)]
+            asked = zip(given, self._settings, statistics, strict=True)
+            forecasts = [self._forecast(table, setting, recorded) for table, setting, recorded in asked]
             found = [replace(one, forecast=tuple(made)) for one, made in zip(found, forecasts, strict=True)]
         if self._policy is not None:
-            compared = self._gradients(self._policy, given, rollouts, signals)
+            compared = self._gradients(self._policy, given, rollouts, signals, statistics)
             found = [replace(one, gradient=made) for one, made in zip(found, compared, strict=True)]
         return found
-
-    def _refuse_streams(self) -> None:
-        for setting in self._settings:
-            config = setting.options.as_written
-            if self._asked.forecast and self._asked.truth is None and config.streams is not None:
-                raise WrongInputError(
-                    f"--forecast: setting {setting.name!r} has streams; what padding earns is forecast for the process "
-                    "signal of an estimator only. Leave --forecast out, or sweep estimators"
-                )
-            if self._asked.policy and config.dataset_pools:
-                raise WrongInputError(
-                    f"--policy: setting {setting.name!r} has a pool of the whole dataset, and gradients are compared "
-                    "on a sample of it. Leave --policy out, or set the pool to 'group'"
-                )
 
     def _open_truth(self, name: str, source: CompleteDataset) -> CompleteDataset:
         dataset = open_signal(posixpath.join(self._signals, name), name, source)
@@ -156,28 +142,34 @@ class Chooser:
     def _advantages(self, rollouts: pa.Table, truths: pa.Table) -> Truth:
         return truth_advantages(rollouts, truths, as_=self._truth_as)
 
-    def _forecast(self, table: pa.Table, setting: Setting) -> list[Forecast]:
-        """Nothing for streams, which a truth is asked about all the same: a forecast comes along with it."""
-        if setting.options.streams is not None:
-            return []
-        scores = self._asked.forecast_scores
+    def _forecast(self, table: pa.Table, setting: Setting, recorded: Statistics | None) -> list[Forecast]:
+        scores, config = self._asked.forecast_scores, setting.options.config
         return forecast(
             table,
-            setting.options.config,
-            levels=given_levels(table, scores) if scores else None,
+            config,
+            levels=given_levels(table, scores, config=config) if scores else None,
             steps=self._asked.forecast_steps,
             seed=self._asked.seed,
+            statistics=recorded,
         )
 
     def _gradients(
-        self, policy: Policy, given: Sequence[pa.Table], rollouts: pa.Table, signals: Mapping[str, pa.Table]
+        self,
+        policy: Policy,
+        given: Sequence[pa.Table],
+        rollouts: pa.Table,
+        signals: Mapping[str, pa.Table],
+        statistics: Sequence[Statistics | None],
     ) -> list[GradientResult]:
         truth = None
         if self._asked.truth is not None:
             goal = self._advantages(rollouts, signals[self._asked.truth])
             truth = gradients.with_token_advantages(rollouts, goal.advantage_N, goal.valid_R)
         return gradients.compare_gradients(
-            [shape(table, one.options.config) for table, one in zip(given, self._settings, strict=True)],
+            [
+                shape(table, one.options.config, statistics=recorded)
+                for table, one, recorded in zip(given, self._settings, statistics, strict=True)
+            ],
             truth,
             policy=policy,
             options=self._train,

@@ -120,8 +120,6 @@ def _forecast_table(results: Sequence[SettingResult]) -> Table:
         f"{counts[0]} pays a right (r) and a wrong (w) rollout (-: at none). own: mean advantage of the added steps; "
         "above 0 they become likelier."
     )
-    if without := [result.name for result in results if not result.forecast]:
-        table.caption += f" Streams are not forecast: {', '.join(without)}."
     return table
 
 

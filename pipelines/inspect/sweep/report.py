@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pydantic
 from rich.console import Group
+from rich.text import Text
 
 from pass_ops.shards import canonical_json
 from pipelines.inspect.sweep.choose_text import choose_columns, choose_tables, narrow_table, number
@@ -49,7 +50,10 @@ def sweep_view(results: Sequence[SettingResult]) -> Group:
         )
         slopes = [group[side].within_groups for group in (result.path, result.mass) for side in ("right", "wrong")]
         lengths.add_row(result.name, *(number(slope) for slope in slopes))
-    return Group(advantages, lengths, *choose_tables(results))
+    left_out = [Text(f"{one.name} also stands for {', '.join(one.same)}") for one in results if one.same]
+    if left_out:
+        left_out.insert(0, Text("Left out, since the estimator does not read what sets them apart:"))
+    return Group(advantages, lengths, *choose_tables(results), *left_out)
 
 
 def sweep_records(results: Sequence[SettingResult]) -> pa.Table:

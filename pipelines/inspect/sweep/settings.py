@@ -24,6 +24,7 @@ from pass_ops.options.config import STREAMS_ONLY
 from pass_ops.reading.groups import group_bounds, group_numbers
 from pass_ops.reading.ragged import list_lengths, list_values
 from pass_ops.shards import CompleteDataset
+from pass_ops.shards.schemas import TOKEN_STATISTICS
 from pipelines.inspect.forecast import Forecast
 from pipelines.inspect.moments import Moments, Pairs, centred
 from pipelines.inspect.stored import rightness
@@ -40,10 +41,13 @@ SIDES = ("right", "wrong")
 
 @dataclass(frozen=True)
 class Setting:
-    """One point of the grid: how it is called, and its options."""
+    """One point of the grid: how it is called, and its options. same: points that it stands for as well, since they
+    differ in options alone that the estimator does not read.
+    """
 
     name: str
     options: ShapeOptions
+    same: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,8 @@ class SettingResult:
     (share of tokens with opposite signs) against the reference setting, over `compared_tokens`: those of the rollouts
     that are trainable under both. path and mass: slopes of path score and of the summed token advantage against
     length, among "right" and among "wrong" rollouts; a positive one pays for length. truth, forecast and gradient:
-    where they were asked for (`pipelines.inspect.sweep.choose`).
+    where they were asked for (`pipelines.inspect.sweep.choose`). same: names of settings that are left out, since they
+    differ from this one in options alone that the estimator does not read.
     """
 
     name: str
@@ -94,6 +99,7 @@ class SettingResult:
     truth: TruthResult | None = None
     forecast: tuple[Forecast, ...] = ()
     gradient: GradientResult | None = None
+    same: tuple[str, ...] = ()
 
 
 class Watcher(Protocol):
@@ -108,8 +114,8 @@ class Watcher(Protocol):
     def add(self, part: int, rollouts: pa.Table, signals: Mapping[str, pa.Table], shaped: Sequence[ShapedPart]) -> None:
         """One part: its rollouts, its signals, and what each setting made of it."""
 
-    def finish(self, results: Sequence[SettingResult]) -> list[SettingResult]:
-        """The results with what was found."""
+    def finish(self, results: Sequence[SettingResult], statistics: Sequence[Statistics | None]) -> list[SettingResult]:
+        """The results with what was found. statistics: each setting's first pass, where it has one."""
 
 
 def grid_settings(base: ShapeOptions, grid: Mapping[str, Sequence[Any]]) -> tuple[Setting, ...]:
@@ -169,17 +175,16 @@ def sweep(
     ]
     if watcher:
         watcher.begin(source, settings)
-    read = [name for setting in settings for name in rollout_columns(setting.options.as_written)]
-    columns = dict.fromkeys((*read, *(watcher.columns if watcher else ())))
+    columns = _columns(source, settings, watcher)
     statistics = {setting.name: _first_pass(source, scored, setting) for setting in settings}
     tallies = [_Tally() for _ in settings]
     for part in range(len(source.parts)):
-        table = source.read_part(part, list(columns))
+        table = source.read_part(part, columns)
         tables = {name: dataset.read_part(part) for name, dataset in scored.items()}
         reference: _Shaped | None = None
         parts: list[ShapedPart] = []
         for setting, tally, given in zip(settings, tallies, joined(table, tables, settings), strict=True):
-            shaped = _Shaped.of(given, setting.options, statistics.get(setting.name))
+            shaped = _Shaped.of(given, setting.options, statistics[setting.name])
             reference = reference or shaped
             tally.add(shaped, reference)
             if watcher:
@@ -189,7 +194,7 @@ def sweep(
         if progress:
             progress(part + 1, len(source.parts))
     results = [tally.result(setting) for setting, tally in zip(settings, tallies, strict=True)]
-    return watcher.finish(results) if watcher else results
+    return watcher.finish(results, [statistics[setting.name] for setting in settings]) if watcher else results
 
 
 @dataclass(frozen=True)
@@ -224,7 +229,7 @@ class _Shaped:
         return _Shaped(
             group_R=group_numbers(group_bounds(shaped["group_id"])),
             tokens_R=np.bincount(row_U, minlength=len(shaped)),
-            right_R=rightness(shaped),
+            right_R=rightness(shaped, options.config),
             trainable_R=shaped["trainable"].to_numpy().astype(bool),
             path_R=pc.cast(shaped["path_score"], pa.float64()).to_numpy(),
             chunks_R=list_lengths(shaped["chunk_ends"]),
@@ -291,6 +296,7 @@ class _Tally:
         return SettingResult(
             name=setting.name,
             options=as_dict(setting.options),
+            same=setting.same,
             rollouts=self.rollouts,
             trainable=self.trainable,
             tokens=self.tokens,
@@ -308,6 +314,19 @@ class _Tally:
             path={side: self.slope("path", side) for side in SIDES},
             mass={side: self.slope("mass", side) for side in SIDES},
         )
+
+
+def _columns(source: CompleteDataset, settings: Sequence[Setting], watcher: Watcher | None) -> list[str]:
+    """The columns of rollouts that are read; of token statistics those that are stored, since `shape` says who lacks
+    one.
+    """
+    read = [name for setting in settings for name in rollout_columns(setting.options.as_written)]
+    stored: list[str] = []
+    if source.parts:
+        with source.open_part(0) as file:
+            stored = list(file.schema_arrow.names)
+    named = dict.fromkeys((*read, *(watcher.columns if watcher else ())))
+    return [name for name in named if name in stored or name not in TOKEN_STATISTICS.names]
 
 
 def _first_pass(source: CompleteDataset, scored: Mapping[str, CompleteDataset], setting: Setting) -> Statistics | None:

@@ -15,6 +15,7 @@ from pass_ops.shards import open_dataset
 from pass_ops.support.nearest import advice
 
 REWARD_COLUMNS = ("outcome_reward", "format_reward", "format_ok", "verify_status", "extracted_answer")
+_SCORES = "process_scores"
 
 
 class GroupNotFoundError(PassError, LookupError):
@@ -37,7 +38,8 @@ def group_summary(part: pa.Table) -> pl.DataFrame:
         if "group_id" in frame.columns
         else pl.col("rollout_id").str.replace(r"/[^/]*$", "").alias("group_id")
     )
-    numeric = [name for name in ("outcome_reward", "format_reward", "path_score") if name in frame.columns]
+    rewards = [name for name in _rewards(frame) if name.endswith("_reward")]
+    numeric = [name for name in (*rewards, "path_score") if name in frame.columns]
     counts = [pl.len().alias("rollouts")]
     if "token_ids" in frame.columns:
         counts.append(pl.col("token_ids").list.len().mean().alias("mean_length"))
@@ -58,7 +60,7 @@ def group_table(part: pa.Table, group: str | None = None) -> pl.DataFrame:
         columns.append(pl.col("token_ids").list.len().alias("length"))
     if "loss_mask" in frame.columns:
         columns.append((pl.col("loss_mask").list.len() - pl.col("loss_mask").list.sum()).alias("masked"))
-    columns += [pl.col(name) for name in ("finish_reason", *REWARD_COLUMNS) if name in frame.columns]
+    columns += [pl.col(name) for name in ("finish_reason", *_rewards(frame)) if name in frame.columns]
     if "chunk_ends" in frame.columns:
         columns += [
             pl.col("chunk_ends").list.len().alias("chunks"),
@@ -75,7 +77,8 @@ def group_table(part: pa.Table, group: str | None = None) -> pl.DataFrame:
 def rollout_chunks(part: pa.Table, group: str | None, sample_index: int) -> pl.DataFrame:
     """One row a chunk of one shaped rollout: its token range, its raw process score, credit and advantage.
 
-    `score` is the raw process score at the chunk's last token (the step's score for a per-step signal).
+    `score` is the raw process score at the chunk's last token (the step's score for a per-step signal); that of a
+    process signal which only streams name is beside it, as NAME_score.
     """
     frame = _frame(part)
     chosen = _rows_of(frame, group).filter(pl.col("sample_index") == sample_index)
@@ -87,21 +90,30 @@ def rollout_chunks(part: pa.Table, group: str | None, sample_index: int) -> pl.D
         raise GroupNotFoundError("this dataset is not shaped, so it has no chunks; inspect the round's `shaped` folder")
     row = chosen.row(0, named=True)
     ends_K = row["chunk_ends"]
+    others = [name.removesuffix(_SCORES) for name in frame.columns if name.endswith(f"_{_SCORES}")]
     return pl.DataFrame(
         {
             "chunk": range(1, len(ends_K) + 1),
             "start": [start for start, _ in pairwise([0, *ends_K])],
             "end": ends_K,
-            "score": [_score_at(row, end - 1) for end in ends_K],
+            "score": [_score_at(row, end - 1, "") for end in ends_K],
+            **{f"{name}score": [_score_at(row, end - 1, name) for end in ends_K] for name in others},
             "credit": row["chunk_credits"],
             "advantage": row["chunk_advantages"],
         },
-        schema_overrides={"score": pl.Float32},
+        schema_overrides={"score": pl.Float32, **{f"{name}score": pl.Float32 for name in others}},
     )
 
 
-def _score_at(row: dict[str, object], token: int) -> float | None:
-    scores, ends = row.get("process_scores"), row.get("process_ends")
+def _rewards(frame: pl.DataFrame) -> list[str]:
+    """Columns about a rollout's rewards, of signals that only streams name too, whose columns have that name first."""
+    found = [name for name in REWARD_COLUMNS if name in frame.columns]
+    return found + [name for name in frame.columns if name.endswith(tuple(f"_{one}" for one in REWARD_COLUMNS))]
+
+
+def _score_at(row: dict[str, object], token: int, signal: str) -> float | None:
+    """signal: "" or NAME_, which the columns of a signal that only streams name begin with."""
+    scores, ends = row.get(f"{signal}{_SCORES}"), row.get(f"{signal}process_ends")
     if not isinstance(scores, list):
         return None
     if not isinstance(ends, list):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +19,8 @@ from pass_ops.shards import (
     open_dataset,
     signal_schema,
 )
-from pipelines.shaped.stage import ShapeOptions, resolve_signal, shape_part, shape_spec
+from pipelines.shaped import streams
+from pipelines.shaped.stage import ShapeOptions, joined_parts, resolve_signal, shape_part, shape_spec
 
 SAMPLING = {
     "temperature": 1.0,
@@ -120,6 +121,9 @@ def store_run(tmp_path) -> Callable[..., StoredRun]:
         options = resolve_signal(options, kinds)
         scored = {name: signals[name] for name in options.roles}
         spec = shape_spec(source, scored, out=f"{base}/shaped", options=options)
+        recorded = streams.recorded(options.config, lambda: joined_parts(source, scored, options), spec)
+        spec = replace(spec, carried={**spec.carried, **recorded})
+        statistics = streams.statistics_of(spec, options.config)
         shaped = [
             shape_part(
                 source.read_part(part),
@@ -127,6 +131,7 @@ def store_run(tmp_path) -> Callable[..., StoredRun]:
                 options=options,
                 policy_digest="p",
                 round=0,
+                statistics=statistics,
             )
             for part in range(len(parts))
         ]
@@ -152,3 +157,25 @@ def _signal(url: str, parts: Sequence[list[dict[str, Any]]], *, source: Complete
 def row() -> Callable[..., dict[str, Any]]:
     """row("a/0", 3, outcome_reward=0.0): a rollout of three tokens and its signals."""
     return rollout
+
+
+CONFIG = """
+[prompts]
+source = "prompts.jsonl"
+[policy]
+model = "model"
+[shape]
+process = "steps"
+outcome = "verifier"
+standardize = "none"
+k = 0.0
+weights = { process = 1.0, outcome = 0.0, format = 0.0 }
+"""
+
+
+@pytest.fixture
+def raw_config(tmp_path) -> str:
+    """A configuration over the signals of `store_run` by which credits are the scores themselves."""
+    config = tmp_path / "run.toml"
+    config.write_text(CONFIG)
+    return str(config)

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from pass_ops import Standardizers, Weights
+from pass_ops import Standardizers, Stream, Transform, Weights
 from pipelines.cli.parser import main
 from pipelines.inspect.lint.checks import lint, lint_facts
 from pipelines.inspect.lint.facts import gather
@@ -286,6 +286,72 @@ def test_prompts_are_refused_in_words(tmp_path, capsys):
     write_prompts(PromptSource(source=str(source)), out=str(tmp_path / "prompts"))
     assert main(["lint", str(tmp_path / "prompts")]) == 2
     assert "holds prompts; lint looks at rollouts, a signal or a shaped dataset" in capsys.readouterr().err
+
+
+# -- streams -------------------------------------------------------------------------------------------------------
+
+BY_STREAMS = ShapeOptions(
+    process="steps",
+    outcome="verifier",
+    streams={"dense": Stream(signal="steps"), "right": Stream(signal="verifier"), "form": Stream(signal="format")},
+)
+
+
+def with_stream(name, **changes):
+    return replace(BY_STREAMS, streams={**BY_STREAMS.streams, name: replace(BY_STREAMS.streams[name], **changes)})
+
+
+def test_healthy_streams_give_no_finding(store_run, healthy):
+    assert lint(store_run(healthy(), options=BY_STREAMS).shaped.url) == []
+
+
+STREAM_DEFECTS = {
+    "negative_weight": ({"weight": -1.0}, "streams.dense.weight is -1: what the process signal calls good"),
+    "dominant_stream": ({"weight": 50.0}, "the dense stream makes up"),
+    "padding_pays_right": (
+        {"operator": "none", "transform": (Transform("clip", low=0.1),)},
+        "credit of a right rollout",
+    ),
+}
+
+
+@pytest.mark.parametrize("code", STREAM_DEFECTS)
+def test_a_defect_of_a_stream_is_found(store_run, healthy, code):
+    changes, said = STREAM_DEFECTS[code]
+    options = replace(with_stream("dense", **changes), k=0.0)
+    (found,) = [one for one in lint(store_run(healthy(), options=options).shaped.url) if one.code == code]
+    assert said in found.message
+
+
+def test_the_stream_to_change_is_named_as_an_option(store_run, healthy):
+    options = with_stream("dense", weight=50.0)
+    (found,) = [one for one in lint(store_run(healthy(), options=options).shaped.url) if one.code == "dominant_stream"]
+    assert "--grid streams.dense.weight=" in found.advice
+
+
+def test_abs_max_on_a_stream_of_zeros_and_ones_is_named(store_run, healthy):
+    run = store_run(healthy(), options=with_stream("right", operator="abs_max"))
+    (found,) = [one for one in lint(run.shaped.url) if one.code == "abs_max_on_binary_rewards"]
+    assert "the stream right, which is 0 or 1" in found.message
+
+
+def test_a_process_stream_that_points_away_is_named(store_run, healthy):
+    run = store_run(healthy(DEFECTS["process_against_outcome"][0]), options=BY_STREAMS)
+    assert codes(lint(run.shaped.url))["process_against_outcome"] == "warning"
+
+
+def test_streams_alone_may_name_the_outcome(store_run, healthy):
+    """Its columns stand under the signal's name then; rules about right and wrong find them."""
+    options = replace(BY_STREAMS, outcome=None, right="verifier", k=0.0)
+    options = replace(options, streams={name: replace(one, operator="none") for name, one in options.streams.items()})
+    positive = healthy(lambda r: r | {"process_scores": [abs(x) + 0.1 for x in r["process_scores"]]})
+    found = codes(lint(store_run(positive, options=options).shaped.url))
+    assert {"padding_pays_right", "padding_pays_wrong"} <= found.keys()
+
+
+def test_a_pool_of_the_dataset_is_taken_as_recorded(store_run, healthy):
+    options = with_stream("dense", pool="dataset")
+    assert codes(lint(store_run(healthy(), options=options).shaped.url)) == {}
 
 
 # -- padding -------------------------------------------------------------------------------------------------------

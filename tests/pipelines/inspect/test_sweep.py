@@ -12,8 +12,9 @@ from pass_ops import Weights
 from pass_ops.errors import OptionError
 from pass_ops.options.config import ESTIMATORS
 from pipelines.cli.parser import main
+from pipelines.inspect.sweep.distinct import distinct
 from pipelines.inspect.sweep.settings import grid_settings, sweep
-from pipelines.options import ConfigError
+from pipelines.options import ConfigError, as_dict
 from pipelines.parts.inputs import WrongInputError
 from pipelines.shaped.stage import ShapeOptions
 
@@ -163,6 +164,79 @@ def test_a_value_out_of_range_names_the_setting():
         grid_settings(STEPS, {"k": [2]})
 
 
+# -- settings that are one and the same ----------------------------------------------------------------------------
+
+
+def names_of(base, grid):
+    return {one.name: one.same for one in distinct(grid_settings(base, grid))}
+
+
+def test_what_an_estimator_does_not_read_makes_no_setting_of_its_own():
+    found = names_of(STEPS, {"estimator": ["pass", "rloo", "papo"], "k": [0.0, 1.0]})
+    assert found == {
+        "reference": (),
+        "estimator=pass k=0.0": (),
+        "estimator=pass k=1.0": (),
+        "estimator=rloo k=0.0": ("estimator=rloo k=1.0",),
+        "estimator=papo k=0.0": ("estimator=papo k=1.0",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("estimator", "key", "values", "read"),
+    [
+        ("pass", "k", [0.0, 1.0], True),
+        ("pass", "chunk", [True, False], True),
+        ("pass", "standardize", ["none", "mean_only"], True),
+        ("grpo_outcome", "weights.process", [0.0, 2.0], False),
+        ("grpo_outcome", "standardize", ["none", "mean_only"], True),
+        ("rloo", "standardize", ["none", "mean_only"], False),
+        ("grpo_process", "k", [0.0, 1.0], False),
+        ("grpo_process", "weights.process", [1.0, 2.0], True),
+        ("prime", "chunk", [True, False], False),
+        ("opo", "k", [0.0, 1.0], False),
+        ("pure", "weights.process", [1.0, 2.0], True),
+        ("pure", "method_options.temperature", [0.1, 1.0], True),
+        ("max_rl", "eta", [0.0, 0.5], True),
+        ("saf_opd", "eta", [0.0, 0.5], False),
+        (f"{__name__}:reads_k", "k", [0.0, 1.0], True),
+    ],
+)
+def test_options_that_are_read_stay_apart(two_groups, estimator, key, values, read):
+    """And those that are called unread change no number."""
+    base = replace(STEPS, estimator=estimator)
+    settings = grid_settings(base, {key: values})
+    assert len(distinct(settings)) == (3 if read else 1 + values.count(plain(base, key)))
+    if not read and estimator != "saf_opd":  # it reads a score a token
+        _, first, second = run_sweep(two_groups, settings)
+        assert replace(first, name="", options={}) == replace(second, name="", options={})
+
+
+def plain(options, key):
+    value = as_dict(options)
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+def reads_k(group, config):
+    return [[config.k] * len(mask) for mask in group.mask]
+
+
+def test_a_setting_that_equals_the_reference_by_value_stays_since_it_was_asked_for():
+    assert names_of(STEPS, {"k": [0.7]}) == {"reference": (), "k=0.7": ()}
+
+
+def test_the_command_says_which_settings_were_left_out(two_groups, raw_config, capsys):
+    changed = ["--set", "shape.weights.outcome=1.0"]
+    command = ["sweep", raw_config, "--out", two_groups.url, *changed, "--grid", "estimator=rloo", "--grid", "k=0,1"]
+    assert main(command) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "estimator=rloo k=0 also stands for estimator=rloo k=1" in shown
+    assert main([*command, "--json"]) == 0
+    assert [one["same"] for one in json.loads(capsys.readouterr().out)] == [[], ["estimator=rloo k=1"]]
+
+
 def test_an_option_below_a_plain_value_is_refused():
     with pytest.raises(OptionError, match="k is one value"):
         grid_settings(STEPS, {"k.process": [1]})
@@ -180,24 +254,9 @@ def test_a_signal_of_another_kind_is_refused_before_anything_is_read(two_groups)
 
 # -- the command ---------------------------------------------------------------------------------------------------
 
-CONFIG = """
-[prompts]
-source = "prompts.jsonl"
-[policy]
-model = "model"
-[shape]
-process = "steps"
-outcome = "verifier"
-standardize = "none"
-k = 0.0
-weights = { process = 1.0, outcome = 0.0, format = 0.0 }
-"""
 
-
-def test_the_command_writes_parquet_and_svg_and_shows_a_table(two_groups, tmp_path, capsys):
-    config = tmp_path / "run.toml"
-    config.write_text(CONFIG)
-    arguments = ["sweep", str(config), "--out", two_groups.url, "--grid", "k=0,1", "--grid", "estimator=pass"]
+def test_the_command_writes_parquet_and_svg_and_shows_a_table(two_groups, raw_config, tmp_path, capsys):
+    arguments = ["sweep", raw_config, "--out", two_groups.url, "--grid", "k=0,1", "--grid", "estimator=pass"]
     assert main(arguments) == 0
     folder = tmp_path / "run" / "round-000" / "sweep"
     stored = pq.read_table(folder / "sweep.parquet")
@@ -216,8 +275,6 @@ def test_the_command_writes_parquet_and_svg_and_shows_a_table(two_groups, tmp_pa
     assert (folder / "again.svg").read_bytes() == (folder / "sweep.svg").read_bytes()
 
 
-def test_a_grid_that_cannot_be_read_is_wrong_usage(two_groups, tmp_path, capsys):
-    config = tmp_path / "run.toml"
-    config.write_text(CONFIG)
-    assert main(["sweep", str(config), "--out", two_groups.url, "--grid", "k"]) == 2
+def test_a_grid_that_cannot_be_read_is_wrong_usage(two_groups, raw_config, capsys):
+    assert main(["sweep", raw_config, "--out", two_groups.url, "--grid", "k"]) == 2
     assert "--grid 'k'" in capsys.readouterr().err

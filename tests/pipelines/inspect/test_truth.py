@@ -306,25 +306,10 @@ def test_every_group_is_as_likely_to_be_drawn():
 
 # -- the command ----------------------------------------------------------------------------------------------------
 
-CONFIG = """
-[prompts]
-source = "prompts.jsonl"
-[policy]
-model = "model"
-[shape]
-process = "steps"
-outcome = "verifier"
-standardize = "none"
-k = 0.0
-weights = { process = 1.0, outcome = 0.0, format = 0.0 }
-"""
-
 
 @pytest.fixture
-def command(scored, tmp_path):
-    config = tmp_path / "run.toml"
-    config.write_text(CONFIG)
-    return ["sweep", str(config), "--out", scored.url, "--grid", "k=0.7,1"]
+def command(scored, raw_config):
+    return ["sweep", raw_config, "--out", scored.url, "--grid", "k=0.7,1"]
 
 
 def test_the_command_shows_ranks_and_pay_and_prints_what_its_schema_says(command, scored, tmp_path, capsys):
@@ -388,8 +373,8 @@ def test_an_unknown_question_names_the_nearest():
 
 
 def test_shaping_is_asked_as_a_black_box():
-    """A new option of ShapingConfig needs no change here: none is read, but for choose.py's question after streams."""
-    for name in ("forecast.py", "padding.py", "sweep/truth.py", "sweep/gradients.py"):
+    """A new option of ShapingConfig needs no change here: none is read, but for scored.py's question after streams."""
+    for name in ("forecast.py", "padding.py", "sweep/choose.py", "sweep/truth.py", "sweep/gradients.py"):
         text = (Path(__file__).parents[3] / "pipelines" / "inspect" / name).read_text()
         read = [
             field for field in ShapingConfig.__dataclass_fields__ if re.search(rf"(config|options)\.{field}\b", text)

@@ -46,6 +46,19 @@ def test_a_rollout_shows_one_row_a_chunk_with_the_score_of_its_step(part):
     assert rollout_chunks(part, "a", 0).rows() == [(1, 0, 2, 0.5, 1.0, -0.5), (2, 2, 3, 0.25, -2.0, -2.0)]
 
 
+def test_signals_that_only_streams_name_are_shown_beside(part):
+    more = {
+        "brief_outcome_reward": pa.array([0.5, 1.0, 0.0], pa.float32()),
+        "judge_process_scores": [[3.0], [4.0], [5.0]],
+        "judge_process_ends": [[3], [1], [2]],
+    }
+    for name, values in more.items():
+        part = part.append_column(name, [values] if isinstance(values, list) else values)
+    assert rollout_chunks(part, "a", 0).get_column("judge_score").to_list() == [3.0, 3.0]
+    assert group_table(part, "a").get_column("brief_outcome_reward").to_list() == [0.5, 1.0]
+    assert group_summary(part).get_column("brief_outcome_reward").to_list() == [0.75, 0.0]
+
+
 def test_per_token_scores_are_read_at_the_chunks_last_token(part):
     tokens = part.drop_columns(["process_scores", "process_ends"]).append_column(
         "process_scores", [[[1.0, 2.0, 3.0], [4.0], [5.0, 6.0]]]

@@ -60,16 +60,17 @@ def test_a_sweep_compares_methods(scored):  # noqa: F811
 
 
 def test_a_truth_judges_methods_that_are_streams_too(scored):  # noqa: F811
-    """`--truth` forecasts as well, which streams cannot be asked; they are ranked, and the table says so."""
-    settings = grid_settings(options("pass"), {"estimator": ["papo", "pure"]})
+    """`--truth` forecasts as well: streams are asked as any estimator is, those with a pool of the dataset too."""
+    settings = grid_settings(options("pass"), {"estimator": ["papo", "pure", "reinforce_pp"]})
     asked = ChooseOptions(truth="steps", forecast=True, forecast_steps=(1,), groups=2)
     chooser = Chooser(asked, signals=scored.signals, train=TrainOptions(device="cpu"))
     found = sweep(rollouts=scored.rollouts, signals=scored.signals, settings=settings, watcher=chooser)
-    assert [one.truth is not None for one in found] == [True] * 3
-    assert [bool(one.forecast) for one in found] == [True, False, True]
+    assert [one.truth is not None for one in found] == [True] * 4
+    assert [bool(one.forecast) for one in found] == [True] * 4
     console = Console(width=200, record=True)
     console.print(sweep_view(found))
-    assert "Streams are not forecast: estimator=papo." in " ".join(console.export_text().split())
+    shown = console.export_text().partition("Pay for added steps")[2]
+    assert all(f"estimator={name}" in shown for name in ("papo", "pure", "reinforce_pp"))
 
 
 def test_a_sweep_leaves_the_streams_of_its_base_for_another_method():

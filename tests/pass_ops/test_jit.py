@@ -1,0 +1,56 @@
+"""Kernels and what an earlier release left of them on disk."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+MODULE = """
+from pass_ops.support.jit import kernel
+
+@kernel
+def double(values):
+    return values * 2
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    (tmp_path / "kernels_on_disk.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    return fresh()
+
+
+def fresh() -> ModuleType:
+    sys.modules.pop("kernels_on_disk", None)
+    return importlib.import_module("kernels_on_disk")
+
+
+def compiled_and_loaded(module: ModuleType) -> tuple[int, int]:
+    assert module.double(np.arange(3.0)).tolist() == [0.0, 2.0, 4.0]
+    stats = module.double.stats
+    return sum(stats.cache_misses.values()), sum(stats.cache_hits.values())
+
+
+def test_a_kernel_is_compiled_once_and_kept(module: ModuleType) -> None:
+    assert compiled_and_loaded(module) == (1, 0)
+    assert compiled_and_loaded(fresh()) == (0, 1)
+
+
+@pytest.mark.parametrize("damage", ["a module that is gone", "truncated"])
+def test_an_index_that_cannot_be_read_is_an_empty_one(module: ModuleType, tmp_path: Path, damage: str) -> None:
+    compiled_and_loaded(module)
+    (index,) = tmp_path.glob("__pycache__/*.nbi")
+    with open(index, "rb") as stream:
+        version = pickle.load(stream)
+        rest = stream.read()
+    gone = b"cpass_ops.gone\nRagged\n."  # pickle's "the class Ragged of pass_ops.gone"
+    index.write_bytes(pickle.dumps(version, protocol=-1) + (gone if damage != "truncated" else rest[: len(rest) // 2]))
+    assert compiled_and_loaded(fresh()) == (1, 0)
+    assert compiled_and_loaded(fresh()) == (0, 1), "and it is made anew"
