@@ -47,6 +47,30 @@ METHODS_COSTS = (
     "function of a group pays some numpy calls for each rollout; PASS runs compiled over whole blocks.",
 )
 
+KERNELS_INTRO = (
+    "What each compiled loop of `pass_ops` saves, as `python benchmarks/kernel_shares.py` measured it on a busy",
+    "machine of two cores: processor nanoseconds a token of the whole of `shape`, one thread, with the kernel and with",
+    "numpy in its place (`benchmarks/plain_operations.py`, `plain_streams.py`), in turns on the same rollouts, and how",
+    "much of a shape stage without the kernel that is (shards read, joined, shaped, checked, written and digested). Of",
+    "the settings that run a kernel the one with the largest share is shown; both ways give the same chunks there, up",
+    "to the order of sums. The cases are those of `benchmarks/bench_shape.py`: groups of 16, 500 tokens a rollout,",
+    "scores of steps of 19 tokens (`prm`) or of tokens (`kl`), with a tool's masked output in three of four rollouts",
+    "(`mixed_mask`). On this machine two runs of the same code differ by up to a tenth.",
+    "",
+    "The share is of the stage, not of the method: the numbers of [Performance](performance.md) are of `shape` alone,",
+    "and a kernel of one percent of a stage can be a third of that. Three loops saved less than one percent of a",
+    "stage, and nothing of `shape` beyond the noise; they are numpy now, with the same bits: `fusion.fuse`,",
+    "`streams.cells.spread` and `streams.pools.add_parts`.",
+)
+LEAST_SHARE = 0.02
+#: kernels below it -> why they stay; one without a line here is an error
+KERNELS_STAY = {
+    "chunking.count_unmasked": "without it `shape` itself took 1.03 to 1.6 times as long where tokens are masked; "
+    "PASS's ratios may not fall by more than 3 %",
+    "divide_length.first_beyond_float32": "without it `shape` itself took 1.4 to 1.6 times as long in four of twenty "
+    "settings; in the others the machine's noise was larger than the difference",
+}
+
 #: what a column holds; a column without a line here is an error
 MEANINGS = {
     "prompt_id": 'unique; "/" in an id from your data is percent-encoded',
@@ -240,6 +264,20 @@ def methods() -> str:
     return "\n".join([*lines, *(f"| {name} | {why} |" for name, why in LEFT_OUT.items()), ""])
 
 
+def kernels() -> str:
+    """explanation/measured/kernels.md, from benchmarks/kernel_shares.json."""
+    measured = json.loads((DOCS.parent / "benchmarks" / "kernel_shares.json").read_text(encoding="utf-8"))
+    lines = ["# Kernels", "", NOTICE, "", *KERNELS_INTRO, ""]
+    lines += ["| kernel | in | compiled | numpy | saves of a stage |", "| --- | --- | --- | --- | --- |"]
+    for m in measured:
+        lines.append(
+            f"| `{m['kernel']}` | {m['setting']} | {m['shape_ns']:.3g} | {m['without_ns']:.3g} | {m['share']:.1%} |"
+        )
+    small = [m["kernel"] for m in measured if m["share"] < LEAST_SHARE]
+    lines += ["", f"Below {LEAST_SHARE:.0%}, and why each stays:", "", "| kernel | why |", "| --- | --- |"]
+    return "\n".join([*lines, *(f"| `{name}` | {KERNELS_STAY[name]} |" for name in small), ""])
+
+
 def _streams_in_toml(name: str) -> Iterator[str]:
     """The configuration that a preset's name stands for."""
     plain = ShapingConfig(estimator=name).plain()
@@ -282,6 +320,7 @@ def sweep_schema() -> str:
 
 PAGES: dict[str, Callable[[], str]] = {
     "decisions/index.md": decisions,
+    "explanation/measured/kernels.md": kernels,
     "reference/columns.md": columns,
     "reference/commands.md": commands,
     "reference/methods.md": methods,

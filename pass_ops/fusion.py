@@ -16,8 +16,6 @@ from typing import NamedTuple
 import numpy as np
 
 from pass_ops.options.config import Weights
-from pass_ops.reading.ragged import Array
-from pass_ops.support.jit import kernel
 
 
 class Fusion(NamedTuple):
@@ -38,26 +36,15 @@ def fuse(weights: Weights, *, outcome_R: np.ndarray, format_R: np.ndarray, passe
         format_R: standardized format reward, 0 where the stream is not used. float64.
         passed_R: the indicator I_fmt; True everywhere where nothing is gated.
     """
-    rows = len(outcome_R)
-    fusion = Fusion(weight=1.0, add_R=np.zeros(rows), slope_R=np.empty(rows), base_R=np.empty(rows))
-    _fuse(weights.process, weights.outcome, weights.format, weights.total, outcome_R, format_R, passed_R, fusion)
-    return fusion
-
-
-@kernel
-def _fuse(
-    process: float,
-    outcome: float,
-    format_: float,
-    total: float,
-    outcome_R: Array,
-    format_R: Array,
-    passed_R: Array,
-    fusion: Fusion,
-) -> None:
-    for r in range(len(passed_R)):
-        fusion.slope_R[r] = process if passed_R[r] else 0.0
-        fusion.base_R[r] = outcome * outcome_R[r] + format_ * format_R[r] if passed_R[r] else total * format_R[r]
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large is refused where it would be stored
+        passed = weights.outcome * outcome_R + weights.format * format_R
+        failed = weights.total * format_R
+    return Fusion(
+        weight=1.0,
+        add_R=np.zeros(len(outcome_R)),
+        slope_R=np.where(passed_R, weights.process, 0.0),
+        base_R=np.where(passed_R, passed, failed),
+    )
 
 
 def shape_rewards(weights: Weights, *, outcome_R: np.ndarray, format_R: np.ndarray) -> Fusion:

@@ -96,7 +96,7 @@ class Cells:
             )  # fmt: skip
             base_R = NOTHING
         if len(base_R) > 0:
-            _spread(self.starts_R1, base_R, a_C)
+            a_C[:] = np.repeat(base_R, np.diff(self.starts_R1))
         return a_C
 
 
@@ -107,12 +107,6 @@ def _find_elements(stops_E: Array, stops_C: Array, element_C: Array) -> None:
         while stops_E[e] < stops_C[c]:
             e += 1
         element_C[c] = e
-
-
-@kernel
-def _spread(starts_R1: Array, value_R: Array, a_C: Array) -> None:
-    for r in range(len(value_R)):
-        a_C[starts_R1[r] : starts_R1[r + 1]] = value_R[r]
 
 
 @kernel

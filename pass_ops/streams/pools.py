@@ -128,10 +128,13 @@ def moments(
     _add(x_E, pools.pool_E, pools.member_E, pools.counts_E, *found[:5])
     if part_E is not None:
         assert pool_of is not None
-        _add_parts(
-            x_E, pools.pool_E, pools.member_E, part_E, np.zeros(parts), np.zeros(parts), pool_of,
-            found.first, found.rollouts, found.rollout_total,
-        )  # fmt: skip
+        some_E = pools.member_E if len(pools.member_E) else np.ones(len(x_E), dtype=np.bool_)
+        part_E, d_E = part_E[some_E], x_E[some_E] - found.first[pools.pool_E[some_E]]
+        count_D = np.bincount(part_E, minlength=parts)
+        sum_D, some_D = np.bincount(part_E, weights=d_E, minlength=parts), count_D > 0
+        pool_D, mean_D = pool_of[some_D], sum_D[some_D] / count_D[some_D]
+        found.rollouts[:] = np.bincount(pool_D, minlength=pools.pools)
+        found.rollout_total[:] = np.bincount(pool_D, weights=mean_D, minlength=pools.pools)
     return found
 
 
@@ -155,22 +158,6 @@ def _add(
         total[p] += n * d
         squares[p] += n * d * d
         largest[p] = max(largest[p], abs(x))
-
-
-@kernel
-def _add_parts(
-    x_E: Array, pool_E: Array, member_E: Array, part_E: Array, sum_D: Array, count_D: Array, pool_D: Array,
-    first: Array, rollouts: Array, rollout_total: Array,
-) -> None:  # fmt: skip
-    all_in = len(member_E) == 0
-    for e in range(len(x_E)):
-        if all_in or member_E[e]:
-            sum_D[part_E[e]] += x_E[e] - first[pool_E[e]]
-            count_D[part_E[e]] += 1.0
-    for d in range(len(sum_D)):
-        if count_D[d] > 0.0:
-            rollouts[pool_D[d]] += 1.0
-            rollout_total[pool_D[d]] += sum_D[d] / count_D[d]
 
 
 def scaling(operator: str, found: Moments, *, ddof: int, eps: float) -> Scaling:
