@@ -129,7 +129,7 @@ def test_a_method_that_is_streams_reads_the_same_signals(signals):
     ("signals", "shaping", "message"),
     [
         (STEPS[:4], STEPWISE, "^the process signal has 4 entries for 5 completions"),
-        ([*STEPS[:4], ([0.1], [1, 6])], STEPWISE, "^rollout 4: the process signal has 1 scores and 2 ends"),
+        ([*STEPS[:3], ([0.1], [1, 3]), STEPS[4]], STEPWISE, "^rollout 3: the process signal has 1 scores and 2 ends"),
         ([[0.1], *TOKENS[1:]], TOKENWISE, "^rollout 0: the process signal has 1 values for 6 completion tokens"),
     ],
 )
