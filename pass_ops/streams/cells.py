@@ -133,7 +133,7 @@ def _add_weighted(
                     a[c] += weight * ((x_E[element[c]] - center) / scale)
 
 
-def cells_of(rows: Rows, streams: Iterable[Elements], *, per_token: bool = False) -> Cells:
+def cells_of(rows: Rows, streams: Iterable[Elements], *, per_token: bool) -> Cells:
     """The cells of some streams; with per_token every token is one."""
     streams = list(streams)
     if per_token or any(stream.level == "token" for stream in streams):

@@ -475,8 +475,27 @@ POOLED = one(signal="outcome", pool="dataset")
 def test_statistics_of_other_options_are_refused():
     statistics = pool_statistics([STEPS], POOLED)
     other = one(signal="outcome", pool="dataset", transform=(CLIP,))
-    with pytest.raises(errors.StatisticsError, match="were recorded with other shaping options"):
+    with pytest.raises(errors.StatisticsError) as refused:
         shape(STEPS, other, statistics=statistics)
+    assert str(refused.value) == (
+        "the statistics were recorded with other shaping options, so pools of the data set would be measured "
+        "against values of another kind; record them again with pool_statistics"
+    )
+
+
+def test_statistics_hold_in_whatever_order_the_streams_are_given():
+    streams = {name: Stream(signal=name, pool="dataset") for name in ("outcome", "format")}
+    statistics = pool_statistics([STEPS], ShapingConfig(streams=streams))
+    turned = ShapingConfig(streams=dict(reversed(streams.items())))
+    assert shape(STEPS, turned, statistics=statistics).equals(shape(STEPS, turned))
+
+
+def test_a_sum_beyond_float32_of_credits_within_it_is_refused():
+    """3e38 twice: each is a float32, what is to go at the first is not."""
+    given = {"group_id": ["q"], "loss_mask": [[True, True]], "process_scores": [[3e38, 3e38]]}
+    table = pa.table({**given, "process_ends": pa.array([[1, 2]], pa.list_(pa.int32()))})
+    with pytest.raises(errors.OutputOverflowError, match="beyond float32"):
+        shape(table, ShapingConfig(streams={"a": Stream(signal="process", operator="none")}, k=0.0))
 
 
 @pytest.mark.parametrize("config", [ShapingConfig(), one(signal="outcome")], ids=["no streams", "no such pool"])
