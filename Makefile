@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
-# Files are dealt out to this many processes, slow ones first (tests/conftest.py); threads that wait for one another
-# give up their core meanwhile. The log ends with where the time went.
+# Files are dealt out to this many processes; threads that wait for one another give up their core meanwhile. The log
+# ends with where the time went.
 WORKERS ?= 2
-PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 60 --durations-min 5
+PARALLEL := --numprocesses $(WORKERS) --dist loadfile --durations 60 --durations-min 5
 PACKAGES := pass_ops trainer pipelines
 
 BEAM_VERSION := $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements/cpu.txt)

@@ -66,28 +66,6 @@ def make_tiny_model(
     return str(folder)
 
 
-# Where most of the time goes: engines, ranks, Beam jobs, whole commands. Longest first, the many short files last.
-SLOW = (
-    "tests/e2e/", "tests/docs/test_tutorials.py", "tests/pipelines/parts/", "tests/pipelines/engines/",
-    "tests/pipelines/gpu_check/", "tests/trainer/", "tests/pipelines/runs/", "tests/pipelines/rollouts/",
-    "tests/pipelines/demo/", "tests/pipelines/signals/", "tests/pipelines/runners/", "tests/pipelines/programs/",
-    "tests/pass_ops/test_equivalences.py", "tests/pass_ops/test_oracle.py",
-)  # fmt: skip
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow rooms first, so that the workers of `make test` end together; within a room the order stays random.
-
-    With `--no-loadscope-reorder`: xdist's own order, most tests first, leaves the longest files to the end, two of
-    them to one worker while another has nothing to do.
-    """
-
-    def place(item: pytest.Item) -> int:
-        return next((i for i, start in enumerate(SLOW) if item.nodeid.startswith(start)), len(SLOW))
-
-    items.sort(key=place)
-
-
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a tiny random character model (seed 1)."""

@@ -57,8 +57,9 @@ def exhausted(*arguments, **options):
 
 
 def test_a_run_with_offload_ends_in_the_same_bits(run):
+    before = torch.distributed.is_initialized()  # an engine that ran in this process may have left a group
     assert digest(run("offloaded", options=replace(OPTIONS, cpu_offload=True))) == digest(run("plain"))
-    assert not torch.distributed.is_initialized()
+    assert torch.distributed.is_initialized() == before
 
 
 @pytest.mark.parametrize("first", [True, False])
