@@ -91,6 +91,7 @@ def test_what_needs_no_model_works(bare: str, project: Project) -> None:
 
     shaped, run = f"{project.out}/round-000/shaped", [project.config, "--out", project.out]
     rollout = open_dataset(shaped).read_part(0)["rollout_id"][0].as_py()
+    foreign = project.write("foreign.jsonl", '{"prompt": "1 + 1 =", "completion": " 2"}\n' * 2)
     commands = [
         ["--version"],
         ["--help"],
@@ -107,6 +108,9 @@ def test_what_needs_no_model_works(bare: str, project: Project) -> None:
         ["prm-check", project.out, "--signal", "steps", "--truth", "steps"],
         ["score", *run, "--signal", "outcome", "--signal", "format"],
         ["score", *run, "--signal", "outcome", "--reverify"],
+        ["import", "rows", foreign, "--out", f"{project.out}-foreign",
+         "--map", "prompt=prompt", "--map", "response=completion"],
+        ["export", "trl", shaped, "--out", f"{project.out}-trl"],
         ["options"],
         ["options", "train", "--json"],
         ["schema"],
