@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.imports.check import number
 from pipelines.imports.record import Format, Place, Record
 from pipelines.imports.values import as_text
-from pipelines.rows.fields import FIELDS, of
+from pipelines.rows.fields import FIELDS, encodable, of
 from pipelines.rows.record import RowError
 
 _OWN = frozenset({"input", "output", "gts", "step", "uid", "request_id"})
@@ -22,8 +22,8 @@ def read(row: Mapping[str, Any], place: Place) -> Iterator[Record]:
     """The row's rollout."""
     of(row, "score")
     yield Record(
-        prompt=_text(row, "input"),
-        text=_text(row, "output"),
+        prompt=encodable(of(row, "input"), "input"),
+        text=encodable(of(row, "output"), "output"),
         answer=as_text(row.get("gts"), "gts"),
         group=_group(row, place),
         rewards={
@@ -43,13 +43,6 @@ def _group(row: Mapping[str, Any], place: Place) -> str:
     if len(parts) != 3 or not (parts[1].isdigit() and parts[2].isdigit()):
         raise RowError(FIELDS, f'uid is {uid!r}, not "UID_SESSION_INDEX"')
     return parts[0]
-
-
-def _text(row: Mapping[str, Any], name: str) -> str:
-    found = of(row, name)
-    if not isinstance(found, str):
-        raise RowError(FIELDS, f"{name} is {found!r:.60}, not a text")
-    return found
 
 
 VERL = Format(
