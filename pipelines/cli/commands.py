@@ -93,11 +93,17 @@ def options(options: Namespace) -> None:
     show(options, "\n".join(plain(shown)), [asdict(section) for section in shown])
 
 
-def schema(options: Namespace) -> None:  # noqa: ARG001 - every command takes them
-    """The JSON Schema of a configuration."""
-    from pipelines.cli.reference import config_schema
+def schema(options: Namespace) -> None:
+    """The JSON Schema of a configuration, or of what a command prints under --json."""
+    if options.of is None:
+        from pipelines.cli.reference import config_schema
 
-    print(json.dumps(config_schema(), indent=1, ensure_ascii=False))
+        found = config_schema()
+    else:
+        from pipelines.cli.results import result_schema
+
+        found = result_schema(options.of)
+    print(json.dumps(found, indent=1, ensure_ascii=False))
 
 
 @configured("generate")

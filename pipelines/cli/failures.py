@@ -18,7 +18,7 @@ _ADVICE = (
     "write|it is one of|the choices are"
 )
 _FIX = re.compile(
-    rf"(?:(?:;|\.|:|,? or,)\s+)((?:(?:or|and|then|first|once \w+ \w+ \w+), )?(?:{_ADVICE})\b.*)", re.I | re.S
+    rf"(?:[;.]\s+)((?:(?:or|and|then|first|once \w+ \w+ \w+), )?(?:{_ADVICE})\b.*)", re.I | re.S
 )
 #: what a message is about: the option, key, file or URL that it begins with, or else the first path or URL in it
 _PLACES = (
