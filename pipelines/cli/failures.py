@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 
 from pass_ops.errors import PassError
 from pass_ops.support.secrecy import hidden
-
-#: what a message's advice begins with
-_ADVICE = (
-    "add|begin|bring|cast|change|check|choose|delete|did you mean|do not|evaluate|give|install|leave|look|lower|make|"
-    "mend|move|name|pip install|point|put|raise|read|remove|rename|restore|run|see|set|shorten|start|take|try|use|wait|"
-    "write|it is one of|the choices are"
-)
-_FIX = re.compile(
-    rf"(?:[;.]\s+)((?:(?:or|and|then|first|once \w+ \w+ \w+), )?(?:{_ADVICE})\b.*)", re.I | re.S
-)
-#: what a message is about: the option, key, file or URL that it begins with, or else the first path or URL in it
-_PLACES = (
-    re.compile(r"argument ([^:]+): "),
-    re.compile(r"(--[\w-]+(?: [^\s:]+)?): "),
-    re.compile(r"([^\s:]+(?:://[^\s:]*)?): "),
-    re.compile(r"(?:.*?[\s(])??((?:\w+:/)?/[^\s:;,)]+)", re.DOTALL),
-)
 
 
 class ExitCode(IntEnum):
@@ -50,18 +32,22 @@ class ExitCode(IntEnum):
 class UsageError(PassError, ValueError):
     """The command line cannot be parsed. usage: what it should look like. prog: of which command."""
 
-    def __init__(self, message: str, *, usage: str = "", prog: str = "passrl") -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, usage: str, prog: str) -> None:
+        fix = f"see {prog} --help"
+        super().__init__(f"{message}; {fix}", fix=fix)
         self.usage, self.prog = usage, prog
+
+
+class RanksError(PassError, ValueError):
+    """A command that runs once was started on several ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
     """What ended a command.
 
-    kind: the error's class. message: all there is to say. place: the option, key, file or URL that the message is
-    about, where it names one. fix: the message's advice up to its end, where it has one. Both are taken out of the
-    message by its form.
+    kind: the error's class. message: all there is to say. place and fix: what of it is the place (a file, a URL, a key,
+    an option) and what to do; None where the error does not say them apart.
     """
 
     kind: str
@@ -90,22 +76,21 @@ def exit_code(error: BaseException) -> ExitCode:
 
 
 def failure(error: BaseException) -> Failure:
-    """What an error says, taken apart by the form that messages have: place, fact, advice.
+    """What an error says.
 
-    >>> found = failure(PassError("runs/x is no dataset: it holds no _dataset.json; check the path"))
-    >>> (found.place, found.fix)
-    ('runs/x', 'check the path')
+    >>> failure(PassError("runs/x: no such dataset; check the path", place="runs/x", fix="check the path")).fix
+    'check the path'
     """
-    interrupted = isinstance(error, KeyboardInterrupt)
-    message = "interrupted; what is committed stays, the same command goes on from there" if interrupted else str(error)
-    message = hidden(message)
-    place = next((found[1] for form in _PLACES if (found := form.match(message))), None)
-    fix = _FIX.search(message)
+    place, fix = (error.place, error.fix) if isinstance(error, PassError) else (None, None)
+    message = str(error)
+    if isinstance(error, KeyboardInterrupt):
+        fix = "run the same command again: it goes on from what is committed"
+        message = f"interrupted; what is committed stays; {fix}"
     return Failure(
         kind=type(error).__name__,
-        message=message,
-        place=place,
-        fix=fix[1].strip() if fix else None,
+        message=hidden(message),
+        place=None if place is None else hidden(place),
+        fix=None if fix is None else hidden(fix),
         exit_code=int(exit_code(error)),
     )
 

@@ -19,7 +19,7 @@ from pass_ops.errors import PassError
 from pass_ops.support.extras import missing_extra
 from pass_ops.support.secrecy import url_secret
 from pipelines.cli.arguments import questions, runs, setup, stores
-from pipelines.cli.failures import ExitCode, UsageError, failure, tell, tell_json
+from pipelines.cli.failures import ExitCode, RanksError, UsageError, failure, tell, tell_json
 from pipelines.runs.terminal import Guarded, GuardedFormatter, show_traceback
 from trainer import is_main_process
 
@@ -74,9 +74,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check_ranks(options: argparse.Namespace) -> None:
-    """Only trainings run on several ranks. Raises UsageError."""
+    """Only trainings run on several ranks. Raises RanksError."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and options.command not in UNDER_TORCHRUN:
-        raise UsageError("runs once, not on several ranks; start it without torchrun")
+        fix = "start it without torchrun"
+        raise RanksError(f"runs once, not on several ranks; {fix}", fix=fix)
 
 
 def _check_urls(options: argparse.Namespace) -> None:
@@ -85,7 +86,8 @@ def _check_urls(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         for url in value if isinstance(value, list) else [value or ""]:
             if (found := url_secret(url)) is not None:
-                raise SecretUrlError(f"{name}: holds {found}; leave it out: the store's own environment gives it")
+                fix = "leave it out: the store's own environment gives it"
+                raise SecretUrlError(f"{name}: holds {found}; {fix}", place=name, fix=fix)
 
 
 class SecretUrlError(PassError, ValueError):
@@ -95,7 +97,7 @@ class SecretUrlError(PassError, ValueError):
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises UsageError, with the usage of the command that was meant."""
-        raise UsageError(f"{message}; see {self.prog} --help", usage=self.format_usage(), prog=self.prog)
+        raise UsageError(message, usage=self.format_usage(), prog=self.prog)
 
 
 class _Version(argparse.Action):

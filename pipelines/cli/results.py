@@ -155,7 +155,8 @@ RESULTS: Mapping[str, tuple[Any, ...]] = {
 def result_schema(command: str) -> dict[str, Any]:
     """The schema of a command's output: its result, or what it prints where it fails. Raises ConfigError."""
     if command not in RESULTS:
-        raise ConfigError(f"there is no command {command!r}; {advice(command, RESULTS)}")
+        fix = advice(command, RESULTS)
+        raise ConfigError(f"there is no command {command!r}; {fix}", place=command, fix=fix)
     printed = Union[(*RESULTS[command], Failed)]
     schema = pydantic.TypeAdapter(printed).json_schema(mode="serialization", schema_generator=_Printed)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"passrl {command} --json", **schema}
