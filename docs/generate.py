@@ -54,8 +54,8 @@ COMMANDS_INTRO = (
     "Every command takes `--json`: one JSON value on standard output, nothing else there. It is the result or, where",
     "the command fails, an object with the one key `error`: `kind` (the error's class), `message` (all of it), `place`",
     "(the option, key, file or URL it is about), `fix` (what to do) and `exit_code`; place and fix are null where the",
-    "error does not say them apart. `gpu-check` prints one object a line, as each check ends. Each command has a JSON Schema, which",
-    "`passrl schema COMMAND` prints too. Unknown flags after `--` go to the Beam runner.",
+    "error does not say them apart. `gpu-check` prints one object a line, as each check ends. Each command has a JSON",
+    "Schema, which `passrl schema COMMAND` prints too. Unknown flags after `--` go to the Beam runner.",
 )
 SIGNALS = (
     "A command that finds what it looks for (`verify`, `lint`, `explain`, `gpu-check`, `doctor`) prints it as its",

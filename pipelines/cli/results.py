@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 import pydantic
 from pydantic.json_schema import GenerateJsonSchema
@@ -51,6 +51,12 @@ class MaybeRemoved(Leftover):
     """What was left behind, and whether it was removed."""
 
     removed: bool
+
+
+class Written(TypedDict):
+    """The file that was written."""
+
+    file: str
 
 
 class MadePolicy(TypedDict):
@@ -127,7 +133,7 @@ class CheckLine(TypedDict):
 RESULTS: Mapping[str, tuple[Any, ...]] = {
     "run": (ShapedSummary, DryRun),
     "rounds": (Lineage, DryRun),
-    "init": (TypedDict("Written", {"file": str}),),
+    "init": (Written,),
     "options": (list[Section],),
     "schema": (dict[str, Any],),
     "generate": (MadeDataset, DryRun),
@@ -157,7 +163,7 @@ def result_schema(command: str) -> dict[str, Any]:
     if command not in RESULTS:
         fix = advice(command, RESULTS)
         raise ConfigError(f"there is no command {command!r}; {fix}", place=command, fix=fix)
-    printed = Union[(*RESULTS[command], Failed)]
+    printed = reduce(or_, (*RESULTS[command], Failed))
     schema = pydantic.TypeAdapter(printed).json_schema(mode="serialization", schema_generator=_Printed)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"passrl {command} --json", **schema}
 
