@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ class Comparison:
     setting: int
     flips: int = 0
     largest: float = 0.0
-    pairs: Pairs = Pairs()
-    differences: Moments = Moments()
+    pairs: Pairs = field(default_factory=Pairs)
+    differences: Moments = field(default_factory=Moments)
 
     def add(self, group: Group) -> None:
         """One group."""

@@ -83,8 +83,10 @@ def group_block(
     explained: Sequence[Explained | None],
     truth_N: NDArray[np.float32] | None = None,
 ) -> bytes:
-    """The group's block. texts: None where the tokenizer is not known. explained: of each setting, None where it is left
-    out. truth_N: A* of each token.
+    """The group's block.
+
+    texts: None where the tokenizer is not known. explained: of each setting, None where it is left out. truth_N: A* of
+    each token.
     """
     answer = _values(group.table, "answer")[0]
     head = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ LISTED = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Offence:
-    """The head's row of an offender. start, end: tokens of the rollout; chunk: None where the whole rollout is meant."""
+    """The head's row of an offender. start, end: tokens of the rollout; chunk: None where it is meant as a whole."""
 
     group: int
     rollout: int
@@ -107,9 +108,8 @@ def offender_lists(
             "|A A*| first."
         )
         lists.append(Worst("truth_disagrees", f"Chunks where credit and {truth} disagree", rule, "|A A*|", _untrue))
-    for column in columns:
-        if column.kind == "logprob" and column.name != BEHAVIOR:
-            lists.append(_gap_list(column.name, own=column.name in own))
+    others = [column.name for column in columns if column.kind == "logprob" and column.name != BEHAVIOR]
+    lists += [_gap_list(name, own=name in own) for name in others]
     for number, setting in enumerate(settings[1:], start=1):
         rule = (
             f"Runs of tokens that {settings[0].name} rewards and {setting.name} punishes, or the other way round. "
@@ -124,7 +124,7 @@ def _gap_list(name: str, *, own: bool) -> Worst:
     whose = (
         f"{name} is the policy's own: the sampler's numbers against the trainer's."
         if own
-        else f"Whose {name} is, or that it is the policy's own, is not known here: between two models a gap is no fault."
+        else f"{name} is not known to be the policy's own: between two models a gap is no fault."
     )
     rule = f"The token of each rollout where the sampler's log-prob and {name} are furthest apart. {whose}"
     title = f"Largest gap between sampler and {'trainer' if own else name}"
@@ -171,7 +171,7 @@ def _untrue(looked: Looked) -> Iterator[Offence]:
     read_N = first.learnt_N(group) & ~np.isnan(looked.truth_N)
     for row, ends_K in enumerate(first.table["chunk_ends"].to_pylist()):
         span = group.span(row)
-        for start, end in zip([0, *ends_K[:-1]], ends_K, strict=True):
+        for start, end in pairwise([0, *ends_K]):
             here = slice(span.start + start, span.start + end)
             if not read_N[here].any():
                 continue
@@ -215,7 +215,7 @@ def _flips(number: int) -> Callable[[Looked], Iterator[Offence]]:
                 continue
             changes_T = (np.diff(one_T) != 0.0) | (np.diff(two_T) != 0.0) | (np.diff(flips_T.astype(np.int8)) != 0)
             bounds = [0, *(np.flatnonzero(changes_T) + 1).tolist(), len(flips_T)]
-            for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+            for start, end in pairwise(bounds):
                 if flips_T[start]:
                     made = float(one_T[start]), float(two_T[start])
                     note = f"{made[0]:+.3g} becomes {made[1]:+.3g}"

@@ -17,7 +17,7 @@ from pass_ops.errors import PassError
 from pass_ops.reading.ragged import list_lengths, list_values
 from pass_ops.shards import CompleteDataset, Store
 from pipelines.inspect.stored import open_shaped
-from pipelines.inspect.views.training import NoTrainingError, Training, read_trainings, training_rows
+from pipelines.inspect.views.training import NoTrainingError, Training, read_trainings
 from pipelines.runs.evaluate import EvaluationError, read_results
 from pipelines.runs.folders import round_folder
 from pipelines.runs.lineage import FILE, read_lineage
@@ -50,7 +50,7 @@ def run_page(run: str, *, name: str = "shaped") -> dict[str, Any]:
     shaped = {entry["round"]: _shaped(run, entry["round"], name) for entry in lineage["rounds"]}
     found = {number: dataset for number, dataset in shaped.items() if dataset is not None}
     start = lineage.get("start")
-    rounds = [_round(run, entry, found.get(entry["round"]), trainings) for entry in lineage["rounds"]]
+    rounds = [_round(run, entry, found.get(entry["round"])) for entry in lineage["rounds"]]
     if start is not None:
         rounds.insert(0, {"round": None, "name": "start", "pass_at_1": _pass_at_1(f"{run}/start", start)})
     return {
@@ -58,18 +58,15 @@ def run_page(run: str, *, name: str = "shaped") -> dict[str, Any]:
         "rounds": rounds,
         "steps": _steps(trainings),
         "histograms": list(_histograms(found)),
-        "note": "Reward and length are means over the round's rollouts; entropy and KL (from the sampler, k3) means over "
-        "its training steps; histograms are of all rows of the round.",
+        "note": "Reward and length are means over the round's rollouts, entropy and KL (k3, from the sampler) over its "
+        "training steps; histograms are of all rows of the round.",
     }
 
 
-def _round(
-    run: str, entry: Mapping[str, Any], dataset: CompleteDataset | None, trainings: Mapping[int, Training]
-) -> dict[str, Any]:
+def _round(run: str, entry: Mapping[str, Any], dataset: CompleteDataset | None) -> dict[str, Any]:
     number = entry["round"]
     summary = None if dataset is None or not dataset.parts else summarize_shaped(dataset)
-    training = trainings.get(number)
-    means = training_rows([training])[0] if training is not None else {}
+    means = entry.get("metrics", {}).get("train", {})
     return {
         "round": number,
         "name": f"round {number}",
@@ -155,7 +152,7 @@ def _edges(low: float, high: float, name: str) -> NDArray[np.float64]:
 
 
 def _values(dataset: CompleteDataset, name: str) -> Iterator[NDArray[Any]]:
-    """Lengths of a part's rollouts, or the advantages of its tokens that a trainer reads; parts without any left out."""
+    """Lengths of a part's rollouts, or advantages of its tokens that a trainer reads; parts without any left out."""
     for part in range(len(dataset.parts)):
         columns: Sequence[str] = ("loss_mask", "chunk_ends", "chunk_advantages", "trainable")
         table = dataset.read_part(part, columns)

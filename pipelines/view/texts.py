@@ -1,8 +1,8 @@
 """What each token says, in bytes: from a tokenizer.json's own vocabulary, without decoding.
 
-A decoder shows a part of a character as U+FFFD; the bytes are what the model wrote. Two families are known: vocabularies
-of byte-level BPE, whose characters stand for bytes, and those whose entries are text (SentencePiece with byte fallback,
-WordPiece, whole words).
+A decoder shows a part of a character as U+FFFD; the bytes are what the model wrote. Two families are known:
+vocabularies of byte-level BPE, whose characters stand for bytes, and those whose entries are text (SentencePiece with
+byte fallback, WordPiece, whole words).
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ def dataset_texts(dataset: CompleteDataset, *, folder: str | None = None) -> tup
         place = local_model(folder)
         if recorded and (found := tokenizer_digest(place)) != recorded:
             raise OtherTokenizerError(
-                f"--tokenizer: {folder} has the digest {found[:16]}, {dataset.url} was sampled with {str(recorded)[:16]}: "
-                "its tokens would be shown as other texts. Give the policy's own folder"
+                f"--tokenizer: {folder} has the digest {found[:16]}, {dataset.url} was sampled with "
+                f"{str(recorded)[:16]}: its tokens would be shown as other texts. Give the policy's own folder"
             )
         return read_token_texts(place), f"Token texts are those of the tokenizer in {folder}."
     reasons = []

@@ -1,29 +1,24 @@
-"""`passrl view`: one HTML file in which the credit of stored rollouts can be looked at, from one or several shapings."""
+"""`passrl view`: one HTML file in which the credit of stored rollouts can be looked at, under several shapings."""
 
 from __future__ import annotations
 
+import html
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Any, Literal
 
-import pyarrow as pa
-from annotated_types import Ge
-
-from pass_ops.errors import PassError
-from pass_ops.shards import CompleteDataset, open_dataset
-from pass_ops.shards.paths import resolve_folder
+from pass_ops.shards import CompleteDataset
 from pipelines.inspect.stored import open_shaped
-from pipelines.options import ConfigError
-from pipelines.options import options as option_class
-from pipelines.options.types import Seed, Strings
 from pipelines.view.columns import Column, shown_columns
 from pipelines.view.compared import Comparison
 from pipelines.view.explained import explain, left_out
+from pipelines.view.facts import dataset_facts, empty_table, own_logprobs, reasons_said
 from pipelines.view.file import view_html
 from pipelines.view.groups import group_block, group_line
 from pipelines.view.offenders import Looked, Worst, offender_lists
+from pipelines.view.options import ViewOptions
 from pipelines.view.padding import pieces_of
 from pipelines.view.rows import Group, check_same_rollouts, read_groups
 from pipelines.view.run_page import run_of, run_page
@@ -34,48 +29,34 @@ from pipelines.view.tokenizer import dataset_texts
 from pipelines.view.truth import TruthSource, open_truth_of
 
 PAYLOAD = 1
+FRAME_HEIGHT = 600
+Mode = Literal["file", "group"]
 
 
-@option_class(ConfigError)
-class ViewOptions:
-    """What goes into the file."""
+@dataclass(frozen=True)
+class View:
+    """One HTML file, made: its head (docs/reference/view-payload.md), and its bytes. In a notebook it shows itself."""
 
-    groups: Strings = ()
-    """Names of the groups to show (default: all, or a sample within the limits)."""
-    max_rollouts: Annotated[int, Ge(1)] = 1_000
-    """Rollouts in the file at most; whole groups are drawn."""
-    max_tokens: Annotated[int, Ge(1)] = 500_000
-    """Tokens in the file at most."""
-    seed: Seed = 0
-    """Seed of that draw."""
-    truth: str | None = None
-    """Name of the truer process signal that advantages are held against. Example: "execution"."""
-    tokenizer: str | None = None
-    """The policy's folder, for the tokens' texts (default: the one recorded)."""
-    run: str | None = None
-    """RUN folder of the run page (default: the one that the first dataset lies in)."""
-    title: str | None = None
-    """Title of the file."""
+    head: Mapping[str, Any]
+    content: bytes
+
+    def _repr_html_(self) -> str:
+        """The file in a frame of its own, whose scripts reach nothing outside it."""
+        source = html.escape(self.content.decode())
+        style = f"width:100%;height:{FRAME_HEIGHT}px;border:0"
+        return f'<iframe sandbox="allow-scripts" style="{style}" srcdoc="{source}"></iframe>'
 
 
-@dataclass
-class _Made:
-    """What the groups add to, one after the other."""
-
-    lines: list[dict[str, Any]] = field(default_factory=list)
-    blocks: list[bytes] = field(default_factory=list)
-    left_out: dict[str, int] = field(default_factory=dict)
-
-
-def write_view(
+def make_view(
     urls: Sequence[str],
     *,
     options: ViewOptions | None = None,
     grid: Mapping[str, Sequence[Any]] | None = None,
     round_index: int = 0,
+    mode: Mode = "file",
     progress: Callable[[int, int], None] | None = None,
-) -> bytes:
-    """The file's bytes; the same for the same datasets and options.
+) -> View:
+    """The file; the same bytes for the same datasets and options.
 
     Args:
         urls: shaped datasets of the same rollouts, or RUNs, whose round `round_index` is meant; the first one decides
@@ -83,6 +64,7 @@ def write_view(
         options: what goes into the file (default: `ViewOptions()`).
         grid: further settings over what the first one stores, as `passrl sweep` takes them (`parse_grid`).
         round_index: of RUNs.
+        mode: "group" leaves out the page of the run; the page opens at its first group.
         progress: called with (groups done, groups).
 
     Raises:
@@ -93,128 +75,97 @@ def write_view(
     asked = options or ViewOptions()
     datasets = [open_shaped(url, round_index=round_index) for url in urls]
     check_same_rollouts(datasets)
+    main, settings = datasets[0], settings_of(datasets, grid or {})
     sample = sample_groups(
-        datasets[0], names=asked.groups, max_rollouts=asked.max_rollouts, max_tokens=asked.max_tokens, seed=asked.seed
+        main, names=asked.groups, max_rollouts=asked.max_rollouts, max_tokens=asked.max_tokens, seed=asked.seed
     )
-    head, blocks = _payload(datasets, settings_of(datasets, grid or {}), sample, asked, progress=progress)
-    return view_html(head, blocks)
-
-
-def _payload(
-    datasets: Sequence[CompleteDataset],
-    settings: Sequence[Setting],
-    sample: Sample,
-    asked: ViewOptions,
-    *,
-    progress: Callable[[int, int], None] | None,
-) -> tuple[dict[str, Any], list[bytes]]:
-    """The head and the groups' blocks."""
-    main = datasets[0]
-    texts, note = dataset_texts(main, folder=asked.tokenizer)
-    columns = shown_columns(_empty(main))
-    truth = open_truth_of(main, asked.truth) if asked.truth is not None else None
-    lists = offender_lists(settings, columns, truth=asked.truth, own=_own_logprobs(main, columns))
-    comparisons = [Comparison(number) for number in range(1, len(settings))]
-    made = _Made()
+    maker = _Maker.of(main, settings, asked)
     for group in read_groups(datasets, sample.places, settings):
-        _add(made, group, columns=columns, texts=texts, truth=truth, lists=lists)
-        for comparison in comparisons:
-            comparison.add(group)
+        maker.add(group)
         if progress:
             progress(group.number + 1, len(sample.places))
-    run = asked.run or run_of(main)
-    truths = [Column("truth", "truth").plain | {"label": f"A* of {asked.truth}"}] if truth is not None else []
+    run = None if mode == "group" else asked.run or run_of(main)
     head = {
         "payload": PAYLOAD,
         "passrl": version("passrl"),
         "title": asked.title or f"Credit: {settings[0].name}",
-        "mode": "file",
-        "datasets": [_dataset(dataset) for dataset in datasets],
+        "mode": mode,
+        "datasets": [dataset_facts(dataset) for dataset in datasets],
         "settings": [setting.plain for setting in settings],
-        "columns": [*(column.plain for column in columns), *truths],
-        "token_texts": "none" if texts is None else "tokenizer",
-        "token_texts_note": note,
-        "sampling": {
-            "groups": len(sample.places),
-            "of": sample.groups,
-            "rollouts": sum(line["rollouts"] for line in made.lines),
-            "rule": sample.rule,
-        },
-        "explain_left_out": _said(made.left_out),
-        "groups": made.lines,
-        "comparisons": [comparison.plain for comparison in comparisons],
-        "offenders": [worst.plain for worst in lists],
+        **maker.head(sample),
         "run": None if run is None else run_page(run, name=posixpath.basename(main.url.rstrip("/"))),
     }
-    return head, made.blocks
+    return View(head, view_html(head, maker.blocks))
 
 
-def _add(
-    made: _Made,
-    group: Group,
-    *,
-    columns: Sequence[Column],
-    texts: TokenTexts | None,
-    truth: TruthSource | None,
-    lists: Sequence[Worst],
-) -> None:
-    """One group: its line, its block, its offenders."""
-    truth_N = truth.advantages(group) if truth is not None else None
-    explained = []
-    for shaped in group.shaped:
-        why = left_out(group, shaped.setting.config)
-        if why is not None:
-            made.left_out[why] = made.left_out.get(why, 0) + 1
-        explained.append(explain(shaped) if why is None else None)
-    made.lines.append(group_line(group))
-    made.blocks.append(group_block(group, columns=columns, texts=texts, explained=explained, truth_N=truth_N))
-    looked = Looked(group, pieces_of(columns, texts), truth_N)
-    for worst in lists:
-        worst.add(looked)
+def group_view(url: str, group: str, *, options: ViewOptions | None = None, round_index: int = 0) -> View:
+    """One group for a notebook, where the result shows itself. Raises as `make_view`."""
+    asked = replace(options or ViewOptions(), groups=(group,))
+    return make_view([url], options=asked, round_index=round_index, mode="group")
 
 
-def _said(why: Mapping[str, int]) -> str | None:
-    """Why some arithmetic is not in the file; None where all of it is."""
-    return "; ".join(f"{reason} ({count:,} times)" for reason, count in why.items()) or None
+@dataclass(kw_only=True)
+class _Maker:
+    """Adds up what is said of the groups, one after the other; blocks: one a group."""
 
+    columns: Sequence[Column]
+    texts: TokenTexts | None
+    texts_note: str
+    truth: TruthSource | None
+    lists: Sequence[Worst]
+    comparisons: Sequence[Comparison]
+    blocks: list[bytes] = field(default_factory=list)
+    _lines: list[dict[str, Any]] = field(default_factory=list)
+    _left_out: dict[str, int] = field(default_factory=dict)
 
-def _dataset(dataset: CompleteDataset) -> dict[str, Any]:
-    """The head's dataset."""
-    carried = dataset.spec.carried
-    return {
-        "url": dataset.url,
-        "content_digest": dataset.content_digest,
-        "round": carried.get("round"),
-        "policy_digest": carried.get("policy_digest"),
-        "groups": dataset.manifest.totals["groups"],
-        "rollouts": dataset.manifest.totals["rows"],
-        "tokens": dataset.manifest.totals["tokens"],
-        "imported": carried.get("imported"),
-    }
+    @staticmethod
+    def of(dataset: CompleteDataset, settings: Sequence[Setting], asked: ViewOptions) -> _Maker:
+        """For the groups of a dataset. Raises what opening its tokenizer and its truth does."""
+        texts, note = dataset_texts(dataset, folder=asked.tokenizer)
+        columns = shown_columns(empty_table(dataset))
+        return _Maker(
+            columns=columns,
+            texts=texts,
+            texts_note=note,
+            truth=open_truth_of(dataset, asked.truth) if asked.truth is not None else None,
+            lists=offender_lists(settings, columns, truth=asked.truth, own=own_logprobs(dataset, columns)),
+            comparisons=[Comparison(number) for number in range(1, len(settings))],
+        )
 
+    def add(self, group: Group) -> None:
+        """One group: its line, its block, its offenders, its part of the comparisons."""
+        truth_N = self.truth.advantages(group) if self.truth is not None else None
+        explained = []
+        for shaped in group.shaped:
+            why = left_out(group, shaped.setting.config)
+            if why is not None:
+                self._left_out[why] = self._left_out.get(why, 0) + 1
+            explained.append(explain(shaped) if why is None else None)
+        self._lines.append(group_line(group))
+        self.blocks.append(
+            group_block(group, columns=self.columns, texts=self.texts, explained=explained, truth_N=truth_N)
+        )
+        looked = Looked(group, pieces_of(self.columns, self.texts), truth_N)
+        for worst in self.lists:
+            worst.add(looked)
+        for comparison in self.comparisons:
+            comparison.add(group)
 
-def _empty(dataset: CompleteDataset) -> pa.Table:
-    """A table without rows that has the dataset's columns; without columns where the dataset has no part."""
-    if not dataset.parts:
-        return pa.table({})
-    with dataset.open_part(0) as file:
-        return file.schema_arrow.empty_table()
-
-
-def _own_logprobs(dataset: CompleteDataset, columns: Sequence[Column]) -> list[str]:
-    """Log-prob columns whose signal ran the very policy that sampled, as far as the signals can still be asked."""
-    held = dataset.spec.carried.get("signals") or {}
-    found = []
-    for column in columns:
-        name = column.name.removesuffix("_logprobs")
-        name = (held.get("reference") or name) if name == "reference" else name
-        ref = dataset.spec.inputs.get(name)
-        if column.kind != "logprob" or ref is None:
-            continue
-        try:
-            models = open_dataset(resolve_folder(dataset.url, ref.folder)).spec.models
-        except (PassError, OSError):
-            continue  # moved without its inputs
-        if any(model.digest == dataset.spec.carried.get("policy_digest") for model in models.values()):
-            found.append(column.name)
-    return found
+    def head(self, sample: Sample) -> dict[str, Any]:
+        """What the head says of the groups. sample: as they were chosen."""
+        truth = [Column("truth", "truth").plain] if self.truth is not None else []
+        return {
+            "columns": [*(column.plain for column in self.columns), *truth],
+            "token_texts": "none" if self.texts is None else "tokenizer",
+            "token_texts_note": self.texts_note,
+            "sampling": {
+                "groups": len(sample.places),
+                "of": sample.groups,
+                "rollouts": sum(line["rollouts"] for line in self._lines),
+                "rule": sample.rule,
+            },
+            "explain_left_out": reasons_said(self._left_out),
+            "groups": self._lines,
+            "comparisons": [comparison.plain for comparison in self.comparisons],
+            "offenders": [worst.plain for worst in self.lists],
+        }
