@@ -35,11 +35,11 @@ def group_block(
     name: str,
     prompt: bytes = b"What is 2 + 2?",
     answer: str = "4",
-    absent: Collection[tuple[int, int]] = (),
+    untrained: Collection[tuple[int, int]] = (),
 ) -> bytes:
     """The block of a group; log-probabilities follow from the tokens' places.
 
-    absent: (row, setting) of rollouts that a setting's dataset lacks.
+    untrained: (row, setting) of rollouts that a setting does not train.
     """
     counts = np.array([len(one.texts) for one in rollouts])
     texts = [text for one in rollouts for text in one.texts]
@@ -62,7 +62,7 @@ def group_block(
     ]
     for setting in range(len(rollouts[0].settings)):
         axis = f"chunk/{setting}"
-        made = [((), ()) if (row, setting) in absent else one.settings[setting] for row, one in enumerate(rollouts)]
+        made = [one.settings[setting] for one in rollouts]
         values = np.concatenate([values for _, values in made]).astype(np.float32)
         arrays += [
             offsets_of(axis, np.array([len(ends) for ends, _ in made])),
@@ -70,11 +70,11 @@ def group_block(
             Array(f"chunk_advantages/{setting}", axis, values),
             Array(f"chunk_credits/{setting}", axis, values / 2),
         ]
-    return block(_group_head(rollouts, name, answer, absent), arrays)
+    return block(_group_head(rollouts, name, answer, untrained), arrays)
 
 
 def _group_head(
-    rollouts: Sequence[Rollout], name: str, answer: str, absent: Collection[tuple[int, int]]
+    rollouts: Sequence[Rollout], name: str, answer: str, untrained: Collection[tuple[int, int]]
 ) -> dict[str, Any]:
     made = [
         {
@@ -96,10 +96,7 @@ def _group_head(
     ]
     settings = [
         {
-            "rows": [
-                {"trainable": True, "path_score": 0.5, "present": (row, setting) not in absent}
-                for row in range(len(rollouts))
-            ],
+            "rows": [{"trainable": (row, setting) not in untrained, "path_score": 0.5} for row in range(len(rollouts))],
             "explain": None,
         }
         for setting in range(len(rollouts[0].settings))
@@ -109,9 +106,10 @@ def _group_head(
 
 def made_file(
     groups: Sequence[tuple[str, Sequence[Rollout]]],
+    /,
     *,
     title: str = "made by hand",
-    absent: Collection[tuple[int, int]] = (),
+    untrained: Collection[tuple[int, int]] = (),
     **head: Any,
 ) -> bytes:
     """The bytes of a file with these groups. head: what its head has besides or instead."""
@@ -155,7 +153,7 @@ def made_file(
         "run": None,
         **head,
     }
-    return view_html(whole, (group_block(rollouts, name=name, absent=absent) for name, rollouts in groups))
+    return view_html(whole, (group_block(rollouts, name=name, untrained=untrained) for name, rollouts in groups))
 
 
 def group_facts(name: str, rollouts: Sequence[Rollout]) -> dict[str, Any]:

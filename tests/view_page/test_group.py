@@ -122,6 +122,13 @@ def test_a_link_leads_to_a_token(open_file):
     assert page.locator(".cursor").inner_text() == " Three"
 
 
+def test_a_rollout_that_is_not_trained_is_marked_and_flips_nothing(open_file):
+    page = open_file(made_file(GROUPS, untrained={(0, 1)}), "#/group/0?against=1&setting=0")
+    assert page.locator("[data-flips]").get_attribute("data-flips") == "0"
+    page.locator("select[name=setting]").select_option("1")
+    assert page.locator("h3 .warning").all_inner_texts() == ["not trainable"]
+
+
 def test_a_group_that_is_not_there_is_said_to_be_missing(open_file):
     page = open_file(made_file(GROUPS), "#/group/7")
     assert page.locator(".warning").inner_text() == "This file has no group number 7; its groups are 0 to 0."
@@ -162,12 +169,6 @@ def test_a_flip_leads_to_its_tokens(open_file):
     page.locator(".flips a").last.click()
     page.wait_for_selector(".cursor")
     assert page.locator(".cursor").get_attribute("data-t") == "2"
-
-
-def test_a_rollout_that_another_dataset_lacks_is_said_to_be_missing(open_file):
-    content = made_file(GROUPS, absent={(1, 1)})
-    page = open_file(content, "#/group/0?setting=1")
-    assert page.locator(".rollout[data-row='1'] .pane").inner_text() == "This dataset lacks the rollout."
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -63,8 +63,10 @@ def test_a_link_carries_order_and_filter(open_file):
     assert names(page) == ["plain/2", "plain/10"]
 
 
-def test_verdicts_other_than_ok_are_counted_by_name(page):
-    assert page.locator("tr[data-group='1'] td").last.inner_text() == "1 timeout"
+def test_verdicts_are_counted_by_name_and_failed_ones_found(page):
+    assert page.locator("tr[data-group='1'] td").last.inner_text() == "1 ok, 1 timeout"
+    page.locator("select[name=show]").select_option("failed")
+    assert names(page) == ["plain/2"]
 
 
 def test_arrow_keys_walk_and_enter_opens(page):

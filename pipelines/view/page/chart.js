@@ -3,7 +3,7 @@ import { html } from "passrl/html";
 import { number } from "passrl/numbers";
 
 const [WIDTH, HEIGHT] = [420, 220];
-const EDGE = { left: 52, right: 12, top: 10, bottom: 34 };
+const EDGE = { left: 52, right: 26, top: 10, bottom: 34 };
 const LOOKS = 6; // .series-0 to .series-5 in page.css
 
 /** Round numbers from low to high, about `wanted` of them. */

@@ -81,7 +81,7 @@ export function Inspector({ head, group, place, columns }) {
   const facts = group.head.settings[setting].explain?.rows[row];
   const name = head.settings.length > 1 ? `${head.settings[setting].name}, ` : "";
   return html`<div class="arithmetic">
-    <h3>${name}rollout ${group.rollouts[row].sample_index ?? row}, chunk ${chunk + 1} <small>tokens ${start} to ${end - 1}${facts?.why[chunk] ? `, starts at: ${facts.why[chunk]}` : ""}</small></h3>
+    <h3>${name}rollout ${row}, chunk ${chunk + 1} <small>tokens ${start} to ${end - 1}${facts?.why[chunk] ? `, starts at: ${facts.why[chunk]}` : ""}</small></h3>
     ${lines === null
       ? html`<p>${head.explain_left_out ?? "This estimator has no arithmetic that explain knows."} Stored: credit
           ${" "}${signed(group.of(`chunk_credits/${setting}`, row)[chunk])}, advantage ${signed(group.of(`chunk_advantages/${setting}`, row)[chunk])}.</p>`

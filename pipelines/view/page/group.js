@@ -97,8 +97,7 @@ function Question({ head, group, id, route }) {
 
 function Rollout({ row, ...pane }) {
   const { group, settings, asked, goal } = pane;
-  const facts = group.rollouts[row];
-  const label = `rollout ${facts.sample_index ?? row}`;
+  const label = `rollout ${row}`;
   return html`<section class="rollout" data-row=${row} aria-label=${label}>
     <${Facts} group=${group} row=${row} setting=${asked.setting} label=${label} />
     <div class="panes">
@@ -116,8 +115,6 @@ function Body({ group, row, setting, asked, limit, flips, steps, goal }) {
     for (const run of flips) if (run.row === row) for (let token = run.start; token < run.end; token += 1) flipped.add(token);
     return { quantity: asked.quantity, values: valuesOf(group, row, asked.quantity, setting), limit, setting, flips: flipped };
   }, [group, row, setting, asked.quantity.id, limit, flips]);
-  const facts = group.head.settings[setting].rows[row];
-  if (!facts.present) return html`<p class="hint">This dataset lacks the rollout.</p>`;
   const text = group.rollouts[row].text;
   if (text !== undefined && text !== null) return html`<p class="hint">${"No token texts are known: "}the whole text, uncoloured.</p><${Written} text=${text} />`;
   return html`<${Tokens} group=${group} row=${row} paint=${paint} steps=${steps} reach=${goal.row === row ? (goal.token ?? 0) : 0} />`;
@@ -127,6 +124,7 @@ function Facts({ group, row, setting, label }) {
   const facts = group.rollouts[row];
   const made = group.head.settings[setting].rows[row];
   const shown = [
+    ["sample", facts.sample_index === row ? null : facts.sample_index],
     ["reward", facts.outcome_reward === null ? null : number(facts.outcome_reward)],
     ["verdict", facts.verify_status],
     ["answered", facts.extracted_answer === null || facts.extracted_answer === undefined ? null : plain(String(facts.extracted_answer), 40)],
@@ -134,11 +132,12 @@ function Facts({ group, row, setting, label }) {
     ["length", facts.length === null ? null : `${number(facts.length)} tokens${facts.masked ? `, ${number(facts.masked)} masked` : ""}`],
     ["ended by", facts.finish_reason],
     ["path score", made.path_score === null ? null : signed(made.path_score)],
+    ...Object.entries(facts.rewards ?? {}).map(([name, value]) => [name, typeof value === "number" ? number(value) : value]),
     ...Object.entries(facts.statuses ?? {}),
   ].filter(([, value]) => value !== null && value !== undefined);
   return html`<header class="facts">
-    <h3>${label} ${made.present && !made.trainable ? html`<em class="warning">not trainable</em>` : null}</h3>
-    <dl>${shown.map(([name, value]) => html`<div><dt>${name}</dt><dd>${typeof value === "boolean" ? String(value) : plain(String(value), 60)}</dd></div>`)}</dl>
+    <h3>${label} ${made.trainable ? null : html`<em class="warning">not trainable</em>`}</h3>
+    <dl>${shown.map(([name, value]) => html`<div><dt>${plain(name, 40)}</dt><dd>${typeof value === "boolean" ? String(value) : plain(String(value), 60)}</dd></div>`)}</dl>
   </header>`;
 }
 
@@ -151,7 +150,7 @@ function Flips({ head, group, route, flips, settings }) {
   return html`<details class="flips" open=${flips.length > 0 && flips.length <= 12}>
     <summary>Sign flips: <span data-flips=${tokens}>${count(tokens, "token")}</span> (${percent(counted ? tokens / counted : 0)}) in ${count(flips.length, "run")} from ${before} to ${after}</summary>
     <ol>${flips.slice(0, LISTED).map((run) => html`<li><a href=${link("group", route.id, { ...route.options, rollout: run.row, token: run.start })}>
-      rollout ${group.rollouts[run.row].sample_index ?? run.row}, tokens ${run.start} to ${run.end - 1}: ${signed(run.before)} → ${signed(run.after)}</a></li>`)}</ol>
+      rollout ${run.row}, tokens ${run.start} to ${run.end - 1}: ${signed(run.before)} → ${signed(run.after)}</a></li>`)}</ol>
     ${flips.length > LISTED ? html`<p class="hint">${number(flips.length - LISTED)} more are outlined below.</p>` : null}
   </details>`;
 }

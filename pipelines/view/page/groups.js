@@ -5,24 +5,24 @@ import { link, replaceOptions } from "passrl/route";
 import { plain } from "passrl/text";
 
 const SHOWN = 200; // rows drawn at once
+const DECIDED = new Set(["ok", "wrong"]);
 
-const notOk = (group) => Object.entries(group.verdicts).reduce((sum, [status, many]) => sum + (status === "ok" ? 0 : many), 0);
-const spread = (group) => group.advantage_std;
+// Verdicts that say neither right nor wrong: nothing was parsed, the program was stopped, ...
+const failed = (group) => Object.entries(group.verdicts).reduce((sum, [status, many]) => sum + (DECIDED.has(status) ? 0 : many), 0);
 
 const COLUMNS = [
   { id: "order", label: "#", value: (group) => group.index, show: (group) => number(group.index) },
   { id: "group", label: "group", value: (group) => group.id, show: (group) => plain(group.id, 40), text: true },
   { id: "outcome", label: "outcome", unit: "mean", value: (group) => group.outcome, bar: [0, 1], title: "mean outcome reward of the group" },
   { id: "length", label: "length", unit: "tokens", value: (group) => group.mean_length, title: "mean length of the rollouts" },
-  { id: "spread", label: "advantages", unit: "std", value: spread, title: "standard deviation of the advantages over the tokens that count" },
+  { id: "spread", label: "advantages", unit: "std", value: (group) => group.advantage_std, title: "standard deviation of the advantages over the tokens that count" },
   { id: "zero", label: "zero", unit: "of tokens", value: (group) => group.zero_advantage, bar: [0, 1], show: (group) => percent(group.zero_advantage), title: "share of tokens whose advantage is 0" },
   { id: "truncated", label: "truncated", unit: "rollouts", value: (group) => group.truncated, title: "rollouts that were cut at the longest length" },
-  { id: "verdicts", label: "not ok", unit: "verdicts", value: notOk, show: (group) => verdicts(group), title: "rollouts whose verdict is not ok, by status" },
+  { id: "verdicts", label: "verdicts", unit: "sorted by failed ones", value: failed, show: verdicts, title: "rollouts by verdict; failed are those neither ok nor wrong" },
 ];
 
 function verdicts(group) {
-  const others = Object.entries(group.verdicts).filter(([status]) => status !== "ok");
-  return others.length ? others.map(([status, many]) => `${number(many)} ${plain(status, 20)}`).join(", ") : "0";
+  return Object.entries(group.verdicts).map(([status, many]) => `${number(many)} ${plain(status, 20)}`).join(", ") || "–";
 }
 
 const KINDS = [
@@ -30,7 +30,7 @@ const KINDS = [
   { id: "single", label: "single outcome: all equal", keep: (group) => group.single_outcome === true },
   { id: "mixed", label: "outcomes differ", keep: (group) => group.single_outcome === false },
   { id: "truncated", label: "with truncated rollouts", keep: (group) => group.truncated > 0 },
-  { id: "verdict", label: "with verdicts other than ok", keep: (group) => notOk(group) > 0 },
+  { id: "failed", label: "with failed verdicts", keep: (group) => failed(group) > 0 },
   { id: "untrainable", label: "with rollouts not trainable", keep: (group) => group.untrainable > 0 },
   { id: "flips", label: "with sign flips between settings", keep: (group) => group.flips.some((flips) => flips > 0) },
 ];
@@ -106,9 +106,10 @@ function Row({ group, place, columns, largest, current, onFocus }) {
       return html`<th scope="row"><a href=${link("group", group.index)} tabindex=${current ? 0 : -1} onFocus=${onFocus}>${column.show(group)}</a> ${notes.map((note) => html`<small class="tag">${note}</small> `)}</th>`;
     }
     const shown = column.show ? column.show(group) : number(value);
+    if (column.id === "verdicts") return html`<td>${shown}</td>`;
     if (column.id === "order") return html`<td class="number">${shown}</td>`;
     const range = column.id === "spread" && value !== null ? `${signed(group.advantage_min, 3)} to ${signed(group.advantage_max, 3)}` : undefined;
-    return html`<td class="number" title=${range}><${Bar} value=${value} most=${column.bar ? column.bar[1] : largest[column.id]} />${shown}</td>`;
+    return html`<td class="number" title=${range}><${Bar} value=${value} most=${column.bar ? column.bar[1] : largest[column.id]} /><span>${shown}</span></td>`;
   };
   return html`<tr data-place=${place} data-group=${group.index} class=${current ? "current" : ""}>${columns.map(cell)}</tr>`;
 }

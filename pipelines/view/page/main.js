@@ -2,7 +2,7 @@
 import { AboutView } from "passrl/about";
 import { GroupView } from "passrl/group";
 import { GroupsView } from "passrl/groups";
-import { html, render, useEffect, useState } from "passrl/html";
+import { html, render, useLayoutEffect, useState } from "passrl/html";
 import { number } from "passrl/numbers";
 import { OffendersView } from "passrl/offenders";
 import { paletteSheet } from "passrl/palette";
@@ -38,7 +38,7 @@ function remember(scheme) {
 
 function SchemeSwitch() {
   const [scheme, setScheme] = useState(remembered);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const dark = matchMedia("(prefers-color-scheme: dark)");
     const apply = () => (document.documentElement.dataset.scheme = scheme === "auto" ? (dark.matches ? "dark" : "light") : scheme);
     apply();

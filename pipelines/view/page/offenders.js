@@ -22,9 +22,9 @@ export function OffendersView({ head }) {
     ${head.offenders.map((list) => html`<section key=${list.title}>
       <h2>${plain(list.title)} ${head.settings.length > 1 ? html`<small>${plain(head.settings[list.setting].name, 60)}</small>` : null}</h2>
       <p class="hint">${list.rule}</p>
-      ${list.rows.length ? html`<table><thead><tr><th scope="col">where</th><th scope="col">tokens</th><th scope="col">${list.unit || "value"}</th><th scope="col">note</th></tr></thead>
+      ${list.rows.length ? html`<table><thead><tr><th scope="col">where</th><th scope="col">at tokens</th><th scope="col">${list.unit || "value"}</th><th scope="col">note</th></tr></thead>
         <tbody>${list.rows.map((row) => html`<tr>
-          <th scope="row"><a href=${placeOf(list, row)}>${plain(head.groups[row.group].id, 40)}, rollout ${row.rollout + 1}${row.chunk === null ? "" : `, chunk ${row.chunk + 1}`}</a></th>
+          <th scope="row"><a href=${placeOf(list, row)}>${plain(head.groups[row.group].id, 40)}, rollout ${row.rollout}${row.chunk === null ? "" : `, chunk ${row.chunk + 1}`}</a></th>
           <td class="number">${number(row.start)}–${number(Math.max(row.start, row.end - 1))}</td>
           <td class="number">${number(row.value)}</td><td>${plain(row.note ?? "", 160)}</td>
         </tr>`)}</tbody></table>` : null}

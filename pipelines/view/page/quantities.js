@@ -103,8 +103,7 @@ export function limitOf(group, quantity, settings) {
 
 /** Whether the rollout takes part in training under a setting. */
 export function trains(group, row, setting) {
-  const facts = group.head.settings[setting].rows[row];
-  return facts.present && facts.trainable;
+  return group.head.settings[setting].rows[row].trainable;
 }
 
 /** Runs of tokens whose advantage has another sign under another setting: [{row, start, end, before, after}]. */
