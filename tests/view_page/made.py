@@ -33,9 +33,9 @@ def group_block(
     rollouts: Sequence[Rollout],
     *,
     name: str,
-    prompt: bytes = b"What is 2 + 2?",
-    answer: str = "4",
-    untrained: Collection[tuple[int, int]] = (),
+    prompt: bytes,
+    answer: str,
+    untrained: Collection[tuple[int, int]],
 ) -> bytes:
     """The block of a group; log-probabilities follow from the tokens' places.
 
@@ -110,6 +110,8 @@ def made_file(
     *,
     title: str = "made by hand",
     untrained: Collection[tuple[int, int]] = (),
+    prompt: bytes = b"What is 2 + 2?",
+    answer: str = "4",
     **head: Any,
 ) -> bytes:
     """The bytes of a file with these groups. head: what its head has besides or instead."""
@@ -153,7 +155,13 @@ def made_file(
         "run": None,
         **head,
     }
-    return view_html(whole, (group_block(rollouts, name=name, untrained=untrained) for name, rollouts in groups))
+    return view_html(
+        whole,
+        (
+            group_block(rollouts, name=name, prompt=prompt, answer=answer, untrained=untrained)
+            for name, rollouts in groups
+        ),
+    )
 
 
 def group_facts(name: str, rollouts: Sequence[Rollout]) -> dict[str, Any]:

@@ -4,8 +4,8 @@ import { count, number, percent } from "passrl/numbers";
 import { plain } from "passrl/text";
 
 function Setting({ setting, index, comparison }) {
-  return html`<section><h3>${index}. ${plain(setting.name)} <small>${setting.source === "stored" ? "as stored" : "made from stored signals when the file was written"}, rows of dataset ${setting.dataset}</small></h3>
-    ${setting.same?.length ? html`<p class="hint">The same advantages: ${setting.same.map((name) => plain(name)).join(", ")}.</p>` : null}
+  return html`<section><h3>${index}. ${setting.name} <small>${setting.source === "stored" ? "as stored" : "made from stored signals when the file was written"}, rows of dataset ${setting.dataset}</small></h3>
+    ${setting.same?.length ? html`<p class="hint">The same advantages: ${setting.same.join(", ")}.</p>` : null}
     ${comparison ? html`<p>Beside setting 0, over ${count(comparison.tokens, "token")}: ${count(comparison.flips, "sign flip")} (${percent(comparison.tokens ? comparison.flips / comparison.tokens : 0)}),
       correlation ${number(comparison.correlation)}, mean difference ${number(comparison.mean_difference)}, largest ${number(comparison.largest_difference)}.</p>` : null}
     <details><summary>options</summary><pre>${plain(JSON.stringify(setting.options, null, 1)).replaceAll("↵", "\n")}</pre></details>
@@ -21,7 +21,7 @@ export function AboutView({ head }) {
     <p>${head.token_texts_note}</p>
     ${head.explain_left_out ? html`<p>${head.explain_left_out}</p>` : null}
     <h2>Datasets</h2>
-    <dl>${head.datasets.map((dataset, index) => html`<div><dt>${index}. ${plain(dataset.url)}</dt>
+    <dl>${head.datasets.map((dataset, index) => html`<div><dt>${index}. ${dataset.url}</dt>
       <dd>${count(dataset.groups, "group")}, ${count(dataset.rollouts, "rollout")}, ${count(dataset.tokens, "token")}${dataset.round === null || dataset.round === undefined ? "" : `, round ${dataset.round}`};
         content ${plain(dataset.content_digest ?? "–", 24)}, policy ${plain(dataset.policy_digest ?? "–", 24)}${dataset.imported ? `; imported: ${plain(JSON.stringify(dataset.imported), 400)}` : ""}</dd></div>`)}</dl>
     <h2>Settings</h2>

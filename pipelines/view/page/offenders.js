@@ -20,7 +20,7 @@ export function OffendersView({ head }) {
   return html`<section class="offenders">
     ${head.offenders.length ? null : html`<p class="hint">This file lists none.</p>`}
     ${head.offenders.map((list) => html`<section key=${list.title}>
-      <h2>${plain(list.title)} ${head.settings.length > 1 ? html`<small>${plain(head.settings[list.setting].name, 60)}</small>` : null}</h2>
+      <h2>${list.title} ${head.settings.length > 1 ? html`<small>${plain(head.settings[list.setting].name, 60)}</small>` : null}</h2>
       <p class="hint">${list.rule}</p>
       ${list.rows.length ? html`<table><thead><tr><th scope="col">where</th><th scope="col">at tokens</th><th scope="col">${list.unit || "value"}</th><th scope="col">note</th></tr></thead>
         <tbody>${list.rows.map((row) => html`<tr>

@@ -1,12 +1,21 @@
 // Reads what docs/reference/view-payload.md describes: the head, and groups when they are looked at.
+import { plain } from "passrl/text";
 
 const VERSION = 1;
 const KEPT = 12; // decoded groups; an opened one is about 1 MB
 const ITEMS = { u1: Uint8Array, i4: Int32Array, u4: Uint32Array, f4: Float32Array };
 
+// Texts that are shown at length, with their lines: where they are drawn, escapes are set apart.
+const WRITTEN = new Set(["answer", "text"]);
+
+// All other strings are shown in lines and lists: what a screen would hide or obey is written out as they are read.
+function readJson(text) {
+  return JSON.parse(text, (key, value) => (typeof value === "string" && !WRITTEN.has(key) ? plain(value) : value));
+}
+
 /** The head. Throws where the file is of another version than this page. */
 export function readHead() {
-  const head = JSON.parse(document.getElementById("passrl-head").textContent);
+  const head = readJson(document.getElementById("passrl-head").textContent);
   if (head.payload !== VERSION) {
     throw new Error(`this file's payload is of version ${head.payload}, its page reads ${VERSION}: write the file again`);
   }
@@ -40,7 +49,7 @@ export class Group {
 
   constructor(bytes) {
     const length = new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true);
-    this.head = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + length)));
+    this.head = readJson(new TextDecoder().decode(bytes.subarray(4, 4 + length)));
     this.#body = bytes.subarray(4 + length);
     this.#places = new Map(this.head.arrays.map((place) => [place.name, place]));
     this.rollouts = this.head.rollouts;

@@ -15,19 +15,41 @@ export function link(view, id = null, options = {}) {
   return `#/${view}${id === null ? "" : `/${id}`}${query ? `?${query}` : ""}`;
 }
 
+// In a notebook's frame (about:srcdoc) "#..." would lead to the notebook's own address: there the place is kept here.
+const framed = location.protocol === "about:";
+let kept = "";
+
+function follow(fragment) {
+  kept = fragment;
+  window.dispatchEvent(new HashChangeEvent("hashchange"));
+}
+
+function onClick(event) {
+  const fragment = event.target.closest?.("a")?.getAttribute("href");
+  if (!fragment?.startsWith("#/")) return;
+  event.preventDefault();
+  follow(fragment);
+}
+
 /** Change the place's options without a new step in the history. */
 export function replaceOptions(route, options) {
-  history.replaceState(null, "", link(route.view, route.id, { ...route.options, ...options }));
-  window.dispatchEvent(new HashChangeEvent("hashchange"));
+  const fragment = link(route.view, route.id, { ...route.options, ...options });
+  if (!framed) history.replaceState(null, "", fragment);
+  follow(fragment);
 }
 
 /** The place now, drawn again when it changes. */
 export function useRoute() {
-  const [route, setRoute] = useState(() => parse(location.hash));
+  const now = () => parse(framed ? kept : location.hash);
+  const [route, setRoute] = useState(now);
   useEffect(() => {
-    const follow = () => setRoute(parse(location.hash));
-    window.addEventListener("hashchange", follow);
-    return () => window.removeEventListener("hashchange", follow);
+    const changed = () => setRoute(now());
+    window.addEventListener("hashchange", changed);
+    if (framed) document.addEventListener("click", onClick);
+    return () => {
+      window.removeEventListener("hashchange", changed);
+      document.removeEventListener("click", onClick);
+    };
   }, []);
   return route;
 }

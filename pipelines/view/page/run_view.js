@@ -12,15 +12,14 @@ const OF_ROUNDS = [
   { name: "behavior_kl", title: "KL to the sampler (nats per token)" },
 ];
 const OF_STEPS = {
-  loss: "loss",
   kl: "KL to the reference policy (nats per token)",
   behavior_kl: "KL to the sampler (nats per token)",
   entropy: "entropy (nats per token)",
-  grad_norm: "gradient norm",
-  reward_mean: "mean reward of the batch",
-  mean_length: "mean length of the batch (tokens)",
+  grad_norm: "norm of the gradient",
+  advantage_mean: "mean advantage",
   clip_low: "tokens clipped below (share)",
   clip_high: "tokens clipped above (share)",
+  rejected: "tokens rejected (share)",
 };
 
 const known = (value) => value !== null && value !== undefined;
@@ -40,10 +39,11 @@ export function charts(run) {
     title,
     series: [{ name: title, points: run.rounds.filter((round) => known(round[name])).map((round) => ({ x: place(round), y: round[name] })) }],
   }));
-  const steps = Object.entries(OF_STEPS).map(([name, title]) => ({
-    title,
+  const metrics = Object.keys(run.steps ?? {}).filter((name) => name !== "update" && name !== "round");
+  const steps = metrics.map((name) => ({
+    title: OF_STEPS[name] ?? plain(name, 40),
     xLabel: "update",
-    series: [{ name: title, points: (run.steps?.[name] ?? []).map((y, index) => ({ x: run.steps.update[index], y })).filter((point) => known(point.y)) }],
+    series: [{ name: plain(name, 40), points: run.steps[name].map((y, index) => ({ x: run.steps.update[index], y })).filter((point) => known(point.y)) }],
   }));
   return {
     rounds: [{ title: "pass@1 (± standard error)", series: passes }, ...rounds].map((chart) => ({ ...chart, xLabel: "round", named })).map(withPoints).filter(Boolean),

@@ -5,14 +5,14 @@ import { parts, textParts } from "passrl/text";
 const CLIPPED = 2000; // bytes of one token that are shown at once
 
 function shown(part) {
-  if (part.text !== undefined) return part.text;
+  if (part.text !== undefined) return [part.text];
   const mark = html`<span class="escape" title=${part.title}>${part.escape}</span>`;
-  return part.break ? [mark, "\n"] : mark;
+  return part.break ? [mark, "\n"] : [mark];
 }
 
 /** Bytes, as what is shown of them: strings and marked escapes. */
 export function shownBytes(bytes) {
-  return parts(bytes).map(shown);
+  return parts(bytes).flatMap(shown);
 }
 
 /** A token's bytes; of very long ones the beginning, and how much more there is. */
@@ -29,8 +29,8 @@ export function Written({ text, bytes, limit = 20000 }) {
   const whole = bytes === undefined ? textParts(text) : parts(bytes);
   const [first, rest] = cut(whole, limit);
   return html`<div class="written" dir="ltr">
-    ${first.map(shown)}
-    ${rest.length ? html`<details><summary>the rest</summary>${rest.map(shown)}</details>` : null}
+    ${first.flatMap(shown)}
+    ${rest.length ? html`<details><summary>the rest</summary>${rest.flatMap(shown)}</details>` : null}
   </div>`;
 }
 

@@ -38,17 +38,23 @@ function tokenClass(value, masked, paint, flipped) {
   return `t ${colour}${negative}${flipped ? " flipped" : ""}`;
 }
 
+const Score = ({ label }) => html`<sup class="score" title="score of the step that ends here">${label}</sup>`;
+
 function Chunk({ group, row, chunk, until, paint, mask, scores }) {
+  const special = group.of("special", row);
   const tokens = [];
   for (let token = chunk.start; token < Math.min(chunk.end, until); token += 1) {
-    const bytes = group.bytes(row, token);
     const masked = mask !== null && !mask[token];
     const style = tokenClass(paint.values[token], masked, paint, paint.flips?.has(token));
-    tokens.push(html`<span class=${style} data-t=${token}>${shownToken(bytes)}</span>`);
-    for (const label of scores.get(token) ?? []) tokens.push(html`<sup class="score" title="score of the step that ends here">${label}</sup>`);
+    const shown = shownToken(group.bytes(row, token));
+    const ends = (scores.get(token) ?? []).map((label) => html`<${Score} label=${label} />`);
+    // A step that ends with its line has its score on that line.
+    const broken = ends.length > 0 && shown.at(-1) === "\n";
+    tokens.push(html`<span class=${special?.[token] ? `${style} special` : style} data-t=${token}>${broken ? [...shown.slice(0, -1), ...ends, "\n"] : shown}</span>`);
+    if (!broken) tokens.push(...ends);
   }
   const told = paint.told ? `, ${paint.told(chunk)}` : "";
-  return html`<span class="chunk" role="button" tabindex="-1" data-chunk=${chunk.index}
+  return html`<span class="chunk" role="group" tabindex="-1" data-chunk=${chunk.index}
     aria-label=${`chunk ${chunk.index + 1}, tokens ${chunk.start} to ${chunk.end - 1}${told}`}>${tokens}</span>`;
 }
 
