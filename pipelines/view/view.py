@@ -88,7 +88,7 @@ def make_view(
     head = {
         "payload": PAYLOAD,
         "passrl": version("passrl"),
-        "title": asked.title or f"Credit: {settings[0].name}",
+        "title": asked.title or f"Credit: {posixpath.join(*main.url.split(posixpath.sep)[-3:])}",
         "mode": mode,
         "datasets": [dataset_facts(dataset) for dataset in datasets],
         "settings": [setting.plain for setting in settings],
