@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pass_ops import shape, token_advantages
+from pass_ops import shape
 from pipelines.inspect.explain.explanation import explain_rollout
 from pipelines.inspect.stored import shaping_config
 from pipelines.view.options import ViewOptions
@@ -101,17 +101,13 @@ def test_differences_of_two_settings_are_those_that_shape_makes(open_file, run, 
     page = open_file(make_view([run.url], options=options, grid={"k": [0.0]}).content, "#/group/0?against=1")
     table = run.shaped.read_part(0)
     made = shape(table, replace(shaping_config(run.shaped.spec), k=0.0))
-    before, after = (np.split(token_advantages(one), token_offsets(table)) for one in (table, made))
+    before, after = ([advantages(one) for one in rows] for rows in (table.to_pylist(), made.to_pylist()))
     change = [b - a for a, b in zip(before, after, strict=True)]
     masks = table["loss_mask"].to_pylist()
     for setting in (0, 1):
         assert_coloured(page, change, masks, setting=setting)
     flipped = sum(int(((a * b < 0) & np.array(mask)).sum()) for a, b, mask in zip(before, after, masks, strict=True))
     assert page.locator("[data-flips]").get_attribute("data-flips") == str(flipped)
-
-
-def token_offsets(table) -> list[int]:
-    return np.cumsum([len(mask) for mask in table["loss_mask"].to_pylist()])[:-1].tolist()
 
 
 def test_texts_are_those_that_the_model_wrote(open_file, run, options):
