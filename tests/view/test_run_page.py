@@ -14,10 +14,10 @@ from pipelines.runs.lineage import record_round, record_start
 from pipelines.view.run_page import NotARunError, run_of, run_page
 from pipelines.view.view import make_view
 
-
 STEP = {
     "policy_loss": 0.0, "kl": None, "clip_low": 0.25, "clip_high": 0.0, "behavior_kl": None, "advantage_mean": None,
-    "grad_norm": 1.0, "rollouts": 2, "tokens": 6, "fed_tokens": 8, "seconds": 1.0, "tokens_per_second": 8.0,
+    "grad_norm": 1.0, "rollouts": 2, "tokens": 6, "dropped_tokens": 0, "masked_rollouts": 0, "fed_tokens": 8,
+    "seconds": 1.0, "tokens_per_second": 8.0,
     "data_wait": 0.0,
 }  # fmt: skip
 
