@@ -21,6 +21,8 @@ def browser() -> Iterator[object]:
     if found is None and not REQUIRED:
         pytest.skip(f"no Chromium here ({', '.join(NAMES)}): apt-get install chromium")
     assert found is not None, "PASSRL_REQUIRE_CHROMIUM=1, and no Chromium is on PATH"
+    if not REQUIRED:
+        pytest.importorskip("playwright", reason="no playwright here: it comes with the extra `dev`")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
@@ -40,7 +42,7 @@ def open_file(browser, tmp_path) -> Iterator[Callable]:
         context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **options})
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(120_000)
         page.on(
             "console", lambda message: faults.append(message.text) if message.type in {"error", "warning"} else None
         )
