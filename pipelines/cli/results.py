@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import pydantic
@@ -109,6 +111,15 @@ class Trainings(TypedDict):
     rounds: list[dict[str, Any]]
 
 
+class View(TypedDict):
+    """The file that was written. sampling: the rule by which rows were chosen. settings: those compared, by name."""
+
+    file: str
+    bytes: int
+    sampling: dict[str, Any]
+    settings: list[str]
+
+
 class Demo(TypedDict):
     """rounds: one row a round. gains: paired differences of pass@1, from the start and to the teacher's round."""
 
@@ -152,6 +163,7 @@ RESULTS: Mapping[str, tuple[Any, ...]] = {
     "sweep": (list[SettingResult],),
     "explain": (Explanation,),
     "lint": (list[LintFinding],),
+    "view": (View,),
     "prm-check": (SignalReport, LabelReport),
     "demo": (Demo,),
     "gpu-check": (CheckLine,),

@@ -87,6 +87,7 @@ def asked(project: Project) -> dict[str, list[str]]:
         "sweep": ["sweep", *run, "--grid", "k=0,1", "--truth", "steps", "--groups", "2"],
         "explain": ["explain", shaped, _rollout(shaped)],
         "lint": ["lint", shaped],
+        "view": ["view", shaped, "--out", f"{folder}/credit.html"],
         "prm-check": ["prm-check", project.out, "--signal", "steps", "--truth", "steps"],
         "gpu-check": ["gpu-check", "--out", f"{folder}/gpu-check", "--device", "cpu", "--only", "driver"],
     }  # fmt: skip
@@ -152,6 +153,7 @@ FAILING = {
     "explain": ["missing", "a/0"],
     "lint": ["missing"],
     "prm-check": ["missing"],
+    "view": ["missing", "--out", "credit.html"],
     "demo": ["--set", "engine.kindd=1"],
     "gpu-check": ["--only", "trian"],
 }
