@@ -21,7 +21,7 @@ from typing import NoReturn
 from pass_ops.errors import PassError
 from pass_ops.support.extras import missing_extra
 from pass_ops.support.secrecy import hidden, url_secret
-from pipelines.cli import imports
+from pipelines.cli import imports, rescore
 from pipelines.cli.argument_types import (
     folder_name,
     gpus,
@@ -40,7 +40,7 @@ PLACES = {
     *("config", "dataset", "file", "labels", "model", "out", "pairs", "plot", "policy", "run", "save_scores", "scores"),
     *("guess", "source", "tokenizer", "url"),
 }
-OWN_MODULES = {"import": "imports"}
+OWN_MODULES = {"import": "imports", "rescore": "rescore"}
 EXPORTS = ("huggingface", "trl", "prime-rl", "rllm", "safetensors", "openai-batch")
 QUESTIONS = ("inspect", "status", "verify", "sweep", "explain", "lint", "prm-check")
 
@@ -136,6 +136,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_stage_commands(commands)
     _add_sft(commands)
     imports.add_arguments(_command(commands, "import", "other people's rollouts as a run: shape, sweep and lint them"))
+    rescore.add_arguments(_command(commands, "rescore", "ids and log-probabilities for rollouts that lack them"))
     _add_store_commands(commands)
     _add_questions(commands)
     _add_prm_check(commands)
