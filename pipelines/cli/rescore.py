@@ -6,7 +6,8 @@ import argparse
 from argparse import Namespace
 from dataclasses import asdict
 
-from pipelines.cli.argument_types import round_number, share
+from pipelines.cli.argument_types import share
+from pipelines.cli.arguments.common import round_argument, set_argument
 from pipelines.cli.show import show
 
 
@@ -21,11 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chat", action="store_true", help="plain prompts went through the tokenizer's chat template")
     parser.add_argument("--system", metavar="TEXT", help="a system message before the prompts")
     parser.add_argument("--temperature", type=float, help="what was sampled at, where the rollouts do not say")
-    parser.add_argument("--round", type=round_number, default=0, help="which round of the run (default 0)")
-    parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
-        help="how the model is run, an option of [engine]: kind=transformers, dtype=bfloat16, ...",
-    )  # fmt: skip
+    round_argument(parser)
+    set_argument(parser, "how the model is run, an option of [engine]: kind=transformers, dtype=bfloat16, ...")
     parser.add_argument(
         "--max-reject-rate",
         type=share,

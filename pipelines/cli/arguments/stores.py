@@ -7,7 +7,7 @@ from pipelines.cli.arguments.common import Commands, command, set_argument
 from pipelines.cli.imports import add_arguments as add_import
 from pipelines.cli.rescore import add_arguments as add_rescore
 
-EXPORTS = ("huggingface", "trl", "prime-rl", "rllm", "safetensors", "openai-batch")
+EXPORTS = ("huggingface", "trl", "verl", "prime-rl", "rllm", "slime", "tinker", "safetensors", "openai-batch")
 
 
 def add_stores(commands: Commands) -> None:
