@@ -9,6 +9,10 @@ WORKERS ?= 2
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile --durations 60 --durations-min 5
 PACKAGES := pass_ops trainer pipelines
 
+# Bytecode is kept, whatever the environment says of it: `make test` starts hundreds of processes, and each would compile
+# torch, Beam and vLLM anew, for 10 s of a processor and more (containers often forbid it, and uv compiles nothing).
+export PYTHONDONTWRITEBYTECODE :=
+
 BEAM_VERSION := $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements/cpu.txt)
 SLOTS ?= 2
 
