@@ -30,7 +30,8 @@ def files_of_the_page(folder: Path) -> None:
 
 
 def commands() -> list[list[str]]:
-    found = [shlex.split(line) for _, body in blocks(PAGE, "sh") for line in body.splitlines()]
+    bodies = [body.replace("\\\n", " ") for _, body in blocks(PAGE, "sh")]
+    found = [shlex.split(line) for body in bodies for line in body.splitlines()]
     assert [words[0] for words in found] == [".venv/bin/passrl"] * len(found)
     return [words[1:] for words in found]
 
