@@ -39,12 +39,12 @@ test: install
 test-deep: install
 	$(PYTEST) -q tests -m deep --timeout 7200
 
-# Steps of TRL and of verl with the plug-ins of passrl_integrations, in an environment of their own (pinned in
-# requirements/peers.txt), which is made once; PEERS=test_trl.py runs one of them.
+# Steps of TRL, verl and SkyRL with the plug-ins of passrl_integrations, and OpenRLHF's patch, in an environment of their
+# own (pinned in requirements/peers.txt), which is made once; PEERS=test_trl.py runs one of them.
 test-peers: .cache/peers/.installed
 	.cache/peers/bin/python -m pytest -q --confcutdir tests/peers tests/peers/$(PEERS)
 
-.cache/peers/.installed: requirements/peers.txt tests/peers/make_environment.py | install
+.cache/peers/.installed: requirements/peers.txt requirements/peers-alone.txt tests/peers/make_environment.py | install
 	$(BIN)/python tests/peers/make_environment.py .cache/peers
 	@touch $@
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from pass_ops.shards import canonical_json
 from pipelines.inspect.sweep.choose_text import choose_columns, choose_tables, narrow_table, number
-from pipelines.inspect.sweep.settings import SettingResult
+from pipelines.inspect.sweep.results import SettingResult
 
 _SLOPE_FIELDS = ("per_token", "standard_error", "within_groups", "rollouts")
 _NUMBERS = (
