@@ -256,9 +256,9 @@ def doctor(options: Namespace) -> int | None:
 
 def completion(options: Namespace) -> None:
     """The lines by which a shell completes `passrl`."""
-    import argcomplete
+    from argcomplete.shell_integration import shellcode
 
-    script = argcomplete.shellcode(["passrl"], shell=options.shell)
+    script = shellcode(["passrl"], shell=options.shell)
     show(options, script, {"shell": options.shell, "script": script})
 
 
