@@ -97,6 +97,14 @@ class Import(TypedDict):
     datasets: dict[str, Manifest]
 
 
+class Rescored(TypedDict):
+    """imported: what is known of the rollouts now. left_out: signals. datasets: manifests by folder."""
+
+    imported: dict[str, Any]
+    left_out: list[str]
+    datasets: dict[str, Manifest]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Proposal(Guess):
     """What --guess proposes. command: to import the file; None where nothing looks like a completion."""
@@ -154,6 +162,7 @@ RESULTS: Mapping[str, tuple[Any, ...]] = {
     "eval": (dict[str, EvalResult], DryRun),
     "sft": (MadePolicy,),
     "import": (Import, Proposal),
+    "rescore": (Rescored,),
     "inspect": (list[dict[str, Any]], Trainings),
     "status": (RunStatus,),
     "verify": (list[Finding],),
