@@ -24,7 +24,7 @@ from pipelines.inspect.explain.explanation import Explanation
 from pipelines.inspect.lint.findings import LintFinding
 from pipelines.inspect.prm_check.check import SignalReport
 from pipelines.inspect.prm_check.labels import LabelReport
-from pipelines.inspect.sweep.settings import SettingResult
+from pipelines.inspect.sweep.results import SettingResult
 from pipelines.options import ConfigError
 from pipelines.runs.cost import Estimate as Cost
 from pipelines.runs.evaluate import Estimate, EvalResult
