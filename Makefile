@@ -9,10 +9,14 @@ WORKERS ?= 2
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile --durations 60 --durations-min 5
 PACKAGES := pass_ops trainer pipelines
 
+# Bytecode is kept, whatever the environment says of it: `make test` starts hundreds of processes, and each would compile
+# torch, Beam and vLLM anew, for 10 s of a processor and more (containers often forbid it, and uv compiles nothing).
+export PYTHONDONTWRITEBYTECODE :=
+
 BEAM_VERSION := $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements/cpu.txt)
 SLOTS ?= 2
 
-.PHONY: install demo test test-deep test-peers mutants test-cluster chaos faults flink flink-up flink-down prism check docs reference bench bench-% wheel requirements clean
+.PHONY: install demo test test-deep test-peers mutants test-cluster chaos faults flink flink-up flink-down prism check docs reference screenshots bench bench-% wheel requirements clean
 
 install: $(STAMP)
 
@@ -98,6 +102,10 @@ docs: install
 # The pages made from the code; tests/docs fails where one is stale.
 reference: install
 	$(BIN)/python docs/generate.py
+
+# Pictures of the viewer's page, of the file that the demo ends with: docs/explanation/viewers.md.
+screenshots: install
+	$(BIN)/python docs/screenshots.py $(SHOWN)
 
 bench: install
 	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -28,7 +28,7 @@ DONE, FAILED, WRONG_INPUT = 0, 1, 2
 UNDER_TORCHRUN = ("train", "sft")
 PLACES = {
     *("config", "dataset", "file", "labels", "model", "out", "pairs", "plot", "policy", "run", "save_scores", "scores"),
-    *("guess", "source", "tokenizer", "url"),
+    *("datasets", "guess", "source", "tokenizer", "url"),
 }
 
 
