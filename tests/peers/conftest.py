@@ -8,6 +8,12 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "docs")]
-PEERS = {"test_trl.py": "trl", "test_verl.py": "verl", "test_verl_export.py": "verl", "test_skyrl.py": "skyrl",
-         "test_openrlhf.py": "openrlhf", "test_tinker.py": "tinker"}  # fmt: skip
+PEERS = {
+    "test_trl.py": "trl",
+    "test_verl.py": "verl",
+    "test_verl_export.py": "verl",
+    "test_tinker.py": "tinker",
+    "test_skyrl.py": "skyrl",
+    "test_openrlhf.py": "openrlhf",
+}
 collect_ignore = [file for file, package in PEERS.items() if importlib.util.find_spec(package) is None]
