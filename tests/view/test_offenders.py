@@ -43,6 +43,7 @@ def test_repeated_and_blank_steps_that_earned_are_padding_longest_first(lists, r
         text_row(row, "a/1", "say\nsay\n", [0.0, 1.0]),
         text_row(row, "a/2", "say\nsay\n", [0.0, -1.0]),
         text_row(row, "a/3", "say\nnew\n", [0.0, 1.0]),
+        text_row(row, "a/4", "say\nsay\n", [1.0, 0.0]),
         kind="padding",
     )
     assert [(one["rollout"], one["start"], one["end"], one["value"]) for one in found["rows"]] == [
