@@ -62,6 +62,7 @@ def test_verdicts_that_credit_contradicts_are_listed_worst_first(lists, row):
         text_row(row, "a/3", "ab\n", [4.0], outcome_reward=0.0),
         text_row(row, "a/4", "ab\n", [-5.0], outcome_reward=0.0),
         text_row(row, "a/5", "ab\n", [6.0], outcome_reward=None, verify_status="timeout"),
+        text_row(row, "a/6", "ab\n", [0.0]),
     ]
     (right,) = lists(*rows, kind="right_punished")
     assert [(one["rollout"], one["value"]) for one in right["rows"]] == [(1, -6.0), (0, -3.0)]
