@@ -158,6 +158,7 @@ def test_a_grid_is_shaped_as_shape_does_and_compared_with_what_is_stored(run, op
     told = head["comparisons"][3]
     assert flips.any()
     assert told["flips"] == flips.sum() == sum(line["flips"][4] for line in head["groups"])
+    assert told["mean_difference"] == pytest.approx((other - first)[mask & trainable].mean())
     assert told["largest_difference"] == pytest.approx(abs(first - other)[mask & trainable].max())
     assert head["comparisons"][0] == {**head["comparisons"][0], "flips": 0, "largest_difference": 0.0}
     (listed,) = [one for one in head["offenders"] if one["kind"] == "sign_flip" and one["setting"] == 4]
