@@ -13,7 +13,7 @@ from pass_ops.shaping import MADE
 from pass_ops.shards import CompleteDataset
 from pipelines.inspect.stored import shaping_config
 from pipelines.inspect.sweep.distinct import distinct
-from pipelines.inspect.sweep.settings import Setting as Point
+from pipelines.inspect.sweep.results import Setting as Point
 from pipelines.inspect.sweep.settings import grid_settings
 from pipelines.parts.inputs import WrongInputError
 from pipelines.shaped.stage import ShapeOptions

@@ -17,9 +17,9 @@ import pytest
 import tiny
 import torch
 import transfer_queue as tq
-from exported import REWARDS, ROWS, exported, weights_of
 import verl_batch
 import verl_on_cpu
+from exported import REWARDS, ROWS, exported, weights_of
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from transformers import AutoModelForCausalLM
