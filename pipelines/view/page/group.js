@@ -106,9 +106,9 @@ function Opened({ head, group, route }) {
     >
       ${group.rollouts.map((_, row) => html`<${Rollout} key=${row} row=${row} ...${pane} />`)}
     </div>
-    <aside class="inspector" role="status" aria-label="arithmetic of the chunk">
+    <div class="inspector" role="status" aria-label="arithmetic of the chunk">
       <${Inspector} ...${{ head, group, place, columns }} />
-    </aside>
+    </div>
   </article>`;
 }
 

@@ -64,7 +64,9 @@ function Views({ head, view }) {
 }
 
 function Sample({ groups, of, rollouts, rule }) {
-  return html`<p class="sampling">${number(groups)} of ${number(of)} groups, ${number(rollouts)} rollouts: ${rule}</p>`;
+  return html`<section class="sampling" aria-label="sample">
+    ${`${number(groups)} of ${number(of)} groups, ${number(rollouts)} rollouts: ${rule}`}
+  </section>`;
 }
 
 function Page({ head }) {
@@ -76,8 +78,8 @@ function Page({ head }) {
     view === "group"
       ? html`<${GroupView} head=${head} route=${alone ? { ...route, view: "group", id: 0 } : route} />`
       : html`<${(found ?? VIEWS[0]).show} head=${head} route=${found ? route : { ...route, view: "groups" }} />`;
-  return html`<a class="skip" href=${link(view, route.id, route.options)} onClick=${toMain}>to the content</a>
-    <header class="top">
+  return html`<header class="top">
+      <a class="skip" href=${link(view, route.id, route.options)} onClick=${toMain}>to the content</a>
       <h1>${plain(head.title, 120)}</h1>
       ${alone ? null : html`<${Views} head=${head} view=${view === "group" ? "groups" : view} />`}
       <${SchemeSwitch} />
