@@ -129,11 +129,14 @@ class View(TypedDict):
 
 
 class Demo(TypedDict):
-    """rounds: one row a round. gains: paired differences of pass@1, from the start and to the teacher's round."""
+    """rounds: one row a round. gains: paired differences of pass@1, from the start and to the teacher's round. credit:
+    the viewer's file.
+    """
 
     seed: int
     rounds: list[dict[str, str | float | None]]
     gains: dict[str, Estimate]
+    credit: str
 
 
 class CheckLine(TypedDict):
