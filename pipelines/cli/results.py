@@ -24,7 +24,7 @@ from pipelines.inspect.explain.explanation import Explanation
 from pipelines.inspect.lint.findings import LintFinding
 from pipelines.inspect.prm_check.check import SignalReport
 from pipelines.inspect.prm_check.labels import LabelReport
-from pipelines.inspect.sweep.settings import SettingResult
+from pipelines.inspect.sweep.results import SettingResult
 from pipelines.options import ConfigError
 from pipelines.runs.cost import Estimate as Cost
 from pipelines.runs.evaluate import Estimate, EvalResult
@@ -97,6 +97,14 @@ class Import(TypedDict):
     datasets: dict[str, Manifest]
 
 
+class Rescored(TypedDict):
+    """imported: what is known of the rollouts now. left_out: signals. datasets: manifests by folder."""
+
+    imported: dict[str, Any]
+    left_out: list[str]
+    datasets: dict[str, Manifest]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Proposal(Guess):
     """What --guess proposes. command: to import the file; None where nothing looks like a completion."""
@@ -154,6 +162,7 @@ RESULTS: Mapping[str, tuple[Any, ...]] = {
     "eval": (dict[str, EvalResult], DryRun),
     "sft": (MadePolicy,),
     "import": (Import, Proposal),
+    "rescore": (Rescored,),
     "inspect": (list[dict[str, Any]], Trainings),
     "status": (RunStatus,),
     "verify": (list[Finding],),
