@@ -294,6 +294,6 @@ def _recorded(run: Run, round_index: int, name: str, stage: Callable[[Report], M
     with run.reporter.step(f"round {round_index}: {name}") as report:
         manifest = stage(report)
     for reason, count in manifest.rejected.items():
-        run.reporter.line(f"    rejected: {count} x {reason} (see {run.folder(round_index, name)}/_rejected)")
+        run.reporter.note(f"    rejected: {count} x {reason} (see {run.folder(round_index, name)}/_rejected)")
     record_round(run.url, round_index, {"datasets": {name: manifest.content_digest}})
     return manifest

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 
 from pipelines.cli.argument_types import plain_numbers, round_count, share, whole_numbers
-from pipelines.cli.arguments.common import Commands, command, name_argument, round_argument, set_argument
+from pipelines.cli.arguments.common import (
+    Commands,
+    command,
+    name_argument,
+    round_argument,
+    set_argument,
+    tokenizer_argument,
+)
 
 
 def add_questions(commands: Commands) -> None:
@@ -36,7 +43,8 @@ def add_questions(commands: Commands) -> None:
     explain.add_argument("rollout_id", help="GROUP/INDEX")
     round_argument(explain)
     name_argument(explain, default="shaped", text="the shaped dataset's folder in the round (default shaped)")
-    explain.add_argument("--all", action="store_true", help="every chunk, however many")
+    explain.add_argument("--all", action="store_true", help="every chunk, however many, and its whole text")
+    tokenizer_argument(explain)
     lint = command(
         commands, "lint", "look for trouble before training; exit code 1 where an error is found", does="questions:lint"
     )

@@ -14,7 +14,7 @@ from rich.console import Group
 from rich.text import Text
 
 from pass_ops.shards import canonical_json
-from pipelines.inspect.sweep.choose_text import choose_columns, choose_tables, narrow_table, number
+from pipelines.inspect.sweep.choose_text import choose_columns, choose_tables, number, settings_table
 from pipelines.inspect.sweep.settings import SettingResult
 
 _SLOPE_FIELDS = ("per_token", "standard_error", "within_groups", "rollouts")
@@ -28,12 +28,12 @@ BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#888888"
 
 def sweep_view(results: Sequence[SettingResult]) -> Group:
     """For the terminal: the advantages of each setting, and what each pays for length."""
-    advantages = narrow_table("Advantages", "A > 0", "A < 0", "zero", "chunks", "corr.", "flips")
+    advantages = settings_table("Advantages", "A > 0", "A < 0", "zero", "chunks", "corr.", "flips")
     advantages.caption = (
         "A > 0, A < 0: share of tokens, mean, std. zero: share of rollouts whose every advantage is 0. chunks: per "
         "rollout. corr., flips: correlation and opposite signs of token advantages against the reference."
     )
-    lengths = narrow_table("Pay for one more token", "path, right", "path, wrong", "mass, right", "mass, wrong")
+    lengths = settings_table("Pay for one more token", "path, right", "path, wrong", "mass, right", "mass, wrong")
     lengths.caption = (
         "Slope of the path score and of a rollout's summed advantage (mass) against its length, among right and among "
         "wrong rollouts of one prompt. Above 0, length is paid for."
