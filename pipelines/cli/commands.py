@@ -55,9 +55,11 @@ def configured(*stages: str, checks: bool = True) -> Callable[[Callable[[Namespa
 @configured("generate", "score", "shape", "train", "eval", checks=False)
 def run(options: Namespace, work: Run) -> None:
     """One round."""
+    from pipelines.runs.results import result_rows, results_sheet
     from pipelines.runs.rounds import run_round
 
     summary = run_round(work, options.round)
+    work.reporter.print(results_sheet(result_rows(work, {options.round: summary})))
     show(options, f"round {options.round} is complete in {work.folder(options.round)}", asdict(summary))
 
 
@@ -65,10 +67,11 @@ def run(options: Namespace, work: Run) -> None:
 def rounds(options: Namespace, work: Run) -> None:
     """Several rounds."""
     from pipelines.runs.lineage import read_lineage
+    from pipelines.runs.results import result_rows, results_sheet
     from pipelines.runs.rounds import run_rounds
 
     count = _rounds(options, work)
-    run_rounds(work, count)
+    work.reporter.print(results_sheet(result_rows(work, run_rounds(work, count))))
     show(options, f"{count} rounds are complete in {work.url}", read_lineage(work.url))
 
 

@@ -53,29 +53,37 @@ def inspect(options: Namespace) -> int | None:
 
 def _inspect_training(options: Namespace) -> None:
     """One row a round, and a picture of every step."""
-    from pipelines.inspect.views.training import read_trainings, training_rows, training_svg, training_table
+    from pipelines.inspect.pictures import picture_format
+    from pipelines.inspect.views.training import (
+        read_trainings,
+        start_pass_at_1,
+        training_picture,
+        training_rows,
+        training_sheet,
+    )
     from pipelines.runs.places import check_file
 
     plot = Path(options.plot or Path(options.dataset) / "training.svg")
+    suffix = picture_format(str(plot))
     check_file(plot, key="--plot")
     trainings = read_trainings(options.dataset)
-    plot.write_bytes(training_svg(trainings))
+    plot.write_bytes(training_picture(trainings, start=start_pass_at_1(options.dataset), suffix=suffix))
     if options.json:
         print(json.dumps({"plot": str(plot), "rounds": training_rows(trainings)}, indent=1))
         return
-    Reporter().print(training_table(trainings))
+    Reporter().print(training_sheet(trainings))
     print(f"every step: {plot}")
 
 
 def status(options: Namespace) -> int | None:
     """How far a run is, from the store alone."""
-    from pipelines.inspect.views.status import status_table
+    from pipelines.inspect.views.status import status_sheet
 
     found = shards.status(options.url)
     if options.json:
         print(json.dumps(asdict(found), indent=1, default=str))
     else:
-        Reporter().print(status_table(found))
+        Reporter().print(status_sheet(found))
     return None
 
 

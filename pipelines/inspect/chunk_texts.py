@@ -37,9 +37,7 @@ def text_decoder(dataset: CompleteDataset, *, tokenizer: str | None = None) -> T
     if not (Path(folder) / "tokenizer.json").exists():
         return TextDecoder(None, f"no tokenizer.json in {folder or 'a folder that it names'}; give --tokenizer FOLDER")
     if tokenizer_digest(folder) != dataset.spec.carried.get("tokenizer_digest"):
-        return TextDecoder(
-            None, f"{folder} holds another tokenizer now; give the rollouts' own: --tokenizer FOLDER"
-        )
+        return TextDecoder(None, f"{folder} holds another tokenizer now; give the rollouts' own: --tokenizer FOLDER")
     try:
         return TextDecoder(tokenizer_decode(folder))
     except ImportError:

@@ -53,13 +53,15 @@ def run_round(run: Run, round_index: int, *, is_last: bool = True) -> ShapedSumm
     return _round(run, round_index, is_last=is_last)
 
 
-def run_rounds(run: Run, count: int) -> None:
-    """The starting policy's evaluation, then `count` rounds. Raises RunRefused before anything runs."""
+def run_rounds(run: Run, count: int) -> dict[int, ShapedSummary]:
+    """The starting policy's evaluation, then `count` rounds; returns what each shaped, summed up.
+
+    Raises RunRefused before anything runs.
+    """
     check_run(run, rounds=count)
     remove_leftovers(leftovers(run.url))
     evaluate_start(run)
-    for round_index in range(count):
-        _round(run, round_index, is_last=round_index == count - 1)
+    return {index: _round(run, index, is_last=index == count - 1) for index in range(count)}
 
 
 def _round(run: Run, round_index: int, *, is_last: bool) -> ShapedSummary:

@@ -96,12 +96,12 @@ class Sheet:
             yield Text(self.caption, style="dim")
 
     def _pages(self, width: int) -> Iterator[list[int]]:
-        """Which columns stand together: the first with as many others as fit, at least one. Empty texts stay out."""
+        """Which columns stand together: the first with as many others as fit, at least one. Empty ones stay out."""
         cells = [[row[i] for row in self.rows] for i in range(len(self.columns))]
         need = [column.least(cells[i]) + GAP for i, column in enumerate(self.columns)]
         page, left = [0], width + GAP - need[0]
-        for i, column in enumerate(self.columns[1:], start=1):
-            if column.kind == "text" and not any(cells[i]):
+        for i in range(1, len(self.columns)):
+            if self.rows and not any(cells[i]):
                 continue
             if need[i] > left and len(page) > 1:
                 yield page

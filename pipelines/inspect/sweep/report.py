@@ -14,6 +14,7 @@ from rich.console import Group
 from rich.text import Text
 
 from pass_ops.shards import canonical_json
+from pipelines.inspect.pictures import BLUE, GREY, ORANGE, picture_bytes
 from pipelines.inspect.sweep.choose_text import choose_columns, choose_tables, number, settings_table
 from pipelines.inspect.sweep.settings import SettingResult
 
@@ -23,7 +24,6 @@ _NUMBERS = (
     "zero_advantage", "chunks_per_rollout", "correlation", "sign_flips",
 )  # fmt: skip
 _COUNTS = ("rollouts", "trainable", "tokens", "compared_tokens")
-BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#888888"
 
 
 def sweep_view(results: Sequence[SettingResult]) -> Group:
@@ -100,9 +100,7 @@ def sweep_svg(results: Sequence[SettingResult]) -> bytes:
             _draw(ax, title, series, results)
         axes[0].set_yticks(range(len(results)), [result.name for result in results])
         axes[0].invert_yaxis()
-        sink = io.BytesIO()
-        figure.savefig(sink, format="svg", metadata={"Date": None})
-    return sink.getvalue()
+        return picture_bytes(figure, ".svg")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from pipelines.cli.parser import main
-from pipelines.inspect.views.training import NoTrainingError, is_training, read_trainings, training_rows, training_svg
+from pipelines.inspect.views.training import NoTrainingError, is_training, read_trainings, training_rows, training_picture
 from pipelines.runs.lineage import record_round
 
 
@@ -56,8 +56,8 @@ def test_each_round_is_a_row_with_its_means_and_its_evaluation(run):
 
 
 def test_the_picture_has_a_panel_a_kind_of_number_and_is_the_same_each_time(run):
-    picture = training_svg(read_trainings(str(run)))
-    assert picture == training_svg(read_trainings(str(run)))
+    picture = training_picture(read_trainings(str(run)))
+    assert picture == training_picture(read_trainings(str(run)))
     texts = re.findall(r">([^<>\n]+)</text>", picture.decode())
     for title in ("loss", "KL", "ratio", "share of tokens", "entropy, nats", "advantage", "gradient norm"):
         assert title in texts
