@@ -170,6 +170,18 @@ def explain(options: Namespace) -> int | None:
     return None if explanation.agrees else 1
 
 
+def diff(options: Namespace) -> None:
+    """Two runs side by side."""
+    from pipelines.inspect.diff.runs import diff_runs
+    from pipelines.inspect.diff.text import diff_view
+
+    found = diff_runs(options.run, options.other)
+    if options.json:
+        print(json.dumps(asdict(found), indent=1))
+    else:
+        Reporter().print(diff_view(found))
+
+
 def lint(options: Namespace) -> int | None:
     """What would spoil a training on this dataset; exit code 1 where a finding is an error."""
     from pipelines.inspect.lint.checks import lint

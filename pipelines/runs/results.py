@@ -19,7 +19,7 @@ def result_rows(run: Run, summaries: Mapping[int, ShapedSummary]) -> list[Row]:
     metrics = {entry["round"]: entry.get("metrics", {}).get("train", {}) for entry in read_lineage(run.url)["rounds"]}
     rows = [result_row("start", None, result, {}) for result in _results(run, None)]
     for index, summary in summaries.items():
-        found = list(_results(run, index)) or [None]
+        found: list[EvalResult | None] = [*_results(run, index)] or [None]
         rows += [result_row(str(index), summary, result, metrics.get(index, {})) for result in found]
     return rows
 

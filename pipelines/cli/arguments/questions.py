@@ -45,6 +45,11 @@ def add_questions(commands: Commands) -> None:
     name_argument(explain, default="shaped", text="the shaped dataset's folder in the round (default shaped)")
     explain.add_argument("--all", action="store_true", help="every chunk, however many, and its whole text")
     tokenizer_argument(explain)
+    diff = command(
+        commands, "diff", "two runs side by side: options, data and results, paired over prompts", does="questions:diff"
+    )
+    diff.add_argument("run", metavar="RUN_A", help="RUN folder, local or any fsspec URL")
+    diff.add_argument("other", metavar="RUN_B", help="the RUN to hold against it")
     lint = command(
         commands, "lint", "look for trouble before training; exit code 1 where an error is found", does="questions:lint"
     )

@@ -145,7 +145,7 @@ def training_picture(
     starts = [training.steps[0]["update"] - 0.5 for training in trainings[1:]]
     with matplotlib.rc_context({"svg.hashsalt": "passrl training", "svg.fonttype": "none", "font.size": 8.0}):
         figure = Figure(figsize=(12.0, 7.2), layout="constrained")
-        over_updates, over_rounds = figure.subfigures(2, 1, height_ratios=(2, 1))
+        over_updates, over_rounds = figure.subfigures(2, 1, squeeze=False, height_ratios=(2, 1))[:, 0]
         for ax, (title, series) in zip(over_updates.subplots(2, 4, sharex=True).flat, PANELS.items(), strict=True):
             ax.set_title(title)
             ax.grid(linewidth=0.4, alpha=0.5)
