@@ -12,7 +12,7 @@ PACKAGES := pass_ops trainer pipelines
 BEAM_VERSION := $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements/cpu.txt)
 SLOTS ?= 2
 
-.PHONY: install demo test test-deep test-peers mutants test-cluster chaos faults flink flink-up flink-down prism check docs reference bench bench-% wheel requirements clean
+.PHONY: install demo test test-deep test-peers mutants test-cluster chaos faults flink flink-up flink-down prism check docs reference screenshots bench bench-% wheel requirements clean
 
 install: $(STAMP)
 
@@ -98,6 +98,10 @@ docs: install
 # The pages made from the code; tests/docs fails where one is stale.
 reference: install
 	$(BIN)/python docs/generate.py
+
+# Pictures of the viewer's page, of the file that the demo ends with: docs/explanation/viewers.md.
+screenshots: install
+	$(BIN)/python docs/screenshots.py $(SHOWN)
 
 bench: install
 	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -105,6 +105,7 @@ def test_what_needs_no_model_works(bare: str, project: Project) -> None:
         ["finalize", shaped],
         ["shape", *run, "--name", "again", "--set", "shape.k=0"],
         ["sweep", *run, "--grid", "k=0,1"],
+        ["view", project.out, "--out", f"{project.out}.html", "--grid", "k=0", "--truth", "steps"],
         ["prm-check", project.out, "--signal", "steps", "--truth", "steps"],
         ["score", *run, "--signal", "outcome", "--signal", "format"],
         ["score", *run, "--signal", "outcome", "--reverify"],

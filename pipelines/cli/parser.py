@@ -27,22 +27,8 @@ from trainer import is_main_process
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 UNDER_TORCHRUN = ("train", "sft")
 PLACES = {
-    *(
-        "config",
-        "dataset",
-        "file",
-        "labels",
-        "model",
-        "other",
-        "out",
-        "pairs",
-        "plot",
-        "policy",
-        "run",
-        "save_scores",
-        "scores",
-    ),
-    *("guess", "source", "tokenizer", "url"),
+    *("config", "dataset", "file", "labels", "model", "out", "pairs", "plot", "policy", "run", "save_scores", "scores"),
+    *("datasets", "guess", "other", "source", "tokenizer", "url"),
 }
 
 

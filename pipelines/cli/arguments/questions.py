@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from pipelines.cli import view
 from pipelines.cli.argument_types import plain_numbers, round_count, share, whole_numbers
 from pipelines.cli.arguments.common import (
     Commands,
@@ -45,6 +46,9 @@ def add_questions(commands: Commands) -> None:
     name_argument(explain, default="shaped", text="the shaped dataset's folder in the round (default shaped)")
     explain.add_argument("--all", action="store_true", help="every chunk, however many, and its whole text")
     tokenizer_argument(explain)
+    view.add_arguments(
+        command(commands, "view", "one HTML file in which the credit of every token can be looked at", does="view:view")
+    )
     diff = command(
         commands, "diff", "two runs side by side: options, data and results, paired over prompts", does="questions:diff"
     )

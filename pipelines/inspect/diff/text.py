@@ -74,8 +74,8 @@ def _results(results: Sequence[ResultChange]) -> Sheet:
         *("round", "result", numbers("A"), numbers("B"), numbers("B - A", "± std. err."), numbers("95 %", "interval")),
         numbers("prompts"),
         title="Results",
-        caption="pass@k in %; reward and length (tokens) of the round's own rollouts. Means over the prompts that are the "
-        "same in both, compared prompt by prompt; * no prompt is, so each run's own, as independent samples.",
+        caption="pass@k in %; reward and length (tokens) of the round's own rollouts. Means over the prompts that are "
+        "the same in both, compared prompt by prompt; * none is, so each run's own, as independent samples.",
     )
     for one in results:
         sheet.add_row(*_result_row(one))
