@@ -179,17 +179,14 @@ def sft(options: Namespace) -> None:
 @configured("eval")
 def eval(options: Namespace, work: Run) -> None:  # noqa: A001 - the command's name
     """pass@k of a policy."""
+    from pipelines.runs.results import evaluation_sheet
     from pipelines.runs.rounds import evaluate
 
     results = evaluate(work, round_index=options.round, policy=options.policy)
-    lines = [
-        f"{name}: "
-        + ", ".join(
-            f"pass@{k} {100 * e.value:.1f} +- {100 * e.standard_error:.1f} %" for k, e in result.pass_at.items()
-        )
-        for name, result in results.items()
-    ]
-    show(options, "\n".join(lines), {name: json.loads(result.to_json()) for name, result in results.items()})
+    if options.json:
+        print(json.dumps({name: json.loads(result.to_json()) for name, result in results.items()}, indent=1))
+    else:
+        work.reporter.print(evaluation_sheet(list(results.values())))
 
 
 def finalize(options: Namespace) -> int | None:

@@ -47,7 +47,7 @@ def inspect(options: Namespace) -> int | None:
     else:
         reporter.print(frame_view(view, whole=options.rollout is not None))
     if decoder is not None and decoder.decode is None:
-        reporter.line(f"without the chunks' text: {decoder.why}")
+        reporter.print(f"without the chunks' text: {decoder.why}")
     return None
 
 

@@ -67,6 +67,22 @@ def results_sheet(rows: Sequence[Row]) -> Sheet:
     return sheet
 
 
+def evaluation_sheet(results: Sequence[EvalResult]) -> Sheet:
+    """Evaluations of one policy for the terminal: a row a benchmark, pass@k with its standard error over prompts."""
+    ks = sorted({k for result in results for k in result.pass_at})
+    columns = [*(numbers(f"pass@{k}", "%") for k in ks), numbers("length", "tokens"), numbers("cut off", "%")]
+    sheet = Sheet("benchmark", numbers("prompts"), numbers("samples", "a prompt"), *columns, numbers("unscored"))
+    for result in results:
+        passed = [
+            f"{100 * found.value:.1f} ± {100 * found.standard_error:.1f}" if (found := result.pass_at.get(k)) else ""
+            for k in ks
+        ]
+        counts = (f"{result.prompts:,}", f"{result.samples:,}")
+        rest = (f"{result.mean_length:.1f}", f"{100 * result.truncated:.1f}", f"{result.unscored:,}")
+        sheet.add_row(result.benchmark, *counts, *passed, *rest)
+    return sheet
+
+
 def _results(run: Run, round_index: int | None) -> Iterator[EvalResult]:
     """The stored evaluation of each benchmark: the whole one where it was made, else that of the first N prompts."""
     if run.config.eval is None:

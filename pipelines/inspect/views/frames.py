@@ -37,9 +37,10 @@ KEYS = ("sample_index", "chunk", "group_id", "prompt_id")
 def frame_view(frame: pl.DataFrame, *, title: str = "", whole: bool = False) -> Group:
     """One row a row. A column with one and the same value throughout is said in a line, unless it tells rows apart.
 
-    whole: long texts too; otherwise their heads and tails.
+    whole: every column in every row, and long texts too rather than their heads and tails.
     """
-    same = {} if len(frame) < 2 else {name: value for name in frame.columns if (value := _everywhere(frame, name))}
+    folded = [] if whole or len(frame) < 2 else frame.columns
+    same = {name: value for name in folded if (value := _everywhere(frame, name))}
     shown = [name for name in frame.columns if name not in same]
     sheet = Sheet(*(_column(name, frame.schema[name]) for name in shown), title=title)
     for row in frame.select(shown).iter_rows():
