@@ -146,9 +146,10 @@ def test_everything_else_names_the_extra_to_install(bare: str, project: Project)
         ["status", "gs://bucket/run"],
         ["score", project.config, "--out", project.out, "--signal", "math",
          "--set", "signals.math={signal='outcome', verifier='math'}"],
+        ["rescore", project.out, "--out", f"{project.out}-rescored", "--model", str(project.folder / "model")],
     ]  # fmt: skip
     named = ["models", "models", "models", "cpu", "models", "models", "lora", "models", "models", "cpu", "models", "s3",
-             "gcp", "verifiers"]  # fmt: skip
+             "gcp", "verifiers", "models"]  # fmt: skip
     for extra, (command, code, _, err) in zip(named, told(bare, commands), strict=True):
         assert code == 2, (command, code, err)
         assert f"pip install 'passrl[{extra}]'" in err, (command, err)

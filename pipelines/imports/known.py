@@ -19,7 +19,10 @@ _COLUMNS = ("token_ids", "prompt_token_ids", "logprobs", "finish_reason", "text"
 
 @dataclass(kw_only=True)
 class Known:
-    """Counts over the good rows. has: column -> rows that have it. temperatures, models: the values met, None too."""
+    """Counts over the good rows. has: column -> rows that have it. temperatures, models: the values met, None too.
+
+    turns: the most messages that the policy wrote in one completion.
+    """
 
     rows: int = 0
     has: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COLUMNS, 0))
@@ -27,6 +30,7 @@ class Known:
     models: set[str] = field(default_factory=set)
     rewards: dict[str, int] = field(default_factory=dict)
     steps: int = 0
+    turns: int = 1
     logprobs_seen: int = 0
     on_grid: list[bool] = field(default_factory=lambda: [True] * (MOST_DECIMALS + 1))
 
@@ -42,6 +46,7 @@ class Known:
         has["text"] += record.text is not None
         has["task"] += record.prompt is not None or record.messages is not None
         self.steps += record.steps is not None
+        self.turns = max(self.turns, record.turns)
         self.temperatures.add(record.temperature)
         if record.model is not None:
             self.models.add(record.model)

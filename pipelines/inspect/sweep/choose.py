@@ -20,7 +20,8 @@ from pipelines.inspect.forecast import STEPS, Forecast, forecast, given_levels
 from pipelines.inspect.sample import GroupSample
 from pipelines.inspect.sweep import gradients
 from pipelines.inspect.sweep.gradients import GradientResult
-from pipelines.inspect.sweep.settings import Setting, SettingResult, ShapedPart, joined
+from pipelines.inspect.sweep.results import Setting, SettingResult
+from pipelines.inspect.sweep.settings import ShapedPart, joined
 from pipelines.inspect.sweep.truth import Agreement, Truth, TruthAs, truth_advantages
 from pipelines.options import ConfigError, options
 from pipelines.options.types import AtLeastOne, Seed
@@ -102,10 +103,11 @@ class Chooser:
         """
         self._settings = settings
         self._agreement = Agreement(len(settings))
+        self._sample = GroupSample(self._asked.groups, seed=self._asked.seed)
         if self._asked.truth is not None:
             asked = (self._asked.truth, self._asked.truth_as)
             self._truth, self._truth_as = open_truth(*asked, signals=self._signals, source=source)
-        if self._asked.policy:
+        if self._asked.policy and self._policy is None:
             self._policy, self._temperature = gradients.load_for_gradients(self._asked.policy, source, self._train)
 
     def add(self, part: int, rollouts: pa.Table, signals: Mapping[str, pa.Table], shaped: Sequence[ShapedPart]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pipelines.inspect.forecast import Forecast, pays_from
 from pipelines.inspect.padding import POSITIONS, Position
 from pipelines.inspect.resample import Estimate
-from pipelines.inspect.sweep.settings import SettingResult
+from pipelines.inspect.sweep.results import SettingResult
 from pipelines.runs.tables import Sheet, numbers, texts
 
 _SIDES = ("right", "wrong")
