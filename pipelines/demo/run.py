@@ -72,7 +72,7 @@ def run_demo(
     reporter.print(results_sheet(rows))
     gain = gains["execution"]
     reporter.line(
-        f"pass@1 on {HELD_OUT_PROMPTS} held-out prompts x {results[0].samples} samples, start to round {rounds - 1}: "
+        f"pass@1 on {results[0].prompts} held-out prompts x {results[0].samples} samples, start to round {rounds - 1}: "
         f"{100 * gain.value:+.1f} points{_in_standard_errors(gain)}."
     )
     _where_the_shards_lie(reporter, execution)
