@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,7 +22,8 @@ _RECENT = 50  # parts the present rate is taken from
 class DatasetStatus:
     """One dataset. done + failed + missing = parts.
 
-    exact: False where rows, groups, tokens and reject_rate are scaled up from a sample of the markers.
+    exact: False where rows, groups, tokens, reject_rate and rejected are scaled up from a sample of the markers.
+    rejected: reason -> rejections.
     parts_per_second, tokens_per_second: over the last 50 parts done, by when their attempts began, as `_attempts` has
     it: no file's own time is read, for a copy has others. None with fewer than two, or without their records.
     eta_seconds: for the parts not done, at that rate; 0 when there are none, None where there is no rate.
@@ -43,6 +45,7 @@ class DatasetStatus:
     parts_per_second: float | None
     tokens_per_second: float | None
     eta_seconds: float | None
+    rejected: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +71,8 @@ def _dataset(store: Store) -> DatasetStatus:
     left = spec.parts - len(markers)
     if manifest is not None:
         rows, groups, tokens = (manifest.totals[name] for name in ("rows", "groups", "tokens"))
-        rejected = manifest.totals["rejected_rollouts"]
-        share, exact = (rejected / (rejected + rows) if rejected else 0.0), True
+        lost, rejected = manifest.totals["rejected_rollouts"], manifest.rejected
+        share, exact = (lost / (lost + rows) if lost else 0.0), True
     else:
         records = _sample(store, sorted(markers), fp8)
         scale = len(markers) / max(1, len(records))
@@ -77,6 +80,8 @@ def _dataset(store: Store) -> DatasetStatus:
             round(scale * sum(getattr(record, name) for record in records)) for name in ("rows", "groups", "tokens")
         )
         share, exact = reject_rate(records), len(records) == len(markers)
+        counts = sum((Counter(record.reasons) for record in records), Counter[str]())
+        rejected = {reason: round(scale * count) for reason, count in counts.items()}
     return DatasetStatus(
         url=store.root,
         stage=spec.stage,
@@ -94,6 +99,7 @@ def _dataset(store: Store) -> DatasetStatus:
         parts_per_second=rate,
         tokens_per_second=rate * tokens / len(markers) if rate is not None else None,
         eta_seconds=0.0 if left == 0 else (left / rate if rate else None),
+        rejected=rejected,
     )
 
 

@@ -57,6 +57,21 @@ def share(text: str) -> float:
     return found
 
 
+def seconds(text: str) -> float:
+    """A time above 0, as an argument type.
+
+    >>> seconds("0.5")
+    0.5
+    """
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0.0 < found < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return found
+
+
 def whole_numbers(text: str) -> list[int]:
     """Whole numbers of 1 or more between commas, as an argument type.
 

@@ -245,6 +245,23 @@ def demo(options: Namespace) -> int | None:
     return None
 
 
+def doctor(options: Namespace) -> int | None:
+    """What is installed and here; exit code 1 where something needed is missing."""
+    from pipelines.runs.doctor import diagnose, diagnosis_lines
+
+    found = diagnose(options.out, needs=options.needs)
+    show(options, "\n".join(diagnosis_lines(found)), asdict(found))
+    return 1 if found.problems else None
+
+
+def completion(options: Namespace) -> None:
+    """The lines by which a shell completes `passrl`."""
+    from argcomplete.shell_integration import shellcode
+
+    script = shellcode(["passrl"], shell=options.shell)
+    show(options, script, {"shell": options.shell, "script": script})
+
+
 def gpu_check(options: Namespace) -> int | None:
     """The checks of this machine, a JSON line each as it ends; exit code 1 where one failed."""
     from pipelines.gpu_check import CheckOptions, gpu_check

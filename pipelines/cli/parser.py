@@ -36,8 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.excepthook = show_traceback
     out = sys.stdout if is_main_process() else io.StringIO()
     with redirect_stdout(Guarded(out)), redirect_stderr(Guarded(sys.stderr)):
+        parser = build_parser()
+        if "_ARGCOMPLETE" in os.environ:  # a shell asks what may follow
+            importlib.import_module("argcomplete").autocomplete(parser)
         try:
-            options = build_parser().parse_args(arguments)
+            options = parser.parse_args(arguments)
         except UsageError as error:
             sys.stderr.write(error.usage)
             raise SystemExit(tell(error, command=error.prog, as_json="--json" in arguments)) from None
@@ -131,6 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
         questions.add_prm_check,
         setup.add_demo,
         setup.add_gpu_check,
+        setup.add_doctor,
     ):
         add(commands)
     return parser

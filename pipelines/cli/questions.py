@@ -91,6 +91,20 @@ def status(options: Namespace) -> int | None:
     return None
 
 
+def top(options: Namespace) -> None:
+    """How far a run is, again and again on a terminal until interrupted; else once."""
+    from pipelines.inspect.watch import follow, snapshot, snapshot_view
+
+    reporter = Reporter()
+    if reporter.console.is_terminal and not (options.once or options.json):
+        follow(options.url, console=reporter.console, every=options.every)
+    found = snapshot(options.url)
+    if options.json:
+        print(json.dumps(asdict(found), indent=1))
+    else:
+        reporter.print(snapshot_view(found))
+
+
 def verify(options: Namespace) -> int | None:
     """Every promise of the contract, with the first offenders; of a RUN also what connects its datasets."""
     from pipelines.runs.verify import verify

@@ -26,8 +26,10 @@ from pipelines.inspect.lint.findings import LintFinding
 from pipelines.inspect.prm_check.check import SignalReport
 from pipelines.inspect.prm_check.labels import LabelReport
 from pipelines.inspect.sweep.results import SettingResult
+from pipelines.inspect.watch import Snapshot
 from pipelines.options import ConfigError
 from pipelines.runs.cost import Estimate as Cost
+from pipelines.runs.doctor import Diagnosis
 from pipelines.runs.evaluate import Estimate, EvalResult
 from pipelines.runs.leftovers import Leftover
 from pipelines.runs.lineage import Lineage
@@ -67,6 +69,13 @@ class Written(TypedDict):
     """The file that was written."""
 
     file: str
+
+
+class Completion(TypedDict):
+    """script: what the shell evaluates."""
+
+    shell: str
+    script: str
 
 
 class MadePolicy(TypedDict):
@@ -177,6 +186,9 @@ RESULTS: Mapping[str, tuple[Any, ...]] = {
     "rescore": (Rescored,),
     "inspect": (list[dict[str, Any]], Trainings),
     "status": (RunStatus,),
+    "top": (Snapshot,),
+    "doctor": (Diagnosis,),
+    "completion": (Completion,),
     "verify": (list[Finding],),
     "clean": (list[MaybeRemoved],),
     "export": (MadeExport,),

@@ -26,6 +26,19 @@ def add_demo(commands: Commands) -> None:
     demo.add_argument("--overwrite", action="store_true", help="begin again in a folder that holds another run")
 
 
+def add_doctor(commands: Commands) -> None:
+    """What is installed, and the completion of a shell."""
+    doctor = command(
+        commands, "doctor", "versions, devices, disk, extras; exit code 1 where something needed is missing"
+    )
+    doctor.add_argument("--out", default=".", metavar="FOLDER", help="where runs will be written (default here)")
+    doctor.add_argument(
+        "--needs", nargs="+", default=[], metavar="EXTRA", help="extras that have to be there: cpu, gpu, s3, judge, ..."
+    )
+    completion = command(commands, "completion", "what a shell evaluates to complete passrl: see docs/how-to/shell.md")
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="which shell")
+
+
 def add_gpu_check(commands: Commands) -> None:
     """The checks of a machine with GPUs."""
     check = command(

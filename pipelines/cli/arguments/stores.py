@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.cli.argument_types import share
+from pipelines.cli.argument_types import seconds, share
 from pipelines.cli.arguments.common import Commands, command, set_argument, tokenizer_argument
 from pipelines.cli.imports import add_arguments as add_import
 from pipelines.cli.rescore import add_arguments as add_rescore
@@ -41,6 +41,10 @@ def add_stores(commands: Commands) -> None:
         does="questions:status",
     )
     status.add_argument("url", help="RUN folder or dataset")
+    top = command(commands, "top", "one screen that follows a run: from the store alone", does="questions:top")
+    top.add_argument("url", help="RUN folder or dataset, local or any fsspec URL")
+    top.add_argument("--once", action="store_true", help="print it once (as where the output is no terminal)")
+    top.add_argument("--every", type=seconds, default=2.0, metavar="SECONDS", help="between two looks (default 2)")
     verify = command(
         commands,
         "verify",

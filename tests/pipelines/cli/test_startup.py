@@ -1,0 +1,51 @@
+"""What a start does not pay for: --help and completion import no library, questions import no model and no Beam."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.e2e.project import make_project
+
+HEAVY = ("apache_beam", "matplotlib", "numba", "numpy", "polars", "pyarrow", "pydantic", "rich", "torch",
+         "transformers", "vllm")  # fmt: skip
+MODELS = ("apache_beam", "matplotlib", "torch", "transformers", "vllm")
+DRIVER = """
+import sys
+from pipelines.cli import main
+try:
+    code = main(sys.argv[2:])
+except SystemExit as ended:
+    code = ended.code
+print(code, *sorted(set(sys.argv[1].split(",")) & set(sys.modules)), file=sys.stderr)
+"""
+
+
+def imported(names: tuple[str, ...], *command: str) -> list[str]:
+    """Exit code of a command, and which of the packages it imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, ",".join(names), *command], capture_output=True, text=True, check=True
+    )
+    return done.stderr.splitlines()[-1].split()
+
+
+@pytest.mark.parametrize("command", [["--help"], ["run", "--help"]], ids=" ".join)
+def test_help_imports_no_library(command):
+    assert imported(HEAVY, *command) == ["0"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_model):
+    from pipelines.cli import main
+
+    made = make_project(tmp_path_factory.mktemp("startup"), tiny_model)
+    for stage in ("generate", "score", "shape"):
+        assert main([stage, made.config, "--out", made.out]) == 0
+    return made.out
+
+
+@pytest.mark.parametrize("command", ["inspect", "lint", "verify", "status", "top"])
+def test_a_question_imports_no_model_and_no_beam(run, command):
+    assert imported(MODELS, command, f"{run}/round-000/shaped") in (["0"], ["1"])
