@@ -105,6 +105,14 @@ class Import(TypedDict):
     datasets: dict[str, Manifest]
 
 
+class Rescored(TypedDict):
+    """imported: what is known of the rollouts now. left_out: signals. datasets: manifests by folder."""
+
+    imported: dict[str, Any]
+    left_out: list[str]
+    datasets: dict[str, Manifest]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Proposal(Guess):
     """What --guess proposes. command: to import the file; None where nothing looks like a completion."""
@@ -129,9 +137,8 @@ class View(TypedDict):
 
 
 class Demo(TypedDict):
-    """rounds: one row a round. gains: paired differences of pass@1, from the start and to the teacher's round.
-
-    credit: the viewer's file.
+    """rounds: one row a round. gains: paired differences of pass@1, from the start and to the teacher's round. credit:
+    the viewer's file.
     """
 
     seed: int
@@ -166,6 +173,7 @@ RESULTS: Mapping[str, tuple[Any, ...]] = {
     "eval": (dict[str, EvalResult], DryRun),
     "sft": (MadePolicy,),
     "import": (Import, Proposal),
+    "rescore": (Rescored,),
     "inspect": (list[dict[str, Any]], Trainings),
     "status": (RunStatus,),
     "verify": (list[Finding],),
