@@ -137,8 +137,9 @@ class View(TypedDict):
 
 
 class Demo(TypedDict):
-    """rounds: one row a round. gains: paired differences of pass@1, from the start and to the teacher's round. credit:
-    the viewer's file.
+    """rounds: one row a round. gains: paired differences of pass@1, from the start and to the teacher's round.
+
+    credit: the viewer's file.
     """
 
     seed: int

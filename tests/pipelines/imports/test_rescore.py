@@ -25,6 +25,7 @@ from pipelines.runs.verify import verify
 from pipelines.shaped.stage import ShapeOptions, shape_dataset
 from pipelines.signals.base import build_signal
 from pipelines.signals.stage import score
+from tests.e2e.project import make_project
 from tests.pipelines.imports.conftest import Run
 from trainer import TrainOptions, train
 from trainer.errors import PolicyMismatchError, TrainDataError
@@ -129,6 +130,24 @@ def test_stored_ids_stay_and_rounded_logprobs_are_replaced(import_run, jsonl, ti
     block = Run(str(tmp_path / "new"), None).block()
     assert (block["ids"], block["mask"], block["logprobs"]) == ("source", "source", "recomputed")
     assert "decimals" not in block
+
+
+def test_rollouts_of_our_own_become_imported_ones(tiny_model, tiny_model_updated, tmp_path) -> None:
+    project = make_project(tmp_path, tiny_model)
+    assert main(["generate", project.config, "--out", project.out]) == 0
+    before = Run(project.out, None)
+    run = rescored(before, tmp_path, model=tiny_model_updated)
+    assert run.block() | {"files": []} == {
+        "format": "passrl", "files": [], "ids": "source", "logprobs": "recomputed", "mask": "source",
+        "temperature": "source", "unknown": [],
+    }  # fmt: skip
+    specs = [shards.open_dataset(one.folder("rollouts")).spec for one in (before, run)]
+    assert specs[0].carried["policy_digest"] == specs[1].carried["policy_digest"]
+    assert specs[1].models["scorer"].digest == model_digest(tiny_model_updated)
+    for row, same in zip(run.rows("rollouts"), before.rows("rollouts"), strict=True):
+        assert row.pop("behavior_logprobs") == pytest.approx(plain_logprobs(tiny_model_updated, row), abs=1e-5)
+        assert row == {name: value for name, value in same.items() if name != "behavior_logprobs"}
+    assert run.rows("prompts") == before.rows("prompts")
 
 
 def test_a_tokenizer_alone_gives_ids_and_leaves_the_rest(import_run, jsonl, tiny_model, tmp_path) -> None:
