@@ -20,6 +20,7 @@ from pipelines.exports.write import Exported
 from pipelines.gpu_check.base import Status
 from pipelines.imports.facts import Facts
 from pipelines.imports.guess import Guess
+from pipelines.inspect.diff.runs import RunDiff
 from pipelines.inspect.explain.explanation import Explanation
 from pipelines.inspect.lint.findings import LintFinding
 from pipelines.inspect.prm_check.check import SignalReport
@@ -55,6 +56,13 @@ class MaybeRemoved(Leftover):
     """What was left behind, and whether it was removed."""
 
     removed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained(Explanation):
+    """The arithmetic, and the text of each chunk that is stored; None without the policy's tokenizer."""
+
+    texts: list[str] | None
 
 
 class Written(TypedDict):
@@ -138,11 +146,15 @@ class View(TypedDict):
 
 
 class Demo(TypedDict):
-    """rounds: one row a round. gains: paired differences of pass@1, from the start and to the teacher's round."""
+    """rounds: one row a round. gains: paired differences of pass@1, from the start and to the teacher's round.
+
+    credit: the viewer's file.
+    """
 
     seed: int
     rounds: list[dict[str, str | float | None]]
     gains: dict[str, Estimate]
+    credit: str
 
 
 class CheckLine(TypedDict):
@@ -182,7 +194,8 @@ RESULTS: Mapping[str, tuple[Any, ...]] = {
     "export": (MadeExport,),
     "finalize": (MadeDataset,),
     "sweep": (list[SettingResult],),
-    "explain": (Explanation,),
+    "explain": (Explained,),
+    "diff": (RunDiff,),
     "lint": (list[LintFinding],),
     "view": (View,),
     "prm-check": (SignalReport, LabelReport),

@@ -123,6 +123,36 @@ def slime(folder: Path) -> Path:
     return folder / "rollout_4.pt"
 
 
+def verl_tensors(folder: Path) -> Path:
+    import torch
+
+    def padded(rows: list[list[Any]], width: int = 8) -> Any:
+        return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+
+    own = [ids(which) for _, _, which in rollouts()]
+    attended = [[1] * (len(PROMPT_IDS) + len(row)) for row in own]
+    scores = [[*[0.0] * (len(ids(which)) - 1), RIGHT[which]] for _, _, which in rollouts()]
+    tensors = {
+        "prompts": torch.tensor([PROMPT_IDS] * len(own)), "responses": padded(own),
+        "attention_mask": padded(attended, 8 + len(PROMPT_IDS)),
+        "response_mask": padded([[1] * len(row) for row in own]),
+        "rollout_log_probs": padded([logprobs(which) for _, _, which in rollouts()]),
+        "token_level_scores": padded(scores),
+    }  # fmt: skip
+    others = {"uid": [name for name, _, _ in rollouts()]}
+    torch.save({"batch": tensors, "non_tensor_batch": others, "meta_info": {"temperature": 1.0}}, folder / "data.pt")
+    return folder / "data.pt"
+
+
+def prime_tokens(folder: Path) -> Path:
+    return jsonl(folder / "rank_0.jsonl", [
+        {"schema_version": 1, "token_ids": [*PROMPT_IDS, *ids(which)], "env_name": "sums",
+         "loss_mask": [False] * len(PROMPT_IDS) + [True] * len(ids(which)),
+         "inference_logprobs": [0.0] * len(PROMPT_IDS) + logprobs(which)}
+        for _, _, which in rollouts()
+    ])  # fmt: skip
+
+
 def lm_eval(folder: Path) -> Path:
     return jsonl(folder / "samples_sums_2026-11-01T00-00-00.1.jsonl", [
         {"doc_id": at, "target": "58", "arguments": [[task, {}]], "resps": [[text(which)]], "filter": "none",
@@ -212,5 +242,5 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "lighteval": (lighteval, OUTCOME.format("right")), "inspect_ai": (inspect_ai, OUTCOME.format("right")),
     "processbench": (processbench, STEPWISE), "trl_stepwise": (trl_stepwise, STEPWISE),
     "math_shepherd": (math_shepherd, STEPWISE), "prm800k": (prm800k, STEPWISE),
-    "ultrainteract": (ultrainteract, STEPWISE),
+    "ultrainteract": (ultrainteract, STEPWISE), "verl_tensors": (verl_tensors, OUTCOME.format("score")),
 }  # fmt: skip
