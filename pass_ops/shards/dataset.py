@@ -28,7 +28,7 @@ from pass_ops.shards.spec import DatasetSpec, differences, parse_dataset_json
 from pass_ops.shards.store import Store
 
 _ROUND = re.compile(r"round-\d+")
-_SEARCH_DEPTH = 4
+_SEARCH_DEPTH = 5  # RUN/round-000/eval/NAME/signals/outcome
 _LOG = logging.getLogger(__name__)
 
 
@@ -162,7 +162,7 @@ def _made_from(store: Store) -> tuple[str, ...]:
 
 
 def dataset_folders(url: str) -> list[Store]:
-    """Every folder with a `_dataset.json` at or below a folder (four levels), nearer ones first, in order of name.
+    """Every folder with a `_dataset.json` at or below a folder (five levels), nearer ones first, in order of name.
 
     Raises:
         NotADatasetError: there is none.
