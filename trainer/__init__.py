@@ -12,7 +12,7 @@
         optimizer.zero_grad()
 
 `apply_gradients` in place of the last two lines clips the gradient and stops where it explodes; `learning_rate` is the
-schedule; `policy_loss` is the loss alone, from `LossInputs`. Importing the package imports no torch.
+schedule; `policy_loss` is the loss alone, from `LossInputs`. Importing the package imports no library; its names do.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from trainer.errors import TrainerError
-from trainer.options import TrainOptions
-
 if TYPE_CHECKING:
     from trainer.batching import MicroBatch, StepBatch
+    from trainer.errors import TrainerError
     from trainer.export import export_policy
     from trainer.losses import LossInputs, policy_loss
+    from trainer.options import TrainOptions
     from trainer.policy import Policy, load_policy
     from trainer.run import TrainResult, sft, train
     from trainer.steps import batches
@@ -39,7 +38,9 @@ __all__ = [
     "policy_loss", "sft", "train",
 ]  # fmt: skip
 
-_MODULES = {  # of the names that need torch
+_MODULES = {
+    "trainer.errors": ("TrainerError",),
+    "trainer.options": ("TrainOptions",),
     "trainer.batching": ("MicroBatch", "StepBatch"),
     "trainer.losses": ("LossInputs", "policy_loss"),
     "trainer.export": ("export_policy",),

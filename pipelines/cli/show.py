@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pass_ops import shards
+if TYPE_CHECKING:
+    from pass_ops import shards
 
 
 def show(options: Namespace, text: str, result: Any) -> None:

@@ -16,7 +16,7 @@ from pass_ops import shards
 from pass_ops.errors import IncompleteDatasetError
 from pass_ops.shards import PROMPTS, DatasetSpec, commit_part, create_dataset, finalize
 from pipelines.cli import main
-from pipelines.cli.parser import EXPORTS
+from pipelines.cli.arguments.stores import EXPORTS
 from pipelines.exports.form import ExportError
 from pipelines.exports.write import FORMATS, export, export_format
 from tests.trainer.rows import random_rows, split_groups, untrainable, write_shaped
