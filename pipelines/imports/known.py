@@ -92,5 +92,5 @@ class Known:
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Known:
         """What `as_json` gave."""
-        sets = ("temperatures", "models", "different")
-        return cls(**{name: set(value) if name in sets else value for name, value in found.items()})
+        sets = {name: set(found[name]) for name in ("temperatures", "models", "different")}
+        return cls(**{**found, **sets})

@@ -55,7 +55,7 @@ class ImportOptions:
     temperature: float | None = None
     group_size: int | None = None
     name: str | None = None
-    rollouts_per_part: int = 4096
+    rollouts_per_part: int = 8192
 
     def __post_init__(self) -> None:
         for name in ("group_size", "rollouts_per_part"):

@@ -115,10 +115,7 @@ class _Chunk:
         """As columns; `known` numbers the rewards."""
         columns = dict(zip(Record._fields, zip(*self.records, strict=True), strict=True))
         groups, tasks = zip(*self.groups, strict=True)
-        lacking: list[None] = [None] * len(self.records)
-        reasons, details = list(lacking), list(lacking)
-        for at, row in self.rejected.items():
-            reasons[at], details[at] = row.reason, row.detail
+        rejected = [self.rejected.get(at) for at in range(len(self.records))]
         names = [tuple(rewards) for rewards in columns["rewards"]]
         numbers = {one: known.reward_numbers(one) for one in dict.fromkeys(names)}
         own = {
@@ -129,8 +126,8 @@ class _Chunk:
             "reward_names": [numbers[one] for one in names],
             "rewards": [list(rewards.values()) for rewards in columns["rewards"]],
             "where": self.wheres,
-            "reason": reasons,
-            "detail": details,
+            "reason": [None if row is None else row.reason for row in rejected],
+            "detail": [None if row is None else row.detail for row in rejected],
             "key": _keys(groups),
             "sample_index": [-1 if index is None else index for index in columns["sample_index"]],
             "size": self.sizes,

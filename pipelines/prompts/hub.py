@@ -24,7 +24,7 @@ def at_commit(url: str) -> str:
         return url
     try:
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HTTPError  # of whichever httpx it uses
+        from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of the httpx it uses
         from huggingface_hub.hf_file_system import HfFileSystemResolvedRepositoryPath
     except ImportError as error:
         raise HubError(
@@ -43,4 +43,4 @@ def at_commit(url: str) -> str:
             f"{url} was not found on the hub at {fs.endpoint} ({error}). Check the name and the revision, and HF_TOKEN "
             "for a dataset that is not public; HF_ENDPOINT names another hub."
         ) from error
-    return f"{PREFIX}{replace(found, revision=info.sha, _raw_revision=None).unresolve()}"
+    return f"{PREFIX}{replace(found, revision=str(info.sha), _raw_revision=None).unresolve()}"

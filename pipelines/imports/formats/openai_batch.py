@@ -121,7 +121,8 @@ def _tokens(choice: Mapping[str, Any], answer: Mapping[str, Any], *, scaled: boo
     content = said.get("content")
     if isinstance(content, list):
         entries = [as_object(entry, "logprobs.content") for entry in content]
-        names, logprobs = [entry.get("token") for entry in entries], [entry.get("logprob") for entry in entries]
+        names: Any = [entry.get("token") for entry in entries]
+        logprobs: Any = [entry.get("logprob") for entry in entries]
     else:
         names, logprobs = said.get("tokens"), said.get("token_logprobs")
     ids = choice.get("token_ids")

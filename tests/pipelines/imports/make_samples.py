@@ -121,9 +121,9 @@ def verifiers(out: Path) -> None:
         return made
 
     with (out / "traces.jsonl").open("w") as file:
-        for group in range(3):
+        for group in range(2):
             task = TraceTask(type="Sum", data=WireTaskData(idx=group, prompt=PROMPTS[group]), key=f"sum-{group}")
-            for sample in range(4):
+            for sample in range(2):
                 made = trace(task, group, sample)
                 episode: Any = Episode(group=GroupInfo(id=f"g{group}"), task=task, traces=[made])
                 file.write(json.dumps(episode.to_record()) + "\n")
@@ -174,11 +174,13 @@ def lm_eval(out: Path) -> None:
 def lighteval(out: Path) -> None:
     """Details of two answers a document."""
     from lighteval.logging.evaluation_tracker import EvaluationTracker
+    from lighteval.models.dummy.dummy_model import DummyModelConfig
     from lighteval.models.model_output import ModelResponse
     from lighteval.tasks.requests import Doc
 
     with tempfile.TemporaryDirectory() as folder:
         tracker = EvaluationTracker(output_dir=folder)
+        tracker.general_config_logger.log_model_info(DummyModelConfig(seed=0))
         for number, prompt in enumerate(PROMPTS):
             doc = Doc(query=prompt, choices=["5"], gold_index=0, task_name="sums|0", id=str(number))
             answer = ModelResponse(
@@ -187,20 +189,21 @@ def lighteval(out: Path) -> None:
             tracker.details_logger.log("sums|0", doc, answer, {"exact_match": 0.5})
         tracker.save()
         (written,) = Path(folder).rglob("details_*.parquet")
-        shutil.copy(written, out / "details_sums|0_2026-11-27T00-00-00.000000.parquet")
+        shutil.copy(written, out / "details_sums_2026-11-27T00-00-00.000000.parquet")
 
 
 def inspect_ai(out: Path) -> None:
-    """Three epochs of a task by the library's mock of a model."""
-    from inspect_ai import Task, eval
+    """Two epochs of a task by the library's mock of a model."""
+    from inspect_ai import Task
+    from inspect_ai import eval as evaluate
     from inspect_ai.dataset import Sample
     from inspect_ai.scorer import match
     from inspect_ai.solver import generate
 
-    samples = [Sample(input=prompt, target="5", id=f"s{number}") for number, prompt in enumerate(PROMPTS[:2])]
+    samples = [Sample(input=prompt, target="5", id=f"s{number}") for number, prompt in enumerate(PROMPTS[:1])]
     with tempfile.TemporaryDirectory() as folder:
         task = Task(dataset=samples, solver=generate(), scorer=match(), name="sums")
-        eval(task, model="mockllm/model", epochs=3, log_dir=folder, log_realtime=False, display="none")
+        evaluate(task, model="mockllm/model", epochs=2, log_dir=folder, log_realtime=False, display="none")
         (written,) = Path(folder).glob("*.eval")
         shutil.copy(written, out / "sums.eval")
 
