@@ -9,10 +9,14 @@ WORKERS ?= 2
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile --durations 60 --durations-min 5
 PACKAGES := pass_ops trainer pipelines
 
+# Bytecode is kept, whatever the environment says of it: `make test` starts hundreds of processes, and each would compile
+# torch, Beam and vLLM anew, for 10 s of a processor and more (containers often forbid it, and uv compiles nothing).
+export PYTHONDONTWRITEBYTECODE :=
+
 BEAM_VERSION := $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements/cpu.txt)
 SLOTS ?= 2
 
-.PHONY: install demo test test-deep test-peers mutants test-cluster chaos faults flink flink-up flink-down prism check docs reference bench bench-% wheel requirements clean
+.PHONY: install demo test test-deep test-peers mutants test-cluster chaos faults flink flink-up flink-down prism check docs reference screenshots bench bench-% wheel requirements clean
 
 install: $(STAMP)
 
@@ -35,12 +39,12 @@ test: install
 test-deep: install
 	$(PYTEST) -q tests -m deep --timeout 7200
 
-# Steps of TRL and of verl with the plug-ins of passrl_integrations, in an environment of their own (pinned in
-# requirements/peers.txt), which is made once; PEERS=test_trl.py runs one of them.
+# Steps of TRL, verl and SkyRL with the plug-ins of passrl_integrations, and OpenRLHF's patch, in an environment of their
+# own (pinned in requirements/peers.txt), which is made once; PEERS=test_trl.py runs one of them.
 test-peers: .cache/peers/.installed
 	.cache/peers/bin/python -m pytest -q --confcutdir tests/peers tests/peers/$(PEERS)
 
-.cache/peers/.installed: requirements/peers.txt tests/peers/make_environment.py | install
+.cache/peers/.installed: requirements/peers.txt requirements/peers-alone.txt tests/peers/make_environment.py | install
 	$(BIN)/python tests/peers/make_environment.py .cache/peers
 	@touch $@
 
@@ -98,6 +102,10 @@ docs: install
 # The pages made from the code; tests/docs fails where one is stale.
 reference: install
 	$(BIN)/python docs/generate.py
+
+# Pictures of the viewer's page, of the file that the demo ends with: docs/explanation/viewers.md.
+screenshots: install
+	$(BIN)/python docs/screenshots.py $(SHOWN)
 
 bench: install
 	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -24,7 +24,8 @@ from pass_ops.options.published import PUBLISHED
 from pipelines.inspect.forecast import pays_from
 from pipelines.inspect.resample import Estimate
 from pipelines.inspect.sweep.choose import ChooseOptions, Chooser
-from pipelines.inspect.sweep.settings import Setting, SettingResult, sweep
+from pipelines.inspect.sweep.results import Setting, SettingResult
+from pipelines.inspect.sweep.settings import sweep
 from pipelines.options import as_dict, build
 from pipelines.runs.config import RunConfig, load_config, module_folders
 from pipelines.runs.run import Run

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from pass_ops.options.presets import PRESETS
 from pass_ops.options.published import LEFT_OUT, PUBLISHED
 from pass_ops.shards import schemas
 from pipelines.cli import build_parser
+from pipelines.cli.failures import ExitCode
+from pipelines.cli.results import RESULTS, result_schema
 
 DOCS = Path(__file__).parent
 NOTICE = "<!-- Generated from the code by docs/generate.py: run `make reference` instead of editing this page. -->"
@@ -47,6 +50,19 @@ METHODS_COSTS = (
     "function of a group pays some numpy calls for each rollout; PASS runs compiled over whole blocks.",
 )
 
+COMMANDS_INTRO = (
+    "Every command takes `--json`: one JSON value on standard output, nothing else there. It is the result or, where",
+    "the command fails, an object with the one key `error`: `kind` (the error's class), `message` (all of it), `place`",
+    "(the option, key, file or URL it is about), `fix` (what to do) and `exit_code`; place and fix are null where the",
+    "error does not say them apart. `gpu-check` prints one object a line, as each check ends. Each command has a JSON",
+    "Schema, which `passrl schema COMMAND` prints too. Unknown flags after `--` go to the Beam runner.",
+)
+SIGNALS = (
+    "A command that finds what it looks for (`verify`, `lint`, `explain`, `gpu-check`, `doctor`) prints it as its",
+    "result and ends with 1. Where a signal ends it, shells show 128 and the signal's number as the code: 143 for",
+    "SIGTERM, 137 for SIGKILL. What is committed stays then too.",
+)
+
 KERNELS_INTRO = (
     "What each compiled loop of `pass_ops` saves, as `python benchmarks/kernel_shares.py` measured it on a busy",
     "machine of two cores: processor nanoseconds a token of the whole of `shape`, one thread, with the kernel and with",
@@ -67,6 +83,9 @@ LEAST_SHARE = 0.02
 KERNELS_STAY = {
     "chunking.count_unmasked": "without it `shape` itself took 1.03 to 1.6 times as long where tokens are masked; "
     "PASS's ratios may not fall by more than 3 %",
+    "streams.pools.scale_runs": "without it `shape` itself took 1.13 to 1.34 times as long in five of 28 settings: "
+    "a return-to-go, one stream of steps, rewards alone; in the others the machine's noise was larger than "
+    "the difference",
     "divide_length.first_beyond_float32": "without it `shape` itself took 1.4 to 1.6 times as long in four of twenty "
     "settings; in the others the machine's noise was larger than the difference",
 }
@@ -197,11 +216,12 @@ def commands() -> str:
     """reference/commands.md, from the command line's own parser."""
     parser = build_parser()
     subcommands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    lines = ["# Commands", "", NOTICE, "", "Every command takes `--json`: print the result as JSON, nothing else.", ""]
-    lines += [parser.epilog or "", ""]
+    lines = ["# Commands", "", NOTICE, "", *COMMANDS_INTRO, "", "| exit code | meaning |", "| --- | --- |"]
+    lines += [*(f"| {code.value} | {code.meaning} |" for code in ExitCode), "", *SIGNALS, ""]
     for name, command in subcommands.choices.items():
         arguments = [action for action in command._actions if action.dest not in ("help", "json")]
-        lines += [f"## passrl {name}", "", command.description or "", "", "| argument | meaning |", "| --- | --- |"]
+        lines += [f"## passrl {name}", "", command.description or "", ""]
+        lines += [f"Under `--json`: [schema](json/{name}.schema.json).", "", "| argument | meaning |", "| --- | --- |"]
         lines += [f"| {_argument(action)} | {_escaped(action.help or '')} |" for action in arguments]
         lines += [""]
     return "\n".join(lines)
@@ -311,11 +331,9 @@ def schema() -> str:
     return json.dumps(config_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
-def sweep_schema() -> str:
-    """reference/sweep.schema.json: what `passrl sweep --json` prints."""
-    from pipelines.inspect.sweep.report import sweep_json_schema
-
-    return json.dumps(sweep_json_schema(), indent=1, ensure_ascii=False) + "\n"
+def printed(command: str) -> str:
+    """reference/json/COMMAND.schema.json: of what a command prints under --json."""
+    return json.dumps(result_schema(command), indent=1, ensure_ascii=False) + "\n"
 
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -327,7 +345,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/metrics.md": metrics,
     "reference/options.md": options,
     "reference/passrl.schema.json": schema,
-    "reference/sweep.schema.json": sweep_schema,
+    **{f"reference/json/{command}.schema.json": partial(printed, command) for command in RESULTS},
 }
 
 

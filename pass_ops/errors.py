@@ -8,7 +8,15 @@ from __future__ import annotations
 
 
 class PassError(Exception):
-    """Root of every error this project raises on purpose."""
+    """Root of every error this project raises on purpose.
+
+    place: the file, URL, key or option it is about. fix: what to do. Both stand in the message too; they are None
+    where whoever raised it did not say them apart.
+    """
+
+    def __init__(self, *args: object, place: str | None = None, fix: str | None = None) -> None:
+        super().__init__(*args)
+        self.place, self.fix = place, fix
 
 
 # --- shaping (pass_ops.shape and what it is made of) -------------------------------------------------------------
@@ -116,7 +124,7 @@ class NotFinalized(ShardError, RuntimeError):
         self.reasons = tuple(reasons)
         self.url = url
         where = f"{url} is" if url else "the dataset is"
-        super().__init__(f"{where} not finalized: " + "; ".join(self.reasons))
+        super().__init__(f"{where} not finalized: " + "; ".join(self.reasons), place=url or None)
 
     def __reduce__(self) -> tuple[type[NotFinalized], tuple[tuple[str, ...], str]]:
         return type(self), (self.reasons, self.url)

@@ -105,6 +105,7 @@ def test_what_needs_no_model_works(bare: str, project: Project) -> None:
         ["finalize", shaped],
         ["shape", *run, "--name", "again", "--set", "shape.k=0"],
         ["sweep", *run, "--grid", "k=0,1"],
+        ["view", project.out, "--out", f"{project.out}.html", "--grid", "k=0", "--truth", "steps"],
         ["prm-check", project.out, "--signal", "steps", "--truth", "steps"],
         ["score", *run, "--signal", "outcome", "--signal", "format"],
         ["score", *run, "--signal", "outcome", "--reverify"],
@@ -144,9 +145,10 @@ def test_everything_else_names_the_extra_to_install(bare: str, project: Project)
         ["status", "gs://bucket/run"],
         ["score", project.config, "--out", project.out, "--signal", "math",
          "--set", "signals.math={signal='outcome', verifier='math'}"],
+        ["rescore", project.out, "--out", f"{project.out}-rescored", "--model", str(project.folder / "model")],
     ]  # fmt: skip
     named = ["models", "models", "models", "cpu", "models", "models", "lora", "models", "models", "cpu", "models", "s3",
-             "gcp", "verifiers"]  # fmt: skip
+             "gcp", "verifiers", "models"]  # fmt: skip
     for extra, (command, code, _, err) in zip(named, told(bare, commands), strict=True):
         assert code == 2, (command, code, err)
         assert f"pip install 'passrl[{extra}]'" in err, (command, err)

@@ -53,10 +53,11 @@ def check_imported(source: CompleteDataset, options: TrainOptions) -> None:
     source.spec.require_known(("behavior_logprobs",), where=source.url, purpose="training")
     found = source.spec.imported.get("logprobs", "exact")
     if found != "exact" and options.imported_logprobs == "refuse":
+        scorer = source.spec.models.get("scorer")
+        by = f"by {scorer.id}" if scorer is not None else f"imported from {source.spec.imported.get('format')}"
         raise TrainDataError(
-            f"The behaviour log-probabilities of {source.url} are {found} (imported from "
-            f"{source.spec.imported.get('format')}), so the ratio to the sampler is off by as much. Set "
-            "imported_logprobs to 'accept' to train on them anyway."
+            f"The behaviour log-probabilities of {source.url} are {found} ({by}), so the ratio to the sampler is off "
+            "by as much as these differ from its own. Set imported_logprobs to 'accept' to train on them anyway."
         )
 
 

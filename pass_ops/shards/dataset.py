@@ -115,7 +115,8 @@ def read_dataset_json(store: Store) -> tuple[DatasetSpec, tuple[str, ...]]:
     try:
         content = store.read(names.DATASET)
     except FileNotFoundError as error:
-        raise NotADatasetError(f"{store.root} is no dataset: it holds no {names.DATASET}; check the path") from error
+        message = f"{store.root} is no dataset: it holds no {names.DATASET}; check the path"
+        raise NotADatasetError(message, place=store.root, fix="check the path") from error
     return parse_dataset_json(content, posixpath.join(store.root, names.DATASET))
 
 
@@ -174,9 +175,8 @@ def dataset_folders(url: str) -> list[Store]:
         elif depth < _SEARCH_DEPTH:
             pending.extend((here.at(folder), depth + 1) for folder in _below(here))
     if not found:
-        raise NotADatasetError(
-            f"there is no dataset at or below {url}: no folder with a {names.DATASET}; check the path"
-        )
+        message = f"there is no dataset at or below {url}: no folder with a {names.DATASET}; check the path"
+        raise NotADatasetError(message, place=url, fix="check the path")
     return found
 
 

@@ -67,7 +67,7 @@ class CompleteDataset:
 
     def _open(self, name: str, sha256: str) -> pq.ParquetFile:
         """A Parquet file whose bytes are those recorded, opened once for hashing and for reading."""
-        where, command = self.store.path(name), command_for(self.url, self.spec.stage)
+        where, command = self.store.path(name), command_for(self.url, self.spec)
         try:
             version = self.store.settled_version(name)
             source = self.store.open_arrow(name)

@@ -178,9 +178,11 @@ class DatasetSpec:
 _REMEDIES: Mapping[str, str] = {
     **dict.fromkeys(
         ("prompt_token_ids", "token_ids", "loss_mask"),
-        "Import it again with --tokenizer FOLDER, which encodes the texts and marks them re-encoded",
+        "`passrl rescore RUN --out NEW --tokenizer FOLDER` encodes the texts and marks them re-encoded, as does an "
+        "import with --tokenizer",
     ),
-    "behavior_logprobs": "Import a source that stored the sampler's log-probabilities",
+    "behavior_logprobs": "`passrl rescore RUN --out NEW --model FOLDER` computes them by a model and marks them "
+    "recomputed",
     **dict.fromkeys(("finish_reason", "seed"), "No import can add what the source did not store"),
 }
 

@@ -218,7 +218,7 @@ def _file(
     store: Store, name: str, sha256: str, *, spec: DatasetSpec
 ) -> Generator[Finding, None, pq.ParquetFile | None]:
     """A Parquet file whose bytes are as recorded (returned), or findings and None."""
-    where, command = store.path(name), command_for(store.root, spec.stage)
+    where, command = store.path(name), command_for(store.root, spec)
     try:
         content = store.read(name)
     except FileNotFoundError:
@@ -269,7 +269,7 @@ def _redo(store: Store, spec: DatasetSpec, part: int) -> str:
     """What to do about a record that is not its part's: the file alone cannot tell which of the two is wrong."""
     marker, manifest = names.done(part, spec.fingerprint[:8]), names.manifest(spec.fingerprint[:8])
     records = [store.path(name) for name in (marker, manifest) if store.exists(name)]
-    return f"Remove {' and '.join(records)}, then {command_for(store.root, spec.stage)} makes the part again"
+    return f"Remove {' and '.join(records)}, then {command_for(store.root, spec)} makes the part again"
 
 
 def _counts(file: pq.ParquetFile, table: pa.Table, record: PartRecord, where: str, *, fix: str) -> Iterator[Finding]:

@@ -46,10 +46,8 @@ class MissingExtraError(PassError, ImportError):
         self.extra, self.needs = extra, tuple(dict.fromkeys(needs))
         purposes = " and ".join(dict.fromkeys(purpose for purpose, _ in self.needs))
         packages = ", ".join(dict.fromkeys(package for _, package in self.needs))
-        super().__init__(
-            f"not installed: {packages}, needed for {purposes}; pip install 'passrl[{extra}]'"
-            f"{_OR_ON_A_GPU.get(extra, '')}"
-        )
+        fix = f"pip install 'passrl[{extra}]'{_OR_ON_A_GPU.get(extra, '')}"
+        super().__init__(f"not installed: {packages}, needed for {purposes}; {fix}", fix=fix)
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, tuple[tuple[str, str], ...]]]:
         return type(self), (self.extra, self.needs)

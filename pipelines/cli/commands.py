@@ -81,7 +81,8 @@ def init(options: Namespace) -> None:
         with open(options.file, "x", encoding="utf-8") as file:
             file.write(starter())
     except OSError as error:
-        raise ConfigError(f"{options.file}: cannot be written ({error.strerror}); give another path") from error
+        message = f"{options.file}: cannot be written ({error.strerror}); give another path"
+        raise ConfigError(message, place=options.file, fix="give another path") from error
     show(options, f"wrote {options.file}; set prompts.source and policy.model in it", {"file": options.file})
 
 
@@ -93,11 +94,17 @@ def options(options: Namespace) -> None:
     show(options, "\n".join(plain(shown)), [asdict(section) for section in shown])
 
 
-def schema(options: Namespace) -> None:  # noqa: ARG001 - every command takes them
-    """The JSON Schema of a configuration."""
-    from pipelines.cli.reference import config_schema
+def schema(options: Namespace) -> None:
+    """The JSON Schema of a configuration, or of what a command prints under --json."""
+    if options.of is None:
+        from pipelines.cli.reference import config_schema
 
-    print(json.dumps(config_schema(), indent=1, ensure_ascii=False))
+        found = config_schema()
+    else:
+        from pipelines.cli.results import result_schema
+
+        found = result_schema(options.of)
+    print(json.dumps(found, indent=1, ensure_ascii=False))
 
 
 @configured("generate")
@@ -214,7 +221,8 @@ def clean(options: Namespace) -> int | None:
     from pipelines.runs.verify import is_run
 
     if not is_run(options.url):
-        raise NotADatasetError(f"{options.url} is no RUN folder; check the path")
+        fix = "check the path"
+        raise NotADatasetError(f"{options.url} is no RUN folder; {fix}", place=options.url, fix=fix)
     found = leftovers(options.url)
     removed = remove_leftovers(found) if options.yes else []
     lines = [f"{leftover.path}: {leftover.why}, {leftover.bytes:,} bytes" for leftover in found]

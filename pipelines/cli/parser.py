@@ -1,7 +1,5 @@
-"""`passrl`: the command line. Parsing and exit codes here; what a command does is in `pipelines.cli.commands`, or
-`pipelines.cli.questions` where it only asks.
-
-Exit codes: 0 done, 1 failed midway, 2 wrong usage or input.
+"""`passrl`: the command line. Parsing here, arguments in `arguments/`; what a command does is in `commands`, or in
+`questions` where it only asks; how it fails in `failures`.
 """
 
 from __future__ import annotations
@@ -19,16 +17,16 @@ from typing import NoReturn
 
 from pass_ops.errors import PassError
 from pass_ops.support.extras import missing_extra
-from pass_ops.support.secrecy import hidden, url_secret
+from pass_ops.support.secrecy import url_secret
 from pipelines.cli.arguments import questions, runs, setup, stores
+from pipelines.cli.failures import ExitCode, RanksError, UsageError, failure, tell, tell_json
 from pipelines.runs.terminal import Guarded, GuardedFormatter, show_traceback
 from trainer import is_main_process
 
-DONE, FAILED, WRONG_INPUT = 0, 1, 2
 UNDER_TORCHRUN = ("train", "sft")
 PLACES = {
     *("config", "dataset", "file", "labels", "model", "out", "pairs", "plot", "policy", "run", "save_scores", "scores"),
-    *("guess", "source", "tokenizer", "url"),
+    *("datasets", "guess", "source", "tokenizer", "url"),
 }
 
 
@@ -38,7 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.excepthook = show_traceback
     out = sys.stdout if is_main_process() else io.StringIO()
     with redirect_stdout(Guarded(out)), redirect_stderr(Guarded(sys.stderr)):
-        options = build_parser().parse_args(arguments)
+        try:
+            options = build_parser().parse_args(arguments)
+        except UsageError as error:
+            sys.stderr.write(error.usage)
+            raise SystemExit(tell(error, command=error.prog, as_json="--json" in arguments)) from None
         options.beam_args = beam_args
         handler = logging.StreamHandler(getattr(sys.stderr, "unguarded", sys.stderr))
         handler.setFormatter(GuardedFormatter("%(message)s"))
@@ -49,32 +51,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     """One command that is parsed; returns the exit code."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and options.command not in UNDER_TORCHRUN:
-        print(f"passrl {options.command}: runs once, not on several ranks; start it without torchrun", file=sys.stderr)
-        return WRONG_INPUT
+    command = f"passrl {options.command}"
+    module, name = options.does.split(":")
     try:
+        _check_ranks(options)
         _check_urls(options)
-        module, name = options.does.split(":")
         code = getattr(importlib.import_module(f"pipelines.cli.{module}"), name)(options)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
-    except (PassError, ImportError) as raised:
-        error = missing_extra(raised, f"passrl {options.command}") or raised
-        if not isinstance(error, PassError):
+        return ExitCode.DONE
+    except (PassError, ImportError, KeyboardInterrupt) as raised:
+        error = missing_extra(raised, command) or raised
+        if isinstance(error, ImportError) and not isinstance(error, PassError):
             raise
-        print(f"passrl {options.command}: {hidden(str(error))}", file=sys.stderr)
-        if type(error).__name__ == "JobSubmitted":  # by name: a light command need not import the runners
-            return DONE
-        return WRONG_INPUT if isinstance(error, (ValueError, LookupError, FileNotFoundError, ImportError)) else FAILED
-    except KeyboardInterrupt:
-        print(
-            f"passrl {options.command}: interrupted; what is committed stays, the same command goes on from there",
-            file=sys.stderr,
-        )
-        return FAILED
-    return DONE if code is None else int(code)
+        return tell(error, command=command, as_json=options.json)
+    except Exception as error:
+        if options.json:
+            tell_json(failure(error))
+        raise  # nobody expected it: its traceback helps
+    return ExitCode.DONE if code is None else int(code)
+
+
+def _check_ranks(options: argparse.Namespace) -> None:
+    """Only trainings run on several ranks. Raises RanksError."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and options.command not in UNDER_TORCHRUN:
+        fix = "start it without torchrun"
+        raise RanksError(f"runs once, not on several ranks; {fix}", fix=fix)
 
 
 def _check_urls(options: argparse.Namespace) -> None:
@@ -83,7 +86,8 @@ def _check_urls(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         for url in value if isinstance(value, list) else [value or ""]:
             if (found := url_secret(url)) is not None:
-                raise SecretUrlError(f"{name}: holds {found}; leave it out: the store's own environment gives it")
+                fix = "leave it out: the store's own environment gives it"
+                raise SecretUrlError(f"{name}: holds {found}; {fix}", place=name, fix=fix)
 
 
 class SecretUrlError(PassError, ValueError):
@@ -92,8 +96,8 @@ class SecretUrlError(PassError, ValueError):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """Usage and message, without a secret that stands in an argument."""
-        super().error(hidden(message))
+        """Raises UsageError, with the usage of the command that was meant."""
+        raise UsageError(message, usage=self.format_usage(), prog=self.prog)
 
 
 class _Version(argparse.Action):
@@ -110,7 +114,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = _Parser(
         prog="passrl",
         description="PASS: reshape any scalar step signal into per-chunk advantages, offline, in Parquet.",
-        epilog="Unknown flags after -- go to the Beam runner. Exit codes: 0 done, 1 failed, 2 wrong usage or input.",
+        epilog="Unknown flags after -- go to the Beam runner. Exit codes: 0 done, 1 failed or something found, 2 wrong "
+        "usage or input, 130 interrupted.",
     )
     parser.add_argument(
         "--version", action=_Version, nargs=0, help="show the version, and what holds a model's programs"

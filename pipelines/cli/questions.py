@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,8 @@ from pipelines.runs.progress import Reporter
 
 if TYPE_CHECKING:
     from pipelines.inspect.sweep.choose import ChooseOptions
+
+_LOG = logging.getLogger(__name__)
 
 
 def inspect(options: Namespace) -> int | None:
@@ -114,6 +118,7 @@ def sweep(options: Namespace) -> int | None:
             settings=settings,
             watcher=Chooser(asked, signals=signals, train=work.config.train),
             progress=report,
+            left_out=partial(_LOG.warning, "Setting %s is left out, since it cannot be computed here: %s"),
         )
     store = shards.Store(work.folder(options.round, "sweep"))
     for suffix, content in (("parquet", sweep_parquet(found)), ("svg", sweep_svg(found))):

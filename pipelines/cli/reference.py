@@ -53,7 +53,8 @@ def chosen(name: str | None) -> tuple[Section, ...]:
     every = sections()
     found = tuple(one for one in every if name is None or one.name == name or one.name.startswith(f"{name}."))
     if not found:
-        raise ConfigError(f"there is no section {name!r}; {advice(str(name), [one.name for one in every])}")
+        fix = advice(str(name), [one.name for one in every])
+        raise ConfigError(f"there is no section {name!r}; {fix}", place=name, fix=fix)
     return found
 
 

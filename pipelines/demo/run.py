@@ -26,6 +26,8 @@ from pipelines.runs.progress import Reporter
 from pipelines.runs.rounds import evaluate_start, run_round
 from pipelines.runs.run import Run
 from pipelines.runs.summary import ShapedSummary
+from pipelines.view.options import ViewOptions
+from pipelines.view.view import make_view
 
 CONFIG = Path(__file__).parent / "demo.toml"
 HELD_OUT_PROMPTS = 300
@@ -74,7 +76,14 @@ def run_demo(
         f"{100 * gain.value:+.1f} points{_in_standard_errors(gain)}."
     )
     _where_the_shards_lie(reporter, execution)
-    return {"seed": seed, "rounds": rows, "gains": {name: asdict(gain) for name, gain in gains.items()}}
+    credit = _write_credit(out)
+    reporter.line(f"Every token's credit, beside what GRPO would give: open {credit} in a browser")
+    return {
+        "seed": seed,
+        "rounds": rows,
+        "gains": {name: asdict(gain) for name, gain in gains.items()},
+        "credit": credit,
+    }
 
 
 def demo_config(out: str, *, seed: int, overrides: Sequence[str] = ()) -> RunConfig:
@@ -151,6 +160,14 @@ def _in_standard_errors(gain: Estimate) -> str:
     if gain.standard_error == 0.0:
         return ", the same difference on every prompt"
     return f", {gain.value / gain.standard_error:.1f} standard errors of the paired difference"
+
+
+def _write_credit(out: str) -> str:
+    """The viewer's file of round 0, as `passrl view OUT --grid estimator=grpo_outcome` writes it; where it lies."""
+    file = Path(out) / "credit.html"
+    made = make_view([out], grid={"estimator": ["grpo_outcome"]}, options=ViewOptions(title="PASS demo, round 0"))
+    file.write_bytes(made.content)
+    return str(file)
 
 
 def _where_the_shards_lie(reporter: Reporter, run: Run) -> None:

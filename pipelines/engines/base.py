@@ -274,8 +274,11 @@ class Engine(Protocol):
     def submit(self, request: SampleRequest) -> Future[Sample]:
         """Begin one rollout; never blocks. A completion is cut at max_model_len (finish_reason length)."""
 
-    def score(self, token_ids: Sequence[int], *, start: int) -> Future[NDArray[np.float32]]:
-        """Logprobs of token_ids[start:] (start >= 1), each given all tokens before it: T = 1, full vocabulary."""
+    def score(self, token_ids: Sequence[int], *, start: int, temperature: float = 1.0) -> Future[NDArray[np.float32]]:
+        """Logprobs of token_ids[start:] (start >= 1), each given all tokens before it: full vocabulary.
+
+        log softmax(logits / temperature); a temperature other than 1 is for kind transformers, others reject it.
+        """
 
     def pool(self, token_ids: Sequence[int]) -> Future[NDArray[np.float32]]:
         """What an engine with `EngineOptions.pooling` says of given tokens: float32 [positions, labels].

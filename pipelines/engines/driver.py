@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +42,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRequest:
-    """Given tokens to score from position `start` on."""
+    """Given tokens to score from position `start` on, logits divided by the temperature."""
 
     token_ids: Sequence[int]
     start: int
+    temperature: float = 1.0
+
+    def at_one(self) -> Self:
+        """Itself, for a backend whose log-probabilities are those of temperature 1. Raises RequestRejected."""
+        if self.temperature != 1.0:
+            detail = f"only kind transformers scores at temperature {self.temperature}; others do at 1 alone"
+            raise RequestRejected("temperature", detail)
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +168,7 @@ class DrivenEngine:
         rejection = self._check_ids(request.prompt_token_ids, limit=limit, reason="prompt_too_long")
         return self._enqueue(request, rejection or self._check_sampling(request.sampling))
 
-    def score(self, token_ids: Sequence[int], *, start: int) -> Future[NDArray[np.float32]]:
+    def score(self, token_ids: Sequence[int], *, start: int, temperature: float = 1.0) -> Future[NDArray[np.float32]]:
         """See `Engine.score`. Rejects what `submit` rejects, and a start outside 1..len(token_ids)."""
         self._check_purpose(pools=False)
         rejection = self._check_ids(token_ids, limit=self.max_model_len, reason="rollout_too_long")
@@ -171,7 +179,7 @@ class DrivenEngine:
             nothing: Future[NDArray[np.float32]] = Future()
             nothing.set_result(np.empty(0, dtype=np.float32))
             return nothing
-        return self._enqueue(ScoreRequest(token_ids=token_ids, start=start), rejection)
+        return self._enqueue(ScoreRequest(token_ids=token_ids, start=start, temperature=temperature), rejection)
 
     def pool(self, token_ids: Sequence[int]) -> Future[NDArray[np.float32]]:
         """See `Engine.pool`. Rejects what `score` rejects."""

@@ -111,7 +111,7 @@ def _ask(engine: Engine, key: int, request: Request, events: Events, asked: Aske
     if isinstance(request, SampleRequest):
         future = engine.submit(request)
     elif isinstance(request, ScoreRequest):
-        future = engine.score(request.token_ids, start=request.start)
+        future = engine.score(request.token_ids, start=request.start, temperature=request.temperature)
     else:
         future = engine.pool(request.token_ids)
     asked.begin(key, future)

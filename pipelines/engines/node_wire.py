@@ -61,13 +61,14 @@ class Drop:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Requests:
-    """A batch of requests; number: a sample's seed, a score's start."""
+    """A batch of requests; number: a sample's seed, a score's start; temperature: a score's."""
 
     keys_B: NDArray[np.int64]
     kind_B: NDArray[np.int8]
     length_B: NDArray[np.int64]
     ids_N: NDArray[np.int32]
     number_B: NDArray[np.int64]
+    temperature_B: NDArray[np.float64]
     sampling_B: NDArray[np.int32]
     samplings: tuple[Sampling, ...]
 
@@ -92,11 +93,12 @@ class Answers:
 
 def pack_requests(requests: Iterable[tuple[int, Request]]) -> Requests:
     """One message of (key, request) pairs."""
-    keys, kinds, ids, numbers, uses = [], [], [], [], []
+    keys, kinds, ids, numbers, temperatures, uses = [], [], [], [], [], []
     places: dict[int, int] = {}  # id of a Sampling -> its place; many requests share one object
     samplings: list[Sampling] = []
     for key, request in requests:
         keys.append(key)
+        temperatures.append(request.temperature if isinstance(request, ScoreRequest) else 1.0)
         if isinstance(request, SampleRequest):
             place = places.setdefault(id(request.sampling), len(samplings))
             if place == len(samplings):
@@ -116,6 +118,7 @@ def pack_requests(requests: Iterable[tuple[int, Request]]) -> Requests:
         length_B=np.array([len(one) for one in ids], np.int64),
         ids_N=_joined(ids, np.int32),
         number_B=np.array(numbers, np.int64),
+        temperature_B=np.array(temperatures, np.float64),
         sampling_B=np.array(uses, np.int32),
         samplings=tuple(samplings),
     )
@@ -126,14 +129,16 @@ def unpack_requests(batch: Requests) -> Iterator[tuple[int, Request]]:
     ends = np.cumsum(batch.length_B)
     rows = zip(
         batch.keys_B.tolist(), batch.kind_B.tolist(), ends.tolist(), batch.length_B.tolist(), batch.number_B.tolist(),
-        batch.sampling_B.tolist(), strict=True,
+        batch.temperature_B.tolist(), batch.sampling_B.tolist(), strict=True,
     )  # fmt: skip
-    for key, kind, end, length, number, place in rows:
+    for key, kind, end, length, number, temperature, place in rows:
         ids: Any = batch.ids_N[end - length : end]
         if kind == _SAMPLE:
             yield key, SampleRequest(prompt_token_ids=ids, seed=number, sampling=batch.samplings[place])
+        elif kind == _SCORE:
+            yield key, ScoreRequest(token_ids=ids, start=number, temperature=temperature)
         else:
-            yield key, ScoreRequest(token_ids=ids, start=number) if kind == _SCORE else PoolRequest(token_ids=ids)
+            yield key, PoolRequest(token_ids=ids)
 
 
 def pack_answers(answers: Iterable[tuple[int, Answer]]) -> Answers:

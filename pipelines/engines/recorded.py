@@ -98,6 +98,8 @@ class RecordedBackend:
 
     def add(self, key: int, request: Request) -> None:
         """Look the answer up; it is due `latency` from now."""
+        if isinstance(request, ScoreRequest):
+            request.at_one()
         self._due.append((time.monotonic() + self._latency, key, self._answer(request)))
 
     def step(self) -> list[tuple[int, Answer]]:

@@ -227,7 +227,8 @@ class TransformersBackend:
         answers: list[tuple[int, Answer]] = []
         for b, (key, request) in enumerate(batch):
             length = len(request.token_ids)
-            logprobs_TV = logits_BTV[b, request.start - 1 : length - 1].float().log_softmax(-1)
+            logits_TV = logits_BTV[b, request.start - 1 : length - 1].float()
+            logprobs_TV = (logits_TV / request.temperature).log_softmax(-1)
             targets_T = ids_BT[b, request.start : length]
             logprobs_T = logprobs_TV.gather(-1, targets_T.unsqueeze(-1)).squeeze(-1).cpu().numpy()
             nan = np.isnan(logprobs_T)

@@ -121,6 +121,8 @@ class VllmBackend:
             raise RequestRejected(
                 "request_failed", "vLLM scores no text under an adapter of lm_head; merge the adapter"
             )
+        if isinstance(request, ScoreRequest):
+            request.at_one()
         prompt = tokens_input([int(i) for i in token_ids])
         try:
             self._engine.add_request(str(key), prompt, self._params(request), lora_request=self._lora)

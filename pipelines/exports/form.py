@@ -32,6 +32,7 @@ class ExportFormat:
         file: the name of a part's file, with {part:05d}.
         encode: a part's table -> the rows it holds and the file's bytes. A pure function; memory holds one part.
         columns: what it reads; None for all. Names that the dataset does not have are left out.
+        needs_known: of these, what an import may not know and the format cannot do without.
         settings: the settings it knows, with what they mean; those of `needed` have to be given.
         beside: further files of the export, by name, from the dataset and what was written.
     """
@@ -42,6 +43,7 @@ class ExportFormat:
     file: str
     encode: Callable[[pa.Table, shards.CompleteDataset, Settings], tuple[int, bytes]]
     columns: tuple[str, ...] | None = None
+    needs_known: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     needed: tuple[str, ...] = ()
     beside: Callable[[shards.CompleteDataset, int], Mapping[str, bytes]] | None = None
@@ -61,6 +63,17 @@ def advantages(table: pa.Table) -> pa.ListArray:
     counted = pa.array(list_values(table["loss_mask"]))
     flat = pc.if_else(counted, spread.values, pa.scalar(0.0, pa.float32()))
     return pa.ListArray.from_arrays(spread.offsets, flat)
+
+
+def sampling_temperature(dataset: shards.CompleteDataset) -> float:
+    """The temperature that the rollouts were sampled at. Raises ExportError where the dataset does not say."""
+    temperature = dataset.spec.carried["sampling"]["temperature"]
+    if temperature is None:
+        raise ExportError(
+            f"{dataset.url} does not say at what temperature it was sampled, which the format has a place for; "
+            "import the rollouts with --temperature"
+        )
+    return float(temperature)
 
 
 def trainable(table: pa.Table) -> pa.Table:

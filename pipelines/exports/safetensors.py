@@ -63,6 +63,7 @@ SAFETENSORS = ExportFormat(
     stage="shape",
     file="part-{part:05d}.safetensors",
     encode=encode,
+    needs_known=("behavior_logprobs",),
     columns=(
         "group_id", "rollout_id", "prompt_token_ids", "token_ids", "loss_mask", "behavior_logprobs",
         "reference_logprobs", "chunk_ends", "chunk_advantages", "trainable",

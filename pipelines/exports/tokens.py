@@ -18,7 +18,14 @@ from typing import Any
 import pyarrow as pa
 
 from pass_ops import shards
-from pipelines.exports.form import ExportFormat, Settings, advantages, json_lines, trainable
+from pipelines.exports.form import (
+    ExportFormat,
+    Settings,
+    advantages,
+    json_lines,
+    sampling_temperature,
+    trainable,
+)
 
 COLUMNS = (
     "group_id", "rollout_id", "prompt_token_ids", "token_ids", "loss_mask", "behavior_logprobs", "outcome_reward",
@@ -32,7 +39,7 @@ def prime_rl(table: pa.Table, dataset: shards.CompleteDataset, settings: Setting
     name = settings.get("env_name", "passrl")
 
     def samples() -> Iterator[dict[str, Any]]:
-        for row in _rows(table):
+        for row in weighted_rows(table):
             before = len(row["prompt_token_ids"])
             tokens = row["prompt_token_ids"] + row["token_ids"]
             yield {
@@ -60,17 +67,13 @@ def rllm(table: pa.Table, dataset: shards.CompleteDataset, settings: Settings) -
             "advantage": row["advantages"],
             "reward": row.get("outcome_reward"),
         }
-        for row in _rows(table)
+        for row in weighted_rows(table)
     )
     return trainable(table).num_rows, json_lines(steps)
 
 
-def sampling_temperature(dataset: shards.CompleteDataset) -> float:
-    """The temperature that the rollouts were sampled at, as the dataset records it."""
-    return float(dataset.spec.carried["sampling"]["temperature"])
-
-
-def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+def weighted_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """The trainable rows, each with `advantages`, one a completion token."""
     table = trainable(table)
     yield from table.append_column("advantages", advantages(table)).to_pylist()
 
@@ -81,6 +84,7 @@ PRIME_RL = ExportFormat(
     stage="shape",
     file="samples-{part:05d}.jsonl",
     encode=prime_rl,
+    needs_known=("behavior_logprobs",),
     columns=COLUMNS,
     settings={"env_name": "the samples' env_name (default passrl)"},
 )
@@ -90,5 +94,6 @@ RLLM = ExportFormat(
     stage="shape",
     file="steps-{part:05d}.jsonl",
     encode=rllm,
+    needs_known=("behavior_logprobs",),
     columns=COLUMNS,
 )

@@ -12,10 +12,13 @@ from pass_ops.support.nearest import advice
 from pipelines.exports.form import ExportError, ExportFormat, Settings
 from pipelines.exports.openai_batch import OPENAI_BATCH
 from pipelines.exports.safetensors import SAFETENSORS
+from pipelines.exports.slime import SLIME
 from pipelines.exports.tables import HUGGINGFACE, TRL
+from pipelines.exports.tinker import TINKER
 from pipelines.exports.tokens import PRIME_RL, RLLM
+from pipelines.exports.verl import VERL
 
-FORMATS = {one.name: one for one in (HUGGINGFACE, TRL, PRIME_RL, RLLM, SAFETENSORS, OPENAI_BATCH)}
+FORMATS = {one.name: one for one in (HUGGINGFACE, TRL, VERL, PRIME_RL, RLLM, SLIME, TINKER, SAFETENSORS, OPENAI_BATCH)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,7 @@ def export(form: ExportFormat, url: str, out: str, *, settings: Settings | None 
 
     Raises:
         ExportError: the dataset is of another stage, a setting is unknown or missing, or `out` holds files.
+        UnknownColumnError: an import left unknown what the format needs.
         ShardError: the dataset is not finished or damaged.
     """
     settings = settings or {}
@@ -57,6 +61,7 @@ def export(form: ExportFormat, url: str, out: str, *, settings: Settings | None 
             f"{url} is a dataset of stage {dataset.spec.stage!r}, and the format {form.name!r} is made from stage "
             f"{form.stage!r}; name such a dataset (RUN/round-000/shaped, RUN/prompts)"
         )
+    dataset.spec.require_known(form.needs_known, where=url, purpose=f"the format {form.name}")
     store = Store(out)
     if store.entries() or store.folders():
         raise ExportError(f"{out} holds files already, which would mix with the export's; name a new folder")

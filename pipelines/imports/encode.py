@@ -22,6 +22,9 @@ from pipelines.rows.record import RowError
 from pipelines.signals.base import Row
 from pipelines.signals.steps import GivenStepsError, ends_of_steps, tokenizer_decode
 
+#: messages that the policy wrote in a completion: a column of the spool, and of rollouts where some have several
+TURNS = "turns"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PromptForm:
@@ -52,7 +55,7 @@ def with_tokens(rows: pa.Table, folder: str, form: PromptForm) -> tuple[pa.Table
         return _prompt(tokenizer, prompt, messages, form)
 
     tasks = list(zip(rows["prompt"].to_pylist(), rows["messages"].to_pylist(), strict=True))
-    wrong = _several_turns(rows["turns"].to_pylist(), lacking)
+    wrong = _several_turns(rows[TURNS].to_pylist(), lacking)
     for at in range(len(rows)):
         try:
             if prompts[at] is None:

@@ -26,7 +26,8 @@ class Facts:
     parts, groups, group_size, rollouts, rejected: counts. chunk_starts: see `Spool`. rewards: signal -> number of the
     reward in the spool. steps: whether rows have labelled steps. ids, logprobs, mask, temperature: as `imported` of
     `_dataset.json` says them; sampled_at: the temperature, None where unknown. decimals: of rounded log-probabilities.
-    unknown: columns of the rollouts with nulls.
+    turns: whether completions without ids hold several messages, which `rescore` has to know. unknown: columns of the
+    rollouts with nulls.
     """
 
     parts: int
@@ -43,6 +44,7 @@ class Facts:
     mask: str
     temperature: str
     sampled_at: float | None
+    turns: bool
     unknown: tuple[str, ...]
 
 
@@ -83,6 +85,7 @@ def facts_of(
         mask=mask,
         temperature=whence,
         sampled_at=sampled_at,
+        turns=ids == "absent" and known.turns > 1,
         unknown=tuple(name for name in MAY_BE_UNKNOWN if not known_columns.get(name, False)),
     )
 

@@ -26,8 +26,9 @@ _COLUMNS = ("token_ids", "prompt_token_ids", "logprobs", "finish_reason", "text"
 class Known:
     """Counts over the good rows. has: column -> rows that have it. temperatures, models: the values met, None too.
 
-    rewards: name -> number. steps: rows with labelled steps. different: up to PROOF log-probabilities other than 0.
-    on_grid: for each number of decimals, whether all log-probabilities have no more.
+    rewards: name -> number. steps: rows with labelled steps. turns: the most messages of one completion. different: up
+    to PROOF log-probabilities other than 0. on_grid: for each number of decimals, whether all log-probabilities have no
+    more.
     """
 
     rows: int = 0
@@ -36,6 +37,7 @@ class Known:
     models: set[str] = field(default_factory=set)
     rewards: dict[str, int] = field(default_factory=dict)
     steps: int = 0
+    turns: int = 1
     different: set[float] = field(default_factory=set)
     on_grid: list[bool] = field(default_factory=lambda: [True] * (MOST_DECIMALS + 1))
 
@@ -51,6 +53,7 @@ class Known:
         self.steps += counts.pop("steps")
         for name, count in counts.items():
             self.has[name] += count
+        self.turns = max(self.turns, pc.max(rows["turns"]).as_py() or 1)
         self.temperatures.update(temperatures)
         self.models.update(model for model in models if model is not None)
         self._note_logprobs(pc.list_flatten(rows["logprobs"]).to_numpy().astype(np.float64))

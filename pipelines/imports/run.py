@@ -35,7 +35,7 @@ from pipelines.runs.folders import round_folder
 from pipelines.runs.lineage import record_round
 
 #: raised with every change of what an import writes
-VERSION = 1
+VERSION = 2
 FOLDER = "import"
 
 
@@ -162,6 +162,7 @@ def _datasets(
         source=source,
         tokenizer=options.tokenizer,
         form=options.prompt_form,
+        turns=facts.turns,
     )
     semantic = {"import": form.name, **form.options, "source": source, "group_size": options.group_size}
     semantic |= {"rollouts_per_part": options.rollouts_per_part, "version": VERSION}

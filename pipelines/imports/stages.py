@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pass_ops import shards
 from pass_ops.reading.ragged import Array, list_lengths
 from pass_ops.shards import Rejection, Store
-from pipelines.imports.encode import PromptForm, prompt_text, step_row, with_tokens
+from pipelines.imports.encode import TURNS, PromptForm, prompt_text, step_row, with_tokens
 from pipelines.imports.plan import DUPLICATE, REJECTED, read_part
 from pipelines.imports.spool import Spool
 from pipelines.parts.inputs import reopen
@@ -37,13 +37,17 @@ _ENCODED = ("prompt", "messages", "turns")
 
 @dataclass(frozen=True, kw_only=True)
 class SpoolPlace:
-    """Where the spool of an import lies. chunk_starts: see `Spool`. source: what prompts without one are from."""
+    """Where the spool of an import lies. chunk_starts: see `Spool`. source: what prompts without one are from.
+
+    turns: whether the rollouts say how many messages the policy wrote.
+    """
 
     url: str
     chunk_starts: tuple[int, ...]
     source: str
     tokenizer: str | None = None
     form: PromptForm = field(default_factory=PromptForm)
+    turns: bool = False
 
     def rows(self, part: int, columns: tuple[str, ...]) -> tuple[pa.Table, Array]:
         """A part's rows and their sample_index, DUPLICATE or REJECTED."""
@@ -150,7 +154,9 @@ def rollouts_part(place: SpoolPlace, part: int) -> PartOutput:
         stay = np.setdiff1d(np.arange(len(good)), np.fromiter(wrong, np.int64))
         kept, indices = kept.take(pa.array(stay)), indices[stay]
     rejected = [_rejection(str(where[at]), rows, samples, at, refused[at]) for at in sorted(refused)]
-    return PartOutput(table=_rollouts(kept, indices), rejected=tuple(rejected))
+    table = _rollouts(kept, indices)
+    table = table.append_column(TURNS, kept["turns"]) if place.turns else table
+    return PartOutput(table=table, rejected=tuple(rejected))
 
 
 def reward_part(place: SpoolPlace, part: int, rollouts: pa.Table, *, number: int) -> pa.Table:

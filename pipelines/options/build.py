@@ -31,7 +31,8 @@ def build(cls: type[T], data: Mapping[str, Any], *, where: str, error: type[Pass
     try:
         return pydantic.TypeAdapter(cls).validate_json(json.dumps(data, default=str))
     except pydantic.ValidationError as refused:
-        raise error(f"{where}: " + "\n  ".join(["cannot be used:", *problems(refused, cls)])) from None
+        told = "\n  ".join(["cannot be used:", *problems(refused, cls)])
+        raise error(f"{where}: {told}", place=where) from None
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -131,9 +131,10 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror}). Give the path of a TOML file.") from error
+        fix = "give the path of a TOML file"
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); {fix}", place=str(file), fix=fix) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: is not TOML: {error}.") from error
+        raise ConfigError(f"{file}: is not TOML: {error}.", place=str(file)) from error
     data = _beside(data, file.resolve().parent)
     for override in overrides:
         apply_override(data, override)
@@ -155,7 +156,8 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     dotted, separator, text = override.partition("=")
     keys = [key.strip() for key in dotted.split(".")]
     if not separator or not all(keys):
-        raise ConfigError(f"--set {dotted!r}: write it as section.key=value, for example --set shape.k=0.5")
+        fix = "write it as section.key=value, for example --set shape.k=0.5"
+        raise ConfigError(f"--set {dotted!r}: {fix}", place=f"--set {dotted}", fix=fix)
     value = _toml_value(text)
     table = data
     for key in keys[:-1]:

@@ -44,7 +44,7 @@ class _Start(TypedDict, total=False):
 
 
 @pydantic.with_config(extra="allow")
-class _Lineage(TypedDict, total=False):
+class Lineage(TypedDict, total=False):
     format_version: Required[Literal[1]]
     rounds: Required[list[_Round]]
     start: _Start
@@ -58,7 +58,7 @@ def read_lineage(run: str) -> dict[str, Any]:
     except FileNotFoundError:
         return {"format_version": FORMAT_VERSION, "rounds": []}
     fix = "remove it and run every round again: what is made is kept, and is written down anew"
-    return dict(parse_json(_Lineage, content, where=store.path(FILE), error=LineageError, fix=fix))
+    return dict(parse_json(Lineage, content, where=store.path(FILE), error=LineageError, fix=fix))
 
 
 def record_round(run: str, round_index: int, facts: Mapping[str, Any]) -> None:

@@ -4,9 +4,11 @@ after another prompt (`pipelines.signals.context`).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -20,7 +22,7 @@ from pipelines.models.folder import chat_template_digest, load_tokenizer, tokeni
 from pipelines.options import Table, options
 from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.context import Context
-from pipelines.signals.kept import FLOAT32, Answers, request_name
+from pipelines.signals.kept import FLOAT32, request_name
 from pipelines.signals.modelled import ModelSignal
 from pipelines.signals.prompt_columns import check_columns, columns_by_prompt, of_group
 
@@ -35,6 +37,7 @@ class LogprobsSignal(ModelSignal):
     """
 
     kind: ClassVar[str] = "logprobs"
+    _temperature: ClassVar[float] = 1.0
 
     context: Context | None = None
     """Another prompt to score the completions after, as a table of the keys below (default: their own)."""
@@ -46,6 +49,12 @@ class LogprobsSignal(ModelSignal):
         super().__post_init__()
         if self.where is not None and not self.where:
             raise SignalOptionError('where names no column; leave it out, or name one, as in { domain = "math" }')
+
+    def at_temperature(self, temperature: float) -> Self:
+        """The same signal for whoever stores its values elsewhere: log softmax(logits / temperature)."""
+        found = copy.copy(self)
+        object.__setattr__(found, "_temperature", temperature)
+        return found
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -99,8 +108,20 @@ class LogprobsSignal(ModelSignal):
         prompts = self._prompts(engine, rollouts, inputs)
         completions = rollouts["token_ids"].to_pylist()
         masks = rollouts["loss_mask"].to_pylist()
-        asked = [_ask(engine, prompt, ids, self._answers) for prompt, ids in zip(prompts, completions, strict=True)]
+        asked = [self._ask(engine, prompt, ids) for prompt, ids in zip(prompts, completions, strict=True)]
         return sidecar(self.kind, rollouts, [_row(found, mask) for found, mask in zip(asked, masks, strict=True)])
+
+    def _ask(self, engine: Engine, prompt: list[int] | Row, completion: list[int]) -> Row | Future[NDArray[np.float32]]:
+        """The request, or the row where there is nothing to ask."""
+        if isinstance(prompt, Row):
+            return prompt
+        if not completion:
+            return Row(values={"logprobs": []})
+        if len(prompt) + len(completion) > engine.max_model_len:
+            return Row("too_long", f"{len(prompt)} + {len(completion)} tokens, the model takes {engine.max_model_len}")
+        whole, start = [*prompt, *completion], len(prompt)
+        submit = partial(engine.score, whole, start=start, temperature=self._temperature)
+        return self._answers.ask(request_name(whole, start), submit, FLOAT32)
 
     def _prompts(self, engine: Engine, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> list[list[int] | Row]:
         """What each completion is scored after, or the row of one that is not scored."""
@@ -129,20 +150,6 @@ def _elsewhere(columns: Mapping[str, Any], where: Mapping[str, Any]) -> Row | No
             asked = " or ".join(map(repr, values))
             return Row("no_input", f"{name} is {own!r}; this signal is about {asked}")
     return None
-
-
-def _ask(
-    engine: Engine, prompt: list[int] | Row, completion: list[int], answers: Answers
-) -> Row | Future[NDArray[np.float32]]:
-    """The request, or the row where there is nothing to ask."""
-    if isinstance(prompt, Row):
-        return prompt
-    if not completion:
-        return Row(values={"logprobs": []})
-    if len(prompt) + len(completion) > engine.max_model_len:
-        return Row("too_long", f"{len(prompt)} + {len(completion)} tokens, the model takes {engine.max_model_len}")
-    whole, start = [*prompt, *completion], len(prompt)
-    return answers.ask(request_name(whole, start), lambda: engine.score(whole, start=start), FLOAT32)
 
 
 def _row(found: Row | Future[NDArray[np.float32]], mask: list[bool]) -> Row:

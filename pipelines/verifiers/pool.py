@@ -12,7 +12,6 @@ docs/decisions/005-verifier-pool.md says why not a library's pool.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
 import os
@@ -262,7 +261,6 @@ def shared_pool(
         return _pools[key]
 
 
-@atexit.register
 def close_pools() -> None:
     """Close every shared pool; the next `shared_pool` starts afresh."""
     with _pools_lock:
@@ -270,3 +268,8 @@ def close_pools() -> None:
         _pools.clear()
     for pool in pools:
         pool.close()
+
+
+# At the interpreter's end, before it waits for the pools' threads: those wait for their children, up to the time limit
+# of a call, which would hold up a Ctrl-C for so long. atexit comes after that wait; concurrent.futures registers alike.
+threading._register_atexit(close_pools)  # type: ignore[attr-defined]

@@ -91,7 +91,7 @@ class Campaign:
 
     def _kill_client(self, *, after: float) -> None:
         time.sleep(self._chances.uniform(0, after))
-        alive, doing = self._client.process.poll() is None, self._doing()
+        alive, doing = self._client.process.is_alive(), self._doing()
         self._client.kill()
         self._client.everything_ended()
         if alive:

@@ -85,7 +85,7 @@ def test_an_interrupt_cancels_the_job(project, flink):
     until(lambda: work.committed() > 1)
     os.kill(work.client.pid, signal.SIGINT)
     work.client.join(240)
-    assert work.client.exitcode == 1
+    assert work.client.exitcode == 130
     assert "interrupted; what is committed stays" in work.log.read_text()
     until(lambda: flink.overview()["jobs-running"] == 0)
 

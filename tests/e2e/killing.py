@@ -11,10 +11,12 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
+from types import MappingProxyType
 
 PRELOAD = ["apache_beam", "torch", "transformers", "numba", "polars", "pipelines.runs.rounds", "pipelines.parts.job",
            "pipelines.cli.commands", "trainer.run", "pipelines.engines.vllm", "vllm.v1.engine.llm_engine",
@@ -31,12 +33,20 @@ class Point:
 
 
 def passrl(
-    arguments: Sequence[str], log: str, point: Point | None = None, *, preload: Sequence[str] = PRELOAD
+    arguments: Sequence[str],
+    log: str,
+    point: Point | None = None,
+    *,
+    preload: Sequence[str] = PRELOAD,
+    environment: Mapping[str, str] | None = None,
 ) -> BaseProcess:
-    """Start a command; its output goes to the file `log`. The first call of a process decides what is preloaded."""
+    """Start a command; its output goes to the file `log`. The first call of a process decides what is preloaded.
+
+    environment: variables for it and the processes it starts, beside those the first call found.
+    """
     context = get_context("forkserver")
     context.set_forkserver_preload(list(preload))
-    process = context.Process(target=_run, args=(list(arguments), log, point))
+    process = context.Process(target=_run, args=(list(arguments), log, point, dict(environment or {})))
     process.start()
     return process
 
@@ -66,7 +76,11 @@ def killed_after(seconds: float, arguments: Sequence[str], log: str) -> bool:
     return process.exitcode == -signal.SIGKILL
 
 
-def _run(arguments: list[str], log: str, point: Point | None) -> None:
+def _run(
+    arguments: list[str], log: str, point: Point | None, environment: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    os.environ.update(environment)
+    tempfile.tempdir = None  # TMPDIR is read anew
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)

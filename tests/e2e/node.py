@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from tests.e2e.killing import passrl
 from tests.e2e.project import Project
 from tests.processes import MARK, Process, marked, wait_until
 
@@ -21,32 +20,30 @@ Kind = Callable[[Process], bool]
 class Client:
     """The command in a process of its own, with its temporary files in a folder of its own.
 
-    mark: what all its processes are found by. more: further arguments of the command, further variables.
+    mark: what all processes that it starts are found by. more: further arguments of the command, further variables.
     """
 
     def __init__(self, project: Project, out: str, mark: str, more: Iterable[str] = (), **environment: str) -> None:
         self.out, self.mark = out, mark
         self.temporary = Path(out + ".tmp")
         self.temporary.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "pipelines.cli.parser", "run", project.config, "--out", out, *NODE, *more]
         self.log = Path(out + ".log")
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=log,
-                env=os.environ | {MARK: mark, "OMP_NUM_THREADS": "1", "TMPDIR": str(self.temporary)} | environment,
-            )
+        self.process = passrl(
+            ["run", project.config, "--out", out, *NODE, *more],
+            str(self.log),
+            environment={MARK: mark, "OMP_NUM_THREADS": "1", "TMPDIR": str(self.temporary)} | environment,
+        )
 
     def finish(self) -> None:
-        assert self.process.wait(1800) == 0, self.log.read_text()
+        self.process.join(1800)
+        assert self.process.exitcode == 0, self.log.read_text()
 
     def its(self, kind: Kind) -> list[Process]:
         return sorted((p for p in marked(self.mark) if kind(p)), key=lambda p: p.pid)
 
     def reach(self, happens: Callable[[], object]) -> None:
         """Wait until it is so, or the command has ended."""
-        wait_until(lambda: happens() or self.process.poll() is not None, seconds=1800)
+        wait_until(lambda: happens() or not self.process.is_alive(), seconds=1800)
 
     def kill_one(self, kind: Kind, chances: random.Random, *, after: float) -> int:
         """SIGKILL to one of its processes of that kind, once there is one and some time went by; its pid, else 0."""
@@ -60,11 +57,11 @@ class Client:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait()
+        self.process.join()
 
     def everything_ended(self) -> None:
-        """None of its processes is left, and no temporary file. Fails after five minutes."""
-        wait_until(lambda: not marked(self.mark), seconds=300)
+        """Neither it nor a process it started is left, and no temporary file. Fails after five minutes."""
+        wait_until(lambda: not self.process.is_alive() and not marked(self.mark), seconds=300)
         left = [p.name for p in self.temporary.iterdir() if p.name.startswith(("torchelastic", "pymp", "passrl"))]
         assert left == []
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pass_ops import ShapingConfig, Weights, shape, token_advantages
+from passrl_integrations import versions
 from tests.docs.pages import DOCS, blocks
 
 PAGE = DOCS / "how-to" / "keep-your-trainer.md"
@@ -41,6 +42,11 @@ def padded(rows, *, left=0, width=5) -> torch.Tensor:
     return torch.tensor([[0.0] * left + [*row, *[0.0] * (width - len(row))] for row in rows])
 
 
+@pytest.fixture(autouse=True)
+def _named_versions(monkeypatch):
+    monkeypatch.setattr(versions, "version", {"nemo-rl": "0.7.0", "openrlhf": "0.11.2"}.__getitem__)
+
+
 def module(monkeypatch, name, **members):
     """A module that can be imported, with those above it."""
     parts = name.split(".")
@@ -62,7 +68,7 @@ def test_every_python_block_of_the_page_is_python():
 
 
 def test_the_patch_of_nemo_rl(monkeypatch):
-    """Called as nemo_rl/algorithms/grpo.py (0.6) calls it: whole sequences, here after a prompt of two tokens."""
+    """Called as nemo_rl/algorithms/grpo.py (0.6, 0.7) calls it: whole sequences, here after a prompt of two tokens."""
     grpo = module(monkeypatch, "nemo_rl.algorithms.grpo", _create_advantage_estimator=None)
     exec(BLOCKS["nemo_rl_patch.py"], {})
     found = grpo._create_advantage_estimator(SimpleNamespace()).compute_advantage(

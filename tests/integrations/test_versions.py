@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from passrl_integrations import versions
-from passrl_integrations.versions import SUPPORTED, UnsupportedPeerError, require
+from passrl_integrations.versions import PATCHED, SUPPORTED, UnsupportedPeerError, require
 
 ROOT = Path(__file__).resolve().parents[2]
+RELEASES = {**SUPPORTED, **PATCHED}
 
 
 def installed(monkeypatch, number: str | None) -> None:
@@ -28,9 +29,9 @@ def installed(monkeypatch, number: str | None) -> None:
     monkeypatch.setattr(versions, "version", version)
 
 
-@pytest.mark.parametrize("name", SUPPORTED)
+@pytest.mark.parametrize("name", RELEASES)
 def test_a_supported_release_is_taken_whatever_comes_after_its_two_numbers(monkeypatch, name):
-    for major, minor in SUPPORTED[name]:
+    for major, minor in RELEASES[name]:
         for rest in ("", ".0", ".7", ".0.dev3", ".0+local"):
             installed(monkeypatch, f"{major}.{minor}{rest}")
             assert require(name) == f"{major}.{minor}{rest}"
@@ -44,7 +45,15 @@ def test_another_release_is_refused_with_both_versions(monkeypatch, number):
         require("trl")
 
 
-@pytest.mark.parametrize("name", SUPPORTED)
+@pytest.mark.parametrize("number", ["0.0.0", "0.5.0", "1.0"])
+@pytest.mark.parametrize("name", PATCHED)
+def test_another_release_is_refused_by_a_patch_too(monkeypatch, name, number):
+    installed(monkeypatch, number)
+    with pytest.raises(UnsupportedPeerError, match=rf"^{name} {number} is not supported: the patch for {name} uses"):
+        require(name)
+
+
+@pytest.mark.parametrize("name", RELEASES)
 def test_without_its_trainer_a_plug_in_says_what_to_install(monkeypatch, name):
     installed(monkeypatch, None)
     with pytest.raises(
@@ -65,8 +74,10 @@ def test_importing_a_plug_in_checks_the_version_before_it_touches_the_trainer(mo
 
 def test_the_pinned_peers_are_releases_that_the_plug_ins_know():
     pins = dict(line.split("==") for line in (ROOT / "requirements" / "peers.in").read_text().split() if "==" in line)
-    for name in ("trl", "verl"):
-        assert tuple(map(int, pins[name].split(".")[:2])) in SUPPORTED[name]
+    alone = (ROOT / "requirements" / "peers-alone.txt").read_text().split()
+    pins |= dict(line.split("==") for line in alone if "==" in line)
+    for name in ("trl", "verl", "skyrl", "openrlhf"):
+        assert tuple(map(int, pins[name].split(".")[:2])) in RELEASES[name]
     listed = (ROOT / "requirements" / "peers.txt").read_text()
     assert all(f"\n{name}=={pins[name]}" in f"\n{listed}".lower() for name in ("trl", "verl"))
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"] == "passrl"

@@ -1,8 +1,7 @@
 """An environment with the trainers of others, for `make test-peers`: python make_environment.py FOLDER.
 
 They ask for other versions of torch and transformers than this project, and for each other's absence, so they get an
-environment to themselves. It is made anew each time, from the pinned list requirements/peers.txt;
-this project is installed into it without its dependencies.
+environment XX
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ def main(folder: Path) -> None:
     for command in (
         [UV, "venv", "--clear", "--python", sys.executable, folder],
         [UV, "pip", "sync", "--python", python, ROOT / "requirements" / "peers.txt"],
+        [UV, "pip", "install", "--python", python, "--no-deps", "-r", ROOT / "requirements" / "peers-alone.txt"],
         [UV, "pip", "install", "--python", python, "--no-deps", "--editable", ROOT],
     ):
         subprocess.run([*map(str, command), "--quiet"], check=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -101,13 +104,12 @@ def trained(folder: Path, *, process, shaping, loss_type="grpo", length=24, mode
     return trainer
 
 
-def expected(output, seen, shaping):
-    """What `pass_ops.shape` gives for the same completions as a plain table."""
+def expected(seen, shaping, generations=GENERATIONS):
+    """What `pass_ops.shape` gives for the same completions as a plain table; TRL's masks count all of their tokens."""
     rewards, signals, lengths = seen
-    mask = output["completion_mask"].bool()
     columns = {
-        "group_id": pa.array([f"prompt {row // GENERATIONS}" for row in range(len(mask))]),
-        "loss_mask": pa.array([mask[row, :length].tolist() for row, length in enumerate(lengths)]),
+        "group_id": pa.array([f"prompt {row // generations}" for row in range(len(lengths))]),
+        "loss_mask": pa.array([[True] * length for length in lengths]),
     }
     kind = pa.list_(pa.float32())
     if shaping.signal == "prm":
@@ -129,7 +131,7 @@ def test_token_advantages_are_those_of_pass_ops(tmp_path, process, shaping):
     for output, seen in trainer.generated:
         found = output["advantages"]
         assert found.shape == output["completion_ids"].shape
-        for row, values in enumerate(expected(output, seen, shaping)):
+        for row, values in enumerate(expected(seen, shaping)):
             assert found[row, : len(values)].tolist() == pytest.approx(values, abs=1e-6)
             assert not found[row, len(values) :].any()
         assert (found.std(dim=1) > 0).any()  # not one number a completion
@@ -140,6 +142,28 @@ def test_token_advantages_are_those_of_pass_ops(tmp_path, process, shaping):
     output = trainer.generated[-1][0]
     means = (output["advantages"] * output["completion_mask"]).sum(1) / output["completion_mask"].sum(1)
     assert logged == pytest.approx(means.tolist(), abs=1e-6)
+
+
+def test_a_group_on_two_processes_is_shaped_as_one(tmp_path):
+    """Two ranks over gloo, each with four of the eight completions of a prompt, in widths of their own."""
+    script = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [*script, str(here / "trl_rank.py"), str(tmp_path)], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])]), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert ranks[0]["rewards"] == ranks[1]["rewards"]  # TRL gathers rewards itself
+    seen = (torch.tensor(ranks[0]["rewards"]), [s for rank in ranks for s in rank["signals"]],
+            [length for rank in ranks for length in rank["lengths"]])  # fmt: skip
+    found = [row for rank in ranks for row in rank["advantages"]]
+    for row, values in zip(found, expected(seen, STEPWISE, generations=8), strict=True):
+        assert row[: len(values)] == pytest.approx(values, abs=1e-6)
+        assert not any(row[len(values) :])
+    assert ranks[0]["weights"] == ranks[1]["weights"]
+    halves = [expected((seen[0][at : at + 4], seen[1][at : at + 4], seen[2][at : at + 4]), STEPWISE) for at in (0, 4)]
+    assert found[0][0] != pytest.approx(halves[0][0][0], abs=1e-3)  # what a rank alone would have made
 
 
 @pytest.mark.parametrize(

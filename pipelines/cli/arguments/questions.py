@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from pipelines.cli import view
 from pipelines.cli.argument_types import plain_numbers, round_count, share, whole_numbers
 from pipelines.cli.arguments.common import Commands, command, name_argument, round_argument, set_argument
 
@@ -37,6 +38,9 @@ def add_questions(commands: Commands) -> None:
     round_argument(explain)
     name_argument(explain, default="shaped", text="the shaped dataset's folder in the round (default shaped)")
     explain.add_argument("--all", action="store_true", help="every chunk, however many")
+    view.add_arguments(
+        command(commands, "view", "one HTML file in which the credit of every token can be looked at", does="view:view")
+    )
     lint = command(
         commands, "lint", "look for trouble before training; exit code 1 where an error is found", does="questions:lint"
     )

@@ -11,7 +11,8 @@ def add_options(commands: Commands) -> None:
     init.add_argument("file", nargs="?", default="passrl.toml", help="a new file (default passrl.toml)")
     options = command(commands, "options", "every option with its type, default and meaning")
     options.add_argument("section", nargs="?", help="only this one: engine, signals.judge, verifiers.math, lint, ...")
-    command(commands, "schema", "the JSON Schema of a configuration, by which editors complete and check it")
+    schema = command(commands, "schema", "the JSON Schema of a configuration, by which editors complete and check it")
+    schema.add_argument("of", nargs="?", metavar="command", help="of what this command prints under --json instead")
 
 
 def add_demo(commands: Commands) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pipelines.cli.argument_types import share
 from pipelines.cli.arguments.common import Commands, command, set_argument
 from pipelines.cli.imports import add_arguments as add_import
+from pipelines.cli.rescore import add_arguments as add_rescore
 
-EXPORTS = ("huggingface", "trl", "prime-rl", "rllm", "safetensors", "openai-batch")
+EXPORTS = ("huggingface", "trl", "verl", "prime-rl", "rllm", "slime", "tinker", "safetensors", "openai-batch")
 
 
 def add_stores(commands: Commands) -> None:
@@ -15,6 +16,9 @@ def add_stores(commands: Commands) -> None:
         command(
             commands, "import", "other people's rollouts as a run: shape, sweep and lint them", does="imports:import_"
         )
+    )
+    add_rescore(
+        command(commands, "rescore", "ids and log-probabilities for rollouts that lack them", does="rescore:rescore")
     )
     inspect = command(
         commands,

@@ -56,7 +56,7 @@ def read(row: Mapping[str, Any], place: Place) -> Iterator[Record]:
         answer=as_text(row.get("label"), "label"),
         finish_reason=finish_reason(row.get("status")),
         rewards=_rewards(row.get("reward")),
-        **said_or_text(of(row, "prompt"), "prompt"),
+        **(said_or_text(row["prompt"], "prompt") if of(row, "prompt") != "" else {}),  # "" is what Sample begins with
     )
 
 

@@ -47,11 +47,12 @@ def _pools(pools: Sequence[StreamPool]) -> Table:
         if pool.operator != "none":
             numbers = (f"{x:.6g}" for x in (pool.mean, pool.std, pool.largest))
             name = f"{pool.stream or 'the sum A'} ({pool.pool})"
-            table.add_row(name, str(pool.size), str(pool.rollouts), *numbers, _formula(pool))
+            table.add_row(name, str(pool.size), str(pool.rollouts), *numbers, pool_formula(pool))
     return table
 
 
-def _formula(pool: StreamPool) -> str:
+def pool_formula(pool: StreamPool) -> str:
+    """N(x) over the pool, written out."""
     if pool.why:
         return f"0 ({pool.why})"
     if pool.operator == "rank":

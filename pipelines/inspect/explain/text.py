@@ -86,12 +86,13 @@ def _pools(pools: Sequence[Pool]) -> Table:
     table.title, table.title_justify = "Pooled over the group", "left"
     for pool in pools:
         table.add_row(
-            pool.name, str(pool.size), *(f"{x:.6g}" for x in (pool.mean, pool.std, pool.largest)), _formula(pool)
+            pool.name, str(pool.size), *(f"{x:.6g}" for x in (pool.mean, pool.std, pool.largest)), pool_formula(pool)
         )
     return table
 
 
-def _formula(pool: Pool) -> str:
+def pool_formula(pool: Pool) -> str:
+    """N(x) over the pool, written out."""
     if pool.operator == "none":
         return "x"
     if pool.operator == "mean_only":

@@ -20,7 +20,8 @@ from pipelines.inspect.forecast import STEPS, Forecast, forecast, given_levels
 from pipelines.inspect.sample import GroupSample
 from pipelines.inspect.sweep import gradients
 from pipelines.inspect.sweep.gradients import GradientResult
-from pipelines.inspect.sweep.settings import Setting, SettingResult, ShapedPart, joined
+from pipelines.inspect.sweep.results import Setting, SettingResult
+from pipelines.inspect.sweep.settings import ShapedPart, joined
 from pipelines.inspect.sweep.truth import Agreement, Truth, TruthAs, truth_advantages
 from pipelines.options import ConfigError, options
 from pipelines.options.types import AtLeastOne, Seed
@@ -58,6 +59,26 @@ class ChooseOptions:
     """Seed of that sample and of the intervals."""
 
 
+def open_truth(
+    name: str, truth_as: TruthAs | None, *, signals: str, source: CompleteDataset
+) -> tuple[CompleteDataset, TruthAs]:
+    """The process signal `name` of the rollouts `source`, and how it becomes an advantage: as asked, or as it suits it.
+
+    signals: the folder of the signals' datasets. Raises WrongInputError for one that is no process signal, and what
+    `open_signal` raises.
+    """
+    dataset = open_signal(posixpath.join(signals, name), name, source)
+    kind = str(dataset.spec.options.get("kind"))
+    if kind not in SHAPED_AS:
+        raise WrongInputError(
+            f"--truth: the signal {name!r} is of kind {kind}; advantages can be held against "
+            f"{' or '.join(SHAPED_AS)} only. Name a signal of steps or tokens, such as "
+            "execution or monte_carlo"
+        )
+    by_signal: TruthAs = "difference" if dataset.spec.options.get("signal") in VALUES_OF_STATES else "value"
+    return dataset, truth_as or by_signal
+
+
 class Chooser:
     """A `Watcher` of the sweep that answers what `ChooseOptions` asks. signals: the folder of the signals' datasets."""
 
@@ -82,9 +103,11 @@ class Chooser:
         """
         self._settings = settings
         self._agreement = Agreement(len(settings))
+        self._sample = GroupSample(self._asked.groups, seed=self._asked.seed)
         if self._asked.truth is not None:
-            self._truth = self._open_truth(self._asked.truth, source)
-        if self._asked.policy:
+            asked = (self._asked.truth, self._asked.truth_as)
+            self._truth, self._truth_as = open_truth(*asked, signals=self._signals, source=source)
+        if self._asked.policy and self._policy is None:
             self._policy, self._temperature = gradients.load_for_gradients(self._asked.policy, source, self._train)
 
     def add(self, part: int, rollouts: pa.Table, signals: Mapping[str, pa.Table], shaped: Sequence[ShapedPart]) -> None:
@@ -125,19 +148,6 @@ class Chooser:
             compared = self._gradients(self._policy, given, rollouts, signals, statistics)
             found = [replace(one, gradient=made) for one, made in zip(found, compared, strict=True)]
         return found
-
-    def _open_truth(self, name: str, source: CompleteDataset) -> CompleteDataset:
-        dataset = open_signal(posixpath.join(self._signals, name), name, source)
-        kind = str(dataset.spec.options.get("kind"))
-        if kind not in SHAPED_AS:
-            raise WrongInputError(
-                f"--truth: the signal {name!r} is of kind {kind}; advantages can be held against "
-                f"{' or '.join(SHAPED_AS)} only. Name a signal of steps or tokens, such as "
-                "execution or monte_carlo"
-            )
-        by_signal: TruthAs = "difference" if dataset.spec.options.get("signal") in VALUES_OF_STATES else "value"
-        self._truth_as = self._asked.truth_as or by_signal
-        return dataset
 
     def _advantages(self, rollouts: pa.Table, truths: pa.Table) -> Truth:
         return truth_advantages(rollouts, truths, as_=self._truth_as)

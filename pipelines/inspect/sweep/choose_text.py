@@ -10,7 +10,7 @@ from rich.table import Table
 from pipelines.inspect.forecast import Forecast, pays_from
 from pipelines.inspect.padding import POSITIONS, Position
 from pipelines.inspect.resample import Estimate
-from pipelines.inspect.sweep.settings import SettingResult
+from pipelines.inspect.sweep.results import SettingResult
 
 _SIDES = ("right", "wrong")
 

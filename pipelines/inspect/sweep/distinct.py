@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from pass_ops.options.published import PUBLISHED
-from pipelines.inspect.sweep.settings import Setting
+from pipelines.inspect.sweep.results import Setting
 from pipelines.shaped.stage import ShapeOptions
 
 

@@ -9,13 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pydantic
 from rich.console import Group
 from rich.text import Text
 
 from pass_ops.shards import canonical_json
 from pipelines.inspect.sweep.choose_text import choose_columns, choose_tables, narrow_table, number
-from pipelines.inspect.sweep.settings import SettingResult
+from pipelines.inspect.sweep.results import SettingResult
 
 _SLOPE_FIELDS = ("per_token", "standard_error", "within_groups", "rollouts")
 _NUMBERS = (
@@ -73,12 +72,6 @@ def sweep_records(results: Sequence[SettingResult]) -> pa.Table:
     for name, values in choose_columns(results).items():
         made = made.append_column(name, pa.array(values, pa.float64()))
     return made
-
-
-def sweep_json_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of what `passrl sweep --json` prints: a list of `SettingResult`."""
-    found = pydantic.TypeAdapter(tuple[SettingResult, ...]).json_schema(mode="serialization")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "passrl sweep --json", **found}
 
 
 def sweep_parquet(results: Sequence[SettingResult]) -> bytes:

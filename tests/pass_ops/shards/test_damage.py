@@ -12,7 +12,16 @@ import pytest
 from verifying import make_signal, said
 
 from pass_ops.errors import CorruptDatasetError, ShardError
-from pass_ops.shards import Rejection, begin_attempt, load_dataset, open_dataset, reader, record_run, verify
+from pass_ops.shards import (
+    DatasetSpec,
+    Rejection,
+    begin_attempt,
+    load_dataset,
+    open_dataset,
+    reader,
+    record_run,
+    verify,
+)
 from pass_ops.shards.fingerprint import stream_digest
 from pass_ops.shards.remedy import command_for
 
@@ -127,8 +136,17 @@ def test_a_part_in_a_run_is_named_with_the_command_that_makes_it_again(folder):
         assert any(finding.message.endswith(wanted) for finding in verify(dataset.url))
 
 
+def spec(stage, **facts):
+    carried = {"sampling": {"group_size": 1}, **facts.pop("carried", {})}
+    return DatasetSpec(**{"stage": stage, "stage_version": 1, "options": {}, "parts": 1, "carried": carried, **facts})
+
+
+IMPORTED = {"options": {"import": "trl"}}
+RESCORED = IMPORTED | {"carried": {"rescored": 1}}
+
+
 @pytest.mark.parametrize(
-    ("url", "stage", "command"),
+    ("url", "made", "command"),
     [
         ("runs/a/round-002/prompts", "prompts", "`passrl generate CONFIG --out runs/a --round 2`"),
         ("s3://b/a run/round-010/shaped/", "shape", "`passrl shape CONFIG --out 's3://b/a run' --round 10`"),
@@ -136,7 +154,9 @@ def test_a_part_in_a_run_is_named_with_the_command_that_makes_it_again(folder):
         ("a/round-001/eval/small/rollouts", "generate", "`passrl eval CONFIG --out a --round 1`"),
         ("a/start/eval/small/signals/right", "score", "`passrl eval CONFIG --out a`"),
         ("elsewhere/rollouts", "generate", "the command that made it"),
+        ("a/round-000/signals/right", spec("score", **IMPORTED), "`passrl import trl SOURCE --out a`"),
+        ("a/round-000/signals/right", spec("score", **RESCORED), "`passrl rescore RUN --out a`"),
     ],
 )
-def test_the_command_follows_from_where_a_dataset_lies(url, stage, command):
-    assert command_for(url, stage) == command
+def test_the_command_follows_from_where_a_dataset_lies_and_what_it_says(url, made, command):
+    assert command_for(url, spec(made) if isinstance(made, str) else made) == command

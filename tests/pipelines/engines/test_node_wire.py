@@ -17,14 +17,14 @@ def plain(request: Request) -> tuple[object, ...]:
     if isinstance(request, SampleRequest):
         return "sample", list(request.prompt_token_ids), request.seed, request.sampling
     if isinstance(request, ScoreRequest):
-        return "score", list(request.token_ids), request.start
+        return "score", list(request.token_ids), request.start, request.temperature
     return "pool", list(request.token_ids)
 
 
 def test_requests_of_every_kind_arrive_in_order_with_their_own_sampling() -> None:
     sent: list[tuple[int, Request]] = [
         (7, SampleRequest(prompt_token_ids=[1, 2, 3], seed=2**63 - 1, sampling=SHORT)),
-        (3, ScoreRequest(token_ids=np.array([4, 5], np.int32), start=1)),
+        (3, ScoreRequest(token_ids=np.array([4, 5], np.int32), start=1, temperature=0.7)),
         (9, SampleRequest(prompt_token_ids=(6,), seed=0, sampling=LONG)),
         (1, PoolRequest(token_ids=[])),
         (2, SampleRequest(prompt_token_ids=[8], seed=1, sampling=SHORT)),

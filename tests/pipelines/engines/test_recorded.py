@@ -123,3 +123,8 @@ def test_a_bad_recording_is_named(tiny_model: str, tmp_path: Path) -> None:
         assert str(path) in str(error.value)
     with pytest.raises(EngineOptionError, match="synthetic:x"):
         start_engine(tiny_model, EngineOptions(kind="recorded", recording="synthetic:x"))
+
+
+def test_scores_at_another_temperature_are_refused_by_name(synthetic: Engine) -> None:
+    with pytest.raises(RequestRejected, match=r"only kind transformers scores at temperature 0\.7"):
+        synthetic.score([5, 6, 7], start=1, temperature=0.7).result()

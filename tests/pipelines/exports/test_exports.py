@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.numpy import load_file, safe_open
 
 from pass_ops import shards
-from pass_ops.errors import IncompleteDatasetError
+from pass_ops.errors import IncompleteDatasetError, UnknownColumnError
 from pass_ops.shards import PROMPTS, DatasetSpec, commit_part, create_dataset, finalize
 from pipelines.cli import main
 from pipelines.cli.arguments.stores import EXPORTS
@@ -21,6 +22,11 @@ from pipelines.exports.form import ExportError
 from pipelines.exports.write import FORMATS, export, export_format
 from tests.trainer.rows import random_rows, split_groups, untrainable, write_shaped
 
+#: of slime's Sample (slime/utils/types.py, August 2026)
+SLIME_FIELDS = {
+    *("group_index", "index", "rollout_id", "prompt", "tokens", "response", "response_length", "label", "reward"),
+    *("loss_mask", "weight_versions", "rollout_log_probs", "status", "metadata", "train_metadata", "remove_sample"),
+}
 SHAPED = [name for name, form in FORMATS.items() if form.stage == "shape"]
 
 
@@ -136,6 +142,80 @@ def test_safetensors_are_padded_as_trainers_pad(shaped, tmp_path, rows):
             assert found["behavior_logprobs"][at].tolist()[:length] == floats(row.behavior)
             assert not found["completion_mask"][at][length:].any()
             assert found["trainable"][at] == row.trainable
+
+
+def torch_batches(out):
+    return [torch.load(path, weights_only=True) for path in sorted(out.glob("*.pt"))]
+
+
+def test_verl_builds_its_batch_of_what_torch_loads_as_plain_objects(shaped, tmp_path, rows):
+    made, out = exported(shaped, tmp_path, "verl")
+    kept = iter([row for row in rows if row.trainable])
+    assert (made.rows, made.left_out) == (11, 1)
+    for content in torch_batches(out):
+        batch, others = content["batch"], content["non_tensor_batch"]
+        assert content["meta_info"] == {"temperature": 0.75}
+        assert {len(values) for values in (*batch.values(), *others.values())} == {len(batch["responses"])}
+        width = batch["prompts"].shape[1]
+        for at, row in zip(range(len(batch["responses"])), kept, strict=False):
+            pad, length = width - len(row.prompt), len(row.tokens)
+            assert batch["prompts"][at].tolist() == [0] * pad + list(row.prompt)
+            assert batch["responses"][at, :length].tolist() == list(row.tokens)
+            whole = [0] * pad + [1] * (len(row.prompt) + length)
+            assert batch["attention_mask"][at, : width + length].tolist() == whole
+            assert not batch["attention_mask"][at, width + length :].any()
+            assert batch["position_ids"][at, pad : width + length].tolist() == list(range(len(row.prompt) + length))
+            assert batch["response_mask"][at, :length].tolist() == [int(counts) for counts in row.mask]
+            assert batch["rollout_log_probs"][at, :length].tolist() == floats(row.behavior)
+            assert batch["ref_log_prob"][at, :length].tolist() == floats(row.reference)
+            assert batch["advantages"][at, :length].tolist() == token_advantages(row)
+            assert (others["uid"][at], others["rollout_id"][at]) == (row.group, row.rollout_id)
+        assert torch.equal(batch["input_ids"], torch.cat([batch["prompts"], batch["responses"]], dim=1))
+        assert {values.dtype for values in batch.values()} == {torch.int64, torch.float32}
+    assert next(kept, None) is None
+
+
+def test_slime_finds_the_fields_of_its_samples(shaped, tmp_path, rows):
+    made, out = exported(shaped, tmp_path, "slime")
+    assert (made.files, made.left_out) == (("0.pt", "1.pt"), 1)
+    samples = [sample for dump in torch_batches(out) for sample in dump["samples"]]
+    for row, sample in zip([row for row in rows if row.trainable], samples, strict=True):
+        assert set(sample) <= SLIME_FIELDS
+        assert (sample["tokens"], sample["response_length"]) == ([*row.prompt, *row.tokens], len(row.tokens))
+        assert (sample["loss_mask"], sample["rollout_log_probs"]) == ([*map(int, row.mask)], floats(row.behavior))
+        assert sample["train_metadata"] == {"advantages": token_advantages(row)}
+        assert (sample["status"], sample["metadata"]["rollout_id"]) == ("completed", row.rollout_id)
+    assert [sample["group_index"] for sample in samples] == [0] * 4 + [1] * 3 + [0] * 4
+
+
+def test_tinker_predicts_each_next_token_with_the_advantage_of_that(shaped, tmp_path, rows):
+    _, out = exported(shaped, tmp_path, "tinker")
+    for row, got in zip([row for row in rows if row.trainable], json_rows(out), strict=True):
+        whole, before = [*row.prompt, *row.tokens], [0.0] * (len(row.prompt) - 1)
+        (chunk,) = got["model_input"]["chunks"]
+        assert (chunk["type"], chunk["tokens"]) == ("encoded_text", whole[:-1])
+        inputs = got["loss_fn_inputs"]
+        assert inputs["target_tokens"] == {"data": whole[1:], "dtype": "int64", "shape": [len(whole) - 1]}
+        assert floats(inputs["logprobs"]["data"]) == before + floats(row.behavior)
+        assert floats(inputs["advantages"]["data"]) == before + token_advantages(row)
+        assert inputs["advantages"]["shape"] == inputs["logprobs"]["shape"] == inputs["target_tokens"]["shape"]
+        assert (got["group_id"], got["rollout_id"]) == (row.group, row.rollout_id)
+
+
+@pytest.mark.parametrize("name", ["verl", "prime-rl", "rllm", "tinker", "safetensors"])
+def test_formats_without_a_place_for_it_refuse_an_import_without_logprobs(tmp_path, rows, name):
+    block = {"imported": {"format": "trl", "unknown": ["behavior_logprobs"]}}
+    shaped = write_shaped(str(tmp_path / "shaped"), [rows], carried=block)
+    with pytest.raises(UnknownColumnError, match=f"the format {name} needs it. `passrl rescore"):
+        exported(shaped, tmp_path, name)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["verl", "prime-rl"])
+def test_a_temperature_that_nobody_knows_is_not_filled_in(tmp_path, rows, name):
+    shaped = write_shaped(str(tmp_path / "shaped"), [rows], sampling={"temperature": None})
+    with pytest.raises(ExportError, match="does not say at what temperature"):
+        exported(shaped, tmp_path, name)
 
 
 @pytest.fixture

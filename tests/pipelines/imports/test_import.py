@@ -13,6 +13,7 @@ from pass_ops.errors import NotFinalized, UnknownColumnError
 from pass_ops.shards import Store
 from pipelines.imports import run as import_module
 from pipelines.imports.record import ImportFormatError, ImportSourceError
+from pipelines.inspect.lint.checks import lint
 from pipelines.runs.lineage import read_lineage
 from pipelines.runs.verify import verify
 from pipelines.shaped.stage import ShapeOptions, shape_dataset
@@ -114,7 +115,7 @@ def test_what_needs_tokens_is_refused_by_name_and_what_reads_text_scores(import_
             options=ShapeOptions(estimator="grpo_outcome", outcome="right", weights=Weights(format=0.0)),
         )
     equations = build_signal("execution", {"checker": "pipelines.verifiers.equations:check_steps"})
-    with pytest.raises(UnknownColumnError, match=r"signal execution needs it\. Import it again with --tok"):
+    with pytest.raises(UnknownColumnError, match=r"signal execution needs it\. `passrl rescore RUN"):
         score(signal=equations, rollouts=run.folder("rollouts"), prompts=run.folder("prompts"), out=run.folder("x"))
     verdicts = build_signal("outcome", {"verifier": "exact"})
     manifest = score(signal=verdicts, rollouts=run.folder("rollouts"), out=run.folder("signals", "verdicts"))
@@ -220,3 +221,23 @@ def test_a_mapping_in_toml_is_the_mapping_in_words(import_run, jsonl, tmp_path: 
     in_toml = import_run("rows", source, out="toml", mapping=(str(toml),))
     digests = [run.made.manifests["prompts"].content_digest for run in (in_words, in_toml)]
     assert digests[0] == digests[1]
+
+
+def test_lint_counts_the_logprobs_that_are_known_and_no_others(import_run, jsonl, tiny_model) -> None:
+    """Of null ones it would make zeros, or take another row's."""
+    ids = {"p": [3], "i": [5, 6]}
+    known = [row("2+3=", "5", s / 2, **ids, l=[-0.5, 0.5 if s == 2 else -0.25]) for s in range(3)]
+    mapping = (*COLUMNS, "prompt_token_ids=p", "token_ids=i", "logprobs=l")
+    options = ShapeOptions(estimator="grpo_outcome", outcome="right", weights=Weights(format=0.0))
+
+    def found(rows: list[dict], out: str, mapping: tuple[str, ...] = mapping) -> set[str]:
+        run = import_run("rows", jsonl(rows), out=out, mapping=mapping, tokenizer=tiny_model, max_reject_rate=0.5)
+        folders = {"rollouts": run.folder("rollouts"), "signals": run.folder("signals"), "out": run.folder("shaped")}
+        shape_dataset(**folders, options=options)
+        return {finding.code for finding in lint(run.folder("shaped"))}
+
+    about = {"impossible_logprobs", "logprobs_all_zero", "logprobs_not_of_sampling"}
+    null = row("2+3=", "7", 1.0, **ids, l=None)
+    assert not about & found([row("2+3=", "5", s / 2) for s in range(3)], "none", COLUMNS)
+    assert not about & found([*known[:2], null], "some")
+    assert "logprobs_all_zero" in found([*(r | {"l": [0.0, 0.0]} for r in known[:2]), null], "zeros")

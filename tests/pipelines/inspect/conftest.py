@@ -52,7 +52,7 @@ class StoredRun:
 
 def rollout(rollout_id: str, tokens: int, **values: Any) -> dict[str, Any]:
     """One rollout and its signals as one flat row; `values` overrides columns of either."""
-    group, index = rollout_id.split("/")
+    group, _, index = rollout_id.rpartition("/")
     row = {
         "group_id": group,
         "sample_index": int(index),
@@ -105,14 +105,20 @@ def _write(url: str, spec: DatasetSpec, tables: list[pa.Table]) -> CompleteDatas
 
 @pytest.fixture
 def store_run(tmp_path) -> Callable[..., StoredRun]:
-    """store_run(part, part, ...): each part a list of `rollout(...)` rows. options: ShapeOptions; sampling: changes."""
+    """store_run(part, part, ...): each part a list of `rollout(...)` rows.
+
+    options: ShapeOptions; sampling, carried: changes to what the rollouts carry.
+    """
 
     def make(
-        *parts: list[dict[str, Any]], options: ShapeOptions = STEPS, sampling: dict[str, Any] | None = None
+        *parts: list[dict[str, Any]],
+        options: ShapeOptions = STEPS,
+        sampling: dict[str, Any] | None = None,
+        carried: dict[str, Any] | None = None,
     ) -> StoredRun:
         url = str(tmp_path / "run")
         base = f"{url}/round-000"
-        source = _rollouts(f"{base}/rollouts", parts, sampling=SAMPLING | (sampling or {}))
+        source = _rollouts(f"{base}/rollouts", parts, {"sampling": SAMPLING | (sampling or {}), **(carried or {})})
         kinds = {"steps": "process_tokens" if options.signal == "kl" else "process_steps"}
         kinds |= {"verifier": "outcome", "format": "format"}
         signals = {
@@ -140,8 +146,8 @@ def store_run(tmp_path) -> Callable[..., StoredRun]:
     return make
 
 
-def _rollouts(url: str, parts: Sequence[list[dict[str, Any]]], *, sampling: dict[str, Any]) -> CompleteDataset:
-    carried = {"sampling": sampling, "tokenizer_digest": "t", "vocabulary": "v", "round": 0, "policy_digest": "p"}
+def _rollouts(url: str, parts: Sequence[list[dict[str, Any]]], changes: dict[str, Any]) -> CompleteDataset:
+    carried = {"tokenizer_digest": "t", "vocabulary": "v", "round": 0, "policy_digest": "p", **changes}
     spec = DatasetSpec(stage="generate", stage_version=1, options={}, parts=len(parts), seed=1, carried=carried)
     columns = [[{name: row[name] for name in ROLLOUTS.names} for row in rows] for rows in parts]
     return _write(url, spec, [pa.Table.from_pylist(rows, schema=ROLLOUTS) for rows in columns])

@@ -9,14 +9,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from pass_ops import Weights
-from pass_ops.errors import OptionError
+from pass_ops.errors import OptionError, ShapingError
 from pass_ops.options.config import ESTIMATORS
+from pass_ops.options.published import PUBLISHED
 from pipelines.cli.parser import main
+from pipelines.inspect.sweep.choose import ChooseOptions, Chooser
 from pipelines.inspect.sweep.distinct import distinct
 from pipelines.inspect.sweep.settings import grid_settings, sweep
 from pipelines.options import ConfigError, as_dict
 from pipelines.parts.inputs import WrongInputError
 from pipelines.shaped.stage import ShapeOptions
+from trainer.options import TrainOptions
 
 STEPS = ShapeOptions(process="steps", outcome="verifier", format="format")
 
@@ -138,6 +141,42 @@ def test_estimators_may_be_compared(two_groups):
     found = run_sweep(two_groups, grid_settings(raw(), {"estimator": ["reward_shaping", "grpo_process"]}))
     assert [result.options["estimator"] for result in found] == ["pass", "reward_shaping", "grpo_process"]
     assert found[2].path["right"].per_token is None  # that estimator has no path score
+
+
+@pytest.fixture
+def logits(store_run, row):
+    """Scores of two parts; some of the second are no probabilities."""
+    return store_run(
+        [row("a/0", 2, process_scores=[0.5], process_ends=[2]), row("a/1", 3, outcome_reward=0.0)],
+        [row("b/0", 4, process_scores=[3.0], process_ends=[4]), row("b/1", 2, outcome_reward=0.0)],
+        options=STEPS,
+    )
+
+
+def test_settings_that_cannot_be_computed_are_left_out_by_name_and_the_others_are_what_they_are_without_them(logits):
+    reasons = {}
+    every = grid_settings(STEPS, {"estimator": [*ESTIMATORS, *PUBLISHED]})
+    asked = {"rollouts": logits.rollouts, "signals": logits.signals}
+    chooser = Chooser(ChooseOptions(truth="steps", forecast=True), signals=logits.signals, train=TrainOptions())
+    found = sweep(**asked, settings=every, watcher=chooser, left_out=reasons.__setitem__)
+    assert list(reasons) == [f"estimator={name}" for name in ("gigpo", "entropy_top", "gtpo", "pav")]
+    assert "process score 3 is no probability" in str(reasons["estimator=pav"])
+    assert "'state' is missing" in str(reasons["estimator=gigpo"])
+    computable = [setting for setting in every if setting.name not in reasons]
+    chooser = Chooser(ChooseOptions(truth="steps", forecast=True), signals=logits.signals, train=TrainOptions())
+    assert found == sweep(**asked, settings=computable, watcher=chooser)
+
+
+def test_a_reference_that_cannot_be_computed_and_a_setting_nobody_would_be_told_of_end_the_sweep(logits):
+    asked = {"rollouts": logits.rollouts, "signals": logits.signals}
+    told = []
+    for settings, left_out in (
+        (grid_settings(replace(STEPS, estimator="pav"), {"estimator": ["rloo"]}), lambda *one: told.append(one)),
+        (grid_settings(STEPS, {"estimator": ["pav", "rloo"]}), None),
+    ):
+        with pytest.raises(ShapingError, match="process score 3 is no probability"):
+            sweep(**asked, settings=settings, left_out=left_out)
+    assert told == []
 
 
 def own(group, config):

@@ -27,7 +27,7 @@ from pipelines.parts.inputs import WrongInputError
 from pipelines.shaped.stage import ShapeOptions
 from trainer import TrainOptions
 
-SCHEMA = Path(__file__).parents[3] / "docs" / "reference" / "sweep.schema.json"
+SCHEMA = Path(__file__).parents[3] / "docs" / "reference" / "json" / "sweep.schema.json"
 ALONE = Weights(process=1.0, outcome=0.0, format=0.0)
 
 

@@ -20,7 +20,7 @@ class FakeEngine:
 
     max_model_len = 8
 
-    def score(self, token_ids: Sequence[int], *, start: int) -> Future[np.ndarray]:
+    def score(self, token_ids: Sequence[int], *, start: int, temperature: float) -> Future[np.ndarray]:
         future: Future[np.ndarray] = Future()
         asked = list(token_ids)[start:]
         if 92 in asked:
