@@ -32,7 +32,7 @@ _ROLLOUT = (
     *("where", "reason", "detail"),
 )
 #: what encoding reads besides
-_ENCODED = ("prompt", "messages", "turns")
+_ENCODED = ("prompt", "messages", TURNS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,8 @@ def prompts_part(place: SpoolPlace, part: int) -> pa.Table:
 
 def rollouts_part(place: SpoolPlace, part: int) -> PartOutput:
     """The rollouts of a part, and its rejected rows in the source's order."""
-    rows, samples = place.rows(part, _ROLLOUT if place.tokenizer is None else _ROLLOUT + _ENCODED)
+    more = _ENCODED if place.tokenizer is not None else (TURNS,) if place.turns else ()
+    rows, samples = place.rows(part, _ROLLOUT + more)
     refused: dict[int, RowError] = {}
     where = rows["where"]
     for at in np.flatnonzero(samples == REJECTED).tolist():
@@ -155,7 +156,7 @@ def rollouts_part(place: SpoolPlace, part: int) -> PartOutput:
         kept, indices = kept.take(pa.array(stay)), indices[stay]
     rejected = [_rejection(str(where[at]), rows, samples, at, refused[at]) for at in sorted(refused)]
     table = _rollouts(kept, indices)
-    table = table.append_column(TURNS, kept["turns"]) if place.turns else table
+    table = table.append_column(TURNS, kept[TURNS]) if place.turns else table
     return PartOutput(table=table, rejected=tuple(rejected))
 
 

@@ -123,6 +123,26 @@ def slime(folder: Path) -> Path:
     return folder / "rollout_4.pt"
 
 
+def verl_tensors(folder: Path) -> Path:
+    import torch
+
+    width = max(len(ids(which)) for which in range(4))
+    rows = [(name, ids(which), logprobs(which), RIGHT[which]) for name, _, which in rollouts()]
+    lengths = torch.tensor([len(tokens) for _, tokens, _, _ in rows])
+    there = (torch.arange(width) < lengths[:, None]).long()
+    batch = {
+        "prompts": torch.tensor([PROMPT_IDS] * len(rows)),
+        "responses": torch.tensor([tokens + [0] * (width - len(tokens)) for _, tokens, _, _ in rows]),
+        "attention_mask": torch.cat([torch.ones(len(rows), len(PROMPT_IDS), dtype=torch.long), there], dim=1),
+        "response_mask": there,
+        "rollout_log_probs": torch.tensor([values + [0.0] * (width - len(values)) for _, _, values, _ in rows]),
+        "rm_scores": torch.tensor([[right] + [0.0] * (width - 1) for _, _, _, right in rows]),
+    }
+    held = {"batch": batch, "non_tensor_batch": {"uid": [name for name, *_ in rows]}, "meta_info": {"temperature": 1.0}}
+    torch.save(held, folder / "data.pt")
+    return folder / "data.pt"
+
+
 def lm_eval(folder: Path) -> Path:
     return jsonl(folder / "samples_sums_2026-11-01T00-00-00.1.jsonl", [
         {"doc_id": at, "target": "58", "arguments": [[task, {}]], "resps": [[text(which)]], "filter": "none",
@@ -208,7 +228,8 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "trl": (trl, OUTCOME.format("right")), "verl": (verl, OUTCOME.format("score")),
     "verifiers": (verifiers, OUTCOME.format("reward")), "nemo_rl": (nemo_rl, OUTCOME.format("reward")),
     "nemo_gym": (nemo_gym, OUTCOME.format("reward")), "open_instruct": (open_instruct, OUTCOME.format("reward")),
-    "slime": (slime, OUTCOME.format("right")), "lm_eval": (lm_eval, OUTCOME.format("right")),
+    "slime": (slime, OUTCOME.format("right")), "verl_tensors": (verl_tensors, OUTCOME.format("score")),
+    "lm_eval": (lm_eval, OUTCOME.format("right")),
     "lighteval": (lighteval, OUTCOME.format("right")), "inspect_ai": (inspect_ai, OUTCOME.format("right")),
     "processbench": (processbench, STEPWISE), "trl_stepwise": (trl_stepwise, STEPWISE),
     "math_shepherd": (math_shepherd, STEPWISE), "prm800k": (prm800k, STEPWISE),

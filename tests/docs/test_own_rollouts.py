@@ -18,7 +18,7 @@ from tests.docs.pages import DOCS, ROOT, blocks
 PAGE = DOCS / "tutorials" / "own-rollouts.md"
 RUN = "runs/mine"
 #: what has no reward and no step label cannot be shaped
-NOTHING_TO_SHAPE = {"prime_tokens"}
+NOTHING_TO_SHAPE = {"prime_tokens", "tinker", "openai_batch"}
 
 
 def files_of_the_page(folder: Path) -> None:
