@@ -40,7 +40,7 @@ CASES = {
         "verl_tensors", "verl/data.pt", (2, 2, 2), "score", (1, 0, 1, 0, 1, 0), ids="source", logprobs="exact"
     ),
     "verifiers": Sample("verifiers", "verifiers", (2, 2), "reward", (0, 1, 0, 1), ids="source", logprobs="rounded"),
-    "lm_eval": Sample("lm_eval", "lm_eval", (3, 3, 3, 1, 1, 1), "exact_match", (None,) * 9 + (0, 1, 1)),
+    "lm_eval": Sample("lm_eval", "lm_eval", (1, 1, 1, 3, 3, 3), "exact_match", (0, 1, 1) + (None,) * 9),
     "lighteval": Sample("lighteval", "lighteval", (2, 2, 2), None, ids="source"),
     "inspect_ai": Sample("inspect_ai", "inspect_ai", (2,), "match", (0, 0)),
     "datasets, Parquet": Sample("rows", "datasets/rows.parquet", (2, 2, 2), "score", (0, 0.5) * 3, mapping=ROWS),
