@@ -197,13 +197,24 @@ def inspect_ai(out: Path) -> None:
     from inspect_ai import Task
     from inspect_ai import eval as evaluate
     from inspect_ai.dataset import Sample
+    from inspect_ai.model import ModelOutput, ModelUsage, get_model
     from inspect_ai.scorer import match
     from inspect_ai.solver import generate
 
+    said = [ModelOutput.from_content("mockllm/model", text) for text in ("5", "6")]
+    for one in said:
+        one.usage = ModelUsage(input_tokens=4, output_tokens=1, total_tokens=5)  # else it fetches a tokenizer
     samples = [Sample(input=prompt, target="5", id=f"s{number}") for number, prompt in enumerate(PROMPTS[:1])]
     with tempfile.TemporaryDirectory() as folder:
         task = Task(dataset=samples, solver=generate(), scorer=match(), name="sums")
-        evaluate(task, model="mockllm/model", epochs=2, log_dir=folder, log_realtime=False, display="none")
+        evaluate(
+            task,
+            model=get_model("mockllm/model", custom_outputs=said),
+            epochs=2,
+            log_dir=folder,
+            log_realtime=False,
+            display="none",
+        )
         (written,) = Path(folder).glob("*.eval")
         shutil.copy(written, out / "sums.eval")
 

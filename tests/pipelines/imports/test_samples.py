@@ -42,7 +42,7 @@ CASES = {
     "verifiers": Sample("verifiers", "verifiers", (2, 2), "reward", (0, 1, 0, 1), ids="source", logprobs="rounded"),
     "lm_eval": Sample("lm_eval", "lm_eval", (1, 1, 1, 3, 3, 3), "exact_match", (0, 1, 1) + (None,) * 9),
     "lighteval": Sample("lighteval", "lighteval", (2, 2, 2), None, ids="source"),
-    "inspect_ai": Sample("inspect_ai", "inspect_ai", (2,), "match", (0, 0)),
+    "inspect_ai": Sample("inspect_ai", "inspect_ai", (2,), "match", (1, 0)),
     "datasets, Parquet": Sample("rows", "datasets/rows.parquet", (2, 2, 2), "score", (0, 0.5) * 3, mapping=ROWS),
     "datasets, JSON lines": Sample("rows", "datasets/rows.jsonl", (2, 2, 2), "score", (0, 0.5) * 3, mapping=ROWS),
 }
@@ -91,7 +91,7 @@ def test_a_file_of_the_real_library_is_imported_verified_shaped_and_exported(
 def test_lm_evals_three_answers_of_a_document_are_a_group_at_its_temperature(import_run) -> None:
     run = import_run("lm_eval", SAMPLES / "lm_eval")
     assert run.block()["temperature"] == "source"
-    assert shards.open_dataset(run.folder("rollouts")).spec.sampling["group_size"] == 3
+    assert shards.open_dataset(run.folder("rollouts")).spec.carried["sampling"]["group_size"] == 3
 
 
 def test_every_sample_is_of_a_format_that_there_is() -> None:
