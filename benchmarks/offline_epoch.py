@@ -17,7 +17,7 @@ from typing import Any
 
 from pass_ops.shards import open_dataset
 from pipelines.demo.run import demo_config
-from pipelines.inspect.views.training import read_trainings, training_rows, training_svg
+from pipelines.inspect.views.training import read_trainings, training_picture, training_rows
 from pipelines.runs.config import RunConfig
 from pipelines.runs.progress import Reporter
 from pipelines.runs.rounds import Run, make_rollouts, score_rollouts, shape_rollouts, update_policy
@@ -54,7 +54,7 @@ def measure(out: str) -> dict[str, Any]:
     shape_rollouts(run, 0)
     update_policy(run, 0)
     trainings = read_trainings(out)
-    (Path(out) / "training.svg").write_bytes(training_svg(trainings))
+    (Path(out) / "training.svg").write_bytes(training_picture(trainings))
     (row,) = training_rows(trainings)
     totals = open_dataset(run.folder(0, "shaped")).manifest.totals
     first, last = trainings[0].steps[0], trainings[0].steps[-1]

@@ -102,6 +102,7 @@ def test_what_needs_no_model_works(bare: str, project: Project) -> None:
         ["verify", project.out],
         ["clean", project.out],
         ["explain", project.out, rollout],
+        ["diff", project.out, project.out],
         ["finalize", shaped],
         ["shape", *run, "--name", "again", "--set", "shape.k=0"],
         ["sweep", *run, "--grid", "k=0,1"],

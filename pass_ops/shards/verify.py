@@ -111,8 +111,9 @@ def _manifest(
     store: Store, spec: DatasetSpec, manifest: Manifest, records: tuple[PartRecord, ...]
 ) -> Iterator[Finding]:
     where = store.path(names.manifest(spec.fingerprint[:8]))
+    fix = f"Remove it, then {command_for(store.root, spec)} writes it anew"
     for problem in manifest_problems(spec, manifest, records):
-        yield Finding("error", "manifest", where, problem)
+        yield Finding("error", "manifest", where, f"{problem}. {fix}")
 
 
 def _marker_differences(
@@ -122,9 +123,12 @@ def _marker_differences(
         where = store.path(names.done(record.part, spec.fingerprint[:8]))
         marker = markers.get(record.part)
         if marker is None:
-            yield Finding("error", "marker", where, "the part's marker is gone, though the dataset is finalized")
+            said = "the part's marker is gone or cannot be read, though the dataset is finalized"
         elif marker != record:
-            yield Finding("error", "marker", where, f"the marker names {marker.data}, the manifest {record.data}")
+            said = f"the marker names {marker.data}, the manifest {record.data}"
+        else:
+            continue
+        yield Finding("error", "marker", where, f"{said}. {_redo(store, spec, record.part)}")
 
 
 def _inputs(store: Store, spec: DatasetSpec) -> Iterator[Finding]:

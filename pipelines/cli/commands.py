@@ -55,9 +55,11 @@ def configured(*stages: str, checks: bool = True) -> Callable[[Callable[[Namespa
 @configured("generate", "score", "shape", "train", "eval", checks=False)
 def run(options: Namespace, work: Run) -> None:
     """One round."""
+    from pipelines.runs.results import result_rows, results_sheet
     from pipelines.runs.rounds import run_round
 
     summary = run_round(work, options.round)
+    work.reporter.print(results_sheet(result_rows(work, {options.round: summary})))
     show(options, f"round {options.round} is complete in {work.folder(options.round)}", asdict(summary))
 
 
@@ -65,10 +67,11 @@ def run(options: Namespace, work: Run) -> None:
 def rounds(options: Namespace, work: Run) -> None:
     """Several rounds."""
     from pipelines.runs.lineage import read_lineage
+    from pipelines.runs.results import result_rows, results_sheet
     from pipelines.runs.rounds import run_rounds
 
     count = _rounds(options, work)
-    run_rounds(work, count)
+    work.reporter.print(results_sheet(result_rows(work, run_rounds(work, count))))
     show(options, f"{count} rounds are complete in {work.url}", read_lineage(work.url))
 
 
@@ -183,17 +186,14 @@ def sft(options: Namespace) -> None:
 @configured("eval")
 def eval(options: Namespace, work: Run) -> None:  # noqa: A001 - the command's name
     """pass@k of a policy."""
+    from pipelines.runs.results import evaluation_sheet
     from pipelines.runs.rounds import evaluate
 
     results = evaluate(work, round_index=options.round, policy=options.policy)
-    lines = [
-        f"{name}: "
-        + ", ".join(
-            f"pass@{k} {100 * e.value:.1f} +- {100 * e.standard_error:.1f} %" for k, e in result.pass_at.items()
-        )
-        for name, result in results.items()
-    ]
-    show(options, "\n".join(lines), {name: json.loads(result.to_json()) for name, result in results.items()})
+    if options.json:
+        print(json.dumps({name: json.loads(result.to_json()) for name, result in results.items()}, indent=1))
+    else:
+        work.reporter.print(evaluation_sheet(list(results.values())))
 
 
 def finalize(options: Namespace) -> int | None:

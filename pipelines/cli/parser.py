@@ -26,7 +26,7 @@ from trainer import is_main_process
 UNDER_TORCHRUN = ("train", "sft")
 PLACES = {
     *("config", "dataset", "file", "labels", "model", "out", "pairs", "plot", "policy", "run", "save_scores", "scores"),
-    *("datasets", "guess", "source", "tokenizer", "url"),
+    *("datasets", "guess", "other", "source", "tokenizer", "url"),
 }
 
 

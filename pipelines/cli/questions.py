@@ -24,15 +24,19 @@ def inspect(options: Namespace) -> int | None:
     """A group, or one rollout chunk by chunk; of a RUN its trainings."""
     import polars as pl
 
+    from pipelines.inspect.chunk_texts import text_decoder
     from pipelines.inspect.views import group_summary, group_table, read_part, rollout_chunks
+    from pipelines.inspect.views.frames import frame_view
     from pipelines.inspect.views.training import is_training
 
     if is_training(options.dataset):
         _inspect_training(options)
         return None
     part = read_part(options.dataset, options.part)
+    decoder = None
     if options.rollout is not None:
-        view = rollout_chunks(part, options.group, options.rollout)
+        decoder = text_decoder(shards.open_dataset(options.dataset), tokenizer=options.tokenizer)
+        view = rollout_chunks(part, options.group, options.rollout, decode=decoder.decode)
     elif options.group is None and "prompt_id" in part.schema.names:
         view = pl.DataFrame(pl.from_arrow(part))
     else:
@@ -40,38 +44,50 @@ def inspect(options: Namespace) -> int | None:
     if options.json:
         print(view.write_json())
         return None
-    with pl.Config(tbl_rows=200, tbl_cols=20, fmt_str_lengths=60, tbl_width_chars=180, tbl_hide_dataframe_shape=True):
-        if options.group is None and options.rollout is None and "prompt_id" not in part.schema.names:
-            print(group_summary(part))
-        print(view)
+    reporter = Reporter()
+    if options.group is None and options.rollout is None and "prompt_id" not in part.schema.names:
+        reporter.print(frame_view(group_summary(part), title=f"Groups of part {options.part}"))
+        reporter.print(frame_view(view, title="Rollouts of the first group"))
+    else:
+        reporter.print(frame_view(view, whole=options.rollout is not None))
+    if decoder is not None and decoder.decode is None:
+        reporter.print(f"without the chunks' text: {decoder.why}")
     return None
 
 
 def _inspect_training(options: Namespace) -> None:
     """One row a round, and a picture of every step."""
-    from pipelines.inspect.views.training import read_trainings, training_rows, training_svg, training_table
+    from pipelines.inspect.pictures import picture_format
+    from pipelines.inspect.views.training import (
+        read_trainings,
+        start_pass_at_1,
+        training_picture,
+        training_rows,
+        training_sheet,
+    )
     from pipelines.runs.places import check_file
 
     plot = Path(options.plot or Path(options.dataset) / "training.svg")
+    suffix = picture_format(str(plot))
     check_file(plot, key="--plot")
     trainings = read_trainings(options.dataset)
-    plot.write_bytes(training_svg(trainings))
+    plot.write_bytes(training_picture(trainings, start=start_pass_at_1(options.dataset), suffix=suffix))
     if options.json:
         print(json.dumps({"plot": str(plot), "rounds": training_rows(trainings)}, indent=1))
         return
-    Reporter().print(training_table(trainings))
+    Reporter().print(training_sheet(trainings))
     print(f"every step: {plot}")
 
 
 def status(options: Namespace) -> int | None:
     """How far a run is, from the store alone."""
-    from pipelines.inspect.views.status import status_table
+    from pipelines.inspect.views.status import status_sheet
 
     found = shards.status(options.url)
     if options.json:
         print(json.dumps(asdict(found), indent=1, default=str))
     else:
-        Reporter().print(status_table(found))
+        Reporter().print(status_sheet(found))
     return None
 
 
@@ -145,15 +161,30 @@ def _choose_options(options: Namespace) -> ChooseOptions:
 
 def explain(options: Namespace) -> int | None:
     """One rollout's arithmetic; exit code 1 where it does not give the stored values."""
+    from pipelines.inspect.chunk_texts import text_decoder
     from pipelines.inspect.explain.explanation import explain_rollout
     from pipelines.inspect.explain.text import explanation_view
 
     explanation = explain_rollout(options.run, options.rollout_id, round_index=options.round, name=options.name)
+    decoder = text_decoder(shards.open_dataset(explanation.dataset), tokenizer=options.tokenizer)
     if options.json:
-        print(json.dumps(asdict(explanation), indent=1))
+        texts = decoder.texts(explanation.token_ids, explanation.stored.chunk_ends)
+        print(json.dumps(asdict(explanation) | {"texts": texts}, indent=1))
     else:
-        Reporter().console.print(explanation_view(explanation, every_chunk=options.all))
+        Reporter().print(explanation_view(explanation, decoder=decoder, every_chunk=options.all))
     return None if explanation.agrees else 1
+
+
+def diff(options: Namespace) -> None:
+    """Two runs side by side."""
+    from pipelines.inspect.diff.runs import diff_runs
+    from pipelines.inspect.diff.text import diff_view
+
+    found = diff_runs(options.run, options.other)
+    if options.json:
+        print(json.dumps(asdict(found), indent=1))
+    else:
+        Reporter().print(diff_view(found))
 
 
 def lint(options: Namespace) -> int | None:

@@ -20,11 +20,12 @@ from pipelines.exports.write import Exported
 from pipelines.gpu_check.base import Status
 from pipelines.imports.facts import Facts
 from pipelines.imports.guess import Guess
+from pipelines.inspect.diff.runs import RunDiff
 from pipelines.inspect.explain.explanation import Explanation
 from pipelines.inspect.lint.findings import LintFinding
 from pipelines.inspect.prm_check.check import SignalReport
 from pipelines.inspect.prm_check.labels import LabelReport
-from pipelines.inspect.sweep.settings import SettingResult
+from pipelines.inspect.sweep.results import SettingResult
 from pipelines.options import ConfigError
 from pipelines.runs.cost import Estimate as Cost
 from pipelines.runs.evaluate import Estimate, EvalResult
@@ -53,6 +54,13 @@ class MaybeRemoved(Leftover):
     """What was left behind, and whether it was removed."""
 
     removed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained(Explanation):
+    """The arithmetic, and the text of each chunk that is stored; None without the policy's tokenizer."""
+
+    texts: list[str] | None
 
 
 class Written(TypedDict):
@@ -97,6 +105,14 @@ class Import(TypedDict):
     datasets: dict[str, Manifest]
 
 
+class Rescored(TypedDict):
+    """imported: what is known of the rollouts now. left_out: signals. datasets: manifests by folder."""
+
+    imported: dict[str, Any]
+    left_out: list[str]
+    datasets: dict[str, Manifest]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Proposal(Guess):
     """What --guess proposes. command: to import the file; None where nothing looks like a completion."""
@@ -121,11 +137,15 @@ class View(TypedDict):
 
 
 class Demo(TypedDict):
-    """rounds: one row a round. gains: paired differences of pass@1, from the start and to the teacher's round."""
+    """rounds: one row a round. gains: paired differences of pass@1, from the start and to the teacher's round.
+
+    credit: the viewer's file.
+    """
 
     seed: int
     rounds: list[dict[str, str | float | None]]
     gains: dict[str, Estimate]
+    credit: str
 
 
 class CheckLine(TypedDict):
@@ -154,6 +174,7 @@ RESULTS: Mapping[str, tuple[Any, ...]] = {
     "eval": (dict[str, EvalResult], DryRun),
     "sft": (MadePolicy,),
     "import": (Import, Proposal),
+    "rescore": (Rescored,),
     "inspect": (list[dict[str, Any]], Trainings),
     "status": (RunStatus,),
     "verify": (list[Finding],),
@@ -161,7 +182,8 @@ RESULTS: Mapping[str, tuple[Any, ...]] = {
     "export": (MadeExport,),
     "finalize": (MadeDataset,),
     "sweep": (list[SettingResult],),
-    "explain": (Explanation,),
+    "explain": (Explained,),
+    "diff": (RunDiff,),
     "lint": (list[LintFinding],),
     "view": (View,),
     "prm-check": (SignalReport, LabelReport),

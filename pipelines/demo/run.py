@@ -12,8 +12,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from pass_ops.shards import Store, open_dataset
 from pipelines.demo.arithmetic import Split, prompt_rows
 from pipelines.demo.assets import asset_folder
@@ -23,9 +21,9 @@ from pipelines.runs.evaluate import Estimate, EvalResult, paired_gain, read_resu
 from pipelines.runs.lineage import read_lineage
 from pipelines.runs.places import check_folder
 from pipelines.runs.progress import Reporter
+from pipelines.runs.results import result_row, results_sheet
 from pipelines.runs.rounds import evaluate_start, run_round
 from pipelines.runs.run import Run
-from pipelines.runs.summary import ShapedSummary
 from pipelines.view.options import ViewOptions
 from pipelines.view.view import make_view
 
@@ -39,6 +37,8 @@ def run_demo(
 ) -> dict[str, Any]:
     """Run it in the folder `out` (local; a finished or interrupted one goes on). Returns the table's numbers."""
     check_folder(out, key="--out")
+    # vLLM's CPU worker warns of its memory binding at each start; read when torch is imported, so it is set first.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     reporter = Reporter(quiet=quiet)
     reporter.line(
         "PASS demo: chains of 6 to 10 small sums, one line a step; the policy gets about a third of them right."
@@ -51,14 +51,14 @@ def run_demo(
     check_run(execution, rounds=rounds)
     check_run(teacher)
     results = [evaluate_start(execution)[BENCHMARK]]
-    rows = [_row("start", None, results[0], {})]
+    rows = [result_row("start", None, results[0], {})]
     for index in range(rounds + 1):
         last = index >= rounds - 1
         work = execution if index < rounds else teacher
         summary = run_round(work, index, is_last=last)
         results.append(_result(work, index, whole=last))
         rows.append(
-            _row(
+            result_row(
                 f"{index} {'execution' if index < rounds else 'teacher KL'}",
                 summary,
                 results[-1],
@@ -69,10 +69,10 @@ def run_demo(
         "execution": paired_gain(results[0], results[rounds]),
         "teacher_kl": paired_gain(results[rounds], results[rounds + 1]),
     }
-    reporter.print(_table(rows))
+    reporter.print(results_sheet(rows))
     gain = gains["execution"]
     reporter.line(
-        f"pass@1 on {HELD_OUT_PROMPTS} held-out prompts x {results[0].samples} samples, start to round {rounds - 1}: "
+        f"pass@1 on {results[0].prompts} held-out prompts x {results[0].samples} samples, start to round {rounds - 1}: "
         f"{100 * gain.value:+.1f} points{_in_standard_errors(gain)}."
     )
     _where_the_shards_lie(reporter, execution)
@@ -113,36 +113,6 @@ def teacher_config(config: RunConfig) -> RunConfig:
     signals["teacher"] = {"signal": "logprobs", "model": str(asset_folder("teacher")), "engine": asdict(config.engine)}
     signals["opd"] = {"signal": "opd", "teacher": "teacher"}
     return replace(config, signals=signals, shape=replace(config.shape, process="opd"))
-
-
-def _row(title: str, summary: ShapedSummary | None, result: EvalResult, train: Mapping[str, float]) -> dict[str, Any]:
-    """One line of the table: what the round's rollouts were like, and the policy it made."""
-    score = result.pass_at[1]
-    return {
-        "round": title,
-        "pass@1": score.value,
-        "standard_error": score.standard_error,
-        "samples": result.prompts * result.samples,
-        "mean_length": result.mean_length,
-        "chunks_per_rollout": summary.chunks_per_rollout if summary else None,
-        "zero_advantage": summary.zero_advantage if summary else None,
-        "behavior_kl": train.get("behavior_kl"),
-    }
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table("round", "pass@1", "samples", "mean length", "chunks a rollout", "zero-advantage", "KL(new, old)")
-    for row in rows:
-        table.add_row(
-            row["round"],
-            f"{100 * row['pass@1']:.1f} ± {100 * row['standard_error']:.1f} %",
-            f"{row['samples']}",
-            f"{row['mean_length']:.1f}",
-            "" if row["chunks_per_rollout"] is None else f"{row['chunks_per_rollout']:.1f}",
-            "" if row["zero_advantage"] is None else f"{100 * row['zero_advantage']:.1f} %",
-            "" if row["behavior_kl"] is None else f"{row['behavior_kl']:.4f}",
-        )
-    return table
 
 
 def _result(run: Run, round_index: int, *, whole: bool) -> EvalResult:

@@ -81,7 +81,7 @@ def stage_speed(machine: Machine, folder: str, prompts: str) -> float:
 
 def bare_speed(machine: Machine, folder: str, prompts: str) -> float:
     """Tokens/s of one call of LLM.generate with the same arguments, prompts and seeds."""
-    from pipelines.engines.vllm import let_modules_be_scanned, set_environment
+    from pipelines.engines.vllm import scan_own_modules, set_environment
     from pipelines.engines.vllm_arguments import engine_arguments
 
     options = sampling_engine(max(SEATS[machine.device]))
@@ -89,7 +89,7 @@ def bare_speed(machine: Machine, folder: str, prompts: str) -> float:
     from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt
 
-    let_modules_be_scanned()
+    scan_own_modules()
     dtype = resolve_dtype(folder, options)
     llm = LLM(**engine_arguments(folder, options, device=machine.device, dtype=dtype, context_length=CONTEXT))
     tokenizer, dataset = load_tokenizer(folder), shards.open_dataset(prompts)

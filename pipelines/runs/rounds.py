@@ -53,13 +53,15 @@ def run_round(run: Run, round_index: int, *, is_last: bool = True) -> ShapedSumm
     return _round(run, round_index, is_last=is_last)
 
 
-def run_rounds(run: Run, count: int) -> None:
-    """The starting policy's evaluation, then `count` rounds. Raises RunRefused before anything runs."""
+def run_rounds(run: Run, count: int) -> dict[int, ShapedSummary]:
+    """The starting policy's evaluation, then `count` rounds; returns what each shaped, summed up.
+
+    Raises RunRefused before anything runs.
+    """
     check_run(run, rounds=count)
     remove_leftovers(leftovers(run.url))
     evaluate_start(run)
-    for round_index in range(count):
-        _round(run, round_index, is_last=round_index == count - 1)
+    return {index: _round(run, index, is_last=index == count - 1) for index in range(count)}
 
 
 def _round(run: Run, round_index: int, *, is_last: bool) -> ShapedSummary:
@@ -294,6 +296,6 @@ def _recorded(run: Run, round_index: int, name: str, stage: Callable[[Report], M
     with run.reporter.step(f"round {round_index}: {name}") as report:
         manifest = stage(report)
     for reason, count in manifest.rejected.items():
-        run.reporter.line(f"    rejected: {count} x {reason} (see {run.folder(round_index, name)}/_rejected)")
+        run.reporter.note(f"    rejected: {count} x {reason} (see {run.folder(round_index, name)}/_rejected)")
     record_round(run.url, round_index, {"datasets": {name: manifest.content_digest}})
     return manifest

@@ -186,7 +186,7 @@ def _gap(name: str) -> Callable[[Looked], Iterator[Offence]]:
     def find(looked: Looked) -> Iterator[Offence]:
         group = looked.group
         sampler_N, other_N = (token_values(group, one) for one in (BEHAVIOR, name))
-        gap_N = np.where(group.mask_N, np.abs(other_N.astype(np.float64) - sampler_N), np.nan)
+        gap_N = np.abs(other_N.astype(np.float64) - sampler_N)  # 0 where masked, as both are
         for row in range(len(group.tokens_R)):
             span = group.span(row)
             if np.isnan(gap_N[span]).all():

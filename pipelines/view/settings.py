@@ -13,6 +13,7 @@ from pass_ops.shaping import MADE
 from pass_ops.shards import CompleteDataset
 from pipelines.inspect.stored import shaping_config
 from pipelines.inspect.sweep.distinct import distinct
+from pipelines.inspect.sweep.results import Setting as Point
 from pipelines.inspect.sweep.settings import grid_settings
 from pipelines.parts.inputs import WrongInputError
 from pipelines.shaped.stage import ShapeOptions
@@ -77,15 +78,13 @@ def settings_of(datasets: Sequence[CompleteDataset], grid: Mapping[str, Sequence
                 f"--grid {point.name}: it names another signal than {datasets[0].url} was shaped with, whose values "
                 "that dataset does not hold. Shape it (`passrl shape --name`), and give both datasets"
             )
-    number = int(datasets[0].spec.carried.get("round") or 0)
-    return [*stored, *(_made(datasets[0], point.name, point.options.at_round(number), point.same) for point in points)]
+    return [*stored, *(_made(datasets[0], point) for point in points)]
 
 
-def _made(dataset: CompleteDataset, name: str, options: ShapeOptions, same: tuple[str, ...]) -> Setting:
-    statistics = None
-    if options.as_written.dataset_pools:
-        statistics = pool_statistics(_raw_parts(dataset), options.config)
-    return Setting(name=name, config=options.config, made=True, statistics=statistics, same=same)
+def _made(dataset: CompleteDataset, point: Point) -> Setting:
+    config = point.options.config
+    statistics = pool_statistics(_raw_parts(dataset), config) if config.dataset_pools else None
+    return Setting(name=point.name, config=config, made=True, statistics=statistics, same=point.same)
 
 
 def _raw_parts(dataset: CompleteDataset) -> Iterator[pa.Table]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 
 from pass_ops.errors import PassError
 from pass_ops.shards import CompleteDataset
-from pipelines.models.folder import tokenizer_digest
-from pipelines.models.source import local_model
+from pipelines.models.folder import check_model_folder, tokenizer_digest
+from pipelines.models.source import hub_repository, local_model
 from pipelines.view.texts import TokenTexts, TokenTextsError, read_token_texts
 
 
@@ -31,15 +33,16 @@ def dataset_texts(dataset: CompleteDataset, *, folder: str | None = None) -> tup
                 f"--tokenizer: {folder} has the digest {found[:16]}, {dataset.url} was sampled with "
                 f"{str(recorded)[:16]}: its tokens would be shown as other texts. Give the policy's own folder"
             )
-        return read_token_texts(place), f"Token texts are those of the tokenizer in {folder}."
+        return read_token_texts(check_model_folder(place)), f"Token texts are those of the tokenizer in {folder}."
     reasons = []
-    for place in _places(dataset):
+    for model in _models(dataset):
         try:
+            place = _local(model)
             if recorded and tokenizer_digest(place) != recorded:
                 reasons.append(f"{place} holds another tokenizer")
                 continue
-            return read_token_texts(place), f"Token texts are those of the tokenizer in {place}."
-        except (PassError, TokenTextsError) as error:
+            return read_token_texts(check_model_folder(place)), f"Token texts are those of the tokenizer in {place}."
+        except PassError as error:
             reasons.append(str(error).partition("\n")[0])
     said = "; ".join(reasons) or "the dataset names none"
     return None, (
@@ -48,10 +51,25 @@ def dataset_texts(dataset: CompleteDataset, *, folder: str | None = None) -> tup
     )
 
 
-def _places(dataset: CompleteDataset) -> Iterator[str]:
-    """Folders on this machine that may hold the tokenizer."""
-    for role in ("policy", "tokenizer"):
-        if role in dataset.spec.models:
-            yield dataset.spec.models[role].id
+def _models(dataset: CompleteDataset) -> Iterator[str]:
+    """Names of models that may have the tokenizer."""
+    if (policy := dataset.spec.models.get("policy")) is not None:
+        yield policy.id
     round_folder = dataset.url.rstrip("/").rpartition("/")[0]
     yield f"{round_folder}/policy"
+
+
+def _local(model: str) -> str:
+    """The model's folder here, or its copy in the hub's cache. Raises TokenTextsError where it would be fetched."""
+    repository = hub_repository(model)
+    if repository is None and "://" not in model:
+        return model
+    file = None
+    if repository is not None and find_spec("huggingface_hub") is not None:
+        from huggingface_hub import try_to_load_from_cache
+
+        name, _, revision = repository.partition("@")
+        file = try_to_load_from_cache(name, "tokenizer.json", revision=revision or None)
+    if not isinstance(file, str):
+        raise TokenTextsError(f"{model} is not on this machine")
+    return str(Path(file).parent)

@@ -126,21 +126,31 @@ def slime(folder: Path) -> Path:
 def verl_tensors(folder: Path) -> Path:
     import torch
 
-    width = max(len(ids(which)) for which in range(4))
-    rows = [(name, ids(which), logprobs(which), RIGHT[which]) for name, _, which in rollouts()]
-    lengths = torch.tensor([len(tokens) for _, tokens, _, _ in rows])
-    there = (torch.arange(width) < lengths[:, None]).long()
-    batch = {
-        "prompts": torch.tensor([PROMPT_IDS] * len(rows)),
-        "responses": torch.tensor([tokens + [0] * (width - len(tokens)) for _, tokens, _, _ in rows]),
-        "attention_mask": torch.cat([torch.ones(len(rows), len(PROMPT_IDS), dtype=torch.long), there], dim=1),
-        "response_mask": there,
-        "rollout_log_probs": torch.tensor([values + [0.0] * (width - len(values)) for _, _, values, _ in rows]),
-        "rm_scores": torch.tensor([[right] + [0.0] * (width - 1) for _, _, _, right in rows]),
-    }
-    held = {"batch": batch, "non_tensor_batch": {"uid": [name for name, *_ in rows]}, "meta_info": {"temperature": 1.0}}
-    torch.save(held, folder / "data.pt")
+    def padded(rows: list[list[Any]], width: int = 8) -> Any:
+        return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+
+    own = [ids(which) for _, _, which in rollouts()]
+    attended = [[1] * (len(PROMPT_IDS) + len(row)) for row in own]
+    scores = [[*[0.0] * (len(ids(which)) - 1), RIGHT[which]] for _, _, which in rollouts()]
+    tensors = {
+        "prompts": torch.tensor([PROMPT_IDS] * len(own)), "responses": padded(own),
+        "attention_mask": padded(attended, 8 + len(PROMPT_IDS)),
+        "response_mask": padded([[1] * len(row) for row in own]),
+        "rollout_log_probs": padded([logprobs(which) for _, _, which in rollouts()]),
+        "token_level_scores": padded(scores),
+    }  # fmt: skip
+    others = {"uid": [name for name, _, _ in rollouts()]}
+    torch.save({"batch": tensors, "non_tensor_batch": others, "meta_info": {"temperature": 1.0}}, folder / "data.pt")
     return folder / "data.pt"
+
+
+def prime_tokens(folder: Path) -> Path:
+    return jsonl(folder / "rank_0.jsonl", [
+        {"schema_version": 1, "token_ids": [*PROMPT_IDS, *ids(which)], "env_name": "sums",
+         "loss_mask": [False] * len(PROMPT_IDS) + [True] * len(ids(which)),
+         "inference_logprobs": [0.0] * len(PROMPT_IDS) + logprobs(which)}
+        for _, _, which in rollouts()
+    ])  # fmt: skip
 
 
 def lm_eval(folder: Path) -> Path:
@@ -228,10 +238,9 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "trl": (trl, OUTCOME.format("right")), "verl": (verl, OUTCOME.format("score")),
     "verifiers": (verifiers, OUTCOME.format("reward")), "nemo_rl": (nemo_rl, OUTCOME.format("reward")),
     "nemo_gym": (nemo_gym, OUTCOME.format("reward")), "open_instruct": (open_instruct, OUTCOME.format("reward")),
-    "slime": (slime, OUTCOME.format("right")), "verl_tensors": (verl_tensors, OUTCOME.format("score")),
-    "lm_eval": (lm_eval, OUTCOME.format("right")),
+    "slime": (slime, OUTCOME.format("right")), "lm_eval": (lm_eval, OUTCOME.format("right")),
     "lighteval": (lighteval, OUTCOME.format("right")), "inspect_ai": (inspect_ai, OUTCOME.format("right")),
     "processbench": (processbench, STEPWISE), "trl_stepwise": (trl_stepwise, STEPWISE),
     "math_shepherd": (math_shepherd, STEPWISE), "prm800k": (prm800k, STEPWISE),
-    "ultrainteract": (ultrainteract, STEPWISE),
+    "ultrainteract": (ultrainteract, STEPWISE), "verl_tensors": (verl_tensors, OUTCOME.format("score")),
 }  # fmt: skip

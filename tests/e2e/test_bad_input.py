@@ -115,7 +115,7 @@ def test_a_prompt_beyond_the_context_is_set_aside_counted_and_shown(project, cap
     project.write("prompts.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     capsys.readouterr()
     assert main(["generate", project.config, "--out", project.out, "--set", "operations.max_reject_rate=0.2"]) == 0
-    assert "rejected: 1 x prompt_too_long" in capsys.readouterr().out
+    assert "rejected: 1 x prompt_too_long" in capsys.readouterr().err
     assert main(["verify", project.out]) == 0
 
 

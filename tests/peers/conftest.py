@@ -11,6 +11,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "docs")]
 PEERS = {
     "test_trl.py": "trl",
     "test_verl.py": "verl",
+    "test_verl_export.py": "verl",
     "test_tinker.py": "tinker",
     "test_skyrl.py": "skyrl",
     "test_openrlhf.py": "openrlhf",

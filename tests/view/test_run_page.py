@@ -42,7 +42,7 @@ def run(store_run, row):
     record_round(made.url, 0, {"policy": "p", "metrics": metrics})
     record_round(made.url, 1, {"policy": "q"})
     folder = Path(made.url) / "round-000"
-    for name, value in (("eval-1", result(0.5, 0.9)), ("eval", result(0.75, 0.125))):
+    for name, value in (("eval", result(0.5, 0.9)), ("eval-1", result(0.75, 0.125))):
         (folder / name / "b").mkdir(parents=True)
         (folder / name / "b" / "results.json").write_text(value)
     (folder / "train").mkdir()

@@ -115,6 +115,7 @@ def test_a_groups_line_is_what_its_rollouts_are(run, options):
         for _ in range(start, end)
     ]
     assert a["advantage_std"] == pytest.approx(np.std(advantages))
+    assert a["zero_advantage"] == np.mean(np.array(advantages) == 0.0)
     assert (a["advantage_min"], a["advantage_max"]) == (min(advantages), max(advantages))
 
 
@@ -157,6 +158,7 @@ def test_a_grid_is_shaped_as_shape_does_and_compared_with_what_is_stored(run, op
     told = head["comparisons"][3]
     assert flips.any()
     assert told["flips"] == flips.sum() == sum(line["flips"][4] for line in head["groups"])
+    assert told["mean_difference"] == pytest.approx((other - first)[mask & trainable].mean())
     assert told["largest_difference"] == pytest.approx(abs(first - other)[mask & trainable].max())
     assert head["comparisons"][0] == {**head["comparisons"][0], "flips": 0, "largest_difference": 0.0}
     (listed,) = [one for one in head["offenders"] if one["kind"] == "sign_flip" and one["setting"] == 4]
@@ -361,6 +363,14 @@ def test_an_estimator_that_has_no_explanation_says_so(store_run, row):
     head, (block,), _ = parse(make_view([run.url]).content)
     assert block.head["settings"][0]["explain"] is None
     assert "estimator 'tempo'" in head["explain_left_out"]
+
+
+def test_a_group_too_large_to_explain_says_so(run, options, monkeypatch):
+    """Of the three groups the second has one rollout of one token."""
+    monkeypatch.setattr("pipelines.view.explained.MOST", 1)
+    head, blocks, _ = parse(make_view([run.url], options=options).content)
+    assert [block.head["settings"][0]["explain"] is None for block in blocks] == [True, False, True]
+    assert head["explain_left_out"].endswith("`passrl explain` does it for one rollout (2 times)")
 
 
 def test_rollouts_that_are_not_shaped_are_refused(run):

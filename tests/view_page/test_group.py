@@ -112,7 +112,8 @@ def test_keys_go_from_chunk_to_chunk_and_from_rollout_to_rollout(open_file):
     page.keyboard.press("Shift+ArrowRight")
     assert page.locator(".cursor").get_attribute("data-t") == "3"
     assert page.locator(".chunk[tabindex='0']").count() == 1
-    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    ring = page.locator("[data-t='3']").evaluate("one => getComputedStyle(one).boxShadow")
+    assert "rgb(179, 0, 125)" in ring
 
 
 def test_a_link_leads_to_a_token(open_file):
@@ -141,6 +142,8 @@ def test_two_settings_show_their_difference_and_list_the_flips(open_file):
         assert counted(backgrounds(page, 0, setting), (4,)) == painted(change, 1.5)
         assert page.locator(f".rollout[data-row='0'] .pane[data-setting='{setting}'] .flipped").count() == 3
     assert page.locator("[data-flips]").get_attribute("data-flips") == "3"
+    summary = "Sign flips: 3 tokens (42.9 %) in 2 runs, from stored to k = 0"
+    assert page.locator(".flips summary").inner_text() == summary
     assert page.locator(".flips li").all_inner_texts() == [
         "rollout 0, tokens 0 to 1: +0.5 → −0.5",
         "rollout 0, tokens 2 to 2: +0.5 → −1",
@@ -189,6 +192,18 @@ def test_long_rollouts_are_drawn_as_they_are_looked_at(open_file):
     page.wait_for_selector(".cursor[data-t='8000']")
 
 
+def test_keys_reach_what_was_not_yet_drawn(open_file):
+    long = Rollout(texts=[b"word "] * 9000, settings=[([4000, 8999, 9000], [1.0, -1.0, 2.0])])
+    page = open_file(made_file([("g/0", [long] * 12)]), "#/group/0?rollout=0&token=0")
+    page.wait_for_selector(".cursor")
+    at = "[document.activeElement.closest('.rollout').dataset.row, document.activeElement.dataset.chunk].join()"
+    page.keyboard.press("End")
+    assert page.evaluate(at) == "0,2"
+    for row in range(1, 12):
+        page.keyboard.press("ArrowDown")
+        assert page.evaluate(at) == f"{row},2"
+
+
 def test_print_is_light_and_without_switches(open_file):
     page = open_file(made_file(GROUPS), "#/group/0", color_scheme="dark")
     page.wait_for_selector(".t")
@@ -206,3 +221,11 @@ def test_print_draws_what_was_not_yet_seen(open_file):
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     page.wait_for_function("document.querySelectorAll('.unseen').length === 0")
     assert page.locator(".rollout .tokens").count() == 40
+
+
+def test_print_draws_all_tokens(open_file):
+    long = Rollout(texts=[b"word "] * 9000, settings=[([9000], [1.0])])
+    page = open_file(made_file([("g/0", [long])]), "#/group/0")
+    page.wait_for_selector(".t")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_function("document.querySelectorAll('.t[data-t]').length === 9000")

@@ -79,7 +79,7 @@ def test_each_chart_has_its_numbers_as_a_table(page):
         "rows => rows.map(row => [...row.cells].map(cell => cell.textContent))"
     )
     assert rows == [["start", "0.25 ± 0.01", "–"], ["round 0", "0.5", "0.125"], ["round 1", "0.625 ± 0.02", "–"]]
-    assert chart.locator(".key li").all_inner_texts() == [" sums", " <b>"]
+    assert chart.locator(".key li").all_inner_texts() == ["sums", "<b>"]
 
 
 def test_a_file_of_a_dataset_alone_has_no_page_of_a_run(open_file):

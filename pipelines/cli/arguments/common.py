@@ -28,6 +28,13 @@ def round_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--round", type=round_number, default=0, help="which round of the run (default 0)")
 
 
+def tokenizer_argument(parser: argparse.ArgumentParser) -> None:
+    """--tokenizer, to show what tokens say."""
+    parser.add_argument(
+        "--tokenizer", metavar="FOLDER", help="the policy's folder, to show texts (default: the one recorded)"
+    )
+
+
 def set_argument(parser: argparse.ArgumentParser, text: str, *, metavar: str = "KEY=VALUE") -> None:
     """--set, which may be given several times."""
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar=metavar, help=text)

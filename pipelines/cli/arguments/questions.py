@@ -6,7 +6,14 @@ import argparse
 
 from pipelines.cli import view
 from pipelines.cli.argument_types import plain_numbers, round_count, share, whole_numbers
-from pipelines.cli.arguments.common import Commands, command, name_argument, round_argument, set_argument
+from pipelines.cli.arguments.common import (
+    Commands,
+    command,
+    name_argument,
+    round_argument,
+    set_argument,
+    tokenizer_argument,
+)
 
 
 def add_questions(commands: Commands) -> None:
@@ -37,10 +44,16 @@ def add_questions(commands: Commands) -> None:
     explain.add_argument("rollout_id", help="GROUP/INDEX")
     round_argument(explain)
     name_argument(explain, default="shaped", text="the shaped dataset's folder in the round (default shaped)")
-    explain.add_argument("--all", action="store_true", help="every chunk, however many")
+    explain.add_argument("--all", action="store_true", help="every chunk, however many, and its whole text")
+    tokenizer_argument(explain)
     view.add_arguments(
         command(commands, "view", "one HTML file in which the credit of every token can be looked at", does="view:view")
     )
+    diff = command(
+        commands, "diff", "two runs side by side: options, data and results, paired over prompts", does="questions:diff"
+    )
+    diff.add_argument("run", metavar="RUN_A", help="RUN folder, local or any fsspec URL")
+    diff.add_argument("other", metavar="RUN_B", help="the RUN to hold against it")
     lint = command(
         commands, "lint", "look for trouble before training; exit code 1 where an error is found", does="questions:lint"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipelines.cli.argument_types import share
-from pipelines.cli.arguments.common import Commands, command, set_argument
+from pipelines.cli.arguments.common import Commands, command, set_argument, tokenizer_argument
 from pipelines.cli.imports import add_arguments as add_import
 from pipelines.cli.rescore import add_arguments as add_rescore
 
@@ -27,10 +27,13 @@ def add_stores(commands: Commands) -> None:
         does="questions:inspect",
     )
     inspect.add_argument("dataset", help="folder or URL of a dataset; or a RUN or train folder, whose steps are drawn")
-    inspect.add_argument("--plot", help="where the drawing of a RUN goes (default RUN/training.svg)")
+    inspect.add_argument(
+        "--plot", help="where the drawing of a RUN goes: .svg, .png or .pdf (default RUN/training.svg)"
+    )
     inspect.add_argument("--part", type=int, default=0, help="which part (default 0)")
     inspect.add_argument("--group", help="a group_id (default: the part's first)")
     inspect.add_argument("--rollout", type=int, help="sample_index of one rollout: show it chunk by chunk")
+    tokenizer_argument(inspect)
     status = command(
         commands,
         "status",

@@ -62,6 +62,7 @@ class Explanation:
     row: int
     size: int
     options: Mapping[str, Any]
+    token_ids: tuple[int, ...]
     rollout: StoredRow
     verify_status: str | None
     statuses: Mapping[str, str]
@@ -107,6 +108,7 @@ def explain_rollout(run: str, rollout_id: str, *, round_index: int = 0, name: st
         row=index,
         size=len(ids),
         options=config.plain(),
+        token_ids=tuple(chosen["token_ids"]),
         rollout=stored_rows(table, config)[index],
         verify_status=chosen.get("verify_status"),
         statuses={
@@ -231,7 +233,15 @@ def _group(dataset: CompleteDataset, part: int, rollout_id: str, config: Shaping
     with dataset.open_part(part) as file:
         present = file.schema_arrow.names
         extra = [name for name in present if name.startswith(("status_", "detail_"))]
-        columns = ["group_id", "rollout_id", "loss_mask", *(name for name in _RAW if name in present), *_MADE, *extra]
+        columns = [
+            "group_id",
+            "rollout_id",
+            "token_ids",
+            "loss_mask",
+            *(name for name in _RAW if name in present),
+            *_MADE,
+            *extra,
+        ]
         if config.streams is not None:
             planned = plan(file.schema_arrow.empty_table(), config)
             columns += [*planned.types, *planned.keys.values()]

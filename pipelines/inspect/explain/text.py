@@ -4,27 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from pass_ops.options.methods import METHODS
+from pipelines.inspect.chunk_texts import TextDecoder, shortened
 from pipelines.inspect.explain.arithmetic import Arithmetic, Chunk
 from pipelines.inspect.explain.explanation import Explanation
 from pipelines.inspect.explain.pools import Pool
 from pipelines.inspect.explain.stream_result import StreamArithmetic
 from pipelines.inspect.explain.streams_text import stream_sections
+from pipelines.runs.tables import Sheet, numbers, texts
 
 SHOWN_CHUNKS = 40
 
 
-def explanation_view(explanation: Explanation, *, every_chunk: bool = False) -> Group:
-    """The whole explanation; of more than SHOWN_CHUNKS chunks only the first and last, unless `every_chunk`."""
-    return Group(*_sections(explanation, every_chunk))
+def explanation_view(explanation: Explanation, *, decoder: TextDecoder, every_chunk: bool = False) -> Group:
+    """The whole explanation; of more than SHOWN_CHUNKS chunks only the first and last, unless `every_chunk`.
+
+    decoder: of the chunks' texts, shown whole under `every_chunk` only.
+    """
+    found = decoder.texts(explanation.token_ids, [chunk.end for chunk in explanation.arithmetic.chunks])
+    if found is None:
+        said = [""] * len(explanation.arithmetic.chunks)
+        return Group(*_sections(explanation, said, every_chunk), Text(f"without the chunks' text: {decoder.why}"))
+    return Group(*_sections(explanation, found if every_chunk else [*map(shortened, found)], every_chunk))
 
 
-def _sections(found: Explanation, every_chunk: bool) -> Iterator[RenderableType]:
+def _sections(found: Explanation, said: Sequence[str], every_chunk: bool) -> Iterator[RenderableType]:
     done = found.arithmetic
     rollout = found.rollout
     counting = sum(rollout.mask)
@@ -46,9 +53,9 @@ def _sections(found: Explanation, every_chunk: bool) -> Iterator[RenderableType]
         yield Text(f"not trainable: {'; '.join(done.reasons)}. One chunk with credit and advantage 0, no path score")
         yield from (Text(f"signal {name}: {status}") for name, status in found.statuses.items())
     elif isinstance(done, Arithmetic):
-        yield _chunk_table(found, done, every_chunk)
+        yield _chunk_table(found, done, said, every_chunk)
     else:
-        yield from stream_sections(done, k=found.options["k"], every_chunk=every_chunk)
+        yield from stream_sections(done, said, k=found.options["k"], every_chunk=every_chunk)
     if done.path_score is not None:
         count, k = len(done.chunks), found.options["k"]
         yield Text(
@@ -81,9 +88,9 @@ def _stream_options(found: Explanation) -> str:
     return "; ".join(parts)
 
 
-def _pools(pools: Sequence[Pool]) -> Table:
-    table = Table("pool", "values", "mean", "std", "max |x|", "N(x) =", box=SIMPLE_HEAD)
-    table.title, table.title_justify = "Pooled over the group", "left"
+def _pools(pools: Sequence[Pool]) -> Sheet:
+    columns = map(numbers, ("values", "mean", "std", "max |x|"))
+    table = Sheet("pool", *columns, "N(x) =", title="Pooled over the group")
     for pool in pools:
         table.add_row(
             pool.name, str(pool.size), *(f"{x:.6g}" for x in (pool.mean, pool.std, pool.largest)), pool_formula(pool)
@@ -123,31 +130,28 @@ def _rewards(found: Explanation, done: Arithmetic) -> Iterator[str]:
         yield f"the format failed: every credit is W * N(format) = {total:g} * {done.format:.6g}"
 
 
-def _chunk_table(found: Explanation, done: Arithmetic, every_chunk: bool) -> Table:
+def _chunk_table(found: Explanation, done: Arithmetic, said: Sequence[str], every_chunk: bool) -> Sheet:
     chunks, k = done.chunks, found.options["k"]
     divides = METHODS[found.options["estimator"]].divides
-    table = Table(title="Chunks", title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False)
-    for name in ("#", "tokens", "from"):
-        table.add_column(name, no_wrap=True)
-    for name in ("score", "process", "rewards", "credit", "to end", *(["left^k"] if divides else []), "A"):
-        table.add_column(name, justify="right", no_wrap=True)
+    names = ("score", "process", "rewards", "credit", "to end", *(["left^k"] if divides else []), "A")
+    table = Sheet("#", "tokens", texts("text"), *map(numbers, names), "from", title="Chunks")
     cut = not every_chunk and len(chunks) > SHOWN_CHUNKS
     half = SHOWN_CHUNKS // 2
     shown = range(len(chunks))
     for j in [*shown[:half], *shown[-half:]] if cut else shown:
         if cut and j == len(chunks) - half:
             table.add_row("...", "", f"{len(chunks) - SHOWN_CHUNKS} more: --all")
-        table.add_row(*_chunk_row(j, chunks[j], k if divides else None))
+        table.add_row(*_chunk_row(j, chunks[j], said[j], k if divides else None))
     return table
 
 
-def _chunk_row(j: int, chunk: Chunk, k: float | None) -> list[str]:
-    numbers = [chunk.score, chunk.process.value, chunk.constant.value, chunk.credit.value, chunk.rest.value]
+def _chunk_row(j: int, chunk: Chunk, said: str, k: float | None) -> list[str]:
+    values = [chunk.score, chunk.process.value, chunk.constant.value, chunk.credit.value, chunk.rest.value]
     if k is not None:
-        numbers.append(chunk.remaining**k)
-    numbers.append(chunk.advantage.value)
+        values.append(chunk.remaining**k)
+    values.append(chunk.advantage.value)
     tokens = f"{chunk.start}-{chunk.end - 1}" if chunk.end - chunk.start > 1 else str(chunk.start)
-    return [str(j + 1), tokens, chunk.why, *("" if x is None else f"{x:.4g}" for x in numbers)]
+    return [str(j + 1), tokens, said, *("" if x is None else f"{x:.4g}" for x in values), chunk.why]
 
 
 def _verdict(found: Explanation) -> Text:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from pipelines.inspect.prm_check.effect import Effect
 from pipelines.inspect.prm_check.figures import Calibration, FirstErrors
 from pipelines.inspect.prm_check.labels import LabelReport
 from pipelines.inspect.prm_check.text import number, plain_table
+from pipelines.runs.tables import Sheet
 
 #: mean score minus the share that is right, from which on a score promises noticeably too much
 TOO_SURE = 0.1
@@ -77,7 +77,7 @@ def _left_out(report: LabelReport) -> list[str]:
     return lines
 
 
-def _first_errors(given: FirstErrors, best: FirstErrors | None) -> Table:
+def _first_errors(given: FirstErrors, best: FirstErrors | None) -> Sheet:
     table = plain_table("First wrong step", "threshold", "erroneous", "found", "correct", "passed", "F1")
     for name, one in (("given", given), ("best on these labels", best)):
         if one is not None:
@@ -86,7 +86,7 @@ def _first_errors(given: FirstErrors, best: FirstErrors | None) -> Table:
     return table
 
 
-def _calibration(found: Calibration | None) -> list[Table | Text]:
+def _calibration(found: Calibration | None) -> list[Sheet | Text]:
     if found is None:
         return []
     table = plain_table("Calibration", "steps", "mean score", "share right")
@@ -95,7 +95,7 @@ def _calibration(found: Calibration | None) -> list[Table | Text]:
     return [table, Text(f"Expected calibration error {found.error:.3f}, Brier score {found.brier:.3f}.\n")]
 
 
-def _effects(scores: Effect, labels: Effect | None) -> Table:
+def _effects(scores: Effect, labels: Effect | None) -> Sheet:
     table = plain_table("What the advantages would be", "by the scores", "by the labels")
     for name, said in (
         ("agreement", "steps whose advantage has the label's sign"),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from pipelines.inspect.prm_check.check import SignalReport, StepBin
+from pipelines.runs.tables import Sheet, numbers, texts
 
 #: a mean standardized score of padding or repetition from which on PASS would pay for it noticeably
 PAID = 0.1
@@ -53,7 +52,7 @@ def findings(report: SignalReport) -> list[str]:
     return lines
 
 
-def _bin_table(title: str, bins: Sequence[StepBin]) -> Table:
+def _bin_table(title: str, bins: Sequence[StepBin]) -> Sheet:
     table = plain_table(title, "steps", "mean score", "mean truth", "AUC")
     for one in bins:
         span = f"{one.low:.3g}" if one.low == one.high else f"{one.low:.3g} to {one.high:.3g}"
@@ -61,13 +60,9 @@ def _bin_table(title: str, bins: Sequence[StepBin]) -> Table:
     return table
 
 
-def plain_table(title: str, *columns: str) -> Table:
+def plain_table(title: str, *columns: str) -> Sheet:
     """A table with a first column without a head and numbers in the others."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
-    table.add_column("")
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
+    return Sheet(texts(""), *map(numbers, columns), title=title)
 
 
 def number(value: float | None, *, signed: bool = False) -> str:

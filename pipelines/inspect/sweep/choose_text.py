@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from pipelines.inspect.forecast import Forecast, pays_from
 from pipelines.inspect.padding import POSITIONS, Position
 from pipelines.inspect.resample import Estimate
 from pipelines.inspect.sweep.results import SettingResult
+from pipelines.runs.tables import Sheet, numbers, texts
 
 _SIDES = ("right", "wrong")
 
 
-def choose_tables(results: Sequence[SettingResult]) -> list[Table]:
+def choose_tables(results: Sequence[SettingResult]) -> list[Sheet]:
     """A table for each question that was asked; none where none was."""
     made = []
     if any(result.truth for result in results):
@@ -53,17 +51,13 @@ def _columns_of(result: SettingResult) -> Iterator[tuple[str, float | None]]:
             yield f"gradient_{name}", getattr(gradient, name)
 
 
-def narrow_table(title: str, *columns: str) -> Table:
-    """A narrow table: settings wrap, numbers do not."""
-    table = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, padding=0)
-    table.add_column("setting", overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
+def settings_table(title: str, *columns: str) -> Sheet:
+    """A row a setting, whose name may wrap."""
+    return Sheet(texts("setting"), *map(numbers, columns), title=title)
 
 
-def _truth_table(results: Sequence[SettingResult]) -> Table:
-    table = narrow_table("Agreement with the truth", "rank", "alignment", "within", "S/N", "first")
+def _truth_table(results: Sequence[SettingResult]) -> Sheet:
+    table = settings_table("Agreement with the truth", "rank", "alignment", "within", "S/N", "first")
     judged = [(result.name, result.truth) for result in results if result.truth is not None]
     for name, truth in sorted(judged, key=lambda one: one[1].rank):
         table.add_row(
@@ -90,8 +84,8 @@ def _truth_table(results: Sequence[SettingResult]) -> Table:
     return table
 
 
-def _gradient_table(results: Sequence[SettingResult]) -> Table:
-    table = narrow_table("Policy gradients", "norm", "cos. truth", "cos. reference")
+def _gradient_table(results: Sequence[SettingResult]) -> Sheet:
+    table = settings_table("Policy gradients", "norm", "cos. truth", "cos. reference")
     for result in results:
         if (found := result.gradient) is not None:
             cosines = (number(found.cosine_truth), number(found.cosine_reference))
@@ -103,12 +97,12 @@ def _gradient_table(results: Sequence[SettingResult]) -> Table:
     return table
 
 
-def _forecast_table(results: Sequence[SettingResult]) -> Table:
+def _forecast_table(results: Sequence[SettingResult]) -> Sheet:
     """Of each setting and position: what few and many added steps earn at the middle level, and from what score on."""
     counts = sorted({one.steps for result in results for one in result.forecast})
     shown = sorted({counts[0], counts[-1]})
     heads = [f"+{count} {side}" for side in _SIDES for count in shown]
-    table = narrow_table("Pay for added steps", "at", *heads, "from, r", "from, w", "own")
+    table = settings_table("Pay for added steps", "at", *heads, "from, r", "from, w", "own")
     for result in results:
         for position in POSITIONS:
             here = [one for one in result.forecast if one.position == position]

@@ -13,7 +13,8 @@ from rich.console import Group
 from rich.text import Text
 
 from pass_ops.shards import canonical_json
-from pipelines.inspect.sweep.choose_text import choose_columns, choose_tables, narrow_table, number
+from pipelines.inspect.pictures import BLUE, GREY, ORANGE, picture_bytes
+from pipelines.inspect.sweep.choose_text import choose_columns, choose_tables, number, settings_table
 from pipelines.inspect.sweep.results import SettingResult
 
 _SLOPE_FIELDS = ("per_token", "standard_error", "within_groups", "rollouts")
@@ -22,17 +23,16 @@ _NUMBERS = (
     "zero_advantage", "chunks_per_rollout", "correlation", "sign_flips",
 )  # fmt: skip
 _COUNTS = ("rollouts", "trainable", "tokens", "compared_tokens")
-BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#888888"
 
 
 def sweep_view(results: Sequence[SettingResult]) -> Group:
     """For the terminal: the advantages of each setting, and what each pays for length."""
-    advantages = narrow_table("Advantages", "A > 0", "A < 0", "zero", "chunks", "corr.", "flips")
+    advantages = settings_table("Advantages", "A > 0", "A < 0", "zero", "chunks", "corr.", "flips")
     advantages.caption = (
         "A > 0, A < 0: share of tokens, mean, std. zero: share of rollouts whose every advantage is 0. chunks: per "
         "rollout. corr., flips: correlation and opposite signs of token advantages against the reference."
     )
-    lengths = narrow_table("Pay for one more token", "path, right", "path, wrong", "mass, right", "mass, wrong")
+    lengths = settings_table("Pay for one more token", "path, right", "path, wrong", "mass, right", "mass, wrong")
     lengths.caption = (
         "Slope of the path score and of a rollout's summed advantage (mass) against its length, among right and among "
         "wrong rollouts of one prompt. Above 0, length is paid for."
@@ -93,9 +93,7 @@ def sweep_svg(results: Sequence[SettingResult]) -> bytes:
             _draw(ax, title, series, results)
         axes[0].set_yticks(range(len(results)), [result.name for result in results])
         axes[0].invert_yaxis()
-        sink = io.BytesIO()
-        figure.savefig(sink, format="svg", metadata={"Date": None})
-    return sink.getvalue()
+        return picture_bytes(figure, ".svg")
 
 
 @dataclass(frozen=True)

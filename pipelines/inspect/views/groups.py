@@ -13,6 +13,8 @@ import pyarrow as pa
 from pass_ops.errors import PassError
 from pass_ops.shards import open_dataset
 from pass_ops.support.nearest import advice
+from pipelines.inspect.chunk_texts import texts_of
+from pipelines.signals.steps import Decode
 
 REWARD_COLUMNS = ("outcome_reward", "format_reward", "format_ok", "verify_status", "extracted_answer")
 _SCORES = "process_scores"
@@ -74,8 +76,10 @@ def group_table(part: pa.Table, group: str | None = None) -> pl.DataFrame:
     return chosen.select(columns)
 
 
-def rollout_chunks(part: pa.Table, group: str | None, sample_index: int) -> pl.DataFrame:
-    """One row a chunk of one shaped rollout: its token range, its raw process score, credit and advantage.
+def rollout_chunks(
+    part: pa.Table, group: str | None, sample_index: int, *, decode: Decode | None = None
+) -> pl.DataFrame:
+    """One row a chunk of one shaped rollout: its token range, raw process score, credit, advantage; given decode, text.
 
     `score` is the raw process score at the chunk's last token (the step's score for a per-step signal); that of a
     process signal which only streams name is beside it, as NAME_score.
@@ -100,6 +104,7 @@ def rollout_chunks(part: pa.Table, group: str | None, sample_index: int) -> pl.D
             **{f"{name}score": [_score_at(row, end - 1, name) for end in ends_K] for name in others},
             "credit": row["chunk_credits"],
             "advantage": row["chunk_advantages"],
+            **({} if decode is None else {"text": texts_of(row["token_ids"], ends_K, decode=decode)}),
         },
         schema_overrides={"score": pl.Float32, **{f"{name}score": pl.Float32 for name in others}},
     )

@@ -2,50 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
-
-from rich.table import Table
+from itertools import groupby
 
 from pass_ops.shards import DatasetStatus, RunStatus
+from pipelines.runs.tables import Sheet, numbers
+
+#: a dataset's stage, in the order in which a round runs them
+STAGES = ("prompts", "generate", "score", "shape")
 
 
-def status_table(status: RunStatus) -> Table:
-    """One row a dataset of a run; "~" marks counts scaled up from a sample of the markers."""
-    table = Table(
-        "dataset",
-        "stage",
-        "state",
-        "done",
-        "failed",
-        "missing",
-        "rows",
-        "tokens",
-        "rejected",
-        "tokens/s",
-        "left",
-        title=status.url,
+def status_sheet(status: RunStatus) -> Sheet:
+    """One row a dataset, by rounds and in the order of the stages; "~" marks counts scaled up from some markers."""
+    columns = ("parts", "rate", "left", "rows", "tokens", "rejected")
+    sheet = Sheet("dataset", "state", *map(numbers, columns), title=status.url)
+    placed = sorted((_place(dataset, status.url) for dataset in status.datasets), key=_order)
+    for round_name, found in groupby(placed, key=lambda one: one[0]):
+        if round_name:
+            sheet.add_row(round_name)
+        for _, name, dataset in found:
+            sheet.add_row(f"  {name}" if round_name else name, *_cells(dataset))
+    return sheet
+
+
+def _place(dataset: DatasetStatus, top: str) -> tuple[str, str, DatasetStatus]:
+    """The round that a dataset belongs to ("" for none), its name there, and itself."""
+    path = dataset.url.removeprefix(top).strip("/")
+    first, _, rest = path.partition("/")
+    return (first, rest, dataset) if rest else ("", path or ".", dataset)
+
+
+def _order(placed: tuple[str, str, DatasetStatus]) -> tuple[object, ...]:
+    """The start, then the rounds; in each its own stages, then its evaluations."""
+    round_name, name, dataset = placed
+    evaluation = name.rpartition("/rollouts")[0] or name.rpartition("/prompts")[0] or name.rpartition("/signals")[0]
+    stage = STAGES.index(dataset.stage) if dataset.stage in STAGES else len(STAGES)
+    return (round_name != "start", round_name, evaluation, stage, name)
+
+
+def _cells(dataset: DatasetStatus) -> Sequence[str]:
+    about = "" if dataset.exact else "~"
+    return (
+        _state(dataset),
+        f"{dataset.done}/{dataset.parts}",
+        _rate(dataset),
+        "" if not dataset.eta_seconds else str(timedelta(seconds=round(dataset.eta_seconds))),
+        f"{about}{dataset.rows:,}",
+        f"{about}{dataset.tokens:,}" if dataset.tokens else "",
+        f"{100 * dataset.reject_rate:.1f} %" if dataset.reject_rate else "",
     )
-    for dataset in status.datasets:
-        about = "" if dataset.exact else "~"
-        table.add_row(
-            dataset.url.removeprefix(status.url).strip("/") or ".",
-            dataset.stage,
-            _state(dataset),
-            f"{dataset.done}/{dataset.parts}",
-            str(dataset.failed or ""),
-            str(dataset.missing or ""),
-            f"{about}{dataset.rows:,}",
-            f"{about}{dataset.tokens:,}",
-            f"{100 * dataset.reject_rate:.1f} %" if dataset.reject_rate else "",
-            "" if dataset.tokens_per_second is None else f"{dataset.tokens_per_second:,.0f}",
-            "" if not dataset.eta_seconds else str(timedelta(seconds=round(dataset.eta_seconds))),
-        )
-    return table
+
+
+def _rate(dataset: DatasetStatus) -> str:
+    """Tokens a second; rows where the stage counts no tokens."""
+    if dataset.tokens_per_second:
+        return f"{dataset.tokens_per_second:,.0f} tok/s"
+    if not dataset.parts_per_second or not dataset.done:
+        return ""
+    rate = dataset.parts_per_second * dataset.rows / dataset.done
+    return f"{rate:,.0f} rows/s" if rate >= 10 else f"{rate:.2g} rows/s"
 
 
 def _state(dataset: DatasetStatus) -> str:
     if dataset.complete:
         return "complete"
     if dataset.failed:
-        return "failed parts"
+        return f"{dataset.failed} failed"
     return "not finalized" if not dataset.missing else "under way"

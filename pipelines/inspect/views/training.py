@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from pass_ops.errors import PassError
-from pipelines.inspect.sweep.report import BLUE, GREY, ORANGE
+from pass_ops.shards import open_dataset
+from pipelines.inspect.pictures import BLUE, GREY, ORANGE, picture_bytes
 from pipelines.runs.lineage import read_lineage
+from pipelines.runs.summary import ShapedSummary, summarize_shaped
+from pipelines.runs.tables import Sheet, numbers
 from trainer.records import read_metrics
 
 Line = dict[str, Any]
@@ -25,11 +24,15 @@ class NoTrainingError(PassError, FileNotFoundError):
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One round's training: its steps so far, and pass@1 of the policy it made by benchmark, where evaluated."""
+    """One round's training: its steps so far, and of its round what is known.
+
+    pass_at_1: of the policy it made, by benchmark. rollouts: what it was trained on, None where that is not there.
+    """
 
     name: str
     steps: list[Line]
-    pass_at_1: dict[str, float]
+    pass_at_1: Mapping[str, float] = field(default_factory=dict)
+    rollouts: ShapedSummary | None = None
 
 
 def is_training(url: str) -> bool:
@@ -42,18 +45,15 @@ def read_trainings(url: str) -> list[Training]:
     """The rounds of a RUN, or the one training of a train folder. Raises NoTrainingError where no step is done."""
     folder = Path(url)
     if (folder / "metrics.jsonl").exists():
-        found = [Training(name=folder.name, steps=read_metrics(folder), pass_at_1={})]
+        found = [Training(name=folder.name, steps=read_metrics(folder))]
     else:
-        evals = {entry["round"]: entry.get("metrics", {}).get("eval", {}) for entry in read_lineage(url)["rounds"]}
+        rounds = {f"round-{entry['round']:03d}": entry for entry in read_lineage(url)["rounds"]}
         found = [
             Training(
                 name=train.parent.name,
                 steps=read_metrics(train),
-                pass_at_1={
-                    name: estimates["pass@1"]
-                    for name, estimates in evals.get(int(train.parent.name.split("-")[1]), {}).items()
-                    if "pass@1" in estimates
-                },
+                pass_at_1=_pass_at_1(rounds.get(train.parent.name, {})),
+                rollouts=_rollouts(train.parent / "shaped"),
             )
             for train in sorted(folder.glob("round-*/train"))
         ]
@@ -63,38 +63,55 @@ def read_trainings(url: str) -> list[Training]:
     return found
 
 
+def start_pass_at_1(url: str) -> dict[str, float]:
+    """pass@1 of a RUN's policy before round 0, by benchmark; empty where it was not evaluated."""
+    return _pass_at_1(read_lineage(url).get("start", {}))
+
+
+def _pass_at_1(entry: Mapping[str, Any]) -> dict[str, float]:
+    evaluated = entry.get("metrics", {}).get("eval", {})
+    return {name: figures["pass@1"] for name, figures in evaluated.items() if "pass@1" in figures}
+
+
+def _rollouts(shaped: Path) -> ShapedSummary | None:
+    try:
+        return summarize_shaped(open_dataset(str(shaped)))
+    except PassError:  # none there, or not whole yet
+        return None
+
+
 def training_rows(trainings: Sequence[Training]) -> list[dict[str, Any]]:
-    """One row a round: means over its steps and totals (`trainer.metrics.summarize`), and pass@1."""
+    """One row a round: means over its steps and totals (`trainer.metrics.summarize`), reward, length, and pass@1."""
     from trainer.metrics import summarize
 
     return [
         {"round": training.name, "steps": len(training.steps), **summarize(training.steps)}
+        | ({} if (of := training.rollouts) is None else {"reward": of.outcome_rate, "length": of.mean_length})
         | {f"pass@1 {name}": value for name, value in training.pass_at_1.items()}
         for training in trainings
     ]
 
 
-def training_table(trainings: Sequence[Training]) -> Table:
-    """The rows for the terminal."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    columns: dict[str, Callable[[dict[str, Any]], str]] = {
-        "steps": lambda row: str(row["steps"]),
-        "loss": lambda row: f"{row['loss']:+.4f}",
-        "kl": lambda row: f"{row['kl']:.4f}" if "kl" in row else "",
-        "moved (KL)": lambda row: f"{row['behavior_kl']:.4f}" if "behavior_kl" in row else "",
-        "clipped": lambda row: f"{row['clip_low'] + row['clip_high']:.1%}",
-        "entropy": lambda row: f"{row['entropy']:.3f}" if "entropy" in row else "",
-        "grad": lambda row: f"{row['grad_norm']:.3f}",
-        "tokens/s": lambda row: f"{row['tokens_per_second']:,.0f}",
-        "waited": lambda row: f"{row['data_wait_share']:.1%}",
-        "pass@1": lambda row: ", ".join(f"{100 * v:.1f} %" for k, v in row.items() if k.startswith("pass@1")),
+def training_sheet(trainings: Sequence[Training]) -> Sheet:
+    """The rows for the terminal; pass@1 of the benchmarks in the order of their names."""
+    columns: dict[tuple[str, str], Callable[[dict[str, Any]], str]] = {
+        ("steps", ""): lambda row: str(row["steps"]),
+        ("pass@1", "%"): lambda row: ", ".join(f"{100 * v:.1f}" for k, v in row.items() if k.startswith("pass@1")),
+        ("reward", "mean"): lambda row: f"{row['reward']:.3f}" if row.get("reward") is not None else "",
+        ("length", "tokens"): lambda row: f"{row['length']:.1f}" if "length" in row else "",
+        ("loss", ""): lambda row: f"{row['loss']:+.4f}",
+        ("KL", "nats"): lambda row: f"{row['kl']:.4f}" if "kl" in row else "",
+        ("moved", "nats"): lambda row: f"{row['behavior_kl']:.4f}" if "behavior_kl" in row else "",
+        ("clipped", "%"): lambda row: f"{100 * (row['clip_low'] + row['clip_high']):.1f}",
+        ("entropy", "nats"): lambda row: f"{row['entropy']:.3f}" if "entropy" in row else "",
+        ("grad", "norm"): lambda row: f"{row['grad_norm']:.3f}",
+        ("speed", "tokens/s"): lambda row: f"{row['tokens_per_second']:,.0f}",
+        ("waited", "%"): lambda row: f"{100 * row['data_wait_share']:.1f}",
     }
-    table.add_column("round")
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
+    sheet = Sheet("round", *(numbers(name, unit) for name, unit in columns))
     for row in training_rows(trainings):
-        table.add_row(row["round"], *(cell(row) for cell in columns.values()))
-    return table
+        sheet.add_row(row["round"], *(cell(row) for cell in columns.values()))
+    return sheet
 
 
 # title -> (label, color, key) of lines; a pair of keys is a band between them.
@@ -115,30 +132,60 @@ PANELS: dict[str, list[tuple[str, str, str | tuple[str, str]]]] = {
 LOGARITHMIC = ("ratio", "gradient norm")
 
 
-def training_svg(trainings: Sequence[Training]) -> bytes:
-    """One panel a kind of number over the updates of all rounds, a thin line where a round begins."""
+def training_picture(
+    trainings: Sequence[Training], *, start: Mapping[str, float] | None = None, suffix: str = ".svg"
+) -> bytes:
+    """One panel a kind of number over the updates of all rounds, a thin line where a round begins; below, over rounds,
+    pass@1, reward and length. start: pass@1 before the first round, by benchmark. suffix: the format.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
     steps = [line for training in trainings for line in training.steps]
     starts = [training.steps[0]["update"] - 0.5 for training in trainings[1:]]
     with matplotlib.rc_context({"svg.hashsalt": "passrl training", "svg.fonttype": "none", "font.size": 8.0}):
-        figure = Figure(figsize=(12.0, 5.0), layout="constrained")
-        for ax, (title, series) in zip(figure.subplots(2, 4, sharex=True).flat, PANELS.items(), strict=True):
+        figure = Figure(figsize=(12.0, 7.2), layout="constrained")
+        over_updates, over_rounds = figure.subfigures(2, 1, squeeze=False, height_ratios=(2, 1))[:, 0]
+        for ax, (title, series) in zip(over_updates.subplots(2, 4, sharex=True).flat, PANELS.items(), strict=True):
             ax.set_title(title)
             ax.grid(linewidth=0.4, alpha=0.5)
-            for start in starts:
-                ax.axvline(start, color="black", linewidth=0.5, alpha=0.5)
+            for begin in starts:
+                ax.axvline(begin, color="black", linewidth=0.5, alpha=0.5)
             for label, color, key in series:
                 _draw(ax, steps, label, color, key)
             if title in LOGARITHMIC:
                 ax.set_yscale("log")
             if len(series) > 1 and ax.get_legend_handles_labels()[0]:
                 ax.legend(frameon=False, fontsize=7)
-        figure.supxlabel("update")
-        sink = io.BytesIO()
-        figure.savefig(sink, format="svg", metadata={"Date": None})
-    return sink.getvalue()
+        over_updates.supxlabel("update")
+        _draw_rounds(over_rounds, trainings, start or {})
+        return picture_bytes(figure, suffix)
+
+
+def _draw_rounds(figure: Any, trainings: Sequence[Training], start: Mapping[str, float]) -> None:
+    """pass@1 of the policy that each round made, by benchmark; reward and length of the rollouts it was made from."""
+    panels: dict[str, dict[str, list[float | None]]] = {
+        "pass@1, %": {},
+        "mean outcome reward": {},
+        "length, tokens": {},
+    }
+    for name in {**start, **{name: 0.0 for training in trainings for name in training.pass_at_1}}:
+        values = [start.get(name), *(training.pass_at_1.get(name) for training in trainings)]
+        panels["pass@1, %"][name] = [None if value is None else 100 * value for value in values]
+    known = [training.rollouts for training in trainings]
+    panels["mean outcome reward"]["rollouts"] = [None, *(None if one is None else one.outcome_rate for one in known)]
+    panels["length, tokens"]["rollouts"] = [None, *(None if one is None else one.mean_length for one in known)]
+    names = ["start", *(training.name.removeprefix("round-").lstrip("0") or "0" for training in trainings)]
+    for ax, (title, series) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+        ax.set_title(title)
+        ax.grid(linewidth=0.4, alpha=0.5)
+        for color, (label, values) in zip((BLUE, ORANGE, GREY) * len(series), series.items(), strict=False):
+            shown = [(at, value) for at, value in enumerate(values) if value is not None]
+            ax.plot(*zip(*shown, strict=True) if shown else ([], []), color=color, marker=".", label=label)
+        ax.set_xticks(range(len(names)), names)
+        if len(series) > 1:
+            ax.legend(frameon=False, fontsize=7)
+    figure.supxlabel("round")
 
 
 def _draw(ax: Any, steps: Sequence[Line], label: str, color: str, key: str | tuple[str, str]) -> None:

@@ -1,8 +1,9 @@
 // Where the reader is in a group: the chunk under the pointer, or the focused one; arrow keys; where a link leads.
-import { useEffect, useLayoutEffect, useState } from "passrl/html";
+import { useEffect, useLayoutEffect, useRef, useState } from "passrl/html";
 import { chunkAt, chunksOf } from "passrl/tokens";
 
-const sameChunk = (one, other) => one !== null && one.row === other.row && one.setting === other.setting && one.chunk === other.chunk;
+const sameChunk = (one, other) =>
+  one !== null && one.row === other.row && one.setting === other.setting && one.chunk === other.chunk;
 
 /** The place of an element within a chunk: {row, setting, chunk, token}, or null outside of chunks. */
 function placeOf(element) {
@@ -17,51 +18,60 @@ function placeOf(element) {
   };
 }
 
-const paneOf = (board, row, setting) => board.querySelector(`.rollout[data-row="${row}"] .pane[data-setting="${setting}"]`);
-const elementOf = (board, { row, setting, chunk }) => paneOf(board, row, setting)?.querySelector(`[data-chunk="${chunk}"]`) ?? null;
+const paneOf = (board, row, setting) =>
+  board.querySelector(`.rollout[data-row="${row}"] .pane[data-setting="${setting}"]`);
+const elementOf = (board, { row, setting, chunk }) =>
+  paneOf(board, row, setting)?.querySelector(`[data-chunk="${chunk}"]`) ?? null;
 
 /**
- * Follows pointer and keys on the board, marks the chunk there and its tokens in the other setting, and returns the place.
- * goal: {row, token, setting} that a link names: it is scrolled to and focused when the place changes to it.
+ * Follows pointer and keys on the board, marks the chunk there and its tokens under the other setting; the place.
+ * goal: {row, token, setting} that a link names: the place goes there when `key` changes.
  */
 export function useChunkFocus({ board, group, goal, key, settings }) {
   const [place, setPlace] = useState(null);
+  const wanted = useRef(null); // where the place is to be scrolled to, once it is drawn; null where a pointer is at it
   useEffect(() => {
     const root = board.current;
     // A chunk that is focused is no reason to leave the token that the reader is at.
-    const goTo = (next) => {
+    const point = (event) => {
+      const next = placeOf(event.target);
       if (next !== null) setPlace((now) => (next.token === null && sameChunk(now, next) ? now : next));
     };
-    const point = (event) => goTo(placeOf(event.target));
-    const press = (event) => onKey(event, { root, group, settings, goTo });
-    root.addEventListener("mouseover", point);
-    root.addEventListener("focusin", point);
-    root.addEventListener("keydown", press);
+    const press = (event) => {
+      const next = pressed(event, { root, group, settings });
+      if (next === null) return;
+      event.preventDefault();
+      wanted.current = "nearest";
+      setPlace(next);
+    };
+    const listeners = { mouseover: point, focusin: point, keydown: press };
+    for (const [name, listener] of Object.entries(listeners)) root.addEventListener(name, listener);
     return () => {
-      root.removeEventListener("mouseover", point);
-      root.removeEventListener("focusin", point);
-      root.removeEventListener("keydown", press);
+      for (const [name, listener] of Object.entries(listeners)) root.removeEventListener(name, listener);
     };
   }, [group, settings.join()]);
   useEffect(() => {
-    setPlace(null);
-    if (goal.row === null) return;
-    const chunk = chunkAt(group, goal.row, goal.setting, goal.token ?? 0);
-    if (chunk === undefined) return;
-    const next = { row: goal.row, setting: goal.setting, chunk: chunk.index, token: goal.token };
-    setPlace(next);
-    const element = elementOf(board.current, next);
-    const token = goal.token === null ? null : element?.querySelector(`[data-t="${goal.token}"]`);
-    element?.focus({ preventScroll: true });
-    (token ?? element)?.scrollIntoView({ block: "center", inline: "nearest" });
+    const chunk = goal.row === null ? undefined : chunkAt(group, goal.row, goal.setting, goal.token ?? 0);
+    if (chunk !== undefined) wanted.current = "center";
+    setPlace(
+      chunk === undefined ? null : { row: goal.row, setting: goal.setting, chunk: chunk.index, token: goal.token },
+    );
   }, [group, key]);
-  useLayoutEffect(() => mark(board.current, group, place, settings), [group, place, key]);
+  useLayoutEffect(() => {
+    mark(board.current, group, place, settings);
+    if (place === null || wanted.current === null) return;
+    const element = elementOf(board.current, place);
+    element?.focus({ preventScroll: true });
+    (element?.querySelector(".cursor") ?? element)?.scrollIntoView({ block: wanted.current, inline: "nearest" });
+    wanted.current = null;
+  }, [group, place, key]);
   return place;
 }
 
 // One chunk of the board is a tab stop (roving tabindex): the one the reader is at, else the first.
 function mark(root, group, place, settings) {
-  for (const element of root.querySelectorAll(".here, .there, .cursor")) element.classList.remove("here", "there", "cursor");
+  for (const element of root.querySelectorAll(".here, .there, .cursor"))
+    element.classList.remove("here", "there", "cursor");
   for (const element of root.querySelectorAll('.chunk[tabindex="0"]')) element.tabIndex = -1;
   const here = place === null ? null : elementOf(root, place);
   const stop = here ?? root.querySelector(".chunk");
@@ -77,17 +87,11 @@ function mark(root, group, place, settings) {
   }
 }
 
-function onKey(event, { root, group, settings, goTo }) {
+// Where a key leads from the chunk in focus, or null.
+function pressed(event, { root, group, settings }) {
   const place = placeOf(event.target);
-  if (place === null || event.altKey || event.ctrlKey || event.metaKey) return;
-  const next = event.shiftKey ? tokenStep(event.key, root, group, place) : chunkStep(event.key, group, place, settings);
-  if (next === null) return;
-  event.preventDefault();
-  const element = elementOf(root, next);
-  if (element === null) return;
-  element.focus();
-  element.scrollIntoView({ block: "nearest", inline: "nearest" });
-  goTo(next);
+  if (place === null || event.altKey || event.ctrlKey || event.metaKey) return null;
+  return event.shiftKey ? tokenStep(event.key, root, group, place) : chunkStep(event.key, group, place, settings);
 }
 
 // Left and right: the chunks of a rollout; up and down: the same token of its neighbours; Home and End: first and last.

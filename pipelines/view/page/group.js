@@ -9,7 +9,7 @@ import { change, difference, limitOf, quantities, signFlips, valuesOf } from "pa
 import { link } from "passrl/route";
 import { plain } from "passrl/text";
 import { Written } from "passrl/text_view";
-import { Tokens, WhenSeen } from "passrl/tokens";
+import { Tokens, WhenSeen, chunksOf } from "passrl/tokens";
 
 /** A group of the file, once it is unpacked. */
 export function GroupView({ head, route }) {
@@ -18,10 +18,17 @@ export function GroupView({ head, route }) {
   useEffect(() => {
     let current = true;
     setState({});
-    if (exists) readGroup(route.id).then((group) => current && setState({ group }), (error) => current && setState({ error }));
+    if (exists)
+      readGroup(route.id).then(
+        (group) => current && setState({ group }),
+        (error) => current && setState({ error }),
+      );
     return () => (current = false);
   }, [route.id]);
-  if (!exists) return html`<p class="warning">This file has no group number ${route.id ?? ""}; its groups are 0 to ${head.groups.length - 1}.</p>`;
+  if (!exists)
+    return html`<p class="warning">
+      This file has no group number ${route.id ?? ""}; its groups are 0 to ${head.groups.length - 1}.
+    </p>`;
   if (state.error) return html`<p class="warning">Group ${route.id} cannot be read: ${state.error.message}</p>`;
   if (!state.group) return html`<p class="loading">Unpacking group ${route.id}…</p>`;
   return html`<${Opened} key=${route.id} head=${head} group=${state.group} route=${route} />`;
@@ -33,7 +40,10 @@ export function choices(head, options) {
   const setting = within(options.setting, head.settings.length) ?? 0;
   const against = within(options.against, head.settings.length);
   const chosen = known.find((one) => one.id === options.colour) ?? known[0];
-  const minus = chosen.column?.kind === "logprob" ? known.find((one) => one.id === options.minus && one.column?.kind === "logprob" && one !== chosen) : undefined;
+  const minus =
+    chosen.column?.kind === "logprob"
+      ? known.find((one) => one.id === options.minus && one.column?.kind === "logprob" && one !== chosen)
+      : undefined;
   const compared = against !== null && against !== setting && chosen.ofSetting;
   return {
     known,
@@ -42,7 +52,12 @@ export function choices(head, options) {
     chosen,
     minus,
     values: options.values === "each" ? "each" : "change",
-    quantity: compared && options.values !== "each" ? change(chosen, setting, against) : minus ? difference(chosen, minus) : chosen,
+    quantity:
+      compared && options.values !== "each"
+        ? change(chosen, setting, against)
+        : minus
+          ? difference(chosen, minus)
+          : chosen,
     scores: options.scores !== "off",
   };
 }
@@ -58,31 +73,57 @@ function Opened({ head, group, route }) {
   const advantage = asked.known[0];
   const limit = useMemo(() => limitOf(group, asked.quantity, settings), [group, asked.quantity.id, key]);
   const flips = useMemo(() => (settings.length > 1 ? signFlips(group, ...settings, advantage) : []), [group, key]);
-  const steps = useMemo(() => (asked.scores ? head.columns.filter((column) => column.axis.startsWith("step/")) : []), [head, asked.scores]);
+  const steps = useMemo(
+    () => (asked.scores ? head.columns.filter((column) => column.axis.startsWith("step/")) : []),
+    [head, asked.scores],
+  );
   const board = useRef(null);
-  const goal = { row: within(route.options.rollout, group.rollouts.length), token: within(route.options.token, Infinity), setting: asked.setting };
+  const goal = {
+    row: within(route.options.rollout, group.rollouts.length),
+    token: within(route.options.token, Infinity),
+    setting: asked.setting,
+  };
   const place = useChunkFocus({ board, group, goal, key, settings });
-  const pane = { head, group, asked, settings, limit, flips, steps, goal };
-  const columns = place === null ? [] : asked.known.map((one) => ({ ...one, values: valuesOf(group, place.row, one, place.setting) }));
+  const at =
+    place === null
+      ? goal
+      : { row: place.row, token: place.token ?? chunksOf(group, place.row, place.setting)[place.chunk]?.start };
+  const pane = { head, group, asked, settings, limit, flips, steps, at };
+  const columns =
+    place === null
+      ? []
+      : asked.known.map((one) => ({ ...one, values: valuesOf(group, place.row, one, place.setting) }));
   return html`<article class="group">
     <${Question} head=${head} group=${group} id=${route.id} route=${route} />
     <${Controls} head=${head} asked=${asked} route=${route} />
     <${Legend} quantity=${asked.quantity} limit=${limit} />
     ${settings.length > 1 ? html`<${Flips} ...${{ head, group, route, flips, settings }} />` : null}
-    <div class=${settings.length > 1 ? "board paired" : "board"} ref=${board} role="group" aria-label="rollouts; arrow keys move between chunks">
+    <div
+      class=${settings.length > 1 ? "board paired" : "board"}
+      ref=${board}
+      role="group"
+      aria-label="rollouts; arrow keys move between chunks"
+    >
       ${group.rollouts.map((_, row) => html`<${Rollout} key=${row} row=${row} ...${pane} />`)}
     </div>
-    <aside class="inspector" role="status" aria-label="arithmetic of the chunk"><${Inspector} ...${{ head, group, place, columns }} /></aside>
+    <div class="inspector" role="status" aria-label="arithmetic of the chunk">
+      <${Inspector} ...${{ head, group, place, columns }} />
+    </div>
   </article>`;
 }
 
 function Question({ head, group, id, route }) {
   const options = { ...route.options, rollout: null, token: null };
   const step = (to, text, key) =>
-    to >= 0 && to < head.groups.length ? html`<a href=${link("group", to, options)} rel=${key}>${text}</a>` : html`<span class="off">${text}</span>`;
+    to >= 0 && to < head.groups.length
+      ? html`<a href=${link("group", to, options)} rel=${key}>${text}</a>`
+      : html`<span class="off">${text}</span>`;
   const prompt = group.array("prompt");
+  const { answer } = group.head;
   return html`<header>
-    <nav class="neighbours" aria-label="groups">${step(id - 1, "← previous", "prev")} ${step(id + 1, "next →", "next")}</nav>
+    <nav class="neighbours" aria-label="groups">
+      ${step(id - 1, "← previous", "prev")}${" "}${step(id + 1, "next →", "next")}
+    </nav>
     <h2>Group ${plain(group.head.group_id, 80)} <small>${count(group.rollouts.length, "rollout")}</small></h2>
     <section class="question" aria-label="prompt">
       <h3>Prompt</h3>
@@ -90,34 +131,54 @@ function Question({ head, group, id, route }) {
     </section>
     <section class="question" aria-label="answer">
       <h3>Answer</h3>
-      ${group.head.answer === null ? html`<p class="hint">not known</p>` : html`<${Written} text=${group.head.answer} limit=${2000} />`}
+      ${answer === null ? html`<p class="hint">not known</p>` : html`<${Written} text=${answer} limit=${2000} />`}
     </section>
   </header>`;
 }
 
 function Rollout({ row, ...pane }) {
-  const { group, settings, asked, goal } = pane;
+  const { group, settings, asked, at } = pane;
   const label = `rollout ${row}`;
   return html`<section class="rollout" data-row=${row} aria-label=${label}>
     <${Facts} group=${group} row=${row} setting=${asked.setting} label=${label} />
     <div class="panes">
-      ${settings.map((setting) => html`<div class="pane" data-setting=${setting} key=${setting}>
-        ${settings.length > 1 ? html`<h4>${plain(pane.head.settings[setting].name, 60)}</h4>` : null}
-        <${WhenSeen} at_once=${row < 4 || goal.row === row}>${() => html`<${Body} ...${pane} row=${row} setting=${setting} />`}<//>
-      </div>`)}
+      ${settings.map(
+        (setting) =>
+          html`<div class="pane" data-setting=${setting} key=${setting}>
+            ${settings.length > 1 ? html`<h4>${plain(pane.head.settings[setting].name, 60)}</h4>` : null}
+            <${WhenSeen} at_once=${row < 4 || at.row === row}
+              >${() => html`<${Body} ...${pane} row=${row} setting=${setting} />`}<//
+            >
+          </div>`,
+      )}
     </div>
   </section>`;
 }
 
-function Body({ group, row, setting, asked, limit, flips, steps, goal }) {
+function Body({ group, row, setting, asked, limit, flips, steps, at }) {
   const paint = useMemo(() => {
     const flipped = new Set();
-    for (const run of flips) if (run.row === row) for (let token = run.start; token < run.end; token += 1) flipped.add(token);
-    return { quantity: asked.quantity, values: valuesOf(group, row, asked.quantity, setting), limit, setting, flips: flipped };
+    for (const run of flips)
+      if (run.row === row) for (let token = run.start; token < run.end; token += 1) flipped.add(token);
+    return {
+      quantity: asked.quantity,
+      values: valuesOf(group, row, asked.quantity, setting),
+      limit,
+      setting,
+      flips: flipped,
+    };
   }, [group, row, setting, asked.quantity.id, limit, flips]);
   const text = group.rollouts[row].text;
-  if (text !== undefined && text !== null) return html`<p class="hint">${"No token texts are known: "}the whole text, uncoloured.</p><${Written} text=${text} />`;
-  return html`<${Tokens} group=${group} row=${row} paint=${paint} steps=${steps} reach=${goal.row === row ? (goal.token ?? 0) : 0} />`;
+  if (text !== undefined && text !== null)
+    return html`<p class="hint">${"No token texts are known: "}the whole text, uncoloured.</p>
+      <${Written} text=${text} />`;
+  return html`<${Tokens}
+    group=${group}
+    row=${row}
+    paint=${paint}
+    steps=${steps}
+    reach=${at.row === row ? (at.token ?? 0) : 0}
+  />`;
 }
 
 function Facts({ group, row, setting, label }) {
@@ -127,30 +188,72 @@ function Facts({ group, row, setting, label }) {
     ["sample", facts.sample_index === row ? null : facts.sample_index],
     ["reward", facts.outcome_reward === null ? null : number(facts.outcome_reward)],
     ["verdict", facts.verify_status],
-    ["answered", facts.extracted_answer === null || facts.extracted_answer === undefined ? null : plain(String(facts.extracted_answer), 40)],
-    ["format", facts.format_reward === null || facts.format_reward === undefined ? facts.format_ok : number(facts.format_reward)],
-    ["length", facts.length === null ? null : `${number(facts.length)} tokens${facts.masked ? `, ${number(facts.masked)} masked` : ""}`],
+    [
+      "answered",
+      facts.extracted_answer === null || facts.extracted_answer === undefined
+        ? null
+        : plain(String(facts.extracted_answer), 40),
+    ],
+    [
+      "format",
+      facts.format_reward === null || facts.format_reward === undefined ? facts.format_ok : number(facts.format_reward),
+    ],
+    [
+      "length",
+      facts.length === null
+        ? null
+        : `${number(facts.length)} tokens${facts.masked ? `, ${number(facts.masked)} masked` : ""}`,
+    ],
     ["ended by", facts.finish_reason],
     ["path score", made.path_score === null ? null : signed(made.path_score)],
-    ...Object.entries(facts.rewards ?? {}).map(([name, value]) => [name, typeof value === "number" ? number(value) : value]),
+    ...Object.entries(facts.rewards ?? {}).map(([name, value]) => [
+      name,
+      typeof value === "number" ? number(value) : value,
+    ]),
     ...Object.entries(facts.statuses ?? {}),
   ].filter(([, value]) => value !== null && value !== undefined);
   return html`<header class="facts">
-    <h3>${label} ${made.trainable ? null : html`<em class="warning">not trainable</em>`}</h3>
-    <dl>${shown.map(([name, value]) => html`<div><dt>${plain(name, 40)}</dt><dd>${typeof value === "boolean" ? String(value) : plain(String(value), 60)}</dd></div>`)}</dl>
+    <h3>${`${label} `}${made.trainable ? null : html`<em class="warning">not trainable</em>`}</h3>
+    <dl>
+      ${shown.map(
+        ([name, value]) =>
+          html`<div>
+            <dt>${plain(name, 40)}</dt>
+            <dd>${typeof value === "boolean" ? String(value) : plain(String(value), 60)}</dd>
+          </div>`,
+      )}
+    </dl>
   </header>`;
 }
 
 const LISTED = 50;
 
+function told({ row, start, end, before, after }) {
+  return `rollout ${row}, tokens ${start} to ${end - 1}: ${signed(before)} → ${signed(after)}`;
+}
+
 function Flips({ head, group, route, flips, settings }) {
   const tokens = flips.reduce((sum, run) => sum + run.end - run.start, 0);
-  const counted = group.rollouts.reduce((sum, _, row) => sum + (group.of("loss_mask", row)?.reduce((one, keep) => one + keep, 0) ?? group.tokens(row)), 0);
+  const counted = group.rollouts.reduce(
+    (sum, _, row) => sum + (group.of("loss_mask", row)?.reduce((one, keep) => one + keep, 0) ?? group.tokens(row)),
+    0,
+  );
+  const left = flips.length - LISTED;
   const [before, after] = settings.map((setting) => plain(head.settings[setting].name, 40));
+  const share = percent(counted ? tokens / counted : 0);
+  const flipped = `${count(tokens, "token")} (${share}) in ${count(flips.length, "run")}`;
   return html`<details class="flips" open=${flips.length > 0 && flips.length <= 12}>
-    <summary>Sign flips: <span data-flips=${tokens}>${count(tokens, "token")}</span> (${percent(counted ? tokens / counted : 0)}) in ${count(flips.length, "run")} from ${before} to ${after}</summary>
-    <ol>${flips.slice(0, LISTED).map((run) => html`<li><a href=${link("group", route.id, { ...route.options, rollout: run.row, token: run.start })}>
-      rollout ${run.row}, tokens ${run.start} to ${run.end - 1}: ${signed(run.before)} → ${signed(run.after)}</a></li>`)}</ol>
-    ${flips.length > LISTED ? html`<p class="hint">${number(flips.length - LISTED)} more are outlined below.</p>` : null}
+    <summary data-flips=${tokens}>${`Sign flips: ${flipped}, from ${before} to ${after}`}</summary>
+    <ol>
+      ${flips.slice(0, LISTED).map(
+        (run) =>
+          html`<li>
+            <a href=${link("group", route.id, { ...route.options, rollout: run.row, token: run.start })}
+              >${told(run)}</a
+            >
+          </li>`,
+      )}
+    </ol>
+    ${left > 0 ? html`<p class="hint">${number(left)} more are marked below.</p>` : null}
   </details>`;
 }

@@ -8,21 +8,66 @@ const SHOWN = 200; // rows drawn at once
 const DECIDED = new Set(["ok", "wrong"]);
 
 // Verdicts that say neither right nor wrong: nothing was parsed, the program was stopped, ...
-const failed = (group) => Object.entries(group.verdicts).reduce((sum, [status, many]) => sum + (DECIDED.has(status) ? 0 : many), 0);
+const failed = (group) =>
+  Object.entries(group.verdicts).reduce((sum, [status, many]) => sum + (DECIDED.has(status) ? 0 : many), 0);
 
 const COLUMNS = [
   { id: "order", label: "#", value: (group) => group.index, show: (group) => number(group.index) },
   { id: "group", label: "group", value: (group) => group.id, show: (group) => plain(group.id, 40), text: true },
-  { id: "outcome", label: "outcome", unit: "mean", value: (group) => group.outcome, bar: [0, 1], title: "mean outcome reward of the group" },
-  { id: "length", label: "length", unit: "tokens", value: (group) => group.mean_length, title: "mean length of the rollouts" },
-  { id: "spread", label: "advantages", unit: "std", value: (group) => group.advantage_std, title: "standard deviation of the advantages over the tokens that count" },
-  { id: "zero", label: "zero", unit: "of tokens", value: (group) => group.zero_advantage, bar: [0, 1], show: (group) => percent(group.zero_advantage), title: "share of tokens whose advantage is 0" },
-  { id: "truncated", label: "truncated", unit: "rollouts", value: (group) => group.truncated, title: "rollouts that were cut at the longest length" },
-  { id: "verdicts", label: "verdicts", unit: "sorted by failed ones", value: failed, show: verdicts, title: "rollouts by verdict; failed are those neither ok nor wrong" },
+  {
+    id: "outcome",
+    label: "outcome",
+    unit: "mean",
+    value: (group) => group.outcome,
+    bar: [0, 1],
+    title: "mean outcome reward of the group",
+  },
+  {
+    id: "length",
+    label: "length",
+    unit: "tokens",
+    value: (group) => group.mean_length,
+    title: "mean length of the rollouts",
+  },
+  {
+    id: "spread",
+    label: "advantages",
+    unit: "std",
+    value: (group) => group.advantage_std,
+    title: "standard deviation of the advantages over the tokens that count",
+  },
+  {
+    id: "zero",
+    label: "zero",
+    unit: "of tokens",
+    value: (group) => group.zero_advantage,
+    bar: [0, 1],
+    show: (group) => percent(group.zero_advantage),
+    title: "share of tokens whose advantage is 0",
+  },
+  {
+    id: "truncated",
+    label: "truncated",
+    unit: "rollouts",
+    value: (group) => group.truncated,
+    title: "rollouts that were cut at the longest length",
+  },
+  {
+    id: "verdicts",
+    label: "verdicts",
+    unit: "sorted by failed ones",
+    value: failed,
+    show: verdicts,
+    title: "rollouts by verdict; failed are those neither ok nor wrong",
+  },
 ];
 
 function verdicts(group) {
-  return Object.entries(group.verdicts).map(([status, many]) => `${number(many)} ${plain(status, 20)}`).join(", ") || "–";
+  return (
+    Object.entries(group.verdicts)
+      .map(([status, many]) => `${number(many)} ${plain(status, 20)}`)
+      .join(", ") || "–"
+  );
 }
 
 const KINDS = [
@@ -58,7 +103,12 @@ export function GroupsView({ head, route }) {
   const [at, setAt] = useState(0);
   const body = useRef(null);
   const columns = COLUMNS.filter((column) => column.text || groups.some((group) => column.value(group) !== null));
-  const largest = Object.fromEntries(columns.map((column) => [column.id, Math.max(...groups.map((group) => Math.abs(column.value(group)) || 0))]));
+  const largest = Object.fromEntries(
+    columns.map((column) => [
+      column.id,
+      groups.reduce((most, group) => Math.max(most, Math.abs(column.value(group)) || 0), 0),
+    ]),
+  );
   const current = Math.min(at, Math.max(rows.length - 1, 0));
   useEffect(() => setAt(0), [route.options.sort, route.options.desc, route.options.find, route.options.show]);
   const go = (to) => {
@@ -71,20 +121,56 @@ export function GroupsView({ head, route }) {
     <${Filters} route=${route} head=${head} enter=${() => go(0)} />
     <p role="status">${number(rows.length)} of ${number(groups.length)} groups</p>
     <table onKeyDown=${(event) => walk(event, { at: current, last: rows.length - 1, go })}>
-      <caption class="unseen-text">Groups; arrow keys move, Enter opens</caption>
-      <thead><tr>${columns.map((column) => html`<${Heading} key=${column.id} column=${column} route=${route} />`)}</tr></thead>
-      <tbody ref=${body}>${rows.slice(0, shown).map((group, place) => html`<${Row} key=${group.index} ...${{ group, place, columns, largest, current: place === current, onFocus: () => setAt(place) }} />`)}</tbody>
+      <caption class="unseen-text">
+        Groups; arrow keys move, Enter opens
+      </caption>
+      <thead>
+        <tr>
+          ${columns.map((column) => html`<${Heading} key=${column.id} column=${column} route=${route} />`)}
+        </tr>
+      </thead>
+      <tbody ref=${body}>
+        ${rows.slice(0, shown).map((group, place) => {
+          const given = { group, place, columns, largest, current: place === current, onFocus: () => setAt(place) };
+          return html`<${Row} key=${group.index} ...${given} />`;
+        })}
+      </tbody>
     </table>
-    ${rows.length > shown ? html`<button class="more" onClick=${() => setShown(shown + SHOWN)}>${number(rows.length - shown)} more groups</button>` : null}
+    ${rows.length > shown ? html`<${More} left=${rows.length - shown} more=${() => setShown(shown + SHOWN)} />` : null}
   </section>`;
 }
+
+const More = ({ left, more }) => html`<button class="more" onClick=${more}>${number(left)} more groups</button>`;
 
 function Filters({ route, head, enter }) {
   const set = (name) => (event) => replaceOptions(route, { [name]: event.target.value });
   const kinds = KINDS.filter((kind) => kind.id !== "flips" || head.settings.length > 1);
-  return html`<form class="controls" role="search" onSubmit=${(event) => { event.preventDefault(); enter(); }}>
-    <label>Find <input type="search" name="find" value=${route.options.find ?? ""} onInput=${set("find")} placeholder="part of a group's name" /></label>
-    <label>Show <select name="show" onChange=${set("show")}>${kinds.map((kind) => html`<option value=${kind.id} selected=${kind.id === (route.options.show ?? "")}>${kind.label}</option>`)}</select></label>
+  return html`<form
+    class="controls"
+    role="search"
+    onSubmit=${(event) => {
+      event.preventDefault();
+      enter();
+    }}
+  >
+    <label
+      >${"Find "}
+      <input
+        type="search"
+        name="find"
+        value=${route.options.find ?? ""}
+        onInput=${set("find")}
+        placeholder="part of a group's name"
+    /></label>
+    <label
+      >${"Show "}
+      <select name="show" onChange=${set("show")}>
+        ${kinds.map((kind) => {
+          const selected = kind.id === (route.options.show ?? "");
+          return html`<option value=${kind.id} selected=${selected}>${kind.label}</option>`;
+        })}
+      </select></label
+    >
   </form>`;
 }
 
@@ -93,36 +179,69 @@ function Heading({ column, route }) {
   const falling = sorted && route.options.desc === "1";
   // Numbers are first asked for from the largest on, names from A.
   const next = sorted ? (falling ? null : "1") : column.text || column.id === "order" ? null : "1";
-  return html`<th scope="col" aria-sort=${sorted ? (falling ? "descending" : "ascending") : "none"} title=${column.title}>
-    <button onClick=${() => replaceOptions(route, { sort: column.id, desc: next })}>${column.label}${sorted ? (falling ? " ↓" : " ↑") : ""}</button>
-    ${column.unit ? html`<small>${column.unit}</small>` : null}</th>`;
+  return html`<th
+    scope="col"
+    aria-sort=${sorted ? (falling ? "descending" : "ascending") : "none"}
+    title=${column.title}
+  >
+    <button onClick=${() => replaceOptions(route, { sort: column.id, desc: next })}>
+      ${column.label}${sorted ? (falling ? " ↓" : " ↑") : ""}
+    </button>
+    ${column.unit ? html`<small>${column.unit}</small>` : null}
+  </th>`;
 }
 
 function Row({ group, place, columns, largest, current, onFocus }) {
   const cell = (column) => {
     const value = column.value(group);
     if (column.id === "group") {
-      const notes = [group.single_outcome ? "single outcome" : null, group.untrainable ? `${number(group.untrainable)} not trainable` : null].filter(Boolean);
-      return html`<th scope="row"><a href=${link("group", group.index)} tabindex=${current ? 0 : -1} onFocus=${onFocus}>${column.show(group)}</a> ${notes.map((note) => html`<small class="tag">${note}</small> `)}</th>`;
+      const notes = [
+        group.single_outcome ? "single outcome" : null,
+        group.untrainable ? `${number(group.untrainable)} not trainable` : null,
+      ].filter(Boolean);
+      return html`<th scope="row">
+        <a href=${link("group", group.index)} tabindex=${current ? 0 : -1} onFocus=${onFocus}>${column.show(group)}</a>
+        ${notes.map((note) => html`<small class="tag">${note}</small> `)}
+      </th>`;
     }
     const shown = column.show ? column.show(group) : number(value);
     if (column.id === "verdicts") return html`<td>${shown}</td>`;
     if (column.id === "order") return html`<td class="number">${shown}</td>`;
-    const range = column.id === "spread" && value !== null ? `${signed(group.advantage_min, 3)} to ${signed(group.advantage_max, 3)}` : undefined;
-    return html`<td class="number" title=${range}><${Bar} value=${value} most=${column.bar ? column.bar[1] : largest[column.id]} /><span>${shown}</span></td>`;
+    const range =
+      column.id === "spread" && value !== null
+        ? `${signed(group.advantage_min, 3)} to ${signed(group.advantage_max, 3)}`
+        : undefined;
+    return html`<td class="number" title=${range}>
+      <${Bar} value=${value} most=${column.bar ? column.bar[1] : largest[column.id]} /><span>${shown}</span>
+    </td>`;
   };
-  return html`<tr data-place=${place} data-group=${group.index} class=${current ? "current" : ""}>${columns.map(cell)}</tr>`;
+  return html`<tr data-place=${place} data-group=${group.index} class=${current ? "current" : ""}>
+    ${columns.map(cell)}
+  </tr>`;
 }
 
 /** A small bar beside a number that says the same. */
 function Bar({ value, most }) {
   const width = value === null || !(most > 0) ? 0 : Math.min(1, Math.abs(value) / most) * 40;
-  return html`<svg class="bar" width="40" height="8" aria-hidden="true"><rect class="ground" width="40" height="8" /><rect class="filled" width=${width} height="8" /></svg>`;
+  return html`<svg class="bar" width="40" height="8" aria-hidden="true">
+    <rect class="ground" width="40" height="8" />
+    <rect class="filled" width=${width} height="8" />
+  </svg>`;
 }
 
 function walk(event, { at, last, go }) {
-  const steps = { ArrowDown: at + 1, j: at + 1, ArrowUp: at - 1, k: at - 1, Home: 0, End: last, PageDown: at + 20, PageUp: at - 20 };
-  if (!(event.key in steps) || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("th[aria-sort]")) return;
+  const steps = {
+    ArrowDown: at + 1,
+    j: at + 1,
+    ArrowUp: at - 1,
+    k: at - 1,
+    Home: 0,
+    End: last,
+    PageDown: at + 20,
+    PageUp: at - 20,
+  };
+  if (!(event.key in steps) || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("th[aria-sort]"))
+    return;
   event.preventDefault();
   go(steps[event.key]);
 }

@@ -40,14 +40,33 @@ function SchemeSwitch() {
   const [scheme, setScheme] = useState(remembered);
   useLayoutEffect(() => {
     const dark = matchMedia("(prefers-color-scheme: dark)");
-    const apply = () => (document.documentElement.dataset.scheme = scheme === "auto" ? (dark.matches ? "dark" : "light") : scheme);
+    const apply = () =>
+      (document.documentElement.dataset.scheme = scheme === "auto" ? (dark.matches ? "dark" : "light") : scheme);
     apply();
     remember(scheme);
     dark.addEventListener("change", apply);
     return () => dark.removeEventListener("change", apply);
   }, [scheme]);
-  return html`<label class="scheme">Colours <select name="scheme" onChange=${(event) => setScheme(event.target.value)}>
-    ${SCHEMES.map((one) => html`<option value=${one} selected=${one === scheme}>${one}</option>`)}</select></label>`;
+  return html`<label class="scheme"
+    >${"Colours "}
+    <select name="scheme" onChange=${(event) => setScheme(event.target.value)}>
+      ${SCHEMES.map((one) => html`<option value=${one} selected=${one === scheme}>${one}</option>`)}
+    </select></label
+  >`;
+}
+
+function Views({ head, view }) {
+  const there = VIEWS.filter((one) => one.there(head));
+  const current = (one) => (one.id === view ? "page" : null);
+  return html`<nav aria-label="views">
+    ${there.map((one) => html`<a key=${one.id} href=${link(one.id)} aria-current=${current(one)}>${one.label}</a>`)}
+  </nav>`;
+}
+
+function Sample({ groups, of, rollouts, rule }) {
+  return html`<section class="sampling" aria-label="sample">
+    ${`${number(groups)} of ${number(of)} groups, ${number(rollouts)} rollouts: ${rule}`}
+  </section>`;
 }
 
 function Page({ head }) {
@@ -55,16 +74,17 @@ function Page({ head }) {
   const alone = head.mode === "group";
   const view = alone ? "group" : route.view || "groups";
   const found = VIEWS.find((one) => one.id === view && one.there(head));
-  const shown = view === "group"
-    ? html`<${GroupView} head=${head} route=${alone ? { ...route, view: "group", id: 0 } : route} />`
-    : html`<${(found ?? VIEWS[0]).show} head=${head} route=${found ? route : { ...route, view: "groups" }} />`;
-  return html`<a class="skip" href=${link(view, route.id, route.options)} onClick=${toMain}>to the content</a>
-    <header class="top">
+  const shown =
+    view === "group"
+      ? html`<${GroupView} head=${head} route=${alone ? { ...route, view: "group", id: 0 } : route} />`
+      : html`<${(found ?? VIEWS[0]).show} head=${head} route=${found ? route : { ...route, view: "groups" }} />`;
+  return html`<header class="top">
+      <a class="skip" href=${link(view, route.id, route.options)} onClick=${toMain}>to the content</a>
       <h1>${plain(head.title, 120)}</h1>
-      ${alone ? null : html`<nav aria-label="views">${VIEWS.filter((one) => one.there(head)).map((one) => html`<a key=${one.id} href=${link(one.id)} aria-current=${one.id === view || (one.id === "groups" && view === "group") ? "page" : null}>${one.label}</a>`)}</nav>`}
+      ${alone ? null : html`<${Views} head=${head} view=${view === "group" ? "groups" : view} />`}
       <${SchemeSwitch} />
     </header>
-    ${alone ? null : html`<p class="sampling">${number(head.sampling.groups)} of ${number(head.sampling.of)} groups, ${number(head.sampling.rollouts)} rollouts: ${head.sampling.rule}</p>`}
+    ${alone ? null : html`<${Sample} ...${head.sampling} />`}
     <main id="content" tabindex="-1">${shown}</main>`;
 }
 

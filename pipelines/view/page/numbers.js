@@ -25,6 +25,9 @@ export function count(amount, one, many = `${one}s`) {
 
 /** The nearest-rank quantile of the magnitudes; 0 of none. */
 export function magnitude(values, quantile) {
-  const sizes = Float64Array.from(values.filter((value) => !Number.isNaN(value)), Math.abs).sort();
+  const sizes = Float64Array.from(
+    values.filter((value) => !Number.isNaN(value)),
+    Math.abs,
+  ).sort();
   return sizes.length ? sizes[Math.max(0, Math.ceil(quantile * sizes.length) - 1)] : 0;
 }

@@ -11,7 +11,7 @@ export const COLOURS = {
   dark: { paper: [23, 25, 29], positive: [27, 92, 160], negative: [148, 74, 8], amount: [100, 70, 150] },
 };
 
-/** The step of a value: -STEPS to STEPS, 0 for exactly 0, null for what is not a number. Values beyond limit saturate. */
+/** The step of a value: -STEPS to STEPS, 0 for exactly 0, null for no number. Values beyond limit saturate. */
 export function step(value, limit) {
   if (value === null || Number.isNaN(value)) return null;
   if (value === 0) return 0;
@@ -19,7 +19,7 @@ export function step(value, limit) {
   return Math.sign(value) * Math.max(1, Math.round(share * STEPS));
 }
 
-/** The colour of a step as [red, green, blue]. kind: "signed" for values around 0, "amount" for those without a sign. */
+/** The colour of a step as [red, green, blue]. kind: "signed" (around 0) or "amount" (no sign). */
 export function colour(index, kind, scheme) {
   const ends = COLOURS[scheme];
   const end = kind === "amount" ? ends.amount : index < 0 ? ends.negative : ends.positive;

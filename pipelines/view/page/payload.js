@@ -17,7 +17,9 @@ function readJson(text) {
 export function readHead() {
   const head = readJson(document.getElementById("passrl-head").textContent);
   if (head.payload !== VERSION) {
-    throw new Error(`this file's payload is of version ${head.payload}, its page reads ${VERSION}: write the file again`);
+    throw new Error(
+      `this file's payload is of version ${head.payload}, its page reads ${VERSION}: write the file again`,
+    );
   }
   return head;
 }

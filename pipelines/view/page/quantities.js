@@ -38,7 +38,12 @@ export function difference(one, other) {
 
 /** A quantity under one setting less that under another. */
 export function change(quantity, setting, against) {
-  return { ...quantity, id: `${quantity.id}:${against}-${setting}`, label: `change of ${quantity.label}`, between: [setting, against] };
+  return {
+    ...quantity,
+    id: `${quantity.id}:${against}-${setting}`,
+    label: `change of ${quantity.label}`,
+    between: [setting, against],
+  };
 }
 
 const kept = new WeakMap();
@@ -54,7 +59,9 @@ export function valuesOf(group, row, quantity, setting) {
 
 function work(group, row, quantity, setting) {
   if (quantity.between) {
-    const [before, after] = quantity.between.map((one) => valuesOf(group, row, { ...quantity, id: quantity.array, between: undefined }, one));
+    const [before, after] = quantity.between.map((one) =>
+      valuesOf(group, row, { ...quantity, id: quantity.array, between: undefined }, one),
+    );
     return after.map((value, token) => value - before[token]);
   }
   if (quantity.minus) {
@@ -114,9 +121,15 @@ export function signFlips(group, setting, against, advantage) {
     const [before, after] = [setting, against].map((one) => valuesOf(group, row, advantage, one));
     const mask = group.of("loss_mask", row);
     for (let token = 0; token < before.length; token += 1) {
-      if ((mask !== null && !mask[token]) || before[token] * after[token] >= 0 || Number.isNaN(before[token] * after[token])) continue;
+      if (
+        (mask !== null && !mask[token]) ||
+        before[token] * after[token] >= 0 ||
+        Number.isNaN(before[token] * after[token])
+      )
+        continue;
       const last = runs.at(-1);
-      const joins = last?.row === row && last.end === token && last.before === before[token] && last.after === after[token];
+      const joins =
+        last?.row === row && last.end === token && last.before === before[token] && last.after === after[token];
       if (joins) last.end += 1;
       else runs.push({ row, start: token, end: token + 1, before: before[token], after: after[token] });
     }

@@ -33,20 +33,39 @@ export function charts(run) {
     name: plain(name, 40),
     points: run.rounds
       .filter((round) => known(round.pass_at_1[name]?.value))
-      .map((round) => ({ x: place(round), y: round.pass_at_1[name].value, error: round.pass_at_1[name].standard_error })),
+      .map((round) => ({
+        x: place(round),
+        y: round.pass_at_1[name].value,
+        error: round.pass_at_1[name].standard_error,
+      })),
   }));
   const rounds = OF_ROUNDS.map(({ name, title }) => ({
     title,
-    series: [{ name: title, points: run.rounds.filter((round) => known(round[name])).map((round) => ({ x: place(round), y: round[name] })) }],
+    series: [
+      {
+        name: title,
+        points: run.rounds.filter((round) => known(round[name])).map((round) => ({ x: place(round), y: round[name] })),
+      },
+    ],
   }));
   const metrics = Object.keys(run.steps ?? {}).filter((name) => name !== "update" && name !== "round");
   const steps = metrics.map((name) => ({
     title: OF_STEPS[name] ?? plain(name, 40),
     xLabel: "update",
-    series: [{ name: plain(name, 40), points: run.steps[name].map((y, index) => ({ x: run.steps.update[index], y })).filter((point) => known(point.y)) }],
+    series: [
+      {
+        name: plain(name, 40),
+        points: run.steps[name]
+          .map((y, index) => ({ x: run.steps.update[index], y }))
+          .filter((point) => known(point.y)),
+      },
+    ],
   }));
   return {
-    rounds: [{ title: "pass@1 (± standard error)", series: passes }, ...rounds].map((chart) => ({ ...chart, xLabel: "round", named })).map(withPoints).filter(Boolean),
+    rounds: [{ title: "pass@1 (± standard error)", series: passes }, ...rounds]
+      .map((chart) => ({ ...chart, xLabel: "round", named }))
+      .map(withPoints)
+      .filter(Boolean),
     steps: steps.map(withPoints).filter(Boolean),
   };
 }
@@ -59,7 +78,10 @@ function withPoints(chart) {
 /** The view at "#/run". */
 export function RunView({ head }) {
   const { run } = head;
-  if (run === null) return html`<p class="hint">This file was made from a dataset, not from a run, so there is nothing over rounds and steps.</p>`;
+  if (run === null)
+    return html`<p class="hint">
+      This file was made from a dataset, not from a run, so there is nothing over rounds and steps.
+    </p>`;
   const found = charts(run);
   const names = [...new Set(run.histograms.map((one) => one.name))];
   return html`<section class="run">
@@ -70,7 +92,10 @@ export function RunView({ head }) {
     <h2>Over updates</h2>
     ${found.steps.length ? null : html`<p class="hint">Nothing is recorded: the run has not trained.</p>`}
     <div class="charts">${found.steps.map((chart) => html`<${LineChart} key=${chart.title} ...${chart} />`)}</div>
-    ${names.map((name) => html`<${Histograms} key=${name} name=${name} all=${run.histograms.filter((one) => one.name === name)} />`)}
+    ${names.map((name) => {
+      const all = run.histograms.filter((one) => one.name === name);
+      return html`<${Histograms} key=${name} name=${name} all=${all} />`;
+    })}
   </section>`;
 }
 
@@ -78,5 +103,10 @@ function Histograms({ name, all }) {
   const most = Math.max(...all.flatMap((one) => one.counts));
   return html`<h2>${name === "length" ? "Lengths" : name === "advantage" ? "Advantages" : name}</h2>
     <p class="hint">Of all rows, not of the sample; the axes are the same in every round.</p>
-    <div class="charts">${all.map((one) => html`<${Histogram} key=${one.round} title=${`round ${number(one.round)}`} unit=${one.unit} edges=${one.edges} counts=${one.counts} most=${most} />`)}</div>`;
+    <div class="charts">
+      ${all.map((one) => {
+        const title = `round ${number(one.round)}`;
+        return html`<${Histogram} key=${one.round} ...${one} title=${title} most=${most} />`;
+      })}
+    </div>`;
 }

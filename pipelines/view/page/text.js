@@ -1,4 +1,4 @@
-// What a model wrote, byte for byte, as parts that can be shown: text, and escapes for what a screen would hide or obey.
+// What a model wrote, byte for byte, as parts to be shown: text, and escapes for what a screen would hide or obey.
 
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
@@ -16,7 +16,7 @@ const NAMED = new Map([
 /** Bytes as a list of {text} and {escape, title, break}: in this order they are the bytes, nothing left out. */
 export function parts(bytes) {
   const found = [];
-  for (let start = 0; start < bytes.length; ) {
+  for (let start = 0; start < bytes.length;) {
     const end = validUntil(bytes, start);
     if (end > start) split(decoder.decode(bytes.subarray(start, end)), found);
     if (end < bytes.length) {
@@ -92,7 +92,8 @@ function validUntil(bytes, start) {
 function sequenceLength(bytes, at) {
   const first = bytes[at];
   if (first < 0x80) return 1;
-  const length = first >= 0xc2 && first <= 0xdf ? 2 : first >= 0xe0 && first <= 0xef ? 3 : first >= 0xf0 && first <= 0xf4 ? 4 : 0;
+  const length =
+    first >= 0xc2 && first <= 0xdf ? 2 : first >= 0xe0 && first <= 0xef ? 3 : first >= 0xf0 && first <= 0xf4 ? 4 : 0;
   if (length === 0 || at + length > bytes.length) return 0;
   const low = { 0xe0: 0xa0, 0xf0: 0x90 }[first] ?? 0x80;
   const high = { 0xed: 0x9f, 0xf4: 0x8f }[first] ?? 0xbf;

@@ -30,7 +30,14 @@ export function Written({ text, bytes, limit = 20000 }) {
   const [first, rest] = cut(whole, limit);
   return html`<div class="written" dir="ltr">
     ${first.flatMap(shown)}
-    ${rest.length ? html`<details><summary>the rest</summary>${rest.flatMap(shown)}</details>` : null}
+    ${
+      rest.length
+        ? html`<details>
+            <summary>the rest</summary>
+            ${rest.flatMap(shown)}
+          </details>`
+        : null
+    }
   </div>`;
 }
 
@@ -41,7 +48,10 @@ function cut(whole, limit) {
     if (length > room) {
       if (part.text === undefined) return [whole.slice(0, index), whole.slice(index)];
       const [head, tail] = [part.text.slice(0, room), part.text.slice(room)];
-      return [[...whole.slice(0, index), { text: head }], [{ text: tail }, ...whole.slice(index + 1)]];
+      return [
+        [...whole.slice(0, index), { text: head }],
+        [{ text: tail }, ...whole.slice(index + 1)],
+      ];
     }
     room -= length;
   }

@@ -1,4 +1,5 @@
-// The tokens of one rollout: coloured, cut into chunks, with the scores of steps at their ends. Drawn as far as they are looked at.
+// The tokens of one rollout: coloured, cut into chunks, with the scores of steps at their ends; drawn as far as they are
+// looked at.
 import { html, useEffect, useMemo, useRef, useState } from "passrl/html";
 import { number, signed } from "passrl/numbers";
 import { colourClass } from "passrl/palette";
@@ -50,12 +51,22 @@ function Chunk({ group, row, chunk, until, paint, mask, scores }) {
     const ends = (scores.get(token) ?? []).map((label) => html`<${Score} label=${label} />`);
     // A step that ends with its line has its score on that line.
     const broken = ends.length > 0 && shown.at(-1) === "\n";
-    tokens.push(html`<span class=${special?.[token] ? `${style} special` : style} data-t=${token}>${broken ? [...shown.slice(0, -1), ...ends, "\n"] : shown}</span>`);
+    tokens.push(
+      html`<span class=${special?.[token] ? `${style} special` : style} data-t=${token}
+        >${broken ? [...shown.slice(0, -1), ...ends, "\n"] : shown}</span
+      >`,
+    );
     if (!broken) tokens.push(...ends);
   }
   const told = paint.told ? `, ${paint.told(chunk)}` : "";
-  return html`<span class="chunk" role="group" tabindex="-1" data-chunk=${chunk.index}
-    aria-label=${`chunk ${chunk.index + 1}, tokens ${chunk.start} to ${chunk.end - 1}${told}`}>${tokens}</span>`;
+  return html`<span
+    class="chunk"
+    role="group"
+    tabindex="-1"
+    data-chunk=${chunk.index}
+    aria-label=${`chunk ${chunk.index + 1}, tokens ${chunk.start} to ${chunk.end - 1}${told}`}
+    >${tokens}</span
+  >`;
 }
 
 /**
@@ -66,6 +77,8 @@ export function Tokens({ group, row, paint, steps, reach = 0 }) {
   const count = group.tokens(row);
   const [drawn, setDrawn] = useState(DRAWN);
   const until = Math.min(count, Math.max(drawn, reach + DRAWN / 2));
+  useEffect(() => (until > drawn ? setDrawn(until) : undefined), [until]);
+  useBeforePrint(() => setDrawn(count));
   const body = useMemo(() => {
     const mask = group.of("loss_mask", row);
     const scores = stepScores(group, row, steps);
@@ -73,37 +86,48 @@ export function Tokens({ group, row, paint, steps, reach = 0 }) {
     const told = { ...paint, told: (chunk) => `advantage ${signed(advantages[chunk.index])}` };
     return chunksOf(group, row, paint.setting)
       .filter((chunk) => chunk.start < until)
-      .map((chunk) => html`<${Chunk} key=${chunk.index} ...${{ group, row, chunk, until, mask, scores, paint: told }} />`);
+      .map(
+        (chunk) => html`<${Chunk} key=${chunk.index} ...${{ group, row, chunk, until, mask, scores, paint: told }} />`,
+      );
   }, [group, row, paint, steps, until]);
   return html`<div class="tokens" dir="ltr">${body}</div>
     ${until < count ? html`<${More} left=${count - until} more=${() => setDrawn(until + DRAWN)} />` : null}`;
+}
+
+function useBeforePrint(draw) {
+  useEffect(() => {
+    window.addEventListener("beforeprint", draw);
+    return () => window.removeEventListener("beforeprint", draw);
+  });
 }
 
 /** Says that there is more, and draws it when it comes into view or is asked for. */
 function More({ left, more }) {
   const place = useRef(null);
   useEffect(() => {
-    const watcher = new IntersectionObserver((seen) => seen.some((entry) => entry.isIntersecting) && more(), { rootMargin: "400px" });
+    const watcher = new IntersectionObserver((seen) => seen.some((entry) => entry.isIntersecting) && more(), {
+      rootMargin: "400px",
+    });
     watcher.observe(place.current);
     return () => watcher.disconnect();
   });
   return html`<button ref=${place} class="more" onClick=${more}>${number(left)} more tokens</button>`;
 }
 
-/** Draws its children when they come near the view, or when the page is printed. */
+/** Draws its children when they come near the view, or when the page is printed; from then on they stay. */
 export function WhenSeen({ children, at_once: atOnce }) {
   const place = useRef(null);
   const [seen, setSeen] = useState(atOnce);
+  const show = () => setSeen(true);
+  useBeforePrint(show);
   useEffect(() => {
     if (seen) return undefined;
-    const show = () => setSeen(true);
-    const watcher = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && show(), { rootMargin: "600px" });
+    if (atOnce) return show();
+    const watcher = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && show(), {
+      rootMargin: "600px",
+    });
     watcher.observe(place.current);
-    window.addEventListener("beforeprint", show);
-    return () => {
-      watcher.disconnect();
-      window.removeEventListener("beforeprint", show);
-    };
-  }, [seen]);
+    return () => watcher.disconnect();
+  }, [seen, atOnce]);
   return seen || atOnce ? children() : html`<div ref=${place} class="unseen">not drawn yet</div>`;
 }

@@ -28,6 +28,8 @@ from pass_ops.shards.fingerprint import json_file
 from pass_ops.shards.records import parse_marker
 from pass_ops.shards.tables import part_bytes, plain_bytes, rejected_bytes
 
+GONE = "the part's marker is gone or cannot be read, though the dataset is finalized"
+
 
 def told(dataset):
     """Findings about a dataset, files named from its folder."""
@@ -76,7 +78,11 @@ def test_a_manifest_that_says_something_else_than_the_parts(near_root, make_data
     name = f"_manifest-{made.spec.fingerprint[:8]}.json"
     made.store.put(name, replace(made.manifest, **{field: value}).to_json())
     says = f"{field} is {value}, but the parts give {getattr(made.manifest, field)}"
-    assert told(made) == [("error", "manifest", name, says)]
+    fix = "Remove it, then the command that made it writes it anew"
+    assert told(made) == [("error", "manifest", name, f"{says}. {fix}")]
+    made.store.remove(name)
+    assert finalize(load_dataset(near_root)) == made.manifest
+    assert errors_told(made) == []
 
 
 @pytest.mark.parametrize("file", ["_dataset.json", "_manifest-{}.json", "_parts-{}.jsonl"])
@@ -94,7 +100,7 @@ def test_a_marker_that_cannot_be_read(near_root, make_dataset, rollouts):
     says = said(CorruptDatasetError, lambda: parse_marker(b"x", made.store, name))
     assert told(made) == [
         ("error", "marker", name, says),
-        ("error", "marker", name, "the part's marker is gone, though the dataset is finalized"),
+        ("error", "marker", name, f"{GONE}. {redo(made)}"),
     ]
 
 
@@ -196,10 +202,11 @@ def test_a_file_under_another_name(near_root, make_dataset, rollouts):
     assert verify(near_root) == [Finding("error", "corrupt", near_root, says)]
 
 
-def redo(made):
+def redo(made, part=0):
     """What brings back a part whose records are not its own."""
     fp8 = made.spec.fingerprint[:8]
-    records = [made.store.path(name) for name in (f"_done/000000-{fp8}.json", f"_manifest-{fp8}.json")]
+    files = [name for name in (f"_done/{part:06}-{fp8}.json", f"_manifest-{fp8}.json") if made.store.exists(name)]
+    records = [made.store.path(name) for name in files]
     return f"Remove {' and '.join(records)}, then the command that made it makes the part again"
 
 
@@ -294,9 +301,31 @@ def test_markers_that_are_gone_or_name_another_file(near_root, make_dataset, rol
     other = replace(made.parts[1], sha256="0" * 64, data=f"part-000001-{fp8}-00000000.parquet")
     made.store.put(second, json_file(asdict(other)))
     assert told(made) == [
-        ("error", "marker", first, "the part's marker is gone, though the dataset is finalized"),
-        ("error", "marker", second, f"the marker names {other.data}, the manifest {made.parts[1].data}"),
+        ("error", "marker", first, f"{GONE}. {redo(made)}"),
+        (
+            "error",
+            "marker",
+            second,
+            f"the marker names {other.data}, the manifest {made.parts[1].data}. {redo(made, 1)}",
+        ),
     ]
+
+
+@pytest.mark.parametrize("content", [None, b"x"], ids=["gone", "unreadable"])
+def test_following_a_finding_about_a_marker_mends_the_dataset(near_root, make_dataset, rollouts, content):
+    made = make_dataset(near_root, rollouts("a"), rollouts("b"))
+    marker = f"_done/000000-{made.spec.fingerprint[:8]}.json"
+    made.store.remove(marker)
+    if content is not None:
+        made.store.put(marker, content)
+    fix = redo(made)
+    for word in fix.partition(", then")[0].removeprefix("Remove ").split(" and "):
+        made.store.remove(word.removeprefix(made.store.path("")).lstrip("/"))
+    again = create_dataset(near_root, made.spec)
+    assert pending_parts(again).todo == (0,)
+    commit_part(again, 0, rollouts("a"))
+    finalize(again)
+    assert errors_told(made) == []
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,19 @@ from pass_ops import Weights, shards
 from pass_ops.errors import NotFinalized
 from pipelines.cli import main
 from pipelines.engines.base import EngineOptions
+from pipelines.engines.driver import DrivenEngine
 from pipelines.imports.encode import PromptForm
 from pipelines.models.folder import VocabularyMismatchError, model_digest, vocabulary
+from pipelines.parts.loop import StageAborted
 from pipelines.parts.operations import Operations
+from pipelines.rescore import stage
 from pipelines.rescore.describe import RescoreError
 from pipelines.rescore.run import RescoreOptions, rescore
 from pipelines.runs.verify import verify
 from pipelines.shaped.stage import ShapeOptions, shape_dataset
+from pipelines.signals.base import build_signal
+from pipelines.signals.stage import score
+from tests.e2e.project import make_project
 from tests.pipelines.imports.conftest import Run
 from trainer import TrainOptions, train
 from trainer.errors import PolicyMismatchError, TrainDataError
@@ -126,6 +132,24 @@ def test_stored_ids_stay_and_rounded_logprobs_are_replaced(import_run, jsonl, ti
     assert "decimals" not in block
 
 
+def test_rollouts_of_our_own_become_imported_ones(tiny_model, tiny_model_updated, tmp_path) -> None:
+    project = make_project(tmp_path, tiny_model)
+    assert main(["generate", project.config, "--out", project.out]) == 0
+    before = Run(project.out, None)
+    run = rescored(before, tmp_path, model=tiny_model_updated)
+    assert run.block() | {"files": []} == {
+        "format": "passrl", "files": [], "ids": "source", "logprobs": "recomputed", "mask": "source",
+        "temperature": "source", "unknown": [],
+    }  # fmt: skip
+    specs = [shards.open_dataset(one.folder("rollouts")).spec for one in (before, run)]
+    assert specs[0].carried["policy_digest"] == specs[1].carried["policy_digest"]
+    assert specs[1].models["scorer"].digest == model_digest(tiny_model_updated)
+    for row, same in zip(run.rows("rollouts"), before.rows("rollouts"), strict=True):
+        assert row.pop("behavior_logprobs") == pytest.approx(plain_logprobs(tiny_model_updated, row), abs=1e-5)
+        assert row == {name: value for name, value in same.items() if name != "behavior_logprobs"}
+    assert run.rows("prompts") == before.rows("prompts")
+
+
 def test_a_tokenizer_alone_gives_ids_and_leaves_the_rest(import_run, jsonl, tiny_model, tmp_path) -> None:
     run = rescored(import_run("rows", jsonl(rows()), mapping=COLUMNS), tmp_path, tokenizer=tiny_model)
     assert run.block()["unknown"] == ["behavior_logprobs", "finish_reason", "seed"]
@@ -177,6 +201,52 @@ def test_the_same_command_again_changes_nothing_and_another_model_is_refused(
     assert again.made.manifests == run.made.manifests
     with pytest.raises(shards.dataset.FingerprintMismatchError, match=r"models\.scorer"):
         rescored(imported, tmp_path, model=tiny_model_updated)
+
+
+def test_a_signal_of_the_logprobs_that_are_replaced_is_left_out_by_name(
+    import_run, jsonl, tiny_model, tiny_model_updated, tmp_path
+) -> None:
+    source = jsonl([row | {"i": [5, 1], "p": [3], "l": [-0.5, -0.1234567]} for row in rows()])
+    mapping = (*COLUMNS, "token_ids=i", "prompt_token_ids=p", "logprobs=l")
+    imported = import_run("rows", source, mapping=mapping, tokenizer=tiny_model, temperature=1.0)
+    teacher = {"model": tiny_model_updated, "engine": {"kind": "transformers", "device": "cpu"}}
+    place = {"rollouts": imported.folder("rollouts"), "signals": {"teacher": imported.folder("signals", "teacher")}}
+    for name, options in (("logprobs", teacher), ("opd", {"teacher": "teacher"})):
+        out = imported.folder("signals", "teacher" if name == "logprobs" else name)
+        score(signal=build_signal(name, options), out=out, **place)
+    run = rescored(imported, tmp_path, model=tiny_model)
+    assert run.made.left_out == ["opd"]
+    assert run.rows("signals", "teacher") == imported.rows("signals", "teacher")
+    assert set(run.made.manifests) == {"prompts", "rollouts", "signals/right", "signals/teacher"}
+
+
+def test_what_was_cut_off_goes_on_with_the_answers_that_the_model_gave(
+    import_run, jsonl, tiny_model, tmp_path, monkeypatch
+) -> None:
+    imported = import_run("rows", jsonl(rows()), mapping=COLUMNS, temperature=1.0, rollouts_per_part=2)
+    whole = rescored(imported, tmp_path, out="whole", model=tiny_model)
+    asked: list[int] = []
+    plain, with_logprobs = DrivenEngine.score, stage.with_logprobs
+
+    def counted(engine: DrivenEngine, *arguments, **keywords):
+        asked.append(1)
+        return plain(engine, *arguments, **keywords)
+
+    def killed(table, scored):
+        if table["text"][0].as_py() == "the answer is 5":
+            raise MemoryError("out of memory")
+        return with_logprobs(table, scored)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "with_logprobs", killed)
+        with pytest.raises(StageAborted, match="the memory is used up"):
+            rescored(imported, tmp_path, out="cut", model=tiny_model)
+    monkeypatch.setattr(DrivenEngine, "score", counted)
+    resumed = rescored(imported, tmp_path, out="cut", model=tiny_model)
+    for row, same in zip(resumed.rows("rollouts"), whole.rows("rollouts"), strict=True):  # to the bit but for batches
+        assert row.pop("behavior_logprobs") == pytest.approx(same.pop("behavior_logprobs"), abs=1e-6)
+        assert row == same
+    assert asked == []  # the first part was committed, the second one's answers were in its journal
 
 
 def test_what_cannot_be_asked_is_refused_before_anything_is_written(

@@ -8,7 +8,13 @@ import re
 import pytest
 
 from pipelines.cli.parser import main
-from pipelines.inspect.views.training import NoTrainingError, is_training, read_trainings, training_rows, training_svg
+from pipelines.inspect.views.training import (
+    NoTrainingError,
+    is_training,
+    read_trainings,
+    training_picture,
+    training_rows,
+)
 from pipelines.runs.lineage import record_round
 
 
@@ -56,8 +62,8 @@ def test_each_round_is_a_row_with_its_means_and_its_evaluation(run):
 
 
 def test_the_picture_has_a_panel_a_kind_of_number_and_is_the_same_each_time(run):
-    picture = training_svg(read_trainings(str(run)))
-    assert picture == training_svg(read_trainings(str(run)))
+    picture = training_picture(read_trainings(str(run)))
+    assert picture == training_picture(read_trainings(str(run)))
     texts = re.findall(r">([^<>\n]+)</text>", picture.decode())
     for title in ("loss", "KL", "ratio", "share of tokens", "entropy, nats", "advantage", "gradient norm"):
         assert title in texts
@@ -69,7 +75,7 @@ def test_the_command_draws_beside_the_run_and_prints_the_rounds(run, capsys):
     assert main(["inspect", str(run)]) == 0
     shown = capsys.readouterr().out
     assert "round-001" in shown
-    assert "60.0 %" in shown
+    assert "60.0" in shown.split()
     assert (run / "training.svg").read_bytes().startswith(b"<?xml")
     assert main(["inspect", str(run), "--json", "--plot", str(run / "other.svg")]) == 0
     assert json.loads(capsys.readouterr().out)["rounds"][1]["steps"] == 3
@@ -89,3 +95,27 @@ def test_a_training_without_a_step_is_said_to_be_none(run):
     with pytest.raises(NoTrainingError, match="finished step"):
         read_trainings(str(run))
     assert main(["inspect", str(run)]) == 2
+
+
+def test_the_picture_shows_pass_at_1_from_the_start_on_reward_and_length(run):
+    alone = re.findall(r">([^<>\n]+)</text>", training_picture(read_trainings(str(run))).decode())
+    assert {"pass@1, %", "mean outcome reward", "length, tokens", "start"} <= set(alone)
+    with_start = training_picture(read_trainings(str(run)), start={"held-out": 0.3})
+    assert with_start != training_picture(read_trainings(str(run)))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "begins"), [(".svg", b"<?xml"), (".png", b"\x89PNG"), (".pdf", b"%PDF"), (".PNG", b"\x89PNG")]
+)
+def test_a_picture_has_the_format_that_its_name_says(run, suffix, begins, capsys):
+    assert main(["inspect", str(run), "--plot", str(run / f"picture{suffix}")]) == 0
+    assert (run / f"picture{suffix}").read_bytes().startswith(begins)
+
+
+@pytest.mark.parametrize("name", ["picture.jpg", "picture"])
+def test_an_unknown_format_is_refused_by_name(run, name, capsys):
+    assert main(["inspect", str(run), "--plot", str(run / name)]) == 2
+    said = capsys.readouterr().err
+    assert name in said
+    assert ".svg, .png, .pdf" in said
+    assert not (run / name).exists()

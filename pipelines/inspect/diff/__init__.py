@@ -1,0 +1,1 @@
+"""`passrl diff`: what sets two runs apart, in options, data and results."""
