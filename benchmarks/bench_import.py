@@ -1,6 +1,6 @@
 """How fast foreign rollouts are imported: rows a second of processor time, and peak memory, by format and kind of file.
 
-    python benchmarks/bench_import.py [--rows 40000]
+    python benchmarks/bench_import.py [--rows 100000]
 
 Short rollouts: groups of 8, completions of 60 words or 100 tokens. Each case runs in a process of its own; its seconds
 are those of the processor, so that other processes beside it do not count, less those of an import of 8 rows: what
@@ -17,6 +17,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,41 @@ def verl(rows: int) -> Iterator[dict[str, Any]]:
         yield {"input": question, "output": _words(draw), "gts": "7", "score": float(row % 2), "step": 1}
 
 
+def lm_eval(rows: int) -> Iterator[dict[str, Any]]:
+    """lm-eval's samples, one answer a document and filter."""
+    draw = random.Random(0)
+    for row in range(rows):
+        arguments = {"gen_args_0": {"arg_0": f"What is {row} + 1?", "arg_1": {"temperature": 1.0}}}
+        yield {
+            "doc_id": row, "doc": {"question": f"What is {row} + 1?"}, "target": "7", "arguments": arguments,
+            "resps": [[_words(draw)]], "filtered_resps": ["7"], "filter": "none", "metrics": ["exact_match"],
+            "doc_hash": "0" * 64, "exact_match": float(row % 2),
+        }  # fmt: skip
+
+
+def verifiers(rows: int) -> Iterator[dict[str, Any]]:
+    """Verifiers' traces of one turn, with token ids."""
+    draw = random.Random(0)
+    for row in range(rows):
+        asked = {
+            "parent": None, "message": {"role": "user", "content": f"What is {row // GROUP} + 1?"}, "sampled": False,
+            "token_ids": list(range(20)), "mask": [False] * 20, "logprobs": [],
+        }  # fmt: skip
+        said = {
+            "parent": 0, "message": {"role": "assistant", "content": _words(draw)}, "sampled": True,
+            "token_ids": [draw.randrange(50_000) for _ in range(TOKENS)], "mask": [True] * TOKENS,
+            "logprobs": [round(-draw.random(), 4) for _ in range(TOKENS)],
+        }  # fmt: skip
+        trace = {
+            "version": 1,
+            "task": {"key": "k"},
+            "nodes": [asked, said],
+            "calls": [],
+            "rewards": {"r": {"score": 1}},
+        }
+        yield {"id": str(row), "group": {"id": str(row // GROUP)}, "traces": [trace]}
+
+
 def gym(rows: int) -> Iterator[dict[str, Any]]:
     """NeMo-Gym's rollouts, with token ids."""
     draw = random.Random(0)
@@ -64,6 +100,8 @@ def gym(rows: int) -> Iterator[dict[str, Any]]:
 CASES = {
     ("trl", ".parquet"): trl,
     ("verl", ".jsonl"): verl,
+    ("lm_eval", ".jsonl"): lm_eval,
+    ("verifiers", ".jsonl"): verifiers,
     ("nemo_gym", ".jsonl"): gym,
 }
 
@@ -74,7 +112,11 @@ def _words(draw: random.Random) -> str:
 
 def _write(path: Path, rows: Iterator[dict[str, Any]]) -> None:
     if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(list(rows)), path)
+        first = pa.Table.from_pylist(list(islice(rows, 10_000)))
+        with pq.ParquetWriter(path, first.schema) as writer:
+            writer.write_table(first)
+            while more := list(islice(rows, 10_000)):
+                writer.write_table(pa.Table.from_pylist(more, schema=first.schema))
         return
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
@@ -105,7 +147,7 @@ def _measured(form: str, path: Path, out: Path) -> tuple[float, float, float]:
 def main() -> None:
     """One JSON line a measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=40_000, help="rows of each file (default 40000)")
+    parser.add_argument("--rows", type=int, default=100_000, help="rows of each file (default 100000)")
     rows = parser.parse_args().rows
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

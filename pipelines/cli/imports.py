@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group-size", type=int, metavar="G", help="equal prompts in a row form groups of G rollouts")
     parser.add_argument("--name", help="of the data set (default: the source's first file)")
     parser.add_argument(
-        "--rollouts-per-part", type=int, default=4096, metavar="N", help="the unit of work (default 4096)"
+        "--rollouts-per-part", type=int, default=8192, metavar="N", help="the unit of work (default 8192)"
     )
     parser.add_argument(
         "--max-reject-rate", type=share, default=0.05, help="above this share of bad rows: refuse (default 0.05)"

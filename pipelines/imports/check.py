@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,11 @@ from pipelines.rows.record import RowError
 #: of a completion and its prompt together; the longest contexts have some million
 MAX_TOKENS = 2**24
 LENGTHS, TOKENS, LOGPROBS, MASK, REWARD = "lengths", "token_ids", "logprobs", "loss_mask", "reward"
+#: the largest float32, near enough
+_FLOAT32 = 3.4e38
+_NUMBERS = (int, float)
+_TEXTS = ("text", "prompt", "answer", "group", "source")
+_texts = attrgetter(*_TEXTS)
 #: a log-probability above 0 by less than this is a rounded 0
 _ROUNDING = 1e-3
 _FINISHED = {
@@ -32,17 +37,24 @@ def checked(record: Record, form: Format) -> Record:
         raise RowError(FIELDS, "no prompt is there, so nobody can tell what was asked")
     if record.text is None and record.token_ids is None:
         raise RowError(FIELDS, "no completion is there, neither as text nor as token ids")
-    for name in ("text", "prompt", "answer", "group", "source"):
-        value = getattr(record, name)
+    for name, value in zip(_TEXTS, _texts(record), strict=True):
         if value is not None:
             encodable(value, name)
     if record.messages is not None:
         _check_messages(record.messages)
+    sample = record.sample_index
+    if sample is not None and (type(sample) is not int or not 0 <= sample < 2**31):
+        raise RowError(FIELDS, f"sample_index is {reprlib.repr(sample)}, not a whole number from 0")
     for name, reward in record.rewards.items():
-        if reward is not None and not -3.4e38 <= reward <= 3.4e38:
+        if reward is not None and not -_FLOAT32 <= reward <= _FLOAT32:
             raise RowError(REWARD, f"{name} is {reward!r}, which is no finite number")
-    _check_steps(record)
-    return record if record.token_ids is None else _with_tokens(record, form)
+    if record.steps is not None:
+        _check_steps(record)
+    if record.token_ids is not None:
+        return _with_tokens(record, form)
+    if record.logprobs is not None or record.loss_mask is not None:  # of tokens that nobody knows
+        return record._replace(logprobs=None, loss_mask=None)
+    return record
 
 
 def finish_reason(given: Any) -> str | None:
@@ -59,7 +71,7 @@ def number(value: Any, name: str) -> float | None:
         return None
     if isinstance(value, bool):
         return float(value)
-    if not isinstance(value, int | float) or not -3.4e38 <= value <= 3.4e38:
+    if not isinstance(value, _NUMBERS) or not -_FLOAT32 <= value <= _FLOAT32:
         raise RowError(REWARD, f"{name} is {reprlib.repr(value)}, not a finite number")
     return float(value)
 
@@ -73,12 +85,10 @@ def _check_messages(messages: Sequence[Mapping[str, str]]) -> None:
 
 
 def _check_steps(record: Record) -> None:
-    if record.steps is None:
-        return
-    scores = record.step_scores or ()
-    if len(record.steps) != len(scores):
-        raise RowError(LENGTHS, f"there are {len(record.steps)} steps and {len(scores)} scores; each needs its own")
-    for index, (text, score) in enumerate(zip(record.steps, scores, strict=True)):
+    steps, scores = record.steps or (), record.step_scores or ()
+    if len(steps) != len(scores):
+        raise RowError(LENGTHS, f"there are {len(steps)} steps and {len(scores)} scores; each needs its own")
+    for index, (text, score) in enumerate(zip(steps, scores, strict=True)):
         encodable(text, f"steps[{index}]")
         number(score, f"step_scores[{index}]")
 
@@ -90,7 +100,7 @@ def _with_tokens(record: Record, form: Format) -> Record:
     prompt_ids = None if record.prompt_token_ids is None else _ids(record.prompt_token_ids, "prompt_token_ids")
     mask = _mask(record, form, tokens=len(token_ids))
     logprobs = None if record.logprobs is None else _logprobs(record.logprobs, mask)
-    return replace(record, token_ids=token_ids, prompt_token_ids=prompt_ids, loss_mask=mask, logprobs=logprobs)
+    return record._replace(token_ids=token_ids, prompt_token_ids=prompt_ids, loss_mask=mask, logprobs=logprobs)
 
 
 def _ids(given: Any, name: str) -> np.ndarray:

@@ -61,7 +61,7 @@ def facts_of(
         ids, mask = "source", "assumed" if form.mask == "assumed" else "source"
     elif tokenizer:
         ids, mask = "re-encoded", "assumed"
-    logprobs = "absent" if not known.has["logprobs"] else "exact" if known.decimals is None else "rounded"
+    logprobs, decimals = _logprobs(form, known)
     whence, sampled_at = _temperature(known, temperature)
     known_columns = {
         "prompt_token_ids": tokenizer or known.all_have("prompt_token_ids"),
@@ -81,7 +81,7 @@ def facts_of(
         steps=known.steps > 0,
         ids=ids,
         logprobs=logprobs,
-        decimals=known.decimals,
+        decimals=decimals,
         mask=mask,
         temperature=whence,
         sampled_at=sampled_at,
@@ -142,6 +142,18 @@ def _check_usable(form: Format, known: Known, index: Index, *, tokenizer: bool) 
             f"rows of format {form.name} hold token ids without their texts, which people and verifiers read. Give "
             "--tokenizer FOLDER, the policy's, by which they are decoded."
         )
+
+
+def _logprobs(form: Format, known: Known) -> tuple[str, int | None]:
+    """How exact they are, and the decimals of rounded ones.
+
+    What the format says counts, unless enough values prove that it is wrong; where it does not know, round values are
+    rounded ones, however few: a trainer then asks, which costs less than a ratio that is off.
+    """
+    if not known.has["logprobs"]:
+        return "absent", None
+    rounded = known.decimals is not None and (form.logprobs == "detect" or known.proves_rounding)
+    return ("rounded", known.decimals) if rounded else ("exact", None)
 
 
 def _temperature(known: Known, given: float | None) -> tuple[str, float | None]:

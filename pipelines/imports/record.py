@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -30,8 +31,7 @@ class ImportSourceError(PassError, ValueError):
     """A source cannot be imported as a whole: it is not there, of another kind or version, or holds nothing usable."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a row stands. file: its name below the source; number: a line's from 1, a Parquet row's from 0."""
 
     file: str
@@ -44,8 +44,7 @@ class Place:
         return self.file.rsplit("/", 1)[-1].split(".", 1)[0]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
+class Record(NamedTuple):  # a dataclass that is frozen takes twice as long to make
     """One rollout, as its source has it; None: the source does not say.
 
     group: what tells its group from others (see `Format.group`). sample_index: its place in the group. prompt or
@@ -70,7 +69,7 @@ class Record:
     answer: str | None = None
     source: str | None = None
     extra: Mapping[str, Any] | None = None
-    rewards: Mapping[str, float | None] = field(default_factory=dict)
+    rewards: Mapping[str, float | None] = MappingProxyType({})
     steps: Sequence[str] | None = None
     step_scores: Sequence[float | None] | None = None
     between: str = ""
@@ -83,19 +82,26 @@ class Record:
 Read = Callable[[Mapping[str, Any], Place], Iterator[Record]]
 
 
+class Rows(Protocol):
+    """How a file is read: its rows in order, without the first `skip` of those that it gives. Raises RowFileError."""
+
+    def __call__(self, url: str, *, skip: int = 0) -> Iterator[SourceRow | RejectedRow]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Format:
     """One foreign format, and what a file of it knows.
 
     read: a row's rollouts. files: suffixes of its files, for a source that is a folder.
-    ids: whether rows have token ids: all of them, some, or none. logprobs: exact: as the sampler gave them; detect:
-    perhaps rounded, which the values tell; some: only where the run asked for them; absent.
+    ids: whether rows have token ids: all of them, some, or none. logprobs: exact: as the sampler gave them; some: the
+    same, only where the run asked for them; detect: perhaps rounded, which the values tell; absent.
     mask: counts: True is a token that the policy chose; ignored: True is one that it did not; assumed: the format knows
     none, and every token of its completions is the policy's; absent: nothing is known.
     group: key: `Record.group` names it; prompt: rows of equal prompts (and equal `group`, where given) wherever they
     stand; neighbours: the same, as long as they follow one another; row: the rollouts of one row.
     temperature, tokenizer: whether the source names them. source: where the format is described.
-    rows: how a file is read that is neither JSON nor Parquet.
+    rows: how a file is read that is neither JSON nor Parquet. joined: for rows that say all only together with others:
+    makes `read` out of the URLs of all files.
     """
 
     name: str
@@ -110,4 +116,5 @@ class Format:
     tokenizer: Literal["source", "unknown"] = "unknown"
     source: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    rows: Callable[[str], Iterator[SourceRow | RejectedRow]] = read_rows
+    rows: Rows = read_rows
+    joined: Callable[[Sequence[str]], Read] | None = None

@@ -20,11 +20,11 @@ from pass_ops.shards import DatasetSpec, InputRef, Manifest, Store
 from pipelines.imports.encode import PromptForm
 from pipelines.imports.facts import Facts, facts_of, imported_block, read_facts, write_facts
 from pipelines.imports.formats import import_format
-from pipelines.imports.known import Known
 from pipelines.imports.plan import PLAN, make_plan, write_plan
 from pipelines.imports.record import Format, ImportFormatError
-from pipelines.imports.sources import SourceFile, read_records, source_files
-from pipelines.imports.spool import chunk_name, write_spool
+from pipelines.imports.sources import SourceFile, source_files
+from pipelines.imports.spool import chunk_name
+from pipelines.imports.spooling import write_spool
 from pipelines.imports.stages import STEPS, PromptsWork, RolloutsWork, SignalWork, SpoolPlace
 from pipelines.models.folder import tokenizer_digest, vocabulary
 from pipelines.models.source import local_model
@@ -55,7 +55,7 @@ class ImportOptions:
     temperature: float | None = None
     group_size: int | None = None
     name: str | None = None
-    rollouts_per_part: int = 4096
+    rollouts_per_part: int = 8192
 
     def __post_init__(self) -> None:
         for name in ("group_size", "rollouts_per_part"):
@@ -118,10 +118,8 @@ def _identity(form: Format, files: Sequence[SourceFile], options: ImportOptions)
 def _read(
     files: tuple[SourceFile, ...], form: Format, place: Store, options: ImportOptions, tell: Callable[[str], None]
 ) -> Facts:
-    known = Known()
-    rows = read_records(files, form)
-    index = write_spool(
-        rows, place, form, known, group_size=options.group_size, progress=lambda count: tell(f"{count:,} rows read")
+    index, known = write_spool(
+        files, place, form, group_size=options.group_size, progress=lambda count: tell(f"{count:,} rows read")
     )
     plan = make_plan(index, rollouts_per_part=options.rollouts_per_part)
     facts = facts_of(form, known, index, plan, tokenizer=options.tokenizer is not None, temperature=options.temperature)

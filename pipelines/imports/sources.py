@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pass_ops.shards import Store
 from pass_ops.shards.fingerprint import stream_digest
 from pipelines.imports.check import checked
-from pipelines.imports.record import Format, ImportSourceError, Place, Record
+from pipelines.imports.record import Format, ImportSourceError, Place, Read, Record
+from pipelines.rows.read import SourceRow
 from pipelines.rows.record import RejectedRow, RowError
 
 #: what would run code when it is opened
@@ -56,19 +57,44 @@ def source_files(url: str, form: Format) -> tuple[SourceFile, ...]:
     )
 
 
-def read_records(files: tuple[SourceFile, ...], form: Format) -> Iterator[tuple[Place, Record] | RejectedRow]:
-    """Every record in order, rejected rows in their places. Raises RowFileError for a file that cannot be read."""
-    for file in files:
-        for row in form.rows(file.url):
-            if isinstance(row, RejectedRow):
-                yield row
-                continue
-            place = Place(file=file.name, number=row.number, where=row.where)
-            try:
-                for record in form.read(row.values, place):
-                    yield place, checked(record, form)
-            except RowError as error:
-                yield RejectedRow(where=row.where, reason=error.reason, detail=str(error))
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """How far a source was read: so many files whole, and of the next so many rows."""
+
+    files: int = 0
+    rows: int = 0
+
+
+#: what a row holds: records with their place, or why it was rejected
+Entry = tuple[Place, Record] | RejectedRow
+
+
+def read_entries(
+    files: Sequence[SourceFile], form: Format, *, start: Position = Position()
+) -> Iterator[tuple[int, int, list[Entry]]]:
+    """What each row from `start` on holds, in order: number of its file, its own in the file, both from 0.
+
+    Raises RowFileError for a file that cannot be read.
+    """
+    read = form.read if form.joined is None else form.joined([file.url for file in files])
+    for number, file in enumerate(files):
+        if number < start.files:
+            continue
+        skip = start.rows if number == start.files else 0
+        for at, row in enumerate(form.rows(file.url, skip=skip), start=skip):
+            yield number, at, [row] if isinstance(row, RejectedRow) else _entries(row, file, read, form)
+
+
+def _entries(row: SourceRow, file: SourceFile, read: Read, form: Format) -> list[Entry]:
+    """The records of a row; those before one that is not what its format says stay."""
+    place = Place(file.name, row.number, row.where)
+    found: list[Entry] = []
+    try:
+        for record in read(row.values, place):
+            found.append((place, checked(record, form)))  # noqa: PERF401 - what was found before an error stays
+    except RowError as error:
+        return [*found, RejectedRow(where=row.where, reason=error.reason, detail=str(error))]
+    return found
 
 
 def _digested(name: str, url: str, store: Store) -> SourceFile:

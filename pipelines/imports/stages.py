@@ -28,9 +28,11 @@ from pipelines.signals.base import sidecar
 STEPS = "steps"
 _TASK = ("group_id", "task", "prompt", "messages", "prompt_token_ids", "answer", "source", "extra")
 _ROLLOUT = (
-    *("group_id", "task", "prompt", "messages", "text", "prompt_token_ids", "token_ids", "logprobs", "loss_mask"),
-    *("finish_reason", "answer", "turns", "where", "reason", "detail"),
+    *("group_id", "task", "text", "prompt_token_ids", "token_ids", "logprobs", "loss_mask", "finish_reason", "answer"),
+    *("where", "reason", "detail"),
 )
+#: what encoding reads besides
+_ENCODED = ("prompt", "messages", TURNS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,13 @@ class SpoolPlace:
         store = Store(self.url)
         rows, samples = read_part(store, part)
         return Spool(store, self.chunk_starts).take(rows, columns), samples
+
+    def heads(self, part: int, columns: tuple[str, ...]) -> pa.Table:
+        """The first row of each of a part's groups."""
+        store = Store(self.url)
+        rows, samples = read_part(store, part)
+        rows, spool = rows[samples >= 0], Spool(store, self.chunk_starts)
+        return spool.take(rows[_heads(spool.take(rows, ("group_id",))["group_id"])], columns)
 
 
 class PromptsWork(PartWork):
@@ -105,9 +114,7 @@ class SignalWork(PartWork):
 
 def prompts_part(place: SpoolPlace, part: int) -> pa.Table:
     """The prompts of a part's groups, in order."""
-    rows, samples = place.rows(part, _TASK)
-    rows = rows.filter(pa.array(samples >= 0))
-    rows = rows.take(pa.array(_heads(rows["group_id"])))
+    rows = place.heads(part, _TASK)
     prompts = rows["prompt"]
     lacking = _true(pc.is_null(prompts)) & _true(pc.is_null(rows["messages"]))
     if lacking.any() and place.tokenizer is not None:
@@ -129,7 +136,8 @@ def prompts_part(place: SpoolPlace, part: int) -> pa.Table:
 
 def rollouts_part(place: SpoolPlace, part: int) -> PartOutput:
     """The rollouts of a part, and its rejected rows in the source's order."""
-    rows, samples = place.rows(part, _ROLLOUT)
+    more = _ENCODED if place.tokenizer is not None else (TURNS,) if place.turns else ()
+    rows, samples = place.rows(part, _ROLLOUT + more)
     refused: dict[int, RowError] = {}
     where = rows["where"]
     for at in np.flatnonzero(samples == REJECTED).tolist():
@@ -148,7 +156,7 @@ def rollouts_part(place: SpoolPlace, part: int) -> PartOutput:
         kept, indices = kept.take(pa.array(stay)), indices[stay]
     rejected = [_rejection(str(where[at]), rows, samples, at, refused[at]) for at in sorted(refused)]
     table = _rollouts(kept, indices)
-    table = table.append_column(TURNS, kept["turns"]) if place.turns else table
+    table = table.append_column(TURNS, kept[TURNS]) if place.turns else table
     return PartOutput(table=table, rejected=tuple(rejected))
 
 
@@ -161,13 +169,13 @@ def reward_part(place: SpoolPlace, part: int, rollouts: pa.Table, *, number: int
     here_N = names_N == number
     reward_R = np.full(len(rows), np.nan)
     reward_R[np.repeat(np.arange(len(rows)), counts_R)[here_N]] = values_N[here_N]
-    known_R = np.isfinite(reward_R)
+    known_R = pa.array(np.isfinite(reward_R))
     columns = {
         "rollout_id": rollouts["rollout_id"],
-        "status": pa.array(np.where(known_R, "ok", "no_input").tolist(), pa.string()),
-        "detail": pa.array([None if known else "the source has no reward of it" for known in known_R], pa.string()),
-        "outcome_reward": pa.array(reward_R.astype(np.float32), pa.float32(), mask=~known_R),
-        "verify_status": pa.array(["unknown"] * len(rows), pa.string()),
+        "status": pc.if_else(known_R, "ok", "no_input"),
+        "detail": pc.if_else(known_R, pa.scalar(None, pa.string()), "the source has no reward of it"),
+        "outcome_reward": pc.if_else(known_R, pa.array(reward_R, pa.float32()), pa.scalar(None, pa.float32())),
+        "verify_status": pa.repeat("unknown", len(rows)),
         "extracted_answer": pa.nulls(len(rows), pa.string()),
     }
     return pa.table(columns, schema=shards.signal_schema("outcome"))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
+from pipelines.imports.check import LENGTHS, number
 from pipelines.rows.fields import FIELDS
 from pipelines.rows.record import RowError
+
+_NUMBERS = frozenset({bool, int, float})
 
 
 def as_messages(given: Any, name: str) -> list[dict[str, str]]:
@@ -42,6 +45,49 @@ def as_text(value: Any, name: str) -> str | None:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise RowError(FIELDS, f"{name} cannot be kept as JSON ({error})") from None
+
+
+def rewards_of(given: Any, *, but: Container[str] = ()) -> dict[str, float | None]:
+    """The numbers of an object as rewards of their names; what is no number is none. Raises RowError: not finite.
+
+    >>> rewards_of({"right": True, "length": 0.5, "why": "short", "step": 3}, but={"step"})
+    {'right': 1.0, 'length': 0.5}
+    """
+    if not isinstance(given, dict):
+        return {}
+    return {
+        str(name): number(value, name) for name, value in given.items() if type(value) in _NUMBERS and name not in but
+    }
+
+
+def turns_of(turns: Sequence[tuple[list[Any], list[Any], list[Any] | None]]) -> dict[str, Any]:
+    """Prompt, completion, mask and log-probabilities of the turns of one rollout. Raises RowError.
+
+    A turn is its prompt (all that was before it, and what a user or a tool then said), what was sampled, and the
+    log-probabilities of that. Tokens between two turns do not count.
+
+    >>> turns_of([([1], [5, 6], [-0.5, -0.25]), ([1, 5, 6, 2], [7], [-1.0])])["loss_mask"]
+    [True, True, False, True]
+    """
+    start = turns[0][0]
+    ids, mask, logprobs = list(start), [False] * len(start), [0.0] * len(start)
+    for at, (before, own, values) in enumerate(turns):
+        if before[: len(ids)] != ids:
+            raise RowError(FIELDS, f"the prompt of turn {at} does not go on from the turns before it")
+        if values is not None and len(own) != len(values):
+            raise RowError(LENGTHS, f"turn {at} has {len(own)} token ids and {len(values)} log-probabilities")
+        between = before[len(ids) :]
+        ids += between + own
+        mask += [False] * len(between) + [True] * len(own)
+        logprobs += [0.0] * len(between) + ([0.0] * len(own) if values is None else values)
+    known = all(values is not None for _, _, values in turns)
+    cut = len(start)
+    return {
+        "prompt_token_ids": start,
+        "token_ids": ids[cut:],
+        "loss_mask": mask[cut:],
+        "logprobs": logprobs[cut:] if known else None,
+    }
 
 
 def _message(given: Any, name: str) -> dict[str, str]:

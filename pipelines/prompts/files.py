@@ -18,6 +18,7 @@ import pyarrow as pa
 from pass_ops.errors import PassError
 from pass_ops.shards.store import Store, arrow_reader
 from pass_ops.shards.tables import open_parquet
+from pipelines.prompts.hub import PREFIX, at_commit
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
@@ -68,9 +69,11 @@ class SourceContent:
 def read_source(url: str, *, file_format: str = "auto", split: str | None = None) -> SourceContent:
     """Read every record of a source: one file, a folder of Parquet or JSONL files, or a saved Hugging Face dataset.
 
-    split names one dataset of a saved DatasetDict. Raises SourceNotFoundError, SourceFormatError.
+    What lies on the hub is read at one commit, which the files' URLs name. split names one dataset of a saved
+    DatasetDict. Raises SourceNotFoundError, SourceFormatError.
     """
-    store = Store(os.path.expanduser(url))
+    url = at_commit(os.path.expanduser(url))
+    store = Store(url)
     fs, path = store.fs, store.path()
     if not fs.exists(path):
         raise SourceNotFoundError(
@@ -91,7 +94,13 @@ def read_source(url: str, *, file_format: str = "auto", split: str | None = None
             records.append(Record(values=values, where=place, stem=name.rsplit(".", 1)[0], row=row))
         if len(records) == before:
             raise SourceFormatError(f"{file} holds no rows. Nothing can be generated from it; check how it was made.")
-        files.append(SourceFile(name=name, url=file, sha256=hashlib.sha256(content).hexdigest()))
+        files.append(
+            SourceFile(
+                name=name,
+                url=f"{PREFIX}{file}" if url.startswith(PREFIX) else file,
+                sha256=hashlib.sha256(content).hexdigest(),
+            )
+        )
     return SourceContent(records=tuple(records), files=tuple(files), columns=tuple(columns))
 
 

@@ -73,8 +73,8 @@ class PromptSource:
     """Which prompts, from where."""
 
     source: Url
-    """A JSONL or Parquet file, a folder of them, or a Hugging Face dataset saved to disk; a path or any fsspec URL.
-    Example: "gsm8k_train.jsonl"."""
+    """A JSONL or Parquet file, a folder of them, or a Hugging Face dataset saved to disk; a path or any fsspec URL. Of
+    the hub ("hf://datasets/openai/gsm8k/main") the commit is recorded. Example: "gsm8k_train.jsonl"."""
     format: Literal["auto", "jsonl", "parquet", "huggingface"] = "auto"
     """How the source is read; auto goes by file suffix and content."""
     split: str | None = None

@@ -43,6 +43,8 @@ def encodable(value: Any, name: str) -> str:
     r"""A text, as UTF-8 can hold it: JSON may spell half a character ("\ud800")."""
     if not isinstance(value, str):
         raise RowError(FIELDS, f"{name} is {reprlib.repr(value)}, not a text")
+    if value.isascii():  # known without looking at its letters
+        return value
     try:
         value.encode()
     except UnicodeEncodeError as error:

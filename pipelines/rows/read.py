@@ -10,8 +10,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 
@@ -28,8 +27,7 @@ _BOM = b"\xef\xbb\xbf"
 _MARK = re.compile(rb'[\\"\[\]{},]')
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourceRow:
+class SourceRow(NamedTuple):
     """One row: its place, its number in the file (a line's from 1, a Parquet row's from 0), and its values."""
 
     where: str
@@ -37,8 +35,11 @@ class SourceRow:
     values: dict[str, Any]
 
 
-def read_rows(url: str) -> Iterator[SourceRow | RejectedRow]:
-    """The rows of a .jsonl, .ndjson, .json or .parquet file, in order. Raises RowFileError."""
+def read_rows(url: str, *, skip: int = 0) -> Iterator[SourceRow | RejectedRow]:
+    """The rows of a .jsonl, .ndjson, .json or .parquet file, in order, without the first `skip`, which are not parsed.
+
+    Raises RowFileError.
+    """
     store = Store(os.path.expanduser(url))
     name = posixpath.basename(store.path())
     suffix = posixpath.splitext(name)[1].lower()
@@ -49,25 +50,30 @@ def read_rows(url: str) -> Iterator[SourceRow | RejectedRow]:
         )
     try:
         if suffix == ".parquet":
-            yield from _parquet_rows(store, name)
+            yield from _parquet_rows(store, name, skip)
         else:
             with store.open("") as stream:
-                yield from _json_rows(cast(BinaryIO, stream), name, array=suffix == ".json")
+                yield from _json_rows(cast(BinaryIO, stream), name, skip, array=suffix == ".json")
     except FileNotFoundError as error:
         raise RowFileError(f"{url} does not exist. Give the path of a file that is there.") from error
     except OSError as error:
         raise RowFileError(f"{url} cannot be read: {error.strerror or error}.") from error
 
 
-def _json_rows(stream: BinaryIO, name: str, *, array: bool) -> Iterator[SourceRow | RejectedRow]:
+def _json_rows(stream: BinaryIO, name: str, skip: int, *, array: bool) -> Iterator[SourceRow | RejectedRow]:
     first = stream.read(_BLOCK)
     first = first.removeprefix(_BOM)
     pieces = _items if array and first.lstrip()[:1] == b"[" else _lines
     for number, content in pieces(_blocks(first, stream)):
+        if pieces is _lines and not isinstance(content, RowError) and not content.strip():
+            continue
+        if skip:
+            skip -= 1
+            continue
         where = f"{name}:{number}"
         if isinstance(content, RowError):
             yield RejectedRow(where=where, reason=content.reason, detail=str(content))
-        elif content.strip() or pieces is _items:
+        else:
             yield parsed_row(content, where, number)
 
 
@@ -83,7 +89,7 @@ def parsed_row(content: bytes, where: str, number: int) -> SourceRow | RejectedR
         return RejectedRow(where=where, reason="json", detail=str(error))
     if not isinstance(values, dict):
         return RejectedRow(where=where, reason="json", detail=f"it holds a {type(values).__name__}, not an object")
-    return SourceRow(where=where, number=number, values=values)
+    return SourceRow(where, number, values)
 
 
 def _blocks(first: bytes, stream: BinaryIO) -> Iterator[bytes]:
@@ -171,7 +177,7 @@ def _blank_lines(content: bytes | RowError) -> int:
     return content[: len(content) - len(content.lstrip())].count(b"\n") if isinstance(content, bytes) else 0
 
 
-def _parquet_rows(store: Store, name: str) -> Iterator[SourceRow | RejectedRow]:
+def _parquet_rows(store: Store, name: str, skip: int) -> Iterator[SourceRow | RejectedRow]:
     number = 0
     try:
         file = open_parquet(store.open_arrow())
@@ -179,9 +185,13 @@ def _parquet_rows(store: Store, name: str) -> Iterator[SourceRow | RejectedRow]:
         if twice := [column for column in columns if columns.count(column) > 1]:
             raise RowFileError(f"{name} has two columns named {twice[0]!r}; rename one of them.")
         for batch in file.iter_batches(batch_size=_BATCH):
+            if number + batch.num_rows <= skip:
+                number += batch.num_rows
+                continue
             batch.validate(full=True)  # texts that are not UTF-8
-            for values in batch.to_pylist():
-                yield SourceRow(where=f"{name} row {number}", number=number, values=values)
+            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                if number >= skip:
+                    yield SourceRow(f"{name} row {number}", number, dict(zip(columns, row, strict=True)))
                 number += 1
     except pa.ArrowException as error:
         raise RowFileError(

@@ -13,19 +13,22 @@ from pipelines.imports.formats.mapped import mapped, parse_mapping
 from pipelines.imports.formats.nemo_gym import NEMO_GYM
 from pipelines.imports.formats.nemo_rl import NEMO_RL
 from pipelines.imports.formats.open_instruct import OPEN_INSTRUCT
+from pipelines.imports.formats.openai_batch import OPENAI_BATCH
 from pipelines.imports.formats.prime_tokens import PRIME_TOKENS
 from pipelines.imports.formats.slime import SLIME
+from pipelines.imports.formats.tinker import TINKER
 from pipelines.imports.formats.trl import TRL
 from pipelines.imports.formats.verifiers import VERIFIERS
 from pipelines.imports.formats.verl import VERL
+from pipelines.imports.formats.verl_tensors import VERL_TENSORS
 from pipelines.imports.record import Format, ImportFormatError
 
 #: those that need no mapping; `rows` takes one
 FORMATS: Mapping[str, Format] = {
     form.name: form
     for form in (
-        *(VERIFIERS, PRIME_TOKENS, NEMO_RL, NEMO_GYM, OPEN_INSTRUCT, SLIME),
-        *(TRL, VERL, LM_EVAL, LIGHTEVAL, INSPECT_AI),
+        *(VERIFIERS, PRIME_TOKENS, NEMO_RL, NEMO_GYM, OPEN_INSTRUCT, SLIME, TINKER, VERL_TENSORS),
+        *(TRL, VERL, OPENAI_BATCH, LM_EVAL, LIGHTEVAL, INSPECT_AI),
         *LABELLED.values(),
     )
 }

@@ -17,9 +17,9 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 
 from pass_ops.shards import Store
-from pipelines.imports.check import finish_reason, number
+from pipelines.imports.check import finish_reason
 from pipelines.imports.record import Format, Place, Record
-from pipelines.imports.values import as_messages, as_text, completion_text, said_or_text
+from pipelines.imports.values import as_messages, as_text, completion_text, rewards_of, said_or_text
 from pipelines.rows.fields import FIELDS, list_of, object_of, of
 from pipelines.rows.read import MAX_ROW_BYTES, SourceRow, parsed_row
 from pipelines.rows.record import RejectedRow, RowError, RowFileError
@@ -29,13 +29,13 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
 
 
-def rows(url: str) -> Iterator[SourceRow | RejectedRow]:
+def rows(url: str, *, skip: int = 0) -> Iterator[SourceRow | RejectedRow]:
     """The samples of an archive, in the order of their names. Raises RowFileError."""
     store = Store(url)
     try:
         with store.open("") as stream, zipfile.ZipFile(cast(BinaryIO, stream)) as archive:
             entries = [entry for entry in archive.infolist() if entry.filename.startswith("samples/")]
-            for number_, entry in enumerate(entries, start=1):
+            for number_, entry in enumerate(entries[skip:], start=skip + 1):
                 where = f"{posixpath.basename(url)}:{entry.filename}"
                 if entry.file_size > MAX_ROW_BYTES:
                     detail = f"it is longer than {MAX_ROW_BYTES // 2**20} MiB"
@@ -65,7 +65,6 @@ def read(row: Mapping[str, Any], _place: Place) -> Iterator[Record]:
         raise RowError(FIELDS, "output.choices is empty: the model answered nothing")
     asked, messages = of(row, "input"), row.get("messages")
     text, turns, task = _said(asked, messages, choices[-1])
-    scores = row.get("scores")
     epoch = row.get("epoch")
     yield Record(
         text=text,
@@ -75,7 +74,7 @@ def read(row: Mapping[str, Any], _place: Place) -> Iterator[Record]:
         answer=as_text(row.get("target"), "target"),
         model=as_text(output.get("model"), "output.model"),
         finish_reason=finish_reason(choices[-1].get("stop_reason")),
-        rewards={name: _grade(score, name) for name, score in (scores or {}).items()} if scores else {},
+        rewards=_grades(row.get("scores")),
         **task,
     )
 
@@ -93,11 +92,14 @@ def _said(asked: Any, messages: Any, choice: Mapping[str, Any]) -> tuple[str, in
     return "\n\n".join(message["content"] for message in answers), len(answers), {"messages": said[:first]}
 
 
-def _grade(score: Any, name: str) -> float | None:
-    value = score.get("value") if isinstance(score, Mapping) else score
-    if isinstance(value, str):
-        return _GRADES.get(value)
-    return number(value, name) if isinstance(value, int | float) else None
+def _grades(scores: Any) -> dict[str, float | None]:
+    """Scores by name: numbers, and letters as inspect_ai reads them."""
+    values = {
+        name: score.get("value") if isinstance(score, Mapping) else score
+        for name, score in (scores.items() if isinstance(scores, Mapping) else ())
+    }
+    letters = {name: _GRADES.get(value) for name, value in values.items() if isinstance(value, str)}
+    return {**letters, **rewards_of(values)}
 
 
 def _content(stream: BinaryIO, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.imports.check import LENGTHS, number
+from pipelines.imports.check import LENGTHS
 from pipelines.imports.record import Format, Place, Record
-from pipelines.imports.values import as_text, said_or_text
+from pipelines.imports.values import as_text, rewards_of, said_or_text
 from pipelines.rows.fields import FIELDS, list_of, object_of, of
 from pipelines.rows.record import RowError
 
@@ -28,12 +28,7 @@ def read(row: Mapping[str, Any], _place: Place) -> Iterator[Record]:
         raise RowError(LENGTHS, f"there are {len(texts)} texts and {len(ids)} lists of output_tokens")
     asked = said.get("input")
     prompt = asked if asked else of(doc, "query")
-    metrics = row.get("metric")
-    rewards = {
-        name: number(value, name)
-        for name, value in (metrics.items() if isinstance(metrics, Mapping) else ())
-        if isinstance(value, int | float)
-    }
+    rewards = rewards_of(row.get("metric"))
     for index, text in enumerate(texts):
         yield Record(
             text=text,

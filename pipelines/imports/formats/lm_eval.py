@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.imports.check import number
 from pipelines.imports.record import Format, Place, Record
-from pipelines.imports.values import as_text
+from pipelines.imports.values import as_text, rewards_of
 from pipelines.rows.fields import FIELDS, list_of, of
 from pipelines.rows.record import RowError
 
@@ -30,7 +30,7 @@ def read(row: Mapping[str, Any], place: Place) -> Iterator[Record]:
     answers = requests[0]
     task = _DATE.sub("", place.file.rsplit("/", 1)[-1].rsplit(".", 1)[0].removeprefix("samples_"))
     names = list_of(row, "metrics") if "metrics" in row else []
-    rewards = {name: number(row.get(name), name) for name in names if isinstance(row.get(name), int | float)}
+    rewards = rewards_of({name: row.get(name) for name in names})
     for index, answer in enumerate(answers):
         if not isinstance(answer, str):
             raise RowError(FIELDS, f"resps[0][{index}] is {answer!r:.60}, not a text: a score, not an answer")

@@ -95,7 +95,7 @@ def read(row: Mapping[str, Any], place: Place, *, mapping: Mapping[str, str]) ->
         text=text if text is not None or steps is None else "".join(steps),
         turns=turns,
         group=_key(get["group"]) if "group" in get else None,
-        sample_index=_whole(get.get("sample_index")),
+        sample_index=get.get("sample_index"),
         answer=as_text(get.get("answer"), "answer"),
         source=as_text(get.get("source"), "source"),
         finish_reason=finish_reason(get.get("finish_reason")),
@@ -148,14 +148,6 @@ def _key(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise RowError("group", f"group is {value!r}; a text or a whole number tells groups apart")
     return str(value)
-
-
-def _whole(value: Any) -> int | None:
-    if value is None:
-        return None
-    if type(value) is not int or not 0 <= value < 2**31:
-        raise RowError(FIELDS, f"sample_index is {value!r}, not a whole number from 0")
-    return value
 
 
 def _scores(given: Any) -> list[float | None] | None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipelines.imports.check import LENGTHS, number
+from pipelines.imports.check import number
 from pipelines.imports.record import Format, Place, Record
-from pipelines.imports.values import as_messages
-from pipelines.rows.fields import FIELDS, as_object, list_of, object_of, of
+from pipelines.imports.values import as_messages, rewards_of, turns_of
+from pipelines.rows.fields import as_object, list_of, object_of, of
 from pipelines.rows.record import RowError
 
 
@@ -27,8 +27,6 @@ def read(row: Mapping[str, Any], _place: Place) -> Iterator[Record]:
     response = object_of(row, "response")
     items = [as_object(item, f"output[{at}]") for at, item in enumerate(list_of(response, "output"))]
     given = of(asked, "input")
-    components = row.get("reward_components")
-    extra = components if isinstance(components, Mapping) else {}
     yield Record(
         messages=as_messages([{"role": "user", "content": given}] if isinstance(given, str) else given, "input"),
         text="\n\n".join(text for item in items if (text := _text(item))),
@@ -37,10 +35,7 @@ def read(row: Mapping[str, Any], _place: Place) -> Iterator[Record]:
         sample_index=row.get("_ng_rollout_index"),
         temperature=number(asked.get("temperature"), "temperature"),
         model=response.get("model"),
-        rewards={
-            "reward": number(of(row, "reward"), "reward"),
-            **{name: number(value, name) for name, value in extra.items() if isinstance(value, int | float)},
-        },
+        rewards={"reward": number(of(row, "reward"), "reward"), **rewards_of(row.get("reward_components"))},
         **_tokens(items),
     )
 
@@ -56,28 +51,10 @@ def _text(item: Mapping[str, Any]) -> str:
 
 def _tokens(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Prompt, completion, mask and log-probabilities over all sampled items; nothing where none has ids."""
+    names = ("prompt_token_ids", "generation_token_ids", "generation_log_probs")
     sampled = [item for item in items if item.get("generation_token_ids")]
-    if not sampled:
-        return {}
-    start = list_of(sampled[0], "prompt_token_ids")
-    ids: list[Any] = list(start)
-    mask: list[bool] = [False] * len(start)
-    logprobs: list[Any] = [0.0] * len(start)
-    for at, item in enumerate(sampled):
-        before, own = list_of(item, "prompt_token_ids"), list_of(item, "generation_token_ids")
-        values = list_of(item, "generation_log_probs")
-        if before[: len(ids)] != ids:
-            raise RowError(FIELDS, f"prompt_token_ids of sampled item {at} do not go on from the items before it")
-        if len(own) != len(values):
-            raise RowError(LENGTHS, f"sampled item {at} has {len(own)} token ids and {len(values)} log-probabilities")
-        between = before[len(ids) :]
-        ids += between + own
-        mask += [False] * len(between) + [True] * len(own)
-        logprobs += [0.0] * len(between) + values
-    cut = len(start)
-    return {
-        "prompt_token_ids": start, "token_ids": ids[cut:], "loss_mask": mask[cut:], "logprobs": logprobs[cut:],
-    }  # fmt: skip
+    turns = [(list_of(item, names[0]), list_of(item, names[1]), list_of(item, names[2])) for item in sampled]
+    return turns_of(turns) if turns else {}
 
 
 NEMO_GYM = Format(

@@ -1,23 +1,21 @@
 """slime's and miles' rollout dumps (`--save-debug-rollout-data`): torch.save of {rollout_id, samples: [Sample]}.
 
 A sample has group_index, index, prompt, tokens (prompt and completion), response, response_length (the last tokens are
-the completion), label, reward (a number or {name: number}), loss_mask and rollout_log_probs of the completion, status.
-The file is a pickle; it is loaded with weights_only=True, which builds tensors and plain values and runs nothing else.
-A dump that needs more than that is refused.
+the completion), label, reward (a number or {name: number}), loss_mask and rollout_log_probs of the completion, status,
+remove_sample (no token of it counts). miles' samples may hold routed experts as arrays, which are left, and a dump with
+a LoRA adapter, which is an object of miles' own, is refused. The file is a pickle: see `torch_files`.
 """
 
 from __future__ import annotations
 
 import posixpath
-import zipfile
 from collections.abc import Iterator, Mapping
-from pickle import UnpicklingError
 from typing import Any
 
-from pass_ops.shards import Store
 from pipelines.imports.check import LENGTHS, finish_reason, number
 from pipelines.imports.record import Format, Place, Record
-from pipelines.imports.values import as_text, said_or_text
+from pipelines.imports.torch_files import load_plain, plain
+from pipelines.imports.values import as_text, rewards_of, said_or_text
 from pipelines.rows.fields import FIELDS, list_of, of
 from pipelines.rows.read import SourceRow
 from pipelines.rows.record import RejectedRow, RowError, RowFileError
@@ -25,26 +23,17 @@ from pipelines.rows.record import RejectedRow, RowError, RowFileError
 _AGAIN = "Export the samples as JSON lines where they were made, and import those with `rows`."
 
 
-def rows(url: str) -> Iterator[SourceRow | RejectedRow]:
+def rows(url: str, *, skip: int = 0) -> Iterator[SourceRow | RejectedRow]:
     """The samples of a dump. Raises RowFileError where it is none, or holds what weights-only loading refuses."""
-    import torch
-
-    try:
-        with Store(url).open("") as stream:
-            dump = torch.load(stream, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError) as error:
-        raise RowFileError(
-            f"{url} was not loaded: it is no torch file, or holds more than tensors and plain values "
-            f"({str(error).splitlines()[0][:200]}). {_AGAIN}"
-        ) from error
+    dump = load_plain(url, advice=_AGAIN)
     samples = dump.get("samples") if isinstance(dump, Mapping) else None
     if not isinstance(samples, list):
         raise RowFileError(f"{url} holds no list of samples. {_AGAIN}")
     name = posixpath.basename(url)
-    for number_, sample in enumerate(samples):
+    for number_, sample in enumerate(samples[skip:], start=skip):
         where = f"{name} sample {number_}"
         if isinstance(sample, Mapping):
-            yield SourceRow(where=where, number=number_, values=_plain(sample))
+            yield SourceRow(where=where, number=number_, values={name: plain(one) for name, one in sample.items()})
         else:
             yield RejectedRow(where=where, reason=FIELDS, detail=f"it is a {type(sample).__name__}, not a sample")
 
@@ -57,30 +46,28 @@ def read(row: Mapping[str, Any], place: Place) -> Iterator[Record]:
     group = of(row, "group_index")
     if group is None:
         raise RowError("group", "group_index is null, so it belongs to no group")
-    status = row.get("status")
     yield Record(
         text=as_text(row.get("response"), "response"),
         prompt_token_ids=ids[:-length],
         token_ids=ids[-length:],
         logprobs=row.get("rollout_log_probs"),
-        loss_mask=[1] * length if row.get("loss_mask") is None else row["loss_mask"],
+        loss_mask=_mask(row, length),
         group=f"{place.stem}-{group}",
         answer=as_text(row.get("label"), "label"),
-        finish_reason=finish_reason(status),
+        finish_reason=finish_reason(row.get("status")),
         rewards=_rewards(row.get("reward")),
         **(said_or_text(row["prompt"], "prompt") if of(row, "prompt") != "" else {}),  # "" is what Sample begins with
     )
 
 
+def _mask(row: Mapping[str, Any], length: int) -> Any:
+    if row.get("remove_sample"):
+        return [0] * length
+    return [1] * length if row.get("loss_mask") is None else row["loss_mask"]
+
+
 def _rewards(given: Any) -> dict[str, float | None]:
-    if isinstance(given, Mapping):
-        return {str(name): number(value, name) for name, value in given.items() if isinstance(value, int | float)}
-    return {"reward": number(given, "reward")}
-
-
-def _plain(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """Tensors as lists."""
-    return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in sample.items()}
+    return rewards_of(given) if isinstance(given, Mapping) else {"reward": number(given, "reward")}
 
 
 SLIME = Format(
@@ -93,5 +80,5 @@ SLIME = Format(
     logprobs="some",
     mask="counts",
     group="key",
-    source="THUDM/slime, slime/observability/rollout_data_utils.py and slime/utils/types.py; miles likewise",
+    source="THUDM/slime, slime/observability/rollout_data_utils.py; radixark/miles, miles/ray/rollout/debug_data.py",
 )

@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.imports.check import number
 from pipelines.imports.record import Format, Place, Record
-from pipelines.imports.values import completion_text, said_or_text
+from pipelines.imports.values import completion_text, rewards_of, said_or_text
 from pipelines.rows.fields import of
 
 _OWN = frozenset({"step", "prompt", "completion", "advantage", "images", "image"})
@@ -22,17 +21,11 @@ _OWN = frozenset({"step", "prompt", "completion", "advantage", "images", "image"
 def read(row: Mapping[str, Any], place: Place) -> Iterator[Record]:
     """The row's rollout."""
     text, turns = completion_text(of(row, "completion"), "completion")
-    # By hand, not by as_text: an extra column is no reward, and only numbers are.
-    rewards = {
-        name: number(value, name)
-        for name, value in row.items()
-        if name not in _OWN and (value is None or isinstance(value, int | float))
-    }
     yield Record(
         text=text,
         turns=turns,
         group=f"step-{row['step']}" if "step" in row else place.stem,
-        rewards=rewards,
+        rewards=rewards_of(row, but=_OWN),
         **said_or_text(of(row, "prompt"), "prompt"),
     )
 

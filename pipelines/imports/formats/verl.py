@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines.imports.check import number
 from pipelines.imports.record import Format, Place, Record
-from pipelines.imports.values import as_text
+from pipelines.imports.values import as_text, rewards_of
 from pipelines.rows.fields import FIELDS, encodable, of
 from pipelines.rows.record import RowError
 
@@ -20,17 +20,12 @@ _OWN = frozenset({"input", "output", "gts", "step", "uid", "request_id"})
 
 def read(row: Mapping[str, Any], place: Place) -> Iterator[Record]:
     """The row's rollout."""
-    of(row, "score")
     yield Record(
         prompt=encodable(of(row, "input"), "input"),
         text=encodable(of(row, "output"), "output"),
         answer=as_text(row.get("gts"), "gts"),
         group=_group(row, place),
-        rewards={
-            name: number(value, name)
-            for name, value in row.items()
-            if name not in _OWN and (name == "score" or isinstance(value, int | float))
-        },
+        rewards={"score": number(of(row, "score"), "score"), **rewards_of(row, but=_OWN)},
     )
 
 

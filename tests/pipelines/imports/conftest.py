@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pass_ops import shards
+from pipelines.imports.record import Format
 from pipelines.imports.run import Imported, ImportOptions, import_rollouts
+from pipelines.imports.sources import Entry, read_entries, source_files
 from pipelines.parts.operations import Operations
 
 
@@ -80,3 +82,11 @@ def jsonl(tmp_path: Path) -> Callable[..., Path]:
 def parquet(tmp_path: Path) -> Callable[..., Path]:
     """parquet(rows, name): a Parquet file."""
     return lambda rows, name="rows.parquet": write_parquet(tmp_path / name, rows)
+
+
+@pytest.fixture
+def entries() -> Callable[[Path | str, Format], list[Entry]]:
+    """entries(path, form): what a source holds, row by row."""
+    return lambda source, form: [
+        entry for _, _, found in read_entries(source_files(str(source), form), form) for entry in found
+    ]

@@ -175,7 +175,7 @@ def test_slime_takes_the_last_tokens_and_loads_nothing_that_could_run(import_run
     assert [s["outcome_reward"] for s in run.rows("signals", "right")] == [1.0, 1.0]
 
     torch.save({"samples": [sample(prompt=Path("x"))]}, tmp_path / "evil.pt")
-    with pytest.raises(RowFileError, match="more than tensors and plain values"):
+    with pytest.raises(RowFileError, match="more than tensors, arrays and plain values"):
         import_run("slime", tmp_path / "evil.pt", out="evil")
     (tmp_path / "text.pt").write_text("no dump")
     with pytest.raises(RowFileError, match="was not loaded"):

@@ -14,12 +14,12 @@ import pytest
 from pipelines.imports.formats import import_format
 from pipelines.imports.record import ImportFormatError, ImportSourceError
 from pipelines.imports.run import ImportOptions
-from pipelines.imports.sources import read_records, source_files
+from pipelines.imports.sources import source_files
 from pipelines.rows.read import MAX_ROW_BYTES
 from pipelines.rows.record import RejectedRow, RowFileError
 
-TOKENS = ("response=text", "token_ids=ids", "logprobs=lp", "loss_mask=mask", "reward.r=r")
-GOOD = {"prompt": "p", "text": "ab", "ids": [5, 6], "lp": [-0.5, -0.25], "mask": [1, 1], "r": 1.0}
+TOKENS = ("response=text", "token_ids=ids", "logprobs=lp", "loss_mask=mask", "reward.r=r", "sample_index=at")
+GOOD = {"prompt": "p", "text": "ab", "ids": [5, 6], "lp": [-0.5, -0.25], "mask": [1, 1], "r": 1.0, "at": None}
 
 
 def line(**changes: Any) -> bytes:
@@ -71,17 +71,21 @@ ROWS: dict[str, tuple[bytes, str, str]] = {
     "a mask in words": (line(mask=["yes", "no"]), "loss_mask", "0 and 1"),
     "no mask": (line(mask=None), "loss_mask", "no mask"),
     "a mask of the other polarity": (line(ids=[5, 6], lp=[-0.5, 0.0], mask=[0, 1]), "loss_mask", "polarity"),
+    "a sample_index in words": (line(at="first"), "fields", "sample_index is 'first'"),
+    "a sample_index below 0": (line(at=-1), "fields", "sample_index is -1"),
+    "a sample_index beyond int32": (line(at=2**31), "fields", "sample_index is 2147483648"),
+    "a sample_index that is a fraction": (line(at=0.5), "fields", "sample_index is 0.5"),
     "a reward in words": (line(r="good"), "reward", "not a finite number"),
     "a reward beyond float32": (line(r=1e39), "reward", "not a finite number"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_bad_row_is_rejected_with_file_and_line_and_its_neighbours_stay(name: str, tmp_path: Path) -> None:
+def test_a_bad_row_is_rejected_with_file_and_line_and_its_neighbours_stay(name: str, tmp_path: Path, entries) -> None:
     bad, reason, detail = ROWS[name]
     (tmp_path / "bad.jsonl").write_bytes(b"\n".join([line(), bad, line()]) + b"\n")
     form = import_format("rows", TOKENS)
-    first, found, last = read_records(source_files(str(tmp_path / "bad.jsonl"), form), form)
+    first, found, last = entries(tmp_path / "bad.jsonl", form)
     assert isinstance(found, RejectedRow)
     assert (found.where, found.reason) == ("bad.jsonl:2", reason)
     assert detail in found.detail
@@ -155,15 +159,21 @@ def test_a_bad_row_is_rejected_with_file_and_line_and_its_neighbours_stay(name: 
             "lengths",
             "1 texts and 2 lists",
         ),
+        ("nemo_gym", {"responses_create_params": {"input": "q"}, "response": {"output": []}, "reward": 1,
+                      "_ng_task_index": 0, "_ng_rollout_index": "x"}, "fields", "sample_index is 'x'"),
+        ("openai_batch", {"custom_id": "a", "response": {"body": {"choices": []}}}, "request", "no request has"),
+        ("openai_batch", {"custom_id": 7, "response": {}}, "fields", "custom_id is 7"),
+        ("openai_batch", {"custom_id": "\ud800", "response": {}}, "encoding", "half a character"),
+        ("openai_batch", {"response": {}}, "fields", "custom_id is missing"),
         ("processbench", {"id": "a", "problem": "p", "steps": ["s"], "label": 4}, "labels", "label is 4"),
     ],
 )  # fmt: skip
 def test_a_row_that_is_not_of_its_format_says_what_is_wrong(
-    form: str, row: dict, reason: str, detail: str, tmp_path: Path
+    form: str, row: dict, reason: str, detail: str, tmp_path: Path, entries
 ) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     known = import_format(form)
-    (found,) = read_records(source_files(str(tmp_path / "rows.jsonl"), known), known)
+    (found,) = entries(tmp_path / "rows.jsonl", known)
     assert isinstance(found, RejectedRow)
     assert (found.reason, found.where) == (reason, "rows.jsonl:1")
     assert detail in found.detail
@@ -196,20 +206,22 @@ def test_what_may_run_code_is_not_opened(name: str, tmp_path: Path) -> None:
         ("rows.jsonl.gz", gzip.compress(b"{}", mtime=0), "'.gz' is none of them"),
     ],
 )
-def test_a_file_of_another_kind_is_a_named_error(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_a_named_error(
+    name: str, content: bytes, message: str, tmp_path: Path, entries
+) -> None:
     (tmp_path / name).write_bytes(content)
     form = import_format("rows", TOKENS)
     with pytest.raises(RowFileError, match=message):
-        list(read_records(source_files(str(tmp_path / name), form), form))
+        entries(tmp_path / name, form)
 
 
-def test_a_parquet_file_that_ends_early_is_a_named_error(tmp_path: Path) -> None:
+def test_a_parquet_file_that_ends_early_is_a_named_error(tmp_path: Path, entries) -> None:
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"prompt": ["p"] * 999, "completion": ["c"] * 999}), path)
     path.write_bytes(path.read_bytes()[:-40])
     form = import_format("trl")
     with pytest.raises(RowFileError, match="cannot be read as Parquet"):
-        list(read_records(source_files(str(path), form), form))
+        entries(path, form)
 
 
 @pytest.mark.parametrize(
