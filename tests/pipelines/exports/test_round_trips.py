@@ -51,6 +51,7 @@ TRIPS: dict[str, tuple[str, dict[str, str], set[str]]] = {
     ),
     "prime-rl": ("prime_tokens", {}, {"finish_reason", "answer", "group", "sample_index"}),
     "slime": ("slime", {}, {"temperature"}),
+    "verl": ("verl_tensors", {}, {"finish_reason"}),
 }  # fmt: skip
 
 
@@ -100,5 +101,34 @@ def test_a_format_keeps_what_it_has_a_place_for(original, import_run, tmp_path: 
 
 
 def test_every_export_of_rollouts_is_in_the_table_or_read_by_nobody() -> None:
-    unread = {"safetensors", "tinker", "verl"}
+    unread = {"safetensors", "tinker"}
     assert {name for name, form in FORMATS.items() if form.stage == "shape"} == {*TRIPS, *unread}
+
+
+def test_prompts_come_back_with_the_answers_to_their_requests(original, import_run, jsonl, tmp_path: Path) -> None:
+    """vLLM's run-batch answers each request with n choices; here the stored texts are the answers."""
+    folder = tmp_path / "batch"
+    export(
+        export_format("openai-batch"),
+        original.folder("prompts"),
+        str(folder),
+        settings={"model": "m", "temperature": 1},
+    )
+    texts: dict[str, list[str]] = {}
+    for row in original.rows("rollouts"):
+        texts.setdefault(row["group_id"], []).append(row["text"])
+    results = [
+        {
+            "id": f"r-{name}", "custom_id": name, "error": None,
+            "response": {"status_code": 200, "body": {"choices": [
+                {"index": at, "text": text, "finish_reason": "stop"} for at, text in enumerate(said)
+            ]}},
+        }
+        for name, said in texts.items()
+    ]  # fmt: skip
+    jsonl(results, "batch/results.jsonl")
+    again = import_run("openai_batch", folder, out="again")
+    before, after = original.rows("prompts"), again.rows("prompts")
+    lost = {name for name in before[0] if [row[name] for row in before] != [row[name] for row in after]}
+    assert lost == {"prompt_id", "answer", "source"}  # extra had nothing in it
+    assert [row["text"] for row in again.rows("rollouts")] == [row["text"] for row in original.rows("rollouts")]
