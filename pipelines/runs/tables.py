@@ -27,7 +27,7 @@ TEXT_WIDTH = 24
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name, and under it the unit of what it holds. fewest: characters that it needs (0: its longest)."""
+    """A column: its name, and under it the unit of what it holds. kind: numbers stand flush right, texts fold."""
 
     name: str
     unit: str = ""

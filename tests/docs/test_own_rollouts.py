@@ -64,6 +64,7 @@ def test_the_page_runs_and_prints_what_it_says(reader, capsys):
         for line in body.splitlines():
             assert " ".join(line.split()) in " ".join(printed.split()), line
     assert "nothing found" in printed
+    assert "Pay for one more token is unknown" in printed  # rollouts of one verdict are of one length there
     assert "p1" in (reader / "mine/credit.html").read_text()
     rows = exported()
     assert [len(set(row["advantages"])) for row in rows] == [len(row["chunk_ends"]) for row in rows]

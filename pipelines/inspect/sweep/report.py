@@ -24,6 +24,8 @@ _NUMBERS = (
 )  # fmt: skip
 _COUNTS = ("rollouts", "trainable", "tokens", "compared_tokens")
 
+_NO_SLOPE = "Pay for one more token is unknown: no prompt has right, or wrong, rollouts of different lengths."
+
 
 def sweep_view(results: Sequence[SettingResult]) -> Group:
     """For the terminal: the advantages of each setting, and what each pays for length."""
@@ -48,11 +50,13 @@ def sweep_view(results: Sequence[SettingResult]) -> Group:
             _percent(result.sign_flips),
         )
         slopes = [group[side].within_groups for group in (result.path, result.mass) for side in ("right", "wrong")]
-        lengths.add_row(result.name, *(number(slope) for slope in slopes))
+        if any(slope is not None for slope in slopes):
+            lengths.add_row(result.name, *(number(slope) for slope in slopes))
     left_out = [Text(f"{one.name} also stands for {', '.join(one.same)}") for one in results if one.same]
     if left_out:
         left_out.insert(0, Text("Left out, since the estimator does not read what sets them apart:"))
-    return Group(advantages, lengths, *choose_tables(results), *left_out)
+    pay = lengths if lengths.rows else Text(f"\n{_NO_SLOPE}")
+    return Group(advantages, pay, *choose_tables(results), *left_out)
 
 
 def sweep_records(results: Sequence[SettingResult]) -> pa.Table:
