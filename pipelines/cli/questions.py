@@ -68,8 +68,8 @@ def _inspect_training(options: Namespace) -> None:
     from pipelines.runs.places import check_file
 
     plot = Path(options.plot or Path(options.dataset) / "training.svg")
-    suffix = picture_format(str(plot))
     check_file(plot, key="--plot")
+    suffix = picture_format(str(plot))
     trainings = read_trainings(options.dataset)
     plot.write_bytes(training_picture(trainings, start=start_pass_at_1(options.dataset), suffix=suffix))
     if options.json:

@@ -91,7 +91,7 @@ def sweep_svg(results: Sequence[SettingResult]) -> bytes:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.hashsalt": "passrl sweep", "svg.fonttype": "none", "font.size": 8.0}):
-        figure = Figure(figsize=(2.6 * len(_PANELS) + 1.5, 1.3 + 0.28 * len(results)), layout="constrained")
+        figure = Figure(figsize=(2.6 * len(_PANELS) + 1.5, 1.3 + 0.28 * len(results)), layout="tight")
         axes = figure.subplots(1, len(_PANELS), sharey=True)
         for ax, (title, series) in zip(axes, _PANELS.items(), strict=True):
             _draw(ax, title, series, results)

@@ -126,7 +126,7 @@ PANELS: dict[str, list[tuple[str, str, str | tuple[str, str]]]] = {
     "advantage": [("min to max", GREY, ("advantage_min", "advantage_max")),
                   ("p05 to p95", BLUE, ("advantage_p05", "advantage_p95")), ("mean", ORANGE, "advantage_mean")],
     "gradient norm": [("before clipping", BLUE, "grad_norm")],
-    "tokens a second": [("fed, no padding", BLUE, "tokens_per_second")],
+    "tokens per second": [("fed, no padding", BLUE, "tokens_per_second")],
 }  # fmt: skip
 
 LOGARITHMIC = ("ratio", "gradient norm")
@@ -144,10 +144,13 @@ def training_picture(
     steps = [line for training in trainings for line in training.steps]
     starts = [training.steps[0]["update"] - 0.5 for training in trainings[1:]]
     with matplotlib.rc_context({"svg.hashsalt": "passrl training", "svg.fonttype": "none", "font.size": 8.0}):
-        figure = Figure(figsize=(12.0, 7.2), layout="constrained")
-        over_updates, over_rounds = figure.subfigures(2, 1, squeeze=False, height_ratios=(2, 1))[:, 0]
-        for ax, (title, series) in zip(over_updates.subplots(2, 4, sharex=True).flat, PANELS.items(), strict=True):
+        figure = Figure(figsize=(12.0, 7.2), layout="tight")  # "constrained" differs in the last digit now and then
+        grid = figure.add_gridspec(3, 12)
+        for i, (title, series) in enumerate(PANELS.items()):
+            row, column = divmod(i, 4)
+            ax = figure.add_subplot(grid[row, 3 * column : 3 * column + 3], sharex=figure.axes[0] if i else None)
             ax.set_title(title)
+            ax.set_xlabel("update" if row else "")
             ax.grid(linewidth=0.4, alpha=0.5)
             for begin in starts:
                 ax.axvline(begin, color="black", linewidth=0.5, alpha=0.5)
@@ -157,12 +160,12 @@ def training_picture(
                 ax.set_yscale("log")
             if len(series) > 1 and ax.get_legend_handles_labels()[0]:
                 ax.legend(frameon=False, fontsize=7)
-        over_updates.supxlabel("update")
+        over_rounds = [figure.add_subplot(grid[2, 4 * column : 4 * column + 4]) for column in range(3)]
         _draw_rounds(over_rounds, trainings, start or {})
         return picture_bytes(figure, suffix)
 
 
-def _draw_rounds(figure: Any, trainings: Sequence[Training], start: Mapping[str, float]) -> None:
+def _draw_rounds(axes: Sequence[Any], trainings: Sequence[Training], start: Mapping[str, float]) -> None:
     """pass@1 of the policy that each round made, by benchmark; reward and length of the rollouts it was made from."""
     panels: dict[str, dict[str, list[float | None]]] = {
         "pass@1, %": {},
@@ -176,8 +179,9 @@ def _draw_rounds(figure: Any, trainings: Sequence[Training], start: Mapping[str,
     panels["mean outcome reward"]["rollouts"] = [None, *(None if one is None else one.outcome_rate for one in known)]
     panels["length, tokens"]["rollouts"] = [None, *(None if one is None else one.mean_length for one in known)]
     names = ["start", *(training.name.removeprefix("round-").lstrip("0") or "0" for training in trainings)]
-    for ax, (title, series) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+    for ax, (title, series) in zip(axes, panels.items(), strict=True):
         ax.set_title(title)
+        ax.set_xlabel("round")
         ax.grid(linewidth=0.4, alpha=0.5)
         for color, (label, values) in zip((BLUE, ORANGE, GREY) * len(series), series.items(), strict=False):
             shown = [(at, value) for at, value in enumerate(values) if value is not None]
@@ -185,7 +189,6 @@ def _draw_rounds(figure: Any, trainings: Sequence[Training], start: Mapping[str,
         ax.set_xticks(range(len(names)), names)
         if len(series) > 1:
             ax.legend(frameon=False, fontsize=7)
-    figure.supxlabel("round")
 
 
 def _draw(ax: Any, steps: Sequence[Line], label: str, color: str, key: str | tuple[str, str]) -> None:

@@ -159,11 +159,12 @@ def test_files_that_are_no_markers_do_not_count(near_root, generate_spec, rollou
 
 
 @pytest.mark.parametrize("end", ["", "/", "/X", "/X/"])
-def test_datasets_are_searched_four_folders_deep_and_not_in_hidden_ones(near_root, generate_spec, end):
-    for below in ("b", "a/1/2/3", "a/1/2/3/4", "c/1/2/3/4", ".trash/old", "b/inside/another"):
+def test_datasets_are_searched_five_folders_deep_and_not_in_hidden_ones(near_root, generate_spec, end):
+    for below in ("b", "a/1/2/3/4", "a/1/2/3/4/5", "c/1/2/3/4/5", ".trash/old", "b/inside/another"):
         create_dataset(f"{near_root}{end.rstrip('/')}/{below}", generate_spec())
     top = f"{near_root}{end}"
-    assert [found.url for found in status(top).datasets] == [f"{top.rstrip('/')}/{below}" for below in ("b", "a/1/2/3")]
+    found = [dataset.url for dataset in status(top).datasets]
+    assert found == [f"{top.rstrip('/')}/{below}" for below in ("b", "a/1/2/3/4")]
 
 
 def test_a_folder_without_a_dataset_is_said_to_be_one(near_root):
