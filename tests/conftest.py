@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import string
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,6 +18,10 @@ settings.register_profile(
     "unhurried", deadline=None, suppress_health_check={*settings().suppress_health_check, HealthCheck.too_slow}
 )
 settings.load_profile("unhurried")
+
+# Texts fold at the width that COLUMNS says, and elsewhere where the temporary folder has a longer path. Not in tests, but
+# for those of the width itself.
+os.environ["COLUMNS"] = "400"
 
 #: torch alone has 200,000; what a test itself makes is far less
 MANY_OBJECTS = 100_000
