@@ -19,8 +19,8 @@ settings.register_profile(
 )
 settings.load_profile("unhurried")
 
-# Texts fold at the width that COLUMNS says, and elsewhere where the temporary folder has a longer path. Not in tests, but
-# for those of the width itself.
+# Texts fold at the width that COLUMNS says, and in other places where the temporary folder has a longer path. In tests
+# they do not, but in those of the width itself.
 os.environ["COLUMNS"] = "400"
 
 #: torch alone has 200,000; what a test itself makes is far less
