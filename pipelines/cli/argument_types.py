@@ -42,16 +42,21 @@ def folder_name(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _number(text: str) -> float:
+    """The number that a text is; NaN, which lies within no bounds, where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def share(text: str) -> float:
     """A number from 0 to 1, as an argument type; not NaN, above which nothing lies.
 
     >>> share("0.05")
     0.05
     """
-    try:
-        found = float(text)
-    except ValueError:
-        found = math.nan
+    found = _number(text)
     if not 0.0 <= found <= 1.0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a share, a number from 0 to 1")
     return found
@@ -63,10 +68,7 @@ def seconds(text: str) -> float:
     >>> seconds("0.5")
     0.5
     """
-    try:
-        found = float(text)
-    except ValueError:
-        found = math.nan
+    found = _number(text)
     if not 0.0 < found < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
     return found
