@@ -1,8 +1,9 @@
-"""Processes that a test's command started, found in /proc by a mark in their environment, wherever they hang."""
+"""Processes that a test starts: found in /proc by a mark in their environment, and read on a pseudo-terminal."""
 
 from __future__ import annotations
 
 import os
+import select
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,3 +54,14 @@ def wait_until(happens: Callable[[], object], *, seconds: float = 120.0) -> None
     while not happens():
         assert time.monotonic() < until, "it did not happen"
         time.sleep(0.02)
+
+
+def shown_on(terminal: int) -> bytes:
+    """What is written to a pseudo-terminal, by its leading end, until the last writer has closed it."""
+    shown = b""
+    while select.select([terminal], [], [], 120)[0]:
+        try:
+            shown += os.read(terminal, 1 << 16)
+        except OSError:  # the last writer has closed it
+            break
+    return shown

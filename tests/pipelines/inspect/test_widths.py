@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import re
-import select
 import struct
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pass_ops.shards import open_dataset
 from pipelines.cli.parser import main
 from pipelines.inspect.chunk_texts import text_decoder, texts_of
 from pipelines.models.folder import tokenizer_digest
+from tests.processes import shown_on
 
 ROOT = Path(__file__).resolve().parents[3]
 POLICY = str(ROOT / "pipelines" / "demo" / "assets" / "policy")
@@ -93,12 +93,7 @@ def on_a_terminal(arguments: list[str], *, width: int) -> str:
         env=environment | {"TERM": "xterm-256color"},
     ) as process:  # fmt: skip
         os.close(follower)
-        shown = b""
-        while select.select([leader], [], [], 120)[0]:
-            try:
-                shown += os.read(leader, 1 << 16)
-            except OSError:  # the last writer has closed it
-                break
+        shown = shown_on(leader)
         assert process.wait(120) == 0, shown.decode()
     os.close(leader)
     return shown.decode()

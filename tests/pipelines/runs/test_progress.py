@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import select
 import subprocess
 import sys
 from itertools import count
@@ -14,6 +13,7 @@ import pytest
 from pipelines.runs import progress
 from pipelines.runs.progress import Reporter
 from pipelines.runs.tables import Sheet
+from tests.processes import shown_on
 
 WORK = """
 from pipelines.runs.progress import Reporter
@@ -67,12 +67,7 @@ def test_on_a_terminal_there_is_a_bar_and_standard_output_stays_plain():
         env=environment | {"TERM": "xterm-256color", "COLUMNS": "120"},
     ) as process:  # fmt: skip
         os.close(follower)
-        told = b""
-        while select.select([leader], [], [], 120)[0]:
-            try:
-                told += os.read(leader, 1 << 16)
-            except OSError:  # the last writer has closed it
-                break
+        told = shown_on(leader)
         assert process.stdout is not None
         assert process.stdout.read() == b"the result\n"
         assert process.wait(120) == 0
