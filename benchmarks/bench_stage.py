@@ -14,10 +14,11 @@ import json
 import tempfile
 from pathlib import Path
 
-from stages import shape
+from stages import advantages, shape
 
 STAGES = {
     "shape": shape.lines,
+    "advantages": advantages.lines,
 }
 
 
