@@ -62,10 +62,15 @@ def spread_padded(
         ends = ends_K[starts_R1[r] : starts_R1[r + 1]]
         values = values_K[starts_R1[r] : starts_R1[r + 1]]
         out_T, mask_T, before = out_B_T[row_R[r]], mask_R_T[r], np.uint64(0)
-        for k in range(len(ends)):
-            for t in range(before, np.uint64(ends[k])):
-                out_T[t] = values[k] if mask_T[t] else np.float32(0.0)
-            before = np.uint64(ends[k])
+        if len(ends) > 0 and ends[-1] == len(ends):  # every token is a chunk
+            for t in range(len(ends)):
+                out_T[t] = values[t] if mask_T[t] else np.float32(0.0)
+            before = np.uint64(len(ends))
+        else:
+            for k in range(len(ends)):
+                for t in range(before, np.uint64(ends[k])):
+                    out_T[t] = values[k] if mask_T[t] else np.float32(0.0)
+                before = np.uint64(ends[k])
         for t in range(before, np.uint64(len(out_T))):
             out_T[t] = np.float32(0.0)
     return True
