@@ -14,11 +14,12 @@ import json
 import tempfile
 from pathlib import Path
 
-from stages import advantages, shape
+from stages import advantages, generate, shape
 
 STAGES = {
     "shape": shape.lines,
     "advantages": advantages.lines,
+    "generate": generate.lines,
 }
 
 
