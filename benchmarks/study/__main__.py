@@ -6,6 +6,8 @@
     python -m benchmarks.study cell pass_k07-slight-lr0.001-s0 --again
     python -m benchmarks.study models                 trains the start models anew (hours)
     python -m benchmarks.study publish --out DIR      one seed's rollouts of every arm as shards
+    python -m benchmarks.study probe                  the start policy's rollouts, with drift and forecast of every arm
+    python -m benchmarks.study report                 writes docs/study/ from the stored files
 
 Finished cells stay: the same command goes on where it was cut off.
 """
@@ -43,10 +45,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         from benchmarks.study.make_models import make_models
 
         make_models(given.models, given.work)
-        return 0
-    from benchmarks.study.publish import publish
+    elif given.command == "probe":
+        from benchmarks.study.probe import write_probes
 
-    publish(given.out, models=given.models, kept=given.rollouts)
+        write_probes(models=given.models, cap=size.cap)
+    elif given.command == "report":
+        from benchmarks.study.report import write_report
+
+        write_report()
+    else:
+        from benchmarks.study.publish import publish
+
+        publish(given.out, models=given.models, kept=given.rollouts)
     return 0
 
 
@@ -63,7 +73,7 @@ def _run(given: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("run", "worker", "cell", "models", "publish"):
+    for name in ("run", "worker", "cell", "models", "publish", "probe", "report"):
         one = commands.add_parser(name)
         one.add_argument("--models", type=Path, default=store.MODELS, help="folder of the start models")
         one.add_argument("--results", type=Path, default=store.RESULTS, help="folder of the finished cells")
