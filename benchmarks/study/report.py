@@ -80,7 +80,7 @@ def report(stored: Stored) -> dict[str, bytes]:
         "tables.md": _tables(stored.runs),
         "claims.md": _claims(found),
         "mechanism.md": _mechanism(stored.drift),
-        "forecast.md": _forecast(held),
+        "forecast.md": _forecast(stored.forecast, held),
     }
     pictures: dict[str, Callable[[], bytes]] = {
         "pass1.svg": lambda: figures.curves(stored.runs, "pass1", "pass@1"),
@@ -303,7 +303,11 @@ def _mechanism(drift: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         "along it does to the expected length and to pass@1 (tokens, and points of 0.01; 95 % jackknife over folds of "
         "tasks). Nothing is trained, so no noise of training is in it."
     )
-    yield tables.table(["arm", "level", "tokens", "points of pass@1", "tokens a point"], list(_drift_rows(drift)))
+    yield tables.table(
+        ["arm", "level", "tokens", "points of pass@1", "tokens a point"],
+        list(_drift_rows(drift)),
+        empty="Not measured yet.",
+    )
     yield "![drift of the expected length](images/drift.svg)"
 
 
@@ -326,7 +330,7 @@ def _drift_rows(drift: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
         ]
 
 
-def _forecast(held: Sequence[Point]) -> Iterator[str]:
+def _forecast(forecast: Sequence[Mapping[str, Any]], held: Sequence[Point]) -> Iterator[str]:
     yield "# Does the forecast hold?"
     yield (
         "`passrl sweep --truth` ranks settings by how well their token advantages agree with a truer signal, before "
@@ -353,6 +357,17 @@ def _forecast(held: Sequence[Point]) -> Iterator[str]:
                 for one, before, after in misses(held)
             ],
         )
+    yield "## What was forecast"
+    yield tables.table(
+        ["arm", "level", "alignment with the truth", "95 % over prompts"],
+        [
+            [tables.NAMES[row["arm"]], row["level"], f"{row['alignment']:.3f}",
+             f"{row['alignment_low']:.3f} to {row['alignment_high']:.3f}"]
+            for row in sorted(forecast, key=lambda row: -(row["alignment"] or 0.0))
+            if row["alignment"] is not None
+        ],
+        empty="No forecast is made yet.",
+    )  # fmt: skip
     yield (
         "The alignment knows nothing of two things that training does. It compares directions and not lengths, so that "
         "an arm whose advantages have another scale gains more or less at the learning rate it was given. And it looks "
