@@ -81,6 +81,7 @@ def initial_parameters(shape: Shape, *, seed: int) -> dict[str, Tensor]:
 
 
 @cache
+@torch.inference_mode(mode=False)  # whoever asks first: what is kept serves gradients as well
 def rotations(shape: Shape) -> tuple[Tensor, Tensor]:
     """Cosine and sine of every position's angles, [positions, head]."""
     frequency = 10000.0 ** (-torch.arange(0, shape.head, 2, dtype=torch.float32) / shape.head)
