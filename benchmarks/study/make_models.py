@@ -120,6 +120,12 @@ def write_cards(out: Path) -> None:
             **_abilities(dict(parameters), models.teacher),
         }
         _write(out / name, card)
+    write_levels(out)
+
+
+def write_levels(out: Path) -> None:
+    """Measures the process reward model at each level on the start policy's rollouts and writes `levels.json`."""
+    models = store.load_models(out)
     tasks = [task.prompt_ids() for task in make_tasks(MEASURED, seed=EVALUATION_SEED, split=Split.EVALUATION)]
     drawn = sample(
         models.policy, tasks, copies=SAMPLES, shape=SHAPE, cap=STUDY.cap, temperature=1.0,

@@ -8,7 +8,7 @@ from benchmarks.study.arms import ARMS, CORE, FURTHER, Cell
 
 #: seeds from here on are tuning seeds
 TUNING_SEED = 1000
-RATES = (5e-4, 1e-3, 2e-3)
+RATES = (1e-4, 3e-4, 1e-3)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The study's cells, grid and runner, on models without training and one round."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -16,10 +17,10 @@ from benchmarks.study import run, signals, store
 from benchmarks.study.arms import ARMS, CORE, TASTES, Cell, cell_of
 from benchmarks.study.cell import rollouts, run_cell
 from benchmarks.study.publish import KEPT_SEED, kept_rows, publish
-from benchmarks.study.sample import token_logprobs
-from benchmarks.study.signals import prm_scores, table
+from benchmarks.study.sample import Completion, token_logprobs
+from benchmarks.study.signals import judged_batch, prm_scores, table
 from benchmarks.study.size import FULL, SMOKE, TUNING_SEED, grid, tuning_cells
-from benchmarks.study.tasks import Split, make_tasks
+from benchmarks.study.tasks import PUPIL, Split, make_tasks, write_trace
 from pass_ops import shape, shards
 from tests.benchmarks.study.models import generator, tiny_models
 
@@ -118,11 +119,11 @@ def test_every_arm_can_be_shaped(shop, batch, arm):
 def test_a_cell_starts_from_the_start_policy_and_learns(shop):
     shop.reset()
     before = {name: tensor.clone() for name, tensor in shop.parameters.items()}
-    first = list(run_cell(replace(CELL, arm="pass_opd", level="none"), shop))
+    first = list(run_cell(replace(CELL, arm="grpo_opd", level="none"), shop))
     moved = {name: tensor.clone() for name, tensor in shop.parameters.items()}
     assert any((moved[name] != before[name]).any() for name in before)
     assert all((shop.models.policy[name] == before[name]).all() for name in before)
-    again = list(run_cell(replace(CELL, arm="pass_opd", level="none"), shop))
+    again = list(run_cell(replace(CELL, arm="grpo_opd", level="none"), shop))
     strip = [{name: value for name, value in row.items() if "seconds" not in name} for row in (*first, *again)]
     assert strip[:3] == strip[3:]
     assert [row["round"] for row in first] == [0, 1, 2]
@@ -196,7 +197,17 @@ def test_a_killed_study_goes_on(folder, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_kept_rollouts_are_published_as_shards(shop, batch, tmp_path):
+def written_batch():
+    """What a writer of traces would have sampled: unlike models without training it can be imported whole."""
+    rng, copies = random.Random(0), 4
+    tasks = make_tasks(3, seed=2, split=Split.ROUNDS)
+    traces = [write_trace(task, PUPIL, rng).ids() for task in tasks for _ in range(copies)]
+    completions = [Completion(tuple(ids), *np.full((2, len(ids)), -0.5, np.float32)) for ids in traces]
+    return judged_batch([task.prompt_ids() for task in tasks], completions, copies=copies)
+
+
+def test_kept_rollouts_are_published_as_shards(shop, tmp_path):
+    batch = written_batch()
     files = tmp_path / "kept"
     for arm, level in (("pass_k07", "high"), ("pass_opd", "none")):
         rows = list(kept_rows(0, batch, table(batch, ARMS[arm], level, shop.models)))
