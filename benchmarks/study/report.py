@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from benchmarks.study import figures, tables
 from benchmarks.study.arms import NONE, TASTES, Cell
 from benchmarks.study.claims import Finding, findings
@@ -62,7 +64,8 @@ def read_stored(home: Path, *, cells: Collection[str] | None = None) -> Stored:
     results = read_results(home / "results")
     names = [Cell(*key).name for key in zip(*(results[name].to_pylist() for name in _KEY), strict=True)]
     if cells is not None:
-        results, names = results.filter([name in cells for name in names]), [name for name in names if name in cells]
+        results = results.filter(pa.array([name in cells for name in names], pa.bool_()))
+        names = [name for name in names if name in cells]
     return Stored(
         cells=sorted(set(names)),
         runs=read_runs(results),
@@ -204,8 +207,8 @@ def _pilots(pilots: Runs) -> Iterator[str]:
     if not pilots:
         return
     yield (
-        "Before the grid of learning rates was set, pilots were run; where one fell, its rate was too high for it, and "
-        "the grid was moved down. One seed each, so no claim is judged by them:"
+        "Pilots were run before the grid of learning rates was set, and the grid was moved down after them. One seed "
+        "each, so no claim is judged by them, but they are results, and none is left out:"
     )
     names = ("pass1", "pass8", "greedy", "length", "padding", "teacher_kl")
     rows = [
