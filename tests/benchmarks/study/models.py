@@ -7,7 +7,7 @@ import torch
 from benchmarks.study import store
 from benchmarks.study.model import Shape, initial_parameters
 
-TINY = Shape(hidden=32, inner=64, layers=2, heads=2)
+TINY = Shape(hidden=64, inner=64, layers=2, heads=2)
 
 
 def louder(parameters):
