@@ -14,10 +14,11 @@ import json
 import tempfile
 from pathlib import Path
 
-from stages import shape
+from stages import shape, train
 
 STAGES = {
     "shape": shape.lines,
+    "train": train.lines,
 }
 
 
