@@ -14,10 +14,11 @@ import json
 import tempfile
 from pathlib import Path
 
-from stages import shape, train
+from stages import generate, shape, train
 
 STAGES = {
     "shape": shape.lines,
+    "generate": generate.lines,
     "train": train.lines,
 }
 
