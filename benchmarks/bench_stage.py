@@ -14,12 +14,13 @@ import json
 import tempfile
 from pathlib import Path
 
-from stages import advantages, generate, shape
+from stages import advantages, generate, shape, train
 
 STAGES = {
     "shape": shape.lines,
     "advantages": advantages.lines,
     "generate": generate.lines,
+    "train": train.lines,
 }
 
 
