@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pass_ops.errors import CorruptDatasetError, IncompleteDatasetError, NotADatasetError, StaleInputError
+from pass_ops.errors import (
+    CorruptDatasetError,
+    IncompleteDatasetError,
+    NotADatasetError,
+    RowsDeletedError,
+    StaleInputError,
+)
 from pass_ops.shards import names
 from pass_ops.shards.dataset import read_dataset_json
 from pass_ops.shards.fingerprint import folder_digest, stream_digest
@@ -52,6 +58,7 @@ class CompleteDataset:
         written to since is not hashed again by this handle in this process.
 
         Raises:
+            RowsDeletedError: the dataset's rows were deleted by a rule.
             CorruptDatasetError: the file is gone, damaged, or of another format or stage.
         """
         record = self.parts[part]
@@ -72,6 +79,10 @@ class CompleteDataset:
             version = self.store.settled_version(name)
             source = self.store.open_arrow(name)
         except FileNotFoundError as error:
+            if self.store.exists(names.deleted(self.spec.fingerprint[:8])):
+                why = f"{names.deleted(self.spec.fingerprint[:8])} says by which rule"
+                fix = f"remove that file, then {command} makes the rows again where its inputs still have theirs"
+                raise RowsDeletedError(f"the rows of {self.url} were deleted on purpose: {why}; {fix}") from error
             message = f"{where} is gone, but the manifest names it; {command} makes the part again"
             raise CorruptDatasetError(message) from error
         known = (os.getpid(), name, version)
