@@ -2,7 +2,17 @@
 (docs/spec/contract.md section 2).
 """
 
-from pass_ops.shards.commit import PendingParts, begin_attempt, commit_part, committed, fail_part, pending_parts
+from pass_ops.shards.commit import (
+    PendingParts,
+    PreparedPart,
+    begin_attempt,
+    commit_part,
+    commit_prepared,
+    committed,
+    fail_part,
+    pending_parts,
+    prepare_part,
+)
 from pass_ops.shards.dataset import Dataset, create_dataset, load_dataset
 from pass_ops.shards.deletion import Deletion, delete_rows, deletion_of
 from pass_ops.shards.finalize import finalize, record_run
@@ -35,6 +45,7 @@ __all__ = [
     "ModelRef",
     "PartRecord",
     "PendingParts",
+    "PreparedPart",
     "Rejection",
     "RunStatus",
     "SamplingFacts",
@@ -42,6 +53,7 @@ __all__ = [
     "begin_attempt",
     "canonical_json",
     "commit_part",
+    "commit_prepared",
     "committed",
     "create_dataset",
     "delete_rows",
@@ -52,6 +64,7 @@ __all__ = [
     "load_dataset",
     "open_dataset",
     "pending_parts",
+    "prepare_part",
     "record_run",
     "relative_folder",
     "resolve_folder",
