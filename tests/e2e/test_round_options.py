@@ -12,7 +12,41 @@ import pytest
 from pass_ops.shards import open_dataset
 from pipelines.cli.parser import main
 from pipelines.runs.evaluate import read_results
-from tests.e2e.killing import Point, finished, killed_at
+
+# One signal and no evaluation, where a test asks for neither.
+PLAIN = """
+[prompts]
+source = "prompts.jsonl"
+prompts_per_part = 4
+
+[policy]
+model = "model"
+
+[engine]
+kind = "recorded"
+recording = "synthetic:3"
+
+[generate]
+group_size = 3
+
+[generate.sampling]
+max_tokens = 16
+
+[signals.outcome]
+signal = "outcome"
+verifier = "number"
+workers = 1
+
+[shape]
+estimator = "grpo_outcome"
+outcome = "outcome"
+weights = { format = 0.0 }
+
+[train]
+updates = 2
+lr = 1e-3
+warmup_steps = 0
+"""
 
 REUSE = ["--set", "run.max_staleness=1", "--set", "train.off_policy=accept"]
 
@@ -24,6 +58,12 @@ def lineage(out: str) -> dict[str, Any]:
 
 def weights(out: str, round_index: int) -> bytes:
     return (Path(out) / f"round-{round_index:03d}" / "policy" / "model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def plain(project):
+    project.write("run.toml", "[run]\nrounds = 2\n" + PLAIN)
+    return project
 
 
 # No round's pass@1 can exceed 1, so min_delta 1 makes round 0 the best and the next one the last.
@@ -42,8 +82,8 @@ def stopping(project):
     return project
 
 
-def test_rounds_end_early_and_killed_ones_end_alike(stopping, tmp_path, capsys):
-    out, cut = stopping.out, str(tmp_path / "cut")
+def test_rounds_end_early_and_go_on_with_more_patience(stopping, capsys):
+    out = stopping.out
     command = ["rounds", stopping.config, "--rounds", "4", "--out"]
     assert main([*command, out]) == 0
     assert "stopped after round 1: eval.small.pass@1" in capsys.readouterr().err
@@ -53,16 +93,7 @@ def test_rounds_end_early_and_killed_ones_end_alike(stopping, tmp_path, capsys):
     assert told["value"] == read_results(f"{out}/round-001/eval-2/small").pass_at[1].value
     assert read_results(f"{out}/round-001/eval/small").prompts == 4, "the last round is evaluated on every prompt"
     assert not Path(out, "round-000", "eval").exists()
-    for point in (
-        Point(pattern=r"^put .*/round-001/eval-2/small/results\.json"),
-        Point(pattern=r"^create .*/round-001/eval/small/rollouts/_manifest"),
-    ):
-        killed_at(point, [*command, cut], cut + ".log")
-    assert finished([*command, cut], cut + ".log") == 0, Path(cut + ".log").read_text()
-    assert lineage(cut)["stopped"] == told
-    assert [entry["datasets"] for entry in lineage(cut)["rounds"]] == [e["datasets"] for e in lineage(out)["rounds"]]
-    assert weights(cut, 1) == weights(out, 1)
-    assert main(["verify", cut]) == 0
+    assert main(["verify", out]) == 0
     assert main([*command, out, "--set", "stop.patience=2"]) == 0  # more patience: it goes on
     assert lineage(out)["stopped"]["round"] == 2
 
@@ -77,11 +108,11 @@ def test_a_metric_that_no_round_measures_is_refused_before_anything_runs(stoppin
     assert not Path(stopping.out).exists()
 
 
-def test_older_shards_are_trained_on_with_the_log_probabilities_of_who_sampled_them(project, tmp_path, capsys):
-    out, cut, alone = project.out, str(tmp_path / "cut"), str(tmp_path / "alone")
-    command = ["rounds", project.config, *REUSE, "--out"]
+def test_older_shards_are_trained_on_with_the_log_probabilities_of_who_sampled_them(plain, tmp_path, capsys):
+    out, alone = plain.out, str(tmp_path / "alone")
+    command = ["rounds", plain.config, *REUSE, "--out"]
     assert main([*command, out]) == 0
-    assert main(["rounds", project.config, "--out", alone]) == 0
+    assert main(["rounds", plain.config, "--out", alone]) == 0
     assert [entry["trained_on"] for entry in lineage(out)["rounds"]] == [[0], [1, 0]]
     identity = json.loads(Path(out, "round-001/train/_train.json").read_text())
     shaped = [open_dataset(f"{out}/round-00{index}/shaped") for index in (1, 0)]
@@ -92,10 +123,7 @@ def test_older_shards_are_trained_on_with_the_log_probabilities_of_who_sampled_t
     assert weights(out, 0) == weights(alone, 0)
     assert weights(out, 1) != weights(alone, 1)
     assert open_dataset(f"{alone}/round-001/shaped").read_part(0).equals(shaped[0].read_part(0))
-    killed_at(Point(pattern=r"^put .*/round-001/train/_done\.json"), [*command, cut], cut + ".log")
-    assert finished([*command, cut], cut + ".log") == 0, Path(cut + ".log").read_text()
-    assert weights(cut, 1) == weights(out, 1)
-    assert main(["verify", cut]) == 0
+    assert main(["verify", out]) == 0
 
 
 @pytest.mark.parametrize(
@@ -163,17 +191,17 @@ def test_a_stage_has_a_runner_of_its_own(project, capsys, monkeypatch):
 
 
 BUDGET = ["--rounds", "3", "--set", "run.keep_rollouts=1", "--set", "run.keep_states=1"]
-DATASETS = ("rollouts", "signals/outcome", "signals/format", "signals/steps", "shaped")
+DATASETS = ("rollouts", "signals/outcome", "shaped")
 
 
 def rows_of(out: str, round_index: int) -> list[Path]:
     return sorted(Path(out, f"round-{round_index:03d}").glob("[rs]*/**/part-*.parquet"))
 
 
-def test_old_rows_and_states_are_deleted_by_rule_and_everything_still_adds_up(project, tmp_path, capsys):
-    out, cut, kept = project.out, str(tmp_path / "cut"), str(tmp_path / "kept")
-    command = ["rounds", project.config, *BUDGET, "--out"]
-    assert main(["rounds", project.config, "--rounds", "3", "--out", kept]) == 0
+def test_old_rows_and_states_are_deleted_by_rule_and_everything_still_adds_up(plain, tmp_path, capsys):
+    out, kept = plain.out, str(tmp_path / "kept")
+    command = ["rounds", plain.config, *BUDGET, "--out"]
+    assert main(["rounds", plain.config, "--rounds", "3", "--out", kept]) == 0
     assert main([*command, out]) == 0
     datasets = [entry["datasets"] for entry in lineage(kept)["rounds"]]
     assert [entry["datasets"] for entry in lineage(out)["rounds"]] == datasets
@@ -197,28 +225,17 @@ def test_old_rows_and_states_are_deleted_by_rule_and_everything_still_adds_up(pr
     before = {path: path.stat().st_mtime_ns for path in Path(out).rglob("*.parquet")}
     assert main([*command, out]) == 0, "a rerun takes what was deleted as made"
     assert {path: path.stat().st_mtime_ns for path in Path(out).rglob("*.parquet")} == before
-    for point in (
-        Point(pattern=r"^put .*/round-000/shaped/_deleted-"),
-        Point(pattern=r"^remove .*/round-000/signals/steps/part-", count=2),
-        Point(pattern=r"^put .*/round-001/rollouts/_deleted-"),
-    ):
-        killed_at(point, [*command, cut], cut + ".log")
-        assert main(["verify", cut]) == 0, "cut off between two deletions, nothing is broken"
-    assert finished([*command, cut], cut + ".log") == 0, Path(cut + ".log").read_text()
-    deleted = [[entry.get("deleted") for entry in lineage(made)["rounds"]] for made in (cut, out)]
-    assert deleted[0] == deleted[1]
-    assert weights(cut, 2) == weights(out, 2)
 
 
-def test_a_budget_of_bytes_deletes_the_oldest_first_and_never_what_the_next_round_reads(project, capsys):
-    command = ["rounds", project.config, "--rounds", "3", *REUSE, "--out", project.out]
+def test_a_budget_of_bytes_deletes_the_oldest_first_and_never_what_the_next_round_reads(plain, capsys):
+    command = ["rounds", plain.config, "--rounds", "3", *REUSE, "--out", plain.out]
     assert main([*command, "--set", "run.disk_gigabytes=1e-9"]) == 0
     assert "above run.disk_gigabytes = 1e-09: no rule deletes the rest" in capsys.readouterr().err
-    assert [bool(rows_of(project.out, index)) for index in range(3)] == [False, False, True]
-    states = [list(Path(project.out).glob(f"round-00{index}/train/state/step-*/*")) for index in range(3)]
+    assert [bool(rows_of(plain.out, index)) for index in range(3)] == [False, False, True]
+    states = [list(Path(plain.out).glob(f"round-00{index}/train/state/step-*/*")) for index in range(3)]
     assert [bool(found) for found in states] == [False, False, True]
-    assert lineage(project.out)["rounds"][2]["trained_on"] == [2, 1]
-    assert main(["verify", project.out]) == 0
+    assert lineage(plain.out)["rounds"][2]["trained_on"] == [2, 1]
+    assert main(["verify", plain.out]) == 0
 
 
 def test_rows_that_a_round_trains_on_cannot_be_deleted_by_age(project, capsys):
@@ -240,13 +257,11 @@ def prompts_of(out: str, round_index: int) -> list[str]:
     return [name for part in range(len(dataset.parts)) for name in dataset.read_part(part).column(0).to_pylist()]
 
 
-def test_prompts_are_chosen_by_what_earlier_rounds_measured_and_a_killed_run_chooses_the_same(
-    project, tmp_path, capsys
-):
-    text = Path(project.config).read_text().replace("[run]", "[run]\nprompts_per_round = 4\nkeep_rollouts = 1")
-    project.write("run.toml", text + SELECT)
-    out, cut = project.out, str(tmp_path / "cut")
-    command = ["rounds", project.config, "--rounds", "3", "--out"]
+def test_prompts_are_chosen_by_what_earlier_rounds_measured_and_a_killed_run_chooses_the_same(plain, tmp_path, capsys):
+    text = Path(plain.config).read_text().replace("[run]", "[run]\nprompts_per_round = 4\nkeep_rollouts = 1")
+    plain.write("run.toml", text + SELECT)
+    out = plain.out
+    command = ["rounds", plain.config, "--rounds", "3", "--out"]
     assert main([*command, out]) == 0
     measured: dict[str, tuple[int, float]] = {}
     for index in range(3):
@@ -267,15 +282,7 @@ def test_prompts_are_chosen_by_what_earlier_rounds_measured_and_a_killed_run_cho
     assert lineage(out)["rounds"][2]["selection"].get("window", 0) >= 1, "rates of deleted rollouts still count"
     groups = [set(open_dataset(f"{out}/round-002/rollouts").read_part(0).column("group_id").to_pylist())]
     assert groups[0] == set(prompts_of(out, 2)), "four prompts are one part, so every group lies in it whole"
-    for point in (
-        Point(pattern=r"^put .*/round-000/pass_rates\.json"),
-        Point(pattern=r"^put .*/round-001/selection\.json"),
-    ):
-        killed_at(point, [*command, cut], cut + ".log")
-    assert finished([*command, cut], cut + ".log") == 0, Path(cut + ".log").read_text()
-    assert [entry["datasets"] for entry in lineage(cut)["rounds"]] == [e["datasets"] for e in lineage(out)["rounds"]]
-    assert weights(cut, 2) == weights(out, 2)
-    assert main(["verify", cut]) == 0
+    assert main(["verify", out]) == 0
 
 
 def test_a_selection_without_a_number_or_verdicts_is_refused(project, capsys):
