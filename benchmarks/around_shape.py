@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import time
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from bench_shape import shortest
 
 from pass_ops.shards.checks import check_part
 from pass_ops.shards.fingerprint import sha256_bytes
 from pass_ops.shards.schemas import conform
-from pass_ops.shards.tables import part_bytes
+from pass_ops.shards.spec import FORMAT_VERSION
+from pass_ops.shards.splice import StoredPart
+from pass_ops.shards.tables import open_parquet, part_bytes
 from pipelines.shaped.stage import join_signals
 
 GROUP = 16
@@ -36,18 +36,24 @@ def around(table: pa.Table, chunks: pa.Table, repeats: int) -> float:
     stored |= {name: part_bytes(conform(signal, "score"), "score") for name, signal in signals.items()}
 
     def work() -> None:
-        for content in stored.values():
-            sha256_bytes(content)
-        read = {name: pq.read_table(io.BytesIO(content)) for name, content in stored.items()}
-        joined = join_signals(read.pop("rollouts"), read)
+        parts = {name: read(content) for name, content in stored.items()}
+        tables = {name: part.table for name, part in parts.items()}
+        joined = join_signals(tables.pop("rollouts"), tables)
         for column in chunks.column_names:
             joined = joined.append_column(column, chunks[column])
         joined = joined.append_column("policy_digest", pa.repeat("0" * 64, len(joined)))
         shaped = conform(joined.append_column("round", pa.repeat(pa.scalar(0, pa.int32()), len(joined))), "shape")
         check_part(shaped, "shape", where="here")
-        sha256_bytes(part_bytes(shaped, "shape"))
+        sha256_bytes(part_bytes(shaped, "shape", stored=tuple(parts.values())))
 
     return shortest(repeats, time.process_time, work)[0]
+
+
+def read(content: bytes) -> StoredPart:
+    """As `CompleteDataset.read_stored` does."""
+    sha256_bytes(content)
+    with open_parquet(content) as file:
+        return StoredPart(content=pa.py_buffer(content), table=file.read(), format_version=FORMAT_VERSION)
 
 
 def rollouts_of(table: pa.Table) -> pa.Table:

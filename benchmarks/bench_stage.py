@@ -14,10 +14,11 @@ import json
 import tempfile
 from pathlib import Path
 
-from stages import generate, shape
+from stages import advantages, generate, shape
 
 STAGES = {
     "shape": shape.lines,
+    "advantages": advantages.lines,
     "generate": generate.lines,
 }
 

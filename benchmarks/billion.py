@@ -247,7 +247,10 @@ def report_bytes(dataset: CompleteDataset, plan: Plan, name: str) -> None:
 
 
 def report_work(plan: Plan, options: ShapeOptions, shaped: CompleteDataset, parts: int = 8) -> None:
-    """One part after the other through what the shape stage does to each: processor time a token of every step."""
+    """One part after the other through what the shape stage does to each: processor time a token of every step.
+
+    "splice" encodes the columns that are new and copies the others as their files hold them.
+    """
     spent: Counter[str] = Counter()
     tokens = 0
     sources = {name: open_dataset(plan.url(name)) for name in ("rollouts", *options.roles)}
@@ -256,13 +259,16 @@ def report_work(plan: Plan, options: ShapeOptions, shaped: CompleteDataset, part
     for part in range(min(parts + 1, len(shaped.parts))):
         if part == 1:
             spent.clear()  # the first one loads what is compiled
-        tables = timed(spent, "read Parquet", lambda p=part: {n: d.read_part(p) for n, d in sources.items()})
+        stored = timed(spent, "read, hash and decode", lambda p=part: {n: d.read_stored(p) for n, d in sources.items()})
+        tables = {name: one.table for name, one in stored.items()}
         rollouts = tables.pop("rollouts")
         joined = timed(spent, "join", lambda r=rollouts, t=tables: beside(r, t))
-        timed(spent, "shape", lambda t=joined: shape(t, options.config, statistics=statistics))
-        made = shaped.read_part(part)
-        timed(spent, "check", lambda t=made: check_part(conform(t, "shape"), "shape", where="here"))
-        content = timed(spent, "write Parquet", lambda t=made: part_bytes(t, "shape"))
+        made = timed(spent, "shape", lambda t=joined: shape(t, options.config, statistics=statistics))
+        for name in ("policy_digest", "round"):
+            value = pa.scalar(shaped.spec.carried[name], pa.int32() if name == "round" else pa.string())
+            made = made.append_column(name, pa.repeat(value, len(made)))
+        made = timed(spent, "check", lambda t=made: checked(t))
+        content = timed(spent, "splice", lambda t=made, s=stored: part_bytes(t, "shape", stored=tuple(s.values())))
         timed(spent, "digest", lambda c=content: sha256_bytes(c))
         tokens += shaped.parts[part].tokens if part else 0
     for step, seconds in spent.items():
@@ -272,6 +278,13 @@ def report_work(plan: Plan, options: ShapeOptions, shaped: CompleteDataset, part
             unit="processor ns/token",
             tokens=tokens,
         )
+
+
+def checked(table: pa.Table) -> pa.Table:
+    """The table as it is committed."""
+    table = conform(table, "shape")
+    check_part(table, "shape", where="here")
+    return table
 
 
 def timed(spent: Counter[str], step: str, work: Callable[[], Any]) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pass_ops import spread_rows
 from pass_ops.errors import (
     ColumnTypeError,
     LengthMismatchError,
@@ -24,9 +25,9 @@ from pass_ops.errors import (
 )
 from pass_ops.options.config import ShapingConfig
 from pass_ops.reading.columns import shortened
-from pass_ops.reading.ragged import Array, Ragged, last_values, list_array, offsets
+from pass_ops.reading.ragged import Array, Ragged, frozen, last_values, list_array, offsets, one_chunk, ragged
 from pass_ops.shaping import shape
-from pass_ops.spread import MOST_VALUES, token_advantages
+from pass_ops.spread import MOST_VALUES
 
 
 def shape_padded(
@@ -66,7 +67,7 @@ def shape_padded(
             column = name if name == "format_ok" else f"{name}_reward"
             given[column] = _rewards(batch.ordered(_floats(rewards, name=name, like=mask_B_T.shape[:1])), name=name)
     shaped = shape(pa.table(given), config)
-    advantages = batch.padded(token_advantages(shaped).values.to_numpy())
+    advantages = batch.padded(shaped)
     trainable = batch.in_batch_order(shaped["trainable"].to_numpy())
     return advantages, trainable
 
@@ -119,15 +120,18 @@ class _Batch:
         nulls = pa.array(missing_B) if missing_B is not None and missing_B.any() else None
         return pa.ListArray.from_arrays(offsets(self.lengths_B), pa.array(flat_N), mask=nulls)
 
-    def padded(self, flat_N: Array) -> Array:
+    def padded(self, shaped: pa.Table) -> Array:
         """The tokens' advantages as [B, T] in the batch's order; 0 where a token does not count."""
-        values_B_T = np.zeros(self.mask_B_T.shape, dtype=np.float32)
-        if self.kept_B_T is None:
-            np.copyto(values_B_T, flat_N.reshape(values_B_T.shape), where=self.mask_B_T)
-        else:
-            values_B_T[self.kept_B_T] = flat_N
-            values_B_T[~self.mask_B_T] = 0.0
-        return values_B_T if self.order_B is None else self.in_batch_order(values_B_T)
+        ends, advantages = (ragged(one_chunk(shaped[name])) for name in ("chunk_ends", "chunk_advantages"))
+        rows, tokens = self.mask_B_T.shape
+        out_B_T = np.empty((rows, tokens), dtype=np.float32)
+        row_R = np.arange(rows) if self.order_B is None else self.order_B
+        mask = frozen(np.ascontiguousarray(self.mask_B_T))
+        given = ends.starts_R1, ends.values, advantages.values, mask, frozen(row_R), out_B_T
+        spread_rows.in_spans(
+            lambda first, last: spread_rows.spread_padded(first, last, *given), np.arange(rows + 1) * tokens
+        )
+        return out_B_T
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

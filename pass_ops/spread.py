@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,7 +11,7 @@ import pyarrow.compute as pc
 from pass_ops.errors import LengthMismatchError, NullValueError, OutputOverflowError, StepEndsError
 from pass_ops.reading import columns
 from pass_ops.reading.columns import ArrowStream
-from pass_ops.reading.ragged import falling, last_values, list_array, offsets, one_chunk, ragged
+from pass_ops.reading.ragged import Ragged, falling, frozen, last_values, list_array, offsets, one_chunk, ragged, room
 
 MOST_VALUES = 2**31 - 1
 
@@ -23,6 +25,7 @@ def token_advantages(shaped: ArrowStream) -> pa.ListArray:
 
     Returns:
         list<float32>, one value per completion token, masked tokens included (the loss mask decides what counts).
+        Where every token is a chunk these are the chunks' own values, which are not copied.
 
     Raises:
         MissingColumnError, ColumnTypeError: a column is missing, or of another type.
@@ -43,21 +46,35 @@ def token_advantages(shaped: ArrowStream) -> pa.ListArray:
             f"{columns.rollout_name(shaped, row)}: chunk_ends has {counts_R[row]} values and chunk_advantages "
             f"{advantages.lengths_R[row]}; shape the rollouts again"
         )
-    falling_R = falling(ends)
-    if falling_R.any():
-        name = columns.rollout_name(shaped, int(np.argmax(falling_R)))
-        raise StepEndsError(f"{name}: chunk_ends do not increase strictly from above 0; shape the rollouts again")
+    from pass_ops import spread_rows
+
+    starts_R1 = frozen(ends.starts_R1 - ends.starts_R1[0])
     ends_K = ends.values[ends.starts_R1[0] : ends.starts_R1[-1]]
     advantages_K = advantages.values[advantages.starts_R1[0] : advantages.starts_R1[-1]]
-    first_K = (ends.starts_R1[:-1] - ends.starts_R1[0])[counts_R > 0]
-    tokens_K = np.diff(ends_K, prepend=ends_K[:1])
-    tokens_K[first_K] = ends_K[first_K]
     tokens_R = last_values(ends).astype(np.int64)
-    if tokens_R.sum() > MOST_VALUES:
+    chunks = starts_R1, ends_K
+    if np.array_equal(tokens_R, counts_R) and spread_rows.in_spans(
+        lambda first, last: spread_rows.every_token(first, last, *chunks), starts_R1
+    ):
+        return list_array(starts_R1, advantages_K)
+    unfit = tokens_R.sum() > MOST_VALUES
+    if (tokens_R < counts_R).any() or (unfit and falling(ends).any()):
+        _refuse_falling(shaped, ends)
+    if unfit:
         raise OutputOverflowError(
             f"the table has {tokens_R.sum()} tokens and one list array holds {MOST_VALUES}; spread fewer rows at a time"
         )
-    return list_array(offsets(tokens_R), np.repeat(advantages_K, tokens_K))
+    tokens_R1, out_N = offsets(tokens_R), room(int(tokens_R.sum()), np.float32)
+    if not spread_rows.in_spans(
+        lambda first, last: spread_rows.spread_rows(first, last, *chunks, advantages_K, tokens_R1, out_N), tokens_R1
+    ):
+        _refuse_falling(shaped, ends)
+    return list_array(tokens_R1, out_N)
+
+
+def _refuse_falling(shaped: pa.Table, ends: Ragged) -> NoReturn:
+    name = columns.rollout_name(shaped, int(np.argmax(falling(ends))))
+    raise StepEndsError(f"{name}: chunk_ends do not increase strictly from above 0; shape the rollouts again")
 
 
 def _lists(shaped: pa.Table, name: str, kind: pa.DataType) -> pa.ListArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -49,3 +50,31 @@ def run(tmp_path_factory, tiny_model):
 @pytest.mark.parametrize("command", ["inspect", "lint", "verify", "status", "top"])
 def test_a_question_imports_no_model_and_no_beam(run, command):
     assert imported(MODELS, command, f"{run}/round-000/shaped") in (["0"], ["1"])
+
+
+SHAPING = """
+import sys
+from pass_ops import ShapingConfig, shape
+from pass_ops.shards import open_dataset
+table = open_dataset(sys.argv[1]).read_part(0)
+for estimator in ("pass", "grpo_outcome", "reward_shaping"):
+    shape(table, ShapingConfig(estimator=estimator))
+"""
+
+
+def test_the_second_process_that_shapes_compiles_nothing(run):
+    def start():
+        """What numba says of its cache."""
+        done = subprocess.run(
+            [sys.executable, "-c", SHAPING, f"{run}/round-000/shaped"],
+            env=os.environ | {"NUMBA_DEBUG_CACHE": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout + done.stderr
+
+    start()
+    again = start()
+    assert again.count("[cache] data loaded from") > 0
+    assert again.count("[cache] data saved to") == 0

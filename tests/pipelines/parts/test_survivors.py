@@ -58,8 +58,8 @@ def start(write_sums: Callable[..., str], tiny_model: str, tmp_path: Path) -> It
     jobs: list[Job] = []
     prompts = write_sums(2 * PARTS, prompts_per_part=2)
 
-    def begin(*flags: str, model: str = tiny_model) -> Job:
-        jobs.append(Job(prompts, model, str(tmp_path / "out"), *flags))
+    def begin(*flags: str, engine: str = "recorded") -> Job:
+        jobs.append(Job(engine, prompts, tiny_model, str(tmp_path / "out"), *flags))
         return jobs[-1]
 
     yield begin
@@ -94,7 +94,7 @@ def test_a_job_killed_in_the_middle_leaves_no_process(start: Callable[..., Job],
 def test_a_killed_worker_is_replaced_nothing_is_doubled_and_no_engine_stays(
     start: Callable[..., Job], tmp_path: Path
 ) -> None:
-    job = start(*WORKERS)
+    job = start(*WORKERS, engine="vllm")
     until_committed(job, tmp_path / "out")
     victims = workers(job)
     assert len(victims) == 2, "one process a worker, each with its own engine"

@@ -1,4 +1,7 @@
-"""Generate on a real vLLM engine, long enough to be killed meanwhile: generating.py PROMPTS MODEL OUT [BEAM FLAGS]."""
+"""Generate, long enough to be killed meanwhile: generating.py ENGINE PROMPTS MODEL OUT [BEAM FLAGS].
+
+ENGINE: vllm, a real one; recorded, made-up answers each of which takes a while.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,16 @@ from pipelines.parts.operations import Operations
 from pipelines.rollouts.stage import GenerateOptions, generate
 from pipelines.runners import RunnerOptions
 
-ENGINE = EngineOptions(dtype="float32", kv_cache_gib=0.25, max_num_seqs=32, max_model_len=400)
+ENGINES = {
+    "vllm": EngineOptions(dtype="float32", kv_cache_gib=0.25, max_num_seqs=32, max_model_len=400),
+    "recorded": EngineOptions(kind="recorded", recording="synthetic:0", max_model_len=400, extra={"latency": 2.0}),
+}
 
 
-def main(prompts: str, model: str, out: str, *flags: str) -> None:
+def main(engine: str, prompts: str, model: str, out: str, *flags: str) -> None:
     options = GenerateOptions(group_size=8, sampling=Sampling(max_tokens=380, ignore_eos=True))
-    operations = Operations(runner=RunnerOptions(flags=flags))
-    generate(prompts=prompts, out=out, model=model, engine=ENGINE, options=options, operations=operations)
+    operations = Operations(runner=RunnerOptions(flags=flags), parts_in_flight=1 if engine == "recorded" else None)
+    generate(prompts=prompts, out=out, model=model, engine=ENGINES[engine], options=options, operations=operations)
 
 
 if __name__ == "__main__":

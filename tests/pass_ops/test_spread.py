@@ -1,0 +1,75 @@
+"""Chunks over tokens: whatever the threads, the same values; and no copy where every token is a chunk."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from malformed import F32, I32
+
+from pass_ops import ShapingConfig, Weights, errors, spread_rows, token_advantages
+from pass_ops.torch import token_advantages_from_batch
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request, monkeypatch) -> int:
+    monkeypatch.setattr(pa, "cpu_count", lambda: request.param)
+    monkeypatch.setattr(spread_rows, "LEAST_SPAN_VALUES", 20)
+    return request.param
+
+
+def chunks(seed: int, *, longest: int) -> pa.Table:
+    rng = np.random.default_rng(seed)
+    ends = [np.cumsum(rng.integers(1, longest + 1, rng.integers(0, 9))).tolist() for _ in range(60)]
+    values = [rng.random(len(row)).astype(np.float32).tolist() for row in ends]
+    return pa.table({"chunk_ends": pa.array(ends, I32), "chunk_advantages": pa.array(values, F32)})
+
+
+@pytest.mark.parametrize("longest", [1, 2, 30])
+@pytest.mark.parametrize("first", [0, 7])
+def test_each_token_has_its_chunks_value_whatever_the_threads(longest, first, threads):
+    table = chunks(longest, longest=longest).slice(first)
+    expected = [
+        [value for (start, end), value in zip(itertools.pairwise([0, *ends]), values, strict=True)
+         for _ in range(start, end)]
+        for ends, values in zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
+    ]  # fmt: skip
+    assert token_advantages(table).to_pylist() == expected
+
+
+@pytest.mark.parametrize("first", [0, 7])
+def test_where_every_token_is_a_chunk_the_values_are_not_copied(first, threads):
+    table = chunks(0, longest=1).slice(first)
+    values = table["chunk_advantages"].chunk(0)
+    found = token_advantages(table)
+    assert found.equals(values)
+    skipped = 4 * int(np.asarray(values.offsets)[0])
+    assert found.values.buffers()[1].address == values.values.buffers()[1].address + skipped
+
+
+@pytest.mark.parametrize("wrong", [[2, 1, 3], [1, 1, 3], [0, 2, 3], [-1, 2, 3], [1, 3, 2], [1, 5, 3], [3, 2, 1]])
+def test_ends_that_fall_are_named_whichever_thread_meets_them(wrong, threads):
+    right = [[1, 2, 3]] * 40
+    for ends in ([*right, wrong], [wrong, [9, 11, 40], *right]):
+        table = pa.table(
+            {"chunk_ends": pa.array(ends, I32), "chunk_advantages": pa.array([[1.0, 2.0, 3.0]] * len(ends), F32)}
+        )
+        with pytest.raises(errors.StepEndsError, match=f"^row {ends.index(wrong)}: chunk_ends do not increase"):
+            token_advantages(table)
+
+
+def test_a_padded_batch_is_the_same_whatever_the_threads(threads):
+    rng = torch.Generator().manual_seed(0)
+    mask = torch.rand(24, 9, generator=rng) < 0.7
+    scores = torch.randn(24, 9, generator=rng)
+    groups = torch.arange(24) % 6
+    config = ShapingConfig(signal="kl", weights=Weights(outcome=0.0, format=0.0), chunk=False)
+    found = token_advantages_from_batch(scores, mask=mask, group_index=groups, config=config)
+    assert torch.equal(found != 0, mask)
+    for group in range(6):
+        alone = groups == group
+        one = token_advantages_from_batch(scores[alone], mask=mask[alone], group_index=groups[alone], config=config)
+        assert torch.equal(found[alone], one)
