@@ -57,6 +57,7 @@ def made_by(out: str) -> dict[str, Any]:
     return {"rounds": rounds, "stopped": lineage["stopped"], "policies": policies, "chosen": chosen}
 
 
+@pytest.mark.deep
 def test_killed_at_every_boundary_the_rounds_are_those_of_an_undisturbed_run(every_option, tmp_path, capsys):
     out, cut = every_option.out, str(tmp_path / "cut")
     command = ["rounds", every_option.config, "--rounds", "4", "--out"]
