@@ -93,6 +93,10 @@ class CorruptDatasetError(ShardError, ValueError):
     """A file of the dataset is not what the file that names it says: truncated, changed, or of an unknown format."""
 
 
+class RowsDeletedError(ShardError):
+    """The rows that were asked for were deleted by a rule, on purpose; the dataset's digests are still there."""
+
+
 class FingerprintMismatchError(ShardError, ValueError):
     """The folder holds a dataset made with other options or inputs; the message names the fields that differ."""
 

@@ -14,6 +14,7 @@ from pass_ops.shards.commit import (
     prepare_part,
 )
 from pass_ops.shards.dataset import Dataset, create_dataset, load_dataset
+from pass_ops.shards.deletion import Deletion, delete_rows, deletion_of
 from pass_ops.shards.finalize import finalize, record_run
 from pass_ops.shards.fingerprint import canonical_json, folder_digest, sha256_bytes
 from pass_ops.shards.paths import relative_folder, resolve_folder
@@ -37,6 +38,7 @@ __all__ = [
     "Dataset",
     "DatasetSpec",
     "DatasetStatus",
+    "Deletion",
     "Finding",
     "InputRef",
     "Manifest",
@@ -54,6 +56,8 @@ __all__ = [
     "commit_prepared",
     "committed",
     "create_dataset",
+    "delete_rows",
+    "deletion_of",
     "fail_part",
     "finalize",
     "folder_digest",

@@ -125,7 +125,10 @@ def committed(ds: Dataset, part: int) -> PartRecord | None:
 def pending_parts(ds: Dataset) -> PendingParts:
     """What is left to do, by one listing of the folder and its records. Removes void markers (whose data file is
     gone), and the attempts that led to them: they succeeded, and count for nothing when the part is redone.
+    Nothing is left of a complete dataset whose rows were deleted by a rule.
     """
+    if ds.store.exists(names.deleted(ds.fp8)) and ds.store.exists(names.manifest(ds.fp8)):
+        return PendingParts(todo=(), suspects=(), failed=())
     done = parts_in(ds, names.DONE)
     data = {entry.name for entry in ds.store.entries()}
     void = _void_parts(ds, done, data)

@@ -78,6 +78,8 @@ def _finalize(ds: Dataset, max_reject_rate: float) -> Manifest:
         complete = read_complete(ds.store, ds.spec)
         if complete is not None:
             manifest, known = complete
+            if names.deleted(ds.fp8) in here:
+                return manifest
             _refuse(ds, _void(known, present))
             _remove_others(ds, known, present)
             return manifest

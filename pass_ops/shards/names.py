@@ -18,7 +18,7 @@ _PATTERNS = {
     FAILED: re.compile(r"(?P<part>\d{6,})-(?P<fp8>[0-9a-f]{8})\.json"),
     JOURNAL: re.compile(r"(?P<part>\d{6,})-(?P<fp8>[0-9a-f]{8})-[0-9a-f]{12}-\d+\.bin"),
 }
-_SUMMARY = re.compile(r"_(?:parts|manifest)-(?P<fp8>[0-9a-f]{8})\.(?:parquet|jsonl?)")
+_SUMMARY = re.compile(r"_(?:parts|manifest|deleted)-(?P<fp8>[0-9a-f]{8})\.(?:parquet|jsonl?)")
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{12}\.tmp")
 
 
@@ -62,6 +62,11 @@ def parts(fp8: str, format_version: int) -> str:
 
 def manifest(fp8: str) -> str:
     return f"_manifest-{fp8}.json"
+
+
+def deleted(fp8: str) -> str:
+    """Why the rows of a complete dataset are gone."""
+    return f"_deleted-{fp8}.json"
 
 
 def parse(folder: str, name: str) -> PartName | None:

@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pass_ops.errors import CorruptDatasetError, IncompleteDatasetError, NotADatasetError, StaleInputError
+from pass_ops.errors import (
+    CorruptDatasetError,
+    IncompleteDatasetError,
+    NotADatasetError,
+    RowsDeletedError,
+    StaleInputError,
+)
 from pass_ops.shards import names
 from pass_ops.shards.dataset import read_dataset_json
 from pass_ops.shards.fingerprint import folder_digest, sha256_bytes, stream_digest
@@ -64,6 +70,7 @@ class CompleteDataset:
         written to since is not hashed again by this handle in this process.
 
         Raises:
+            RowsDeletedError: the dataset's rows were deleted by a rule.
             CorruptDatasetError: the file is gone, damaged, or of another format or stage.
         """
         record = self.parts[part]
@@ -93,6 +100,11 @@ class CompleteDataset:
         try:
             return self.store.settled_version(name), self.store.open_arrow(name)
         except FileNotFoundError as error:
+            deleted = names.deleted(self.spec.fingerprint[:8])
+            if self.store.exists(deleted):
+                fact = f"the rows of {self.url} were deleted on purpose: {deleted} says by which rule"
+                fix = f"remove that file, then {self._command} makes them again where its inputs still have theirs"
+                raise RowsDeletedError(f"{fact}; {fix}") from error
             message = (
                 f"{self.store.path(name)} is gone, but the manifest names it; {self._command} makes the part again"
             )

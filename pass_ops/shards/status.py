@@ -10,6 +10,7 @@ from datetime import datetime
 
 from pass_ops.shards import names
 from pass_ops.shards.dataset import dataset_folders, read_dataset_json
+from pass_ops.shards.deletion import read_deletion
 from pass_ops.shards.finalize import reject_rate
 from pass_ops.shards.records import PartRecord, parse_marker, read_manifest
 from pass_ops.shards.store import Store
@@ -23,7 +24,7 @@ class DatasetStatus:
     """One dataset. done + failed + missing = parts.
 
     exact: False where rows, groups, tokens, reject_rate and rejected are scaled up from a sample of the markers.
-    rejected: reason -> rejections.
+    rejected: reason -> rejections. deleted: the rule by which the rows of a complete dataset were deleted.
     parts_per_second, tokens_per_second: over the last 50 parts done, by when their attempts began, as `_attempts` has
     it: no file's own time is read, for a copy has others. None with fewer than two, or without their records.
     eta_seconds: for the parts not done, at that rate; 0 when there are none, None where there is no rate.
@@ -46,6 +47,7 @@ class DatasetStatus:
     tokens_per_second: float | None
     eta_seconds: float | None
     rejected: Mapping[str, int]
+    deleted: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,7 @@ def _dataset(store: Store) -> DatasetStatus:
         tokens_per_second=rate * tokens / len(markers) if rate is not None else None,
         eta_seconds=0.0 if left == 0 else (left / rate if rate else None),
         rejected=rejected,
+        deleted=deletion.rule if (deletion := read_deletion(store, fp8)) is not None else None,
     )
 
 

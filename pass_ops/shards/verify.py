@@ -14,6 +14,7 @@ from pass_ops.reading.groups import group_bounds
 from pass_ops.shards import names
 from pass_ops.shards.checks import alignment_problems, describe, part_problems
 from pass_ops.shards.dataset import dataset_folders, read_dataset_json
+from pass_ops.shards.deletion import read_deletion
 from pass_ops.shards.fingerprint import sha256_bytes
 from pass_ops.shards.paths import resolve_folder
 from pass_ops.shards.reader import CompleteDataset, examine_input, open_dataset
@@ -85,7 +86,16 @@ def _dataset(store: Store) -> Iterator[Finding]:
             f"it does not say {', '.join(spec.missing_facts)}, which shape and train need: make it anew from what does"
         )
         yield Finding("error", "facts", store.path(names.DATASET), says)
-    yield from _parts(store, spec, records)
+    try:
+        deletion = read_deletion(store, spec.fingerprint[:8])
+    except CorruptDatasetError as error:
+        yield Finding("error", "corrupt", store.root, str(error))
+        return
+    if deletion is None:
+        yield from _parts(store, spec, records)
+    else:
+        what = f"{deletion.files} files, {deletion.bytes:,} bytes"
+        yield Finding("info", "deleted", store.root, f"deleted by rule ({deletion.rule}): {what}; its digests stay")
     yield from _inputs(store, spec)
     yield from _orphans(store, spec, records, replaced)
 
@@ -172,7 +182,7 @@ def _orphans(
     fp8 = spec.fingerprint[:8]
     named = {file for record in records for file in record.files}
     named |= {names.DATASET, names.RUN_RECORD, names.manifest(fp8)}
-    named.add(names.parts(fp8, spec.format_version))
+    named |= {names.parts(fp8, spec.format_version), names.deleted(fp8)}
     old = {fingerprint[:8] for fingerprint in replaced}
     done = {record.part for record in records}
     for folder in ("", *names.FOLDERS):

@@ -70,9 +70,9 @@ def rounds(options: Namespace, work: Run) -> None:
     from pipelines.runs.results import result_rows, results_sheet
     from pipelines.runs.rounds import run_rounds
 
-    count = _rounds(options, work)
-    work.reporter.print(results_sheet(result_rows(work, run_rounds(work, count))))
-    show(options, f"{count} rounds are complete in {work.url}", read_lineage(work.url))
+    made = run_rounds(work, _rounds(options, work))
+    work.reporter.print(results_sheet(result_rows(work, made)))
+    show(options, f"{len(made)} rounds are complete in {work.url}", read_lineage(work.url))
 
 
 def init(options: Namespace) -> None:
@@ -286,8 +286,10 @@ def _open_run(options: Namespace) -> Run:
 
     config = load_config(options.config, options.overrides)
     flags = (*config.runner.flags, *options.beam_args)
+    runner = replace(config.runner, name=options.runner or config.runner.name, flags=flags)
+    given = options.runner is not None or options.beam_args  # on the command line: for every stage
     return Run(
-        config=replace(config, runner=replace(config.runner, name=options.runner or config.runner.name, flags=flags)),
+        config=replace(config, runner=runner, runners={} if given else config.runners),
         url=options.out,
         reporter=Reporter(quiet=options.json),
         overwrite=options.overwrite,
@@ -307,6 +309,13 @@ def _scope(options: Namespace, work: Run) -> dict[str, Any]:
         made = None if options.round is None else work.folder(options.round, "policy")
         return {"policy": options.policy or made}
     return {"round_index": options.round, "signals": getattr(options, "signal", ())}
+
+
+def _scheduled(work: Run, scope: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Round -> scheduled option -> its value, of the rounds that a command would make."""
+    first, count = scope.get("round_index", 0), scope.get("rounds", 1)
+    rounds = range(first, first + count) if work.config.schedule else ()
+    return {str(index): work.config.scheduled_in(index) for index in rounds}
 
 
 def _dry_run(options: Namespace, work: Run, scope: Mapping[str, Any]) -> None:
@@ -330,6 +339,7 @@ def _dry_run(options: Namespace, work: Run, scope: Mapping[str, Any]) -> None:
     )
     told = {
         "config": as_dict(work.config),
+        "schedule": _scheduled(work, scope),
         "estimate": asdict(estimate),
         "memory": [stage.as_json() for stage in found.memory],
         "unchecked": list(found.missing),

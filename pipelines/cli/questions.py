@@ -81,13 +81,15 @@ def _inspect_training(options: Namespace) -> None:
 
 def status(options: Namespace) -> int | None:
     """How far a run is, from the store alone."""
-    from pipelines.inspect.views.status import status_sheet
+    from pipelines.inspect.views.status import notes_lines, run_progress, status_sheet
 
-    found = shards.status(options.url)
+    found = run_progress(shards.status(options.url))
     if options.json:
         print(json.dumps(asdict(found), indent=1, default=str))
     else:
         Reporter().print(status_sheet(found))
+        for line in notes_lines(found):
+            print(line)
     return None
 
 

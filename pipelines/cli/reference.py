@@ -19,6 +19,7 @@ from pipelines.options import ConfigError
 from pipelines.options.describe import Option, documented, function_options, json_schema, options_of
 from pipelines.parts.granularity import PROCESS_KINDS
 from pipelines.runs.config import RunConfig
+from pipelines.runs.schedule import Rule
 from pipelines.signals.base import SIGNALS
 from pipelines.verifiers import VERIFIERS
 from trainer.option_class import mapping_of, nested_class
@@ -110,8 +111,10 @@ def _config_sections() -> Iterator[Section]:
     for field in dataclasses.fields(RunConfig):
         if (cls := nested_class(hints[field.name])) is not None:
             yield from _tables(cls, field.name, shown)
-        else:
+        elif field.name == "signals":
             yield from _signal_sections(shown)
+        else:
+            yield _section(Rule, "schedule", title="[schedule] SECTION.OPTION = { rule = ... }")
 
 
 def _tables(cls: type, name: str, shown: set[type]) -> Iterator[Section]:

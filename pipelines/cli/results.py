@@ -12,7 +12,7 @@ import pydantic
 from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import TypedDict
 
-from pass_ops.shards import Finding, Manifest, RunStatus
+from pass_ops.shards import Finding, Manifest
 from pass_ops.support.nearest import advice
 from pipelines.cli.failures import Failed
 from pipelines.cli.reference import Section
@@ -26,6 +26,7 @@ from pipelines.inspect.lint.findings import LintFinding
 from pipelines.inspect.prm_check.check import SignalReport
 from pipelines.inspect.prm_check.labels import LabelReport
 from pipelines.inspect.sweep.results import SettingResult
+from pipelines.inspect.views.status import Progress
 from pipelines.inspect.watch import Snapshot
 from pipelines.options import ConfigError
 from pipelines.runs.cost import Estimate as Cost
@@ -99,9 +100,12 @@ class StageMemory(TypedDict):
 
 
 class DryRun(TypedDict):
-    """What --dry-run prints. config: the resolved configuration. unchecked: for want of a package."""
+    """What --dry-run prints. config: the resolved configuration. schedule: round -> scheduled option -> its value.
+    unchecked: for want of a package.
+    """
 
     config: dict[str, Any]
+    schedule: dict[str, dict[str, Any]]
     estimate: Cost
     memory: list[StageMemory]
     unchecked: list[str]
@@ -185,7 +189,7 @@ RESULTS: Mapping[str, tuple[Any, ...]] = {
     "import": (Import, Proposal),
     "rescore": (Rescored,),
     "inspect": (list[dict[str, Any]], Trainings),
-    "status": (RunStatus,),
+    "status": (Progress,),
     "top": (Snapshot,),
     "doctor": (Diagnosis,),
     "completion": (Completion,),

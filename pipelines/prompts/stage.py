@@ -37,8 +37,8 @@ from pipelines.prompts.files import (
 
 __all__ = [
     "DuplicatePromptError", "PartAdvice", "PromptRow", "PromptSource", "PromptTypeError", "SourceColumnError",
-    "SourceFormatError", "SourceNotFoundError", "SourceOptionError", "advise_prompts_per_part", "prompt_rows",
-    "read_prompts", "write_prompts",
+    "SourceFormatError", "SourceNotFoundError", "SourceOptionError", "UnknownPromptError", "advise_prompts_per_part",
+    "prompt_rows", "read_prompts", "source_ids", "write_prompts",
 ]  # fmt: skip
 
 STAGE_VERSION = shards.STAGE_VERSIONS["prompts"]
@@ -56,6 +56,10 @@ class SourceOptionError(PassError, ValueError):
 
 class DuplicatePromptError(PassError, ValueError):
     """Two rows of a prompt source have one prompt_id."""
+
+
+class UnknownPromptError(PassError, ValueError):
+    """The option ids names a prompt that the source does not have."""
 
 
 class PromptTypeError(PassError, TypeError, ValueError):
@@ -95,6 +99,9 @@ class PromptSource:
     """Prompts skipped at the start of that order."""
     limit: Rows | None = None
     """Most prompts taken, from offset on; the window wraps around at the end and never repeats a row. Example: 64."""
+    ids: Strings | None = None
+    """Takes the prompts of these prompt_ids alone, in this order, in place of offset and limit (default: by those).
+    Example: ["gsm8k_train-7"]."""
     prompts_per_part: PartRows = 64
     """Rows of the source in one part, the unit of work and of retries. A part is held in memory, so it has at most
     1048576."""
@@ -102,10 +109,12 @@ class PromptSource:
     def __post_init__(self) -> None:
         if {"prompt", "messages"} <= self.columns.keys():
             raise SourceOptionError("columns maps both prompt and messages; a prompt is one of the two")
+        if self.ids is not None and (self.offset or self.limit is not None or self.shuffle_seed is not None):
+            raise SourceOptionError("ids names the prompts in their order; leave out offset, limit and shuffle_seed")
 
     def semantic_options(self) -> dict[str, Any]:
         """What decides the dataset's bytes, beside the files themselves: everything but where they lie."""
-        operational = {"source", "format"}
+        operational = {"source", "format"} if self.ids is not None else {"source", "format", "ids"}
         return {name: value for name, value in asdict(self).items() if name not in operational}
 
 
@@ -172,7 +181,15 @@ def prompt_rows(content: SourceContent, source: PromptSource) -> list[PromptRow]
                 f"{source.source}. Rollouts are told apart by it: remove one row, or map prompt_id to a unique column."
             )
         first[prompt_id] = record
-    return [_prompt_row(content.records[i], ids[i], columns, source) for i in _window(len(ids), source)]
+    return [_prompt_row(content.records[i], ids[i], columns, source) for i in _taken(ids, source)]
+
+
+def source_ids(source: PromptSource) -> list[str]:
+    """The prompt_ids of a source in its order, from its offset on. Raises as `read_prompts`."""
+    content = _content(source)
+    column = _resolve_columns(content, source).get("prompt_id")
+    ids = [_prompt_id(record, column) for record in content.records]
+    return [ids[i] for i in _taken(ids, source)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,6 +257,16 @@ def _prompt_id(record: Record, column: str | None) -> str:
     if lone_surrogate(str(value)) is not None:
         raise _wrong_type(record, column, value, "text without half a surrogate pair", "prompt_id")
     return str(value).replace("/", "%2F")
+
+
+def _taken(ids: Sequence[str], source: PromptSource) -> list[int]:
+    """The positions of the prompts that a source takes. Raises UnknownPromptError."""
+    if source.ids is None:
+        return _window(len(ids), source)
+    place = {prompt_id: index for index, prompt_id in enumerate(ids)}
+    if unknown := [prompt_id for prompt_id in source.ids if prompt_id not in place]:
+        raise UnknownPromptError(f"{source.source} has no prompt_id {unknown[0]!r}; {advice(unknown[0], list(place))}")
+    return [place[prompt_id] for prompt_id in source.ids]
 
 
 def _window(rows: int, source: PromptSource) -> list[int]:

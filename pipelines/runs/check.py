@@ -7,9 +7,9 @@ headers only of a policy that a round made, to hold it against what the training
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,10 @@ from pipelines.prompts.stage import PromptRow, PromptSource, read_prompts
 from pipelines.rollouts.options import GenerateOptions
 from pipelines.rollouts.stage import planned_rollouts
 from pipelines.runners.gpus import count_gpus
+from pipelines.runs.anchors import anchor_problems
+from pipelines.runs.config import RunConfig
 from pipelines.runs.disk import disk_problem
+from pipelines.runs.findings import Findings, RunRefused
 from pipelines.runs.fits import Cards, StageMemory, cards_here, stage_memory
 from pipelines.runs.folders import ROUND_FOLDERS
 from pipelines.runs.lengths import length_problems
@@ -37,6 +40,7 @@ from pipelines.runs.lineage import read_lineage
 from pipelines.runs.machine_check import Use, computes_on, cuda_version, engine_use, machine_problems, parallel_problems
 from pipelines.runs.node_check import node_problems
 from pipelines.runs.places import folder_problem
+from pipelines.runs.round_check import round_problems
 from pipelines.runs.run import Run, round_prompts
 from pipelines.shaped.stage import check_streams, resolve_signal
 from pipelines.signals.base import Signal, SignalBase
@@ -44,35 +48,10 @@ from trainer.attention import attention_problem
 from trainer.compatibility import check_sampling
 from trainer.records import check_export, read_done
 
+__all__ = ["STAGES", "Findings", "RunRefused", "check_run", "find_problems"]
+
 STAGES = ("generate", "score", "shape", "train", "eval")
 WEIGHTS = ("process", "outcome", "format")
-
-
-class RunRefused(PassError, ValueError):
-    """A run would fail, or cost more than it gives; `problems` says why, one line each. Nothing was made."""
-
-    def __init__(self, problems: Iterable[str]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n  ".join(["not started, because:", *self.problems]))
-
-    def __reduce__(self) -> tuple[type[RunRefused], tuple[tuple[str, ...]]]:
-        return type(self), (self.problems,)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Findings:
-    """What a check found.
-
-    problems: one line each. missing: the same for packages that are not installed here. For an estimate: the prompts of
-    the configuration's round (none where no prompts are read), and the policy's folder (None where it is not there).
-    memory: what each stage holds on a GPU (nothing where no GPUs are known).
-    """
-
-    problems: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    prompts: tuple[PromptRow, ...] = ()
-    policy: str | None = None
-    memory: tuple[StageMemory, ...] = ()
 
 
 def check_run(
@@ -110,7 +89,9 @@ def find_problems(
     if round_index < 0 or rounds < 1:
         check.problems.append(f"round {round_index}, {rounds} rounds: rounds count from 0, and there is at least one")
     else:
-        check.all_of(frozenset(stages), signals)
+        with check.noting():
+            check.config = run.config.at_round(round_index)
+            check.all_of(frozenset(stages), signals)
     return Findings(
         problems=tuple(dict.fromkeys(check.problems)),
         missing=tuple(str(error) for error in by_extra(check.missing)),
@@ -133,6 +114,7 @@ class _Check:
         self.signals: Mapping[str, Signal] = {}
         self.facts: ModelFacts | None = None
         self.rollouts: DatasetSpec | None = None
+        self.planned_now = False  # whether those rollouts are yet to be sampled
         self.cards: Cards | None = None
         self.memory: list[StageMemory] = []
 
@@ -156,21 +138,23 @@ class _Check:
                 _check_exported(Path(local_model(self.policy)))
         if stages & {"score", "eval"}:
             with self.noting():
-                self.signals = self.run.signals
+                self.signals = self.run.at_round(self.round_index).signals
         with self.noting():
             self.machine(stages, names)
-        if "generate" in stages:
-            self.generate()
-        elif "score" in stages:
+        self.sections(stages & {"generate"})
+        if stages & {"score"} and "generate" not in stages:
             with self.noting():
                 self.rollouts = shards.load_dataset(self.run.folder(self.round_index, "rollouts")).spec
+        with self.noting():
+            self.problems += round_problems(self.run, first=self.round_index, rounds=self.rounds)
         if "score" in stages and self.signals:
             with self.noting():
+                last = self.round_index + self.rounds - 1
+                self.problems += anchor_problems(self.run, self.signals, last_round=last)
+            with self.noting():
                 self.score(self.run.wanted_signals(names), self.rollouts)
-        if "shape" in stages:
-            self.shape()
-        if "train" in stages:
-            self.train(sampled_now="generate" in stages)
+        self.sections(stages & {"shape", "train"})
+        self.later_rounds(stages)
         if "eval" in stages and self.config.eval is not None:
             self.evaluate()
         if stages & {"generate", "train"} and not self.problems and "disk_space" not in self.config.run.accept:
@@ -178,6 +162,33 @@ class _Check:
             self.problems += [problem] if problem else []
         if self.cards is not None and self.has_policy():
             self.fit(stages, self.cards)
+
+    def later_rounds(self, stages: frozenset[str]) -> None:
+        """What a schedule makes of the rounds after the first: each section's problems, once a setting of it."""
+        seen = [_settings(self.config)]
+        for index in range(self.round_index + 1, self.round_index + self.rounds) if self.run.config.schedule else ():
+            later = _Check(self.run, round_index=index, rounds=1, policy=self.policy)
+            later.facts, later.rollouts, later.planned_now = self.facts, self.rollouts, self.planned_now
+            with later.noting():
+                later.config = self.run.config.at_round(index)
+                later.signals = self.run.at_round(index).signals if self.signals else {}
+                settings = _settings(later.config)
+                new = {name for name in stages & set(settings) if all(settings[name] != old[name] for old in seen)}
+                seen.append(settings)
+                later.sections(new)
+            self.missing += later.missing
+            self.problems += [f"round {index}: {line}" for line in later.problems if line not in self.problems]
+            if later.problems:
+                return
+
+    def sections(self, stages: Collection[str]) -> None:
+        """What can be said of the stages of one round."""
+        if "generate" in stages:
+            self.generate()
+        if "shape" in stages:
+            self.shape()
+        if "train" in stages:
+            self.train()
 
     def fit(self, stages: frozenset[str], cards: Cards) -> None:
         """What each stage holds on a GPU; more than it may is a problem."""
@@ -198,14 +209,14 @@ class _Check:
         uses = list(self.uses(stages, names, machine))
         if (gpus := self.config.runner.gpus) is not None:
             self.problems += node_problems(gpus, uses, self.config.train, count=count_gpus())
-        if self.config.runner.name == "direct":
+        here = [use for use in uses if self.config.runner_of(_stage_of(use)).name == "direct"]
+        if here:
             cuda = cuda_version() if machine.gpus else None
             processes = any("multi_processing" in flag for flag in self.config.runner.flags)
             self.problems += machine_problems(
-                machine, uses, cuda=cuda, ours=device_held(), node=gpus is not None, processes=processes
+                machine, here, cuda=cuda, ours=device_held(), node=gpus is not None, processes=processes
             )
-        else:
-            self.problems += [line for use in uses for line in parallel_problems(use)]
+        self.problems += [line for use in uses if use not in here for line in parallel_problems(use)]
 
     def uses(self, stages: frozenset[str], names: Collection[str], machine: Machine) -> Iterator[Use]:
         """Every engine of the stages, and the update."""
@@ -250,8 +261,9 @@ class _Check:
                 "generate.group_size is 1: a group of one has nothing to be compared with, so most estimators make its "
                 'advantages 0. Raise it, or add "group_size_1" to run.accept'
             )
-        self.prompts = self.read("prompts", round_prompts(config, self.round_index))
+        self.prompts = self.read("prompts", round_prompts(self.run.config, self.round_index))
         self.rollouts = self.planned("generate", config.generate, self.prompts)
+        self.planned_now = True
 
     def read(self, place: str, source: PromptSource) -> list[PromptRow]:
         """The rows of a prompt source; too many that cannot be used are a problem."""
@@ -326,7 +338,7 @@ class _Check:
                 'what the signal calls bad. Make it 0 or more, or add "negative_weights" to run.accept'
             )
 
-    def train(self, *, sampled_now: bool) -> None:
+    def train(self) -> None:
         """The trainer's packages and folder; and that it would take rollouts sampled so, with their reference."""
         options = self.config.train
         if problem := attention_problem(options.attention, device=options.device):
@@ -338,15 +350,16 @@ class _Check:
                 f"train.kl_coef is {options.kl_coef:g}, but shape.reference names no logprobs signal; name one, or "
                 "set train.kl_coef to 0"
             )
-        if sampled_now and self.rollouts is not None:
+        if self.planned_now and self.rollouts is not None:
             with self.noting("train"):
                 check_sampling(self.rollouts.carried["sampling"], options, where="generate.sampling: the rollouts")
 
     def evaluate(self) -> None:
-        """The signal that judges, and each benchmark's prompts."""
-        options = self.config.eval
+        """The signal that judges, and each benchmark's prompts; a schedule changes nothing here."""
+        config = self.run.config
+        options = config.eval
         assert options is not None
-        sampled = replace(self.config.generate, sampling=self.config.eval_sampling, group_size=options.samples)
+        sampled = replace(config.generate, sampling=config.eval_sampling, group_size=options.samples)
         planned = None
         for name, source in options.benchmarks.items():
             rows = self.read(f"eval.benchmarks.{name}", source)
@@ -360,6 +373,18 @@ class _Check:
                 "name one of kind outcome"
             )
         self.score(self.run.signals_for(options.outcome), planned)
+
+
+def _stage_of(use: Use) -> str:
+    """The stage whose runner decides where something computes."""
+    return {"engine": "generate", "train": "train"}.get(use.place, "score")
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """Stage -> what its checks depend on; the prompts that a round takes are read where their source changes."""
+    source = replace(config.prompts, offset=0, limit=None)
+    sampling = config.generate.sampling
+    return {"generate": (source, config.generate), "shape": config.shape, "train": (config.train, sampling)}
 
 
 def _trainer_packages(options: Any) -> dict[str, str]:

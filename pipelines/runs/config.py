@@ -14,7 +14,7 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from pydantic import Strict
 
 from pipelines.engines.base import EngineOptions, Sampling
@@ -25,7 +25,10 @@ from pipelines.parts.operations import Limits
 from pipelines.prompts.stage import PromptSource
 from pipelines.rollouts.stage import GenerateOptions
 from pipelines.runners import RunnerOptions
+from pipelines.runs import schedule as schedules
 from pipelines.runs.evaluate import EvalOptions
+from pipelines.runs.selection import SelectOptions
+from pipelines.runs.stop import StopOptions
 from pipelines.shaped.stage import ShapeOptions
 from trainer import TrainOptions
 
@@ -35,7 +38,8 @@ PATH_KEYS = frozenset({"model", "recording", "source", "tokenizer"})
 MOST_ROUNDS = 999_999
 MOST_TOKENS_OF_A_PART = 2**29
 
-Consent = Literal["disk_space", "gpu_memory", "group_size_1", "negative_weights"]
+StageName = Literal["generate", "score", "shape", "eval"]
+Consent = Literal["disk_space", "gpu_memory", "group_size_1", "negative_weights", "other_base"]
 
 
 @options(ConfigError)
@@ -53,10 +57,21 @@ class RunSection:
     keep_states: AtLeastOne | None = None
     """Rounds whose optimizer state stays, the newest ones; a round can be trained again while the one before it has its
     own (default: all; datasets, policies and the lineage stay in any case). For runs on a local disk. Example: 2."""
+    keep_rollouts: AtLeastOne | None = None
+    """Rounds whose rollouts, signals and shaped datasets keep their rows, the newest ones; of the others, prompts and
+    manifests with their digests stay (default: all). Example: 3."""
+    disk_gigabytes: Annotated[float, Gt(0)] | None = None
+    """Most gigabytes (1e9 bytes) of a run's folder on a local disk. Once a round is complete, states and rows of the
+    oldest rounds are deleted until it holds no more, except what the next round reads (default: no limit). Example:
+    500.0."""
+    max_staleness: Annotated[int, Ge(0), Le(MOST_ROUNDS)] = 0
+    """Rounds back whose shaped datasets a round trains on beside its own (0 = its own alone). Their log-probabilities
+    stay those of the policy that sampled them, so train.off_policy must be "accept". Example: 1."""
     accept: Annotated[tuple[Consent, ...], Strict(False)] = ()
     """What the check before a run refuses and you want all the same: disk_space (the estimate is above what is free),
     gpu_memory (a stage is computed to need more than a GPU has), group_size_1 (groups of one rollout), negative_weights
-    (a stream whose good values are punished). Example: ["group_size_1"]."""
+    (a stream whose good values are punished), other_base (the KL reference or G-OPD's base is another model than the
+    policy before round 0). Example: ["group_size_1"]."""
 
 
 @options(ConfigError)
@@ -91,12 +106,23 @@ class RunConfig:
     """How the policy is updated."""
     eval: EvalOptions | None = None
     """What is measured on held-out prompts (default: nothing)."""
+    select: SelectOptions | None = None
+    """Chooses run.prompts_per_round prompts by how often earlier rounds solved them (default: the next ones)."""
+    stop: StopOptions | None = None
+    """When rounds end early (default: never)."""
     runner: RunnerOptions = field(default_factory=RunnerOptions)
     """Where Beam jobs run."""
+    runners: Mapping[StageName, RunnerOptions] = field(default_factory=dict)
+    """Where the jobs of single stages run instead, one table [runners.STAGE] each: generate, score, shape, or eval,
+    which is all jobs of an evaluation. Updates run on this machine."""
     operations: Limits = field(default_factory=Limits)
     """How hard a stage tries, and how many rejects it tolerates."""
+    schedule: Table = field(default_factory=dict)
+    """Options of run, prompts, generate, shape and train that change from round to round; benchmarks are sampled as the
+    configuration itself says."""
 
     def __post_init__(self) -> None:
+        schedules.rules(self.schedule)
         asked = [("prompts", self.prompts, self.generate.group_size, self.generate.sampling.max_tokens)]
         if self.eval is not None:
             asked += [
@@ -113,6 +139,24 @@ class RunConfig:
         """
         given = None if self.eval is None else self.eval.sampling
         return replace(given or self.generate.sampling, token_statistics=0)
+
+    def runner_of(self, stage: str) -> RunnerOptions:
+        """Where the jobs of a stage run."""
+        return {**self.runners}.get(stage, self.runner)  # type: ignore[call-overload, no-any-return]
+
+    def at_round(self, round_index: int) -> RunConfig:
+        """The configuration of one round, without a schedule. Raises ConfigError where a value cannot be used."""
+        if not self.schedule:
+            return self
+        config = schedules.at_round(replace(self, schedule={}), schedules.rules(self.schedule), round_index)
+        eval_options = (
+            None if self.eval is None else replace(self.eval, sampling=self.eval.sampling or self.eval_sampling)
+        )
+        return replace(config, eval=eval_options)
+
+    def scheduled_in(self, round_index: int) -> dict[str, Any]:
+        """Scheduled option, by its dotted name -> its value in one round. Raises ConfigError."""
+        return schedules.values(self.at_round(round_index), schedules.rules(self.schedule))
 
 
 def _check_part(place: str, source: PromptSource, *, size: int, tokens: int) -> None:
@@ -152,7 +196,10 @@ def _beside(data: Any, folder: Path, key: str = "") -> Any:
     error says where they are missed; everything else stays as written.
     """
     if isinstance(data, dict):
-        return {name: _beside(value, folder, name) for name, value in data.items()}
+        ruled = isinstance(data.get("rule"), str)  # a schedule's: its values are those of the key above
+        return {name: _beside(value, folder, key if ruled else name) for name, value in data.items()}
+    if isinstance(data, list):
+        return [_beside(value, folder, key) for value in data]
     if not (isinstance(data, str) and key in PATH_KEYS and data and "://" not in data):
         return data
     if (folder / data).exists():

@@ -23,18 +23,23 @@ def disk_problem(run: Run, rows: Sequence[PromptRow], *, policy: str, rounds: in
     if not store.is_local:
         return None
     folder = Path(store.path())
-    wanted = rounds * estimate_round(run.config, rows, policy=policy).disk_gigabytes * 1e9 - _written(folder)
+    estimate = estimate_round(run.config, rows, policy=policy)
+    wanted = rounds * estimate.disk_gigabytes * 1e9 - written(folder)
     if (keep := run.config.run.keep_states) is not None and keep < rounds:
         wanted -= (rounds - keep) * checkpoint_bytes(list(tensor_shapes(policy).values()), run.config.train)
+    if (keep := run.config.run.keep_rollouts) is not None and keep < rounds:
+        wanted -= (rounds - keep) * estimate.gigabytes * 1e9
     place = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(place).free
     if wanted <= free:
         return None
     return (
         f"{run.url}: the run will write about {wanted / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free on that "
-        'disk. Free some, lower train.keep_checkpoints, set run.keep_states, or add "disk_space" to run.accept'
+        "disk. Free some, lower train.keep_checkpoints, set run.keep_states or run.keep_rollouts, or add "
+        '"disk_space" to run.accept'
     )
 
 
-def _written(folder: Path) -> int:
+def written(folder: Path) -> int:
+    """Bytes of all files in a folder."""
     return sum(os.path.getsize(os.path.join(base, name)) for base, _, names in os.walk(folder) for name in names)

@@ -1,7 +1,12 @@
 """RUN/lineage.json: which round was made from what, and how it went.
 
     {"format_version": 1, "rounds": [{"round", "policy_digest", "policy", "datasets": {name: content digest},
-     "config", "metrics"}, ...], "start": {"policy", "policy_digest", "metrics"}}
+     "config", "schedule", "anchors", "trained_on", "selection", "deleted", "metrics"}, ...],
+     "start": {"policy", "policy_digest", "metrics"}, "stopped": {"round", "metric", "value", "best_round", "best"}}
+
+schedule: scheduled option -> its value. anchors: option -> digest of a model that stays the policy before round 0.
+trained_on: the rounds whose shaped datasets the update read. selection: reason -> prompts. deleted: dataset, or "state"
+-> the rule, files, bytes. stopped: only where [stop] ended the rounds.
 
 Rewritten whole after each stage; a reader sees the old text or the new one, never half of one.
 """
@@ -34,6 +39,11 @@ class _Round(TypedDict, total=False):
     policy_digest: str
     datasets: dict[str, str]
     config: dict[str, Any]
+    schedule: dict[str, Any]
+    anchors: dict[str, str]
+    trained_on: list[int]
+    selection: dict[str, int]
+    deleted: dict[str, dict[str, Any]]
     metrics: dict[str, dict[str, Any]]
 
 
@@ -48,6 +58,7 @@ class Lineage(TypedDict, total=False):
     format_version: Required[Literal[1]]
     rounds: Required[list[_Round]]
     start: _Start
+    stopped: dict[str, Any]
 
 
 def read_lineage(run: str) -> dict[str, Any]:
@@ -79,11 +90,20 @@ def record_start(run: str, facts: Mapping[str, Any]) -> None:
     Store(run).put(FILE, json.dumps({**lineage, "start": dict(facts)}, indent=1).encode())
 
 
+def record_stopped(run: str, decision: Mapping[str, Any] | None) -> None:
+    """Write down that and why the rounds ended early, or that they did not. Raises LineageError."""
+    lineage = read_lineage(run)
+    if lineage.get("stopped") != decision:
+        kept = {key: value for key, value in lineage.items() if key != "stopped"}
+        told = {} if decision is None else {"stopped": dict(decision)}
+        Store(run).put(FILE, json.dumps(kept | told, indent=1).encode())
+
+
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(old)
     for key, value in new.items():
         before = merged.get(key)
-        if key in ("datasets", "metrics") and isinstance(before, Mapping) and isinstance(value, Mapping):
+        if key in ("datasets", "metrics", "deleted") and isinstance(before, Mapping) and isinstance(value, Mapping):
             merged[key] = _merged(before, value)
         else:
             merged[key] = value

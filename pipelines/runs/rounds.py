@@ -4,6 +4,7 @@
       lineage.json                     what was made from what, and how it went
       start/eval/NAME/                 the policy before round 0
       round-000/ prompts/ rollouts/ signals/NAME/ shaped/ train/ policy/ eval/NAME/ eval-N/NAME/
+                 pass_rates.json selection.json    with [select]: what was measured, and what was chosen by it
 
 Every step is a dataset or a resumable training: a round that was cut off goes on where it stopped when it is called
 again.
@@ -11,11 +12,11 @@ again.
 
 from __future__ import annotations
 
+import json
 import posixpath
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pass_ops import shards
@@ -27,20 +28,23 @@ from pipelines.options import as_dict
 from pipelines.options.types import check_name
 from pipelines.prompts.stage import PromptSource, write_prompts
 from pipelines.rollouts.stage import generate
+from pipelines.runs import selection
+from pipelines.runs.anchors import check_anchors
 from pipelines.runs.away import training_folders
+from pipelines.runs.budget import apply_budget, remove_old_states
 from pipelines.runs.check import check_run
-from pipelines.runs.evaluate import RESULTS, EvalResult, EvaluationError, evaluate_rollouts
+from pipelines.runs.evaluate import RESULTS, EvalResult, EvaluationError, evaluate_rollouts, read_results
 from pipelines.runs.folders import ROUND_FOLDERS
 from pipelines.runs.leftovers import leftovers, remove_leftovers
-from pipelines.runs.lineage import record_round, record_start
+from pipelines.runs.lineage import read_lineage, record_round, record_start, record_stopped
 from pipelines.runs.progress import Report
 from pipelines.runs.run import Run, round_prompts
+from pipelines.runs.stop import Stopped, metric_value, stopped
 from pipelines.runs.summary import ShapedSummary, summarize_shaped
 from pipelines.runs.torchrun import trainer_for
 from pipelines.shaped.stage import shape_dataset
 from pipelines.signals.reverify import VerdictDiff, reverify
 from pipelines.signals.stage import score
-from trainer.records import STATE, remove_state
 
 
 def run_round(run: Run, round_index: int, *, is_last: bool = True) -> ShapedSummary:
@@ -54,36 +58,96 @@ def run_round(run: Run, round_index: int, *, is_last: bool = True) -> ShapedSumm
 
 
 def run_rounds(run: Run, count: int) -> dict[int, ShapedSummary]:
-    """The starting policy's evaluation, then `count` rounds; returns what each shaped, summed up.
+    """The starting policy's evaluation, then `count` rounds, fewer where [stop] ends them; returns what each shaped,
+    summed up.
 
     Raises RunRefused before anything runs.
     """
     check_run(run, rounds=count)
     remove_leftovers(leftovers(run.url))
     evaluate_start(run)
-    return {index: _round(run, index, is_last=index == count - 1) for index in range(count)}
+    made: dict[int, ShapedSummary] = {}
+    found: Stopped | None = None
+    while len(made) < count and found is None:
+        index = len(made)
+        made[index] = _round(run, index, is_last=index == count - 1)
+        found = _stopped(run, index) if index < count - 1 else None
+    if found is not None:
+        evaluate_round(run, found.round)  # it is the last one, so on every prompt
+        run.reporter.note(str(found))
+    record_stopped(run.url, None if found is None else found.as_json())
+    return made
+
+
+def _stopped(run: Run, last: int) -> Stopped | None:
+    """Whether the rounds up to one that was evaluated as one of several are enough. Raises StopError.
+
+    Figures are read from the evaluations on eval.between prompts and from what the trainings recorded, so the decision
+    depends on nothing that a later round or a whole evaluation writes.
+    """
+    options = run.config.stop
+    if options is None:
+        return None
+    trained = {entry["round"]: entry.get("metrics", {}).get("train", {}) for entry in read_lineage(run.url)["rounds"]}
+    values = []
+    for index in range(last + 1):
+        metrics = {"train": trained.get(index, {}), "eval": _figures(dict(_between(run, index)))}
+        values.append(metric_value(metrics, options.metric, where=f"round {index}"))
+    return stopped(values, options)
+
+
+def _between(run: Run, round_index: int) -> Iterator[tuple[str, EvalResult]]:
+    """The evaluations of a round that is not the last."""
+    for name in run.config.eval.benchmarks if run.config.eval is not None else ():
+        suffix, _ = run.config.eval.asked(name, whole=False)  # type: ignore[union-attr]
+        yield name, read_results(run.folder(round_index, f"eval{suffix}", name))
 
 
 def _round(run: Run, round_index: int, *, is_last: bool) -> ShapedSummary:
     policy = run.starting_policy(round_index)
-    facts = {"policy": pinned_model(policy), "policy_digest": model_digest(policy), "config": as_dict(run.config)}
-    record_round(run.url, round_index, facts)
+    record_round(
+        run.url,
+        round_index,
+        {
+            "policy": pinned_model(policy),
+            "policy_digest": model_digest(policy),
+            "config": as_dict(run.config.at_round(round_index)),
+            "schedule": run.config.scheduled_in(round_index),
+            "anchors": check_anchors(run, round_index),
+            "trained_on": list(run.trained_rounds(round_index)),
+        },
+    )
     make_rollouts(run, round_index)
     score_rollouts(run, round_index)
+    if run.config.select is not None:
+        selection.pass_rates(run.folder(round_index), run.config.select.outcome)
     shape_rollouts(run, round_index)
     update_policy(run, round_index)
     evaluate_round(run, round_index, whole=is_last)
-    return summarize_shaped(shards.open_dataset(run.folder(round_index, "shaped")))
+    summary = _summary(run, round_index)
+    record_round(run.url, round_index, {"metrics": {"shaped": asdict(summary)}})
+    apply_budget(run, round_index)
+    return summary
+
+
+def _summary(run: Run, round_index: int) -> ShapedSummary:
+    """What a round shaped, summed up: from its rows, or from the lineage where those were deleted by a rule."""
+    shaped = run.folder(round_index, "shaped")
+    if shards.deletion_of(shaped) is None:
+        return summarize_shaped(shards.open_dataset(shaped))
+    entries = {entry["round"]: entry for entry in read_lineage(run.url)["rounds"]}
+    return ShapedSummary(**entries[round_index]["metrics"]["shaped"])
 
 
 def make_rollouts(run: Run, round_index: int) -> Manifest:
     """The datasets `prompts` and `rollouts` of a round."""
+    config = run.config.at_round(round_index)
     prompts = run.folder(round_index, "prompts")
     _recorded(
         run,
         round_index,
         "prompts",
-        lambda report: _write_prompts(run, round_prompts(run.config, round_index), prompts, report),
+        lambda report: _write_prompts(run, _prompts_of(run, round_index), prompts, report),
     )
     return _recorded(
         run,
@@ -93,13 +157,26 @@ def make_rollouts(run: Run, round_index: int) -> Manifest:
             prompts=prompts,
             out=run.folder(round_index, "rollouts"),
             model=run.starting_policy(round_index),
-            engine=run.config.engine,
-            options=run.config.generate,
-            seed=run.config.run.seed,
+            engine=config.engine,
+            options=config.generate,
+            seed=config.run.seed,
             round=round_index,
-            operations=run.operations(report),
+            operations=run.operations(report, "generate"),
         ),
     )
+
+
+def _prompts_of(run: Run, round_index: int) -> PromptSource:
+    """The prompts of a round; those that [select] chooses are written down with why."""
+    source, select = round_prompts(run.config, round_index), run.config.select
+    if select is None:
+        return source
+    earlier = [run.folder(index) for index in range(round_index)]
+    choices = selection.chosen(source, selection.last_measured(earlier, select.outcome), select)
+    content = json.dumps(selection.as_json(choices), indent=1)
+    Store(run.folder(round_index)).put(selection.SELECTION, content.encode())
+    record_round(run.url, round_index, {"selection": selection.reasons(choices)})
+    return selection.selected_source(source, choices)
 
 
 def score_rollouts(run: Run, round_index: int, names: Iterable[str] = ()) -> dict[str, Manifest]:
@@ -142,8 +219,8 @@ def shape_rollouts(run: Run, round_index: int, name: str = "shaped") -> Manifest
             rollouts=run.folder(round_index, "rollouts"),
             signals=run.folder(round_index, "signals"),
             out=run.folder(round_index, name),
-            options=run.config.shape,
-            operations=run.operations(report),
+            options=run.config.at_round(round_index).shape,
+            operations=run.operations(report, "shape"),
         ),
     )
 
@@ -164,11 +241,11 @@ def update_policy(run: Run, round_index: int) -> dict[str, Any]:
         device_lent("the trainer"),
     ):
         result = trainer_for(run.config.runner.gpus)(
-            shaped=[run.folder(round_index, "shaped")],
+            shaped=[run.folder(index, "shaped") for index in run.trained_rounds(round_index)],
             policy=local_model(policy),
             out=folders.out,
             state=folders.state,
-            options=run.config.train,
+            options=run.config.at_round(round_index).train,
             policy_digest=facts.digest,
             vocabulary=asdict(facts.vocabulary),
             export=folders.export,
@@ -176,18 +253,8 @@ def update_policy(run: Run, round_index: int) -> dict[str, Any]:
         )
     if is_main_process():
         record_round(run.url, round_index, {"metrics": {"train": result.metrics}})
-        _remove_old_states(run, round_index)
+        remove_old_states(run, round_index)
     return dict(result.metrics)
-
-
-def _remove_old_states(run: Run, round_index: int) -> None:
-    """What run.keep_states does not keep, once this round is trained."""
-    keep = run.config.run.keep_states
-    store = Store(run.url)
-    if keep is None or not store.is_local:
-        return
-    for earlier in range(max(0, round_index + 1 - keep)):
-        remove_state(Path(store.path()) / posixpath.relpath(run.folder(earlier, "train"), run.url) / STATE)
 
 
 def evaluate_start(run: Run) -> dict[str, EvalResult]:
@@ -250,10 +317,10 @@ def evaluate_policy(run: Run, policy: str, folder: str, name: str, *, title: str
             engine=run.config.engine,
             options=replace(run.config.generate, sampling=sampling, group_size=options.samples),
             seed=options.seed,
-            operations=run.operations(report),
+            operations=run.operations(report, "eval"),
         )
         for signal in run.signals_for(options.outcome):
-            _score(run, signal, report, folder=folder, policy=policy)
+            _score(run, signal, report, folder=folder, policy=policy, stage="eval")
     outcome = posixpath.join(folder, "signals", options.outcome)
     result = evaluate_rollouts(
         *(shards.open_dataset(place) for place in (prompts, rollouts, outcome)), benchmark=name, k=options.k
@@ -262,7 +329,7 @@ def evaluate_policy(run: Run, policy: str, folder: str, name: str, *, title: str
     return result
 
 
-def _score(run: Run, name: str, report: Report, *, folder: str, policy: str) -> Manifest:
+def _score(run: Run, name: str, report: Report, *, folder: str, policy: str, stage: str = "score") -> Manifest:
     """One signal of the rollouts in `folder`, made by `policy`."""
     signal = run.signals[name]
     return score(
@@ -272,7 +339,7 @@ def _score(run: Run, name: str, report: Report, *, folder: str, policy: str) -> 
         prompts=posixpath.join(folder, "prompts"),
         signals={needed: posixpath.join(folder, "signals", needed) for needed in signal.inputs if needed != "prompts"},
         tokenizer=policy,
-        operations=run.operations(report),
+        operations=run.operations(report, stage),
     )
 
 

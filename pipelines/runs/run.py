@@ -52,11 +52,22 @@ class Run:
         """The model that a round samples from: the configured one, then the previous round's result."""
         return self.config.policy.model if round_index == 0 else self.folder(round_index - 1, "policy")
 
-    def operations(self, progress: Report) -> Operations:
-        """How a stage of this run works, reporting its progress to `progress`."""
+    def trained_rounds(self, round_index: int) -> range:
+        """The rounds whose shaped datasets a round trains on, its own first, then back to run.max_staleness before."""
+        return range(round_index, max(-1, round_index - self.config.run.max_staleness - 1), -1)
+
+    def at_round(self, round_index: int) -> Run:
+        """The run with the configuration of one round. Raises ConfigError where a schedule gives what cannot be used.
+
+        Benchmarks belong to the run itself: it judges every round alike.
+        """
+        return self if not self.config.schedule else replace(self, config=self.config.at_round(round_index))
+
+    def operations(self, progress: Report, stage: str) -> Operations:
+        """How a stage of this run works (generate, score, shape, eval), reporting its progress to `progress`."""
         config = self.config
         return Operations(
-            runner=config.runner,
+            runner=config.runner_of(stage),
             overwrite=self.overwrite,
             progress=progress,
             modules=self.modules,
@@ -86,12 +97,19 @@ class Run:
 
 
 def round_prompts(config: RunConfig, round_index: int) -> PromptSource:
-    """The prompts of one round: the next `prompts_per_round` of the source, in an order shuffled once by the seed."""
-    count = config.run.prompts_per_round
+    """The prompts of one round: the next `prompts_per_round` of the source, in an order shuffled once by the seed.
+
+    config: the run's, not that of a round. Raises ConfigError.
+    """
+    at = config.at_round(round_index)
+    count = at.run.prompts_per_round
     if count is None:
-        return config.prompts
-    seed = config.run.seed if config.prompts.shuffle_seed is None else config.prompts.shuffle_seed
-    return replace(config.prompts, shuffle_seed=seed, offset=config.prompts.offset + round_index * count, limit=count)
+        return at.prompts
+    seed = config.run.seed if at.prompts.shuffle_seed is None else at.prompts.shuffle_seed
+    taken = round_index * count
+    if "run" in config.schedule:
+        taken = sum(config.at_round(index).run.prompts_per_round or 0 for index in range(round_index))
+    return replace(at.prompts, shuffle_seed=seed, offset=at.prompts.offset + taken, limit=count)
 
 
 def configured_signals(config: RunConfig) -> dict[str, Signal]:
@@ -124,6 +142,8 @@ def _named_signals(config: RunConfig) -> list[tuple[str, str]]:
     named = [(f"shape.{role}", name) for name, role in config.shape.roles.items()]
     if config.eval is not None and config.eval.benchmarks:
         named.append(("eval.outcome", config.eval.outcome))
+    if config.select is not None:
+        named.append(("select.outcome", config.select.outcome))
     return named
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from pipelines.demo.assets import asset_folder
 from pipelines.options import build
+from pipelines.runs.budget import remove_old_states
 from pipelines.runs.config import RunConfig
 from pipelines.runs.progress import Reporter
-from pipelines.runs.rounds import _remove_old_states
 from pipelines.runs.run import Run
 from tests.trainer.rows import random_rows
 from trainer import TrainOptions, train
@@ -78,7 +78,7 @@ def test_the_newest_rounds_keep_their_state(tmp_path, keep, left):
     section = {} if keep is None else {"keep_states": keep}
     given = {"prompts": {"source": "none"}, "policy": {"model": str(asset_folder("policy"))}, "run": section}
     config = build(RunConfig, given, where="test")
-    _remove_old_states(Run(config=config, url=str(tmp_path), reporter=Reporter(quiet=True)), 2)
+    remove_old_states(Run(config=config, url=str(tmp_path), reporter=Reporter(quiet=True)), 2)
     kept = [number for number in range(3) if (tmp_path / f"round-{number:03d}/train/state/step-00000001").exists()]
     assert kept == left
     assert all((tmp_path / f"round-{n:03d}/train/state/step-00000001.json").exists() for n in range(3))

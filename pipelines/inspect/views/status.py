@@ -2,15 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import groupby
+from typing import Any
 
+from pass_ops.errors import PassError
 from pass_ops.shards import DatasetStatus, RunStatus
+from pipelines.runs.lineage import read_lineage
 from pipelines.runs.tables import Sheet, numbers
 
 #: a dataset's stage, in the order in which a round runs them
 STAGES = ("prompts", "generate", "score", "shape")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundNotes:
+    """What the lineage says of a round beside its datasets. schedule: scheduled option -> its value."""
+
+    round: int
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(RunStatus):
+    """Every dataset at or below a folder, and what the lineage says of its rounds; nothing where it cannot be read."""
+
+    rounds: tuple[RoundNotes, ...] = ()
+
+
+def run_progress(status: RunStatus) -> Progress:
+    """A folder's status, with the notes of its rounds where it is a RUN."""
+    try:
+        entries = read_lineage(status.url)["rounds"]
+    except PassError:
+        entries = []
+    notes = (RoundNotes(round=entry["round"], schedule=entry.get("schedule", {})) for entry in entries)
+    return Progress(url=status.url, datasets=status.datasets, rounds=tuple(notes))
+
+
+def notes_lines(progress: Progress) -> list[str]:
+    """The notes for the terminal, a line each.
+
+    >>> notes_lines(Progress(url="run", datasets=(), rounds=(RoundNotes(round=0, schedule={"shape.k": 0.7}),)))
+    ['round 0: shape.k 0.7']
+    """
+    return [
+        f"round {notes.round}: {', '.join(f'{name} {_value(value)}' for name, value in notes.schedule.items())}"
+        for notes in progress.rounds
+        if notes.schedule
+    ]
+
+
+def _value(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def status_sheet(status: RunStatus) -> Sheet:
@@ -65,6 +111,8 @@ def _rate(dataset: DatasetStatus) -> str:
 
 
 def _state(dataset: DatasetStatus) -> str:
+    if dataset.deleted is not None:
+        return "deleted by rule"
     if dataset.complete:
         return "complete"
     if dataset.failed:

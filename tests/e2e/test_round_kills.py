@@ -1,0 +1,73 @@
+"""kill -9 at every boundary of rounds with every option: the same command goes on to the undisturbed bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.cli.parser import main
+from tests.e2e.killing import WITHOUT_VLLM, Point, finished, killed_at, passrl
+
+# min_delta 1 cannot be reached, so round 0 stays the best one and round 2 is the last of at most four.
+OPTIONS = """
+[select]
+max_pass_rate = 0.5
+explore = 0.25
+
+[stop]
+metric = "eval.small.pass@1"
+patience = 2
+min_delta = 1.0
+
+[schedule]
+train.lr = { rule = "linear", start = 1e-3, end = 1e-4, rounds = 3 }
+shape.k = [0.7, 0.3]
+"""
+RUN = "[run]\nprompts_per_round = 4\nmax_staleness = 1\nkeep_rollouts = 2\nkeep_states = 1"
+
+# In the order in which a run comes to them.
+KILLS = (
+    Point(pattern=r"^put .*/round-000/pass_rates\.json"),
+    Point(pattern=r"^put .*/round-001/selection\.json"),
+    Point(pattern=r"^create .*/round-001/rollouts/_done/"),
+    Point(pattern=r"^put .*/round-001/train/_done\.json"),
+    Point(pattern=r"^put .*/round-000/signals/format/_deleted-"),
+    Point(pattern=r"^remove .*/round-000/rollouts/part-"),
+    Point(pattern=r"^create .*/round-002/eval/small/rollouts/_manifest-"),
+)
+
+
+@pytest.fixture
+def every_option(project):
+    text = Path(project.config).read_text().replace("[run]", RUN).replace("[eval]", "[eval]\nbetween = 2")
+    project.write("run.toml", text.replace("[train]", '[train]\noff_policy = "accept"') + OPTIONS)
+    return project
+
+
+def made_by(out: str) -> dict[str, Any]:
+    """What must be the same however often a run was cut off: the lineage without times, and every policy's bytes."""
+    lineage = json.loads((Path(out) / "lineage.json").read_text())
+    keys = ("datasets", "schedule", "trained_on", "selection", "deleted")
+    rounds = [{key: entry.get(key) for key in keys} | {"eval": entry["metrics"]["eval"]} for entry in lineage["rounds"]]
+    policies = [path.read_bytes() for path in sorted(Path(out).glob("round-*/policy/model.safetensors"))]
+    chosen = [path.read_bytes() for path in sorted(Path(out).glob("round-*/*.json"))]
+    return {"rounds": rounds, "stopped": lineage["stopped"], "policies": policies, "chosen": chosen}
+
+
+@pytest.mark.deep
+def test_killed_at_every_boundary_the_rounds_are_those_of_an_undisturbed_run(every_option, tmp_path, capsys):
+    out, cut = every_option.out, str(tmp_path / "cut")
+    command = ["rounds", every_option.config, "--rounds", "4", "--out"]
+    passrl(["--version"], out + ".log", preload=WITHOUT_VLLM).join()
+    assert finished([*command, out], out + ".log") == 0, Path(out + ".log").read_text()
+    undisturbed = made_by(out)
+    assert undisturbed["stopped"]["round"] == 2
+    assert undisturbed["rounds"][0]["deleted"].keys() >= {"rollouts", "shaped", "state"}
+    for point in KILLS:
+        killed_at(point, [*command, cut], cut + ".log")
+    assert finished([*command, cut], cut + ".log") == 0, Path(cut + ".log").read_text()
+    assert made_by(cut) == undisturbed
+    assert main(["verify", cut]) == 0, capsys.readouterr().out
