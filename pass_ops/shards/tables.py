@@ -100,26 +100,29 @@ def metadata_problems(file: pq.ParquetFile, spec: DatasetSpec) -> Iterator[str]:
             yield f"its metadata has {key} {found.get(key.encode())!r}, not {wanted.encode()!r}"
 
 
-def _parquet(table: pa.Table, row_groups: Sequence[tuple[int, int]], *, stage: str, format_version: int) -> bytes:
-    table = table.replace_schema_metadata({"format_version": str(format_version), "stage": stage})
-    columns = list(table.schema)
-    tensors = [field for field in columns if _is_tensor(field.type)]
+def writer_options(schema: pa.Schema, *, format_version: int = FORMAT_VERSION) -> dict[str, Any]:
+    """How a dataset's Parquet files are encoded and compressed, as `pq.ParquetWriter` takes it."""
+    tensors = [field for field in schema if _is_tensor(field.type)]
     encodings = {_leaf(field): _encoding(field) for field in tensors}
-    scalars = [field for field in columns if not pa.types.is_nested(field.type)]
+    scalars = [field for field in schema if not pa.types.is_nested(field.type)]
     words = [field.name for field in scalars if pa.types.is_string(field.type) and field.name not in _UNIQUE_TEXTS]
     ids = [_leaf(field) for field in tensors if pa.types.is_integer(field.type.value_type)]
+    return {
+        "compression": "zstd",
+        "compression_level": dict.fromkeys([*ids, "text"], _LANGUAGE_LEVEL),
+        "use_dictionary": words,
+        "write_statistics": [field.name for field in scalars if field.name != "text"],
+        "column_encoding": {path: encoding for path, encoding in encodings.items() if encoding},
+        "version": "2.6",
+        # for other readers: ours compare the sha256 of the whole file
+        "write_page_checksum": format_version > 1,
+    }
+
+
+def _parquet(table: pa.Table, row_groups: Sequence[tuple[int, int]], *, stage: str, format_version: int) -> bytes:
+    table = table.replace_schema_metadata({"format_version": str(format_version), "stage": stage})
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        sink,
-        table.schema,
-        compression="zstd",
-        compression_level=dict.fromkeys([*ids, "text"], _LANGUAGE_LEVEL),
-        use_dictionary=words,
-        write_statistics=[field.name for field in scalars if field.name != "text"],
-        column_encoding={path: encoding for path, encoding in encodings.items() if encoding},
-        version="2.6",
-        write_page_checksum=format_version > 1,  # for other readers: ours compare the sha256 of the whole file
-    ) as writer:
+    with pq.ParquetWriter(sink, table.schema, **writer_options(table.schema, format_version=format_version)) as writer:
         for start, stop in row_groups:
             rows = table.slice(start, stop - start)
             writer.write_table(rows, row_group_size=rows.num_rows)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
+from pass_ops.errors import PassError
 from pass_ops.shards import CompleteDataset
-from pipelines.models.folder import tokenizer_digest
+from pipelines.inspect.tokenizer import NoTokenizerError, find_tokenizer
 from pipelines.signals.steps import Decode, token_text_ends, tokenizer_decode
 
 #: characters of a text that is not shown whole, at its head and at its tail
@@ -30,16 +30,16 @@ class TextDecoder:
 def text_decoder(dataset: CompleteDataset, *, tokenizer: str | None = None) -> TextDecoder:
     """The decoder of a dataset's rollouts.
 
-    tokenizer: a folder with the policy's tokenizer.json (default: the one that the dataset names, if it is on this
-    machine: nothing is fetched for a look). Without it there are no texts; the numbers are worth showing all the same.
+    tokenizer: a folder with the policy's tokenizer.json (default: one that the dataset names: see `find_tokenizer`).
+    Without it there are no texts; the numbers are worth showing all the same.
     """
-    folder = tokenizer or next((model.id for model in dataset.spec.models.values()), "")
-    if not (Path(folder) / "tokenizer.json").exists():
-        return TextDecoder(None, f"no tokenizer.json in {folder or 'a folder that it names'}; give --tokenizer FOLDER")
-    if tokenizer_digest(folder) != dataset.spec.carried.get("tokenizer_digest"):
-        return TextDecoder(None, f"{folder} holds another tokenizer now; give the rollouts' own: --tokenizer FOLDER")
     try:
-        return TextDecoder(tokenizer_decode(folder))
+        folder = find_tokenizer(dataset, folder=tokenizer)
+        return TextDecoder(tokenizer_decode(str(folder)))
+    except NoTokenizerError as error:
+        return TextDecoder(None, f"no tokenizer was found, give --tokenizer FOLDER ({error})")
+    except PassError as error:
+        return TextDecoder(None, str(error))
     except ImportError:
         return TextDecoder(None, "the library tokenizers is missing; install the extra models")
 

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from pass_ops.errors import PassError
 from pass_ops.shards import DatasetStatus, Store, status
+from pipelines.runs.tables import Sheet, numbers, texts
 
 _ROUND = re.compile(r"round-\d{3,}")
 _METRICS = "metrics.jsonl"
@@ -60,16 +59,12 @@ def _latest_step(run: Store) -> LatestStep | None:
 
 def snapshot_view(found: Snapshot) -> RenderableType:
     """The screen: datasets under way, the last ones that are complete, the latest step."""
-    table = Table(
-        *("dataset", "parts", "rows", "tokens", "tokens/s", "left", "rejected"),
-        box=SIMPLE_HEAD,
-        title=found.url,
-        title_justify="left",
-    )
+    amounts = numbers("parts"), numbers("rows"), numbers("tokens"), numbers("rate", "tokens/s"), numbers("left")
+    table = Sheet("dataset", *amounts, texts("rejected"), title=found.url)
     under_way = [dataset for dataset in found.datasets if not dataset.complete]
     complete = [dataset for dataset in found.datasets if dataset.complete]
     for dataset in (*complete[-COMPLETE_SHOWN:], *under_way):
-        table.add_row(*_cells(dataset, found.url), style="dim" if dataset.complete else None)
+        table.add_row(*_cells(dataset, found.url), style="dim" if dataset.complete else "")
     lines: list[RenderableType] = [table]
     if len(complete) > COMPLETE_SHOWN:
         lines.append(Text(f"{len(complete) - COMPLETE_SHOWN} more datasets are complete"))

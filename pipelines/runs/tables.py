@@ -72,9 +72,11 @@ class Sheet:
         self.title = title
         self.caption = caption
         self.rows: list[list[str]] = []
+        self.styles: list[str] = []
 
-    def add_row(self, *cells: str) -> None:
+    def add_row(self, *cells: str, style: str = "") -> None:
         """One line; what a terminal would obey in a cell is written out, and line feeds are shown as such."""
+        self.styles.append(style)
         self.rows.append([one_line(cell) for cell in cells] + [""] * (len(self.columns) - len(cells)))
 
     def plain(self, *, width: int) -> str:
@@ -121,8 +123,8 @@ class Sheet:
                 no_wrap=not folds,
                 overflow="fold",
             )
-        for row in self.rows:
-            table.add_row(*(Text(row[i]) for i in columns))
+        for row, style in zip(self.rows, self.styles, strict=True):
+            table.add_row(*(Text(row[i]) for i in columns), style=style)
         return table
 
 

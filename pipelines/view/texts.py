@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pass_ops.errors import PassError
+from pass_ops.shards import CompleteDataset
+from pipelines.inspect.tokenizer import NoTokenizerError, find_tokenizer
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 #: steps of a decoder that leave a token's text as it is; Strip takes white space off the whole text's ends
@@ -47,6 +49,23 @@ class TokenTexts:
         shown = [f"<|id {i}|>".encode() if piece is None else piece for i, piece in zip(ids, pieces, strict=True)]
         lengths = np.array([len(piece) for piece in shown], np.uint32)
         return b"".join(shown), lengths, np.array(special, np.uint8)
+
+
+def dataset_texts(dataset: CompleteDataset, *, folder: str | None = None) -> tuple[TokenTexts | None, str]:
+    """The dataset's token texts, and a sentence about where they are from, or about why there are none.
+
+    folder: see `find_tokenizer`. Raises, for a `folder` alone: what `find_tokenizer` does, TokenTextsError.
+    """
+    try:
+        place = find_tokenizer(dataset, folder=folder)
+        return read_token_texts(place), f"Token texts are those of the tokenizer in {folder or place}."
+    except (NoTokenizerError, TokenTextsError) as error:
+        if folder is not None:
+            raise
+        return None, (
+            f"No tokenizer was found ({error}): rollouts are shown as their decoded text, without a colour for each "
+            "token. Make the file again with --tokenizer."
+        )
 
 
 def read_token_texts(folder: str | Path) -> TokenTexts:

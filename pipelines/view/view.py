@@ -24,8 +24,7 @@ from pipelines.view.rows import Group, check_same_rollouts, read_groups
 from pipelines.view.run_page import run_of, run_page
 from pipelines.view.sampling import Sample, sample_groups
 from pipelines.view.settings import Setting, settings_of
-from pipelines.view.texts import TokenTexts
-from pipelines.view.tokenizer import dataset_texts
+from pipelines.view.texts import TokenTexts, dataset_texts
 from pipelines.view.truth import TruthSource, open_truth_of
 
 PAYLOAD = 1

@@ -6,12 +6,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import huggingface_hub
+import huggingface_hub.constants
 import pytest
 
 from pass_ops.shards import CompleteDataset
 from pass_ops.shards.spec import ModelRef
-from pipelines.view.tokenizer import dataset_texts
+from pipelines.view.texts import dataset_texts
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -13,11 +13,11 @@ from pass_ops.shards import commit_part, create_dataset, finalize, open_dataset
 from pipelines.inspect.explain.explanation import explain_rollout
 from pipelines.inspect.stored import NotShapedError
 from pipelines.inspect.sweep.truth import truth_advantages
+from pipelines.inspect.tokenizer import OtherTokenizerError
 from pipelines.parts.inputs import WrongInputError
 from pipelines.shaped.stage import ShapeOptions, shape_dataset
 from pipelines.view.options import ViewOptions
 from pipelines.view.sampling import UnknownGroupError
-from pipelines.view.tokenizer import OtherTokenizerError
 from pipelines.view.view import group_view, make_view
 from tests.view.reading import parse
 

@@ -10,30 +10,35 @@ from pass_ops.errors import PassError
 from pass_ops.shards import CompleteDataset
 from pipelines.models.folder import check_model_folder, tokenizer_digest
 from pipelines.models.source import hub_repository, local_model
-from pipelines.view.texts import TokenTexts, TokenTextsError, read_token_texts
 
 
 class OtherTokenizerError(PassError, ValueError):
     """A tokenizer that is not the one the rollouts were sampled with."""
 
 
-def dataset_texts(dataset: CompleteDataset, *, folder: str | None = None) -> tuple[TokenTexts | None, str]:
-    """The dataset's token texts, and a sentence about where they are from, or about why there are none.
+class NoTokenizerError(PassError, LookupError):
+    """No model that a dataset names has its tokenizer on this machine."""
+
+
+def find_tokenizer(dataset: CompleteDataset, *, folder: str | None = None) -> Path:
+    """The folder with the tokenizer that the dataset's token ids are of.
 
     folder: a tokenizer's folder, or a model by any of its names; otherwise those are tried that the dataset and the run
     around it name, as far as they lie on this machine: nothing is fetched.
 
-    Raises, for a `folder` alone: OtherTokenizerError, TokenTextsError, ModelNotFoundError, ModelFilesError.
+    Raises NoTokenizerError, also where a folder has no tokenizer.json; of a `folder`: OtherTokenizerError,
+    ModelNotFoundError, ModelFilesError.
     """
     recorded = dataset.spec.carried.get("tokenizer_digest")
     if folder is not None:
         place = local_model(folder)
         if recorded and (found := tokenizer_digest(place)) != recorded:
             raise OtherTokenizerError(
-                f"--tokenizer: {folder} has the digest {found[:16]}, {dataset.url} was sampled with "
-                f"{str(recorded)[:16]}: its tokens would be shown as other texts. Give the policy's own folder"
+                f"--tokenizer: {folder} holds another tokenizer now: its digest is {found[:16]}, {dataset.url} was "
+                f"sampled with {str(recorded)[:16]}: its tokens would be shown as other texts. Give the policy's own "
+                "folder"
             )
-        return read_token_texts(check_model_folder(place)), f"Token texts are those of the tokenizer in {folder}."
+        return _with_texts(place)
     reasons = []
     for model in _models(dataset):
         try:
@@ -41,14 +46,18 @@ def dataset_texts(dataset: CompleteDataset, *, folder: str | None = None) -> tup
             if recorded and tokenizer_digest(place) != recorded:
                 reasons.append(f"{place} holds another tokenizer")
                 continue
-            return read_token_texts(check_model_folder(place)), f"Token texts are those of the tokenizer in {place}."
+            return _with_texts(place)
         except PassError as error:
             reasons.append(str(error).partition("\n")[0])
-    said = "; ".join(reasons) or "the dataset names none"
-    return None, (
-        f"No tokenizer was found ({said}): rollouts are shown as their decoded text, without a colour for each token. "
-        "Make the file again with --tokenizer."
-    )
+    raise NoTokenizerError("; ".join(reasons))
+
+
+def _with_texts(folder: str) -> Path:
+    """The folder, which has to hold the one file that says what each token is."""
+    place = check_model_folder(folder)
+    if not (place / "tokenizer.json").exists():
+        raise NoTokenizerError(f"{folder} has no tokenizer.json")
+    return place
 
 
 def _models(dataset: CompleteDataset) -> Iterator[str]:
@@ -60,16 +69,16 @@ def _models(dataset: CompleteDataset) -> Iterator[str]:
 
 
 def _local(model: str) -> str:
-    """The model's folder here, or its copy in the hub's cache. Raises TokenTextsError where it would be fetched."""
+    """The model's folder here, or its copy in the hub's cache. Raises NoTokenizerError where it would be fetched."""
     repository = hub_repository(model)
-    if repository is None and "://" not in model:
-        return model
     file = None
+    if repository is None and "://" not in model and Path(model).is_dir():
+        return model
     if repository is not None and find_spec("huggingface_hub") is not None:
         from huggingface_hub import try_to_load_from_cache
 
         name, _, revision = repository.partition("@")
         file = try_to_load_from_cache(name, "tokenizer.json", revision=revision or None)
     if not isinstance(file, str):
-        raise TokenTextsError(f"{model} is not on this machine")
+        raise NoTokenizerError(f"{model} is not on this machine")
     return str(Path(file).parent)
