@@ -14,10 +14,11 @@ import json
 import tempfile
 from pathlib import Path
 
-from stages import shape
+from stages import generate, shape
 
 STAGES = {
     "shape": shape.lines,
+    "generate": generate.lines,
 }
 
 

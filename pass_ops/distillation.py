@@ -11,8 +11,9 @@ actor's initial weights), and with lam = 1 is OPD whatever the base.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -23,12 +24,13 @@ from pass_ops.errors import (
     NullValueError,
     OptionError,
     OutputOverflowError,
-    ShapingError,
 )
 from pass_ops.reading import columns
-from pass_ops.reading.ragged import list_array, offsets, ragged
+from pass_ops.reading.ragged import list_array, offsets, ragged, room
 
 Lists: TypeAlias = "pa.Array | columns.ArrowStream"
+
+_BLOCK = 1 << 13  # tokens at once: a few float64 arrays of them stay in a core's cache
 
 
 def opd_scores(*, policy: Lists, teacher: Lists) -> pa.ListArray:
@@ -50,8 +52,7 @@ def opd_scores(*, policy: Lists, teacher: Lists) -> pa.ListArray:
         NonFiniteError: NaN or infinity in an input.
         OutputOverflowError: a score is beyond float32.
     """
-    given = _aligned({"policy": policy, "teacher": teacher})
-    return given.lists(given.flat("teacher") - given.flat("policy"))
+    return _aligned({"policy": policy, "teacher": teacher}).lists(lambda policy, teacher: teacher - policy)
 
 
 def g_opd_scores(*, policy: Lists, base: Lists, teacher: Lists, lam: float = 1.25) -> pa.ListArray:
@@ -74,36 +75,46 @@ def g_opd_scores(*, policy: Lists, base: Lists, teacher: Lists, lam: float = 1.2
     """
     if isinstance(lam, bool) or not isinstance(lam, (int, float)) or not math.isfinite(lam):
         raise OptionError(f"option lam: expected a finite number, got {lam!r}; the paper uses 1.25")
-    given = _aligned({"policy": policy, "base": base, "teacher": teacher})
-    teacher_N = given.flat("teacher")
-    return given.lists((teacher_N - given.flat("policy")) + (float(lam) - 1.0) * (teacher_N - given.flat("base")))
+    weight = float(lam) - 1.0
+    return _aligned({"policy": policy, "base": base, "teacher": teacher}).lists(
+        lambda policy, base, teacher: (teacher - policy) + weight * (teacher - base)
+    )
 
 
 @dataclass(frozen=True)
 class _Aligned:
     """Inputs of equal lengths, reduced to the rows that all of them have."""
 
-    arrays: dict[str, pa.ListArray]
+    values: dict[str, np.ndarray]  # float32, all rows one after the other
     valid_R: np.ndarray
     counts_R: np.ndarray
 
-    def flat(self, name: str) -> np.ndarray:
-        values_N: np.ndarray = self.arrays[name].flatten().to_numpy()
-        return values_N.astype(np.float64)
-
-    def lists(self, scores_N: np.ndarray) -> pa.ListArray:
-        with np.errstate(over="ignore"):
-            stored_N = scores_N.astype(np.float32)
-        self.refuse(~np.isfinite(stored_N), OutputOverflowError, "the score is beyond float32", stored_N)
+    def lists(self, score: Callable[..., np.ndarray]) -> pa.ListArray:
+        """`score` of the inputs in float64, in blocks that stay in the processor's cache, rounded to float32."""
+        tokens = int(self.counts_R.sum())
+        stored_N = room(tokens, np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for start in range(0, tokens, _BLOCK):
+                block = slice(start, start + _BLOCK)
+                stored_N[block] = score(
+                    **{name: whole[block].astype(np.float64) for name, whole in self.values.items()}
+                )
+        if not np.isfinite(stored_N).all():
+            self._refuse(stored_N)
         return list_array(offsets(self.counts_R), stored_N, valid_R=self.valid_R)
 
-    def refuse(self, wrong_N: np.ndarray, error: type[ShapingError], fact: str, values_N: np.ndarray) -> None:
-        if not wrong_N.any():
-            return
-        at = int(np.argmax(wrong_N))
+    def _refuse(self, stored_N: np.ndarray) -> NoReturn:
+        """Name what makes a score that is no number: every NaN or infinity in an input does."""
+        for name, values_N in self.values.items():
+            if not np.isfinite(values_N).all():
+                raise NonFiniteError(self._place(f"{name} is not finite", values_N))
+        raise OutputOverflowError(self._place("the score is beyond float32", stored_N))
+
+    def _place(self, fact: str, values_N: np.ndarray) -> str:
+        at = int(np.argmin(np.isfinite(values_N)))
         starts_R1 = np.concatenate([[0], np.cumsum(self.counts_R)])
         row = int(np.searchsorted(starts_R1, at, side="right")) - 1
-        raise error(
+        return (
             f"row {row}: {fact} ({values_N[at]}) at token {at - starts_R1[row]}; store 0.0 at masked tokens, and make "
             "the whole list null where a log-probability could not be computed"
         )
@@ -130,11 +141,8 @@ def _aligned(inputs: dict[str, Lists]) -> _Aligned:
             )
     if not valid_R.all():
         arrays = {name: array.filter(pa.array(valid_R)) for name, array in arrays.items()}
-    aligned = _Aligned(arrays, valid_R, np.where(valid_R, lengths[first], 0))
-    for name, array in arrays.items():
-        values_N = array.flatten().to_numpy()
-        aligned.refuse(~np.isfinite(values_N), NonFiniteError, f"{name} is not finite", values_N)
-    return aligned
+    values = {name: array.flatten().to_numpy() for name, array in arrays.items()}
+    return _Aligned(values, valid_R, np.where(valid_R, lengths[first], 0))
 
 
 def _lists(name: str, given: Lists) -> pa.ListArray:

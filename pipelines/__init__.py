@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pipelines.runs.run import Run
     from pipelines.shaped.stage import ShapeOptions, shape_dataset, shape_stage
     from pipelines.signals.base import Row, Signal, SignalBase, build_signal, sidecar
+    from pipelines.signals.columns import columnar_sidecar
     from pipelines.signals.stage import score, score_stage
     from pipelines.verifiers.base import Verdict
 
@@ -104,6 +105,7 @@ _HOMES = {
         "build_signal",
         "sidecar",
     ),
+    "pipelines.signals.columns": ("columnar_sidecar",),
     "pipelines.signals.stage": (
         "score",
         "score_stage",
@@ -114,9 +116,9 @@ _HOMES = {
 __all__ = [
     "ConfigError", "EngineOptions", "EvalOptions", "EvalResult", "GenerateOptions", "Operations", "PromptSource",
     "Reporter", "Row", "Run", "RunConfig", "RunRefused", "RunnerOptions", "Sampling", "ShapeOptions", "Signal",
-    "SignalBase", "Stage", "StageParts", "Verdict", "build_signal", "check_run", "describe_model", "estimate_round",
-    "evaluate", "find_problems", "generate", "generate_stage", "load_config", "make_rollouts", "paired_gain",
-    "read_lineage", "read_prompts", "run_round", "run_rounds", "score", "score_rollouts", "score_stage",
+    "SignalBase", "Stage", "StageParts", "Verdict", "build_signal", "check_run", "columnar_sidecar", "describe_model",
+    "estimate_round", "evaluate", "find_problems", "generate", "generate_stage", "load_config", "make_rollouts",
+    "paired_gain", "read_lineage", "read_prompts", "run_round", "run_rounds", "score", "score_rollouts", "score_stage",
     "shape_dataset", "shape_rollouts", "shape_stage", "sidecar", "update_policy", "write_prompts",
 ]  # fmt: skip
 

@@ -14,6 +14,7 @@ from pipelines.signals.base import (
     sidecar,
     signal_from_table,
 )
+from pipelines.signals.columns import columnar_sidecar
 
 __all__ = [
     "SIGNALS",
@@ -24,6 +25,7 @@ __all__ = [
     "SignalOptionError",
     "SignalResultError",
     "build_signal",
+    "columnar_sidecar",
     "sidecar",
     "signal_from_table",
 ]

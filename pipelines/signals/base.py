@@ -10,6 +10,9 @@ keyword arguments, a frozen dataclass for choice. Deriving from `SignalBase` lea
 
         def score(self, rollouts, inputs):
             return sidecar(self.kind, rollouts, [Row(values={"outcome_reward": ..., "verify_status": "ok"}) ...])
+
+`sidecar` takes one Row a rollout. `pipelines.signals.columns.columnar_sidecar` takes whole Arrow columns, so
+that nothing costs a Python object a row or token.
 """
 
 from __future__ import annotations
@@ -127,6 +130,14 @@ class SignalBase:
     def needs_known(self) -> tuple[str, ...]:
         """Columns of rollouts that an import may leave unknown and this signal reads: all, unless it says less."""
         return READS_TOKENS
+
+    @property
+    def reads(self) -> tuple[str, ...] | None:
+        """Columns of rollouts that `score` reads, for only those are read from the file; None: all of them.
+
+        Stated by the class that writes `score`: one that inherits it and writes its own `score` is given all again.
+        """
+        return None
 
     def for_policy(self, folder: str, rollouts: DatasetSpec) -> Self:
         """Itself."""

@@ -14,7 +14,7 @@ from pipelines.options import Table, options
 from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.calls import CallingSignal, check_call, check_target
 from pipelines.signals.steps import Steps
-from pipelines.signals.stepwise import EMPTY, StepwiseSignal, tasks
+from pipelines.signals.stepwise import EMPTY, STEP_COLUMNS, StepwiseSignal, tasks
 from pipelines.verifiers.pool import CallResult
 
 
@@ -45,6 +45,11 @@ class ExecutionSignal(StepwiseSignal, CallingSignal):
     def check(self, rollouts: DatasetSpec, inputs: Mapping[str, DatasetSpec]) -> None:
         """The checker can be called with its options."""
         check_call("checker", self.checker, ("prompt", "steps"), self.checker_options)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What steps are cut from, and the group, which is the prompt's."""
+        return STEP_COLUMNS
 
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Cut every rollout into steps and have them checked."""

@@ -73,6 +73,11 @@ class FormatSignal(CallingSignal):
         """Nothing: it reads the text."""
         return ()
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The text."""
+        return ("text",)
+
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Check the text of every rollout."""
         calls = [(text,) for text in rollouts["text"].to_pylist()]

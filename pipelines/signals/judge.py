@@ -26,7 +26,7 @@ from pipelines.signals.chat import CachedChat, Chat, EngineChat, KeptChat, Reply
 from pipelines.signals.grades import read_grade
 from pipelines.signals.kept import AskingSignal
 from pipelines.signals.steps import Steps
-from pipelines.signals.stepwise import EMPTY, StepwiseSignal, tasks
+from pipelines.signals.stepwise import EMPTY, STEP_COLUMNS, StepwiseSignal, tasks
 
 TEMPLATE = """Grade one step of a solution.
 
@@ -141,6 +141,11 @@ class JudgeSignal(StepwiseSignal, AskingSignal):
         tensor_shapes(self.model)
         if not load_tokenizer(self.model).chat_template:
             raise SignalOptionError(f"{self.model} has no chat template, so it cannot be asked; give a chat model")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What steps are cut from, and the group, which is the prompt's."""
+        return STEP_COLUMNS
 
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Ask about every distinct step of the part at once; what could not be read is asked again."""

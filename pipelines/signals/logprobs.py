@@ -100,6 +100,11 @@ class LogprobsSignal(ModelSignal):
         if self.context is not None:
             self.context.check(inputs, templated=bool(load_tokenizer(self.folder).chat_template))
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The tokens; with a context or where, the group, which is the prompt's, and the texts that peers show."""
+        return ("group_id", "prompt_token_ids", "token_ids", "loss_mask", *(("text",) if self.context else ()))
+
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Ask for every rollout's log-probabilities at once, then collect them in order."""
         from pipelines.engines import acquire

@@ -11,20 +11,24 @@ be compared.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pass_ops import g_opd_scores, opd_scores
-from pass_ops.reading.ragged import ragged
+from pass_ops.reading.ragged import list_array, list_lengths, list_values, offsets, one_chunk
 from pass_ops.shards import DatasetSpec, SamplingFacts
 from pipelines.options import Table, options
 from pipelines.parts.granularity import PROCESS_KINDS, Per
-from pipelines.signals.base import Row, SignalInputError, SignalOptionError, sidecar
+from pipelines.signals.base import SignalInputError, SignalOptionError
+from pipelines.signals.columns import columnar_sidecar, spread
 from pipelines.signals.prompt_columns import check_columns, columns_by_prompt, of_group
-from pipelines.signals.stepwise import StepwiseSignal
+from pipelines.signals.stepwise import STEP_COLUMNS, StepwiseSignal
 
 
 @options(SignalOptionError)
@@ -118,53 +122,77 @@ class OpdSignal(StepwiseSignal):
                 'and name it as option "policy".'
             )
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The policy's log-probabilities where no signal gives them, the group that chooses a teacher, the steps."""
+        policy = () if self.policy else ("behavior_logprobs",)
+        return (*policy, *(("group_id",) if self.by else ()), *(STEP_COLUMNS if self.per == "step" else ()))
+
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Per-token differences of the rows that have all their values; then their sums over steps where asked."""
-        others = self._others()
-        lacking = self._lacking(rollouts, inputs)
-        known = pa.array(np.flatnonzero([text is None for text in lacking]), pa.int64())
-        columns = {role: inputs[name]["logprobs"].take(known) for role, name in others.items()}
-        columns["teacher"] = self._taught(rollouts, inputs).take(known)
-        columns.setdefault("policy", rollouts["behavior_logprobs"].take(known))
-        scores = ragged(self._per_token(columns))
-        found = (scores.row(row) for row in range(len(known)))
-        rows = [Row("no_input", text) if text else Row(values={"process_scores": next(found)}) for text in lacking]
+        teachers = self._teacher_of(rollouts, inputs)
+        known_R, detail = self._lacking(teachers, inputs)
+        columns = {role: inputs[name]["logprobs"] for role, name in self._others().items()}
+        columns["teacher"] = self._taught(teachers, inputs)
+        columns.setdefault("policy", rollouts["behavior_logprobs"])
+        if not known_R.all():
+            columns = {role: column.filter(pa.array(known_R)) for role, column in columns.items()}
+        values = {"process_scores": self._per_token({role: one_chunk(column) for role, column in columns.items()})}
         if self.per == "step":
-            rows = [_summed(row, steps.ends) for row, steps in zip(rows, self.cut(rollouts), strict=True)]
-        return sidecar(self.kind, rollouts, rows)
+            values = _summed(values["process_scores"], [steps.ends for steps in self.cut(rollouts.filter(known_R))])
+        status = pc.if_else(pa.array(known_R), "ok", "no_input")
+        values = {name: spread(column, known_R) for name, column in values.items()}
+        return columnar_sidecar(self.kind, rollouts, values, status=status, detail=detail)
 
-    def _teacher_of(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> list[tuple[str | None, Any]]:
-        """For each rollout the signal of its teacher, None where it has none, and the value that chose it."""
-        if self.by is None:
-            return [(self.teacher, None)] * len(rollouts)
-        columns = columns_by_prompt(inputs["prompts"])
-        values = [of_group(columns, group).get(self.by) for group in rollouts["group_id"].to_pylist()]
-        return [(self.teachers.get(str(value), self.teacher), value) for value in values]
-
-    def _lacking(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> list[str | None]:
-        """Which values a row lacks and why; None where it lacks none."""
-        found: list[str | None] = []
-        statuses = {name: table["status"].to_pylist() for name, table in inputs.items() if name != "prompts"}
-        for row, (teacher, value) in enumerate(self._teacher_of(rollouts, inputs)):
-            named = self._others() if teacher is None else {"teacher": teacher, **self._others()}
-            reasons = [] if teacher is not None else [f"there is no teacher for {self.by} {value!r}"]
-            reasons += [f"{role}: {statuses[name][row]}" for role, name in named.items() if statuses[name][row] != "ok"]
-            found.append("; ".join(reasons) or None)
-        return found
-
-    def _taught(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.ChunkedArray:
-        """Each row's values by its own teacher; those of a row without one do not count."""
+    def _teacher_of(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> _Choice:
+        """Which teacher each rollout has, and the value that chose it."""
         place = {name: number for number, name in enumerate(self._teachers)}
-        rows = [
-            place.get(teacher or "", 0) * len(rollouts) + row
-            for row, (teacher, _) in enumerate(self._teacher_of(rollouts, inputs))
+        default = place.get(self.teacher or "", -1)
+        if self.by is None:
+            return _Choice(np.full(len(rollouts), default), [None], np.zeros(len(rollouts), np.int64))
+        columns = columns_by_prompt(inputs["prompts"])
+        groups = one_chunk(rollouts["group_id"]).dictionary_encode()
+        values = [of_group(columns, group).get(self.by) for group in groups.dictionary.to_pylist()]
+        chosen = np.array([place.get(self.teachers.get(str(value), ""), default) for value in values], np.int64)
+        group_R = groups.indices.to_numpy()
+        return _Choice(chosen[group_R], values, group_R)
+
+    def _lacking(
+        self, teachers: _Choice, inputs: Mapping[str, pa.Table]
+    ) -> tuple[NDArray[np.bool_], list[str | None] | None]:
+        """Which rows have all their values, and what the others lack and why; None where none lacks any."""
+        named = {name: one_chunk(inputs[name]["status"]) for name in (*self._teachers, *self._others().values())}
+        ok = {name: pc.equal(status, "ok").to_numpy(zero_copy_only=False) for name, status in named.items()}
+        known_R = teachers.place_R >= 0
+        for name in self._others().values():
+            known_R = known_R & ok[name]
+        for place, name in enumerate(self._teachers):
+            known_R = known_R & (ok[name] | (teachers.place_R != place))
+        if known_R.all():
+            return known_R, None
+        return known_R, [
+            None if known else self._reason(row, teachers, named) for row, known in enumerate(known_R.tolist())
         ]
+
+    def _reason(self, row: int, teachers: _Choice, statuses: Mapping[str, pa.Array]) -> str:
+        """Which values a row lacks and why."""
+        place, others = int(teachers.place_R[row]), self._others()
+        named = others if place < 0 else {"teacher": self._teachers[place], **others}
+        reasons = [] if place >= 0 else [f"there is no teacher for {self.by} {teachers.value_of(row)!r}"]
+        found = {role: statuses[name][row].as_py() for role, name in named.items()}
+        return "; ".join([*reasons, *(f"{role}: {status}" for role, status in found.items() if status != "ok")])
+
+    def _taught(self, teachers: _Choice, inputs: Mapping[str, pa.Table]) -> pa.ChunkedArray:
+        """Each row's values by its own teacher; those of a row without one do not count."""
         tables = [inputs[name]["logprobs"] for name in self._teachers]
+        if len(tables) == 1:
+            return tables[0]
+        rows = np.maximum(teachers.place_R, 0) * len(teachers.place_R) + np.arange(len(teachers.place_R))
         every = pa.chunked_array([chunk for table in tables for chunk in table.chunks], type=tables[0].type)
         return every.take(pa.array(rows, pa.int64()))
 
-    def _per_token(self, columns: Mapping[str, pa.ChunkedArray]) -> pa.ListArray:
-        return opd_scores(policy=columns["policy"].combine_chunks(), teacher=columns["teacher"].combine_chunks())
+    def _per_token(self, columns: Mapping[str, pa.ListArray]) -> pa.ListArray:
+        return opd_scores(policy=columns["policy"], teacher=columns["teacher"])
 
 
 @options(SignalOptionError)
@@ -179,16 +207,31 @@ class GOpdSignal(OpdSignal):
     def _others(self) -> dict[str, str]:
         return {**super()._others(), "base": self.base}
 
-    def _per_token(self, columns: Mapping[str, pa.ChunkedArray]) -> pa.ListArray:
-        arrays = {role: column.combine_chunks() for role, column in columns.items()}
-        return g_opd_scores(policy=arrays["policy"], base=arrays["base"], teacher=arrays["teacher"], lam=self.lam)
+    def _per_token(self, columns: Mapping[str, pa.ListArray]) -> pa.ListArray:
+        return g_opd_scores(policy=columns["policy"], base=columns["base"], teacher=columns["teacher"], lam=self.lam)
 
 
-def _summed(row: Row, ends: Sequence[int]) -> Row:
-    """A row's token scores as sums over its steps (float64 sums, stored as float32)."""
-    if row.status != "ok":
-        return row
-    scores_T = np.asarray(row.values["process_scores"], dtype=np.float64)
-    starts = [0, *ends[:-1]] if ends else []
-    sums = np.add.reduceat(scores_T, starts) if starts else scores_T
-    return Row(values={"process_scores": sums.astype(np.float32), "process_ends": list(ends)})
+@dataclass(frozen=True)
+class _Choice:
+    """Each row's teacher by its place among the signals, -1 for none; and the value that chose it, by group."""
+
+    place_R: NDArray[np.int64]
+    values: Sequence[Any]
+    group_R: NDArray[np.int64]
+
+    def value_of(self, row: int) -> Any:
+        return self.values[int(self.group_R[row])]
+
+
+def _summed(scores: pa.ListArray, ends: Sequence[Sequence[int]]) -> dict[str, pa.ListArray]:
+    """Token scores as sums over steps (float64 sums, stored as float32). ends: of each row's steps."""
+    steps_R = np.fromiter(map(len, ends), np.int64, len(ends))
+    ends_E = np.fromiter(chain.from_iterable(ends), np.int32, int(steps_R.sum()))
+    starts_E = np.empty(len(ends_E), np.int64)
+    starts_E[1:] = ends_E[:-1]
+    starts_E[offsets(steps_R)[:-1][steps_R > 0]] = 0
+    starts_E += np.repeat(offsets(list_lengths(scores))[:-1], steps_R)
+    sums_E = np.add.reduceat(list_values(scores).astype(np.float64), starts_E) if len(starts_E) else np.empty(0)
+    starts_R1 = offsets(steps_R)
+    sums = list_array(starts_R1, sums_E.astype(np.float32))
+    return {"process_scores": sums, "process_ends": list_array(starts_R1, ends_E)}

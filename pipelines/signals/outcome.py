@@ -28,6 +28,11 @@ class OutcomeSignal(VerifyingSignal):
         """Nothing: it reads the text."""
         return ()
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The text and the reference answer."""
+        return ("text", "answer")
+
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Verify every rollout that has a reference answer."""
         answers = rollouts["answer"].to_pylist()

@@ -28,7 +28,7 @@ from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.kept import FLOAT32, AskingSignal, request_name, then
 from pipelines.signals.spelled import encode, protected
 from pipelines.signals.steps import Steps
-from pipelines.signals.stepwise import EMPTY, StepwiseSignal, tasks
+from pipelines.signals.stepwise import EMPTY, STEP_COLUMNS, StepwiseSignal, tasks
 
 
 @options(SignalOptionError)
@@ -120,6 +120,11 @@ class PrmSignal(StepwiseSignal, AskingSignal):
             raise SignalOptionError(f"tag is {self.tag!r}, which the tokenizer of {self.model} does not know")
         if len(self._read(tokenizer, "1", ["2", "3"])[1]) != 2:
             raise SignalOptionError("the model's chat template does not keep the steps; write a template instead")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What steps are cut from, and the group, which is the prompt's."""
+        return STEP_COLUMNS
 
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Ask about every rollout at once, then collect in order."""

@@ -23,6 +23,8 @@ from pipelines.parts.worker_check import check_worker
 from pipelines.signals.base import READS_TOKENS, SIGNALS, Signal, SignalInputError, SignalOptionError, SignalResultError
 from pipelines.signals.kept import FORMAT, Answers, AskingSignal
 
+#: columns of rollouts that a signal's tables are held against
+ALIGNED = ("rollout_id", "token_ids", "loss_mask")
 STAGE_VERSION = shards.STAGE_VERSIONS["score"]
 
 
@@ -142,6 +144,16 @@ def score_part(
     return table
 
 
+def rollout_columns(signal: Signal) -> list[str] | None:
+    """Columns of rollouts that the signal reads, and those that its tables are held against; None for all.
+
+    A class that writes its own `score` says anew what that reads; what it inherits is about another one.
+    """
+    cls = next((cls for cls in type(signal).__mro__ if {"score", "reads"} & set(vars(cls))), object)
+    reads: tuple[str, ...] | None = getattr(signal, "reads", None) if "reads" in vars(cls) else None
+    return None if reads is None else list(dict.fromkeys([*ALIGNED, *reads]))
+
+
 class ScoreWork(PartWork):
     """The score stage's `PartWork`."""
 
@@ -193,8 +205,8 @@ class ScoreWork(PartWork):
             return self._scored(self._signal.asking(Answers(journal)), part)
 
     def _scored(self, signal: Signal, part: int) -> PartOutput:
-        tables = {name: source.read_part(part) for name, source in self._sources.items()}
-        rollouts = tables.pop("rollouts")
+        tables = {name: source.read_part(part) for name, source in self._sources.items() if name != "rollouts"}
+        rollouts = self._sources["rollouts"].read_part(part, rollout_columns(signal))
         return PartOutput(table=score_part(signal, rollouts, tables, where=f"part {part}"))
 
 

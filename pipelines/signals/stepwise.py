@@ -13,6 +13,9 @@ from pipelines.options import options
 from pipelines.signals.base import Row, SignalBase, SignalInputError, SignalOptionError
 from pipelines.signals.steps import Steps, cut_steps, tokenizer_decode
 
+#: columns of rollouts that `StepwiseSignal.cut` and `tasks` read
+STEP_COLUMNS = ("group_id", "token_ids", "text")
+
 #: the row of a completion without tokens
 EMPTY = Row(values={"process_scores": [], "process_ends": []})
 
