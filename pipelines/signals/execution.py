@@ -55,13 +55,8 @@ class ExecutionSignal(StepwiseSignal, CallingSignal):
         """Cut every rollout into steps and have them checked."""
         cuts = self.cut(rollouts)
         said = tasks(rollouts, inputs["prompts"])
-        results = iter(
-            self._call(
-                [(task, steps.texts) for task, steps in zip(said, cuts, strict=True) if steps.ends],
-                adapter="pipelines.verifiers.base:plain_scores",
-                options=self.checker_options,
-            )
-        )
+        asked = [(task, steps.texts) for task, steps in zip(said, cuts, strict=True) if steps.ends]
+        results = iter(self._call(asked, adapter="pipelines.verifiers.base:plain_scores", options=self.checker_options))
         rows = [_row(next(results), steps) if steps.ends else EMPTY for steps in cuts]
         return sidecar(self.kind, rollouts, rows)
 
