@@ -22,7 +22,8 @@ from around_shape import GROUP, SIGNALS, rollouts_of, signal_of
 from bench_shape import make_table
 
 from pass_ops import shards
-from pass_ops.shards.tables import ROWS_PER_ROW_GROUP, writer_options
+from pass_ops.shards.encoding import writer_options
+from pass_ops.shards.tables import ROWS_PER_ROW_GROUP
 from pipelines.parts.loop import PartLoop
 from pipelines.shaped.stage import ShapeOptions, shape_stage
 from stages.measure import Line, in_turns, line
@@ -130,7 +131,8 @@ class Stored:
             columns |= read
         table = pa.table({name: columns[name] for name in self.names})
         path = self.folder / f"bare-{part}.parquet"
-        pq.write_table(table, path, row_group_size=ROWS_PER_ROW_GROUP, **writer_options(table.schema))
+        options = writer_options(table.schema, format_version=shards.FORMAT_VERSION)
+        pq.write_table(table, path, row_group_size=ROWS_PER_ROW_GROUP, **options)
 
     def read(self, part: int) -> dict[str, dict[str, pa.ChunkedArray]]:
         """Each input's columns, under the names they have in a shaped part."""

@@ -2,7 +2,17 @@
 (docs/spec/contract.md section 2).
 """
 
-from pass_ops.shards.commit import PendingParts, begin_attempt, commit_part, committed, fail_part, pending_parts
+from pass_ops.shards.commit import (
+    PendingParts,
+    PreparedPart,
+    begin_attempt,
+    commit_part,
+    commit_prepared,
+    committed,
+    fail_part,
+    pending_parts,
+    prepare_part,
+)
 from pass_ops.shards.dataset import Dataset, create_dataset, load_dataset
 from pass_ops.shards.finalize import finalize, record_run
 from pass_ops.shards.fingerprint import canonical_json, folder_digest, sha256_bytes
@@ -33,6 +43,7 @@ __all__ = [
     "ModelRef",
     "PartRecord",
     "PendingParts",
+    "PreparedPart",
     "Rejection",
     "RunStatus",
     "SamplingFacts",
@@ -40,6 +51,7 @@ __all__ = [
     "begin_attempt",
     "canonical_json",
     "commit_part",
+    "commit_prepared",
     "committed",
     "create_dataset",
     "fail_part",
@@ -48,6 +60,7 @@ __all__ = [
     "load_dataset",
     "open_dataset",
     "pending_parts",
+    "prepare_part",
     "record_run",
     "relative_folder",
     "resolve_folder",

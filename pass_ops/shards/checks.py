@@ -19,6 +19,7 @@ from pass_ops.shards.schemas import FINISH_REASONS, STATUSES, TOKEN_STATISTICS, 
 from pass_ops.shards.tables import group_keys
 
 _SHOWN = 3
+_NOWHERE = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,10 @@ def alignment_problems(signal: pa.Table, rollouts: pa.Table) -> Iterator[Problem
     What can be told without the rollouts (`part_problems`) is not looked at again.
     """
     if signal.num_rows != rollouts.num_rows:
-        none = np.zeros(0, np.int64)
-        yield Problem("alignment", none, f"{signal.num_rows} rows for {rollouts.num_rows} rollouts")
+        yield Problem("alignment", _NOWHERE, f"{signal.num_rows} rows for {rollouts.num_rows} rollouts")
         return
-    other = np.flatnonzero(~_true(pc.equal(signal["rollout_id"], rollouts["rollout_id"])))
+    same = signal["rollout_id"].equals(rollouts["rollout_id"])  # compares buffers
+    other = _NOWHERE if same else np.flatnonzero(~_true(pc.equal(signal["rollout_id"], rollouts["rollout_id"])))
     if len(other):
         yield Problem("alignment", other, "the rows are not the rollouts' in their order")
         return
@@ -216,13 +217,13 @@ def _token_list(table: pa.Table, name: str, rollouts: pa.Table) -> Iterator[Prob
     if unequal_R.any():
         yield from _problem("lengths", unequal_R, f"{name} and token_ids have different lengths")
         return
-    mask_N = list_values(rollouts["loss_mask"])
-    if not valid_R.all():
-        mask_N = mask_N[np.repeat(valid_R, tokens_R)]
-    values_N = list_values(table[name])
-    if len(mask_N) == len(values_N):
-        wrong_N = ~mask_N & (values_N != 0)
-        yield from _problem("masked_values", _rows(table[name], wrong_N), f"{name} is not 0.0 at a masked token")
+    mask = rollouts["loss_mask"] if valid_R.all() else rollouts["loss_mask"].filter(pa.array(valid_R))
+    mask_N, values_N = pc.list_flatten(mask), pc.list_flatten(table[name])
+    if len(mask_N) == len(values_N) and not pc.all(mask_N).as_py():
+        wrong_N = pc.and_not(pc.not_equal(values_N, pa.scalar(0, values_N.type)), mask_N)
+        if pc.any(wrong_N).as_py():
+            wrong_R = _rows(table[name], _true(wrong_N))
+            yield from _problem("masked_values", wrong_R, f"{name} is not 0.0 at a masked token")
 
 
 def _finite(table: pa.Table, name: str) -> Iterator[Problem]:

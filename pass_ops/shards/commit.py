@@ -10,7 +10,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +23,8 @@ from pass_ops.shards.dataset import Dataset
 from pass_ops.shards.fingerprint import json_file, sha256_bytes
 from pass_ops.shards.records import PartRecord, parse_marker, parse_parts, read_marker
 from pass_ops.shards.schemas import conform
+from pass_ops.shards.spec import DatasetSpec
+from pass_ops.shards.splice import StoredPart
 from pass_ops.shards.store import Store
 from pass_ops.shards.tables import Rejection, count_table, part_bytes, rejected_bytes
 
@@ -62,23 +64,56 @@ def fail_part(ds: Dataset, part: int, *, cause: str, traceback: str) -> None:
     ds.store.put(names.failed(part, ds.fp8), json_file(record))
 
 
-def commit_part(ds: Dataset, part: int, table: pa.Table, *, rejected: Sequence[Rejection] = ()) -> PartRecord:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedPart:
+    """A part checked, encoded and hashed: what `commit_prepared` writes."""
+
+    record: PartRecord
+    content: bytes = field(repr=False)
+    refused: bytes = field(repr=False)
+
+
+def prepare_part(
+    spec: DatasetSpec,
+    part: int,
+    table: pa.Table,
+    *,
+    url: str,
+    rejected: Sequence[Rejection] = (),
+    stored: Sequence[StoredPart] = (),
+) -> PreparedPart:
+    """A part of the dataset at `url`, ready to be committed; writes nothing, so several may be prepared at a time.
+
+    The table is checked against the schema and the rules of its stage. stored: the parts it was made from
+    (`CompleteDataset.read_stored`); what is encoded there is not encoded again, which changes no byte.
+
+    Raises PartError.
+    """
+    table = conform(table, spec.stage, unknown=spec.unknown_columns)
+    check_part(table, spec.stage, where=f"part {part} of {url}")
+    content = part_bytes(table, spec.stage, format_version=spec.format_version, stored=stored)
+    refused = rejected_bytes(spec.stage, rejected, format_version=spec.format_version) if rejected else b""
+    record = _record(spec, part, table, content, rejected=rejected, refused=refused)
+    return PreparedPart(record=record, content=content, refused=refused)
+
+
+def commit_prepared(ds: Dataset, prepared: PreparedPart) -> PartRecord:
     """Commit a part. Returns the record that counts: this writer's, or that of the writer that was first.
 
-    The table is checked against the schema and the rules of its stage before anything is written (PartError).
     Raises StoreError if the store refuses (full disk): then the part is not committed.
     """
+    record = prepared.record
+    create_whole(ds.store, record.data, prepared.content)
+    if record.rejected:
+        create_whole(ds.store, record.rejected, prepared.refused)
+    return _create_marker(ds, record)
+
+
+def commit_part(ds: Dataset, part: int, table: pa.Table, *, rejected: Sequence[Rejection] = ()) -> PartRecord:
+    """Prepare a part and commit it. Raises what `prepare_part` and `commit_prepared` raise."""
     if not 0 <= part < ds.spec.parts:
         raise IndexError(f"{ds.url} has parts 0 to {ds.spec.parts - 1}, not {part}")
-    table = conform(table, ds.spec.stage, unknown=ds.spec.unknown_columns)
-    check_part(table, ds.spec.stage, where=f"part {part} of {ds.url}")
-    content = part_bytes(table, ds.spec.stage, format_version=ds.spec.format_version)
-    refused = rejected_bytes(ds.spec.stage, rejected, format_version=ds.spec.format_version) if rejected else b""
-    record = _record(ds, part, table, content, rejected=rejected, refused=refused)
-    create_whole(ds.store, record.data, content)
-    if record.rejected:
-        create_whole(ds.store, record.rejected, refused)
-    return _create_marker(ds, record)
+    return commit_prepared(ds, prepare_part(ds.spec, part, table, url=ds.url, rejected=rejected))
 
 
 def committed(ds: Dataset, part: int) -> PartRecord | None:
@@ -131,19 +166,19 @@ def journal_files(ds: Dataset) -> dict[int, tuple[str, ...]]:
 
 
 def _record(
-    ds: Dataset, part: int, table: pa.Table, content: bytes, *, rejected: Sequence[Rejection], refused: bytes
+    spec: DatasetSpec, part: int, table: pa.Table, content: bytes, *, rejected: Sequence[Rejection], refused: bytes
 ) -> PartRecord:
-    sha256 = sha256_bytes(content)
+    sha256, fp8 = sha256_bytes(content), spec.fingerprint[:8]
     refused_sha256 = sha256_bytes(refused) if refused else None
-    whole = ds.spec.group_size or 1
+    whole = spec.group_size or 1
     reasons = [item.reason for item in rejected]
     return PartRecord(
         part=part,
-        data=names.data(part, ds.fp8, sha256),
+        data=names.data(part, fp8, sha256),
         sha256=sha256,
         bytes=len(content),
         **count_table(table),
-        rejected=names.rejected(part, ds.fp8, refused_sha256) if refused_sha256 else None,
+        rejected=names.rejected(part, fp8, refused_sha256) if refused_sha256 else None,
         rejected_sha256=refused_sha256,
         rejected_rollouts=sum(whole if item.sample_index is None else 1 for item in rejected),
         reasons={reason: reasons.count(reason) for reason in sorted(set(reasons))},

@@ -12,6 +12,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from pass_ops.errors import SpecError
 from pass_ops.shards.store import Store
 
@@ -59,7 +61,7 @@ def json_file(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def sha256_bytes(content: bytes) -> str:
+def sha256_bytes(content: bytes | pa.Buffer) -> str:
     """64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 

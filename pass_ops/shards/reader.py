@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 from pass_ops.errors import CorruptDatasetError, IncompleteDatasetError, NotADatasetError, StaleInputError
 from pass_ops.shards import names
 from pass_ops.shards.dataset import read_dataset_json
-from pass_ops.shards.fingerprint import folder_digest, stream_digest
+from pass_ops.shards.fingerprint import folder_digest, sha256_bytes, stream_digest
 from pass_ops.shards.paths import relative_folder, resolve_folder
 from pass_ops.shards.records import Manifest, PartRecord, read_complete
 from pass_ops.shards.remedy import command_for
 from pass_ops.shards.spec import DatasetSpec, InputRef
+from pass_ops.shards.splice import StoredPart
 from pass_ops.shards.store import Store
 from pass_ops.shards.tables import metadata_problems, open_parquet
 
@@ -45,6 +46,17 @@ class CompleteDataset:
         with self.open_part(part) as file:
             return file.read(columns=list(columns) if columns is not None else None)
 
+    def read_stored(self, part: int) -> StoredPart:
+        """A part's table beside the content of its file, which is held in memory and hashed. Raises as `open_part`."""
+        record = self.parts[part]
+        with self._source(record.data)[1] as source:
+            content = source.read_buffer()
+        found = sha256_bytes(content)
+        if found != record.sha256:
+            raise self._damaged(record.data, found, record.sha256)
+        with self._parsed(record.data, pa.BufferReader(content)) as file:
+            return StoredPart(content=content, table=file.read(), format_version=self.spec.format_version)
+
     def open_part(self, part: int) -> pq.ParquetFile:
         """A part's Parquet file, to read it by row groups (they hold whole groups).
 
@@ -67,31 +79,44 @@ class CompleteDataset:
 
     def _open(self, name: str, sha256: str) -> pq.ParquetFile:
         """A Parquet file whose bytes are those recorded, opened once for hashing and for reading."""
-        where, command = self.store.path(name), command_for(self.url, self.spec)
-        try:
-            version = self.store.settled_version(name)
-            source = self.store.open_arrow(name)
-        except FileNotFoundError as error:
-            message = f"{where} is gone, but the manifest names it; {command} makes the part again"
-            raise CorruptDatasetError(message) from error
+        version, source = self._source(name)
         known = (os.getpid(), name, version)
         if version is None or known not in self._sound:
             found = stream_digest(source)
             if found != sha256:
-                raise CorruptDatasetError(
-                    f"{where} is damaged: its sha256 is {found[:16]}..., recorded {sha256[:16]}...; none of it was "
-                    f"used. Remove it, then {command} makes the part again"
-                )
+                raise self._damaged(name, found, sha256)
             source.seek(0)
             self._sound.add(known)
+        return self._parsed(name, source)
+
+    def _source(self, name: str) -> tuple[tuple[int, ...] | None, pa.NativeFile]:
+        try:
+            return self.store.settled_version(name), self.store.open_arrow(name)
+        except FileNotFoundError as error:
+            message = (
+                f"{self.store.path(name)} is gone, but the manifest names it; {self._command} makes the part again"
+            )
+            raise CorruptDatasetError(message) from error
+
+    def _parsed(self, name: str, source: pa.NativeFile) -> pq.ParquetFile:
+        where, remedy = self.store.path(name), f"Remove it, then {self._command} makes the part again"
         try:
             file = open_parquet(source)
         except (pa.ArrowException, OSError) as error:
-            message = f"{where} cannot be read as Parquet ({error}). Remove it, then {command} makes the part again"
-            raise CorruptDatasetError(message) from error
+            raise CorruptDatasetError(f"{where} cannot be read as Parquet ({error}). {remedy}") from error
         for problem in metadata_problems(file, self.spec):
-            raise CorruptDatasetError(f"{where}: {problem}. Remove it, then {command} makes the part again")
+            raise CorruptDatasetError(f"{where}: {problem}. {remedy}")
         return file
+
+    def _damaged(self, name: str, found: str, recorded: str) -> CorruptDatasetError:
+        return CorruptDatasetError(
+            f"{self.store.path(name)} is damaged: its sha256 is {found[:16]}..., recorded {recorded[:16]}...; none of "
+            f"it was used. Remove it, then {self._command} makes the part again"
+        )
+
+    @property
+    def _command(self) -> str:
+        return command_for(self.url, self.spec)
 
     def check_inputs(self) -> None:
         """Refuse if an input that can be found holds something else now than was recorded. Raises StaleInputError.

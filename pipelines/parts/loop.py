@@ -12,13 +12,13 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
 from pass_ops import shards
 from pass_ops.errors import PartError, PassError
-from pass_ops.shards import Dataset, Rejection
+from pass_ops.shards import Dataset, PreparedPart, Rejection
 from pipelines.engines.base import EngineDead
 from pipelines.engines.errors import ServerUnreachable
 from pipelines.parts.attempts import attempts_made, withdraw_attempt
@@ -44,16 +44,23 @@ class PartOutput:
     rejected: tuple[Rejection, ...] = ()
 
 
+#: What a part becomes: rows, or a part that only is to be written.
+Outcome = Future[PartOutput] | Future[PreparedPart]
+
+
 class PartWork(Protocol):
     """What one stage does to one part. Picklable until `setup`; what `setup` acquires stays in the worker."""
 
     def setup(self) -> None:
         """Acquire what the worker process needs (engine, pools, inputs); called once before any part."""
 
-    def start(self, part: int) -> Future[PartOutput]:
-        """Begin a part without waiting for its result; parts under way at the same time share what setup acquired."""
+    def start(self, part: int) -> Outcome:
+        """Begin a part without waiting for its result; parts under way at the same time share what setup acquired.
 
-    def start_again(self, part: int) -> Future[PartOutput]:
+        What is prepared already (checked and encoded, off the loop's thread) the loop only writes.
+        """
+
+    def start_again(self, part: int) -> Outcome:
         """Begin a part that was begun before, here or by another worker: what that attempt kept may be of use."""
         return self.start(part)
 
@@ -126,7 +133,7 @@ class PartLoop:
         self._work = work
         self._parts_in_flight = parts_in_flight
         self._max_attempts = max_attempts
-        self._in_flight: dict[Future[PartOutput], tuple[int, int]] = {}  # -> part, attempt
+        self._in_flight: dict[Outcome, tuple[int, int]] = {}  # -> part, attempt
         self._deferred: dict[int, Exception | None] = {}  # part -> its last attempt's error, where one is known
         self._stopped = False
 
@@ -167,7 +174,7 @@ class PartLoop:
             future.cancel()
             withdraw_attempt(self._dataset, part, attempt)
 
-    def _begin(self, part: int, *, again: bool = False) -> Future[PartOutput]:
+    def _begin(self, part: int, *, again: bool = False) -> Outcome:
         if self._stopped:
             raise StageAborted("the job was stopped")
         attempt = shards.begin_attempt(self._dataset, part)
@@ -188,7 +195,8 @@ class PartLoop:
 
     def _collect(self, *, wait_at_most: float | None = None) -> None:
         """Wait (by default for one part in flight) and commit whatever is complete; a part that raised is deferred."""
-        done, _ = wait(self._in_flight, timeout=wait_at_most, return_when=FIRST_COMPLETED)
+        under_way: list[Future[Any]] = list(self._in_flight)
+        done, _ = wait(under_way, timeout=wait_at_most, return_when=FIRST_COMPLETED)
         for future in sorted(done, key=lambda future: self._in_flight[future]):
             part = self._in_flight[future][0]
             error = self._settle(future)
@@ -212,12 +220,15 @@ class PartLoop:
             trace = "" if isinstance(error, PassError) else "".join(traceback.format_exception(error))
         shards.fail_part(self._dataset, part, cause=cause, traceback=trace)
 
-    def _settle(self, future: Future[PartOutput]) -> Exception | None:
+    def _settle(self, future: Outcome) -> Exception | None:
         """Commit one part; its error where it has none to commit. Raises StageAborted where the job cannot go on."""
         part = self._in_flight[future][0]
         try:
             output = future.result()
-            shards.commit_part(self._dataset, part, output.table, rejected=output.rejected)
+            if isinstance(output, PreparedPart):
+                shards.commit_prepared(self._dataset, output)
+            else:
+                shards.commit_part(self._dataset, part, output.table, rejected=output.rejected)
         except Exception as error:
             cause = abort_cause(error)
             if cause is not None:

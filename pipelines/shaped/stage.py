@@ -21,13 +21,13 @@ from pass_ops.errors import OptionError
 from pass_ops.options.checking import set_field
 from pass_ops.options.config import WITH_PROCESS, ShapingConfig, Signal
 from pass_ops.options.presets import PRESETS, expanded
-from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest
+from pass_ops.shards import CompleteDataset, DatasetSpec, Manifest, PreparedPart
 from pass_ops.support.importing import source_digest
 from pipelines.options import options as option_class
 from pipelines.options.types import Strings
 from pipelines.parts.granularity import SHAPED_AS
 from pipelines.parts.inputs import WrongInputError, check_alignment, kinds, open_rollouts, open_signal, reopen
-from pipelines.parts.loop import PartOutput, PartWork, Stage, in_background
+from pipelines.parts.loop import PartWork, Stage, in_background
 from pipelines.parts.operations import Operations
 from pipelines.parts.worker_check import check_worker
 from pipelines.shaped import streams
@@ -149,7 +149,7 @@ def shape_stage(*, rollouts: str, signals: str, out: str, options: ShapeOptions,
         first_pass = streams.recorded(options.config, lambda: joined_parts(source, scored, options), spec)
         spec = replace(spec, carried={**spec.carried, **first_pass})
     dataset = shards.create_dataset(out, spec, overwrite=overwrite)
-    work = ShapeWork(spec=spec, rollouts=rollouts, signals=urls, options=options)
+    work = ShapeWork(spec=spec, rollouts=rollouts, signals=urls, out=out, options=options)
     return Stage(dataset=dataset, work=work, costs=[part.tokens for part in source.parts])
 
 
@@ -307,8 +307,11 @@ def shape_part(
 class ShapeWork(PartWork):
     """The shape stage's `PartWork`."""
 
-    def __init__(self, *, spec: DatasetSpec, rollouts: str, signals: Mapping[str, str], options: ShapeOptions) -> None:
+    def __init__(
+        self, *, spec: DatasetSpec, rollouts: str, signals: Mapping[str, str], out: str, options: ShapeOptions
+    ) -> None:
         self._spec = spec
+        self._out = out
         self._options = options
         self._urls = {"rollouts": rollouts, **signals}
         self._sources: dict[str, CompleteDataset] = {}
@@ -321,24 +324,24 @@ class ShapeWork(PartWork):
         if self._options.streams is not None:
             self._statistics = streams.statistics_of(self._spec, self._options.config)
 
-    def start(self, part: int) -> Future[PartOutput]:
+    def start(self, part: int) -> Future[PreparedPart]:
         """Shape a part in a thread of its own."""
         return in_background(self._part, part)
 
-    def _part(self, part: int) -> PartOutput:
-        tables = {name: source.read_part(part) for name, source in self._sources.items()}
+    def _part(self, part: int) -> PreparedPart:
+        stored = {name: source.read_stored(part) for name, source in self._sources.items()}
+        tables = {name: one.table for name, one in stored.items()}
         rollouts = tables.pop("rollouts")
         carried = self._spec.carried
-        return PartOutput(
-            table=shape_part(
-                rollouts,
-                tables,
-                options=self._options,
-                policy_digest=carried["policy_digest"],
-                round=carried["round"],
-                statistics=self._statistics,
-            )
+        table = shape_part(
+            rollouts,
+            tables,
+            options=self._options,
+            policy_digest=carried["policy_digest"],
+            round=carried["round"],
+            statistics=self._statistics,
         )
+        return shards.prepare_part(self._spec, part, table, url=self._out, stored=tuple(stored.values()))
 
 
 def _check_kind(name: str, kind: str, options: ShapeOptions) -> None:

@@ -57,6 +57,7 @@ def read(folder: Path) -> list[pa.Table | None]:
         dataset.check_inputs()
         for part in range(len(dataset.parts)):
             tables += [dataset.read_part(part), dataset.read_part(part, ["rollout_id"]), dataset.read_rejected(part)]
+            tables.append(dataset.read_stored(part).table)
     return tables
 
 

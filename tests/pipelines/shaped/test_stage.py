@@ -12,6 +12,10 @@ import pytest
 
 from pass_ops import ShapingConfig, Weights, shape, shards
 from pass_ops.errors import FingerprintMismatchError, IncompleteDatasetError, OptionError, StaleInputError
+from pass_ops.shards import splice
+from pass_ops.shards.encoding import encoded
+from pass_ops.shards.schemas import conform
+from pass_ops.shards.tables import part_bytes
 from pipelines.inspect.explain.explanation import NotExplainableError, explain_rollout
 from pipelines.inspect.lint.checks import lint
 from pipelines.parts.inputs import AlignmentError, WrongInputError
@@ -83,6 +87,23 @@ def test_a_shaped_dataset_has_the_contracts_columns(scored) -> None:
     assert {"reference_logprobs", "teacher_logprobs", "status_steps", "detail_right"} <= set(table.column_names)
     assert table["reference_logprobs"][0].as_py() == [-1.0] * 8
     assert table["teacher_logprobs"][0].as_py() == [-2.0] * 8
+
+
+def test_what_the_inputs_hold_encoded_is_copied_and_no_byte_depends_on_it(scored, monkeypatch) -> None:
+    seen = []
+
+    def noted(table, *args, **options):
+        if len(table):
+            seen.append(set(table.column_names))
+        return encoded(table, *args, **options)
+
+    monkeypatch.setattr(splice, "encoded", noted)
+    shaped = shape_run(scored)
+    made = {"chunk_ends", "chunk_credits", "chunk_advantages", "path_score", "trainable", "policy_digest", "round"}
+    assert seen == [made] * shaped.spec.parts
+    for part in range(shaped.spec.parts):
+        content = Path(shaped.url, shaped.parts[part].data).read_bytes()
+        assert content == part_bytes(conform(shaped.read_part(part), "shape"), "shape")
 
 
 def test_the_advantages_are_those_of_pass_ops_on_the_joined_table(scored) -> None:
@@ -263,10 +284,10 @@ def test_a_worker_refuses_a_signal_that_was_made_anew_since_the_job_began(scored
     shape_run(scored)
     spec = shards.open_dataset(scored.out()).spec
     signals = {name: scored.signal(name) for name in OPTIONS.roles}
-    ShapeWork(spec=spec, rollouts=scored.rollouts, signals=signals, options=OPTIONS).setup()
+    ShapeWork(spec=spec, rollouts=scored.rollouts, signals=signals, out="shaped", options=OPTIONS).setup()
     anew = signals | {"right": scored.signal("form")}
     with pytest.raises(StaleInputError, match="was made anew"):
-        ShapeWork(spec=spec, rollouts=scored.rollouts, signals=anew, options=OPTIONS).setup()
+        ShapeWork(spec=spec, rollouts=scored.rollouts, signals=anew, out="shaped", options=OPTIONS).setup()
 
 
 def test_rows_in_another_order_are_not_joined(scored) -> None:

@@ -139,7 +139,7 @@ def test_a_pool_of_the_whole_dataset_is_recorded_and_shaped_with(run, options) -
 
 def work(run, spec) -> ShapeWork:
     signals = {name: run.signal(name) for name in POOLED.roles}
-    return ShapeWork(spec=spec, rollouts=run.rollouts, signals=signals, options=POOLED)
+    return ShapeWork(spec=spec, rollouts=run.rollouts, signals=signals, out="shaped", options=POOLED)
 
 
 def test_a_pool_over_a_stale_pass_is_refused(run) -> None:
