@@ -14,10 +14,11 @@ import json
 import tempfile
 from pathlib import Path
 
-from stages import shape
+from stages import score, shape
 
 STAGES = {
     "shape": shape.lines,
+    "score": score.lines,
 }
 
 

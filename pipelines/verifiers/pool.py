@@ -103,6 +103,11 @@ class CallPool:
             for future in futures:
                 future.cancel()
 
+    def pids(self) -> list[int]:
+        """The children's process ids."""
+        with self._lock:
+            return [child.pid for child in self._children]
+
     def close(self) -> None:
         """Kill the children and end the threads; a `map` under way raises. Closing twice is no error."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -185,6 +190,10 @@ class _Child:
         self._line = Connection(here.detach())
         self.answered = 0
         self.killed_from_outside = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def start_failure(self) -> str | None:
         """Wait for the child to import its function; why it could not."""
