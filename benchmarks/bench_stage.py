@@ -19,6 +19,8 @@ from stages import score, shape
 STAGES = {
     "shape": shape.lines,
     "score": score.lines,
+from stages import generate, shape
+    "generate": generate.lines,
 }
 
 

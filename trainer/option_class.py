@@ -12,9 +12,10 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import pydantic
+from annotated_types import Ge, Gt
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from pass_ops.errors import PassError
@@ -22,6 +23,9 @@ from pass_ops.support.nearest import advice
 from pass_ops.support.secrecy import MASK, hidden, is_secret
 
 T = TypeVar("T")
+
+AtLeastOne = Annotated[int, Ge(1)]
+Positive = Annotated[float, Gt(0)]
 
 CONFIG = pydantic.ConfigDict(
     extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True, arbitrary_types_allowed=True

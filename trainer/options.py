@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AllowInfNan, Strict
 
 from trainer.errors import TrainOptionError
-from trainer.option_class import options
+from trainer.option_class import AtLeastOne, Positive, options
 
 # These change a run's speed, memory or storage, not its result (those of the first two lines: up to rounding), so a run
 # may be resumed with other values.
@@ -33,9 +33,7 @@ RejectLevel = Literal["token", "sequence", "geometric", "veto"]
 
 Dtype = Literal["float32", "bfloat16"]
 
-AtLeastOne = Annotated[int, Ge(1)]
 NotNegative = Annotated[float, Ge(0)]
-Positive = Annotated[float, Gt(0)]
 PositiveOrInf = Annotated[float, Gt(0), AllowInfNan(True)]
 Beta = Annotated[float, Ge(0), Lt(1)]
 

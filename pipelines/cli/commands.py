@@ -164,7 +164,7 @@ def train(options: Namespace, work: Run) -> None:
 def sft(options: Namespace) -> None:
     """Supervised training, beside any run."""
     from pipelines.options import build
-    from pipelines.runs.config import apply_override
+    from pipelines.options.overrides import apply_override
     from pipelines.runs.places import check_folder
     from trainer import TrainOptions, sft
 

@@ -126,7 +126,8 @@ def sweep(options: Namespace) -> int | None:
     from pipelines.inspect.sweep.distinct import distinct
     from pipelines.inspect.sweep.report import sweep_parquet, sweep_svg, sweep_view
     from pipelines.inspect.sweep.settings import grid_settings, sweep
-    from pipelines.runs.config import load_config, module_folders, parse_grid
+    from pipelines.options.overrides import parse_grid
+    from pipelines.runs.config import load_config, module_folders
     from pipelines.runs.places import check_folder
     from pipelines.runs.run import Run
 
@@ -312,7 +313,7 @@ def _labels_and_file(options: Namespace) -> tuple[str, str]:
 
 def _table_of(overrides: Sequence[str]) -> dict[str, Any]:
     """KEY=VALUE arguments as a table."""
-    from pipelines.runs.config import apply_override
+    from pipelines.options.overrides import apply_override
 
     found: dict[str, Any] = {}
     for override in overrides:

@@ -39,10 +39,10 @@ def rescore(options: Namespace) -> None:
     from pipelines.engines.base import EngineOptions
     from pipelines.imports.encode import PromptForm
     from pipelines.options import build
+    from pipelines.options.overrides import apply_override
     from pipelines.parts.operations import Operations
     from pipelines.rescore.run import RescoreOptions, rescore
     from pipelines.runners import RunnerOptions
-    from pipelines.runs.config import apply_override
     from pipelines.runs.progress import Reporter
 
     engine: dict[str, object] = {}

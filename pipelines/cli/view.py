@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def view(options: Namespace) -> None:
     """Write the file. Raises UnwritablePlaceError, ConfigError, and what `make_view` raises."""
     from pipelines.options import build
-    from pipelines.runs.config import parse_grid
+    from pipelines.options.overrides import parse_grid
     from pipelines.runs.places import check_file
     from pipelines.runs.progress import Reporter
     from pipelines.view.options import ViewOptions

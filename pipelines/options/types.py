@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import AfterValidator, Strict
 
 from pipelines.options.errors import ConfigError
-from trainer.options import AtLeastOne, Positive
+from trainer.option_class import AtLeastOne, Positive
 
 __all__ = [
     "AtLeastOne", "GroupSize", "Name", "PartRows", "Positive", "Rows", "Seconds", "Seed", "Share", "SignalName",

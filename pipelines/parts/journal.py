@@ -203,8 +203,9 @@ def make_entry(key: bytes, name: str, content: bytes) -> bytes:
     """The bytes of one entry."""
     named = name.encode()
     lengths = _LENGTHS.pack(len(named), len(content))
-    body = named + content
-    return lengths + hashlib.sha256(key + lengths + body).digest() + body
+    digest = hashlib.sha256(key + lengths + named)
+    digest.update(content)
+    return b"".join((lengths, digest.digest(), named, content))
 
 
 def read_entries(content: bytes, key: bytes) -> Iterator[tuple[str, bytes]]:

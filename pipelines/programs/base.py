@@ -130,8 +130,3 @@ class Program:
         except TypeError as error:
             raise ProgramError(f"program {self.path} cannot be called with {dict(self.options)}: {error}") from error
         return partial(function, **self.options)
-
-
-async def single_turn(prompt: Prompt, sample: Sampler) -> None:  # noqa: ARG001 - the protocol's
-    """What a rollout is without a program: one completion."""
-    await sample()

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -31,13 +31,13 @@ def completion_bytes(completion: Completion) -> bytes:
     """A completion, bit for bit."""
     sample = completion.sample
     head = json.dumps([sample.finish_reason, sample.text, len(sample.token_ids)]).encode()
-    columns = (
-        sample.token_ids.astype("<i4", copy=False),
-        sample.logprobs.astype("<f4", copy=False),
-        completion.loss_mask.astype(np.uint8),
-        *([] if sample.statistics is None else [sample.statistics.astype("<f4", copy=False)]),
-    )
-    return b"".join([_LENGTH.pack(len(head)), head, *(column.tobytes() for column in columns)])
+    columns = [
+        np.ascontiguousarray(sample.token_ids, "<i4").data,
+        np.ascontiguousarray(sample.logprobs, "<f4").data,
+        np.ascontiguousarray(completion.loss_mask, np.bool_).data,
+        *([] if sample.statistics is None else [np.ascontiguousarray(sample.statistics, "<f4").data]),
+    ]
+    return b"".join([_LENGTH.pack(len(head)), head, *columns])
 
 
 def read_completion(content: bytes) -> Completion:
@@ -57,22 +57,22 @@ def read_completion(content: bytes) -> Completion:
     return Completion(sample=sample, loss_mask=np.frombuffer(content, np.bool_, tokens, start + 8 * tokens))
 
 
-async def with_journal(sample: Callable[..., Awaitable[PartOutput]], journal: Journal) -> PartOutput:
+def with_journal(sample: Callable[..., PartOutput], journal: Journal) -> PartOutput:
     """Sample a part (`sample_part` with all but its `kept` and `keep`), but for what the journal has kept of it."""
     kept = {name: read_completion(content) for name, content in journal.read().items()}
     if kept:
         _LOG.info("%d finished rollouts of an earlier attempt are taken over", len(kept))
     with flushed(journal):
-        return await sample(
-            kept=kept, keep=lambda rollout: journal.add(rollout.rollout_id, completion_bytes(rollout.completion))
+        return sample(
+            kept=kept, keep=lambda rollout: journal.add(rollout.place.rollout_id, completion_bytes(rollout.completion))
         )
 
 
-def planned_digest(planned: Sequence[PlannedPrompt | Rejection], seeds: Callable[[str], Sequence[int]]) -> str:
+def planned_digest(planned: Sequence[PlannedPrompt | Rejection], seeds: Mapping[str, Sequence[int]]) -> str:
     """sha256 over the prompts of a part as an engine is given them, and the seeds of their rollouts."""
     digest = hashlib.sha256(_FORMAT)
     for prompt in planned:
         if isinstance(prompt, PlannedPrompt):
-            asked = [prompt.prompt_id, list(seeds(prompt.prompt_id)), len(prompt.token_ids)]
+            asked = [prompt.prompt_id, list(seeds[prompt.prompt_id]), len(prompt.token_ids)]
             digest.update(json.dumps(asked).encode() + np.asarray(prompt.token_ids, "<i4").tobytes())
     return digest.hexdigest()

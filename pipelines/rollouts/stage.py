@@ -7,11 +7,10 @@ Importing this file imports no Beam and no model library.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, replace
 from functools import partial
@@ -30,11 +29,10 @@ from pipelines.parts.journal import Journal, Journals
 from pipelines.parts.loop import PartOutput, PartWork, Stage, in_background
 from pipelines.parts.operations import Operations
 from pipelines.parts.worker_check import check_worker
-from pipelines.programs.base import single_turn
 from pipelines.rollouts.encode import PlannedPrompt, plan_part, special_encoding
 from pipelines.rollouts.kept import planned_digest, with_journal
 from pipelines.rollouts.options import GenerateOptionError, GenerateOptions
-from pipelines.rollouts.rows import LoadedProgram, sample_part
+from pipelines.rollouts.sample import LoadedProgram, sample_part
 
 __all__ = [
     "GenerateOptionError",
@@ -60,12 +58,12 @@ _NO_TEMPLATE = hashlib.sha256(b"").hexdigest()
 
 
 def derive_seed(run_seed: int, round: int, group_id: str, sample_index: int) -> int:  # noqa: A002 - the contract's word
-    """The seed of one rollout: the first 63 bits of sha256 over the four, so that it holds for a rollout on its own.
+    """The seed of one rollout: the first 63 bits of sha256 over the four in JSON; it holds for a rollout on its own.
 
     >>> derive_seed(0, 0, "gsm8k-0", 1)
     4933196121887775590
     """
-    key = json.dumps([run_seed, round, group_id, sample_index], separators=(",", ":"))
+    key = f"[{run_seed},{round},{json.dumps(group_id)},{sample_index}]"
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
 
 
@@ -303,7 +301,7 @@ class GenerateWork(PartWork):
         self._prompts: CompleteDataset
         self._engine: Engine
         self._seats: int
-        self._program: LoadedProgram
+        self._program: LoadedProgram | None
 
     def setup(self) -> None:
         """The process's one engine, running this model, the program, and the prompts."""
@@ -313,7 +311,7 @@ class GenerateWork(PartWork):
         environment = engine_environment(model, self._engine_options)
         check_worker(self._spec, environment=environment, models={"policy": model_digest(model)})
         program = self._options.named_program
-        self._program = single_turn if program is None else program.load()
+        self._program = None if program is None else program.load()
         self._prompts = reopen(self._prompts_url, "prompts", self._spec)
         self._engine = acquire(model, self._engine_options)
         self._seats = seats(model, self._engine_options)
@@ -329,8 +327,9 @@ class GenerateWork(PartWork):
             options=self._options,
             max_model_len=self._engine.max_model_len,
         )
-        journal = self._journals.begin(part, inputs=lambda: planned_digest(planned, self._seeds))
-        return in_background(self._sample, planned, journal)
+        seeds = {item.prompt_id: self._seeds(item.prompt_id) for item in planned if isinstance(item, PlannedPrompt)}
+        journal = self._journals.begin(part, inputs=lambda: planned_digest(planned, seeds))
+        return in_background(self._sample, planned, seeds, journal)
 
     def start_again(self, part: int) -> Future[PartOutput]:
         """With what the attempt before it kept, if that ran beside this worker."""
@@ -350,16 +349,18 @@ class GenerateWork(PartWork):
         wanted = self._engine.width * self._seats * 9 // 8  # an eighth waits for the next free seats
         return self._engine.in_flight < wanted
 
-    def _sample(self, planned: Sequence[PlannedPrompt | Rejection], journal: Journal | None) -> PartOutput:
+    def _sample(
+        self, planned: Sequence[PlannedPrompt | Rejection], seeds: Mapping[str, Sequence[int]], journal: Journal | None
+    ) -> PartOutput:
         sample = partial(
             sample_part,
             self._engine,
             planned,
             program=self._program,
             sampling=self._options.sampling,
-            seeds=self._seeds,
+            seeds=seeds,
         )
-        return asyncio.run(sample() if journal is None else with_journal(sample, journal))
+        return sample() if journal is None else with_journal(sample, journal)
 
     def _seeds(self, prompt_id: str) -> list[int]:
         return [derive_seed(self._seed, self._round, prompt_id, index) for index in range(self._options.group_size)]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,15 @@ import pytest
 
 from pass_ops import shards
 from pass_ops.errors import FingerprintMismatchError, NotFinalized, StaleInputError
-from pipelines.engines.base import EngineOptions, RequestRejected, Sample, SampleRequest, Sampling
+from pipelines.engines.base import EngineDead, EngineOptions, RequestRejected, Sample, SampleRequest, Sampling
 from pipelines.models.folder import ModelNotFoundError, load_tokenizer
+from pipelines.parts.loop import PartOutput, in_background
 from pipelines.parts.operations import Operations
-from pipelines.programs import Prompt
-from pipelines.programs.base import single_turn
+from pipelines.programs import Prompt, Sampler
+from pipelines.programs.conversation import Completion
 from pipelines.prompts.stage import PromptSource, write_prompts
 from pipelines.rollouts.encode import PlannedPrompt, encode_prompt, plan_part
-from pipelines.rollouts.rows import sample_part
+from pipelines.rollouts.sample import sample_part
 from pipelines.rollouts.stage import (
     GenerateOptionError,
     GenerateOptions,
@@ -165,15 +167,50 @@ class Answers:
         return future
 
 
-def collect(*answers: Sample | Exception, group_size: int = 2) -> Any:
-    engine: Any = Answers(*answers)
-    prompt = PlannedPrompt(task=Prompt(prompt_id="p", text="1+2"), answer="42", token_ids=[3, 4])
-    seeds = range(7, 7 + group_size)
-    part = sample_part(engine, [prompt], program=single_turn, sampling=Sampling(), seeds=lambda _: seeds)
-    return asyncio.run(part)
+async def once(prompt: Prompt, sample: Sampler) -> None:
+    """The program that makes what no program makes."""
+    await sample()
 
 
-def test_a_row_holds_what_the_contract_says() -> None:
+Collect = Callable[..., PartOutput]
+
+
+@pytest.fixture(params=[None, once], ids=["no program", "a program of one call"])
+def collect(request: pytest.FixtureRequest) -> Collect:
+    """The rollouts of one prompt, from an engine or from its answers in turn."""
+
+    def run(
+        *answers: Sample | Exception, engine: Any = None, sampling: Sampling = OPTIONS.sampling, **more: Any
+    ) -> PartOutput:
+        prompt = PlannedPrompt(task=Prompt(prompt_id="p", text="1+2"), answer="42", token_ids=[3, 4])
+        return sample_part(
+            engine or Answers(*answers),
+            [prompt],
+            program=request.param,
+            sampling=sampling,
+            seeds={"p": [7, 8]},
+            **more,
+        )
+
+    return run
+
+
+class Later(Answers):
+    """An engine whose futures a test answers itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[SampleRequest, Future[Sample]]] = []
+        self.all_asked = threading.Event()
+
+    def submit(self, request: SampleRequest) -> Future[Sample]:
+        self.asked.append((request, Future()))
+        if len(self.asked) == 2:
+            self.all_asked.set()
+        return self.asked[-1][1]
+
+
+def test_a_row_holds_what_the_contract_says(collect: Collect) -> None:
     part = collect(sample(), sample(token_ids=(9,), logprobs=(-0.25,), reason="length"))
     assert part.table.schema == shards.ROLLOUTS
     assert part.table.to_pylist() == [
@@ -190,7 +227,7 @@ def test_a_row_holds_what_the_contract_says() -> None:
     ]  # fmt: skip
 
 
-def test_a_rejected_rollout_leaves_a_gap_in_sample_index() -> None:
+def test_a_rejected_rollout_leaves_a_gap_in_sample_index(collect: Collect) -> None:
     part = collect(RequestRejected("request_failed", "grammar"), sample())
     assert part.table["sample_index"].to_pylist() == [1]
     (rejection,) = part.rejected
@@ -202,18 +239,18 @@ def test_a_rejected_rollout_leaves_a_gap_in_sample_index() -> None:
     )
 
 
-def test_a_nan_logprob_rejects_its_rollout_and_says_where() -> None:
+def test_a_nan_logprob_rejects_its_rollout_and_says_where(collect: Collect) -> None:
     part = collect(sample(logprobs=(-0.5, float("nan"), -2.0)), sample())
     assert part.table.num_rows == 1
     assert (part.rejected[0].reason, part.rejected[0].detail) == ("non_finite_logprob", "nan at token 1 of 3")
 
 
-def test_an_aborted_sample_is_rejected() -> None:
+def test_an_aborted_sample_is_rejected(collect: Collect) -> None:
     part = collect(sample(reason="abort"), sample())
     assert part.rejected[0].reason == "aborted"
 
 
-def test_a_transient_rejection_is_asked_again_and_counted() -> None:
+def test_a_transient_rejection_is_asked_again_and_counted(collect: Collect) -> None:
     busy = RequestRejected("aborted", "preempted", transient=True)
     part = collect(busy, sample(), sample())
     assert part.table["sample_index"].to_pylist() == [0, 1]
@@ -221,9 +258,51 @@ def test_a_transient_rejection_is_asked_again_and_counted() -> None:
     assert [(r.sample_index, r.attempts, r.transient) for r in part.rejected] == [(0, 3, True)]
 
 
-def test_a_part_whose_every_rollout_is_rejected_is_an_empty_table_of_the_schema() -> None:
+def test_a_part_whose_every_rollout_is_rejected_is_an_empty_table_of_the_schema(collect: Collect) -> None:
     part = collect(RequestRejected("aborted"), RequestRejected("aborted"))
     assert (part.table.num_rows, part.table.schema) == (0, shards.ROLLOUTS)
+
+
+def test_rollouts_are_kept_as_they_are_finished_and_stored_in_their_order(collect: Collect) -> None:
+    engine, kept = Later(), SimpleQueue[str]()
+    part = in_background(
+        lambda: collect(engine=engine, keep=lambda rollout: kept.put(rollout.place.rollout_id)),
+    )
+    assert engine.all_asked.wait(timeout=60)
+    (first, answer_first), (second, answer_second) = engine.asked
+    answer_second.set_result(sample(token_ids=(9,), logprobs=(-0.25,)))
+    assert kept.get(timeout=60) == "p/1"
+    answer_first.set_result(sample())
+    assert kept.get(timeout=60) == "p/0"
+    assert part.result(timeout=60).table["token_ids"].to_pylist() == [[5, 6, 1], [9]]
+    assert (first.seed, second.seed) == (7, 8)
+
+
+def test_what_an_earlier_attempt_kept_is_neither_asked_for_nor_kept_again(collect: Collect) -> None:
+    known, kept = Completion(sample=sample(token_ids=(8, 8, 1)), loss_mask=np.ones(3, bool)), []
+    part = collect(sample(), kept={"p/0": known}, keep=lambda rollout: kept.append(rollout.place.rollout_id))
+    assert part.table["token_ids"].to_pylist() == [[8, 8, 1], [5, 6, 1]]
+    assert (part.table["seed"].to_pylist(), kept) == ([7, 8], ["p/1"])
+
+
+def test_a_completion_is_asked_for_no_longer_than_the_context_has_room(collect: Collect) -> None:
+    engine = Later()
+    part = in_background(lambda: collect(engine=engine, sampling=Sampling(max_tokens=100, temperature=0.5)))
+    assert engine.all_asked.wait(timeout=60)
+    for request, answer in engine.asked:
+        assert request.sampling == Sampling(max_tokens=62, temperature=0.5)
+        answer.set_result(sample())
+    assert part.result(timeout=60).table.num_rows == 2
+
+
+def test_a_dead_engine_ends_the_part_and_what_nobody_waits_for_is_cancelled(collect: Collect) -> None:
+    engine = Later()
+    part = in_background(lambda: collect(engine=engine))
+    assert engine.all_asked.wait(timeout=60)
+    engine.asked[0][1].set_exception(EngineDead("gone"))
+    with pytest.raises(EngineDead, match="gone"):
+        part.result(timeout=60)
+    assert engine.asked[1][1].cancelled()
 
 
 # --- the stage -----------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ import pytest
 
 from pass_ops import Standardizers
 from pipelines.options import ConfigError, Secret, as_dict, build, secret
+from pipelines.options.overrides import apply_override, parse_grid
 from pipelines.prompts.stage import SourceNotFoundError, read_prompts
-from pipelines.runs.config import RunConfig, apply_override, load_config, parse_grid
+from pipelines.runs.config import RunConfig, load_config
 
 MINIMAL = '[prompts]\nsource = "prompts.jsonl"\n[policy]\nmodel = "tiny"\n'
 

@@ -26,8 +26,8 @@ from pipelines.engines.base import EngineOptions, RequestRejected, Sampling
 from pipelines.engines.driver import DrivenEngine, Request
 from pipelines.models.folder import load_tokenizer
 from pipelines.parts import journal
+from pipelines.parts.journal import Journal
 from pipelines.parts.loop import PartLoop
-from pipelines.programs.conversation import Completion, Conversation
 from pipelines.rollouts.stage import GenerateOptions, generate
 from pipelines.signals import signal_from_table
 from pipelines.signals.stage import score_stage
@@ -62,18 +62,18 @@ def die_at_answer(nth: int) -> None:
 
 
 def die_at_rollout(nth: int) -> None:
-    """SIGKILL as the n-th rollout is finished, before anybody is told of it."""
-    finish = Conversation.completion
+    """SIGKILL as the n-th rollout is finished, before the journal has it."""
+    add = Journal.add
     seen = 0
 
-    def finished(conversation: Conversation) -> Completion:
+    def finished(kept: Journal, name: str, content: bytes) -> None:
         nonlocal seen
         seen += 1
         if seen == nth:
             os.kill(os.getpid(), signal.SIGKILL)
-        return finish(conversation)
+        add(kept, name, content)
 
-    Conversation.completion = finished  # type: ignore[method-assign]
+    Journal.add = finished  # type: ignore[method-assign]
 
 
 def work(case: dict[str, Any], log: int) -> None:
