@@ -14,12 +14,11 @@ import json
 import tempfile
 from pathlib import Path
 
-from stages import score, shape
+from stages import generate, score, shape
 
 STAGES = {
     "shape": shape.lines,
     "score": score.lines,
-from stages import generate, shape
     "generate": generate.lines,
 }
 
