@@ -14,11 +14,12 @@ import json
 import tempfile
 from pathlib import Path
 
-from stages import advantages, generate, shape, train
+from stages import advantages, generate, score, shape, train
 
 STAGES = {
     "shape": shape.lines,
     "advantages": advantages.lines,
+    "score": score.lines,
     "generate": generate.lines,
     "train": train.lines,
 }
