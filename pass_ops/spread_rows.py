@@ -31,24 +31,58 @@ def every_token(first_R: int, last_R: int, starts_R1: Array, ends_K: Array) -> b
     return True
 
 
+@jit.part
+def one_token_chunks(ends_K: Array, k: np.uint64, before: np.uint64) -> np.uint64:
+    """How many chunks from the k-th on are one token each, where `before` tokens lie before it and the ends rise.
+
+    An end is then never less than one a chunk further, so the run's end is searched for, at distances that double.
+    """
+    left = np.uint64(len(ends_K)) - k
+    low, high = np.uint64(0), np.uint64(1)
+    while high <= left and np.uint64(ends_K[k + high - np.uint64(1)]) == before + high:
+        low, high = high, np.uint64(2) * high
+    high = min(high, left + np.uint64(1))
+    while low + np.uint64(1) < high:
+        middle = (low + high) // np.uint64(2)
+        if np.uint64(ends_K[k + middle - np.uint64(1)]) == before + middle:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
 @jit.kernel
 def spread_rows(
     first_R: int, last_R: int, starts_R1: Array, ends_K: Array, values_K: Array, tokens_R1: Array, out_N: Array
 ) -> bool:
-    """Write each chunk's value at its tokens; False at ends that do not rise from above 0 to the row's length."""
+    """Write each chunk's value at its tokens; False at ends that do not rise from above 0 to the row's length.
+
+    Most chunks of a process signal per token are one token: runs of them are copied. Indexes are unsigned, so that none
+    counts from behind.
+    """
     for r in range(first_R, last_R):
         ends = ends_K[starts_R1[r] : starts_R1[r + 1]]
         values = values_K[starts_R1[r] : starts_R1[r + 1]]
         out_T = out_N[tokens_R1[r] : tokens_R1[r + 1]]
-        before = 0
-        for k in range(len(ends)):
-            end = ends[k]
-            if end <= before or end > len(out_T):
-                return False
-            out_T[before] = values[k]  # most chunks of a process signal per token are one token
-            for t in range(np.uint64(before + 1), np.uint64(end)):  # unsigned: no index counts from behind
-                out_T[t] = values[k]
-            before = end
+        chunks = np.uint64(len(ends))
+        if chunks == 0:
+            continue
+        falls = ends[0] <= 0
+        for k in range(np.uint64(1), chunks):
+            falls |= ends[k] <= ends[k - np.uint64(1)]
+        if falls or ends[len(ends) - 1] > len(out_T):
+            return False
+        before, k = np.uint64(0), np.uint64(0)
+        while k < chunks:
+            run = one_token_chunks(ends, k, before)
+            for i in range(run):
+                out_T[before + i] = values[k + i]
+            before, k = before + run, k + run
+            if k < chunks:
+                value, end = values[k], np.uint64(ends[k])
+                for t in range(before, end):
+                    out_T[t] = value
+                before, k = end, k + np.uint64(1)
     return True
 
 
@@ -57,20 +91,22 @@ def spread_padded(
     first_R: int, last_R: int, starts_R1: Array, ends_K: Array, values_K: Array, mask_R_T: Array, row_R: Array,
     out_B_T: Array,
 ) -> bool:  # fmt: skip
-    """Write each chunk's value at its tokens that count in row row_R[r], and 0 everywhere else in it."""
+    """Write each chunk's value at its tokens that count in row row_R[r], and 0 everywhere else in it; ends rise."""
     for r in range(first_R, last_R):
         ends = ends_K[starts_R1[r] : starts_R1[r + 1]]
         values = values_K[starts_R1[r] : starts_R1[r + 1]]
-        out_T, mask_T, before = out_B_T[row_R[r]], mask_R_T[r], np.uint64(0)
-        if len(ends) > 0 and ends[-1] == len(ends):  # every token is a chunk
-            for t in range(len(ends)):
-                out_T[t] = values[t] if mask_T[t] else np.float32(0.0)
-            before = np.uint64(len(ends))
-        else:
-            for k in range(len(ends)):
-                for t in range(before, np.uint64(ends[k])):
-                    out_T[t] = values[k] if mask_T[t] else np.float32(0.0)
-                before = np.uint64(ends[k])
+        out_T, mask_T = out_B_T[row_R[r]], mask_R_T[r]
+        before, k, chunks = np.uint64(0), np.uint64(0), np.uint64(len(ends))
+        while k < chunks:
+            run = one_token_chunks(ends, k, before)
+            for i in range(run):
+                out_T[before + i] = values[k + i] if mask_T[before + i] else np.float32(0.0)
+            before, k = before + run, k + run
+            if k < chunks:
+                value, end = values[k], np.uint64(ends[k])
+                for t in range(before, end):
+                    out_T[t] = value if mask_T[t] else np.float32(0.0)
+                before, k = end, k + np.uint64(1)
         for t in range(before, np.uint64(len(out_T))):
             out_T[t] = np.float32(0.0)
     return True

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike, fspath
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pass_ops.reading.groups import group_bounds, group_numbers
@@ -59,6 +60,10 @@ class Selection:
     counts: Mapping[str, int]
 
 
+Columns = Callable[[Sequence[str]], pa.Table]
+"""What makes a table with these columns of a part whose content is at hand; once."""
+
+
 class TrainData(Protocol):
     """Where rollouts come from: `ShapedData` or `trainer.pairs.PairData`."""
 
@@ -72,6 +77,12 @@ class TrainData(Protocol):
 
     def read(self, part: int, columns: Sequence[str]) -> pa.Table:
         """Part `part` with these columns of a shaped dataset."""
+
+    def fetch(self, part: int) -> Columns:
+        """The first half of `read`: what waits for a store elsewhere. The other half is to call what this returns."""
+
+    def stored_bytes(self, part: int) -> int:
+        """About as much memory as a fetched part takes."""
 
     @property
     def is_local(self) -> bool:
@@ -104,8 +115,21 @@ class ShapedData:
 
     def read(self, part: int, columns: Sequence[str]) -> pa.Table:
         """Part `part` with these columns. Raises TrainDataError where one is missing, CorruptDatasetError."""
+        return self.fetch(part)(columns)
+
+    def fetch(self, part: int) -> Columns:
+        """Part `part`'s whole file, hashed, if it lies on a store elsewhere; else the open file."""
         source, i = self.places[part]
-        table = self.sources[source].read_part(i, list(columns))
+        return partial(self._table, part, self.sources[source].open_part(i))
+
+    def stored_bytes(self, part: int) -> int:
+        """Bytes of the part's file."""
+        source, i = self.places[part]
+        return self.sources[source].parts[i].bytes
+
+    def _table(self, part: int, file: pq.ParquetFile, columns: Sequence[str]) -> pa.Table:
+        with file:
+            table = file.read(columns=list(columns))
         missing = [name for name in columns if name not in table.column_names]
         if missing:
             raise TrainDataError(

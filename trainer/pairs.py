@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from jinja2 import TemplateError
 
 from pass_ops.shards import Store
 from pass_ops.support.chat import chat_problem
-from trainer.data import given_urls
+from trainer.data import Columns, given_urls
 from trainer.errors import TrainDataError
 from trainer.model_folder import base_folder
 
@@ -34,6 +35,7 @@ class PairData:
     urls: tuple[str, ...]
     policy: str  # its tokenizer encodes them
     places: tuple[tuple[int, int], ...]  # part -> (file, row group)
+    sizes: tuple[int, ...]  # bytes of each row group, decompressed
 
     @cached_property
     def digests(self) -> list[str]:
@@ -54,11 +56,18 @@ class PairData:
 
     def read(self, part: int, columns: Sequence[str]) -> pa.Table:
         """Part `part` with these columns of a shaped dataset."""
+        return self.fetch(part)(columns)
+
+    def fetch(self, part: int) -> Columns:
+        """Part `part`'s texts; they are encoded when its columns are asked for."""
         file, group = self.places[part]
         with Store(self.urls[file]).open("") as stream:  # Python's, so none of Arrow's threads may hold on to it
             pairs = pq.ParquetFile(stream).read_row_group(group, columns=list(COLUMNS), use_threads=False)
-        rows = pairs.to_pylist()
-        return _table(rows, self.tokenizer, prefix=f"{file}-{group}").select(list(columns))
+        return lambda columns: _table(pairs.to_pylist(), self.tokenizer, prefix=f"{file}-{group}").select(list(columns))
+
+    def stored_bytes(self, part: int) -> int:
+        """Bytes of the part's row group."""
+        return self.sizes[part]
 
     def describe(self, part: int) -> str:
         """Where a part is, for messages."""
@@ -69,8 +78,9 @@ class PairData:
 def open_pairs(pairs: Sequence[str], policy: str) -> PairData:
     """Raises TrainDataError where a file is missing, is no Parquet file, or lacks a column."""
     urls = given_urls(pairs, name="pairs", what="Parquet files")
-    places = tuple((f, i) for f, url in enumerate(urls) for i in range(_row_groups(url)))
-    return PairData(tuple(urls), policy, places)
+    sizes = [_row_group_bytes(url) for url in urls]
+    places = tuple((f, i) for f, its in enumerate(sizes) for i in range(len(its)))
+    return PairData(tuple(urls), policy, places, tuple(chain.from_iterable(sizes)))
 
 
 def _table(rows: Sequence[dict[str, Any]], tokenizer: Any, *, prefix: str) -> pa.Table:
@@ -135,7 +145,7 @@ def _end(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def _row_groups(url: str) -> int:
+def _row_group_bytes(url: str) -> list[int]:
     try:
         with Store(url).open("") as stream:
             metadata = pq.read_metadata(stream)
@@ -155,7 +165,7 @@ def _row_groups(url: str) -> int:
                 f"{url}: the column {name} is of type {kind}. Supervised training needs text, or, as a prompt, a list "
                 "of messages (role, content)."
             )
-    return int(metadata.num_row_groups)
+    return [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 
 from pass_ops import token_advantages
 from pass_ops.reading.ragged import list_lengths, list_values
-from trainer.data import REFERENCE_COLUMN, RowIndex, TrainData, list_offsets
+from trainer.ahead import ReadAhead
+from trainer.data import REFERENCE_COLUMN, Columns, RowIndex, TrainData, list_offsets
 from trainer.errors import StateError, TrainDataError
 from trainer.order import Step
 from trainer.rollouts import Rollouts
@@ -29,12 +31,16 @@ TRAIN_COLUMNS = (
 )  # fmt: skip
 
 
-def decode_part(data: TrainData, part: int, *, reference: bool, old: Path | None = None) -> Rollouts:
-    """Reads one part and expands its chunks. old: folder of recomputed log-probabilities (`trainer.old_logprobs`).
+def decode_part(
+    data: TrainData, part: int, *, reference: bool, old: Path | None = None, fetched: Future[Columns] | None = None
+) -> Rollouts:
+    """Reads one part and expands its chunks.
 
+    old: folder of recomputed log-probabilities (`trainer.old_logprobs`); fetched: the part's content, of `ReadAhead`.
     Raises TrainDataError where a rollout's columns differ in length, StateError where `old` is damaged.
     """
-    table = data.read(part, (*TRAIN_COLUMNS, REFERENCE_COLUMN) if reference else TRAIN_COLUMNS)
+    columns = (*TRAIN_COLUMNS, REFERENCE_COLUMN) if reference else TRAIN_COLUMNS
+    table = data.read(part, columns) if fetched is None else fetched.result()(columns)
     where = data.describe(part)
     length_R = list_lengths(table["token_ids"])
     advantages = token_advantages(table)
@@ -108,25 +114,29 @@ def stream_steps(
     """The rollouts of each step, in order; meanwhile the parts of the next `ahead` steps are decoded on threads.
 
     A part is dropped after the last step of its epoch that needs it, so memory holds at most the parts of two shuffle
-    windows (`order.epoch_order`).
+    windows (`order.epoch_order`), and of a store elsewhere the files of the parts to be decoded next, over the edges of
+    windows and epochs (`ReadAhead`).
     """
     needed = [[(step.epoch, p) for p in dict.fromkeys(index.part_R[step.rows_R].tolist())] for step in steps]
     last_use = {key: number for number, keys in enumerate(needed) for key in keys}
+    order = [part for _, part in dict.fromkeys(key for keys in needed for key in keys)]
     decoded: dict[tuple[int, int], Future[Rollouts]] = {}
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-    try:
-        for number, step in enumerate(steps):
-            for key in (key for keys in needed[number : number + ahead + 1] for key in keys):
-                if key not in decoded:
-                    decoded[key] = pool.submit(decode_part, data, key[1], reference=reference, old=old)
-            parts = {part: decoded[epoch, part].result() for epoch, part in needed[number]}
-            yield Rollouts.joined([(parts[part], a, b) for part, a, b in _runs(index, step.rows_R)])
-            del parts
-            for key in needed[number]:
-                if last_use[key] == number:
-                    del decoded[key]
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with ReadAhead(data, order, threads=threads) as stored:
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        decode = partial(pool.submit, decode_part, data, reference=reference, old=old)
+        try:
+            for number, step in enumerate(steps):
+                for key in (key for keys in needed[number : number + ahead + 1] for key in keys):
+                    if key not in decoded:
+                        decoded[key] = decode(key[1], fetched=stored.take())
+                parts = {part: decoded[epoch, part].result() for epoch, part in needed[number]}
+                yield Rollouts.joined([(parts[part], a, b) for part, a, b in _runs(index, step.rows_R)])
+                del parts
+                for key in needed[number]:
+                    if last_use[key] == number:
+                        del decoded[key]
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _runs(index: RowIndex, rows_R: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:

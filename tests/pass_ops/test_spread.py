@@ -40,6 +40,31 @@ def test_each_token_has_its_chunks_value_whatever_the_threads(longest, first, th
     assert token_advantages(table).to_pylist() == expected
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_runs_of_chunks_of_one_token_end_where_a_longer_one_begins(seed, threads):
+    rng = np.random.default_rng(seed)
+    lengths = []
+    for tokens in rng.choice([1, 2, 3, 4, 31, 32, 33, 64, 100], 12):
+        row = np.ones(tokens, np.int64)
+        row[rng.integers(0, tokens, rng.integers(0, 4))] = rng.integers(1, 50)
+        lengths.append(row)
+    values = [rng.random(len(row)).astype(np.float32) for row in lengths]
+    expected = [np.repeat(*row) for row in zip(values, lengths, strict=True)]
+    ends = pa.array([np.cumsum(row).tolist() for row in lengths], I32)
+    found = token_advantages(pa.table({"chunk_ends": ends, "chunk_advantages": pa.array(map(list, values), F32)}))
+    assert found.to_pylist() == [row.tolist() for row in expected]
+
+    order_R, longest = rng.permutation(12), max(map(len, expected))
+    mask_R_T = rng.random((12, longest)) < rng.choice([0.0, 0.5, 0.9, 1.0])
+    padded_B_T = np.full((12, longest), 7, np.float32)
+    starts_R1 = np.concatenate([[0], np.cumsum([len(row) for row in lengths])])
+    flat = np.asarray(ends.values), np.concatenate(values)
+    assert spread_rows.spread_padded(0, 12, starts_R1, *flat, mask_R_T, order_R, padded_B_T)
+    for row, mask_T, place in zip(expected, mask_R_T, order_R, strict=True):
+        filled_T = np.pad(row, (0, longest - len(row)))
+        np.testing.assert_array_equal(padded_B_T[place], np.where(mask_T, filled_T, 0))
+
+
 @pytest.mark.parametrize("first", [0, 7])
 def test_where_every_token_is_a_chunk_the_values_are_not_copied(first, threads):
     table = chunks(0, longest=1).slice(first)
