@@ -16,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE :=
 BEAM_VERSION := $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements/cpu.txt)
 SLOTS ?= 2
 
-.PHONY: install demo test test-deep test-peers mutants test-cluster chaos faults flink flink-up flink-down prism check docs reference screenshots bench bench-% wheel requirements clean
+.PHONY: install demo study study-smoke study-full test test-deep test-peers mutants test-cluster chaos faults flink flink-up flink-down prism check docs reference screenshots bench bench-% wheel requirements clean
 
 install: $(STAMP)
 
@@ -32,6 +32,18 @@ $(STAMP): pyproject.toml requirements/cpu.txt requirements/gpu.txt
 
 demo: install
 	$(BIN)/passrl demo --out runs/demo
+
+# The paper's claims at small scale (docs/study/): every arm once and short; tuning and as many paired seeds as fit into
+# four hours on two cores; all seeds and arms, over days. Finished cells stay: the same command goes on where it was cut
+# off. One cell again: .venv/bin/python -m benchmarks.study cell NAME --again
+study-smoke: install
+	$(BIN)/python -m benchmarks.study run --size smoke --results runs/study/smoke --rollouts runs/study/smoke-rollouts
+
+study: install
+	$(BIN)/python -m benchmarks.study run
+
+study-full: install
+	$(BIN)/python -m benchmarks.study run --size full
 
 test: install
 	OMP_WAIT_POLICY=passive $(PYTEST) -q tests $(PARALLEL)

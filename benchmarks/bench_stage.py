@@ -14,12 +14,14 @@ import json
 import tempfile
 from pathlib import Path
 
-from stages import advantages, generate, shape
+from stages import advantages, generate, score, shape, train
 
 STAGES = {
     "shape": shape.lines,
     "advantages": advantages.lines,
+    "score": score.lines,
     "generate": generate.lines,
+    "train": train.lines,
 }
 
 

@@ -8,7 +8,8 @@ loss, so padded and packed layouts share every line after the hidden states.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from trainer.distributed import ALONE, World
 from trainer.errors import TrainDataError
 from trainer.losses.aggregation import loss_weights
 from trainer.options import Aggregation
-from trainer.stream import Rollout
+from trainer.rollouts import Kept, Rollout, Rollouts, kept_tokens
 
 PAD_ID = 0  # any id: padding is to the right of every real token, so causal attention never sees it
 
@@ -86,17 +87,27 @@ def plan_micro_batches(lengths_R: NDArray[np.int64], *, budget: int, pack: bool)
 
 
 def _first_fit(order: NDArray[np.int64], lengths_R: NDArray[np.int64], *, budget: int) -> list[NDArray[np.int64]]:
+    """Each rollout in turn into the first bin with room for it, found in a tree over bins in O(log rollouts).
+
+    Node n has the children 2n and 2n + 1 and holds the larger of their rooms; leaf `leaves + b` is the room of bin b.
+    """
     bins: list[list[int]] = []
-    room: list[int] = []
-    for r in order:
-        length = int(lengths_R[r])
-        fitting = next((b for b, left in enumerate(room) if left >= length), None)
-        if fitting is None:
+    leaves = 1 << max(len(order) - 1, 0).bit_length()
+    room = [budget] * (2 * leaves)
+    for r, length in zip(order.tolist(), lengths_R[order].tolist(), strict=True):
+        node = 1
+        while node < leaves:
+            node *= 2
+            node += room[node] < length
+        if length > budget:
+            node = leaves + len(bins)
+        if node == leaves + len(bins):
             bins.append([])
-            room.append(budget)
-            fitting = len(bins) - 1
-        bins[fitting].append(int(r))
-        room[fitting] -= length
+        bins[node - leaves].append(r)
+        room[node] -= length
+        while node > 1 and room[node // 2] != (largest := max(room[node], room[node ^ 1])):
+            node //= 2
+            room[node] = largest
     return [np.array(chosen) for chosen in bins]
 
 
@@ -136,123 +147,130 @@ def build_step(
 
     Raises TrainDataError for a token id outside the vocabulary or an empty prompt.
     """
-    unmasked_R = np.array([int(rollout.mask_T.sum()) for rollout in rollouts])
+    columns = rollouts if isinstance(rollouts, Rollouts) else Rollouts.of(rollouts)
+    unmasked_R = Kept.where(columns.mask_C, columns).counts_R
     weights_R = loss_weights(unmasked_R, aggregation=aggregation, constant=constant)
-    fed = [(rollout, w) for rollout, w, skip in zip(rollouts, weights_R, masked, strict=True) if not skip]
-    for rollout, _ in fed:
-        check_ids(rollout, vocabulary_size)
-    lengths_R = np.array([len(rollout) for rollout, _ in fed], np.int64)
-    kept_R = [kept_tokens(rollout) for rollout, _ in fed]
-    if world.size > 1 and fed:  # enough micro-batches for every rank
-        budget = min(budget, -(-int(lengths_R.sum()) // world.size))
+    fed_F = np.flatnonzero(~np.asarray(masked, np.bool_))
+    check_ids(columns, fed_F, vocabulary_size)
+    lengths_F = (columns.prompt_lengths_R + columns.token_lengths_R)[fed_F]
+    kept = kept_tokens(columns)
+    if world.size > 1 and len(fed_F):  # enough micro-batches for every rank
+        budget = min(budget, -(-int(lengths_F.sum()) // world.size))
     if share_prompts:
-        plan = plan_by_prompt([rollout for rollout, _ in fed], budget=budget)
+        plan = plan_by_prompt([columns[r] for r in fed_F.tolist()], budget=budget)
     else:
-        plan = plan_micro_batches(lengths_R, budget=budget, pack=pack)
+        plan = plan_micro_batches(lengths_F, budget=budget, pack=pack)
     batches = [
         build_micro_batch(
-            [fed[r][0] for r in chosen],
-            [fed[r][1] for r in chosen],
-            [kept_R[r] for r in chosen],
-            pack=pack,
-            temperature=temperature,
+            columns, fed_F[chosen], kept, weights_R=weights_R, pack=pack, temperature=temperature,
             share_prompt=share_prompts,
         )
         for chosen in plan[world.rank :: world.size]
-    ]
+    ]  # fmt: skip
     if len(plan[:: world.size]) > len(batches):
-        batches.append(build_micro_batch([fed[0][0]], [0.0], [kept_R[0][:0]], pack=pack, temperature=temperature))
-    fed_tokens = sum(int(rollout.mask_T.sum()) for rollout, _ in fed)
+        batches.append(
+            build_micro_batch(
+                columns, fed_F[:1], kept.none(), weights_R=weights_R, pack=pack, temperature=temperature
+            )
+        )  # fmt: skip
     return StepBatch(
         micro_batches=tuple(batches),
-        rollouts=len(rollouts),
+        rollouts=len(columns),
         tokens=int(unmasked_R.sum()),
-        dropped_tokens=fed_tokens - sum(len(kept) for kept in kept_R),
-        masked_rollouts=len(rollouts) - len(fed),
-        rollout_ids=tuple(rollout.rollout_id for rollout in rollouts),
+        dropped_tokens=int(unmasked_R[fed_F].sum() - kept.counts_R[fed_F].sum()),
+        masked_rollouts=len(columns) - len(fed_F),
+        rollout_ids=columns.rollout_ids,
     )
 
 
-def kept_tokens(rollout: Rollout) -> NDArray[np.int64]:
-    """Unmasked completion positions whose stored log-probabilities are finite: the tokens that have a loss."""
-    kept_T = rollout.mask_T & np.isfinite(rollout.behavior_T)
-    for stored_T in (rollout.old_T, rollout.reference_T):
-        if stored_T is not None:
-            kept_T = kept_T & np.isfinite(stored_T)
-    return np.flatnonzero(kept_T)
-
-
-def check_ids(rollout: Rollout, vocabulary_size: int) -> None:
-    """Raises TrainDataError for an empty prompt or an id outside the policy's vocabulary."""
-    if not len(rollout.prompt_ids):
-        raise TrainDataError(
-            f"Rollout {rollout.rollout_id} has an empty prompt: nothing predicts its first token. Generate with a "
-            "prompt of at least one token."
-        )
-    for name, ids in (("prompt_token_ids", rollout.prompt_ids), ("token_ids", rollout.token_ids_T)):
-        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= vocabulary_size):
+def check_ids(rollouts: Rollouts, rows: NDArray[np.int64], vocabulary_size: int) -> None:
+    """Raises TrainDataError for an empty prompt or an id outside the policy's vocabulary in one of these rows."""
+    whole = (rollouts.prompt_lengths_R > 0).all()
+    if whole and all(_within(ids, vocabulary_size) for ids in (rollouts.prompt_Q, rollouts.tokens_C)):
+        return
+    for rollout in (rollouts[row] for row in rows.tolist()):
+        if not len(rollout.prompt_ids):
             raise TrainDataError(
-                f"Rollout {rollout.rollout_id}: {name} go from {ids.min()} to {ids.max()}, but the policy's "
-                f"vocabulary from 0 to {vocabulary_size - 1}. Train the policy that sampled these rollouts."
+                f"Rollout {rollout.rollout_id} has an empty prompt: nothing predicts its first token. Generate with a "
+                "prompt of at least one token."
             )
+        for name, ids in (("prompt_token_ids", rollout.prompt_ids), ("token_ids", rollout.token_ids_T)):
+            if not _within(ids, vocabulary_size):
+                raise TrainDataError(
+                    f"Rollout {rollout.rollout_id}: {name} go from {ids.min()} to {ids.max()}, but the policy's "
+                    f"vocabulary from 0 to {vocabulary_size - 1}. Train the policy that sampled these rollouts."
+                )
+
+
+def _within(ids: NDArray[np.int32], vocabulary_size: int) -> bool:
+    return not len(ids) or (int(ids.min()) >= 0 and int(ids.max()) < vocabulary_size)
 
 
 def build_micro_batch(
-    rollouts: Sequence[Rollout],
-    weights: Sequence[float],
-    kept: Sequence[NDArray[np.int64]],
+    rollouts: Rollouts,
+    rows: NDArray[np.int64],
+    kept: Kept,
     *,
+    weights_R: NDArray[np.float64],
     pack: bool,
     temperature: float,
     share_prompt: bool = False,
 ) -> MicroBatch:
-    """One forward pass over these rollouts: a row each, or packed one after another. kept: `kept_tokens` of each.
+    """One forward pass over these rows of the rollouts: a row each, or packed one after another.
 
-    share_prompt: a prompt common to all of them is moved from the rows to prefix_1P, except its last token.
+    kept: the tokens with a loss; weights_R: the weight of each, by rollout. share_prompt: a prompt common to all of
+    them is moved from the rows to prefix_1P, except its last token.
     """
-    prefix = _shared_prefix(rollouts) if share_prompt else None
+    prompts = _prompts(rollouts, rows)
+    prefix = _shared_prefix(prompts) if share_prompt else None
     if prefix is not None:
-        rollouts = [replace(rollout, prompt_ids=rollout.prompt_ids[-1:]) for rollout in rollouts]
-    lengths_R = np.array([len(rollout) for rollout in rollouts])
-    width = int(lengths_R.sum()) if pack else int(lengths_R.max())
-    starts_R = np.cumsum(lengths_R) - lengths_R if pack else np.arange(len(rollouts)) * width
-    ids = np.full(width if pack else len(rollouts) * width, PAD_ID, np.int64)
-    for rollout, start, length in zip(rollouts, starts_R, lengths_R, strict=True):
-        prompt = start + len(rollout.prompt_ids)
-        ids[start:prompt] = rollout.prompt_ids
-        ids[prompt : start + length] = rollout.token_ids_T
+        prompts = [prompt[-1:] for prompt in prompts]
+    prompts_B = np.array([len(prompt) for prompt in prompts])
+    lengths_B = prompts_B + rollouts.token_lengths_R[rows]
+    width = int(lengths_B.sum()) if pack else int(lengths_B.max())
+    starts_B = np.cumsum(lengths_B) - lengths_B if pack else np.arange(len(rows)) * width
+    ids = np.full(width if pack else len(rows) * width, PAD_ID, np.int32)
+    tokens = zip(rollouts.token_offsets_R1[rows].tolist(), rollouts.token_offsets_R1[rows + 1].tolist(), strict=True)
+    for prompt, start, (first, last) in zip(prompts, starts_B.tolist(), tokens, strict=True):
+        begin = start + len(prompt)
+        ids[start:begin] = prompt
+        ids[begin : begin + last - first] = rollouts.tokens_C[first:last]
+    positions = np.arange(width) - np.repeat(starts_B, lengths_B) if pack else None
+    counts_B = kept.counts_R[rows]
+    taken_N = kept.of(rows)
     # A token is predicted by the hidden state one position earlier.
-    before_R = [start + len(rollout.prompt_ids) - 1 for rollout, start in zip(rollouts, starts_R, strict=True)]
-    positions = np.concatenate([np.arange(length) for length in lengths_R]) if pack else None
-    old = [rollout.old_T for rollout in rollouts if rollout.old_T is not None]
-    reference = [rollout.reference_T for rollout in rollouts if rollout.reference_T is not None]
-    counts_R = [len(k) for k in kept]
+    before_B = starts_B + prompts_B - 1 - rollouts.token_offsets_R1[rows]
+
+    def gathered(column_C: NDArray[Any] | None, dtype: type) -> Any:
+        return None if column_C is None else torch.from_numpy(column_C[taken_N].astype(dtype, copy=False))
+
     return MicroBatch(
-        input_ids_BS=torch.from_numpy(ids.reshape(-1, width)),
+        input_ids_BS=torch.from_numpy(ids.reshape(-1, width).astype(np.int64)),
         position_ids_BS=None if positions is None else torch.from_numpy(positions.reshape(1, -1)),
-        select_N=torch.from_numpy(np.concatenate([b + k for b, k in zip(before_R, kept, strict=True)])),
-        targets_N=_gather([rollout.token_ids_T for rollout in rollouts], kept, np.int64),
-        advantages_N=_gather([rollout.advantages_T for rollout in rollouts], kept, np.float32),
-        behavior_N=_gather([rollout.behavior_T for rollout in rollouts], kept, np.float32),
-        old_N=_gather(old, kept, np.float32) if old else None,
-        reference_N=_gather(reference, kept, np.float32) if reference else None,
-        weights_N=torch.from_numpy(np.repeat(np.asarray(weights, np.float32), counts_R)),
-        rows_N=torch.from_numpy(np.repeat(np.arange(len(rollouts)), counts_R)),
-        rollout_ids=tuple(rollout.rollout_id for rollout in rollouts),
+        select_N=torch.from_numpy(taken_N + np.repeat(before_B, counts_B)),
+        targets_N=gathered(rollouts.tokens_C, np.int64),
+        advantages_N=gathered(rollouts.advantages_C, np.float32),
+        behavior_N=gathered(rollouts.behavior_C, np.float32),
+        old_N=gathered(rollouts.old_C, np.float32),
+        reference_N=gathered(rollouts.reference_C, np.float32),
+        weights_N=torch.from_numpy(np.repeat(weights_R[rows].astype(np.float32), counts_B)),
+        rows_N=torch.from_numpy(np.repeat(np.arange(len(rows)), counts_B)),
+        rollout_ids=tuple(rollouts.rollout_ids[row] for row in rows.tolist()),
         temperature=temperature,
-        real_tokens=int(lengths_R.sum()) + (0 if prefix is None else len(prefix)),
+        real_tokens=int(lengths_B.sum()) + (0 if prefix is None else len(prefix)),
         prefix_1P=None if prefix is None else torch.from_numpy(prefix.astype(np.int64).reshape(1, -1)),
     )
 
 
-def _shared_prefix(rollouts: Sequence[Rollout]) -> NDArray[np.int32] | None:
-    """The prompt common to all rollouts without its last token; None where nothing can be shared."""
-    first = rollouts[0].prompt_ids
-    if len(rollouts) == 1 or len(first) == 1 or any(not np.array_equal(r.prompt_ids, first) for r in rollouts):
+def _prompts(rollouts: Rollouts, rows: NDArray[np.int64]) -> list[NDArray[np.int32]]:
+    """The prompt of each row."""
+    bounds = zip(rollouts.prompt_offsets_R1[rows].tolist(), rollouts.prompt_offsets_R1[rows + 1].tolist(), strict=True)
+    return [rollouts.prompt_Q[first:last] for first, last in bounds]
+
+
+def _shared_prefix(prompts: Sequence[NDArray[np.int32]]) -> NDArray[np.int32] | None:
+    """The prompt common to all without its last token; None where nothing can be shared."""
+    first = prompts[0]
+    if len(prompts) == 1 or len(first) == 1 or any(not np.array_equal(prompt, first) for prompt in prompts):
         return None
     return first[:-1]
-
-
-def _gather(arrays: Sequence[NDArray], kept: Sequence[NDArray[np.int64]], dtype: type) -> Tensor:
-    taken = [array[k] for array, k in zip(arrays, kept, strict=True)]
-    return torch.from_numpy(np.concatenate(taken).astype(dtype))

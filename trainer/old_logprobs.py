@@ -18,12 +18,13 @@ import torch
 from numpy.typing import NDArray
 
 from pass_ops.shards import Store
-from trainer.batching import build_micro_batch, check_ids, kept_tokens, plan_micro_batches
+from trainer.batching import build_micro_batch, check_ids, plan_micro_batches
 from trainer.data import RowIndex, TrainData
 from trainer.errors import NonFiniteTrainingError, StateError, TrainingStoppedError
 from trainer.policy import Policy
 from trainer.records import parse_json, write_json
-from trainer.stream import PartData, Rollout, decode_part, old_file
+from trainer.rollouts import Rollouts, kept_tokens
+from trainer.stream import decode_part, old_file
 
 log = logging.getLogger(__name__)
 AUDIT = "audit.json"
@@ -89,42 +90,43 @@ def _measure(
     temperature: float,
 ) -> Audit:
     total, tokens, worst = 0.0, 0, list[tuple[str, float]]()
-    for part in np.unique(index.part_R[wanted_R]).tolist():
+    rows_W = np.flatnonzero(wanted_R)
+    parts, first_P = np.unique(index.part_R[rows_W], return_index=True)  # the index has one part after the other
+    for part, of_part in zip(parts.tolist(), np.split(index.row_R[rows_W], first_P[1:]), strict=True):
         decoded = decode_part(data, part, reference=False)
-        rows = index.row_R[wanted_R & (index.part_R == part)].tolist()
-        old_C = _part_logprobs(decoded, rows, policy=policy, temperature=temperature)
+        old_C = _part_logprobs(decoded, of_part, policy=policy, temperature=temperature)
         if policy.world.is_main:
             _write(old_file(folder, part), old_C)
-        for row in rows:
-            rollout = decoded.rollout(row)
-            old_T = old_C[decoded.token_offsets_R[row] : decoded.token_offsets_R[row + 1]]
-            kept = kept_tokens(rollout)
-            errors = np.exp(np.abs(old_T[kept].astype(np.float64) - rollout.behavior_T[kept]))
-            total, tokens = total + float(errors.sum()), tokens + len(kept)
-            if len(kept):
-                worst.append((rollout.rollout_id, float(errors.mean())))
+        kept = kept_tokens(decoded)
+        for row in of_part.tolist():
+            taken = kept.row(row)
+            errors = np.exp(np.abs(old_C[taken].astype(np.float64) - decoded.behavior_C[taken]))
+            total, tokens = total + float(errors.sum()), tokens + len(taken)
+            if len(taken):
+                worst.append((decoded.rollout_ids[row], float(errors.mean())))
         worst = sorted(worst, key=lambda item: -item[1])[:WORST]
     return Audit(tokens=tokens, mismatch=total / max(tokens, 1), worst=worst)
 
 
 @torch.no_grad()
-def _part_logprobs(decoded: PartData, rows: list[int], *, policy: Policy, temperature: float) -> NDArray[np.float32]:
+def _part_logprobs(
+    decoded: Rollouts, rows_R: NDArray[np.int64], *, policy: Policy, temperature: float
+) -> NDArray[np.float32]:
     old_C = np.full(len(decoded.tokens_C), np.nan, np.float32)
-    rollouts = [decoded.rollout(row) for row in rows]
-    for rollout in rollouts:
-        check_ids(rollout, policy.vocabulary_size)
-    lengths_R = np.array([len(rollout) for rollout in rollouts], np.int64)
+    check_ids(decoded, rows_R, policy.vocabulary_size)
+    lengths_R = (decoded.prompt_lengths_R + decoded.token_lengths_R)[rows_R]
     plan = plan_micro_batches(lengths_R, budget=policy.micro_batch_tokens, pack=policy.pack)
+    kept, weights_R = kept_tokens(decoded), np.zeros(len(decoded))
     found = []
     stopped: NonFiniteTrainingError | None = None
     for chosen in policy.world.share(plan, filler=plan[0]):
-        members = [rollouts[r] for r in chosen]
-        kept = [kept_tokens(rollout) for rollout in members]
-        batch = build_micro_batch(members, [0.0] * len(members), kept, pack=policy.pack, temperature=temperature)
+        rows = rows_R[chosen]
+        batch = build_micro_batch(
+            decoded, rows, kept, weights_R=weights_R, pack=policy.pack, temperature=temperature
+        )  # fmt: skip
         found_N = policy.token_outputs(batch.to(policy.device)).logprobs_N.float().cpu().numpy()
-        places_N = np.concatenate([decoded.token_offsets_R[rows[r]] + k for r, k in zip(chosen, kept, strict=True)])
-        stopped = stopped or _not_finite(found_N, batch.rows_N.numpy(), members)
-        found.append((places_N, found_N))
+        stopped = stopped or _not_finite(found_N, batch.rows_N.numpy(), batch.rollout_ids)
+        found.append((kept.of(rows), found_N))
     policy.world.agree(stopped)
     for of_one_rank in policy.world.gather(found):
         for places_N, found_N in of_one_rank:
@@ -133,12 +135,12 @@ def _part_logprobs(decoded: PartData, rows: list[int], *, policy: Policy, temper
 
 
 def _not_finite(
-    found_N: NDArray[np.float32], rows_N: NDArray[np.int64], members: list[Rollout]
+    found_N: NDArray[np.float32], rows_N: NDArray[np.int64], rollout_ids: tuple[str, ...]
 ) -> NonFiniteTrainingError | None:
     bad = np.unique(rows_N[~np.isfinite(found_N)]).tolist()
     if not bad:
         return None
-    ids = tuple(members[row].rollout_id for row in bad)
+    ids = tuple(rollout_ids[row] for row in bad)
     return NonFiniteTrainingError(
         f"Training stopped before its first update: the policy's log-probabilities of rollouts "
         f"{', '.join(ids[:WORST])} are NaN or infinite. Its weights or inputs are broken.",

@@ -188,7 +188,8 @@ class TrainOptions:
     prefetch_steps: Annotated[int, Ge(1), Le(1024)] = 2
     """Steps whose data is read ahead of use; it is held in memory, so at most 1024."""
     decode_threads: Annotated[int, Ge(1), Le(1024)] = 2
-    """Threads that decode parts of the data."""
+    """Threads that read and decode parts of the data; at least 16 where the data lie on an object store, for which they
+    mostly wait."""
     save_every: Annotated[int, Ge(0)] = 50
     """Steps between checkpoints (0 = only at the end)."""
     keep_checkpoints: AtLeastOne = 2

@@ -47,6 +47,11 @@ class PairData:
 
         return AutoTokenizer.from_pretrained(base_folder(self.policy), local_files_only=True, trust_remote_code=False)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether all files lie on disks of this machine."""
+        return all(Store(url).is_local for url in self.urls)
+
     def read(self, part: int, columns: Sequence[str]) -> pa.Table:
         """Part `part` with these columns of a shaped dataset."""
         file, group = self.places[part]

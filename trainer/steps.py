@@ -12,7 +12,7 @@ import numpy as np
 from pass_ops.support.temporary import temporary_prefix
 from trainer.batching import StepBatch, build_step
 from trainer.compatibility import open_shaped, sampling_temperature
-from trainer.data import RowIndex, Selection, ShapedData, TrainData, build_index, select
+from trainer.data import RowIndex, Selection, ShapedData, TrainData, build_index, reader_threads, select
 from trainer.errors import TrainOptionError
 from trainer.loading import rope_limit
 from trainer.old_logprobs import recompute_old
@@ -38,7 +38,8 @@ class StepPlan:
 
 def plan_steps(data: TrainData, policy: Policy, options: TrainOptions, *, temperature: float) -> StepPlan:
     """Index, filters and order of the data. Raises TrainDataError."""
-    index = build_index(data, threads=options.decode_threads, reference=options.kl_coef > 0)
+    threads = reader_threads(data, options.decode_threads)
+    index = build_index(data, threads=threads, reference=options.kl_coef > 0)
     selection = select(index, options, context=policy.context)
     steps = all_steps(selection.units, options)
     fed_R = np.setdiff1d(selection.units.rows_R, np.flatnonzero(selection.masked_R))
@@ -75,7 +76,7 @@ def step_batches(
         plan.index,
         steps,
         reference=options.kl_coef > 0,
-        threads=options.decode_threads,
+        threads=reader_threads(plan.data, options.decode_threads),
         ahead=options.prefetch_steps,
         old=old,
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +20,7 @@ from pass_ops.reading.ragged import list_lengths, list_values
 from trainer.data import REFERENCE_COLUMN, RowIndex, TrainData, list_offsets
 from trainer.errors import StateError, TrainDataError
 from trainer.order import Step
+from trainer.rollouts import Rollouts
 
 T = TypeVar("T")
 OLD_FIX = "The old policy's log-probabilities are lost and its weights have been updated; start a new run."
@@ -29,55 +29,7 @@ TRAIN_COLUMNS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rollout:
-    """One rollout's arrays. old_T and reference_T are None where nothing needs them, NaN where none is stored."""
-
-    rollout_id: str
-    prompt_ids: NDArray[np.int32]
-    token_ids_T: NDArray[np.int32]
-    mask_T: NDArray[np.bool_]
-    behavior_T: NDArray[np.float32]
-    advantages_T: NDArray[np.float32]
-    old_T: NDArray[np.float32] | None = None
-    reference_T: NDArray[np.float32] | None = None
-
-    def __len__(self) -> int:
-        return len(self.prompt_ids) + len(self.token_ids_T)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartData:
-    """A decoded part; its completion columns share token_offsets_R (rows + 1 entries)."""
-
-    rollout_ids: pa.ChunkedArray
-    prompt_offsets_R: NDArray[np.int64]
-    prompt_Q: NDArray[np.int32]
-    token_offsets_R: NDArray[np.int64]
-    tokens_C: NDArray[np.int32]
-    mask_C: NDArray[np.bool_]
-    behavior_C: NDArray[np.float32]
-    advantages_C: NDArray[np.float32]
-    old_C: NDArray[np.float32] | None
-    reference_C: NDArray[np.float32] | None
-
-    def rollout(self, row: int) -> Rollout:
-        """Views of one row."""
-        prompt = slice(self.prompt_offsets_R[row], self.prompt_offsets_R[row + 1])
-        tokens = slice(self.token_offsets_R[row], self.token_offsets_R[row + 1])
-        return Rollout(
-            rollout_id=self.rollout_ids[row].as_py(),
-            prompt_ids=self.prompt_Q[prompt],
-            token_ids_T=self.tokens_C[tokens],
-            mask_T=self.mask_C[tokens],
-            behavior_T=self.behavior_C[tokens],
-            advantages_T=self.advantages_C[tokens],
-            old_T=None if self.old_C is None else self.old_C[tokens],
-            reference_T=None if self.reference_C is None else self.reference_C[tokens],
-        )
-
-
-def decode_part(data: TrainData, part: int, *, reference: bool, old: Path | None = None) -> PartData:
+def decode_part(data: TrainData, part: int, *, reference: bool, old: Path | None = None) -> Rollouts:
     """Reads one part and expands its chunks. old: folder of recomputed log-probabilities (`trainer.old_logprobs`).
 
     Raises TrainDataError where a rollout's columns differ in length, StateError where `old` is damaged.
@@ -89,11 +41,11 @@ def decode_part(data: TrainData, part: int, *, reference: bool, old: Path | None
     checked = {name: table[name] for name in ("loss_mask", "behavior_logprobs")} | {"advantages": advantages}
     for name, lists in checked.items():
         _check_lengths(list_lengths(lists), length_R, name=name, table=table, where=where)
-    return PartData(
-        rollout_ids=table["rollout_id"],
-        prompt_offsets_R=list_offsets(table["prompt_token_ids"]),
+    return Rollouts(
+        rollout_ids=tuple(table["rollout_id"].to_pylist()),
+        prompt_offsets_R1=list_offsets(table["prompt_token_ids"]),
         prompt_Q=list_values(table["prompt_token_ids"]),
-        token_offsets_R=list_offsets(table["token_ids"]),
+        token_offsets_R1=list_offsets(table["token_ids"]),
         tokens_C=list_values(table["token_ids"]),
         mask_C=list_values(table["loss_mask"]),
         behavior_C=list_values(table["behavior_logprobs"]),
@@ -152,7 +104,7 @@ def stream_steps(
     threads: int,
     ahead: int,
     old: Path | None = None,
-) -> Iterator[list[Rollout]]:
+) -> Iterator[Rollouts]:
     """The rollouts of each step, in order; meanwhile the parts of the next `ahead` steps are decoded on threads.
 
     A part is dropped after the last step of its epoch that needs it, so memory holds at most the parts of two shuffle
@@ -160,7 +112,7 @@ def stream_steps(
     """
     needed = [[(step.epoch, p) for p in dict.fromkeys(index.part_R[step.rows_R].tolist())] for step in steps]
     last_use = {key: number for number, keys in enumerate(needed) for key in keys}
-    decoded: dict[tuple[int, int], Future[PartData]] = {}
+    decoded: dict[tuple[int, int], Future[Rollouts]] = {}
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:
         for number, step in enumerate(steps):
@@ -168,13 +120,21 @@ def stream_steps(
                 if key not in decoded:
                     decoded[key] = pool.submit(decode_part, data, key[1], reference=reference, old=old)
             parts = {part: decoded[epoch, part].result() for epoch, part in needed[number]}
-            places = zip(index.part_R[step.rows_R].tolist(), index.row_R[step.rows_R].tolist(), strict=True)
-            yield [parts[part].rollout(row) for part, row in places]
+            yield Rollouts.joined([(parts[part], a, b) for part, a, b in _runs(index, step.rows_R)])
+            del parts
             for key in needed[number]:
                 if last_use[key] == number:
                     del decoded[key]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _runs(index: RowIndex, rows_R: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
+    """These rows of the index as (part, first row, one behind the last), neighbours in a part together."""
+    part_R, row_R = index.part_R[rows_R], index.row_R[rows_R]
+    cuts = np.flatnonzero((np.diff(part_R) != 0) | (np.diff(row_R) != 1)) + 1
+    first, last = np.append(0, cuts), np.append(cuts, len(rows_R)) - 1
+    return zip(part_R[first].tolist(), row_R[first].tolist(), (row_R[last] + 1).tolist(), strict=True)
 
 
 def ahead_of_use(items: Iterator[T], *, depth: int) -> Generator[T, None, None]:

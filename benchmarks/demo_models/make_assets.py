@@ -1,13 +1,14 @@
 """Make the demo's models: ``python -m benchmarks.demo_models.make_assets --out DIR --seed S``.
 
-Policy and teacher learn traces of the arithmetic task from random weights, by `trainer.sft`; the PRM starts from the
-teacher. A model whose folder already holds the outcome of the same recipe is kept. A training under way lies in
+Each learns traces of the arithmetic task from random weights: policy and teacher by `trainer.sft`, the PRM by a loop of
+its own. A model whose folder already holds the outcome of the same recipe is kept. A training under way lies in
 ``NAME.unfinished``, and an interrupted one goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import shutil
 from collections.abc import Sequence
@@ -17,22 +18,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+from transformers import GenerationConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.demo_models.fit import FitOptions, Progress, fit, log_of, train_options
 from benchmarks.demo_models.measure import measure
-from benchmarks.demo_models.prm import from_language_model, graded_batches, prm_loss, separation
+from benchmarks.demo_models.prm import HEAD_SIZE, Student, class_loss, graded_batches, new_prm, separation
 from benchmarks.demo_models.report import write_readme
 from benchmarks.demo_models.tokenizer import build_prm_tokenizer, build_tokenizer
 from benchmarks.demo_models.traces import completion_loss, least_loss, validation_traces, write_pairs
 from pipelines.demo import arithmetic
 from pipelines.demo.arithmetic import Habits, Split, make_prompts
 from pipelines.demo.assets import MODELS
+from pipelines.engines.process_reward import Qwen2ForProcessRewardModel
 from trainer import sft
 
 #: the longest prompt has 33 tokens, a completion at most 112
 CONTEXT = 256
-HEAD_SIZE = 32
 VALIDATION_SEED = 7
 
 
@@ -64,11 +65,11 @@ def recipes(*, seed: int, steps: dict[str, int]) -> dict[str, Recipe]:
     """
     policy = {"hidden_size": 128, "layers": 4, "intermediate_size": 320, "habits": arithmetic.PUPIL}
     teacher = {"hidden_size": 160, "layers": 4, "intermediate_size": 320, "habits": arithmetic.TEACHER}
-    graded = {**teacher, "layers": 6, "habits": arithmetic.GRADED}
+    graded = {"hidden_size": 128, "layers": 4, "intermediate_size": 512, "habits": arithmetic.GRADED}
     fits = {
         "policy": FitOptions(steps=steps["policy"], learning_rate=3e-3),
         "teacher": FitOptions(steps=steps["teacher"], learning_rate=3e-3),
-        "prm": FitOptions(steps=steps["prm"], learning_rate=3e-3),
+        "prm": FitOptions(steps=steps["prm"], learning_rate=2e-3, warmup_steps=200),
     }
     shapes: dict[str, dict[str, Any]] = {"policy": policy, "teacher": teacher, "prm": graded}
     return {
@@ -131,33 +132,45 @@ def make_language_model(
     return log_of(run), {"parameters": model.num_parameters(), **losses, **measures}
 
 
-def make_prm(
-    recipe: Recipe, *, teacher: Path, work: Path, out: Path, effort: Effort
-) -> tuple[list[Progress], dict[str, Any]]:
-    """Train, measure and save the PRM, which starts as the teacher in ``teacher``; returns the log and the figures."""
+def make_prm(recipe: Recipe, *, work: Path, out: Path, effort: Effort) -> tuple[list[Progress], dict[str, Any]]:
+    """Train, measure and save the PRM; returns the log and the figures, which are those of the saved weights."""
     tokenizer = build_prm_tokenizer()
     torch.manual_seed(recipe.seed)
-    model = from_language_model(
-        Qwen2ForCausalLM.from_pretrained(teacher),
-        layers=recipe.layers,
-        teacher_vocabulary=build_tokenizer().get_vocab(),
-        vocabulary=tokenizer.get_vocab(),
+    student = Student(
+        new_prm(
+            tokenizer.get_vocab(),
+            hidden_size=recipe.hidden_size,
+            layers=recipe.layers,
+            intermediate_size=recipe.intermediate_size,
+            context=CONTEXT,
+        )
     )
-    draw = partial(graded_batches, tokenizer)
+    draw = partial(graded_batches, tokenizer, habits=recipe.habits)
     log = fit(
-        model,
-        draw(batch_size=recipe.fit.batch_size, seed=recipe.seed, split=Split.ASSETS, within_steps=True),
-        partial(prm_loss, model),
+        student,
+        draw(batch_size=recipe.fit.batch_size, seed=recipe.seed, split=Split.ASSETS),
+        student.loss,
         options=recipe.fit,
         state=work / "state.pt",
     )
-    held_out = draw(batch_size=effort.validation, seed=VALIDATION_SEED, split=Split.HELD_OUT, within_steps=False)
-    with torch.inference_mode():
-        validation_loss = round(float(prm_loss(model, next(held_out))), 5)
-    model.save_pretrained(out)
+    save_in_half(student.prm, out)
     tokenizer.save_pretrained(out)
-    scores = separation(model, tokenizer, arithmetic.PUPIL, count=effort.prompts, seed=0)
-    return log, {"parameters": model.num_parameters(), "validation_loss": validation_loss, **scores}
+    prm = Qwen2ForProcessRewardModel.from_pretrained(out)
+    held_out = next(draw(batch_size=effort.validation, seed=VALIDATION_SEED, split=Split.HELD_OUT))
+    with torch.inference_mode():
+        validation_loss = round(float(class_loss(prm(held_out.input_ids), held_out)), 5)
+    scores = separation(prm, tokenizer, arithmetic.PUPIL, count=effort.prompts, seed=0)
+    return log, {"parameters": prm.num_parameters(), "validation_loss": validation_loss, **scores}
+
+
+def save_in_half(model: PreTrainedModel, folder: Path) -> None:
+    """Write ``model``, float32, with weights of two bytes (float16); what loads the folder computes in float32 again.
+
+    Both transformers and vLLM take the dtype of computation from config.json, not from the weights.
+    """
+    copy.deepcopy(model).half().save_pretrained(folder)
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
 
 
 def record(out: Path, recipe: Recipe, log: Sequence[Progress], figures: dict[str, Any]) -> dict[str, Any]:
@@ -182,7 +195,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", choices=MODELS, action="append", help="make this model only (repeatable)")
     parser.add_argument("--policy-steps", type=int, default=2000)
     parser.add_argument("--teacher-steps", type=int, default=2000)
-    parser.add_argument("--prm-steps", type=int, default=600)
+    parser.add_argument("--prm-steps", type=int, default=1200)
     parser.add_argument("--prompts", type=int, default=300, help="held-out prompts a model is measured on")
     parser.add_argument("--samples", type=int, default=8, help="samples a prompt")
     parser.add_argument("--validation", type=int, default=512, help="traces a validation loss is taken on")
@@ -212,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             folder.mkdir(parents=True, exist_ok=True)
         (out / "made.json").unlink(missing_ok=True)
         if name == "prm":
-            log, figures = make_prm(recipe, teacher=arguments.out / "teacher", work=work, out=out, effort=effort)
+            log, figures = make_prm(recipe, work=work, out=out, effort=effort)
         else:
             log, figures = make_language_model(recipe, work=work, out=out, effort=effort)
         outcome = record(out, recipe, log, figures)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from torch.nn import functional
+from transformers import Qwen2Config
 
 from benchmarks.demo_models.fit import IGNORED, Batch, pad_rows
 from benchmarks.demo_models.tokenizer import EOS_TOKEN, PAD_TOKEN, STEP_TAG, token_of
 from pipelines.demo.arithmetic import (
-    GRADED,
-    STEP_SEPARATOR,
     Habits,
     Split,
     check_steps,
@@ -28,36 +28,56 @@ from pipelines.engines.process_reward import Qwen2ForProcessRewardModel
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+#: width of an attention head: one that vLLM's CPU attention knows
+HEAD_SIZE = 32
+#: how many characters' targets the target of a step weighs as much as
+TAG_WEIGHT = 4.0
 
-def from_language_model(
-    teacher: Qwen2ForCausalLM, *, layers: int, teacher_vocabulary: dict[str, int], vocabulary: dict[str, int]
+
+def new_prm(
+    vocabulary: dict[str, int], *, hidden_size: int, layers: int, intermediate_size: int, context: int
 ) -> Qwen2ForProcessRewardModel:
-    """A PRM whose body is the teacher's with further layers on top, its embeddings re-ordered to the PRM's vocabulary.
-
-    The new layers start as the identity; only they, the last norm and the head learn. The step tag, which stands where
-    the teacher saw a line break, has the line break's embedding.
-
-    A PRM made so is weak, a little above the base rate. By the teacher's last layer its residual stream is about 500
-    times as long as an embedding: the token that is written has sunk in it, and the comparison of the written with the
-    expected digit, which the new layers are for, lacks one of its sides. Letting everything learn did not help within
-    600 batches.
-    """
-    kept = {key: value for key, value in teacher.config.to_dict().items() if key != "layer_types"}
-    config = Qwen2Config(**{**kept, "num_hidden_layers": layers, "vocab_size": len(vocabulary), "num_labels": 2})
+    """A PRM with random weights from torch's generator, for texts of ``vocabulary``; attention heads are 32 wide."""
+    heads = hidden_size // HEAD_SIZE
+    config = Qwen2Config(
+        vocab_size=len(vocabulary),
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=context,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=False,
+        num_labels=2,
+        bos_token_id=None,
+    )
     config.pad_token_id, config.eos_token_id = vocabulary[PAD_TOKEN], vocabulary[EOS_TOKEN]
-    model = Qwen2ForProcessRewardModel(config)
-    state = {**model.model.state_dict(), **teacher.model.state_dict()}
-    line_break = token_of(STEP_SEPARATOR)
-    sources = sorted(vocabulary, key=vocabulary.__getitem__)
-    rows = [teacher_vocabulary[line_break if token == STEP_TAG else token] for token in sources]
-    state["embed_tokens.weight"] = state["embed_tokens.weight"][rows].clone()
-    for layer in range(teacher.config.num_hidden_layers, layers):
-        for output in ("self_attn.o_proj", "mlp.down_proj"):
-            state[f"layers.{layer}.{output}.weight"] = torch.zeros_like(state[f"layers.{layer}.{output}.weight"])
-    model.model.load_state_dict(state)
-    model.model.embed_tokens.requires_grad_(False)
-    model.model.layers[: teacher.config.num_hidden_layers].requires_grad_(False)
-    return model
+    return Qwen2ForProcessRewardModel(config)
+
+
+class Student(torch.nn.Module):
+    """A PRM in training: beside its two classes it says which character would be right next.
+
+    Judging a step means comparing the character that is written with the one that ought to be there. From the classes
+    alone the model does not find the second within some thousand steps (its AUC stays near 0.6); asked for it outright,
+    it learns it first and the classes follow. ``next_character`` is dropped with this object: what ships is ``prm``.
+    """
+
+    def __init__(self, prm: Qwen2ForProcessRewardModel) -> None:
+        super().__init__()
+        self.prm = prm
+        self.next_character = torch.nn.Linear(prm.config.hidden_size, prm.config.vocab_size, bias=False)
+
+    def loss(self, batch: GradedBatch) -> torch.Tensor:
+        """Classes and next characters, added, in nats: the classes' mean weighs a step tag `TAG_WEIGHT` times.
+
+        The classes' targets are the probability of "right"; positions whose target is `IGNORED` count in neither mean.
+        """
+        hidden = self.prm.model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+        known = batch.following != IGNORED
+        following = functional.cross_entropy(self.next_character(hidden[known]), batch.following[known])
+        return class_loss(self.prm.score(hidden), batch) + following
 
 
 def prm_input(prompt: str, steps: Sequence[str]) -> str:
@@ -66,16 +86,16 @@ def prm_input(prompt: str, steps: Sequence[str]) -> str:
 
 
 def graded_batches(
-    tokenizer: PreTrainedTokenizerFast, *, batch_size: int, seed: int, split: Split, within_steps: bool
-) -> Iterator[Batch]:
+    tokenizer: PreTrainedTokenizerFast, *, habits: Habits, batch_size: int, seed: int, split: Split
+) -> Iterator[GradedBatch]:
     """Endless batches of faulty traces of prompts of ``split``, labelled by computing every step (`graded_batch`)."""
     rng = random.Random(f"graded/{split}/{seed}")
     while True:
         rows = []
         for _ in range(batch_size):
             prompt = random_prompt(rng, split)
-            rows.append((prompt, spoil(split_steps(write_trace(prompt, GRADED, rng).text), rng)))
-        yield graded_batch(rows, tokenizer, within_steps=within_steps)
+            rows.append((prompt, spoil(split_steps(write_trace(prompt, habits, rng).text), rng)))
+        yield graded_batch(rows, tokenizer)
 
 
 def spoil(steps: list[str], rng: random.Random) -> list[str]:
@@ -92,37 +112,59 @@ def spoil(steps: list[str], rng: random.Random) -> list[str]:
     return steps
 
 
-def graded_batch(
-    rows: Sequence[tuple[str, list[str]]], tokenizer: PreTrainedTokenizerFast, *, within_steps: bool = False
-) -> Batch:
-    """Prompts and steps as a batch; targets are 1 (right), 0 (wrong), 0.5 (padding) at step tags, else ignored.
+@dataclass(frozen=True)
+class GradedBatch(Batch):
+    """Rows of a PRM: ``targets`` float32 [B, T], ``following`` int64 [B, T], ``tags`` bool [B, T] (at step tags).
 
-    ``within_steps`` also gives each character of a step a target: 1 while the step so far begins a right line, then 0.
-    It makes the training signal seven times as dense as the tags alone.
+    A target at a step tag is the truth of its step: 1 right, 0 wrong, 0.5 padding. One at a character of a step is 1
+    while the step so far begins a right line, then 0; these are seven times as many. ``following`` is the id of what
+    would be right next, where all so far is right.
     """
-    ids, targets = [], []
+
+    following: torch.Tensor
+    tags: torch.Tensor
+
+
+def graded_batch(rows: Sequence[tuple[str, list[str]]], tokenizer: PreTrainedTokenizerFast) -> GradedBatch:
+    """Prompts and steps as a batch."""
+    tag, pad, vocabulary = *tokenizer.convert_tokens_to_ids([STEP_TAG, PAD_TOKEN]), tokenizer.get_vocab()
+    ids, targets, following = [], [], []
     for prompt, steps in rows:
-        row = [float(IGNORED)] * len(prompt)
-        for index, (step, score) in enumerate(zip(steps, check_steps(prompt, steps), strict=True)):
-            row += prefix_targets(prompt, steps, index) if within_steps else [float(IGNORED)] * len(step)
-            row.append(score)
+        row, after = [float(IGNORED)] * len(prompt), [IGNORED] * (len(prompt) - 1)
+        for index, score in enumerate(check_steps(prompt, steps)):
+            characters = right_characters(prompt, steps, index)
+            row += [*(float(character is not None) for character in characters[1:]), score]
+            after += [IGNORED if c is None else vocabulary[token_of(c)] if c else tag for c in characters]
         ids.append(tokenizer(prm_input(prompt, steps)).input_ids)
         targets.append(row)
-    return Batch(pad_rows(ids, tokenizer.pad_token_id), pad_rows(targets, float(IGNORED)))
+        following.append([*after, IGNORED])
+    input_ids = pad_rows(ids, pad)
+    return GradedBatch(
+        input_ids, pad_rows(targets, float(IGNORED)), following=pad_rows(following, IGNORED), tags=input_ids == tag
+    )
 
 
-def prefix_targets(prompt: str, steps: Sequence[str], index: int) -> list[float]:
-    """For each character of step ``index``: whether the step up to it begins a line that is right there."""
+def right_characters(prompt: str, steps: Sequence[str], index: int) -> list[str | None]:
+    """What would be right after each beginning of step ``index``, from the empty one to the whole step.
+
+    A character, "" where the step should end, None where the beginning is that of no right line. Where both the line
+    that goes on and the padding line begin so, the former counts.
+    """
     right = [line for line in right_lines(prompt, steps[:index]) if line is not None]
-    step = steps[index]
-    return [float(any(line.startswith(step[:end]) for line in right)) for end in range(1, len(step) + 1)]
+    beginnings = (steps[index][:end] for end in range(len(steps[index]) + 1))
+    return [
+        next((line[len(beginning) : len(beginning) + 1] for line in right if line.startswith(beginning)), None)
+        for beginning in beginnings
+    ]
 
 
-def prm_loss(model: Qwen2ForProcessRewardModel, batch: Batch) -> torch.Tensor:
-    """Cross-entropy between the two classes and the targets as probability of "right", mean over all targets."""
+def class_loss(logits: torch.Tensor, batch: GradedBatch) -> torch.Tensor:
+    """Cross-entropy between the two classes, ``logits`` [B, T, 2], and the targets as probability of "right"."""
     judged = batch.targets != IGNORED
     right = batch.targets[judged]
-    return torch.nn.functional.cross_entropy(model(batch.input_ids)[judged], torch.stack([1 - right, right], dim=-1))
+    losses = functional.cross_entropy(logits[judged], torch.stack([1 - right, right], dim=-1), reduction="none")
+    weights = torch.where(batch.tags[judged], TAG_WEIGHT, 1.0)
+    return (losses * weights).sum() / weights.sum()
 
 
 def step_scores(
@@ -133,7 +175,7 @@ def step_scores(
     batch = graded_batch(rows, tokenizer)
     with torch.no_grad():
         right = torch.softmax(model(batch.input_ids), dim=-1)[..., 1]
-    return [row[tags].tolist() for row, tags in zip(right, batch.targets != IGNORED, strict=True)]
+    return [row[tags].tolist() for row, tags in zip(right, batch.tags, strict=True)]
 
 
 def separation(

@@ -185,15 +185,19 @@ def sft(options: Namespace) -> None:
 
 @configured("eval")
 def eval(options: Namespace, work: Run) -> None:  # noqa: A001 - the command's name
-    """pass@k of a policy."""
+    """pass@k and maj@k of a policy."""
+    from pipelines.runs.evaluation_files import read_evaluation, write_markdown
     from pipelines.runs.results import evaluation_sheet
     from pipelines.runs.rounds import evaluate
 
+    beside = {folder: read_evaluation(folder) for folder in options.beside}  # refused before anything is sampled
     results = evaluate(work, round_index=options.round, policy=options.policy)
+    table = write_markdown(work.url, beside)
     if options.json:
         print(json.dumps({name: json.loads(result.to_json()) for name, result in results.items()}, indent=1))
     else:
         work.reporter.print(evaluation_sheet(list(results.values())))
+        print(f"all policies side by side: {table}")
 
 
 def finalize(options: Namespace) -> int | None:

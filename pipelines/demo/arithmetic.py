@@ -174,7 +174,7 @@ PUPIL = Habits(forget_large_borrow=0.58, forget_carry=0.12, slip=0.04, padding=0
 #: what the teacher learns from
 TEACHER = Habits(forget_large_borrow=0.01, forget_carry=0.01, slip=0.01, padding=0.02)
 #: what the process reward model learns from: wrong steps of every kind in plenty
-GRADED = Habits(forget_large_borrow=0.4, forget_carry=0.3, slip=0.3, padding=0.15)
+GRADED = Habits(forget_large_borrow=0.4, forget_carry=0.3, slip=0.2, padding=0.15)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,20 @@ class Stops:
         return next(iter([*ended, *(string for string in self.strings if string in text)]), None)
 
 
+def bytes_of_characters() -> dict[str, int]:
+    r"""The byte that each character of a byte-level vocabulary stands for: GPT-2's table, read backwards.
+
+    Printable Latin-1 characters stand for themselves; the other bytes, in order, for the characters from U+0100 on.
+
+    >>> table = bytes_of_characters()
+    >>> table["A"], table["\u0120"], len(table)
+    (65, 32, 256)
+    """
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
+
+
 @lru_cache(maxsize=8)
 def special_tokens(tokenizer: Any) -> Mapping[str, int]:
     """Name -> id of a tokenizer's special tokens."""

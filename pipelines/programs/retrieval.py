@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.programs.base import Prompt, Sampler
+from pipelines.rows.paragraphs import titled_paragraphs
 
 OPEN, CLOSE = "<search>", "</search>"
 
@@ -20,7 +21,7 @@ async def retrieval(
     """Answers each search by the paragraphs that fit best, at most `searches` times; then says that there are no more.
 
     context: the extra column with the paragraphs. results: paragraphs an answer. Raises ValueError where the column is
-    not there or not in HotpotQA's form.
+    not there or not in HotpotQA's or MuSiQue's form.
     """
     titled = paragraphs(prompt.extra, context)
     left = searches
@@ -37,21 +38,17 @@ async def retrieval(
 
 
 def paragraphs(extra: Mapping[str, Any], context: str) -> list[str]:
-    """Paragraphs as "title: text", of either form HotpotQA comes in.
+    """Paragraphs as "title: text", of any form that `titled_paragraphs` reads. Raises ValueError.
 
-    >>> paragraphs({"context": {"title": ["Ed Wood"], "sentences": [["A film.", " By Burton."]]}}, "context")
-    ['Ed Wood: A film. By Burton.']
     >>> paragraphs({"context": [["Ed Wood", ["A film.", " By Burton."]]]}, "context")
     ['Ed Wood: A film. By Burton.']
     """
     try:
-        given = extra[context]
-        pairs = zip(given["title"], given["sentences"], strict=True) if isinstance(given, Mapping) else given
-        return [f"{title}: {''.join(sentences)}" for title, sentences in pairs]
-    except (KeyError, TypeError, ValueError) as error:
+        return titled_paragraphs(extra[context])
+    except (KeyError, ValueError) as error:
         raise ValueError(
-            f"extra.{context} of the prompt is not there or not in HotpotQA's form ({error!r}); name the column in "
-            "prompts.extra and in the program's option context"
+            f"extra.{context} of the prompt is not there or not in HotpotQA's or MuSiQue's form ({error!r}); name the "
+            "column in prompts.extra and in the program's option context"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Prompt files as records: JSONL, Parquet, and Hugging Face datasets saved to disk, on any fsspec URL.
+"""Prompt files as records: JSONL, JSON, Parquet, and Hugging Face datasets saved to disk, on any fsspec URL.
 
 A record is a dict and its place ("train.jsonl:17"), so that whatever is wrong with it can be found.
 """
@@ -9,8 +9,9 @@ import hashlib
 import json
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -87,7 +88,7 @@ def read_source(url: str, *, file_format: str = "auto", split: str | None = None
     for file in paths:
         name = posixpath.basename(file)
         content = _read(fs, file)
-        rows = _jsonl(content, name) if chosen == "jsonl" else _table_rows(content, name, chosen)
+        rows = _ROWS.get(chosen, partial(_table_rows, file_format=chosen))(content, name)
         before = len(records)
         for row, (place, values) in enumerate(rows):
             columns.update(dict.fromkeys(values))
@@ -108,10 +109,11 @@ def _files(fs: Any, path: str, url: str, file_format: str, split: str | None) ->
     """The format, and the files in order."""
     if not fs.isdir(path):
         suffix = posixpath.splitext(path)[1].lower()
-        chosen = SUFFIXES.get(suffix, "") if file_format == "auto" else file_format
-        if chosen not in ("jsonl", "parquet"):
+        known = SUFFIXES | {".json": "json"}  # of a folder's files, those describe the others
+        chosen = known.get(suffix, "") if file_format == "auto" else file_format
+        if chosen not in known.values():
             raise SourceFormatError(
-                f"{url}: a file's format is jsonl or parquet, and {suffix or 'no suffix'!r} does not tell. "
+                f"{url}: a file's format is jsonl, json or parquet, and {suffix or 'no suffix'!r} does not tell. "
                 "Set format, or convert the file."
             )
         return chosen, [path]
@@ -170,25 +172,38 @@ def _read(fs: Any, path: str) -> bytes:
 def _jsonl(content: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """One JSON object a line, in UTF-8 with or without a byte order mark; blank lines are passed over."""
     for number, line in enumerate(content.splitlines(), start=1):
-        if not line.strip():
-            continue
-        place = f"{name}:{number}"
-        try:
-            values = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
-        except (ValueError, RecursionError) as error:
-            fact = "is not JSON" if isinstance(error, json.JSONDecodeError) else "cannot be read"
-            raise SourceFormatError(
-                f"{place} {fact}: {error}. Nothing was made from the file; mend that line."
-            ) from error
-        if not isinstance(values, dict):
-            raise SourceFormatError(
-                f"{place} holds a {type(values).__name__} where a JSON object is expected, one a line."
-            )
-        if _nested_deeper(values, DEEPEST):
-            raise SourceFormatError(
-                f"{place} is nested more than {DEEPEST} levels deep. Nothing was made from the file; mend that line."
-            )
-        yield place, values
+        if line.strip():
+            yield _object(_parsed(line, f"{name}:{number}"), f"{name}:{number}", each="one a line")
+
+
+def _json(content: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """One list of JSON objects."""
+    rows = _parsed(content, name)
+    if not isinstance(rows, list):
+        raise SourceFormatError(
+            f"{name} holds a {type(rows).__name__} where a list of JSON objects is expected. Give the list alone, or "
+            "one object a line in a file that ends in .jsonl."
+        )
+    for row, values in enumerate(rows):
+        yield _object(values, f"{name} row {row}", each="in a list")
+
+
+def _parsed(content: bytes, place: str) -> Any:
+    try:
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        fact = "is not JSON" if isinstance(error, json.JSONDecodeError) else "cannot be read"
+        raise SourceFormatError(f"{place} {fact}: {error}. Nothing was made from the file; mend that line.") from error
+
+
+def _object(values: Any, place: str, *, each: str) -> tuple[str, dict[str, Any]]:
+    if not isinstance(values, dict):
+        raise SourceFormatError(f"{place} holds a {type(values).__name__} where a JSON object is expected, {each}.")
+    if _nested_deeper(values, DEEPEST):
+        raise SourceFormatError(
+            f"{place} is nested more than {DEEPEST} levels deep. Nothing was made from the file; mend that line."
+        )
+    return place, values
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -210,7 +225,7 @@ def _nested_deeper(value: Any, levels: int) -> bool:
     return bool(inside)
 
 
-def _table_rows(content: bytes, name: str, file_format: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _table_rows(content: bytes, name: str, *, file_format: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         if file_format == "parquet":
             table = open_parquet(content).read()
@@ -223,3 +238,7 @@ def _table_rows(content: bytes, name: str, file_format: str) -> Iterator[tuple[s
         raise SourceFormatError(f"{name} has two columns named {twice[0]!r}; rename one of them.")
     for row, values in enumerate(table.to_pylist()):
         yield f"{name} row {row}", values
+
+
+#: format -> how its bytes become rows; those that are not here are tables
+_ROWS: Mapping[str, Callable[[bytes, str], Iterator[tuple[str, dict[str, Any]]]]] = {"jsonl": _jsonl, "json": _json}

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 from annotated_types import Ge, Le
@@ -34,6 +35,7 @@ from pipelines.prompts.files import (
     SourceNotFoundError,
     read_source,
 )
+from pipelines.rows.paragraphs import titled_paragraphs
 
 __all__ = [
     "DuplicatePromptError", "PartAdvice", "PromptRow", "PromptSource", "PromptTypeError", "SourceColumnError",
@@ -46,8 +48,9 @@ _LOG = logging.getLogger(__name__)
 LONGEST_PROMPT = 10_000_000  # characters: some two and a half million tokens, more than policies are sampled with
 #: a row of the dataset, or why there is none
 PromptRow = dict[str, Any] | Rejection
-Role = Literal["prompt", "messages", "prompt_id", "answer", "source"]
-ROLES = get_args(Role)
+Role = Literal["prompt", "messages", "prompt_id", "answer", "source", "aliases", "paragraphs"]
+#: roles that a column of the same name has without being asked for
+ROLES = ("prompt", "messages", "prompt_id", "answer", "source")
 
 
 class SourceOptionError(PassError, ValueError):
@@ -77,22 +80,26 @@ class PromptSource:
     """Which prompts, from where."""
 
     source: Url
-    """A JSONL or Parquet file, a folder of them, or a Hugging Face dataset saved to disk; a path or any fsspec URL. Of
-    the hub ("hf://datasets/openai/gsm8k/main") the commit is recorded. Example: "gsm8k_train.jsonl"."""
-    format: Literal["auto", "jsonl", "parquet", "huggingface"] = "auto"
+    """A JSONL or Parquet file, a folder of them, a JSON file of one list, or a Hugging Face dataset saved to disk; a
+    path or any fsspec URL. Of the hub ("hf://datasets/openai/gsm8k/main") the commit is recorded.
+    Example: "gsm8k_train.jsonl"."""
+    format: Literal["auto", "jsonl", "json", "parquet", "huggingface"] = "auto"
     """How the source is read; auto goes by file suffix and content."""
     split: str | None = None
     """Which split of a saved DatasetDict. Example: "train"."""
     columns: Mapping[Role, str] = field(default_factory=dict)
-    """Which column of the source has which role: prompt (text) or messages (a chat), prompt_id, answer, source. A role
-    that is not named takes the column of its own name where there is one. Example: { prompt = "question" }."""
+    """Which column of the source has which role: prompt (text) or messages (a chat), prompt_id, answer, source; aliases
+    (a list of further right answers) and paragraphs (of a multi-hop question, in HotpotQA's or MuSiQue's form). A role
+    that is not named takes the column of its own name where there is one; these two do not.
+    Example: { prompt = "question" }."""
     extra: Strings = ()
     """Further columns to keep with each prompt, together as one JSON object. Example: ["level"]."""
     name: str | None = None
     """What the column `source` holds where no column has that role (default: the file's name without suffix).
     Example: "gsm8k"."""
     template: Annotated[str, AfterValidator(_holds_the_prompt)] = "{prompt}"
-    """Text around a plain prompt, which replaces {prompt}. Example: "{prompt}\\nThink step by step."."""
+    """Text around a plain prompt, which replaces {prompt}; the paragraphs replace {paragraphs}, a blank line between
+    two. Example: "{prompt}\\nThink step by step."."""
     shuffle_seed: int | None = None
     """Orders the prompts by a hash of this seed and their row (default: the file's order). Example: 0."""
     offset: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
@@ -111,6 +118,11 @@ class PromptSource:
             raise SourceOptionError("columns maps both prompt and messages; a prompt is one of the two")
         if self.ids is not None and (self.offset or self.limit is not None or self.shuffle_seed is not None):
             raise SourceOptionError("ids names the prompts in their order; leave out offset, limit and shuffle_seed")
+        if ("paragraphs" in self.columns) != ("{paragraphs}" in self.template):
+            raise SourceOptionError(
+                "columns.paragraphs and {paragraphs} in template go together, and one of them is missing: name the "
+                "column and where it goes, or leave both out"
+            )
 
     def semantic_options(self) -> dict[str, Any]:
         """What decides the dataset's bytes, beside the files themselves: everything but where they lie."""
@@ -287,7 +299,7 @@ def _prompt_row(record: Record, prompt_id: str, columns: Mapping[str, str], sour
     if role == "prompt":
         if not isinstance(value, str):
             raise _wrong_type(record, columns[role], value, "a string", "prompt")
-        prompt = source.template.replace("{prompt}", value)
+        prompt = _filled(source.template, {"{prompt}": value, **_paragraphs(record, columns.get("paragraphs"))})
         empty = not value.strip()
     else:
         messages = _messages(record, columns[role], value)
@@ -299,7 +311,7 @@ def _prompt_row(record: Record, prompt_id: str, columns: Mapping[str, str], sour
         "prompt_id": prompt_id,
         "prompt": prompt,
         "messages": messages,
-        "answer": _answer(record, columns.get("answer")),
+        "answer": _answer(record, columns.get("answer"), columns.get("aliases")),
         "source": str(label) if label is not None else (source.name or record.stem),
         "extra": _json(record, {column: record.values.get(column) for column in source.extra}, "extra")
         if source.extra
@@ -358,9 +370,30 @@ def _odd_roles(prompt_id: str, messages: Sequence[Mapping[str, str]] | None, rec
     return None if problem is None else _rejected(prompt_id, problem[0], f"{problem[1]}, at {record.where}")
 
 
-def _answer(record: Record, column: str | None) -> str | None:
-    """A string as it is; a list, number or object as JSON."""
+def _filled(template: str, parts: Mapping[str, str]) -> str:
+    """The template with each placeholder replaced once: what stands in a part stays as it is."""
+    return re.sub("|".join(map(re.escape, parts)), lambda found: parts[found[0]], template)
+
+
+def _paragraphs(record: Record, column: str | None) -> dict[str, str]:
+    if column is None:
+        return {}
+    try:
+        return {"{paragraphs}": "\n\n".join(titled_paragraphs(record.values.get(column)))}
+    except ValueError as error:
+        raise PromptTypeError(
+            f"{record.where}: column {column!r}: {error}. Map another column, or mend the row."
+        ) from None
+
+
+def _answer(record: Record, column: str | None, aliases: str | None) -> str | None:
+    """A string as it is; a list, number or object as JSON. With aliases, the list of all that are accepted."""
     value = None if column is None else record.values.get(column)
+    others = None if aliases is None else record.values.get(aliases)
+    if others:
+        if not isinstance(value, str) or not isinstance(others, list) or not all(isinstance(x, str) for x in others):
+            raise _wrong_type(record, aliases, others, "a list of strings beside an answer that is one", "aliases")
+        value = list(dict.fromkeys([value, *others]))
     return value if value is None or isinstance(value, str) else _json(record, value, "answer")
 
 

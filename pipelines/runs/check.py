@@ -299,14 +299,14 @@ class _Check:
             ]
         return planned
 
-    def score(self, signals: Mapping[str, Signal], rollouts: DatasetSpec | None) -> None:
+    def score(self, signals: Mapping[str, Signal], rollouts: DatasetSpec | None, *, place: str = "signals") -> None:
         """Each signal checks these rollouts and what it reads, as it does when it scores."""
         if rollouts is None:
             return
         for name, signal in signals.items():
             if signal.needs_tokenizer:
                 self.need("tokenizers", f"signals.{name}")
-            with self.noting(f"signals.{name}"):
+            with self.noting(f"signals.{name}" if place == "signals" else place):
                 bound = signal.for_policy(self.policy, rollouts)
                 bound.check(rollouts, {needed: self._planned_input(needed) for needed in bound.inputs})
                 bound.environment()
@@ -360,19 +360,26 @@ class _Check:
         options = config.eval
         assert options is not None
         sampled = replace(config.generate, sampling=config.eval_sampling, group_size=options.samples)
-        planned = None
-        for name, source in options.benchmarks.items():
-            rows = self.read(f"eval.benchmarks.{name}", source)
-            planned = self.planned(f"eval.benchmarks.{name}", sampled, rows)
-        if not options.benchmarks or not self.signals:
-            return
-        kind = self.signals[options.outcome].kind
-        if kind != "outcome":
+        for name, benchmark in options.benchmarks.items():
+            place = f"eval.benchmarks.{name}"
+            planned = self.planned(place, sampled, self.read(place, benchmark.prompts()))
+            if benchmark.judge() is None and not self.signals:
+                continue  # said above
+            judges: Mapping[str, Signal] = {}
+            with self.noting(place if benchmark.judge() else ""):
+                judges = self.run.judges(name)
+            self.judged(judges, planned, place=place if benchmark.judge() else "signals")
+
+    def judged(self, judges: Mapping[str, Signal], rollouts: DatasetSpec | None, *, place: str) -> None:
+        """What judges a benchmark, and what that reads."""
+        assert self.run.config.eval is not None
+        outcome = self.run.config.eval.outcome
+        if outcome in judges and judges[outcome].kind != "outcome":
             self.problems.append(
-                f"eval.outcome: the signal {options.outcome!r} is of kind {kind}; pass@k is counted from verdicts, so "
-                "name one of kind outcome"
+                f"eval.outcome: the signal {outcome!r} is of kind {judges[outcome].kind}; pass@k is counted from "
+                "verdicts, so name one of kind outcome"
             )
-        self.score(self.run.signals_for(options.outcome), planned)
+        self.score(judges, rollouts, place=place)
 
 
 def _stage_of(use: Use) -> str:

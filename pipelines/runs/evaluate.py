@@ -1,20 +1,23 @@
-"""pass@1 and pass@k of a policy on held-out prompts, with standard errors over prompts.
+"""pass@1, pass@k and maj@k of a policy on held-out prompts, with standard errors and intervals over prompts.
 
 An evaluation is two datasets like any other (rollouts, and an outcome signal beside them), so it is resumed, verified
 and inspected as a round is; what is added here is counting.
+
+Axes: prompts (P), rollouts (R).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
-from pydantic import Strict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Strict, TypeAdapter, ValidationError
 
 from pass_ops.errors import PassError
 from pass_ops.shards import CompleteDataset
@@ -23,9 +26,19 @@ from pipelines.engines.base import Sampling
 from pipelines.options import options
 from pipelines.options.types import AtLeastOne, GroupSize, Name, Rows
 from pipelines.prompts.stage import PromptSource
+from pipelines.runs.benchmarks import Benchmark, as_benchmark
+from pipelines.runs.estimates import Estimate, bootstrap, estimate, majority_at_k, pass_at_k
+from pipelines.verifiers import math_text, squad
 
-BOOTSTRAP_RESAMPLES = 2000
+__all__ = [
+    "RESULTS", "Estimate", "EvalOptions", "EvalResult", "EvaluationError", "bootstrap", "evaluate_rollouts",
+    "paired_gain", "pass_at_k", "read_results",
+]  # fmt: skip
+
 RESULTS = "results.json"
+#: where a reward counts as right
+RIGHT_ABOVE = 0.5
+Ruling = Literal["reward", "verdict"]
 
 
 class EvaluationError(PassError, ValueError):
@@ -36,15 +49,17 @@ class EvaluationError(PassError, ValueError):
 class EvalOptions:
     """What is measured before the first round and after each one."""
 
-    benchmarks: Mapping[Name, PromptSource] = field(default_factory=dict)
-    """Held-out prompts by name: one table [eval.benchmarks.NAME] each, with the keys of [prompts]. NAME becomes a
-    folder."""
+    benchmarks: Mapping[Name, Annotated[Benchmark, BeforeValidator(as_benchmark)]] = field(default_factory=dict)
+    """Held-out prompts by name: one table [eval.benchmarks.NAME] each. NAME becomes a folder."""
     samples: GroupSize = 8
     """Rollouts per prompt (n). They are stored together, so there are at most 65536."""
     k: Annotated[tuple[AtLeastOne, ...], Strict(False)] = (1, 8)
     """Which pass@k to report; none may exceed samples."""
+    majority: Annotated[tuple[AtLeastOne, ...], Strict(False)] | None = None
+    """Which maj@k to report, right answers by majority vote; none may exceed samples (default: of all samples).
+    Example: [4, 8]."""
     outcome: str = "outcome"
-    """Name of the signal of [signals] that judges."""
+    """Name of the signal of [signals] that judges where a benchmark has no verifier of its own."""
     sampling: Sampling | None = None
     """How tokens are drawn, with the keys of [generate.sampling] (default: as the rounds draw them)."""
     between: Rows | None = None
@@ -58,33 +73,37 @@ class EvalOptions:
             raise EvaluationError(
                 f"k is {list(self.k)}, but samples is {self.samples}; pass@k needs at least k samples"
             )
+        if any(k > self.samples for k in self.majority or ()):
+            raise EvaluationError(
+                f"majority is {list(self.majority or ())}, but samples is {self.samples}; no more than those can vote"
+            )
 
     def asked(self, name: str, *, whole: bool) -> tuple[str, PromptSource]:
         """What an evaluation's folder `eval` has behind it, and its prompts: "-N" for the first N, nothing for all.
 
         Each has a folder of its own, so that what a folder holds never depends on how far a command went.
         """
-        source = self.benchmarks[name]
+        source = self.benchmarks[name].prompts()
         if whole or self.between is None or (source.limit is not None and source.limit <= self.between):
             return "", source
         return f"-{self.between}", replace(source, limit=self.between)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A mean over prompts and its standard error (bootstrap over prompts)."""
-
-    value: float
-    standard_error: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class EvalResult:
     """One policy on one benchmark.
 
-    correct_P, samples_P: per prompt, in prompt order. A rollout without a verdict (rejected, time-out, error)
-    counts as a
-    sample that is not correct, and in `unscored`. mean_length in tokens; truncated: share cut at max_tokens.
+    pass_at, majority: pass@k and maj@k by k. reward: the mean reward, which is another number than pass@1 where the
+    verifier gives partial credit (token F1 beside exact match). mean_length in tokens; truncated: share cut at
+    max_tokens.
+    Per prompt, in prompt order: correct_P and samples, reward_P and length_P means over its rollouts, majority_P maj@k
+    of all samples, truncated_P and unscored_P counts.
+
+    A rollout without a verdict (rejected, time-out, error) counts as a sample that is not correct and has reward 0, and
+    in `unscored`. ruling: what makes a sample correct: a reward above 0.5 (results of earlier versions), or a reward
+    above 0.5 by a verdict that is not "wrong" or "unparseable".
+
+    What results of earlier versions do not have is empty or None.
     """
 
     benchmark: str
@@ -97,10 +116,28 @@ class EvalResult:
     unscored: int
     prompt_ids: tuple[str, ...]
     correct_P: tuple[int, ...]
+    majority: Mapping[int, Estimate] = field(default_factory=dict)
+    reward: Estimate | None = None
+    ruling: Ruling = "reward"
+    reward_P: tuple[float, ...] = ()
+    majority_P: tuple[float, ...] = ()
+    length_P: tuple[float | None, ...] = ()
+    truncated_P: tuple[int, ...] = ()
+    unscored_P: tuple[int, ...] = ()
+
+    @property
+    def graded(self) -> bool:
+        """Whether rewards say something else than right and wrong: partial credit, token F1."""
+        return any(
+            abs(reward * self.samples - correct) > 1e-6  # what float32 rounds off
+            for reward, correct in zip(self.reward_P, self.correct_P, strict=False)
+        )
 
     def to_json(self) -> str:
         """The result as stored in eval/NAME/results.json."""
-        data = asdict(self) | {"pass_at": {str(k): asdict(v) for k, v in self.pass_at.items()}}
+        data = asdict(self)
+        for name in ("pass_at", "majority"):
+            data[name] = {str(k): found for k, found in data[name].items()}
         return json.dumps(data, indent=1)
 
     @staticmethod
@@ -126,28 +163,6 @@ def read_results(folder: str) -> EvalResult:
         raise EvaluationError(f"{folder} holds no {RESULTS}; evaluate first, or check the path") from None
 
 
-def pass_at_k(correct_P: NDArray[np.int64], samples: int, k: int) -> NDArray[np.float64]:
-    """Unbiased pass@k per prompt: 1 - C(n - c, k) / C(n, k), n samples of which c are correct.
-
-    Chen et al. 2021, "Evaluating Large Language Models Trained on Code" (arXiv 2107.03374), Eq. 1, in its product form,
-    which does not overflow.
-
-    >>> pass_at_k(np.array([0, 1, 2]), 2, 1)
-    array([0. , 0.5, 1. ])
-    """
-    i_k = np.arange(k)
-    factors_P_k = 1.0 - correct_P[:, None] / (samples - i_k)[None, :]
-    missed_P: NDArray[np.float64] = np.prod(np.clip(factors_P_k, 0.0, None), axis=1)
-    return 1.0 - missed_P
-
-
-def bootstrap(values_P: NDArray[np.float64], *, seed: int = 0) -> Estimate:
-    """The mean over prompts and its bootstrap standard error, resampling whole prompts."""
-    rng = np.random.default_rng(seed)
-    picks = rng.integers(0, len(values_P), size=(BOOTSTRAP_RESAMPLES, len(values_P)))
-    return Estimate(value=float(values_P.mean()), standard_error=float(values_P[picks].mean(axis=1).std(ddof=1)))
-
-
 def paired_gain(before: EvalResult, after: EvalResult, k: int = 1) -> Estimate:
     """pass@k after minus before on the same prompts; the standard error is that of the paired difference."""
     if before.prompt_ids != after.prompt_ids:
@@ -159,42 +174,133 @@ def paired_gain(before: EvalResult, after: EvalResult, k: int = 1) -> Estimate:
     return bootstrap(values[1] - values[0])
 
 
+@dataclass(kw_only=True)
+class _Tally:
+    """One prompt's rollouts, as they are read. votes: samples that gave each answer; right: answers found right."""
+
+    there: int = 0
+    correct: int = 0
+    unscored: int = 0
+    truncated: int = 0
+    tokens: int = 0
+    reward: float = 0.0
+    votes: Counter[str] = field(default_factory=Counter)
+    right: set[str] = field(default_factory=set)
+
+    def add(self, *, length: int, cut: bool, reward: float | None, right: bool, answer: str | None) -> None:
+        """One rollout."""
+        self.there += 1
+        self.tokens += length
+        self.truncated += cut
+        self.unscored += reward is None
+        self.reward += reward or 0.0
+        self.correct += right
+        if answer is not None:
+            self.votes[answer] += 1
+            self.right |= {answer} if right else set()
+
+    def majority(self, samples: int, k: int) -> float:
+        """maj@k; samples that are not there give no answer."""
+        answers = list(self.votes)
+        silent = samples - sum(self.votes.values())
+        return majority_at_k([self.votes[a] for a in answers], [a in self.right for a in answers], silent, k)
+
+
 def evaluate_rollouts(
-    prompts: CompleteDataset, rollouts: CompleteDataset, outcome: CompleteDataset, *, benchmark: str, k: Sequence[int]
+    prompts: CompleteDataset,
+    rollouts: CompleteDataset,
+    outcome: CompleteDataset,
+    *,
+    benchmark: str,
+    k: Sequence[int],
+    majority: Sequence[int] | None = None,
+    ruling: Ruling = "verdict",
 ) -> EvalResult:
-    """Count one benchmark from its stored prompts, rollouts and outcome signal. Raises EvaluationError."""
+    """Count one benchmark from its stored prompts, rollouts and outcome signal. Raises EvaluationError.
+
+    majority: which maj@k, default that of all samples. Answers are the same where the verifier's own normalization
+    makes them the same text (`vote`); maj@k is the mean over all subsets of k samples, a tie drawn evenly.
+    """
     samples = int(rollouts.spec.carried["sampling"]["group_size"])
-    correct = dict.fromkeys(_prompt_ids(prompts), 0)
-    lengths: list[NDArray[np.int64]] = []
-    truncated = unscored = 0
-    for part in range(len(rollouts.parts)):
-        table = rollouts.read_part(part, columns=["group_id", "token_ids", "finish_reason"])
-        rewards = outcome.read_part(part, columns=["outcome_reward"]).column("outcome_reward")
-        unscored += rewards.null_count
-        right = pc.fill_null(pc.greater(rewards, 0.5), False).to_pylist()
-        for group, is_right in zip(table.column("group_id").to_pylist(), right, strict=True):
-            correct[group] += is_right
-        lengths.append(pc.list_value_length(table.column("token_ids")).to_numpy())
-        truncated += pc.sum(pc.equal(table.column("finish_reason"), "length")).as_py() or 0
-    length_R = np.concatenate(lengths) if lengths else np.zeros(0, np.int64)
-    if not len(length_R):
+    tally = {name: _Tally() for name in _prompt_ids(prompts)}
+    _count(tally, rollouts, outcome, ruling=ruling)
+    tally_P = list(tally.values())
+    there = sum(one.there for one in tally_P)
+    if not there:
         raise EvaluationError(
             f"{rollouts.url}: holds no rollout, so there is nothing to count. See its _rejected folder."
         )
-    correct_P = np.array(list(correct.values()), np.int64)
-    missing = samples * len(correct) - len(length_R)
+    correct_P = np.array([one.correct for one in tally_P], np.int64)
+    reward_P = np.array([one.reward / samples for one in tally_P])
+    majority_P = np.array([one.majority(samples, samples) for one in tally_P])
+    voted = {each: np.array([one.majority(samples, each) for one in tally_P]) for each in majority or ()}
+    unscored_P = [one.unscored + samples - one.there for one in tally_P]
     return EvalResult(
         benchmark=benchmark,
         policy_digest=rollouts.spec.carried["policy_digest"],
-        prompts=len(correct),
+        prompts=len(tally_P),
         samples=samples,
-        pass_at={each: bootstrap(pass_at_k(correct_P, samples, each)) for each in k},
-        mean_length=float(length_R.mean()),
-        truncated=truncated / len(length_R),
-        unscored=unscored + missing,
-        prompt_ids=tuple(correct),
-        correct_P=tuple(int(c) for c in correct_P),
+        pass_at={each: estimate(pass_at_k(correct_P, samples, each)) for each in k},
+        majority={each: estimate(values_P) for each, values_P in (voted or {samples: majority_P}).items()},
+        reward=estimate(reward_P),
+        mean_length=sum(one.tokens for one in tally_P) / there,
+        truncated=sum(one.truncated for one in tally_P) / there,
+        unscored=sum(unscored_P),
+        ruling=ruling,
+        prompt_ids=tuple(tally),
+        correct_P=tuple(correct_P.tolist()),
+        reward_P=tuple(reward_P.tolist()),
+        majority_P=tuple(majority_P.tolist()),
+        length_P=tuple(one.tokens / one.there if one.there else None for one in tally_P),
+        truncated_P=tuple(one.truncated for one in tally_P),
+        unscored_P=tuple(unscored_P),
     )
+
+
+def _count(tally: Mapping[str, _Tally], rollouts: CompleteDataset, outcome: CompleteDataset, *, ruling: Ruling) -> None:
+    """Read every rollout and its verdict into the tally of its prompt."""
+    same = VOTES.get(str(outcome.spec.options.get("verifier")), str.strip)
+    for part in range(len(rollouts.parts)):
+        table = rollouts.read_part(part, columns=["group_id", "token_ids", "finish_reason"])
+        verdicts = outcome.read_part(part, columns=["outcome_reward", "verify_status", "extracted_answer"])
+        rows = zip(
+            table.column("group_id").to_pylist(),
+            pc.list_value_length(table.column("token_ids")).to_pylist(),
+            pc.equal(table.column("finish_reason"), "length").to_pylist(),
+            verdicts.column("outcome_reward").to_pylist(),
+            _right(verdicts, ruling).to_pylist(),
+            verdicts.column("extracted_answer").to_pylist(),
+            strict=True,
+        )
+        for group, length, cut, reward, right, answer in rows:
+            said = same(answer) or None if answer is not None else None
+            tally[group].add(length=length, cut=bool(cut), reward=reward, right=right, answer=said)
+
+
+def _right(verdicts: pa.Table, ruling: Ruling) -> Any:
+    right = pc.fill_null(pc.greater(verdicts.column("outcome_reward"), RIGHT_ABOVE), False)
+    if ruling == "reward":
+        return right
+    accepted = pc.is_in(verdicts.column("verify_status"), pa.array(["ok", "unknown"]))  # unknown: imported
+    return pc.and_(right, accepted)
+
+
+def _number(answer: str) -> str:
+    """A number as `number` extracted it, by its value.
+
+    >>> _number("72.00"), _number("3/4")
+    ('72', '3/4')
+    """
+    whole, point, decimals = answer.partition(".")
+    return f"{whole}.{decimals.rstrip('0')}".rstrip(".") if point else answer
+
+
+#: verifier -> what makes two extracted answers one in a vote; for others they are compared as they stand
+VOTES: Mapping[str, Callable[[str], str]] = {
+    "math": lambda answer: math_text.plain(math_text.tidy(answer)),
+    "number": _number,
+    "squad": squad.normalize,
+}
 
 
 def _prompt_ids(prompts: CompleteDataset) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pipelines.runs.estimates import Estimate
 from pipelines.runs.evaluate import EvalResult, EvaluationError, read_results
 from pipelines.runs.lineage import read_lineage
 from pipelines.runs.run import Run
@@ -68,19 +69,37 @@ def results_sheet(rows: Sequence[Row]) -> Sheet:
 
 
 def evaluation_sheet(results: Sequence[EvalResult]) -> Sheet:
-    """Evaluations of one policy for the terminal: a row a benchmark, pass@k with its standard error over prompts."""
+    """Evaluations of one policy for the terminal: a row a benchmark, each number with its interval over prompts."""
     ks = sorted({k for result in results for k in result.pass_at})
-    columns = [*(numbers(f"pass@{k}", "%") for k in ks), numbers("length", "tokens"), numbers("cut off", "%")]
-    sheet = Sheet("benchmark", numbers("prompts"), numbers("samples", "a prompt"), *columns, numbers("unscored"))
+    votes = sorted({k for result in results for k in result.majority})
+    figures = [*(f"pass@{k}" for k in ks), *(f"maj@{k}" for k in votes), "reward"]
+    columns = [numbers(name, "%") for name in figures]
+    rest = [numbers("length", "tokens"), numbers("cut off", "%"), numbers("unscored")]
+    sheet = Sheet(
+        "benchmark",
+        numbers("prompts"),
+        numbers("samples", "a prompt"),
+        *columns,
+        *rest,
+        caption="In brackets: 95 % interval over prompts. maj: majority vote. reward: the mean one, where the verifier "
+        "gives partial credit (token F1 beside exact match).",
+    )
     for result in results:
-        passed = [
-            f"{100 * found.value:.1f} ± {100 * found.standard_error:.1f}" if (found := result.pass_at.get(k)) else ""
-            for k in ks
-        ]
+        found = [*map(result.pass_at.get, ks), *map(result.majority.get, votes)]
+        found.append(result.reward if result.graded else None)
         counts = (f"{result.prompts:,}", f"{result.samples:,}")
-        rest = (f"{result.mean_length:.1f}", f"{100 * result.truncated:.1f}", f"{result.unscored:,}")
-        sheet.add_row(result.benchmark, *counts, *passed, *rest)
+        told = (f"{result.mean_length:.1f}", f"{100 * result.truncated:.1f}", f"{result.unscored:,}")
+        sheet.add_row(result.benchmark, *counts, *map(_interval, found), *told)
     return sheet
+
+
+def _interval(found: Estimate | None) -> str:
+    """A share in per cent with the ends of its interval, or its standard error where there are none."""
+    if found is None:
+        return ""
+    if found.low is None or found.high is None:
+        return f"{100 * found.value:.1f} ± {100 * found.standard_error:.1f}"
+    return f"{100 * found.value:.1f} ({100 * found.low:.1f}-{100 * found.high:.1f})"
 
 
 def _results(run: Run, round_index: int | None) -> Iterator[EvalResult]:

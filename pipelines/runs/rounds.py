@@ -34,6 +34,7 @@ from pipelines.runs.away import training_folders
 from pipelines.runs.budget import apply_budget, remove_old_states
 from pipelines.runs.check import check_run
 from pipelines.runs.evaluate import RESULTS, EvalResult, EvaluationError, evaluate_rollouts, read_results
+from pipelines.runs.evaluation_files import write_tables
 from pipelines.runs.folders import ROUND_FOLDERS
 from pipelines.runs.leftovers import leftovers, remove_leftovers
 from pipelines.runs.lineage import read_lineage, record_round, record_start, record_stopped
@@ -43,6 +44,7 @@ from pipelines.runs.stop import Stopped, metric_value, stopped
 from pipelines.runs.summary import ShapedSummary, summarize_shaped
 from pipelines.runs.torchrun import trainer_for
 from pipelines.shaped.stage import shape_dataset
+from pipelines.signals.base import Signal
 from pipelines.signals.reverify import VerdictDiff, reverify
 from pipelines.signals.stage import score
 
@@ -297,41 +299,70 @@ def evaluate(run: Run, *, round_index: int | None = None, policy: str | None = N
     return evaluate_start(run) if round_index is None else evaluate_round(run, round_index)
 
 
-def evaluate_policy(run: Run, policy: str, folder: str, name: str, *, title: str, whole: bool = True) -> EvalResult:
-    """One policy on one benchmark: rollouts and verdicts as datasets in `folder`/NAME, and results.json beside them.
+def _evaluate_all(run: Run, policy: str, folder: str, *, title: str, whole: bool = True) -> dict[str, EvalResult]:
+    """One policy on every benchmark: rollouts and verdicts as datasets in `folder`/NAME, and results.json beside them;
+    what all of them came to in `folder` itself.
 
-    whole=False: on N = `eval.between` prompts only, in `folder`-N/NAME.
+    All are sampled before any is judged, so that one engine serves them all. whole=False: on N = `eval.between` prompts
+    only, in `folder`-N.
     """
     options = run.config.eval
+    if options is None or not options.benchmarks:
+        return {}
+    asked = {name: options.asked(name, whole=whole) for name in options.benchmarks}
+    places = {name: posixpath.join(f"{folder}{suffix}", name) for name, (suffix, _) in asked.items()}
+    for name, (_, source) in asked.items():
+        with run.reporter.step(f"{title}: evaluate {name}") as report:
+            _sample_benchmark(run, source, report, policy=policy, folder=places[name])
+    for name, place in places.items():
+        judges = run.judges(name)
+        for number, (signal_name, signal) in enumerate(judges.items(), start=1):
+            with run.reporter.step(f"{title}: judge {name} ({number} of {len(judges)})") as report:
+                _score(run, signal_name, report, signal=signal, folder=place, policy=policy, stage="eval")
+    results = {name: _count_benchmark(run, name, place) for name, place in places.items()}
+    for top in dict.fromkeys(posixpath.dirname(place) for place in places.values()):
+        write_tables(top, [results[name] for name, place in places.items() if posixpath.dirname(place) == top])
+    return results
+
+
+def _sample_benchmark(run: Run, source: PromptSource, report: Report, *, policy: str, folder: str) -> None:
+    options = run.config.eval
     assert options is not None
-    suffix, source = options.asked(name, whole=whole)
-    sampling = run.config.eval_sampling
-    folder = posixpath.join(f"{folder}{suffix}", name)
-    prompts, rollouts = (posixpath.join(folder, stage) for stage in ("prompts", "rollouts"))
-    with run.reporter.step(f"{title}: evaluate {name}") as report:
-        _write_prompts(run, source, prompts, report)
-        generate(
-            prompts=prompts,
-            out=rollouts,
-            model=policy,
-            engine=run.config.engine,
-            options=replace(run.config.generate, sampling=sampling, group_size=options.samples),
-            seed=options.seed,
-            operations=run.operations(report, "eval"),
-        )
-        for signal in run.signals_for(options.outcome):
-            _score(run, signal, report, folder=folder, policy=policy, stage="eval")
-    outcome = posixpath.join(folder, "signals", options.outcome)
-    result = evaluate_rollouts(
-        *(shards.open_dataset(place) for place in (prompts, rollouts, outcome)), benchmark=name, k=options.k
+    prompts = posixpath.join(folder, "prompts")
+    _write_prompts(run, source, prompts, report)
+    generate(
+        prompts=prompts,
+        out=posixpath.join(folder, "rollouts"),
+        model=policy,
+        engine=run.config.engine,
+        options=replace(run.config.generate, sampling=run.config.eval_sampling, group_size=options.samples),
+        seed=options.seed,
+        operations=run.operations(report, "eval"),
     )
+
+
+def _count_benchmark(run: Run, name: str, folder: str) -> EvalResult:
+    options = run.config.eval
+    assert options is not None
+    places = ("prompts", "rollouts", posixpath.join("signals", options.outcome))
+    datasets = [shards.open_dataset(posixpath.join(folder, place)) for place in places]
+    result = evaluate_rollouts(*datasets, benchmark=name, k=options.k, majority=options.majority)
     Store(folder).put(RESULTS, result.to_json().encode())
     return result
 
 
-def _score(run: Run, name: str, report: Report, *, folder: str, policy: str, stage: str = "score") -> Manifest:
-    """One signal of the rollouts in `folder`, made by `policy`."""
-    signal = run.signals[name]
+def _score(
+    run: Run,
+    name: str,
+    report: Report,
+    *,
+    folder: str,
+    policy: str,
+    signal: Signal | None = None,
+    stage: str = "score",
+) -> Manifest:
+    """One signal of the rollouts in `folder`, made by `policy`; the configured one of that name where none is given."""
+    signal = signal or run.signals[name]
     return score(
         signal=signal,
         rollouts=posixpath.join(folder, "rollouts"),
@@ -341,15 +372,6 @@ def _score(run: Run, name: str, report: Report, *, folder: str, policy: str, sta
         tokenizer=policy,
         operations=run.operations(report, stage),
     )
-
-
-def _evaluate_all(run: Run, policy: str, folder: str, *, title: str, whole: bool = True) -> dict[str, EvalResult]:
-    if run.config.eval is None:
-        return {}
-    return {
-        name: evaluate_policy(run, policy, folder, name, title=title, whole=whole)
-        for name in run.config.eval.benchmarks
-    }
 
 
 def _write_prompts(run: Run, source: PromptSource, out: str, report: Report) -> Manifest:

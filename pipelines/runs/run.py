@@ -15,6 +15,7 @@ from pipelines.runs.config import RunConfig
 from pipelines.runs.folders import round_folder
 from pipelines.runs.progress import Report, Reporter
 from pipelines.signals.base import Signal, SignalBase, signal_from_table
+from pipelines.signals.outcome import OutcomeSignal
 
 
 class SignalOrderError(PassError, ValueError):
@@ -88,6 +89,18 @@ class Run:
             )
         return {name: signal for name, signal in self.signals.items() if name in wanted}
 
+    def judges(self, benchmark: str) -> dict[str, Signal]:
+        """What scores a benchmark's rollouts, each after what it reads; the last, named eval.outcome, judges them.
+
+        Raises SignalOptionError, SignalOrderError.
+        """
+        assert self.config.eval is not None
+        own = self.config.eval.benchmarks[benchmark].judge()
+        if own is None:
+            return self.signals_for(self.config.eval.outcome)
+        verifier, verifier_options = own
+        return {self.config.eval.outcome: OutcomeSignal(verifier=verifier, verifier_options=verifier_options)}
+
     def signals_for(self, name: str) -> dict[str, Signal]:
         """A signal after everything that it reads, directly or not. Raises SignalOrderError."""
         needed = {name}
@@ -140,7 +153,7 @@ def configured_signals(config: RunConfig) -> dict[str, Signal]:
 def _named_signals(config: RunConfig) -> list[tuple[str, str]]:
     """Option and signal name, wherever the configuration refers to one."""
     named = [(f"shape.{role}", name) for name, role in config.shape.roles.items()]
-    if config.eval is not None and config.eval.benchmarks:
+    if config.eval is not None and any(one.judge() is None for one in config.eval.benchmarks.values()):
         named.append(("eval.outcome", config.eval.outcome))
     if config.select is not None:
         named.append(("select.outcome", config.select.outcome))

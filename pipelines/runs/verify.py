@@ -274,7 +274,9 @@ def _counted(folder: str, stored: EvalResult, rounds: Rounds) -> EvalResult:
     prompts, rollouts, verdicts = (
         shards.open_dataset(posixpath.join(folder, place)) for place in ("prompts", "rollouts", f"signals/{outcome}")
     )
-    return evaluate_rollouts(prompts, rollouts, verdicts, benchmark=stored.benchmark, k=tuple(stored.pass_at))
+    return evaluate_rollouts(
+        prompts, rollouts, verdicts, benchmark=stored.benchmark, k=tuple(stored.pass_at), ruling=stored.ruling
+    )
 
 
 def _short(value: object) -> str:

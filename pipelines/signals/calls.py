@@ -8,8 +8,10 @@ from dataclasses import field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, ClassVar
 
+import pyarrow as pa
 from annotated_types import Ge, Le
 
+from pass_ops.reading.ragged import one_chunk
 from pass_ops.shards import DatasetSpec
 from pass_ops.support.extras import missing_extra
 from pass_ops.support.importing import load_object, source_digest
@@ -18,6 +20,7 @@ from pipelines.options import Table, options
 from pipelines.options.types import Seconds, Workers
 from pipelines.signals.base import SignalBase, SignalOptionError
 from pipelines.verifiers import LIBRARIES, REVISIONS, VERIFIERS
+from pipelines.verifiers.batches import Texts
 from pipelines.verifiers.pool import DEFAULT_MEMORY_MB, CallResult, shared_pool
 
 DEFAULT_TIMEOUT_S = 10.0
@@ -96,6 +99,23 @@ class VerifyingSignal(CallingSignal):
     def verify(self, calls: Sequence[tuple[str, str]]) -> list[CallResult]:
         """(outcome_reward, verify_status, extracted_answer) of each (text, answer), in order."""
         return self._call(calls, adapter="pipelines.verifiers.base:plain_verdict", options=self.verifier_options)
+
+
+def texts(column: pa.ChunkedArray) -> Texts:
+    """A column of texts without nulls, as a call's argument: its own buffer."""
+    array = one_chunk(column)
+    _, starts, content = array.buffers()
+    if not len(array):
+        return Texts(b"", memoryview(bytes(8)).cast("q"))
+    return Texts(memoryview(content or b""), memoryview(starts).cast("i")[array.offset : array.offset + len(array) + 1])
+
+
+def states(results: Sequence[CallResult]) -> dict[str, list[str | None]]:
+    """Status and detail of each call as columns of a sidecar; nothing where all are ok."""
+    if all(result.status == "ok" for result in results):
+        return {}
+    details = [None if result.status == "ok" else result.detail for result in results]
+    return {"status": [result.status for result in results], "detail": details}
 
 
 def check_target(option: str, target: str) -> None:

@@ -11,10 +11,11 @@ import pyarrow as pa
 from pass_ops.shards import DatasetSpec
 from pass_ops.support.importing import source_digest
 from pipelines.options import Table, options
-from pipelines.signals.base import Row, SignalOptionError, sidecar
-from pipelines.signals.calls import CallingSignal, check_call, check_target
+from pipelines.signals.base import SignalOptionError
+from pipelines.signals.calls import CallingSignal, check_call, check_target, states
+from pipelines.signals.columns import columnar_sidecar
 from pipelines.signals.steps import Steps
-from pipelines.signals.stepwise import EMPTY, STEP_COLUMNS, StepwiseSignal, tasks
+from pipelines.signals.stepwise import STEP_COLUMNS, StepwiseSignal, tasks
 from pipelines.verifiers.pool import CallResult
 
 
@@ -55,20 +56,18 @@ class ExecutionSignal(StepwiseSignal, CallingSignal):
         """Cut every rollout into steps and have them checked."""
         cuts = self.cut(rollouts)
         said = tasks(rollouts, inputs["prompts"])
-        results = iter(
-            self._call(
-                [(task, steps.texts) for task, steps in zip(said, cuts, strict=True) if steps.ends],
-                adapter="pipelines.verifiers.base:plain_scores",
-                options=self.checker_options,
-            )
-        )
-        rows = [_row(next(results), steps) if steps.ends else EMPTY for steps in cuts]
-        return sidecar(self.kind, rollouts, rows)
+        asked = [(task, steps.texts) for task, steps in zip(said, cuts, strict=True) if steps.ends]
+        results = iter(self._call(asked, adapter="pipelines.verifiers.base:plain_scores", options=self.checker_options))
+        found = [_checked(next(results), steps) if steps.ends else CallResult("ok", []) for steps in cuts]
+        values = {
+            "process_scores": [result.value for result in found],
+            "process_ends": [steps.ends for steps in cuts],
+        }
+        return columnar_sidecar(self.kind, rollouts, values, **states(found))
 
 
-def _row(result: CallResult, steps: Steps) -> Row:
-    if result.status != "ok":
-        return Row(result.status, result.detail)
-    if len(result.value) != len(steps.ends):
-        return Row("error", f"the checker gave {len(result.value)} scores for {len(steps.ends)} steps")
-    return Row(values={"process_scores": result.value, "process_ends": steps.ends})
+def _checked(result: CallResult, steps: Steps) -> CallResult:
+    """The result, an error where it has not one score a step."""
+    if result.status == "ok" and len(result.value) != len(steps.ends):
+        return CallResult("error", None, f"the checker gave {len(result.value)} scores for {len(steps.ends)} steps")
+    return result

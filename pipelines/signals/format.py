@@ -8,12 +8,15 @@ from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pass_ops.shards import DatasetSpec
 from pass_ops.support.importing import source_digest
 from pipelines.options import Table, options
-from pipelines.signals.base import Row, SignalOptionError, sidecar
-from pipelines.signals.calls import CallingSignal, check_call, check_target
+from pipelines.signals.base import SignalOptionError
+from pipelines.signals.calls import CallingSignal, check_call, check_target, states, texts
+from pipelines.signals.columns import columnar_sidecar
+from pipelines.verifiers.batches import Columns
 
 _MATCHES = "pipelines.verifiers.regex:matches"
 
@@ -80,13 +83,9 @@ class FormatSignal(CallingSignal):
 
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Check the text of every rollout."""
-        calls = [(text,) for text in rollouts["text"].to_pylist()]
+        calls = Columns(texts(rollouts["text"]))
         results = self._call(calls, adapter="pipelines.verifiers.base:plain_bool", options=self._call_options)
-        rewards = {True: self.reward_ok, False: self.reward_bad}
-        rows = [
-            Row(values={"format_reward": rewards[result.value], "format_ok": result.value})
-            if result.status == "ok"
-            else Row(result.status, result.detail)
-            for result in results
-        ]
-        return sidecar(self.kind, rollouts, rows)
+        right = pa.array([result.value for result in results], pa.bool_())
+        reward = pc.if_else(right, pa.scalar(self.reward_ok, pa.float32()), pa.scalar(self.reward_bad, pa.float32()))
+        values = {"format_reward": reward, "format_ok": right}
+        return columnar_sidecar(self.kind, rollouts, values, **states(results))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 
+from pass_ops.shards import signal_schema
 from pipelines.options import options
-from pipelines.signals.base import Row, SignalOptionError, sidecar
-from pipelines.signals.calls import VerifyingSignal
+from pipelines.signals.base import SignalOptionError
+from pipelines.signals.calls import VerifyingSignal, texts
+from pipelines.signals.columns import columnar_sidecar
+from pipelines.verifiers.batches import Columns
 from pipelines.verifiers.pool import CallResult
 
 
@@ -35,22 +39,28 @@ class OutcomeSignal(VerifyingSignal):
 
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Verify every rollout that has a reference answer."""
-        answers = rollouts["answer"].to_pylist()
-        texts = rollouts["text"].to_pylist()
-        calls = [(text, answer) for text, answer in zip(texts, answers, strict=True) if answer is not None]
-        results = iter(self.verify(calls))
-        rows = [_NO_ANSWER if answer is None else self._row(next(results)) for answer in answers]
-        return sidecar(self.kind, rollouts, rows)
+        asked = rollouts.select(["text", "answer"])
+        has_R = asked["answer"].is_valid()
+        asked = asked.filter(has_R)
+        results = self.verify(Columns(texts(asked["text"]), texts(asked["answer"])))
+        found = zip(*[*map(self._columns, results), _NO_ANSWER], strict=True)  # the last is of rows without an answer
+        has = has_R.to_numpy()
+        place_R = pa.array(np.where(has, np.cumsum(has) - 1, len(results)))
+        columns = {
+            name: pa.array(column, _TYPES.field(name).type).take(place_R)
+            for name, column in zip(_COLUMNS, found, strict=True)
+        }
+        status, detail = columns.pop("status"), columns.pop("detail")
+        return columnar_sidecar(self.kind, rollouts, columns, status=status, detail=detail)
 
-    def _row(self, result: CallResult) -> Row:
+    def _columns(self, result: CallResult) -> tuple[Any, ...]:
+        """A row of _COLUMNS."""
         if result.status == "ok":
-            reward, verify_status, extracted = result.value
-            values = {"outcome_reward": reward, "verify_status": verify_status, "extracted_answer": extracted}
-            return Row(values=values)
-        values = {"verify_status": result.status, "outcome_reward": self.timeout_reward}
-        if result.status == "timeout" and self.timeout_reward is not None:
-            return Row(detail=result.detail, values=values)
-        return Row(result.status, result.detail, values)
+            return "ok", None, *result.value
+        rewarded = result.status == "timeout" and self.timeout_reward is not None
+        return "ok" if rewarded else result.status, result.detail, self.timeout_reward, result.status, None
 
 
-_NO_ANSWER = Row("no_input", "the prompt has no reference answer", {"verify_status": "error"})
+_TYPES = signal_schema("outcome")
+_COLUMNS = ("status", "detail", "outcome_reward", "verify_status", "extracted_answer")
+_NO_ANSWER = ("no_input", "the prompt has no reference answer", None, "error", None)

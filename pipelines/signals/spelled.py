@@ -30,7 +30,7 @@ _CONTROL = re.compile(
 def protected(tokenizer: Any, text: str) -> str:
     """The text with a private character for each name of a special token."""
     pattern, characters = _names(tokenizer)
-    private = re.compile(f"[{re.escape(''.join(characters.values()))}]") if characters else None
+    private = _private(tokenizer)
     if private is None:
         return text
     return pattern.sub(lambda name: characters[name[0]], private.sub(REPLACEMENT, text))
@@ -99,3 +99,10 @@ def _names(tokenizer: Any) -> tuple[re.Pattern[str], Mapping[str, str]]:
     special = list(special_tokens(tokenizer))
     pattern = "|".join(re.escape(name) for name in sorted(special, key=len, reverse=True)) or r"(?!)"
     return re.compile(pattern), {name: chr(_FIRST + number) for number, name in enumerate(special)}
+
+
+@lru_cache(maxsize=8)
+def _private(tokenizer: Any) -> re.Pattern[str] | None:
+    """A pattern of the private characters; None where there are none."""
+    characters = _names(tokenizer)[1]
+    return re.compile(f"[{re.escape(''.join(characters.values()))}]") if characters else None

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from pipelines.engines.text import REPLACEMENT
@@ -127,21 +127,35 @@ def cut_steps(token_ids_T: Sequence[int], text: str, *, separator: str, decode: 
     decoded, text_ends_T = token_text_ends(token_ids_T, decode)
     # Where bytes that are no character made the two differ, the ids decide.
     text = text if decoded.startswith(text) else decoded
-    spans: list[tuple[int, int]] = []
-    ends: list[int] = []
-    start = 0
-    while start <= len(text):
-        at = text.find(separator, start)
-        stop, after = (at, at + len(separator)) if at >= 0 else (len(text), len(text) + 1)
-        end = _token_end(text_ends_T, after) if at >= 0 else len(token_ids_T)
-        blank = not text[start:stop].strip()
-        if not blank and (not ends or end > ends[-1]):
-            spans.append((start, stop))
-            ends.append(end)
-        elif ends:
-            ends[-1] = max(end, ends[-1])
-            spans[-1] = spans[-1] if blank else (spans[-1][0], stop)
-        start = after
-    if not ends:
-        return Steps([len(token_ids_T)], [text])
-    return Steps([*ends[:-1], len(token_ids_T)], [text[start:stop] for start, stop in spans])
+    parts = text.split(separator)
+    after = accumulate(len(part) + len(separator) for part in parts[:-1])
+    return merged(parts, [*(_token_end(text_ends_T, at) for at in after), len(token_ids_T)], separator=separator)
+
+
+def merged(parts: Sequence[str], ends: Sequence[int], *, separator: str) -> Steps:
+    """The steps of a text that was split at its separators, where each part's separator ends at ends[i] tokens.
+
+    A part without text, or without a token of its own, belongs to the step before it, leading ones to the first.
+    ends: the last is the number of tokens; without any there is no step.
+    """
+    if ends[-1] == 0:
+        return Steps([], [])
+    texts: list[str] = []
+    found: list[int] = []
+    between = ""  # what lies between the last step's text and this part
+    for part, end in zip(parts, ends, strict=True):
+        blank = not part.strip()
+        if not blank and (not found or end > found[-1]):
+            texts.append(part)
+            found.append(end)
+            between = separator
+        elif found:
+            found[-1] = max(end, found[-1])
+            if blank:
+                between += part + separator
+            else:
+                texts[-1] += between + part
+                between = separator
+    if not found:
+        return Steps([ends[-1]], [separator.join(parts)])
+    return Steps([*found[:-1], ends[-1]], texts)

@@ -11,7 +11,8 @@ from annotated_types import MinLen
 
 from pipelines.options import options
 from pipelines.signals.base import Row, SignalBase, SignalInputError, SignalOptionError
-from pipelines.signals.steps import Steps, cut_steps, tokenizer_decode
+from pipelines.signals.cutting import cut_part
+from pipelines.signals.steps import Steps
 
 #: columns of rollouts that `StepwiseSignal.cut` and `tasks` read
 STEP_COLUMNS = ("group_id", "token_ids", "text")
@@ -49,11 +50,7 @@ class StepwiseSignal(SignalBase):
 
     def cut(self, rollouts: pa.Table) -> list[Steps]:
         """The steps of every rollout, in order."""
-        decode = tokenizer_decode(self._tokenizer_folder)
-        columns = (rollouts["token_ids"].to_pylist(), rollouts["text"].to_pylist())
-        return [
-            cut_steps(ids, text, separator=self.separator, decode=decode) for ids, text in zip(*columns, strict=True)
-        ]
+        return cut_part(rollouts, separator=self.separator, folder=self._tokenizer_folder)
 
 
 def tasks(rollouts: pa.Table, prompts: pa.Table) -> list[str]:

@@ -43,6 +43,8 @@ def answer_text(text: str, reasoning: Reasoning = "skip") -> str:
     ('6', '', '5')
     """
     text = after_reasoning(text, reasoning)
+    if "<" not in text:
+        return text
     start = end = None
     for tag in _TAG.finditer(text):
         if not tag["close"]:
@@ -59,8 +61,9 @@ def after_reasoning(text: str, reasoning: Reasoning = "skip") -> str:
     if reasoning == "keep":
         return text
     last = None
-    for mark in _REASONING.finditer(text):
-        last = mark
+    if any(first in text for first in "<[◁"):  # with which every mark begins
+        for mark in _REASONING.finditer(text):
+            last = mark
     if last is None:
         return text if reasoning == "skip" else ""
     return "" if last["open"] else text[last.end() :]
@@ -75,6 +78,8 @@ def boxed_span(text: str) -> tuple[int, int] | None:
     >>> boxed_span("so $\\boxed{\\frac{1}{2}}$"), boxed_span("\\boxed{5}, no: \\boxed{6")
     ((11, 22), (23, 23))
     """
+    if "box" not in text:
+        return None
     opened: list[int | None] = []  # for each brace that is open, where the content of its box begins, if it is a box's
     found: tuple[int, int] | None = None
     for token in _BRACE.finditer(text):
@@ -102,7 +107,7 @@ def plain_typography(text: str) -> str:
     >>> plain_typography("（−5\u202f000）")
     '(-5 000)'
     """
-    return text.translate(_TYPOGRAPHY)
+    return text if text.isascii() else text.translate(_TYPOGRAPHY)
 
 
 def _bare_box(text: str) -> tuple[int, int] | None:

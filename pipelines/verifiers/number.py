@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 
 from pipelines.verifiers.answers import Reasoning, answer_text, last_box, plain_typography
 from pipelines.verifiers.base import Verdict
@@ -45,6 +46,8 @@ _REWRITTEN = tuple(
         (r"(?<![\w.,])10 ?(?:\^|\*\*) ?[{(]?([-+]?\d{1,4})[)}]?", r"1e\1"),
     )
 )
+#: of these signs every pattern of _REWRITTEN needs one
+_TO_REWRITE = re.compile(rf"[\\$€£¥₹~{{xX×*·^⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹{''.join(VULGAR)}]")
 _APART = re.compile(r"(?<![^\s{(])([-+]) +(?=\$?[\d.])")
 #: what makes the number before it a part of an expression: 2\sqrt{3} is not 2
 _FACTOR = re.compile(
@@ -78,13 +81,19 @@ def verify(text: str, answer: str, *, marker: str = "####", reasoning: Reasoning
     same, and nothing where the reasoning has no end, keep: the whole text. Raises ValueError where the answer has no
     number.
     """
-    expected = final_number(answer, marker=marker, reasoning="keep")
+    expected = _expected(answer, marker)
     if expected is None:
         raise ValueError(f"the reference answer {answer[:80]!r} holds no number")
     found = final_number(text, marker=marker, reasoning=reasoning)
     if found is None:
         return Verdict(correct=False, unparseable=True)
     return Verdict(correct=same_number(found, expected), extracted=str(found))
+
+
+@lru_cache(maxsize=64)
+def _expected(answer: str, marker: str) -> Number | None:
+    """The reference's number, which the rollouts of a group share."""
+    return final_number(answer, marker=marker, reasoning="keep")
 
 
 def same_number(a: Number, b: Number) -> bool:
@@ -97,6 +106,8 @@ def same_number(a: Number, b: Number) -> bool:
 def rewritten(text: str) -> str:
     r"""The text with every number as `_NUMBER` reads it: fractions as 3/4, powers of ten as e5, one kind of dash."""
     text = plain_typography(text)
+    if _TO_REWRITE.search(text) is None:
+        return text
     for pattern, replacement in _REWRITTEN:
         text = pattern.sub(replacement, text)
     return text

@@ -25,12 +25,12 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 from pass_ops.errors import PassError
 from pass_ops.support.temporary import temporary_prefix
+from pipelines.verifiers.batches import Board, board_handle
 from pipelines.verifiers.limits import hide_memory, stopped, used
 from pipelines.verifiers.scratch import PARENT_VARIABLE, remove_folder
 
@@ -40,12 +40,13 @@ START_LIMIT_S = 120.0
 WALL_FACTOR, WALL_LIMIT_S = 60.0, 600.0
 # How often a call is asked again whose child was killed from outside (the system out of memory, an operator).
 KILLED_LIMIT = 3
-CHUNK_CALLS = 64
+CHUNK_CALLS = 256
 _TICK_S = 0.05
 DEFAULT_MEMORY_MB = 4096
 _BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from pipelines.verifiers.worker import main; main(int(sys.argv[1]), sys.argv[3], sys.argv[4], int(sys.argv[5]))"
+    "import json, sys; sys.path[:] = json.loads(sys.argv[3]); "
+    "from pipelines.verifiers.worker import main; "
+    "main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[4:6], int(sys.argv[6]))"
 )
 
 
@@ -53,8 +54,7 @@ class WorkerStartError(PassError, RuntimeError):
     """The function to call cannot be imported in a child process, or the child does not start."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallResult:
+class CallResult(NamedTuple):
     """status: ok (value is the adapted return value), timeout or error (value None, detail says why)."""
 
     status: str
@@ -85,7 +85,11 @@ class CallPool:
     def map(
         self, calls: Sequence[tuple[Any, ...]], *, options: Mapping[str, Any], timeout_s: float
     ) -> list[CallResult]:
-        """The results of `function(*call, **options)`, in order. Raises WorkerStartError where none can be called."""
+        """The results of `function(*call, **options)`, in order. Raises WorkerStartError where none can be called.
+
+        calls: tuples of arguments, or `Columns` of them, of which a child gets its share as it is, without an object
+        a text.
+        """
         size = max(1, min(CHUNK_CALLS, -(-len(calls) // (4 * self._workers))))
         stop = threading.Event()
         futures = [
@@ -98,6 +102,11 @@ class CallPool:
             stop.set()
             for future in futures:
                 future.cancel()
+
+    def pids(self) -> list[int]:
+        """The children's process ids."""
+        with self._lock:
+            return [child.pid for child in self._children]
 
     def close(self) -> None:
         """Kill the children and end the threads; a `map` under way raises. Closing twice is no error."""
@@ -123,9 +132,8 @@ class CallPool:
             # A child that had answered before may have been brought down by an earlier call (a thread it left behind):
             # the call at which it died is asked again, as the first of a fresh child. So is one whose child was killed
             # from outside, but for a call at which that happens every time.
-            if killed >= KILLED_LIMIT or not (
-                child.killed_from_outside or (failure.status != "timeout" and child.answered)
-            ):
+            again = child.killed_from_outside or (failure.status != "timeout" and child.answered)
+            if len(results) < len(calls) and (killed >= KILLED_LIMIT or not again):
                 results.append(failure)
                 killed = 0
         return results
@@ -162,7 +170,8 @@ class _Child:
         here, there = socket.socketpair()
         with there:
             handle = there.fileno()
-            arguments = [str(handle), json.dumps(sys.path), target, adapter, str(memory_mb)]
+            board = board_handle()
+            arguments = [str(handle), str(board), json.dumps(sys.path), target, adapter, str(memory_mb)]
             command = [sys.executable, "-u", "-c", _BOOT, *arguments]
             # A session of its own: a terminal's Ctrl-C does not reach it, and it is killed with what it started itself.
             # What a verifier prints goes to standard error, at once (-u); standard output may be somebody's JSON.
@@ -170,15 +179,21 @@ class _Child:
             self._scratch = os.path.join(tempfile.gettempdir(), temporary_prefix() + uuid.uuid4().hex[:12])
             self._process = subprocess.Popen(
                 command,
-                pass_fds=(handle,),
+                pass_fds=(handle, board),
                 stdin=subprocess.DEVNULL,
                 stdout=2,
                 start_new_session=True,
                 env=os.environ | {PARENT_VARIABLE: self._scratch},
             )
+            self._board = Board(board)
+            os.close(board)
         self._line = Connection(here.detach())
         self.answered = 0
         self.killed_from_outside = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def start_failure(self) -> str | None:
         """Wait for the child to import its function; why it could not."""
@@ -194,38 +209,60 @@ class _Child:
         self, calls: Sequence[tuple[Any, ...]], options: Mapping[str, Any], timeout_s: float, results: list[CallResult]
     ) -> CallResult | None:
         """Append the results of calls in order; the failure of the first that has none, which ends the child's use."""
+        before, received = len(results), 0
+        failure = answered = None
         try:
             self._line.send((options, calls))
-            for _ in calls:
-                if not self._answers_within(timeout_s):
+            while received < len(calls):
+                if (answered := self._stuck(received, timeout_s)) is not None:
                     self.killed_from_outside = stopped(self._process.pid)
-                    return CallResult("timeout", detail=f"no result within {timeout_s:g} s")
-                results.append(CallResult(*self._line.recv()))
-                self.answered += 1
+                    failure = CallResult("timeout", detail=f"no result within {timeout_s:g} s")
+                    break
+                results += map(CallResult._make, self._line.recv())
+                received = len(results) - before
         except (EOFError, OSError):
             name = self._exit_name()
             self.killed_from_outside = self._process.returncode in {-signal.SIGKILL, -signal.SIGTERM}
-            return CallResult("error", detail=f"it ended the process that called it ({name})")
-        return None
+            failure = CallResult("error", detail=f"it ended the process that called it ({name})")
+        if failure is not None:
+            results += map(CallResult._make, self._left(received, answered))
+        self.answered += len(results) - before
+        return failure
 
-    def _answers_within(self, timeout_s: float) -> bool:
-        """Whether something comes over the line before the child has computed, or done nothing, for so long."""
+    def _left(self, received: int, answered: int | None) -> list[Any]:
+        """The answers of a child that is of no more use, from number `received` to number `answered` (None: all)."""
+        self.kill()  # nobody writes on the board any more
+        sent: list[Any] = []
+        with contextlib.suppress(EOFError, OSError):
+            while self._line.poll():
+                sent += self._line.recv()
+        answered = self._board.answered if answered is None else answered
+        return (sent + self._board.read(received=received + len(sent), answered=answered))[: answered - received]
+
+    def _stuck(self, received: int, timeout_s: float) -> int | None:
+        """None once something comes over the line; how many calls are answered where the next one took too long.
+
+        A call takes too long that has computed, or done nothing, for so many seconds. received: answers that came.
+        """
         if self._line.poll(min(_TICK_S, timeout_s)):
-            return True
+            return None
+        answered = max(received, self._board.answered)
         started = looked = time.monotonic()
         first = last = used(self._process.pid)
         idle = 0.0
         while not self._line.poll(_TICK_S):
             now, at = used(self._process.pid), time.monotonic()
-            if now is None or first is None:  # no Linux, or just ended: by the wall clock
+            if self._board.answered > answered:  # it is at another call by now
+                answered, started, first, last, idle = self._board.answered, at, now, now, 0.0
+            elif now is None or first is None:  # no Linux, or just ended: by the wall clock
                 idle = at - started
             elif now == last:  # it neither computed nor waited for a core
                 idle += at - looked
             computed = now.computed - first.computed if now and first else 0.0
             if max(idle, computed) >= timeout_s or at - started >= max(WALL_FACTOR * timeout_s, WALL_LIMIT_S):
-                return False
+                return answered
             last, looked = now, at
-        return True
+        return None
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -235,6 +272,7 @@ class _Child:
 
     def hang_up(self) -> None:
         self._line.close()
+        self._board.close()
 
     def _exit_name(self) -> str:
         """How the process at the other end of a closed line ended."""

@@ -27,6 +27,7 @@ def verify(
     *,
     reward: Literal["exact", "f1"] = "exact",
     marker: str = "Answer:",
+    closed: bool = True,
     reasoning: Reasoning = "skip",
 ) -> Verdict:
     r"""Correct where the normalized answers are the same string; with reward = "f1" the reward is the token F1.
@@ -35,8 +36,10 @@ def verify(
     `\boxed{}` holds. answer: one string, a JSON list of accepted strings, of which the best counts, or SQuAD's own
     {"text": [..]}. An accepted string of which normalization leaves nothing ("A", "+") is compared as it is written.
 
-    reward: exact, 1 or 0, or f1, the token F1. marker: text before the answer. reasoning: what is read; skip: what
-    follows the reasoning, required: the same, and nothing where the reasoning has no end, keep: the whole text.
+    reward: exact, 1 or 0, or f1, the token F1. marker: text before the answer. closed: the F1 of yes, no and noanswer
+    is 0 unless equal, as HotpotQA's and 2WikiMultihopQA's scripts have it; false: they are words like others, as in
+    SQuAD's and MuSiQue's. reasoning: what is read; skip: what follows the reasoning, required: the same, and nothing
+    where the reasoning has no end, keep: the whole text.
 
     >>> verify("It was built in Paris.\nAnswer: the Eiffel Tower.", "Eiffel Tower").correct
     True
@@ -50,9 +53,9 @@ def verify(
     found = normalize(extracted)
     if not found and all(map(normalize, accepted)):
         return Verdict(correct=False, unparseable=True)
-    scores = [_score(extracted, one, f1=reward == "f1") for one in accepted]
-    correct = any(_score(extracted, one, f1=False) for one in accepted)
-    return Verdict(correct=correct, reward=max(scores), extracted=extracted)
+    exact = max(_exact(extracted, one) for one in accepted)
+    scores = [exact, *(_f1(extracted, one, closed=closed) for one in accepted)] if reward == "f1" else [exact]
+    return Verdict(correct=bool(exact), reward=max(scores), extracted=extracted)
 
 
 def final_answer(text: str, *, marker: str, reasoning: Reasoning = "skip") -> str:
@@ -70,13 +73,14 @@ def normalize(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def token_f1(found: str, expected: str) -> float:
-    """2 P R / (P + R) over the words of two normalized answers; 0 where one is yes, no or noanswer and they differ.
+def token_f1(found: str, expected: str, *, closed: bool = True) -> float:
+    """2 P R / (P + R) over the words of two normalized answers; closed: 0 where one is yes, no or noanswer and they
+    differ.
 
     >>> token_f1("eiffel tower paris", "eiffel tower")
     0.8
     """
-    if found != expected and (found in _CLOSED or expected in _CLOSED):
+    if closed and found != expected and (found in _CLOSED or expected in _CLOSED):
         return 0.0
     words, wanted = found.split(), expected.split()
     common = sum((Counter(words) & Counter(wanted)).values())
@@ -93,8 +97,12 @@ def _accepted(answer: str) -> list[str]:
     return listed_strings(answer) or [answer]
 
 
-def _score(extracted: str, accepted: str, *, f1: bool) -> float:
-    found, expected = normalize(extracted), normalize(accepted)
+def _exact(extracted: str, accepted: str) -> float:
+    expected = normalize(accepted)
     if not expected:  # an article or punctuation is the answer
         return float(" ".join(extracted.lower().split()).rstrip(".") == " ".join(accepted.lower().split()).rstrip("."))
-    return token_f1(found, expected) if f1 else float(found == expected)
+    return float(normalize(extracted) == expected)
+
+
+def _f1(extracted: str, accepted: str, *, closed: bool) -> float:
+    return token_f1(normalize(extracted), normalize(accepted), closed=closed)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pass_ops.errors import PassError
 from pass_ops.shards import CompleteDataset
+from pipelines.engines.text import bytes_of_characters
 from pipelines.inspect.tokenizer import NoTokenizerError, find_tokenizer
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -98,20 +99,6 @@ def token_texts(tokenizer: Mapping[str, Any]) -> TokenTexts:
     added = tokenizer.get("added_tokens") or []
     pieces |= {int(token["id"]): str(token["content"]).encode() for token in added}
     return TokenTexts(pieces, frozenset(int(token["id"]) for token in added if token.get("special")))
-
-
-def bytes_of_characters() -> dict[str, int]:
-    r"""The byte that each character of a byte-level vocabulary stands for: GPT-2's table, read backwards.
-
-    Printable Latin-1 characters stand for themselves; the other bytes, in order, for the characters from U+0100 on.
-
-    >>> table = bytes_of_characters()
-    >>> table["A"], table["\u0120"], len(table)
-    (65, 32, 256)
-    """
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
 
 
 def _byte_level(name: str, characters: Mapping[str, int]) -> bytes:

@@ -15,7 +15,7 @@ from trainer.batching import StepBatch, build_step
 from trainer.metrics import read_metrics
 from trainer.options import TrainOptions
 from trainer.policy import Policy
-from trainer.stream import Rollout
+from trainer.rollouts import Rollout
 from trainer.update import backward
 
 VOCABULARY = 32

@@ -195,8 +195,8 @@ def test_shards_on_another_store_train_as_local_ones_do(make_shaped, policy_fold
 
 def test_a_rollout_without_reference_gives_nan(make_shaped):
     part = decode_part(data_of(make_shaped([changed(ROWS, 2, reference=None)])), 0, reference=True)
-    assert np.isnan(part.rollout(2).reference_T).all()
-    np.testing.assert_array_equal(part.rollout(3).reference_T, as_rollout(ROWS[3]).reference_T)
+    assert np.isnan(part[2].reference_T).all()
+    np.testing.assert_array_equal(part[3].reference_T, as_rollout(ROWS[3]).reference_T)
 
 
 def test_a_missing_reference_column_names_the_option(make_shaped):

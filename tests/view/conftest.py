@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.engines.text import bytes_of_characters
 from pipelines.models.folder import tokenizer_digest
-from pipelines.view.texts import bytes_of_characters
 from tests.pipelines.inspect.conftest import row, store_run
 
 __all__ = ["row", "store_run"]

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from pipelines.view.texts import TokenTexts, TokenTextsError, bytes_of_characters, read_token_texts, token_texts
+from pipelines.engines.text import bytes_of_characters
+from pipelines.view.texts import TokenTexts, TokenTextsError, read_token_texts, token_texts
 
 CORPUS = ["hello world", "naïve café — 数学 🙂 𝔸", "def f(x):\n\treturn x ** 2\n"] * 3
 

@@ -52,8 +52,12 @@ def add_questions(commands: Commands) -> None:
     diff = command(
         commands, "diff", "two runs side by side: options, data and results, paired over prompts", does="questions:diff"
     )
-    diff.add_argument("run", metavar="RUN_A", help="RUN folder, local or any fsspec URL")
-    diff.add_argument("other", metavar="RUN_B", help="the RUN to hold against it")
+    diff.add_argument(
+        "run",
+        metavar="RUN_A",
+        help="RUN folder, local or any fsspec URL; or the folder of one evaluation, as RUN/round-000/eval",
+    )
+    diff.add_argument("other", metavar="RUN_B", help="the RUN, or the evaluation, to hold against it")
     lint = command(
         commands, "lint", "look for trouble before training; exit code 1 where an error is found", does="questions:lint"
     )

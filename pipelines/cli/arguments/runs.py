@@ -30,7 +30,7 @@ def add_stages(commands: Commands) -> None:
         ("score", "signals beside stored rollouts"),
         ("shape", "PASS over stored rollouts and signals: shaped advantages"),
         ("train", "update the policy from shaped shards"),
-        ("eval", "pass@1 and pass@k of a policy on held-out prompts"),
+        ("eval", "pass@k and maj@k of a policy on held-out prompts"),
     ):
         stage = command(commands, name, text)
         config_arguments(stage)
@@ -52,6 +52,14 @@ def add_stages(commands: Commands) -> None:
                 "--round", type=round_number, help="the policy that this round made (default: the configured policy)"
             )
             stage.add_argument("--policy", help="any model folder instead")
+            stage.add_argument(
+                "--beside",
+                action="append",
+                default=[],
+                metavar="FOLDER",
+                help="an evaluation of another run (its round-000/eval) as a further row of RUN/evaluations.md; may be "
+                "given several times",
+            )
 
 
 def add_sft(commands: Commands) -> None:

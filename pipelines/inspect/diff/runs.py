@@ -6,7 +6,7 @@ import hashlib
 import json
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from pipelines.runs.verify import is_run
 
 _EVALUATION = re.compile(r"eval(-\d+)?")
 _SAID = ("prompt", "messages", "answer")
+#: benchmark -> its folder and result
+Evaluated = Mapping[str, tuple[str, EvalResult]]
 
 
 class NotComparableError(PassError, FileNotFoundError):
@@ -84,7 +86,15 @@ class RunDiff:
 
 
 def diff_runs(a: str, b: str) -> RunDiff:
-    """Compare two RUN folders round by round. Raises NotComparableError, LineageError."""
+    """Compare two RUN folders round by round, or two evaluations (RUN/start/eval, RUN/round-000/eval).
+
+    Raises NotComparableError, LineageError.
+    """
+    if not any(map(is_run, (a, b))) and all(map(_is_evaluation, (a, b))):
+        return RunDiff(
+            a=a, b=b, rounds=(), rounds_of_a=0, rounds_of_b=0, options=(), data=(),
+            results=tuple(_passes(None, _benchmarks(a), _benchmarks(b))),
+        )  # fmt: skip
     entries = [_rounds(url) for url in (a, b)]
     shared = tuple(sorted(entries[0].keys() & entries[1].keys()))
     return RunDiff(
@@ -101,7 +111,10 @@ def diff_runs(a: str, b: str) -> RunDiff:
 
 def _rounds(url: str) -> dict[int, dict[str, Any]]:
     if not is_run(url):
-        raise NotComparableError(f"{url} is no RUN folder, so there is nothing to compare; check the path")
+        raise NotComparableError(
+            f"{url} is no RUN folder, so there is nothing to compare; check the path. Evaluations are compared with "
+            "each other only: give two folders that hold one"
+        )
     return {entry["round"]: entry for entry in read_lineage(url)["rounds"]}
 
 
@@ -162,17 +175,27 @@ def _opened(url: str) -> CompleteDataset | None:
 
 def _results(a: str, b: str, index: int | None) -> Iterator[ResultChange]:
     folders = [posixpath.join(url, "start") if index is None else round_folder(url, index) for url in (a, b)]
-    of_a, of_b = (_evaluations(folder) for folder in folders)
-    for name in [name for name in of_a if name in of_b]:
-        (folder_a, result_a), (folder_b, result_b) = of_a[name], of_b[name]
-        same = _same_prompts(f"{folder_a}/prompts", f"{folder_b}/prompts")
-        for k in sorted(result_a.pass_at.keys() & result_b.pass_at.keys()):
-            yield from _told(index, f"pass@{k} {name}", _passed(result_a, k), _passed(result_b, k), same)
+    yield from _passes(index, *(_evaluations(folder) for folder in folders))
     if index is not None:
         same = _same_prompts(*(f"{folder}/prompts" for folder in folders))
         measured = [_rollouts(f"{folder}/shaped") for folder in folders]
         for what in ("reward", "length"):
             yield from _told(index, what, measured[0][what], measured[1][what], same)
+
+
+def _passes(index: int | None, of_a: Evaluated, of_b: Evaluated) -> Iterator[ResultChange]:
+    """What both were evaluated on: pass@k, and maj@k and mean reward where both have them."""
+    for name in [name for name in of_a if name in of_b]:
+        (folder_a, result_a), (folder_b, result_b) = of_a[name], of_b[name]
+        same = _same_prompts(f"{folder_a}/prompts", f"{folder_b}/prompts")
+        for k in sorted(result_a.pass_at.keys() & result_b.pass_at.keys()):
+            yield from _told(index, f"pass@{k} {name}", _passed(result_a, k), _passed(result_b, k), same)
+        if result_a.majority_P and result_b.majority_P and result_a.samples == result_b.samples > 1:
+            voted_a, voted_b = (_named(one, one.majority_P) for one in (result_a, result_b))
+            yield from _told(index, f"maj@{result_a.samples} {name}", voted_a, voted_b, same)
+        if result_a.graded and result_b.graded:
+            rewards_a, rewards_b = (_named(one, one.reward_P) for one in (result_a, result_b))
+            yield from _told(index, f"reward {name}", rewards_a, rewards_b, same)
 
 
 def _told(
@@ -184,22 +207,37 @@ def _told(
 
 def _evaluations(folder: str) -> dict[str, tuple[str, EvalResult]]:
     """Benchmark -> its folder and result: of all prompts where that was made, else of the first N."""
-    store = Store(folder)
     found: dict[str, tuple[str, EvalResult]] = {}
-    for evaluation in sorted(name for name in store.folders() if _EVALUATION.fullmatch(name)):
-        for benchmark in sorted(store.at(store.path(evaluation)).folders()):
-            place = posixpath.join(folder, evaluation, benchmark)
-            try:
-                found.setdefault(benchmark, (place, read_results(place)))
-            except EvaluationError:  # begun, and without a result yet
-                continue
+    for evaluation in sorted(name for name in Store(folder).folders() if _EVALUATION.fullmatch(name)):
+        for benchmark, result in _benchmarks(posixpath.join(folder, evaluation)).items():
+            found.setdefault(benchmark, result)
     return found
+
+
+def _benchmarks(evaluation: str) -> dict[str, tuple[str, EvalResult]]:
+    """Benchmark -> its folder and result, of one evaluation."""
+    found = {}
+    for benchmark in sorted(Store(evaluation).folders()):
+        place = posixpath.join(evaluation, benchmark)
+        try:
+            found[benchmark] = (place, read_results(place))
+        except EvaluationError:  # begun, and without a result yet
+            continue
+    return found
+
+
+def _is_evaluation(folder: str) -> bool:
+    return bool(_benchmarks(folder))
 
 
 def _passed(result: EvalResult, k: int) -> dict[str, float]:
     """Unbiased pass@k of each prompt."""
     values_P = pass_at_k(np.array(result.correct_P), result.samples, k)
-    return dict(zip(result.prompt_ids, values_P.tolist(), strict=True))
+    return _named(result, values_P.tolist())
+
+
+def _named(result: EvalResult, values: Sequence[float]) -> dict[str, float]:
+    return dict(zip(result.prompt_ids, values, strict=True))
 
 
 def _rollouts(shaped: str) -> dict[str, dict[str, float]]:

@@ -18,6 +18,8 @@ DIGEST = 8
 
 def diff_view(diff: RunDiff) -> Group:
     """What differs in options and data; every result that both have."""
+    if not diff.rounds_of_a and not diff.data and diff.results:  # two evaluations
+        return Group(Text(f"A: {diff.a}"), Text(f"B: {diff.b}"), _results(diff.results))
     head = [f"A: {diff.a}, {_count(diff.rounds_of_a)}", f"B: {diff.b}, {_count(diff.rounds_of_b)}"]
     changed = [one for one in diff.data if not one.same]
     same = f"{len(diff.data) - len(changed)} of {len(diff.data)} datasets and starting policies are the same."
@@ -72,10 +74,12 @@ def _number(value: int | None) -> str:
 def _results(results: Sequence[ResultChange]) -> Sheet:
     sheet = Sheet(
         *("round", "result", numbers("A"), numbers("B"), numbers("B - A", "± std. err."), numbers("95 %", "interval")),
+        numbers("p"),
         numbers("prompts"),
         title="Results",
         caption="pass@k in %; reward and length (tokens) of the round's own rollouts. Means over the prompts that are "
-        "the same in both, compared prompt by prompt; * none is, so each run's own, as independent samples.",
+        "the same in both, compared prompt by prompt; * none is, so each run's own, as independent samples. p: paired "
+        "permutation test of this row alone.",
     )
     for one in results:
         sheet.add_row(*_result_row(one))
@@ -84,7 +88,8 @@ def _results(results: Sequence[ResultChange]) -> Sheet:
 
 def _result_row(one: ResultChange) -> list[str]:
     found = one.difference
-    scale, digits = (100, 1) if one.what.startswith("pass@") else (1, 1 if one.what == "length" else 3)
+    is_share = one.what.startswith(("pass@", "maj@", "reward "))
+    scale, digits = (100, 1) if is_share else (1, 1 if one.what == "length" else 3)
     error = "" if found.standard_error is None else f" ± {scale * found.standard_error:.{digits}f}"
     ends = "" if found.low is None or found.high is None else " to ".join(
         f"{scale * end:+.{digits}f}" for end in (found.low, found.high)
@@ -96,5 +101,6 @@ def _result_row(one: ResultChange) -> list[str]:
         f"{scale * found.b:.{digits}f}",
         f"{scale * found.difference:+.{digits}f}{error}",
         ends,
+        "" if found.p is None else f"{found.p:.2g}",
         f"{found.prompts:,}",
     ]

@@ -67,6 +67,11 @@ class SampleData:
         """None: nothing is resumed."""
         return []
 
+    @property
+    def is_local(self) -> bool:
+        """It is in memory."""
+        return True
+
     def read(self, part: int, columns: Sequence[str]) -> pa.Table:  # noqa: ARG002 - the protocol's
         """Some columns."""
         return self.table.select(list(columns))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,18 +13,22 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.demo_models import make_assets
-from benchmarks.demo_models.fit import IGNORED, Batch, FitOptions, Progress, fit, log_of
+from benchmarks.demo_models.fit import IGNORED, FitOptions, Progress, fit, log_of
 from benchmarks.demo_models.measure import measure, sample
 from benchmarks.demo_models.prm import (
+    GradedBatch,
     Qwen2ForProcessRewardModel,
+    Student,
     auc,
-    from_language_model,
+    class_loss,
     graded_batch,
+    new_prm,
     prm_input,
-    prm_loss,
+    right_characters,
     spoil,
     step_scores,
 )
@@ -62,9 +67,9 @@ def tiny_language_model() -> Qwen2ForCausalLM:
     )
 
 
-def tiny_prm(*, layers: int = 2) -> Qwen2ForProcessRewardModel:
-    ours, theirs = build_tokenizer().get_vocab(), build_prm_tokenizer().get_vocab()
-    return from_language_model(tiny_language_model(), layers=layers, teacher_vocabulary=ours, vocabulary=theirs)
+def tiny_prm() -> Qwen2ForProcessRewardModel:
+    torch.manual_seed(0)
+    return new_prm(build_prm_tokenizer().get_vocab(), hidden_size=32, layers=2, intermediate_size=32, context=128)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +113,9 @@ def test_the_script_writes_three_models_that_load_and_a_page_about_them(made: Pa
         "score.2.bias",
     }
     page = (made / "README.md").read_text()
+    stored = load_file(made / "prm" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}  # two bytes; computed with in four
+    assert prm.dtype == torch.float32
     recorded = json.loads((made / "policy" / "made.json").read_text())["outcome"]
     assert f"| parameters | {recorded['parameters']:,} |" in page
     assert "--seed 3 --policy-steps 2" in page
@@ -183,19 +191,19 @@ class Lesson:
     """A tiny PRM learning the same right traces again and again."""
 
     def __init__(self) -> None:
-        self.model = tiny_prm()
+        self.model = Student(tiny_prm())
         self.drawn = 0
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[GradedBatch]:
         for steps in itertools.cycle([["a+9=66"], ["=57", "a+9=66"], ["a+9=66", "b-8=58"]]):
             self.drawn += 1
             yield graded_batch([(PROMPT, steps)], build_prm_tokenizer())
 
     def learn(self, state: Path, options: FitOptions, *, killed_at: int | None = None) -> list[Progress]:
-        def loss_of(batch: Batch) -> torch.Tensor:
+        def loss_of(batch: GradedBatch) -> torch.Tensor:
             if self.drawn == killed_at:
                 raise KeyboardInterrupt
-            return prm_loss(self.model, batch)
+            return self.model.loss(batch)
 
         return fit(self.model, self.batches(), loss_of, options=options, state=state)
 
@@ -260,27 +268,51 @@ def test_a_prm_reads_the_prompt_and_every_step_with_its_tag() -> None:
     text = prm_input(PROMPT, STEPS)
     assert text == f"{PROMPT}a+9=66{STEP_TAG}=66{STEP_TAG}b-8=68{STEP_TAG}"
     batch = graded_batch([(PROMPT, STEPS)], tokenizer)
-    at_tags = batch.targets[batch.targets != IGNORED]
-    assert at_tags.tolist() == [1.0, 0.5, 0.0] == check_steps(PROMPT, STEPS)
-    assert batch.input_ids[batch.targets != IGNORED].unique().tolist() == [tokenizer.convert_tokens_to_ids(STEP_TAG)]
+    assert batch.targets[batch.tags].tolist() == [1.0, 0.5, 0.0] == check_steps(PROMPT, STEPS)
+    assert batch.input_ids[batch.tags].unique().tolist() == [tokenizer.convert_tokens_to_ids(STEP_TAG)]
 
 
 def test_within_steps_a_prm_learns_where_a_line_goes_wrong() -> None:
     """66 - 8 = 58, the step says 68: right up to the tens. A padding line of another value is wrong from there on."""
     steps = ["a+9=66", "b-8=68", "=69"]
-    batch = graded_batch([(PROMPT, steps)], build_prm_tokenizer(), within_steps=True)
+    batch = graded_batch([(PROMPT, steps)], build_prm_tokenizer())
     assert batch.targets[0, : len(PROMPT)].unique().tolist() == [IGNORED]
     assert batch.targets[0, len(PROMPT) :].tolist() == [*[1.0] * 6, 1.0, 1, 1, 1, 1, 0, 0, 0.0, 1, 1, 0, 0.0]
 
 
-def test_a_fresh_prm_reads_as_its_teacher_does() -> None:
-    """Same text, other ids, two more layers: the hidden states agree, the tag being read as the line break."""
-    teacher, prm = tiny_language_model(), tiny_prm(layers=3)
-    ours, theirs = build_tokenizer(), build_prm_tokenizer()
-    with torch.no_grad():
-        expected = teacher.model(torch.tensor([ours("57a+9?a+9=66\n").input_ids])).last_hidden_state
-        found = prm.model(torch.tensor([theirs("57a+9?a+9=66" + STEP_TAG).input_ids])).last_hidden_state
-    torch.testing.assert_close(found, expected)
+def test_what_follows_is_the_right_character_and_not_the_written_one() -> None:
+    """After ``b-8=`` a 5 is right whatever is written; after a wrong digit nothing is; a step begins right again."""
+    assert right_characters(PROMPT, ["a+9=66", "b-8=68"], 1) == ["b", "-", "8", "=", "5", None, None]
+    assert right_characters(PROMPT, ["a+9=66", "=66"], 1) == ["b", "6", "6", ""]
+    assert right_characters(PROMPT, ["a+9=66", "c+4=70"], 1)[:2] == ["b", None]
+
+
+def test_the_second_heads_targets_stand_one_token_before() -> None:
+    tokenizer = build_prm_tokenizer()
+    steps = ["a+9=66", "b-8=68"]
+    batch = graded_batch([(PROMPT, steps)], tokenizer)
+    following = batch.following[0, len(PROMPT) - 1 :].tolist()
+    expected = [*"a+9=66", STEP_TAG, *"b-8=5"]
+    assert following == [*tokenizer.convert_tokens_to_ids(expected), IGNORED, IGNORED, IGNORED]
+    assert batch.following[0, : len(PROMPT) - 1].unique().tolist() == [IGNORED]
+
+
+def test_the_loss_of_classes_by_hand_weighs_a_tag_as_four_characters() -> None:
+    """Logits of 0 for every class cost log 2 each; the tag's is 3 against its own class."""
+    batch = graded_batch([(PROMPT, ["a+9=66"])], build_prm_tokenizer())
+    logits = torch.zeros(*batch.targets.shape, 2)
+    logits[0, -1, 0] = 3.0
+    wrong = torch.log1p(torch.exp(torch.tensor(3.0)))
+    assert float(class_loss(logits, batch)) == pytest.approx(float((6 * math.log(2) + 4 * wrong) / 10))
+
+
+def test_a_students_loss_adds_the_second_head_and_what_ships_lacks_it() -> None:
+    student = Student(tiny_prm())
+    batch = graded_batch([(PROMPT, STEPS)], build_prm_tokenizer())
+    student.next_character.weight.data.zero_()  # every token equally likely: log of their number, whatever is right
+    classes = class_loss(student.prm(batch.input_ids), batch)
+    assert float(student.loss(batch)) == pytest.approx(float(classes) + math.log(len(build_prm_tokenizer())), rel=1e-5)
+    assert not any("next_character" in name for name in student.prm.state_dict())
 
 
 def test_step_scores_come_one_a_step_whatever_the_padding() -> None:

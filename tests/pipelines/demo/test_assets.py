@@ -70,7 +70,7 @@ def test_the_teacher_is_right_most_of_the_time() -> None:
 
 
 def test_the_prm_has_qwens_form_and_is_as_good_as_its_page_says() -> None:
-    """It is weak (AUC about 0.66): good for testing how a PRM is run, not as a signal to train on."""
+    """It is imperfect (AUC about 0.84), as real ones are."""
     tokenizer = AutoTokenizer.from_pretrained(asset_folder("prm"))
     assert tokenizer.get_vocab() == build_prm_tokenizer().get_vocab()
     assert tokenizer(STEP_TAG).input_ids == [tokenizer.convert_tokens_to_ids(STEP_TAG)]
@@ -78,4 +78,6 @@ def test_the_prm_has_qwens_form_and_is_as_good_as_its_page_says() -> None:
     scores = separation(model, tokenizer, PUPIL, count=60, seed=17)
     stated = json.loads((asset_folder("prm") / "made.json").read_text())["outcome"]
     assert scores["auc"] == pytest.approx(stated["auc"], abs=0.06)
+    assert scores["auc"] > 0.75
     assert scores["wrong"] < scores["right"]
+    assert model.dtype == torch.float32

@@ -1,0 +1,407 @@
+"""The study's report: `python -m benchmarks.study report` writes its pages and figures from the stored Parquet files.
+
+docs/study/results/*.parquet         the cells
+docs/study/probe/rollouts.parquet    rollouts of the start policy; drift.parquet and forecast.parquet made of them
+
+docs/study/index.md                  the first page; tables.md, claims.md, mechanism.md, forecast.md behind it
+docs/study/images/*.svg
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from benchmarks.study import figures, tables
+from benchmarks.study.arms import NONE, TASTES, Cell
+from benchmarks.study.claims import Finding, findings
+from benchmarks.study.forecast import Point, correlations, misses, points
+from benchmarks.study.measures import Runs, read_runs
+from benchmarks.study.padding_pay import pay
+from benchmarks.study.probe import read_rows
+from benchmarks.study.statistics import Verdict
+from benchmarks.study.store import HOME, read_results
+
+COMMAND = "python -m benchmarks.study report"
+#: the cells that the report was made of: results may be added before it is written again
+MADE_OF = "made-of.txt"
+_KEY = ("arm", "level", "lr", "seed")
+#: where the padding step of the mechanism's table is put, of the rollout's ten steps, and what the ten are credited
+STEPS, PLACES, CREDIT, SCORE = 10, (1, 6, 11), 0.3, 0.1
+POWERS = (0.0, 0.3, 0.5, 0.7, 1.0)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """All that the report is made of."""
+
+    cells: Sequence[str]
+    runs: Runs
+    pilots: Runs
+    """cells run before the grid of learning rates was set; no claim is judged by them"""
+    tuned: bool
+    """whether learning rates were chosen on tuning seeds"""
+    drift: Sequence[Mapping[str, Any]]
+    forecast: Sequence[dict[str, Any]]
+    cards: Mapping[str, Mapping[str, Any]]
+    """card.json of each start model"""
+    levels: Mapping[str, Mapping[str, Any]]
+    """what the process reward model is at each taste for padding"""
+
+
+def read_stored(home: Path, *, cells: Collection[str] | None = None) -> Stored:
+    """Everything below ``home``, or of the results these cells only; what is not there yet is empty.
+
+    Raises ValueError as `read_runs` does.
+    """
+    cards = {path.parent.name: json.loads(path.read_text()) for path in sorted(home.glob("models/*/card.json"))}
+    levels = home / "models" / "levels.json"
+    results = read_results(home / "results")
+    names = [Cell(*key).name for key in zip(*(results[name].to_pylist() for name in _KEY), strict=True)]
+    if cells is not None:
+        results = results.filter(pa.array([name in cells for name in names], pa.bool_()))
+        names = [name for name in names if name in cells]
+    return Stored(
+        cells=sorted(set(names)),
+        runs=read_runs(results),
+        pilots=read_runs(read_results(home / "pilots")),
+        tuned=any(results["tuning"].to_pylist()),
+        drift=read_rows(home / "probe" / "drift.parquet"),
+        forecast=read_rows(home / "probe" / "forecast.parquet"),
+        cards=cards,
+        levels=json.loads(levels.read_text())["levels"] if levels.exists() else {},
+    )
+
+
+def report(stored: Stored) -> dict[str, bytes]:
+    """Every file of the report by its path below the study's folder; equal input gives equal bytes."""
+    found, held = findings(stored.runs), points(stored.forecast, stored.runs)
+    pages = {
+        "index.md": _index(stored, found),
+        "tables.md": _tables(stored.runs),
+        "claims.md": _claims(found),
+        "mechanism.md": _mechanism(stored.drift),
+        "forecast.md": _forecast(stored.forecast, held),
+    }
+    pictures: dict[str, Callable[[], bytes]] = {
+        "pass1.svg": lambda: figures.curves(stored.runs, "pass1", "pass@1"),
+        "length.svg": lambda: figures.curves(stored.runs, "length", "tokens"),
+        "claims.svg": lambda: figures.forest(found),
+        "drift.svg": lambda: figures.drift_picture(stored.drift),
+        "forecast.svg": lambda: figures.forecast_picture([(p.arm, p.level, p.forecast, p.gain) for p in held]),
+    }
+    made = {name: "\n\n".join(blocks).encode() + b"\n" for name, blocks in pages.items()}
+    made |= {f"images/{name}": draw() for name, draw in pictures.items()}
+    return made | {MADE_OF: "".join(f"{name}\n" for name in stored.cells).encode()}
+
+
+def write_report(home: Path = HOME) -> None:
+    """Writes every file of the report below ``home``."""
+    for name, content in report(read_stored(home)).items():
+        path = home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _index(stored: Stored, found: Sequence[Finding]) -> Iterator[str]:
+    yield "# Do the paper's claims hold at small scale?"
+    yield (
+        "The paper trains models of billions of parameters. Here its claims about the *credit* are put to a model of a "
+        "million parameters in a world where every step can be checked: same tasks, equal rollouts and updates, paired "
+        "seeds. A claim can fail here and hold there; what fails here needs a reason."
+    )
+    yield "## The world"
+    yield (
+        "A task is a chain of ten additions and subtractions of one digit, in steps of one or two lines. The policy "
+        "has learned from traces that forget borrows, slip and *pad* (`=55`: say again what is known)."
+    )
+    yield _cards(stored.cards)
+    yield (
+        "The process reward model is simulated: the teacher's probability of a step's least likely token, with noise "
+        "that is always the same for the same step in the same place. Its taste for padding, added to the score of "
+        "padding's form, is the axis of the study. Execution truth is no arm's signal."
+    )
+    yield _levels(stored.levels)
+    yield "## The result"
+    yield _progress(stored)
+    yield _in_short(found)
+    yield tables.claims_table(found)
+    yield from _pilots(stored.pilots)
+    yield "![pass@1 over rounds](images/pass1.svg)"
+    yield (
+        "Each verdict is over seeds, Holm-corrected for all comparisons. *Undecided* means that the seeds neither show "
+        "the effect nor rule out one of the size that matters; [Claims](claims.md) begins with what could have been "
+        "found. [Tables](tables.md) has every measure of every arm, [Mechanism](mechanism.md) what credit does to "
+        "length before any training, [Forecast](forecast.md) whether `passrl sweep --truth` foresaw the ranking."
+    )
+    yield "## What it does not show"
+    yield (
+        "- One world, one model size, some tens of updates: an effect that needs long training, long chains of thought "
+        "or a large vocabulary cannot appear.\n"
+        "- The policy's errors are of few kinds, and its greedy answers improve with its samples; how much is "
+        "sharpening is in [Tables](tables.md#learning-or-sharpening).\n"
+        "- The reward model's errors are independent noise and its taste is added. One that came to them by training "
+        "errs where the policy does, and can be led astray; this one cannot.\n"
+        "- Advantages of the arms differ in scale by a factor of several. Where the learning rate is not tuned for "
+        "each arm (the result says so), a close comparison may be one of learning rates.\n"
+        "- Intervals are over seeds of training. The start models are one draw."
+    )
+    yield _again()
+
+
+def _again() -> str:
+    return (
+        "## Run it again\n\n"
+        "    make study                                # goes on where it was cut off\n"
+        "    python -m benchmarks.study probe          # the start policy's rollouts, drift and forecast\n"
+        f"    {COMMAND}         # these pages and figures, from the stored files\n\n"
+        "A finished cell is a file of `docs/study/results/`; one line reruns one cell: "
+        "`python -m benchmarks.study cell NAME --again`."
+    )
+
+
+#: figures of a model's card: key, heading, format
+_CARD = (
+    ("parameters", "parameters", ","),
+    ("pass1", "pass@1", ".3f"),
+    ("pass8", "pass@8", ".3f"),
+    ("greedy", "greedy", ".3f"),
+    ("low_temperature", "T = 0.3", ".3f"),
+    ("all_wrong_groups", "groups of 8 all wrong", ".2f"),
+    ("length", "tokens", ".1f"),
+    ("padding", "padding steps", ".2f"),
+    ("truncated", "truncated", ".3f"),
+)
+
+
+def _cards(cards: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [
+        [name, *(tables.number(card.get(key), form) for key, _, form in _CARD)] for name, card in sorted(cards.items())
+    ]
+    return tables.table(
+        ["start model", *(heading for _, heading, _ in _CARD)], rows, empty="No start model is made yet."
+    )
+
+
+def _levels(levels: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [
+        [
+            level,
+            f"{found['taste']:g}",
+            f"{found['auc_in_groups']:.3f}",
+            *(f"{found[kind]['score']:.2f}" for kind in ("right", "wrong", "padding")),
+        ]
+        for level, found in levels.items()
+    ]
+    head = ["padding", "added", "step AUC within groups", "score of right steps", "of wrong steps", "of padding"]
+    return tables.table(head, rows, empty="The levels are not measured yet.")
+
+
+def _pilots(pilots: Runs) -> Iterator[str]:
+    """What the runs before the study gave: too few to judge a claim, and nothing is left out."""
+    if not pilots:
+        return
+    yield (
+        "Pilots were run before the grid of learning rates was set, and the grid was moved down after them. One seed "
+        "each, so no claim is judged by them, but they are results, and none is left out:"
+    )
+    names = ("pass1", "pass8", "greedy", "length", "padding", "teacher_kl")
+    rows = [
+        [
+            tables.NAMES[arm],
+            level,
+            f"{run.lr:g}",
+            tables.number(run.start.get("pass1"), ".3f"),
+            *(tables.number(run.measures[name], tables.MEASURES[name][1]) for name in names),
+        ]
+        for (arm, level), of in pilots.items()
+        for run in of.values()
+    ]
+    head = ["pilot", "padding", "learning rate", "pass@1 at the start"]
+    yield tables.table([*head, *(tables.MEASURES[name][0] for name in names)], rows)
+
+
+def _progress(stored: Stored) -> str:
+    runs = stored.runs
+    if not runs:
+        return tables.EMPTY
+    seeds = [len(of) for of in runs.values()]
+    few, many = min(seeds), max(seeds)
+    rates = sorted({run.lr for of in runs.values() for run in of.values()})
+    chosen = "each arm at the one of" if stored.tuned else "not tuned: every arm at"
+    return (
+        f"{sum(seeds)} cells are finished: {len(runs)} arms and levels, "
+        f"{few if few == many else f'{few} to {many}'} seeds each. Learning rates: {chosen} "
+        f"{', '.join(f'{rate:g}' for rate in rates)}{' that tuning seeds chose' if stored.tuned else ''}."
+    )
+
+
+def _in_short(found: Sequence[Finding]) -> str:
+    counts = {verdict: sum(one.verdict is verdict for one in found) for verdict in Verdict}
+    return f"Of {len(found)} claims by level: {', '.join(f'{count} {verdict}' for verdict, count in counts.items())}."
+
+
+def _tables(runs: Runs) -> Iterator[str]:
+    yield "# Tables"
+    yield (
+        "Means over seeds ± half the 95 % interval (Student), after the last round, on the same evaluation tasks in "
+        "every cell. Arms without a reward model stand beside each level. Differences are paired by seed, and not "
+        "corrected for their number: [Claims](claims.md) are."
+    )
+    for title, measures in (("Results", tables.RESULTS), ("Credit, entropy and teacher", tables.CREDIT)):
+        yield from _by_level(runs, title, lambda level, m=measures: tables.measures_table(runs, level, m))  # type: ignore[misc]
+    yield from _by_level(
+        runs,
+        "Differences from PASS",
+        lambda level: tables.differences_table(
+            runs,
+            level,
+            reference="pass_opd" if level == NONE else "pass_k07",
+            measures=("pass1", "area", "length", "padding", "teacher_kl"),
+        ),
+    )
+    yield from _by_level(runs, "By generated token", lambda level: tables.measures_table(runs, level, tables.TOKENS))
+    yield "“The same over equal tokens” is the mean of pass@1 up to the fewest tokens that any cell generated."
+    yield "## Learning or sharpening"
+    yield (
+        "A policy that only sharpens moves its samples towards what it decodes greedily anyway; one that learns moves "
+        "its greedy answers too."
+    )
+    for level in (*TASTES, NONE):
+        yield f"### {_level(level)}"
+        yield tables.measures_table(runs, level, tables.SHARPENING)
+    yield "![length over rounds](images/length.svg)"
+
+
+def _by_level(runs: Runs, title: str, of: Callable[[str], str]) -> Iterator[str]:
+    yield f"## {title}"
+    for level in (*TASTES, NONE):
+        if tables.arms_at(runs, level):
+            yield f"### {title}: {_level(level)}"
+            yield of(level)
+    if not runs:
+        yield tables.EMPTY
+
+
+def _level(level: str) -> str:
+    return "no reward model" if level == NONE else f"padding {level}"
+
+
+def _claims(found: Sequence[Finding]) -> Iterator[str]:
+    yield "# Claims"
+    yield "## What could have been found"
+    yield (
+        "The smallest true difference that a paired t test over these seeds finds four times in five, after correction "
+        "for all comparisons (the first step of Holm). Where it is above the smallest difference that matters, a "
+        "verdict of *undecided* is likely whatever the truth is."
+    )
+    yield tables.detectable_table(found)
+    yield "## What was found"
+    yield tables.claims_table(found)
+    yield "![differences in pass@1](images/claims.svg)"
+    yield tables.parts_table(found)
+    yield (
+        "*Reproduced*: the difference the claim names is shown (one-sided, 2.5 % for the family). *Not reproduced*: it "
+        "is shown to be smaller than what matters, or of the other sign. “At least as good” means no worse by the "
+        "smallest difference that matters. A claim of two parts needs both."
+    )
+
+
+def _mechanism(drift: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield "# Mechanism"
+    yield "## What a padding step earns"
+    yield (
+        f"A rollout of {STEPS} steps, each credited {CREDIT:+g}, and a padding step of credit {SCORE:+g} put at a "
+        "place from the start (1) to the end. Its *advantage* is what its tokens are multiplied with, and the part of "
+        "it that its own score brings is the same at the end for every k. *Path* is what the path score of the whole "
+        "rollout gains; it rises with any score above the break-even. In closed form "
+        "(`benchmarks/study/padding_pay.py`), which the tests hold against `pass_ops.shape`."
+    )
+    yield tables.table(["k", "place", "advantage", "from its score", "path", "break-even score"], list(_pay_rows()))
+    yield (
+        "At k = 0 every positive score pays, wherever it stands, and a step before it collects it as well: that is the "
+        "cumulative trap. At k = 1 only a score above the rollout's mean credit pays. Between them the price of a step "
+        "grows with k and with the credit that the rollout already has."
+    )
+    yield "## Where one step moves length"
+    yield (
+        "On the same rollouts of the start policy the exact gradient of each estimator, and what a step of norm 1 "
+        "along it does to the expected length and to pass@1 (tokens, and points of 0.01; 95 % jackknife over folds of "
+        "tasks). Nothing is trained, so no noise of training is in it."
+    )
+    yield tables.table(
+        ["arm", "level", "tokens", "points of pass@1", "tokens a point"],
+        list(_drift_rows(drift)),
+        empty="Not measured yet.",
+    )
+    yield "![drift of the expected length](images/drift.svg)"
+
+
+def _pay_rows() -> Iterator[list[str]]:
+    for k in POWERS:
+        for place in PLACES:
+            one = pay([CREDIT] * STEPS, place=place, score=SCORE, k=k)
+            yield [f"{k:g}", str(place), *(f"{value:+.3f}" for value in (one.own, one.from_score, one.path)),
+                   f"{one.break_even:.3f}"]  # fmt: skip
+
+
+def _drift_rows(drift: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
+    for row in drift:
+        yield [
+            tables.NAMES[row["arm"]],
+            row["level"],
+            f"{row['length']:+.2f} ({row['length_low']:+.2f} to {row['length_high']:+.2f})",
+            f"{100 * row['pass1']:+.2f} ({100 * row['pass1_low']:+.2f} to {100 * row['pass1_high']:+.2f})",
+            tables.number(row["tokens_a_point"], "+.2f"),
+        ]
+
+
+def _forecast(forecast: Sequence[Mapping[str, Any]], held: Sequence[Point]) -> Iterator[str]:
+    yield "# Does the forecast hold?"
+    yield (
+        "`passrl sweep --truth` ranks settings by how well their token advantages agree with a truer signal, before "
+        "anything is trained. Here the truth is the checker's verdict on every step, the rollouts are the start "
+        "policy's, and the ranking is held against what each arm gained. Spearman's correlation; the 95 % interval "
+        "draws arms and levels, and seeds within them, again."
+    )
+    rows = [
+        [
+            name,
+            str(count),
+            *(("–", "–") if found is None else (f"{found[0]:+.2f}", f"{found[1]:+.2f} to {found[2]:+.2f}")),
+        ]
+        for name, count, found in correlations(held)
+    ]
+    yield tables.table(["level", "points", "correlation", "95 % interval"], rows if held else [])
+    yield "![forecast and gain](images/forecast.svg)"
+    if held:
+        yield "## Where it misses most"
+        yield tables.table(
+            ["arm", "level", "forecast", "rank", "gain", "rank of the gain"],
+            [
+                [tables.NAMES[one.arm], one.level, f"{one.forecast:.3f}", str(before), f"{one.gain:+.3f}", str(after)]
+                for one, before, after in misses(held)
+            ],
+        )
+    yield "## What was forecast"
+    yield tables.table(
+        ["arm", "level", "alignment with the truth", "95 % over prompts"],
+        [
+            [tables.NAMES[row["arm"]], row["level"], f"{row['alignment']:.3f}",
+             f"{row['alignment_low']:.3f} to {row['alignment_high']:.3f}"]
+            for row in sorted(forecast, key=lambda row: -(row["alignment"] or 0.0))
+            if row["alignment"] is not None
+        ],
+        empty="No forecast is made yet.",
+    )  # fmt: skip
+    yield (
+        "The alignment knows nothing of two things that training does. It compares directions and not lengths, so that "
+        "an arm whose advantages have another scale gains more or less at the learning rate it was given. And it looks "
+        "at the first step: rollouts that lengthen change what the next rounds are credited for, which is where a "
+        "taste for padding does its harm ([Mechanism](mechanism.md))."
+    )

@@ -1,0 +1,228 @@
+"""The study's cells, grid and runner, on models without training and one round."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.study import run, signals, store
+from benchmarks.study.arms import ARMS, CORE, TASTES, Cell, cell_of
+from benchmarks.study.cell import rollouts, run_cell
+from benchmarks.study.publish import KEPT_SEED, kept_rows, publish
+from benchmarks.study.sample import Completion, token_logprobs
+from benchmarks.study.signals import judged_batch, prm_scores, table
+from benchmarks.study.size import FULL, SMOKE, TUNING_SEED, grid, tuning_cells
+from benchmarks.study.tasks import PUPIL, Split, make_tasks, write_trace
+from pass_ops import shape, shards
+from tests.benchmarks.study.models import generator, tiny_models
+
+SIZE = replace(
+    SMOKE, rounds=2, prompts=2, copies=4, cap=48, evaluation_prompts=4, evaluate_every=1, rates=(1e-3, 1e-2),
+    arms=("grpo_outcome", "pass_k07", "pass_opd"),
+)  # fmt: skip
+CELL = Cell("pass_k07", "slight", 1e-3, KEPT_SEED)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def shop(folder):
+    return run.open_workshop(folder, SIZE)
+
+
+@pytest.fixture(scope="module")
+def batch(shop):
+    shop.reset()
+    return rollouts(shop, [task.prompt_ids() for task in make_tasks(3, seed=1, split=Split.ROUNDS)], generator())
+
+
+def test_names_of_cells_are_read_back():
+    for cell in (CELL, Cell("pass_opd", "none", 5e-5, 3), *grid(FULL, dict.fromkeys(ARMS, 1e-3))):
+        assert cell_of(cell.name) == cell
+    for name in ("pass_k07-none-lr0.001-s0", "pass-slight-lr0.001-s0", "pass_k07-slight-lr0.0010-s0", "pass_k07"):
+        with pytest.raises(ValueError, match="names no cell"):
+            cell_of(name)
+
+
+def test_any_prefix_of_whole_seeds_is_a_paired_design():
+    cells = grid(FULL, dict.fromkeys(ARMS, 1e-3))
+    core = [cell for cell in cells if cell.arm in CORE]
+    assert cells[: len(core)] == core
+    a_seed = len(core) // FULL.seeds
+    for seed in range(FULL.seeds):
+        block = core[seed * a_seed : (seed + 1) * a_seed]
+        assert {cell.seed for cell in block} == {seed}
+        assert {(cell.arm, cell.level) for cell in block} == {
+            (arm, level) for arm in CORE for level in ARMS[arm].levels
+        }
+    assert {cell.seed for cell in tuning_cells(FULL)}.isdisjoint({cell.seed for cell in cells})
+    assert len({cell.name for cell in cells}) == len(cells)
+
+
+def test_execution_truth_is_in_no_process_signal(shop, batch):
+    lies = [replace(one, truth=tuple(1 - value for value in one.truth)) for one in batch.judged]
+    for arm in ARMS.values():
+        for level in arm.levels:
+            honest, lied = (
+                table(replace(batch, judged=judged), arm, level, shop.models) for judged in (batch.judged, lies)
+            )
+            assert honest.equals(lied)
+
+
+def test_levels_differ_at_padding_steps_alone(shop, batch):
+    padding = np.concatenate([one.padding for one in batch.judged])
+    assert padding.any()
+    scores = {
+        level: np.concatenate(table(batch, ARMS["pass_k07"], level, shop.models)["process_scores"].to_pylist())
+        for level in TASTES
+    }
+    plain = np.concatenate(prm_scores(shop.models.teacher, batch.pairs, batch.judged, shop.models.shape))
+    for level, taste in TASTES.items():
+        np.testing.assert_allclose(scores[level], plain + taste * padding, atol=1e-6)
+
+
+def test_a_steps_score_is_its_least_likely_token_and_fixed_noise(shop, batch, monkeypatch):
+    given = batch.pairs, batch.judged, shop.models.shape
+    scores = prm_scores(shop.models.teacher, *given)
+    assert all((one == two).all() for one, two in zip(scores, prm_scores(shop.models.teacher, *given), strict=True))
+    monkeypatch.setattr(signals, "NOISE", 0.0)
+    plain = prm_scores(shop.models.teacher, *given)
+    for found, logprobs, one in zip(
+        plain, token_logprobs(shop.models.teacher, batch.pairs, shop.models.shape), batch.judged, strict=True
+    ):
+        expected = [np.exp(part.min()) for part in np.split(logprobs, one.ends[:-1])]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    noise = np.concatenate(scores) - np.concatenate(plain)
+    assert len(set(noise.tolist())) > len(noise) / 2
+    many = np.array([signals._normal(bytes([number % 256, number // 256])) for number in range(4000)])
+    assert abs(many.mean()) < 0.05
+    assert many.std() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_can_be_shaped(shop, batch, arm):
+    shaped = shape(table(batch, ARMS[arm], ARMS[arm].levels[0], shop.models), ARMS[arm].shaping, threads=1)
+    assert all(shaped["trainable"].to_pylist())
+
+
+def test_a_cell_starts_from_the_start_policy_and_learns(shop):
+    shop.reset()
+    before = {name: tensor.clone() for name, tensor in shop.parameters.items()}
+    first = list(run_cell(replace(CELL, arm="grpo_opd", level="none"), shop))
+    moved = {name: tensor.clone() for name, tensor in shop.parameters.items()}
+    assert any((moved[name] != before[name]).any() for name in before)
+    assert all((shop.models.policy[name] == before[name]).all() for name in before)
+    again = list(run_cell(replace(CELL, arm="grpo_opd", level="none"), shop))
+    strip = [{name: value for name, value in row.items() if "seconds" not in name} for row in (*first, *again)]
+    assert strip[:3] == strip[3:]
+    assert [row["round"] for row in first] == [0, 1, 2]
+    assert [row["updates"] for row in first] == [0, 2, 4]
+    assert [row["rollouts"] for row in first] == [0, 8, 16]
+    assert first[-1]["grad_norm"] > 0
+    assert first[-1]["low_temperature"] is not None
+    assert first[1]["low_temperature"] is None
+
+
+def test_finished_cells_stay_and_rates_are_chosen_by_tuning(folder, tmp_path):
+    results, places = tmp_path / "results", {"models": folder, "rollouts": tmp_path / "rollouts"}
+    with pytest.raises(ValueError, match="6 tuning cells"):
+        run.cells_of(SIZE, "grid", results)
+    cells = run.cells_of(SIZE, "tuning", results)
+    assert run.work(cells, size=SIZE, results=results, **places) == []
+    stamps = {file: file.stat().st_mtime_ns for file in results.glob("*.parquet")}
+    assert len(stamps) == 6
+    assert run.work(cells, size=SIZE, results=results, **places) == []
+    assert {file: file.stat().st_mtime_ns for file in results.glob("*.parquet")} == stamps
+    assert not (tmp_path / "rollouts").exists()  # tuning seeds are not kept
+
+    better = store.result_file(results, Cell("pass_opd", "none", 1e-2, TUNING_SEED))
+    rows = pq.read_table(better).to_pylist()
+    store.write_result(better, [{**row, "pass1": 0.9} for row in rows])
+    rates = run.chosen_rates(SIZE, results)
+    assert rates["pass_opd"] == 1e-2
+    assert rates["pass_k07"] == 1e-3  # equal: the lower
+    assert store.read_results(results).schema == store.SCHEMA
+
+
+def test_a_failed_cell_is_named_and_does_not_stop_the_others(folder, tmp_path, monkeypatch):
+    bad, good = Cell("pass_opd", "none", 1e-3, 5), Cell("grpo_outcome", "none", 1e-3, 5)
+    real = run.run_cell
+
+    def failing(cell, *rest):
+        if cell == bad:
+            raise RuntimeError("no")
+        return real(cell, *rest)
+
+    monkeypatch.setattr(run, "run_cell", failing)
+    failed = run.work([bad, good], size=SIZE, models=folder, results=tmp_path, rollouts=tmp_path / "rollouts")
+    assert failed == [bad.name]
+    assert [file.name for file in tmp_path.glob("*.parquet")] == [f"{good.name}.parquet"]
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from benchmarks.study import run
+from tests.benchmarks.study.test_study import SIZE, CELL
+models, out = map(Path, sys.argv[1:])
+sys.exit(len(run.work([CELL], size=SIZE, models=models, results=out, rollouts=out / "rollouts")))
+"""
+
+
+def test_a_killed_study_goes_on(folder, tmp_path):
+    command = [sys.executable, "-c", WORKER, str(folder), str(tmp_path)]
+    lock = tmp_path / f".{CELL.name}.parquet.lock"
+    killed = subprocess.Popen(command, cwd=Path(__file__).parents[3], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 240
+    while not lock.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert lock.exists()
+    assert not list(tmp_path.glob("*.parquet"))
+    places = {"models": folder, "results": tmp_path, "rollouts": tmp_path / "rollouts"}
+    assert run.work([CELL], size=SIZE, **places) == []
+    assert store.result_file(tmp_path, CELL).exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def written_batch():
+    """What a writer of traces would have sampled: unlike models without training it can be imported whole."""
+    rng, copies = random.Random(0), 4
+    tasks = make_tasks(3, seed=2, split=Split.ROUNDS)
+    traces = [write_trace(task, PUPIL, rng).ids() for task in tasks for _ in range(copies)]
+    completions = [Completion(tuple(ids), *np.full((2, len(ids)), -0.5, np.float32)) for ids in traces]
+    return judged_batch([task.prompt_ids() for task in tasks], completions, copies=copies)
+
+
+def test_kept_rollouts_are_published_as_shards(shop, tmp_path):
+    batch = written_batch()
+    files = tmp_path / "kept"
+    for arm, level in (("pass_k07", "high"), ("pass_opd", "none")):
+        rows = list(kept_rows(0, batch, table(batch, ARMS[arm], level, shop.models)))
+        run.write_kept(files / f"{Cell(arm, level, 1e-3, 0).name}.parquet", rows)
+    models = tiny_models(tmp_path / "models")
+    (models / "policy" / "card.json").write_text('{"pass1": 0.3}')
+    publish(tmp_path / "out", models=models, kept=files)
+    where = tmp_path / "out" / "pass_k07-high-lr0.001-s0" / "round-000"
+    published = shards.open_dataset(str(where / "rollouts")).read_part(0)
+    steps = shards.open_dataset(str(where / "signals" / "steps")).read_part(0)
+    assert published["token_ids"].to_pylist() == [list(one.ids) for one in batch.completions]
+    assert all(
+        ends[-1] == len(ids)
+        for ends, ids in zip(steps["process_ends"].to_pylist(), published["token_ids"].to_pylist(), strict=True)
+    )
+    assert "pass_opd-none" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(ValueError, match="nothing to publish"):
+        publish(tmp_path / "out", models=models, kept=tmp_path / "nowhere")
