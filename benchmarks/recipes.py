@@ -144,8 +144,8 @@ def scoring_hours(signal: Signal, config: RunConfig, estimate: Mapping[str, Any]
         return 0.0
     rollouts, length = estimate["rollouts"], estimate["tokens"] / estimate["rollouts"]
     hours = 0.0
-    own = [config.policy.model] if isinstance(signal, ModelSignal) and signal.model is None else []
-    for model in own or signal.engines():
+    of_the_policy = isinstance(signal, ModelSignal) and signal.model is None
+    for model in [config.policy.model] if of_the_policy else list(signal.engines()):
         size = _parameters(model)
         if isinstance(signal, JudgeSignal):
             hours += rollouts * length / STEP_TOKENS * REPLY_TOKENS / sampling_speed(size)

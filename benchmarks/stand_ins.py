@@ -126,8 +126,8 @@ def _tokenizer() -> Any:
 
 def _write_prompts(file: Path, source: Mapping[str, Any], *, count: int) -> None:
     """`count` rows with the columns that a prompt source asks for, as a JSON list or JSONL, by the file's name."""
-    columns: dict[str, str] = dict(KINDS[source["kind"]].columns) if "kind" in source else {}
-    columns |= source.get("columns", {})
+    known = KINDS[source["kind"]].columns if "kind" in source else {}
+    columns: dict[str, str] = {str(role): name for role, name in (*known.items(), *source.get("columns", {}).items())}
     hops = "paragraphs" in columns or "context" in source.get("extra", ())
     values: dict[str, Any] = {"prompt": _text(QUESTION if hops else PROBLEM), "answer": "1", "aliases": ["one"]}
     values["paragraphs"] = [[f"Title {number}", [_text(PARAGRAPH)]] for number in range(PARAGRAPHS)]
