@@ -68,8 +68,8 @@ def spread_rows(
         if chunks == 0:
             continue
         falls = ends[0] <= 0
-        for k in range(np.uint64(1), chunks):
-            falls |= ends[k] <= ends[k - np.uint64(1)]
+        for i in range(np.uint64(1), chunks):
+            falls |= ends[i] <= ends[i - np.uint64(1)]
         if falls or ends[len(ends) - 1] > len(out_T):
             return False
         before, k = np.uint64(0), np.uint64(0)

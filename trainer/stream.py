@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -123,12 +122,13 @@ def stream_steps(
     decoded: dict[tuple[int, int], Future[Rollouts]] = {}
     with ReadAhead(data, order, threads=threads) as stored:
         pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        decode = partial(pool.submit, decode_part, data, reference=reference, old=old)
         try:
             for number, step in enumerate(steps):
                 for key in (key for keys in needed[number : number + ahead + 1] for key in keys):
                     if key not in decoded:
-                        decoded[key] = decode(key[1], fetched=stored.take())
+                        decoded[key] = pool.submit(
+                            decode_part, data, key[1], reference=reference, old=old, fetched=stored.take()
+                        )
                 parts = {part: decoded[epoch, part].result() for epoch, part in needed[number]}
                 yield Rollouts.joined([(parts[part], a, b) for part, a, b in _runs(index, step.rows_R)])
                 del parts
