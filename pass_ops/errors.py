@@ -93,7 +93,7 @@ class CorruptDatasetError(ShardError, ValueError):
     """A file of the dataset is not what the file that names it says: truncated, changed, or of an unknown format."""
 
 
-class RowsDeletedError(ShardError):
+class RowsDeletedError(ShardError, LookupError):
     """The rows that were asked for were deleted by a rule, on purpose; the dataset's digests are still there."""
 
 

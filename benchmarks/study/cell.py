@@ -22,7 +22,7 @@ from pass_ops import shape, token_advantages
 from trainer import TrainOptions
 from trainer.batching import build_step
 from trainer.policy import Policy
-from trainer.stream import Rollout
+from trainer.rollouts import Rollout
 from trainer.update import apply_gradients, backward, make_optimizer
 
 #: seeds of evaluation: the same in every cell

@@ -81,7 +81,7 @@ def forest(findings: Sequence[Finding]) -> bytes:
         for at, (_, part) in enumerate(rows):
             colour, estimate = _OF_VERDICT[part.answer.verdict], part.estimate
             assert estimate is not None
-            if estimate.low is not None:
+            if estimate.low is not None and estimate.high is not None:
                 ax.plot([estimate.low, estimate.high], [at, at], color=colour, linewidth=1.2)
             ax.plot([estimate.value], [at], "o", color=colour, markersize=4)
         ax.set_yticks(range(len(rows)), [name for name, _ in rows])

@@ -92,8 +92,8 @@ def _measures(rows: Sequence[Mapping[str, Any]], budget: int) -> dict[str, float
     rollouts, tokens = ([float(row[name]) for row in rows] for name in ("rollouts", "tokens"))
     found["area"] = area(rollouts, heights, until=rollouts[-1]) if len(rows) > 1 else None
     found["area_tokens"] = area(tokens, heights, until=float(budget)) if len(rows) > 1 else None
-    found["gain"] = last["pass1"] - rows[0]["pass1"]
-    found["gain_per_token"] = 1e6 * found["gain"] / last["tokens"] if last["tokens"] else None
+    found["gain"] = gain = float(last["pass1"] - rows[0]["pass1"])
+    found["gain_per_token"] = 1e6 * gain / last["tokens"] if last["tokens"] else None
     found["kl_rollout"] = _product(last["teacher_kl"], last["length"])
     found["length_change"] = _difference(last["length"], rows[0]["length"])
     return found

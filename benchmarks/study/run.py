@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -81,7 +82,8 @@ def compute(cell: Cell, shop: Workshop, *, results: Path, rollouts: Path, world:
     with claimed(path) as mine:
         if not mine or path.exists():
             return False
-        at, kept = commit(), []
+        at = commit()
+        kept: list[dict[str, Any]] = []
 
         def keep(number: int, batch: Batch, signals: pa.Table) -> None:
             if cell.seed == KEPT_SEED and number in KEPT_ROUNDS:
@@ -132,10 +134,11 @@ def chosen_rates(size: Size, results: Path) -> dict[str, float]:
     found: dict[str, dict[float, list[float]]] = {}
     for row in last.select(["arm", "lr", "pass1"]).to_pylist():
         found.setdefault(row["arm"], {}).setdefault(row["lr"], []).append(row["pass1"])
-    return {
-        arm: max(sorted(of_rate), key=lambda rate, of_rate=of_rate: float(np.mean(of_rate[rate])))
-        for arm, of_rate in found.items()
-    }
+    best = {}
+    for arm, of_rate in found.items():
+        means = {rate: float(np.mean(of_rate[rate])) for rate in sorted(of_rate)}
+        best[arm] = max(means, key=means.__getitem__)
+    return best
 
 
 def run_workers(count: int, arguments: Sequence[str]) -> int:

@@ -56,7 +56,8 @@ class _Rows:
         width = ids.shape[1]
         cosine, sine = rotations(shape)
         x = functional.embedding(ids, p["model.embed_tokens.weight"])
-        self.keys, self.values = [], []
+        self.keys: list[torch.Tensor] = []
+        self.values: list[torch.Tensor] = []
         for layer in range(shape.layers):
             q, k, v = queries_keys_values(p, layer, x, (cosine[:width], sine[:width]), shape)
             x = after_attention(p, layer, x, functional.scaled_dot_product_attention(q, k, v, is_causal=True))

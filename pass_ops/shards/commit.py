@@ -127,10 +127,10 @@ def pending_parts(ds: Dataset) -> PendingParts:
     gone), and the attempts that led to them: they succeeded, and count for nothing when the part is redone.
     Nothing is left of a complete dataset whose rows were deleted by a rule.
     """
-    if ds.store.exists(names.deleted(ds.fp8)) and ds.store.exists(names.manifest(ds.fp8)):
-        return PendingParts(todo=(), suspects=(), failed=())
     done = parts_in(ds, names.DONE)
     data = {entry.name for entry in ds.store.entries()}
+    if {names.deleted(ds.fp8), names.manifest(ds.fp8)} <= data:
+        return PendingParts(todo=(), suspects=(), failed=())
     void = _void_parts(ds, done, data)
     if void and names.manifest(ds.fp8) in data:
         ds.store.remove(names.manifest(ds.fp8))
