@@ -236,7 +236,7 @@ def _progress(stored: Stored) -> str:
     chosen = "each arm at the one of" if stored.tuned else "not tuned: every arm at"
     return (
         f"{sum(seeds)} cells are finished: {len(runs)} arms and levels, "
-        f"{few if few == many else f'{few} to {many}'} seeds each. Learning rates: {chosen} "
+        f"{few if few == many else f'{few} to {many}'} seed{'s' * (many > 1)} each. Learning rates: {chosen} "
         f"{', '.join(f'{rate:g}' for rate in rates)}{' that tuning seeds chose' if stored.tuned else ''}."
     )
 

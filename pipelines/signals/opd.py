@@ -134,7 +134,8 @@ class OpdSignal(StepwiseSignal):
         known_R, detail = self._lacking(teachers, inputs)
         columns = {role: inputs[name]["logprobs"] for role, name in self._others().items()}
         columns["teacher"] = self._taught(teachers, inputs)
-        columns.setdefault("policy", rollouts["behavior_logprobs"])
+        if self.policy is None:
+            columns["policy"] = rollouts["behavior_logprobs"]
         if not known_R.all():
             columns = {role: column.filter(pa.array(known_R)) for role, column in columns.items()}
         values = {"process_scores": self._per_token({role: one_chunk(column) for role, column in columns.items()})}

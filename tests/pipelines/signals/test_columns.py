@@ -8,7 +8,7 @@ import pytest
 
 from pass_ops.shards import signal_schema
 from pass_ops.shards.schemas import STATUSES
-from pipelines.signals import Row, SignalResultError, build_signal, columnar_sidecar, sidecar
+from pipelines.signals import Row, Signal, SignalResultError, build_signal, columnar_sidecar, sidecar
 from pipelines.signals.execution import ExecutionSignal
 from pipelines.signals.opd import GOpdSignal
 from pipelines.signals.stage import rollout_columns
@@ -73,6 +73,12 @@ def part(request, make_rollouts) -> tuple[pa.Table, dict[str, pa.Table]]:
     return rollouts, inputs
 
 
+def read_for(signal: Signal, rollouts: pa.Table) -> pa.Table:
+    """The columns that a stage reads for the signal, and no other."""
+    columns = rollout_columns(signal)
+    return rollouts if columns is None else rollouts.select(columns)
+
+
 def lacking(inputs: dict[str, pa.Table], roles: dict[str, str], row: int) -> str:
     found = {role: inputs[name]["status"][row].as_py() for role, name in roles.items()}
     return "; ".join(f"{role}: {status}" for role, status in found.items() if status != "ok")
@@ -104,7 +110,7 @@ def test_opd_and_g_opd_have_the_bits_of_a_loop_over_rows(part, policy: str | Non
     signal = (
         build_signal("g_opd", options | {"base": "b", "lam": lam}) if lam is not None else build_signal("opd", options)
     )
-    table = signal.score(rollouts, inputs)
+    table = signal.score(read_for(signal, rollouts), inputs)
     assert bits(table) == bits(
         sidecar("process_tokens", rollouts, row_by_row(rollouts, inputs, policy=policy, lam=lam))
     )
@@ -125,7 +131,7 @@ def test_sums_over_steps_have_the_bits_of_a_loop_over_rows(tokenizer_folder: str
         rows.append(Row(values={"process_scores": sums.astype(np.float32), "process_ends": ends}))
     signal = build_signal("opd", {"teacher": "t", "per": "step"})
     signal.setup(tokenizer_folder)
-    assert bits(signal.score(rollouts, inputs)) == bits(sidecar("process_steps", rollouts, rows))
+    assert bits(signal.score(read_for(signal, rollouts), inputs)) == bits(sidecar("process_steps", rollouts, rows))
 
 
 @pytest.mark.parametrize("per", ["step", "token"])
@@ -157,7 +163,7 @@ def test_a_weighted_mean_has_the_bits_of_numpys_average_row_by_row(
     kind = {"step": "process_steps", "token": "process_tokens"}[per]
     inputs = {name: sidecar(kind, rollouts, given[name]) for name in names}
     signal = build_signal("combine", {"signals": names, "weights": weights, "per": per})
-    assert bits(signal.score(rollouts, inputs)) == bits(sidecar(kind, rollouts, rows))
+    assert bits(signal.score(read_for(signal, rollouts), inputs)) == bits(sidecar(kind, rollouts, rows))
 
 
 def test_whole_columns_and_rows_make_the_same_sidecar(make_rollouts) -> None:
