@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,7 @@ def write_inputs(folder: Path, size: Size) -> None:
             stage="score", stage_version=1, options={"kind": kind}, parts=size.parts,
             inputs={"rollouts": rollouts.ref(str(url))},
         )  # fmt: skip
-        write_dataset(url, spec, lambda part, kind=kind, name=name: signal_table(size, part, kind, name))
+        write_dataset(url, spec, partial(signal_table, size, kind=kind, name=name))
     streams = "".join(f'[shape.streams.{name}]\nsignal = "{name}"\n' for name in ("process", "outcome", *further))
     (folder / "score.toml").write_text(CONFIG + SCORE)
     (folder / "shape.toml").write_text(f"{CONFIG}[shape]\n{streams if further else ROLES}")
@@ -249,7 +250,7 @@ def rollout_table(size: Size, part: int) -> pa.Table:
     return pa.table(columns)
 
 
-def signal_table(size: Size, part: int, kind: str, name: str) -> pa.Table:
+def signal_table(size: Size, part: int, *, kind: str, name: str) -> pa.Table:
     """A part of a signal: a random score for each step, or a reward."""
     ids, rng = rollout_ids(size, part), np.random.default_rng([part, *name.encode()])
     rows = len(ids)

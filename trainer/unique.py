@@ -6,7 +6,7 @@ Dimensions: _R rows (rollouts) of one part.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -15,8 +15,19 @@ from numpy.typing import NDArray
 
 from trainer.errors import TrainDataError
 
-if TYPE_CHECKING:
-    from trainer.data import TrainData
+
+class Parts(Protocol):
+    """What is asked of the data (`trainer.data.TrainData` has it)."""
+
+    @property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """Part -> (source, part of that source)."""
+
+    def read(self, part: int, columns: Sequence[str]) -> pa.Table:
+        """A part with these columns."""
+
+    def describe(self, part: int) -> str:
+        """Where a part is, for messages."""
 
 
 def hashes_of(ids: pa.ChunkedArray) -> NDArray[np.uint64]:
@@ -25,7 +36,7 @@ def hashes_of(ids: pa.ChunkedArray) -> NDArray[np.uint64]:
     return hashes_R
 
 
-def check_unique(data: TrainData, hashes: Sequence[NDArray[np.uint64]]) -> None:
+def check_unique(data: Parts, hashes: Sequence[NDArray[np.uint64]]) -> None:
     """Raises TrainDataError where a source has a rollout twice. hashes: of each part's ids (`hashes_of`).
 
     Ids that share a hash are read again and compared themselves, so two that happen to share one are no error.
@@ -45,7 +56,7 @@ def check_unique(data: TrainData, hashes: Sequence[NDArray[np.uint64]]) -> None:
 
 
 def _first_twice(
-    data: TrainData, parts: Sequence[int], hashes: Sequence[NDArray[np.uint64]], shared: NDArray[np.uint64]
+    data: Parts, parts: Sequence[int], hashes: Sequence[NDArray[np.uint64]], shared: NDArray[np.uint64]
 ) -> str | None:
     """The first id that is met a second time, of those whose hash is shared."""
     seen: set[str] = set()
