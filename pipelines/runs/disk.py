@@ -24,9 +24,11 @@ def disk_problem(run: Run, rows: Sequence[PromptRow], *, policy: str, rounds: in
         return None
     folder = Path(store.path())
     estimate = estimate_round(run.config, rows, policy=policy)
+    kept = checkpoint_bytes(list(tensor_shapes(policy).values()), run.config.train)
     wanted = rounds * estimate.disk_gigabytes * 1e9 - written(folder)
+    wanted -= (rounds - 1) * kept / run.config.train.keep_checkpoints  # one round at a time writes one more
     if (keep := run.config.run.keep_states) is not None and keep < rounds:
-        wanted -= (rounds - keep) * checkpoint_bytes(list(tensor_shapes(policy).values()), run.config.train)
+        wanted -= (rounds - keep) * kept
     if (keep := run.config.run.keep_rollouts) is not None and keep < rounds:
         wanted -= (rounds - keep) * estimate.gigabytes * 1e9
     place = next(place for place in (folder, *folder.parents) if place.exists())

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pass_ops.shards import open_dataset
 from pipelines.cli.parser import main
+from pipelines.models.folder import tensor_shapes
 from pipelines.runs.check import RunRefused, check_run, find_problems
 from pipelines.runs.config import load_config
+from pipelines.runs.cost import checkpoint_bytes, estimate_round, training_bytes
+from pipelines.runs.disk import disk_problem
 from pipelines.runs.run import Run
 
 STARTS = ("run", "rounds", "eval")
@@ -112,13 +117,30 @@ def test_what_is_hardly_meant_needs_consent(project, wrong, consent):
 
 
 def test_a_full_disk_needs_consent(project, monkeypatch):
-    import shutil
-    from types import SimpleNamespace
-
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     (found,) = problems(project)
     assert "0.0 GB are free" in found
     assert problems(project, "run.accept=['disk_space']") == []
+
+
+def test_of_rounds_whose_states_go_only_one_checkpoint_is_being_written_at_a_time(project, monkeypatch):
+    run = opened(project, "run.keep_states=1", "train.keep_checkpoints=2")
+    rows = [{"prompt": "1+1", "messages": None}]
+
+    def wanted(rounds: int) -> int:
+        """Bytes that must be free."""
+        low, high = 0, 10**9
+        while low < high:
+            free = (low + high) // 2
+            monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+            refused = disk_problem(run, rows, policy=run.config.policy.model, rounds=rounds)
+            low, high = (free + 1, high) if refused else (low, free)
+        return low
+
+    shapes = list(tensor_shapes(run.config.policy.model).values())
+    policy = training_bytes(shapes, run.config.train) - checkpoint_bytes(shapes, run.config.train) * 3 // 2
+    rows_of_a_round = estimate_round(run.config, rows, policy=run.config.policy.model).gigabytes * 1e9
+    assert wanted(5) - wanted(1) == pytest.approx(4 * (policy + rows_of_a_round), abs=4000)  # estimates round to kB
 
 
 @pytest.mark.parametrize(
