@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from trainer.options import DEFAULT_BATCH_SIZE, TrainOptions
 
 IntArray = NDArray[np.int64]
+Integers = NDArray[np.int32] | NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,21 +24,21 @@ class Units:
 
     rows_R: IntArray
     starts_U: IntArray  # units + 1
-    part_U: IntArray
+    part_U: NDArray[np.int32]
     tokens_U: IntArray
 
     def __len__(self) -> int:
         return len(self.part_U)
 
 
-def form_units(rows_R: IntArray, *, unit_R: IntArray, part_R: IntArray, tokens_R: IntArray) -> Units:
+def form_units(rows_R: IntArray, *, unit_R: Integers, part_R: NDArray[np.int32], tokens_R: NDArray[np.int32]) -> Units:
     """Units from rows in the order of the data; rows of one unit are adjacent and share unit_R."""
     first_R = np.flatnonzero(np.diff(unit_R, prepend=-1))
     return Units(
         rows_R=rows_R,
         starts_U=np.append(first_R, len(rows_R)),
         part_U=part_R[first_R],
-        tokens_U=np.add.reduceat(tokens_R, first_R) if len(rows_R) else np.zeros(0, np.int64),
+        tokens_U=np.add.reduceat(tokens_R, first_R, dtype=np.int64) if len(rows_R) else np.zeros(0, np.int64),
     )
 
 

@@ -116,27 +116,33 @@ def stream_steps(
     windows (`order.epoch_order`), and of a store elsewhere the files of the parts to be decoded next, over the edges of
     windows and epochs (`ReadAhead`).
     """
-    needed = [[(step.epoch, p) for p in dict.fromkeys(index.part_R[step.rows_R].tolist())] for step in steps]
-    last_use = {key: number for number, keys in enumerate(needed) for key in keys}
-    order = [part for _, part in dict.fromkeys(key for keys in needed for key in keys)]
+    needed = [_first_seen(index.part_R[step.rows_R]) for step in steps]
+    last_use = {(step.epoch, part): number for number, step in enumerate(steps) for part in needed[number].tolist()}
     decoded: dict[tuple[int, int], Future[Rollouts]] = {}
-    with ReadAhead(data, order, threads=threads) as stored:
+    with ReadAhead(data, [part for _, part in last_use], threads=threads) as stored:  # in the order of their first use
         pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         try:
             for number, step in enumerate(steps):
-                for key in (key for keys in needed[number : number + ahead + 1] for key in keys):
+                soon = range(number, min(number + ahead + 1, len(steps)))
+                for key in ((steps[later].epoch, part) for later in soon for part in needed[later].tolist()):
                     if key not in decoded:
                         decoded[key] = pool.submit(
                             decode_part, data, key[1], reference=reference, old=old, fetched=stored.take()
                         )
-                parts = {part: decoded[epoch, part].result() for epoch, part in needed[number]}
+                keys = [(step.epoch, part) for part in needed[number].tolist()]
+                parts = {key[1]: decoded[key].result() for key in keys}
                 yield Rollouts.joined([(parts[part], a, b) for part, a, b in _runs(index, step.rows_R)])
                 del parts
-                for key in needed[number]:
+                for key in keys:
                     if last_use[key] == number:
                         del decoded[key]
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _first_seen(part_R: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The parts of a step in the order of its rows: as numbers, for ten million rows can need as many of them."""
+    return np.array(list(dict.fromkeys(part_R.tolist())), np.int32)
 
 
 def _runs(index: RowIndex, rows_R: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
