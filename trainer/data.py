@@ -23,6 +23,7 @@ from pass_ops.shards import CompleteDataset
 from trainer.errors import TrainDataError
 from trainer.options import TrainOptions
 from trainer.order import Units, form_units
+from trainer.rollouts import offsets_of
 from trainer.unique import check_unique, hashes_of
 
 BEHAVIOR_COLUMN, REFERENCE_COLUMN = "behavior_logprobs", "reference_logprobs"
@@ -273,4 +274,4 @@ def _check_selection(index: RowIndex, fed_R: NDArray[np.bool_], *, counts: Mappi
 
 def list_offsets(lists: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
     """Where each list starts in `list_values`, and where the last one ends."""
-    return np.concatenate([[0], np.cumsum(list_lengths(lists))]).astype(np.int64)
+    return offsets_of(list_lengths(lists))
