@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -72,6 +73,12 @@ def _as_column(column: Column, kind: pa.DataType, *, name: str, rows: int) -> pa
             f"a signal's column {name!r} has {len(found)} rows for {rows} rollouts; it must have one for each, in order"
         )
     return found
+
+
+def list_rows(lists: pa.ChunkedArray) -> list[NDArray[Any]]:
+    """Each list of numbers as an array, which is a view; none is null."""
+    values_N, starts_R1 = list_values(lists), offsets(list_lengths(lists)).tolist()
+    return [values_N[start:end] for start, end in pairwise(starts_R1)]
 
 
 def spread(lists: pa.ListArray, known_R: NDArray[np.bool_]) -> pa.ListArray:
