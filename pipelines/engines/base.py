@@ -8,7 +8,7 @@ future.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal, Protocol
@@ -223,7 +223,7 @@ class EngineOptions:
 class SampleRequest:
     """One rollout to sample: what it is given, its own seed (0 to 2**63 - 1), and how to draw."""
 
-    prompt_token_ids: Sequence[int]
+    prompt_token_ids: TokenIds
     seed: int
     sampling: Sampling
 

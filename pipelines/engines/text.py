@@ -144,7 +144,7 @@ def stops(tokenizer: Any, stop: tuple[str, ...], keep: tuple[str, ...] = ()) -> 
     return Stops(strings, {string: special[string] for string in stop if string in special})
 
 
-def ends_inside_character(tokenizer: Any, token_ids: Sequence[int]) -> bool:
+def ends_inside_character(tokenizer: Any, token_ids: TokenIds) -> bool:
     """Whether the text of these tokens ends with bytes that are no character yet (or with U+FFFD itself)."""
     special = set(special_tokens(tokenizer).values())
     tail: list[int] = []

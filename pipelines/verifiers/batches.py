@@ -82,6 +82,14 @@ class Columns(Sequence[tuple[Any, ...]]):
             return Columns(*(column[index] for column in self._columns))
         return tuple([column[index] for column in self._columns])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _calls, tuple(self._columns)
+
+
+def _calls(*columns: Sequence[Any]) -> Sequence[tuple[Any, ...]]:
+    """The calls of the other side, a plain list where the columns have become lists."""
+    return list(zip(*columns, strict=True)) if all(isinstance(one, list) for one in columns) else Columns(*columns)
+
 
 class Board:
     """Shared memory on which a child puts each answer of a batch, in pickles one after the other, until it is sent."""
