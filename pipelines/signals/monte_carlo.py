@@ -91,6 +91,11 @@ class MonteCarloSignal(StepwiseSignal, VerifyingSignal, ModelSignal):
         """The token ids, which are continued."""
         return ("prompt_token_ids", "token_ids")
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The prompt's tokens and the answer, and what steps are cut from."""
+        return ("prompt_token_ids", "token_ids", "text", "answer")
+
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Sample every distinct prefix of the part at once, then verify every distinct completion."""
         from pipelines.engines import acquire

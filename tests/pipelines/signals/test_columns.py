@@ -307,6 +307,9 @@ def test_only_columns_that_a_signal_reads_are_read_for_it() -> None:
     assert rollout_columns(build_signal("combine", {"signals": ["a", "b"]})) == ["rollout_id", "token_ids", "loss_mask"]
     g_opd = build_signal("g_opd", {"teacher": "t", "base": "b"})
     assert rollout_columns(g_opd) == ["rollout_id", "token_ids", "loss_mask", "behavior_logprobs"]
+    monte_carlo = build_signal("monte_carlo", {"verifier": "number"})
+    named = ["rollout_id", "token_ids", "loss_mask", "prompt_token_ids", "text", "answer"]
+    assert rollout_columns(monte_carlo) == named
 
 
 def test_a_signal_of_ones_own_is_given_every_column_whatever_it_derives_from() -> None:
