@@ -51,6 +51,15 @@ def test_every_command_and_its_dry_run_refuse_alike_and_make_nothing(project, ca
     assert not Path(project.out).exists()
 
 
+@pytest.mark.parametrize("command", STARTS)
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_options_that_another_would_make_count_for_nothing_are_refused(project, capsys, command, dry):
+    both = ("--set", "run.prompts_per_round=4", "--set", "prompts.limit=8")
+    shown = refused(capsys, command, project.config, "--out", project.out, *both, *dry)
+    assert "prompts.limit is 8, but run.prompts_per_round is 4" in shown
+    assert not Path(project.out).exists()
+
+
 def test_all_problems_are_told_at_once_one_a_line(project, capsys):
     wrong = ("shape.weights.outcome=-1", "generate.group_size=1", "prompts.source='absent.jsonl'",
              "train.kl_coef=0.1", "generate.sampling.top_p=0.9", "eval.outcome='format'")  # fmt: skip
