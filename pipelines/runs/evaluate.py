@@ -79,8 +79,8 @@ class EvalOptions:
             )
         if self.sampling is not None and self.sampling.token_statistics:
             raise EvaluationError(
-                f"sampling.token_statistics is {self.sampling.token_statistics}, but only training reads statistics, so "
-                "an evaluation stores none; leave it out"
+                f"sampling.token_statistics is {self.sampling.token_statistics}, but only training reads statistics, "
+                "so an evaluation stores none; leave it out"
             )
 
     def asked(self, name: str, *, whole: bool) -> tuple[str, PromptSource]:
