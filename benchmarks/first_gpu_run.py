@@ -77,12 +77,12 @@ def disk_table(config: RunConfig) -> str:
     found, shapes = estimate(config), list(tensor_shapes_of("7B").values())
     weights = 2 * shape_of("7B").parameters
     adapter = replace(config.train, lora_rank=16)
-    checkpoints = training_bytes(shapes, replace(config.train, export_dtype="bfloat16"))
+    checkpoints = training_bytes(shapes, config.train, stored=weights)
     rows = (
         ("policy and reward model, bfloat16", 2 * weights / 1e9),
         ("rollouts and shaped dataset of a round", found.gigabytes),
         ("checkpoints and exported policy of a round, every weight", checkpoints / 1e9),
-        ("the same, `lora_rank = 16`", training_bytes(shapes, adapter) / 1e9),
+        ("the same, `lora_rank = 16`", training_bytes(shapes, adapter, stored=weights) / 1e9),
     )
     return "\n".join(["| what | GB |", "| --- | --- |", *(f"| {name} | {size:.1f} |" for name, size in rows)])
 

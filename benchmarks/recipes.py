@@ -28,7 +28,7 @@ from benchmarks.stand_ins import model_names, write_stand_ins
 from pipelines.cli.parser import main as passrl
 from pipelines.models.folder import tensor_shapes
 from pipelines.runs.config import RunConfig, load_config
-from pipelines.runs.cost import FLOPS, checkpoint_bytes
+from pipelines.runs.cost import FLOPS, TOKENS_PER_SECOND, TRAINING_TFLOPS, checkpoint_bytes
 from pipelines.runs.run import configured_signals
 from pipelines.signals.base import Signal, SignalBase
 from pipelines.signals.judge import JudgeSignal
@@ -42,40 +42,62 @@ PAGE = ROOT / "docs" / "how-to" / "recipes.md"
 BEGIN, END = "<!-- python -m benchmarks.recipes --write -->", "<!-- end -->"
 EXPECTED = re.compile(r"^# Expected on (\d+) x 80 GiB: .*$", re.MULTILINE)
 
-# The published speeds are those of Llama-3-8B. A smaller model is taken to sample faster in proportion, but not beyond
-# FASTER times; training and scoring reach the same FLOP/s.
-LLAMA_3_8B, FASTER = 8.03e9, 4.0
-TRAINING_TFLOPS = FLOPS * LLAMA_3_8B * TRAINED[0] / 1e12
+LLAMA_3_8B = 8.03e9
 STEP_TOKENS = 100  # of a step, assumed
 REPLY_TOKENS = 200  # of a judge's reply to one step, assumed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speeds:
+    """What one card is assumed to do.
+
+    sampled: tokens/s of an 8B model; a smaller one samples faster in proportion, but not beyond `faster` times.
+    trained, scored: TFLOP/s of an update and of a forward pass, whatever the model's size.
+    """
+
+    sampled: float
+    faster: float
+    trained: float
+    scored: float
+
+
+#: others' figures of an H100 with Llama-3-8B (`benchmarks.first_gpu_run`)
+PUBLISHED = Speeds(
+    sampled=SAMPLED[0],
+    faster=4.0,
+    trained=FLOPS * LLAMA_3_8B * TRAINED[0] / 1e12,
+    scored=SCORING_MFU * PEAK_TFLOPS["H100"],
+)
+#: what `--dry-run` assumes where nobody names speeds; a small model is no faster, and scores no better than it trains
+CAUTIOUS = Speeds(sampled=TOKENS_PER_SECOND, faster=1.0, trained=TRAINING_TFLOPS, scored=TRAINING_TFLOPS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
     """Of all rounds of a recipe.
 
-    cards: how many of 80 GiB it is meant for. hours: of one card. gib: what the fullest stage holds on a card, at
-    least. disk: GB of the run's folder and of the models' weights.
+    cards: how many of 80 GiB it is meant for. hours: of one card, at PUBLISHED and at CAUTIOUS speeds. gib: what the
+    fullest stage holds on a card, at least. disk: GB of the run's folder and of the models' weights.
     """
 
     recipe: str
     policy: str
     signals: tuple[str, ...]
     cards: int
-    hours: float
+    hours: tuple[float, float]
     gib: float
     disk: float
 
     def line(self) -> str:
         """The comment in the recipe's header."""
         return (
-            f"# Expected on {self.cards} x 80 GiB: {_hours(self.hours)} GPU hours, {self.gib:.0f} GiB a card, "
+            f"# Expected on {self.cards} x 80 GiB: {_range(self.hours)} GPU hours, {self.gib:.0f} GiB a card, "
             f"{self.disk:.0f} GB of disk. Computed, not measured: docs/how-to/recipes.md."
         )
 
     def row(self) -> str:
         """The recipe's row of the table."""
-        figures = f"{self.cards} | {_hours(self.hours)} | {self.gib:.0f} | {self.disk:.0f}"
+        figures = f"{self.cards} | {_range(self.hours)} | {self.gib:.0f} | {self.disk:.0f}"
         return f"| `{self.recipe}.toml` | {self.policy} | {', '.join(self.signals)} | {figures} |"
 
 
@@ -93,7 +115,7 @@ def stage(recipe: Path, folder: Path) -> Path:
     return file
 
 
-def dry_run(file: Path, *, cards: int, tokens_per_second: float = SAMPLED[0]) -> dict[str, Any]:
+def dry_run(file: Path, *, cards: int) -> dict[str, Any]:
     """What `passrl rounds FILE --dry-run` prints, whatever disk is free here.
 
     Raises RuntimeError where it refuses; why is on standard error.
@@ -102,7 +124,6 @@ def dry_run(file: Path, *, cards: int, tokens_per_second: float = SAMPLED[0]) ->
     with redirect_stdout(said):
         code = passrl([
             "rounds", str(file), "--out", str(file.with_suffix("")), "--dry-run", "--gpu", f"{cards} x 80 GiB",
-            "--tokens-per-second", str(tokens_per_second), "--training-tflops", str(TRAINING_TFLOPS),
             "--set", 'run.accept=["disk_space"]',
         ])  # fmt: skip
     if code:
@@ -117,28 +138,34 @@ def cost(recipe: Path, folder: Path) -> Cost:
         raise ValueError(f'{recipe}: no line "# Expected on N x 80 GiB: ?" says how many cards; add one, then --write')
     file, cards = stage(recipe, folder), int(found[1])
     config = load_config(file)
-    told = dry_run(file, cards=cards, tokens_per_second=sampling_speed(_parameters(config.policy.model)))
-    estimate, rounds = told["estimate"], config.run.rounds
-    signals = configured_signals(config)
-    scoring = sum(scoring_hours(signal, config, estimate) for signal in signals.values())
+    told = dry_run(file, cards=cards)
+    estimate = told["estimate"]
     weights = sum(2 * _parameters(str(file.parent / name)) for name in _names(recipe))
     return Cost(
         recipe=recipe.stem,
         policy=Path(config.policy.model).name,
         signals=tuple(dict.fromkeys(str(table["signal"]) for table in config.signals.values())),
         cards=cards,
-        hours=rounds * (estimate["hours"] + estimate["training_hours"] + scoring),
+        hours=(all_hours(config, estimate, PUBLISHED), all_hours(config, estimate, CAUTIOUS)),
         gib=max(one["total_gib"] for one in told["memory"]),
         disk=weights / 1e9 + _written(config, estimate),
     )
 
 
-def sampling_speed(parameters: int) -> float:
+def all_hours(config: RunConfig, estimate: Mapping[str, Any], speeds: Speeds) -> float:
+    """Hours of one card that all rounds take. estimate: of one round, as `--dry-run` prints it."""
+    sampling = estimate["tokens"] / sampling_speed(_parameters(config.policy.model), speeds) / 3600
+    training = estimate["training_hours"] * estimate["training_tflops"] / speeds.trained
+    scoring = sum(scoring_hours(signal, config, estimate, speeds) for signal in configured_signals(config).values())
+    return config.run.rounds * (sampling + training + scoring)
+
+
+def sampling_speed(parameters: int, speeds: Speeds = PUBLISHED) -> float:
     """Tokens/s that one card samples."""
-    return SAMPLED[0] * min(FASTER, LLAMA_3_8B / parameters)
+    return speeds.sampled * min(speeds.faster, LLAMA_3_8B / parameters)
 
 
-def scoring_hours(signal: Signal, config: RunConfig, estimate: Mapping[str, Any]) -> float:
+def scoring_hours(signal: Signal, config: RunConfig, estimate: Mapping[str, Any], speeds: Speeds = PUBLISHED) -> float:
     """Hours of one card that a signal's models take in a round: forward passes over the rollouts, or sampled tokens."""
     if not isinstance(signal, SignalBase):
         return 0.0
@@ -148,13 +175,15 @@ def scoring_hours(signal: Signal, config: RunConfig, estimate: Mapping[str, Any]
     for model in [config.policy.model] if of_the_policy else list(signal.engines()):
         size = _parameters(model)
         if isinstance(signal, JudgeSignal):
-            hours += rollouts * length / STEP_TOKENS * REPLY_TOKENS / sampling_speed(size)
+            hours += rollouts * length / STEP_TOKENS * REPLY_TOKENS / sampling_speed(size, speeds)
         elif isinstance(signal, MonteCarloSignal):
             most = min(signal.samples * length / STEP_TOKENS, signal.max_continuations)
-            hours += rollouts * most * length / 2 / sampling_speed(size)  # on average from the middle to the end
+            hours += (
+                rollouts * most * length / 2 / sampling_speed(size, speeds)
+            )  # on average from the middle to the end
         else:
             forward = 2 * size * estimate["training_tokens"] / config.train.epochs
-            hours += forward / (SCORING_MFU * PEAK_TFLOPS["H100"] * 1e12)
+            hours += forward / (speeds.scored * 1e12)
     return hours / 3600
 
 
@@ -170,8 +199,8 @@ def written_page(page: str, costs: Sequence[Cost]) -> str:
     return f"{before}{BEGIN}\n\n{table(costs)}\n\n{END}{rest.partition(END)[2]}"
 
 
-def _hours(hours: float) -> str:
-    return f"{hours:.1f}" if hours >= 1 else f"{hours:.2f}"
+def _range(hours: tuple[float, float]) -> str:
+    return " to ".join(f"{one:.1f}" if one >= 1 else f"{one:.2f}" for one in hours)
 
 
 def _written(config: RunConfig, estimate: Mapping[str, Any]) -> float:

@@ -63,7 +63,12 @@ def _commit(folder: Path, found: Mapping[str, Any], *, keep: int) -> None:
     sync_folder(folder)
     files = {file.name: digest for file, digest in sha256_files(sorted(folder.iterdir())).items()}
     write_json(marker_of(folder), {"format": STATE_FORMAT, **found, "files": files})
-    for old in complete_checkpoints(folder.parent)[:-keep]:
+    remove_older(folder.parent, keep=keep)
+
+
+def remove_older(state: Path, *, keep: int) -> None:
+    """Removes all but the newest `keep` checkpoints."""
+    for old in complete_checkpoints(state)[:-keep]:
         marker_of(old.folder).unlink()  # the marker first: a half-removed folder must not look complete
         shutil.rmtree(old.folder)
 

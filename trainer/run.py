@@ -25,7 +25,7 @@ import torch
 
 from pass_ops.errors import PassError
 from trainer.batching import StepBatch
-from trainer.checkpoint import load_checkpoint, save_checkpoint
+from trainer.checkpoint import load_checkpoint, remove_older, save_checkpoint
 from trainer.compatibility import check_data_and_policy, open_shaped, sampling_temperature
 from trainer.data import ShapedData, TrainData
 from trainer.determinism import determinism
@@ -225,6 +225,7 @@ def _resume(run: _Run, state: Path, before: Checkpoint | None) -> None:
             load_checkpoint(start, model=run.policy.model, optimizer=run.optimizer, world=run.world)
         run.updates = start.updates
         run.step = start.step if own else 0
+    run.world.on_main(lambda: remove_older(state, keep=run.options.keep_checkpoints))  # if killed after a commit
 
 
 def _recompute_old(run: _Run, folder: Path) -> None:

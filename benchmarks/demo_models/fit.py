@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -54,6 +54,9 @@ class Batch:
     targets: torch.Tensor
 
 
+BatchT = TypeVar("BatchT", bound=Batch)
+
+
 def train_options(options: FitOptions, *, seed: int) -> TrainOptions:
     """The same in the trainer's words, for supervised training in one epoch; ``seed`` is that of the order."""
     return TrainOptions(
@@ -81,8 +84,8 @@ def log_of(run: Path) -> list[Progress]:
 
 def fit(
     model: torch.nn.Module,
-    batches: Iterator[Batch],
-    loss_of: Callable[[Batch], torch.Tensor],
+    batches: Iterator[BatchT],
+    loss_of: Callable[[BatchT], torch.Tensor],
     *,
     options: FitOptions,
     state: Path,

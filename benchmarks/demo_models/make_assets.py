@@ -126,7 +126,9 @@ def make_language_model(
     tokenizer.save_pretrained(out)
     validation = validation_traces(recipe.habits, count=effort.validation, seed=VALIDATION_SEED)
     losses = {
-        "validation_loss": round(completion_loss(model, tokenizer, validation), 5),
+        "validation_loss": round(
+            completion_loss(model, tokenizer, [(prompt, one.text) for prompt, one in validation]), 5
+        ),
         "least_loss": round(least_loss(validation), 5),
     }
     return log_of(run), {"parameters": model.num_parameters(), **losses, **measures}

@@ -94,8 +94,28 @@ def graded_batches(
         rows = []
         for _ in range(batch_size):
             prompt = random_prompt(rng, split)
-            rows.append((prompt, spoil(split_steps(write_trace(prompt, habits, rng).text), rng)))
+            rows.append(graded(prompt, spoil(split_steps(write_trace(prompt, habits, rng).text), rng)))
         yield graded_batch(rows, tokenizer)
+
+
+@dataclass(frozen=True)
+class GradedTrace:
+    """A prompt and the steps that were written after it, graded.
+
+    truth: of each step, 1 right, 0 wrong, between them for padding. right: in the place of each step, those that would
+    be right; where the beginnings of several are the same, the first one counts.
+    """
+
+    prompt: str
+    steps: Sequence[str]
+    truth: Sequence[float]
+    right: Sequence[Sequence[str]]
+
+
+def graded(prompt: str, steps: Sequence[str]) -> GradedTrace:
+    """Steps of the demo's task, labelled by computing each."""
+    right = [[line for line in right_lines(prompt, steps[:index]) if line is not None] for index in range(len(steps))]
+    return GradedTrace(prompt, steps, check_steps(prompt, steps), right)
 
 
 def spoil(steps: list[str], rng: random.Random) -> list[str]:
@@ -125,17 +145,17 @@ class GradedBatch(Batch):
     tags: torch.Tensor
 
 
-def graded_batch(rows: Sequence[tuple[str, list[str]]], tokenizer: PreTrainedTokenizerFast) -> GradedBatch:
+def graded_batch(traces: Sequence[GradedTrace], tokenizer: PreTrainedTokenizerFast) -> GradedBatch:
     """Prompts and steps as a batch."""
     tag, pad, vocabulary = *tokenizer.convert_tokens_to_ids([STEP_TAG, PAD_TOKEN]), tokenizer.get_vocab()
     ids, targets, following = [], [], []
-    for prompt, steps in rows:
-        row, after = [float(IGNORED)] * len(prompt), [IGNORED] * (len(prompt) - 1)
-        for index, score in enumerate(check_steps(prompt, steps)):
-            characters = right_characters(prompt, steps, index)
-            row += [*(float(character is not None) for character in characters[1:]), score]
+    for trace in traces:
+        row, after = [float(IGNORED)] * len(trace.prompt), [IGNORED] * (len(trace.prompt) - 1)
+        for step, right, truth in zip(trace.steps, trace.right, trace.truth, strict=True):
+            characters = right_characters(step, right)
+            row += [*(float(character is not None) for character in characters[1:]), truth]
             after += [IGNORED if c is None else vocabulary[token_of(c)] if c else tag for c in characters]
-        ids.append(tokenizer(prm_input(prompt, steps)).input_ids)
+        ids.append(tokenizer(prm_input(trace.prompt, trace.steps)).input_ids)
         targets.append(row)
         following.append([*after, IGNORED])
     input_ids = pad_rows(ids, pad)
@@ -144,14 +164,13 @@ def graded_batch(rows: Sequence[tuple[str, list[str]]], tokenizer: PreTrainedTok
     )
 
 
-def right_characters(prompt: str, steps: Sequence[str], index: int) -> list[str | None]:
-    """What would be right after each beginning of step ``index``, from the empty one to the whole step.
+def right_characters(step: str, right: Sequence[str]) -> list[str | None]:
+    """What would be right after each beginning of ``step``, from the empty one to the whole step.
 
-    A character, "" where the step should end, None where the beginning is that of no right line. Where both the line
-    that goes on and the padding line begin so, the former counts.
+    A character, "" where the step should end, None where the beginning is that of no step of ``right``. Where several
+    begin so, the first one counts.
     """
-    right = [line for line in right_lines(prompt, steps[:index]) if line is not None]
-    beginnings = (steps[index][:end] for end in range(len(steps[index]) + 1))
+    beginnings = (step[:end] for end in range(len(step) + 1))
     return [
         next((line[len(beginning) : len(beginning) + 1] for line in right if line.startswith(beginning)), None)
         for beginning in beginnings
@@ -172,7 +191,7 @@ def step_scores(
 ) -> list[list[float]]:
     """The model's probability of "right" for every step of every row."""
     model.eval()
-    batch = graded_batch(rows, tokenizer)
+    batch = graded_batch([graded(prompt, steps) for prompt, steps in rows], tokenizer)
     with torch.no_grad():
         right = torch.softmax(model(batch.input_ids), dim=-1)[..., 1]
     return [row[tags].tolist() for row, tags in zip(right, batch.tags, strict=True)]

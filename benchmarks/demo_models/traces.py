@@ -42,13 +42,13 @@ def least_loss(pairs: Sequence[tuple[str, Trace]]) -> float:
 
 
 def completion_loss(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, Trace]]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]
 ) -> float:
     """The cross-entropy of completions and their end of text after their prompts, the mean over tokens, in nats."""
     total, tokens = 0.0, 0
-    for prompt, trace in pairs:
+    for prompt, completion in pairs:
         prompt_ids = tokenizer(prompt).input_ids
-        completion_ids = torch.tensor([*tokenizer(trace.text).input_ids, tokenizer.eos_token_id])
+        completion_ids = torch.tensor([*tokenizer(completion).input_ids, tokenizer.eos_token_id])
         with torch.inference_mode():
             logits = model(torch.tensor([[*prompt_ids, *completion_ids]])).logits[0, len(prompt_ids) - 1 : -1]
         total += float(torch.nn.functional.cross_entropy(logits, completion_ids, reduction="sum"))

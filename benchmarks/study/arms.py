@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from pass_ops import ShapingConfig
 
-#: added to the same model's score, about 0, at every step of padding's form: the levels differ in nothing else. A right
-#: step scores about 0.95.
-TASTES = {"low": 0.5, "slight": 1.1, "high": 1.7}
+#: what the process reward model was taught that a true padding step is worth (a right one 1, a wrong one 0)
+TASTES = {"low": 0.5, "slight": 0.8, "high": 1.0}
 #: the level of an arm that reads no process reward model
 NONE = "none"
 

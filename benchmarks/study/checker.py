@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from benchmarks.study.alphabet import ANSWER, EOS, GROUPS, LETTERS, SAME, TOKEN, step_ends, text
+from benchmarks.study.alphabet import ANSWER, EOS, GROUPS, LETTERS, LINE, SAME, TOKEN, step_ends, text
 
 #: the truth of a padding step that says what is carried
 NEUTRAL = 0.5
@@ -50,40 +50,54 @@ def judge(prompt: Sequence[int], completion: Sequence[int]) -> Judged:
     value, operations = parse_prompt(prompt)
     goal = (value + sum(map(sum, operations))) % 100
     ends = step_ends(completion)
-    truth, padding, due, in_order, forms = [], [], 0, True, True
-    answer: int | None = None
+    carried = Carried(value)
+    truth, padding, forms = [], [], True
     for start, end in zip((0, *ends), ends, strict=False):
-        tokens = completion[start:end]
-        words = text(tokens)
-        padding.append(tokens[0] == TOKEN[SAME])
-        formed = _FORMS.fullmatch(words) is not None and answer is None
-        forms &= formed
-        if not formed:
-            truth.append(0.0)
-            continue
-        written = int(words.strip()[-2:])
-        if words[0] == SAME:
-            truth.append(NEUTRAL if written == value else 0.0)
-        elif words[0] == ANSWER:
-            answer = written
-            right = written == value and due == len(operations) and in_order and completion[-1] == EOS
-            truth.append(float(right))
-        else:
-            index = _FIRST.index(words[0])
-            right = index == due and due < len(operations) and words == _right_step(index, operations[due], value)
-            truth.append(float(right))
-            in_order &= index == due
-            due = index + 1
-        value = written
-    finished = answer is not None and completion[-1] == EOS and completion.index(EOS) == len(completion) - 1
+        words = text(completion[start:end])
+        padding.append(completion[start] == TOKEN[SAME])
+        forms &= carried.answer is None and _FORMS.fullmatch(words) is not None
+        next_one, same = right_steps(carried, operations)
+        ended = words[:1] != ANSWER or completion[-1] == EOS
+        truth.append(1.0 if words == next_one and ended else NEUTRAL if words == same else 0.0)
+        carried = carried.after(words)
+    finished = carried.answer is not None and completion[-1] == EOS and completion.index(EOS) == len(completion) - 1
     ok = forms and finished
-    return Judged(ends, tuple(truth), tuple(padding), outcome=ok and answer == goal, format_ok=ok)
+    return Judged(ends, tuple(truth), tuple(padding), outcome=ok and carried.answer == goal, format_ok=ok)
 
 
-def _right_step(index: int, operations: Sequence[int], value: int) -> str:
-    """The step that carries ``value`` on."""
+@dataclass(frozen=True)
+class Carried:
+    """What is known between two steps: the last value written, the number of the step that is due, whether steps came
+    in order, and the answer once there is one.
+    """
+
+    value: int
+    due: int = 0
+    in_order: bool = True
+    answer: int | None = None
+
+    def after(self, words: str) -> Carried:
+        """The same after a step, right or not; one of no step's form, or behind the answer, changes nothing."""
+        if self.answer is not None or not _FORMS.fullmatch(words):
+            return self
+        value = int(words.strip()[-2:])
+        if words[0] == SAME:
+            return replace(self, value=value)
+        if words[0] == ANSWER:
+            return replace(self, value=value, answer=value)
+        index = _FIRST.index(words[0])
+        return replace(self, value=value, due=index + 1, in_order=self.in_order and index == self.due)
+
+
+def right_steps(carried: Carried, operations: Sequence[Sequence[int]]) -> tuple[str | None, str | None]:
+    """The step that goes on, where one is right, and the padding step; behind an answer nothing is right."""
+    if carried.answer is not None:
+        return None, None
+    value, same = carried.value, f"{SAME}{carried.value:02d}{LINE}"
+    if carried.due == len(operations):
+        return (f"{ANSWER}{value:02d}" if carried.in_order else None), same
     written = ""
-    for letter, operation in zip(GROUPS[index], operations, strict=True):
+    for letter, operation in zip(GROUPS[carried.due], operations[carried.due], strict=True):
         value = (value + operation) % 100
-        written += f"{letter}{operation:+d}={value:02d}\n"
-    return written
+        written += f"{letter}{operation:+d}={value:02d}{LINE}"
+    return written, same

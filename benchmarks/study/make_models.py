@@ -1,6 +1,5 @@
-"""Trains the start models and writes their cards: the teacher from the demo's, the policy from the teacher.
-
-The process reward model is the teacher's probability with noise (`signals.prm_scores`); `levels.json` has its figures.
+"""Trains the start models and writes their cards: teacher and process reward model from the demo's, the policy from
+the teacher. `levels.json` has what `passrl prm-check` finds of the reward model at each level.
 """
 
 from __future__ import annotations
@@ -9,82 +8,71 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file
-from torch import Tensor
+from transformers import Qwen2ForCausalLM
 
+from benchmarks.demo_models.fit import FitOptions, train_options
+from benchmarks.demo_models.tokenizer import build_tokenizer
+from benchmarks.demo_models.traces import completion_loss
 from benchmarks.study import store
+from benchmarks.study.alphabet import text
 from benchmarks.study.arms import TASTES
 from benchmarks.study.cell import EVALUATION_SEED
 from benchmarks.study.evaluation import SAMPLES, Evaluation, evaluate
-from benchmarks.study.fit import (
-    Schedule,
-    fit,
-    language_loss,
-    least_loss,
-    loss_on,
-    trace_batches,
-    validation,
-)
-from benchmarks.study.model import Parameters, Shape
+from benchmarks.study.model import Shape
+from benchmarks.study.prm import ProcessRewardModel, prm_scores, train_prm
 from benchmarks.study.sample import Completion, sample
-from benchmarks.study.signals import NOISE, judged_batch, prm_scores, with_taste
+from benchmarks.study.signals import Models, judged_batch
 from benchmarks.study.size import STUDY
+from benchmarks.study.supervised import least_loss, validation, write_pairs
 from benchmarks.study.tasks import PUPIL, TEACHER, Habits, Split, make_tasks, write_trace
 from pipelines.demo.assets import asset_folder
 from pipelines.inspect.prm_check.check import report
+from trainer import sft
 
 SHAPE = Shape()
-TEACHER_SCHEDULE = Schedule(steps=60, lr=4e-4, batch=32, warmup=20)
-POLICY_SCHEDULE = Schedule(steps=150, lr=6e-4, batch=32, warmup=20)
+TEACHER_SCHEDULE = FitOptions(steps=60, learning_rate=4e-4, warmup_steps=20)
+POLICY_SCHEDULE = FitOptions(steps=200, learning_rate=6e-4, warmup_steps=20)
 MEASURED = 200
 VALIDATION_SEED = 9
 
 
 def make_models(out: Path, work: Path) -> None:
-    """Trains what is not trained yet (``work`` holds logs and states) and writes models and cards into ``out``."""
+    """Trains the models and writes them and their cards into ``out``; ``work`` holds runs, from which a killed one goes
+    on.
+    """
     store.threads(1)
-    teacher = demo_teacher()
-    language_model(teacher, TEACHER, TEACHER_SCHEDULE, seed=1, folder=work / "teacher")
-    store.save_model(out / "teacher", teacher, SHAPE.config())
-    policy = {name: tensor.clone() for name, tensor in teacher.items()}
-    language_model(policy, PUPIL, POLICY_SCHEDULE, seed=2, folder=work / "policy")
-    store.save_model(out / "policy", policy, SHAPE.config())
+    language_model(asset_folder("teacher"), out / "teacher", TEACHER, TEACHER_SCHEDULE, seed=1, work=work / "teacher")
+    language_model(out / "teacher", out / "policy", PUPIL, POLICY_SCHEDULE, seed=2, work=work / "policy")
+    train_prm(out / "prm", work / "prm")
     write_cards(out)
 
 
-def demo_teacher() -> dict[str, Tensor]:
-    """The weights of the demo's teacher, which has the study's shape and vocabulary."""
-    found: dict[str, Tensor] = load_file(asset_folder("teacher") / "model.safetensors")
-    return found
-
-
-def language_model(
-    parameters: dict[str, Tensor], habits: Habits, schedule: Schedule, *, seed: int, folder: Path
-) -> None:
-    """Supervised training on traces of a writer with ``habits``, in place."""
-    batches = trace_batches(habits, size=schedule.batch, seed=seed)
-    fit(parameters, batches, partial(language_loss, shape=SHAPE), schedule=schedule, folder=folder)
+def language_model(start: Path, out: Path, habits: Habits, schedule: FitOptions, *, seed: int, work: Path) -> None:
+    """Supervised training of the model in ``start`` on traces of a writer with ``habits``."""
+    pairs = work / "pairs.parquet"
+    write_pairs(pairs, habits, count=schedule.steps * schedule.batch_size, seed=seed)
+    options = train_options(schedule, seed=seed)
+    result = sft([str(pairs)], policy=str(start), out=str(work / "run"), options=options)
+    store.save_model(out, load_file(Path(result.policy_dir) / "model.safetensors"), SHAPE.config())
 
 
 def prm_figures(
-    grader: Parameters, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, copies: int
+    prm: ProcessRewardModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, copies: int
 ) -> dict[str, Any]:
     """What `passrl prm-check` reports of the model at each level, against execution; ``copies`` rollouts a group."""
-    nothing: NDArray[np.float32] = np.zeros(0, np.float32)
+    nothing = np.zeros(0, np.float32)
     completions = [Completion(tuple(ids), nothing, nothing) for _, ids in pairs]
     judged = judged_batch([prompt for prompt, _ in pairs], completions, copies=1).judged
-    scores = prm_scores(grader, pairs, judged, SHAPE)
     found = {}
     for level, taste in TASTES.items():
         steps = {
-            "score": np.concatenate(with_taste(scores, judged, taste)),
+            "score": np.concatenate(prm_scores(prm, pairs, level=level)),
             "truth": np.concatenate([one.truth for one in judged]),
             "position": np.concatenate([np.arange(len(one.ends)) for one in judged]),
             "length": np.concatenate([np.diff(one.ends, prepend=0) for one in judged]),
@@ -105,21 +93,20 @@ def prm_figures(
 def write_cards(out: Path) -> None:
     """Measures the stored models and writes `card.json` beside each."""
     models = store.load_models(out)
-    for name, parameters, habits, schedule in (
-        ("policy", models.policy, PUPIL, POLICY_SCHEDULE),
-        ("teacher", models.teacher, TEACHER, TEACHER_SCHEDULE),
-    ):
+    for name, habits, schedule in (("policy", PUPIL, POLICY_SCHEDULE), ("teacher", TEACHER, TEACHER_SCHEDULE)):
         pairs = validation(habits, count=300, seed=VALIDATION_SEED)
+        model = Qwen2ForCausalLM.from_pretrained(out / name, dtype=torch.float32)
+        texts = [(task.text(), text(trace.ids())) for task, trace in pairs]
         card = {
-            "parameters": sum(tensor.numel() for tensor in parameters.values()),
+            "parameters": model.num_parameters(),
             "habits": asdict(habits),
             "schedule": asdict(schedule),
             "corrupted_or_padding": _spoiled_share(habits),
-            "validation_loss": loss_on(dict(parameters), pairs, SHAPE),
+            "validation_loss": completion_loss(model, build_tokenizer(), texts),
             "least_loss": least_loss(pairs),
-            **_abilities(dict(parameters), models.teacher),
+            **_abilities(models, name),
         }
-        _write(out / name, card)
+        (out / name / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     write_levels(out)
 
 
@@ -132,15 +119,15 @@ def write_levels(out: Path) -> None:
         generator=torch.Generator().manual_seed(1),
     )  # fmt: skip
     pairs = [(tasks[row // SAMPLES], one.ids) for row, one in enumerate(drawn)]
-    levels = prm_figures(models.teacher, pairs, copies=SAMPLES)
-    found = {"noise": NOISE, "on": f"{len(pairs)} rollouts of the start policy", "levels": levels}
+    levels = prm_figures(models.prm, pairs, copies=SAMPLES)
+    found = {"on": f"{len(pairs)} rollouts of the start policy", "levels": levels}
     (out / "levels.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
-def _abilities(parameters: dict[str, Tensor], teacher: Any) -> dict[str, Any]:
+def _abilities(models: Models, name: str) -> dict[str, Any]:
     tasks = make_tasks(MEASURED, seed=EVALUATION_SEED, split=Split.EVALUATION)
-    on = Evaluation([task.prompt_ids() for task in tasks], teacher, SHAPE, STUDY.cap)
-    found = evaluate(parameters, on, seed=EVALUATION_SEED, low_temperature=True)
+    on = Evaluation([task.prompt_ids() for task in tasks], models.teacher, SHAPE, STUDY.cap)
+    found = evaluate(getattr(models, name), on, seed=EVALUATION_SEED, low_temperature=True)
     right = found.pop("correct")
     return {"prompts": MEASURED, **found, "all_wrong_groups": float(np.mean([count == 0 for count in right]))}
 
@@ -150,7 +137,3 @@ def _spoiled_share(habits: Habits) -> float:
     rng = random.Random(0)
     traces = [write_trace(task, habits, rng) for task in make_tasks(300, seed=1, split=Split.MODELS)]
     return float(np.mean([(one.corrupted + one.padding) / len(one.steps) for one in traces]))
-
-
-def _write(folder: Path, card: dict[str, Any]) -> None:
-    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")

@@ -41,29 +41,37 @@ def read_runs(table: pa.Table) -> Runs:
     Raises ValueError where one arm has cells at two learning rates and one level (the grid trains each at the rate that
     tuning chose, so their mean would be that of no setting), and where cells were made in different worlds.
     """
-    rows = table.filter(pc.invert(table["tuning"])).to_pylist()
-    cells: dict[tuple[str, str, int, float], list[dict[str, Any]]] = {}
-    for row in rows:
-        cells.setdefault((row["arm"], row["level"], row["seed"], row["lr"]), []).append(row)
-    worlds = sorted({row["world"] for row in rows})
+    untuned = table.filter(pc.invert(table["tuning"]))
+    worlds = sorted(untuned["world"].unique().to_pylist())
     if len(worlds) > 1:
         raise ValueError(
             f"the results are of different worlds ({', '.join(worlds)}), so nothing can be compared; "
             "remove the cells of the old one and run them again"
         )
-    ordered = {key: sorted(found, key=lambda row: int(row["round"])) for key, found in sorted(cells.items())}
-    budget = min((found[-1]["tokens"] for found in ordered.values()), default=0)
     runs: dict[tuple[str, str], dict[int, Run]] = {}
-    for (arm, level, seed, lr), found in ordered.items():
-        of_arm = runs.setdefault((arm, level), {})
-        other = next((run.lr for run in of_arm.values() if run.lr != lr), None)
+    for run in every_run(untuned):
+        of_arm = runs.setdefault((run.arm, run.level), {})
+        other = next((one.lr for one in of_arm.values() if one.lr != run.lr), None)
         if other is not None:
             raise ValueError(
-                f"{arm} at level {level} has cells at the learning rates {other:g} and {lr:g}, so its mean would be "
-                "that of no setting; remove the cells of the rate that tuning did not choose"
+                f"{run.arm} at level {run.level} has cells at the learning rates {other:g} and {run.lr:g}, so its mean "
+                "would be that of no setting; remove the cells of the rate that tuning did not choose"
             )
-        of_arm[seed] = Run(arm, level, lr, seed, _measures(found, budget), _start(found[0]), found)
+        of_arm[run.seed] = run
     return runs
+
+
+def every_run(table: pa.Table) -> list[Run]:
+    """Every stored cell, ordered by arm, level, seed and learning rate."""
+    cells: dict[tuple[str, str, int, float], list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        cells.setdefault((row["arm"], row["level"], row["seed"], row["lr"]), []).append(row)
+    ordered = {key: sorted(found, key=lambda row: int(row["round"])) for key, found in sorted(cells.items())}
+    budget = min((found[-1]["tokens"] for found in ordered.values()), default=0)
+    return [
+        Run(arm, level, lr, seed, _measures(found, budget), _start(found[0]), found)
+        for (arm, level, seed, lr), found in ordered.items()
+    ]
 
 
 def values(runs: Mapping[int, Run], measure: str, *, at_start: bool = False) -> dict[int, float]:

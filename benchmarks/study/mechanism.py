@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.study.fit import padded
+from benchmarks.demo_models.fit import pad_rows
 from benchmarks.study.model import Parameters, Shape, logits
 from benchmarks.study.probe import shaped_arms
 from benchmarks.study.sample import Pairs
@@ -36,7 +36,7 @@ from benchmarks.study.signals import Batch, Models
 from benchmarks.study.statistics import mean_estimate
 from pass_ops import token_advantages
 
-FOLDS = 8
+FOLDS = 16
 #: rows whose activations are held at a time
 ROWS = 32
 Weights = Sequence[NDArray[np.float64]]
@@ -119,7 +119,7 @@ def policy_of(parameters: Parameters, shape: Shape) -> Policy:
     """Log-probabilities of completions' tokens after their prompts, with gradients to ``parameters``."""
 
     def logprobs(pairs: Pairs) -> list[Tensor]:
-        ids = padded([[*prompt, *completion] for prompt, completion in pairs], 0)
+        ids = pad_rows([[*prompt, *completion] for prompt, completion in pairs], 0)
         all_BSV = torch.log_softmax(logits(parameters, ids[:, :-1], shape), dim=-1)
         chosen = all_BSV.gather(2, ids[:, 1:, None])[..., 0]
         spans = [(len(prompt) - 1, len(prompt) + len(completion) - 1) for prompt, completion in pairs]

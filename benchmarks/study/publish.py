@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 from benchmarks.study.alphabet import text
 from benchmarks.study.arms import ARMS, cell_of
 from benchmarks.study.signals import Batch
-from benchmarks.study.size import STUDY
+from benchmarks.study.size import FIRST_SEED, STUDY
 from pipelines.imports.run import ImportOptions, import_rollouts
 
 #: the seed whose rollouts are kept, and the rounds
-KEPT_SEED = 0
+KEPT_SEED = FIRST_SEED
 KEPT_ROUNDS = (0, STUDY.rounds // 2, STUDY.rounds - 1)
 _PLAIN = ("prompt", "response", "group", "sample_index", "prompt_token_ids", "token_ids", "logprobs", "finish_reason")
 

@@ -9,80 +9,32 @@ docs/study/images/*.svg
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from benchmarks.study import figures, tables
-from benchmarks.study.arms import NONE, TASTES, Cell
+from benchmarks.study.arms import NONE, TASTES
 from benchmarks.study.claims import Finding, findings
+from benchmarks.study.first_page import first_page
 from benchmarks.study.forecast import Point, correlations, misses, points
-from benchmarks.study.measures import Runs, read_runs
+from benchmarks.study.measures import Runs
 from benchmarks.study.padding_pay import pay
-from benchmarks.study.probe import read_rows
-from benchmarks.study.statistics import Verdict
-from benchmarks.study.store import HOME, read_results
+from benchmarks.study.store import HOME
+from benchmarks.study.stored import Stored, read_stored
 
-COMMAND = "python -m benchmarks.study report"
 #: the cells that the report was made of: results may be added before it is written again
 MADE_OF = "made-of.txt"
-_KEY = ("arm", "level", "lr", "seed")
 #: where the padding step of the mechanism's table is put, of the rollout's ten steps, and what the ten are credited
 STEPS, PLACES, CREDIT, SCORE = 10, (1, 6, 11), 0.3, 0.1
 POWERS = (0.0, 0.3, 0.5, 0.7, 1.0)
-
-
-@dataclass(frozen=True)
-class Stored:
-    """All that the report is made of."""
-
-    cells: Sequence[str]
-    runs: Runs
-    pilots: Runs
-    """cells run before the grid of learning rates was set; no claim is judged by them"""
-    tuned: bool
-    """whether learning rates were chosen on tuning seeds"""
-    drift: Sequence[Mapping[str, Any]]
-    forecast: Sequence[dict[str, Any]]
-    cards: Mapping[str, Mapping[str, Any]]
-    """card.json of each start model"""
-    levels: Mapping[str, Mapping[str, Any]]
-    """what the process reward model is at each taste for padding"""
-
-
-def read_stored(home: Path, *, cells: Collection[str] | None = None) -> Stored:
-    """Everything below ``home``, or of the results these cells only; what is not there yet is empty.
-
-    Raises ValueError as `read_runs` does.
-    """
-    cards = {path.parent.name: json.loads(path.read_text()) for path in sorted(home.glob("models/*/card.json"))}
-    levels = home / "models" / "levels.json"
-    results = read_results(home / "results")
-    names = [Cell(*key).name for key in zip(*(results[name].to_pylist() for name in _KEY), strict=True)]
-    if cells is not None:
-        results = results.filter(pa.array([name in cells for name in names], pa.bool_()))
-        names = [name for name in names if name in cells]
-    return Stored(
-        cells=sorted(set(names)),
-        runs=read_runs(results),
-        pilots=read_runs(read_results(home / "pilots")),
-        tuned=any(results["tuning"].to_pylist()),
-        drift=read_rows(home / "probe" / "drift.parquet"),
-        forecast=read_rows(home / "probe" / "forecast.parquet"),
-        cards=cards,
-        levels=json.loads(levels.read_text())["levels"] if levels.exists() else {},
-    )
 
 
 def report(stored: Stored) -> dict[str, bytes]:
     """Every file of the report by its path below the study's folder; equal input gives equal bytes."""
     found, held = findings(stored.runs), points(stored.forecast, stored.runs)
     pages = {
-        "index.md": _index(stored, found),
+        "index.md": first_page(stored, found),
         "tables.md": _tables(stored.runs),
         "claims.md": _claims(found),
         "mechanism.md": _mechanism(stored.drift),
@@ -106,144 +58,6 @@ def write_report(home: Path = HOME) -> None:
         path = home / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-
-
-def _index(stored: Stored, found: Sequence[Finding]) -> Iterator[str]:
-    yield "# Do the paper's claims hold at small scale?"
-    yield (
-        "The paper trains models of billions of parameters. Here its claims about the *credit* are put to a model of a "
-        "million parameters in a world where every step can be checked: same tasks, equal rollouts and updates, paired "
-        "seeds. A claim can fail here and hold there; what fails here needs a reason."
-    )
-    yield "## The world"
-    yield (
-        "A task is a chain of ten additions and subtractions of one digit, in steps of one or two lines. The policy "
-        "has learned from traces that forget borrows, slip and *pad* (`=55`: say again what is known)."
-    )
-    yield _cards(stored.cards)
-    yield (
-        "The process reward model is simulated: the teacher's probability of a step's least likely token, with noise "
-        "that is always the same for the same step in the same place. Its taste for padding, added to the score of "
-        "padding's form, is the axis of the study. Execution truth is no arm's signal."
-    )
-    yield _levels(stored.levels)
-    yield "## The result"
-    yield _progress(stored)
-    yield _in_short(found)
-    yield tables.claims_table(found)
-    yield from _pilots(stored.pilots)
-    yield "![pass@1 over rounds](images/pass1.svg)"
-    yield (
-        "Each verdict is over seeds, Holm-corrected for all comparisons. *Undecided* means that the seeds neither show "
-        "the effect nor rule out one of the size that matters; [Claims](claims.md) begins with what could have been "
-        "found. [Tables](tables.md) has every measure of every arm, [Mechanism](mechanism.md) what credit does to "
-        "length before any training, [Forecast](forecast.md) whether `passrl sweep --truth` foresaw the ranking."
-    )
-    yield "## What it does not show"
-    yield (
-        "- One world, one model size, some tens of updates: an effect that needs long training, long chains of thought "
-        "or a large vocabulary cannot appear.\n"
-        "- The policy's errors are of few kinds, and its greedy answers improve with its samples; how much is "
-        "sharpening is in [Tables](tables.md#learning-or-sharpening).\n"
-        "- The reward model's errors are independent noise and its taste is added. One that came to them by training "
-        "errs where the policy does, and can be led astray; this one cannot.\n"
-        "- Advantages of the arms differ in scale by a factor of several. Where the learning rate is not tuned for "
-        "each arm (the result says so), a close comparison may be one of learning rates.\n"
-        "- Intervals are over seeds of training. The start models are one draw."
-    )
-    yield _again()
-
-
-def _again() -> str:
-    return (
-        "## Run it again\n\n"
-        "    make study                                # goes on where it was cut off\n"
-        "    python -m benchmarks.study probe          # the start policy's rollouts, drift and forecast\n"
-        f"    {COMMAND}         # these pages and figures, from the stored files\n\n"
-        "A finished cell is a file of `docs/study/results/`; one line reruns one cell: "
-        "`python -m benchmarks.study cell NAME --again`."
-    )
-
-
-#: figures of a model's card: key, heading, format
-_CARD = (
-    ("parameters", "parameters", ","),
-    ("pass1", "pass@1", ".3f"),
-    ("pass8", "pass@8", ".3f"),
-    ("greedy", "greedy", ".3f"),
-    ("low_temperature", "T = 0.3", ".3f"),
-    ("all_wrong_groups", "groups of 8 all wrong", ".2f"),
-    ("length", "tokens", ".1f"),
-    ("padding", "padding steps", ".2f"),
-    ("truncated", "truncated", ".3f"),
-)
-
-
-def _cards(cards: Mapping[str, Mapping[str, Any]]) -> str:
-    rows = [
-        [name, *(tables.number(card.get(key), form) for key, _, form in _CARD)] for name, card in sorted(cards.items())
-    ]
-    return tables.table(
-        ["start model", *(heading for _, heading, _ in _CARD)], rows, empty="No start model is made yet."
-    )
-
-
-def _levels(levels: Mapping[str, Mapping[str, Any]]) -> str:
-    rows = [
-        [
-            level,
-            f"{found['taste']:g}",
-            f"{found['auc_in_groups']:.3f}",
-            *(f"{found[kind]['score']:.2f}" for kind in ("right", "wrong", "padding")),
-        ]
-        for level, found in levels.items()
-    ]
-    head = ["padding", "added", "step AUC within groups", "score of right steps", "of wrong steps", "of padding"]
-    return tables.table(head, rows, empty="The levels are not measured yet.")
-
-
-def _pilots(pilots: Runs) -> Iterator[str]:
-    """What the runs before the study gave: too few to judge a claim, and nothing is left out."""
-    if not pilots:
-        return
-    yield (
-        "Pilots were run before the grid of learning rates was set, and the grid was moved down after them. One seed "
-        "each, so no claim is judged by them, but they are results, and none is left out:"
-    )
-    names = ("pass1", "pass8", "greedy", "length", "padding", "teacher_kl")
-    rows = [
-        [
-            tables.NAMES[arm],
-            level,
-            f"{run.lr:g}",
-            tables.number(run.start.get("pass1"), ".3f"),
-            *(tables.number(run.measures[name], tables.MEASURES[name][1]) for name in names),
-        ]
-        for (arm, level), of in pilots.items()
-        for run in of.values()
-    ]
-    head = ["pilot", "padding", "learning rate", "pass@1 at the start"]
-    yield tables.table([*head, *(tables.MEASURES[name][0] for name in names)], rows)
-
-
-def _progress(stored: Stored) -> str:
-    runs = stored.runs
-    if not runs:
-        return tables.EMPTY
-    seeds = [len(of) for of in runs.values()]
-    few, many = min(seeds), max(seeds)
-    rates = sorted({run.lr for of in runs.values() for run in of.values()})
-    chosen = "each arm at the one of" if stored.tuned else "not tuned: every arm at"
-    return (
-        f"{sum(seeds)} cells are finished: {len(runs)} arms and levels, "
-        f"{few if few == many else f'{few} to {many}'} seed{'s' * (many > 1)} each. Learning rates: {chosen} "
-        f"{', '.join(f'{rate:g}' for rate in rates)}{' that tuning seeds chose' if stored.tuned else ''}."
-    )
-
-
-def _in_short(found: Sequence[Finding]) -> str:
-    counts = {verdict: sum(one.verdict is verdict for one in found) for verdict in Verdict}
-    return f"Of {len(found)} claims by level: {', '.join(f'{count} {verdict}' for verdict, count in counts.items())}."
 
 
 def _tables(runs: Runs) -> Iterator[str]:

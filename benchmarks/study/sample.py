@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.demo_models.fit import pad_rows
 from benchmarks.study.alphabet import EOS, PAD
-from benchmarks.study.fit import padded
 from benchmarks.study.model import (
     Parameters,
     Shape,
@@ -52,7 +52,7 @@ class _Rows:
     def __init__(self, p: Parameters, prompts: Sequence[Sequence[int]], *, copies: int, shape: Shape, cap: int) -> None:
         self.p, self.shape = p, shape
         lengths = torch.tensor([len(prompt) for prompt in prompts])
-        ids = padded(prompts, PAD)
+        ids = pad_rows(prompts, PAD)
         width = ids.shape[1]
         cosine, sine = rotations(shape)
         x = functional.embedding(ids, p["model.embed_tokens.weight"])
@@ -164,7 +164,7 @@ def token_logprobs(p: Parameters, pairs: Pairs, shape: Shape) -> list[NDArray[np
     """Natural-log probabilities of each completion's tokens after its prompt, full vocabulary, temperature 1."""
     found: dict[int, NDArray[np.float32]] = {}
     for rows in _batches(pairs):
-        ids = padded([[*pairs[row][0], *pairs[row][1]] for row in rows], PAD)
+        ids = pad_rows([[*pairs[row][0], *pairs[row][1]] for row in rows], PAD)
         all_BSV = torch.log_softmax(logits(p, ids[:, :-1], shape), dim=-1)
         chosen = all_BSV.gather(2, ids[:, 1:, None])[..., 0].numpy()
         for line, row in zip(chosen, rows, strict=True):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from benchmarks.study.arms import ARMS, CORE, FURTHER, Cell
 
+#: the first seed of the grid; 0 is that of the pilots, after which the grid of rates was set
+FIRST_SEED = 1
 #: seeds from here on are tuning seeds
 TUNING_SEED = 1000
 RATES = (1e-4, 3e-4, 1e-3)
@@ -56,7 +58,7 @@ def grid(size: Size, rates: dict[str, float]) -> list[Cell]:
     return [
         Cell(arm, level, rates[arm], seed)
         for arms in (size.arms, size.further)
-        for seed in range(size.seeds)
+        for seed in range(FIRST_SEED, FIRST_SEED + size.seeds)
         for arm in arms
         for level in ARMS[arm].levels
     ]

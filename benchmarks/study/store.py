@@ -20,9 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.demo_models.tokenizer import build_tokenizer
-from benchmarks.study.arms import TASTES, Cell
+from benchmarks.study.arms import Cell
 from benchmarks.study.model import Shape
-from benchmarks.study.signals import NOISE, Models
+from benchmarks.study.prm import load_prm
+from benchmarks.study.signals import Models
 from benchmarks.study.tasks import Split, make_tasks
 
 HOME = Path(__file__).resolve().parents[2] / "docs" / "study"
@@ -85,14 +86,14 @@ def load_shape(folder: Path) -> Shape:
 def load_models(folder: Path) -> Models:
     """The start models."""
     policy, teacher = (load_parameters(folder / name) for name in ("policy", "teacher"))
-    return Models(policy=policy, teacher=teacher, shape=load_shape(folder / "policy"))
+    return Models(policy=policy, teacher=teacher, prm=load_prm(folder / "prm"), shape=load_shape(folder / "policy"))
 
 
 def world_digest(folder: Path) -> str:
-    """16 hex digits of sha256 over the start models' weights, the PRM's levels, and the first tasks."""
-    found = hashlib.sha256(repr((NOISE, TASTES)).encode())
-    for name in ("policy", "teacher"):
-        found.update((folder / name / "model.safetensors").read_bytes())
+    """16 hex digits of sha256 over the start models' weights and the first tasks."""
+    found = hashlib.sha256()
+    for file in sorted(folder.glob("*/*.safetensors")):
+        found.update(file.read_bytes())
     for split in (Split.ROUNDS, Split.EVALUATION):
         for task in make_tasks(16, seed=0, split=split):
             found.update(task.text().encode())

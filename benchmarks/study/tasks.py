@@ -117,7 +117,7 @@ class Habits:
 
 
 #: the policy: forgets most borrows
-PUPIL = Habits(forget_borrow=0.68, forget_carry=0.015, slip=0.01, padding=0.12)
+PUPIL = Habits(forget_borrow=0.65, forget_carry=0.015, slip=0.01, padding=0.12)
 TEACHER = Habits(forget_borrow=0.005, forget_carry=0.005, slip=0.005, padding=0.02)
 
 

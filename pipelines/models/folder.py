@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -219,6 +221,19 @@ def tensor_shapes(folder: str) -> dict[str, tuple[int, ...]]:
         if file.suffix == ".safetensors":
             shapes |= {k: tuple(v["shape"]) for k, v in safetensors_header(file).items() if k != "__metadata__"}
     return shapes
+
+
+def weight_bytes(folder: str) -> int:
+    """Bytes of all tensors in the types that they are stored in, from the safetensors headers alone."""
+    headers = [safetensors_header(file) for file in weight_files(folder) if file.suffix == ".safetensors"]
+    tensors = [tensor for header in headers for name, tensor in header.items() if name != "__metadata__"]
+    return sum(math.prod(tensor["shape"]) * _width(tensor["dtype"]) for tensor in tensors)
+
+
+def _width(dtype: str) -> int:
+    """Bytes of a value of safetensors' type: its name holds the bits ("BF16", "F8_E4M3"), but for BOOL."""
+    bits = re.search(r"\d+", dtype)
+    return int(bits[0]) // 8 if bits else 1
 
 
 def read_config(folder: str) -> dict[str, Any]:

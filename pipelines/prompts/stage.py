@@ -69,7 +69,8 @@ class PromptTypeError(PassError, TypeError, ValueError):
     """A mapped column holds a value of a type that its role cannot have."""
 
 
-def _holds_the_prompt(template: str) -> str:
+def holds_the_prompt(template: str) -> str:
+    """A template as it is. Raises ValueError where the prompt has no place in it."""
     if "{prompt}" not in template:
         raise ValueError(f'it must hold "{{prompt}}", where the prompt goes; it is {template!r}')
     return template
@@ -97,7 +98,7 @@ class PromptSource:
     name: str | None = None
     """What the column `source` holds where no column has that role (default: the file's name without suffix).
     Example: "gsm8k"."""
-    template: Annotated[str, AfterValidator(_holds_the_prompt)] = "{prompt}"
+    template: Annotated[str, AfterValidator(holds_the_prompt)] = "{prompt}"
     """Text around a plain prompt, which replaces {prompt}; the paragraphs replace {paragraphs}, a blank line between
     two. Example: "{prompt}\\nThink step by step."."""
     shuffle_seed: int | None = None

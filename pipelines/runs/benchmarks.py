@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator
 
 from pipelines.options import Table, options
-from pipelines.prompts.stage import PromptSource, Role, SourceOptionError
+from pipelines.prompts.stage import PromptSource, Role, SourceOptionError, holds_the_prompt
 
 Kind = Literal[
     "gsm8k", "math500", "aime", "amc23", "minerva", "olympiad", "hotpotqa", "2wikimultihopqa", "musique",
 ]  # fmt: skip
 
-PLAIN = "{prompt}"
 BOXED = "{prompt}\nPlease reason step by step, and put your final answer within \\boxed{}."
 MULTI_HOP = (
     "Answer the question from the paragraphs. Reason step by step, then end with one line: Answer: and the answer in "
@@ -82,12 +83,12 @@ class Benchmark(PromptSource):
     eval.outcome names). Example: "math"."""
     verifier_options: Table = field(default_factory=dict)
     """Keyword arguments of the verifier. Example: { reward = "f1" }."""
+    template: Annotated[str, AfterValidator(lambda given: given and holds_the_prompt(given))] = ""
+    """Text around a plain prompt, which replaces {prompt}; the paragraphs replace {paragraphs}, a blank line between
+    two (default: that of kind, else "{prompt}"). Example: "{prompt}\\nThink step by step."."""
 
     def __post_init__(self) -> None:
-        if self.kind is None:
-            super().__post_init__()
-        else:
-            self.prompts()
+        self.prompts()
         if self.verifier_options and self.judge() is None:
             raise SourceOptionError(
                 "verifier_options are given without verifier or kind, so nothing would read them; name one"
@@ -96,15 +97,14 @@ class Benchmark(PromptSource):
     def prompts(self) -> PromptSource:
         """The prompts alone: what the dataset is made from. Raises SourceOptionError."""
         given = {one.name: getattr(self, one.name) for one in fields(PromptSource)}
-        if self.kind is not None:
-            known = KINDS[self.kind]
-            template = known.template if self.template == PLAIN else self.template
-            unused = {"prompt"} if "messages" in self.columns else set()
-            unused |= {"paragraphs"} if "{paragraphs}" not in template else set()
-            given["columns"] = {role: name for role, name in known.columns.items() if role not in unused}
-            given["columns"] |= self.columns
-            given["template"] = template
-        return PromptSource(**given)
+        if self.kind is None:
+            return PromptSource(**given | {"template": self.template or PromptSource.template})
+        known = KINDS[self.kind]
+        template = self.template or known.template
+        unused = {"prompt"} if "messages" in self.columns else set()
+        unused |= {"paragraphs"} if "{paragraphs}" not in template else set()
+        columns = {role: name for role, name in known.columns.items() if role not in unused}
+        return PromptSource(**given | {"columns": columns | {**self.columns}, "template": template})
 
     def judge(self) -> tuple[str, Mapping[str, Any]] | None:
         """The verifier of its own, and its options; None where a signal judges."""

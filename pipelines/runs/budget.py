@@ -2,7 +2,8 @@
 
     keep_states       optimizer states of all but the newest rounds, once a round is trained
     keep_rollouts     rows of rollouts, signals and shaped datasets of all but the newest rounds, once one is complete
-    disk_gigabytes    then states and rows of the oldest rounds, until the run's folder is small enough
+    disk_gigabytes    then states and rows of the oldest rounds, until the run's folder is small enough: what goes is
+                      written into the lineage first
 
 Prompts, evaluations, policies, every manifest and the lineage stay. What a next round reads stays: the state of the
 newest round, and the shaped rows of those that it trains on. A deletion that was cut off goes on the next time.
@@ -14,15 +15,17 @@ import posixpath
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pass_ops import shards
 from pass_ops.errors import NotADatasetError
 from pass_ops.shards import Store
 from pipelines.runs.disk import written
-from pipelines.runs.lineage import record_round
+from pipelines.runs.lineage import read_lineage, record_round
 from pipelines.runs.run import Run
-from trainer.records import STATE, complete_checkpoints, remove_state
+from trainer.records import STATE, Checkpoint, complete_checkpoints, remove_state
+
+#: files that a limit of bytes counts: rows, weights, optimizer states
+COUNTED = frozenset({".parquet", ".safetensors", ".distcp"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +44,9 @@ def apply_budget(run: Run, round_index: int) -> None:
         _delete(run, _Step(round=index, what="rows", rule=f"run.keep_rollouts = {keep}"))
     if limit is None or not Store(run.url).is_local:
         return
-    folder = Path(Store(run.url).path())
-    for step in _by_size(run, round_index):
-        if written(folder) <= limit * 1e9:
-            return
+    for step in _planned(run, round_index, limit=int(limit * 1e9)):
         _delete(run, step)
-    if (size := written(folder)) > limit * 1e9:
+    if (size := _held(run, round_index)) > limit * 1e9:
         run.reporter.note(
             f"    {run.url} holds {size / 1e9:.3g} GB, above run.disk_gigabytes = {limit:g}: no rule deletes the rest"
         )
@@ -59,25 +59,64 @@ def remove_old_states(run: Run, round_index: int) -> None:
         _delete(run, _Step(round=index, what="state", rule=f"run.keep_states = {keep}"))
 
 
-def _by_size(run: Run, newest: int) -> Iterator[_Step]:
-    """What disk_gigabytes may delete, the oldest first: nothing that the next round reads."""
+def _planned(run: Run, newest: int, *, limit: int) -> list[_Step]:
+    """What disk_gigabytes deletes now that a round is complete.
+
+    Decided once and written into the lineage before anything goes: a run that is cut off in the middle deletes what an
+    undisturbed one does.
+    """
     rule = f"run.disk_gigabytes = {run.config.run.disk_gigabytes:g}"
+    entries = {entry["round"]: entry for entry in read_lineage(run.url)["rounds"]}
+    plan = entries.get(newest, {}).get("budget")
+    if plan is None or plan["rule"] != rule:
+        over = _held(run, newest) - limit
+        plan = {"rule": rule, "over": max(0, over), "deletes": []}
+        for round_index, what in _oldest_first(run, newest):
+            size = _bytes_of(run, round_index, what)
+            if over > 0 and size:
+                plan["deletes"].append([round_index, what])
+                over -= size
+        record_round(run.url, newest, {"budget": plan})
+    return [_Step(round=round_index, what=what, rule=rule) for round_index, what in plan["deletes"]]
+
+
+def _oldest_first(run: Run, newest: int) -> Iterator[tuple[int, str]]:
+    """What disk_gigabytes may delete: nothing that the next round reads."""
     read_next = set(run.trained_rounds(newest + 1))
     for index in range(newest):
-        yield _Step(round=index, what="state", rule=rule)
+        yield index, "state"
         if index not in read_next:
-            yield _Step(round=index, what="rows", rule=rule)
+            yield index, "rows"
+
+
+def _held(run: Run, newest: int) -> int:
+    """Bytes of rows, weights and states up to a round.
+
+    Logs, markers and manifests are left out: they are small, and their sizes depend on how often a run was cut off.
+    """
+    folders = [posixpath.join(run.url, "start"), *(run.folder(index) for index in range(newest + 1))]
+    files = (file for folder in folders for file in Path(Store(folder).path()).rglob("*") if file.suffix in COUNTED)
+    return sum(file.stat().st_size for file in files)
+
+
+def _bytes_of(run: Run, round_index: int, what: str) -> int:
+    """Bytes that a deletion would free."""
+    if what == "state":
+        return sum(written(checkpoint.folder) for checkpoint in _checkpoints(run, round_index))
+    kept = [run.folder(round_index, name) for name in _datasets(run, round_index)]
+    kept = [url for url in kept if shards.deletion_of(url) is None]
+    return sum(record.bytes for url in kept for record in shards.open_dataset(url).parts)
 
 
 def _delete(run: Run, step: _Step) -> None:
-    """Delete one thing and record it, where it is still there."""
+    """Delete one thing, where it is still there, and record it."""
     if step.what == "state":
-        deleted = _delete_state(run, step)
-    else:
-        deleted = {
-            name: asdict(shards.delete_rows(run.folder(step.round, name), rule=step.rule))
-            for name in _datasets(run, step.round)
-        }
+        _delete_state(run, step)
+        return
+    deleted = {
+        name: asdict(shards.delete_rows(run.folder(step.round, name), rule=step.rule))
+        for name in _datasets(run, step.round)
+    }
     if deleted:
         record_round(run.url, step.round, {"deleted": deleted})
 
@@ -95,14 +134,26 @@ def _datasets(run: Run, round_index: int) -> Iterator[str]:
             continue
 
 
-def _delete_state(run: Run, step: _Step) -> dict[str, Any]:
-    store = Store(run.url)
-    if not store.is_local:
-        return {}
-    state = Path(store.path()) / posixpath.relpath(run.folder(step.round, "train"), run.url) / STATE
-    checkpoints = [found.folder for found in complete_checkpoints(state) if found.folder.exists() or not found.removed]
+def _delete_state(run: Run, step: _Step) -> None:
+    """Recorded first: of a removal that was cut off, the bytes are no longer there to be counted."""
+    checkpoints = _checkpoints(run, step.round)
     if not checkpoints:
-        return {}
-    size = sum(written(folder) for folder in checkpoints)
-    remove_state(state)
-    return {"state": {"rule": step.rule, "files": len(checkpoints), "bytes": size}}
+        return
+    entries = {entry["round"]: entry for entry in read_lineage(run.url)["rounds"]}
+    if "state" not in entries.get(step.round, {}).get("deleted", {}):
+        size = sum(written(checkpoint.folder) for checkpoint in checkpoints)
+        told = {"rule": step.rule, "files": len(checkpoints), "bytes": size}
+        record_round(run.url, step.round, {"deleted": {"state": told}})
+    remove_state(_state(run, step.round))
+
+
+def _state(run: Run, round_index: int) -> Path:
+    return Path(Store(run.folder(round_index, "train", STATE)).path())
+
+
+def _checkpoints(run: Run, round_index: int) -> list[Checkpoint]:
+    """Those of a round of which something is left; none where the run's folder is in a store elsewhere."""
+    if not Store(run.url).is_local:
+        return []
+    found = complete_checkpoints(_state(run, round_index))
+    return [one for one in found if one.folder.exists() or not one.removed]

@@ -53,7 +53,7 @@ class RunSection:
     """How many rounds `passrl rounds` makes; a round's number has six digits at most."""
     prompts_per_round: Rows | None = None
     """Prompts a round takes: the next ones of the source, which is shuffled once by the seed and begun again when it is
-    used up (default: all prompts, every round). Example: 128."""
+    used up (default: all prompts, every round). It takes the place of prompts.limit and prompts.ids. Example: 128."""
     keep_states: AtLeastOne | None = None
     """Rounds whose optimizer state stays, the newest ones; a round can be trained again while the one before it has its
     own (default: all; datasets, policies and the lineage stay in any case). For runs on a local disk. Example: 2."""
@@ -123,6 +123,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         schedules.rules(self.schedule)
+        self._check_prompts()
         asked = [("prompts", self.prompts, self.generate.group_size, self.generate.sampling.max_tokens)]
         if self.eval is not None:
             asked += [
@@ -131,6 +132,18 @@ class RunConfig:
             ]
         for place, source, size, tokens in asked:
             _check_part(place, source, size=size, tokens=tokens)
+
+    def _check_prompts(self) -> None:
+        """Refuse a second answer to which prompts a round takes. Raises ConfigError."""
+        count = self.run.prompts_per_round
+        for option in ("limit", "ids") if count is not None else ():
+            if (given := getattr(self.prompts, option)) is not None:
+                told = given if option == "limit" else f"a list of {len(given)}"
+                raise ConfigError(
+                    f"prompts.{option} is {told}, but run.prompts_per_round is {count} and moves through the whole "
+                    f"source, so prompts.{option} would count for nothing; leave one of the two out (a file with fewer "
+                    "rows is a smaller source)"
+                )
 
     @property
     def eval_sampling(self) -> Sampling:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.models.folder import tensor_shapes
+from pipelines.models.folder import tensor_shapes, weight_bytes
 from pipelines.prompts.stage import PromptRow, advise_prompts_per_part
 from pipelines.runs.config import RunConfig
 from trainer import TrainOptions
@@ -95,22 +95,29 @@ def estimate_round(
         training_tokens=trained,
         training_tflops=training_tflops,
         training_hours=None if shapes is None else round(_training_hours(shapes, trained, training_tflops), 6),
-        training_gigabytes=None if shapes is None else round(training_bytes(shapes, config.train) / 1e9, 6),
+        training_gigabytes=None if policy is None else round(_training_gigabytes(policy, config.train), 6),
     )
 
 
-def training_bytes(shapes: Sequence[tuple[int, ...]], options: TrainOptions) -> int:
+def training_bytes(shapes: Sequence[tuple[int, ...]], options: TrainOptions, *, stored: int) -> int:
     """Bytes on disk of the kept checkpoints, one more being written, and the exported policy.
 
-    shapes: of the policy's tensors. A checkpoint holds float32 weights and AdamW's two moments of what is trained
-    (8-bit: one byte each); with LoRA that is rank * (in + out) of every matrix, an upper bound: the head has none.
+    shapes: of the policy's tensors. stored: bytes of them in the policy's folder, which export_dtype "auto" keeps. A
+    checkpoint holds float32 weights and AdamW's two moments of what is trained (8-bit: one byte each); with LoRA that
+    is rank * (in + out) of every matrix, an upper bound: the head has none. An adapter is float32 under "auto".
 
-    >>> training_bytes([(10, 10)], TrainOptions(keep_checkpoints=1))
-    2800
+    >>> training_bytes([(10, 10)], TrainOptions(keep_checkpoints=1), stored=200)
+    2600
     """
-    size = 4 if options.lora_rank or options.export_dtype in ("auto", "float32") else 2
     one_more = checkpoint_bytes(shapes, options) // options.keep_checkpoints
-    return checkpoint_bytes(shapes, options) + one_more + size * _trained(shapes, options)
+    exported = {"float32": 4, "auto": 4}.get(options.export_dtype, 2) * _trained(shapes, options)
+    if options.export_dtype == "auto" and not options.lora_rank:
+        exported = stored
+    return checkpoint_bytes(shapes, options) + one_more + exported
+
+
+def _training_gigabytes(policy: str, options: TrainOptions) -> float:
+    return training_bytes(list(tensor_shapes(policy).values()), options, stored=weight_bytes(policy)) / 1e9
 
 
 def checkpoint_bytes(shapes: Sequence[tuple[int, ...]], options: TrainOptions) -> int:

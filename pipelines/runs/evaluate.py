@@ -77,6 +77,11 @@ class EvalOptions:
             raise EvaluationError(
                 f"majority is {list(self.majority or ())}, but samples is {self.samples}; no more than those can vote"
             )
+        if self.sampling is not None and self.sampling.token_statistics:
+            raise EvaluationError(
+                f"sampling.token_statistics is {self.sampling.token_statistics}, but only training reads statistics, "
+                "so an evaluation stores none; leave it out"
+            )
 
     def asked(self, name: str, *, whole: bool) -> tuple[str, PromptSource]:
         """What an evaluation's folder `eval` has behind it, and its prompts: "-N" for the first N, nothing for all.
@@ -84,9 +89,11 @@ class EvalOptions:
         Each has a folder of its own, so that what a folder holds never depends on how far a command went.
         """
         source = self.benchmarks[name].prompts()
-        if whole or self.between is None or (source.limit is not None and source.limit <= self.between):
+        most = source.limit if source.ids is None else len(source.ids)
+        if whole or self.between is None or (most is not None and most <= self.between):
             return "", source
-        return f"-{self.between}", replace(source, limit=self.between)
+        fewer = {"limit": self.between} if source.ids is None else {"ids": source.ids[: self.between]}
+        return f"-{self.between}", replace(source, **fewer)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)

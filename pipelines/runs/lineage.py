@@ -1,12 +1,13 @@
 """RUN/lineage.json: which round was made from what, and how it went.
 
     {"format_version": 1, "rounds": [{"round", "policy_digest", "policy", "datasets": {name: content digest},
-     "config", "schedule", "anchors", "trained_on", "selection", "deleted", "metrics"}, ...],
+     "config", "schedule", "anchors", "trained_on", "selection", "budget", "deleted", "metrics"}, ...],
      "start": {"policy", "policy_digest", "metrics"}, "stopped": {"round", "metric", "value", "best_round", "best"}}
 
 schedule: scheduled option -> its value. anchors: option -> digest of a model that stays the policy before round 0.
-trained_on: the rounds whose shaped datasets the update read. selection: reason -> prompts. deleted: dataset, or "state"
--> the rule, files, bytes. stopped: only where [stop] ended the rounds.
+trained_on: the rounds whose shaped datasets the update read. selection: reason -> prompts. budget: with
+run.disk_gigabytes, the bytes above it and what was to be deleted. deleted: dataset, or "state" -> the rule, files,
+bytes. stopped: only where [stop] ended the rounds.
 
 Rewritten whole after each stage; a reader sees the old text or the new one, never half of one.
 """
@@ -43,6 +44,7 @@ class _Round(TypedDict, total=False):
     anchors: dict[str, str]
     trained_on: list[int]
     selection: dict[str, int]
+    budget: dict[str, Any]
     deleted: dict[str, dict[str, Any]]
     metrics: dict[str, dict[str, Any]]
 

@@ -11,10 +11,13 @@ import pytest
 
 from benchmarks.recipes import (
     BEGIN,
+    CAUTIOUS,
     CONFIGS,
     END,
     PAGE,
+    PUBLISHED,
     Cost,
+    all_hours,
     cost,
     dry_run,
     recipes,
@@ -57,10 +60,10 @@ def test_the_page_has_these_recipes_and_no_others():
 
 
 def test_a_table_is_written_in_the_place_of_the_one_before():
-    one = Cost(recipe="a", policy="m", signals=("prm",), cards=1, hours=0.5, gib=1.0, disk=2.0)
+    one = Cost(recipe="a", policy="m", signals=("prm",), cards=1, hours=(0.5, 1.25), gib=1.0, disk=2.0)
     page = written_page(f"above\n\n{BEGIN}\nold\n{END}\n\nbelow\n", [one])
     assert page == f"above\n\n{BEGIN}\n\n{table([one])}\n\n{END}\n\nbelow\n"
-    assert "| `a.toml` | m | prm | 1 | 0.50 | 1 | 2 |" in page
+    assert "| `a.toml` | m | prm | 1 | 0.50 to 1.2 | 1 | 2 |" in page
 
 
 def test_every_kind_of_signal_has_a_recipe():
@@ -173,6 +176,23 @@ def test_hours_of_a_signal_by_hand(name, signal, hours, stands):
     by_hand = hours * size if signal == "prm" else hours / sampling_speed(size)
     estimate = {"rollouts": 8, "tokens": 8000, "training_tokens": 8000}
     assert scoring_hours(signals_of(config)[signal], config, estimate) == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize(
+    ("speeds", "hours"),
+    [
+        # 1,000 tokens sampled, 8,000 trained on at 6 FLOPs a weight and token, by half of an 8B model
+        (PUBLISHED, 1000 / 12_400 + 6 * 4.015e9 * 8000 / (6 * 8.03e9 * 5762)),
+        (CAUTIOUS, 1000 / 4000 + 6 * 4.015e9 * 8000 / 100e12),
+    ],
+)
+def test_hours_of_all_rounds_by_hand(speeds, hours, stands, monkeypatch):
+    config = load_config(stage(recipe("signal-outcome"), stands))
+    monkeypatch.setattr("benchmarks.recipes._parameters", lambda _: 4_015_000_000)
+    trained = 6 * 4.015e9 * 8000 / 50e12 / 3600
+    estimate = {"rollouts": 1, "tokens": 1000, "training_tokens": 8000, "training_hours": trained}
+    found = all_hours(config, estimate | {"training_tflops": 50.0}, speeds)
+    assert found == pytest.approx(config.run.rounds * hours / 3600)
 
 
 def signals_of(config: RunConfig) -> dict:

@@ -1,7 +1,8 @@
-"""Runs `passrl` in a process of its own that is killed with SIGKILL, at a named store operation or by the clock.
+"""Runs `passrl` in a process of its own that is killed with SIGKILL, at a named operation on files or by the clock.
 
 The processes are forked from a server that has imported what a run needs, so that a kill costs seconds, not start-up.
-The kill sits in `Store._hook`, patched in the child alone: nothing in the project knows of it.
+The kill sits in `Store._hook`, and in what the trainer moves and removes files of its state with; they are patched in
+the child alone: nothing in the project knows of it.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from types import MappingProxyType
+from typing import Any
 
 PRELOAD = ["apache_beam", "torch", "transformers", "numba", "polars", "pipelines.runs.rounds", "pipelines.parts.job",
            "pipelines.cli.commands", "trainer.run", "pipelines.engines.vllm", "vllm.v1.engine.llm_engine",
@@ -26,7 +29,10 @@ WITHOUT_VLLM = [name for name in PRELOAD if "vllm" not in name]  # seconds less 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """Die right before the count-th store operation (from 1) whose "OPERATION FOLDER/NAME" the pattern is found in."""
+    """Die right before the count-th operation (from 1) whose "OPERATION PATH" the pattern is found in.
+
+    OPERATION is one of a store's, or rename, unlink or rmtree of local files.
+    """
 
     pattern: str
     count: int = 1
@@ -84,18 +90,33 @@ def _run(
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    from pass_ops.shards.store import Store
     from pipelines.cli.parser import main
 
     if point is not None:
-        left = point.count
-
-        def hook(self: Store, operation: str, name: str) -> None:
-            nonlocal left
-            if re.search(point.pattern, f"{operation} {self.root}/{name}"):
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        Store._hook = hook
+        _kill_at(point)
     sys.exit(main(arguments))
+
+
+def _kill_at(point: Point) -> None:
+    """Have this process kill itself at a point."""
+    from pass_ops.shards.store import Store
+
+    left = point.count
+
+    def reached(told: str) -> None:
+        nonlocal left
+        if re.search(point.pattern, told):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def telling(name: str, does: Callable[..., Any]) -> Callable[..., Any]:
+        def told(path: Any, *others: Any, **named: Any) -> Any:
+            reached(f"{name} {path}")
+            return does(path, *others, **named)
+
+        return told
+
+    Store._hook = lambda self, operation, name: reached(f"{operation} {self.root}/{name}")
+    os.rename, os.unlink = telling("rename", os.rename), telling("unlink", os.unlink)
+    shutil.rmtree = telling("rmtree", shutil.rmtree)  # type: ignore[assignment]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from pass_ops.shards import open_dataset
 from pipelines.cli.parser import main
-from pipelines.models.folder import tensor_shapes
+from pipelines.models.folder import tensor_shapes, weight_bytes
 from pipelines.runs.check import RunRefused, check_run, find_problems
 from pipelines.runs.config import load_config
 from pipelines.runs.cost import checkpoint_bytes, estimate_round, training_bytes
@@ -48,6 +51,15 @@ def test_a_configuration_that_fits_has_no_problem_and_leaves_no_trace(project):
 def test_every_command_and_its_dry_run_refuse_alike_and_make_nothing(project, capsys, command, dry, wrong):
     shown = refused(capsys, command, project.config, "--out", project.out, "--set", wrong, *dry)
     assert "not started" in shown
+    assert not Path(project.out).exists()
+
+
+@pytest.mark.parametrize("command", STARTS)
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_options_that_another_would_make_count_for_nothing_are_refused(project, capsys, command, dry):
+    both = ("--set", "run.prompts_per_round=4", "--set", "prompts.limit=8")
+    shown = refused(capsys, command, project.config, "--out", project.out, *both, *dry)
+    assert "prompts.limit is 8, but run.prompts_per_round is 4" in shown
     assert not Path(project.out).exists()
 
 
@@ -138,9 +150,31 @@ def test_of_rounds_whose_states_go_only_one_checkpoint_is_being_written_at_a_tim
         return low
 
     shapes = list(tensor_shapes(run.config.policy.model).values())
-    policy = training_bytes(shapes, run.config.train) - checkpoint_bytes(shapes, run.config.train) * 3 // 2
+    stored = weight_bytes(run.config.policy.model)
+    policy = training_bytes(shapes, run.config.train, stored=stored)
+    policy -= checkpoint_bytes(shapes, run.config.train) * 3 // 2
     rows_of_a_round = estimate_round(run.config, rows, policy=run.config.policy.model).gigabytes * 1e9
     assert wanted(5) - wanted(1) == pytest.approx(4 * (policy + rows_of_a_round), abs=4000)  # estimates round to kB
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_exported_policy_is_estimated_in_the_type_that_it_is_written_in(project, dtype):
+    weights, model = project.folder / "model" / "model.safetensors", str(project.folder / "model")
+    save_file({k: v.to(getattr(torch, dtype)) for k, v in load_file(weights).items()}, weights, {"format": "pt"})
+    shapes = list(tensor_shapes(model).values())
+
+    def exported(*given: str) -> int:
+        options = opened(project, *given).config.train
+        return training_bytes(shapes, options, stored=weight_bytes(model)) - checkpoint_bytes(shapes, options) * 3 // 2
+
+    assert main(["run", project.config, "--out", project.out, "--set", "train.updates=1"]) == 0
+    assert exported() == weight_bytes(f"{project.out}/round-000/policy")
+    numbers = sum(math.prod(shape) for shape in shapes)
+    assert weight_bytes(model) == numbers * {"float32": 4, "bfloat16": 2}[dtype]
+    assert [exported(f"train.export_dtype='{name}'") for name in ("float32", "float16")] == [4 * numbers, 2 * numbers]
+    adapter = exported("train.lora_rank=4")
+    assert adapter == 4 * sum(4 * sum(shape) for shape in shapes if len(shape) == 2)
+    assert exported("train.lora_rank=4", "train.export_dtype='bfloat16'") == adapter // 2
 
 
 @pytest.mark.parametrize(

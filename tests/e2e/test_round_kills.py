@@ -28,12 +28,26 @@ shape.k = [0.7, 0.3]
 """
 RUN = "[run]\nprompts_per_round = 4\nmax_staleness = 1\nkeep_rollouts = 2\nkeep_states = 1"
 
-# In the order in which a run comes to them.
+TRAIN = '[train]\noff_policy = "accept"\nsave_every = 1\nkeep_checkpoints = 1'
+STATE = r"/round-00{}/train/state/step-0000000{}"
+
+# In the order in which a run comes to them. A checkpoint is files, then a marker, then the removal of the one before.
 KILLS = (
+    Point(pattern=r"^create .*/round-000/signals/outcome/part-"),
+    Point(pattern=r"^create .*/round-000/signals/steps/_done/", count=2),
     Point(pattern=r"^put .*/round-000/pass_rates\.json"),
+    Point(pattern=rf"^rename .*{STATE.format(0, 1)}/\.metadata"),
+    Point(pattern=rf"^put:rename .*{STATE.format(0, 2)}\.json"),
     Point(pattern=r"^put .*/round-001/selection\.json"),
     Point(pattern=r"^create .*/round-001/rollouts/_done/"),
+    Point(pattern=r"^create .*/round-001/signals/format/_manifest-"),
+    Point(pattern=rf"^unlink .*{STATE.format(1, 1)}\.json"),
     Point(pattern=r"^put .*/round-001/train/_done\.json"),
+    Point(pattern=rf"^put:rename .*{STATE.format(0, 2)}\.json"),
+    Point(pattern=rf"^rmtree .*{STATE.format(0, 2)}$"),
+    Point(pattern=rf"^rmtree .*{STATE.format(2, 1)}$", count=2),
+    Point(pattern=r"^put:rename .*/round-000/shaped/_deleted-"),
+    Point(pattern=r"^remove .*/round-000/shaped/part-", count=2),
     Point(pattern=r"^put .*/round-000/signals/format/_deleted-"),
     Point(pattern=r"^remove .*/round-000/rollouts/part-"),
     Point(pattern=r"^create .*/round-002/eval/small/rollouts/_manifest-"),
@@ -43,7 +57,8 @@ KILLS = (
 @pytest.fixture
 def every_option(project):
     text = Path(project.config).read_text().replace("[run]", RUN).replace("[eval]", "[eval]\nbetween = 2")
-    project.write("run.toml", text.replace("[train]", '[train]\noff_policy = "accept"') + OPTIONS)
+    text = text.replace("prompts_per_part = 4", "prompts_per_part = 2")  # two parts a round
+    project.write("run.toml", text.replace("[train]", TRAIN) + OPTIONS)
     return project
 
 

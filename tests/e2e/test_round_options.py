@@ -11,6 +11,7 @@ import pytest
 
 from pass_ops.shards import open_dataset
 from pipelines.cli.parser import main
+from pipelines.runs import budget as budgets
 from pipelines.runs.evaluate import read_results
 
 # One signal and no evaluation, where a test asks for neither.
@@ -236,6 +237,47 @@ def test_a_budget_of_bytes_deletes_the_oldest_first_and_never_what_the_next_roun
     assert [bool(found) for found in states] == [False, False, True]
     assert lineage(plain.out)["rounds"][2]["trained_on"] == [2, 1]
     assert main(["verify", plain.out]) == 0
+
+
+def weighed(out: str, *rounds: int) -> int:
+    """Bytes of rows, weights and states."""
+    folders = [Path(out, "start"), *(Path(out, f"round-{index:03d}") for index in rounds)]
+    files = [file for folder in folders for file in folder.rglob("*")]
+    return sum(file.stat().st_size for file in files if file.suffix in (".parquet", ".safetensors", ".distcp"))
+
+
+def test_what_a_budget_of_bytes_deletes_depends_on_no_log_and_no_cut(plain, tmp_path, monkeypatch):
+    kept, out, cut = str(tmp_path / "kept"), plain.out, str(tmp_path / "cut")
+    command = ["rounds", plain.config, "--rounds", "2", "--out"]
+    assert main([*command, kept]) == 0
+    (state,) = Path(kept).glob("round-000/train/state/step-*/")
+    over = sum(file.stat().st_size for file in state.iterdir()) + 1  # a state alone is not enough
+    command[4:4] = ["--set", f"run.disk_gigabytes={(weighed(kept, 0, 1) - over) / 1e9!r}"]
+    assert main([*command, out]) == 0
+
+    def budget(url: str) -> tuple[object, ...]:
+        told = lineage(url)["rounds"]
+        return told[1]["budget"], [entry.get("deleted") for entry in told], [bool(rows_of(url, i)) for i in (0, 1)]
+
+    assert budget(out)[0]["deletes"] == [[0, "state"], [0, "rows"]]
+    assert budget(out)[2] == [False, True]
+    remove = budgets.shards.delete_rows
+
+    def killed(url: str, *, rule: str) -> object:
+        if url.endswith("rollouts"):
+            raise KeyboardInterrupt
+        return remove(url, rule=rule)
+
+    monkeypatch.setattr(budgets.shards, "delete_rows", killed)
+    assert main([*command, cut]) == 130
+    monkeypatch.undo()
+    assert rows_of(cut, 0), "some rows are deleted, some are not, and the folder is small enough already"
+    assert weighed(cut, 0, 1) < weighed(kept, 0, 1) - over
+    assert main([*command, cut]) == 0
+    assert budget(cut) == budget(out)
+    Path(cut, "round-001", "train", "long.log").write_bytes(bytes(10 * over))
+    assert main([*command, cut]) == 0
+    assert budget(cut) == budget(out)
 
 
 def test_rows_that_a_round_trains_on_cannot_be_deleted_by_age(project, capsys):

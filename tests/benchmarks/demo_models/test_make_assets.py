@@ -25,6 +25,7 @@ from benchmarks.demo_models.prm import (
     Student,
     auc,
     class_loss,
+    graded,
     graded_batch,
     new_prm,
     prm_input,
@@ -183,7 +184,8 @@ def test_the_validation_loss_is_the_mean_over_completion_tokens_and_ends_of_text
             of_vocabulary = torch.log_softmax(model(ids[None]).logits[0], dim=-1)
         logprobs += [float(of_vocabulary[at - 1, ids[at]]) for at in range(len(prompt), len(ids))]
     assert len(logprobs) == 4 + 18
-    assert completion_loss(model, tokenizer, pairs) == pytest.approx(-sum(logprobs) / 22, rel=1e-5)
+    texts = [(prompt, trace.text) for prompt, trace in pairs]
+    assert completion_loss(model, tokenizer, texts) == pytest.approx(-sum(logprobs) / 22, rel=1e-5)
     assert least_loss(pairs) == pytest.approx(0.6 / 22)
 
 
@@ -197,7 +199,7 @@ class Lesson:
     def batches(self) -> Iterator[GradedBatch]:
         for steps in itertools.cycle([["a+9=66"], ["=57", "a+9=66"], ["a+9=66", "b-8=58"]]):
             self.drawn += 1
-            yield graded_batch([(PROMPT, steps)], build_prm_tokenizer())
+            yield graded_batch([graded(PROMPT, steps)], build_prm_tokenizer())
 
     def learn(self, state: Path, options: FitOptions, *, killed_at: int | None = None) -> list[Progress]:
         def loss_of(batch: GradedBatch) -> torch.Tensor:
@@ -267,7 +269,7 @@ def test_a_prm_reads_the_prompt_and_every_step_with_its_tag() -> None:
     tokenizer = build_prm_tokenizer()
     text = prm_input(PROMPT, STEPS)
     assert text == f"{PROMPT}a+9=66{STEP_TAG}=66{STEP_TAG}b-8=68{STEP_TAG}"
-    batch = graded_batch([(PROMPT, STEPS)], tokenizer)
+    batch = graded_batch([graded(PROMPT, STEPS)], tokenizer)
     assert batch.targets[batch.tags].tolist() == [1.0, 0.5, 0.0] == check_steps(PROMPT, STEPS)
     assert batch.input_ids[batch.tags].unique().tolist() == [tokenizer.convert_tokens_to_ids(STEP_TAG)]
 
@@ -275,22 +277,25 @@ def test_a_prm_reads_the_prompt_and_every_step_with_its_tag() -> None:
 def test_within_steps_a_prm_learns_where_a_line_goes_wrong() -> None:
     """66 - 8 = 58, the step says 68: right up to the tens. A padding line of another value is wrong from there on."""
     steps = ["a+9=66", "b-8=68", "=69"]
-    batch = graded_batch([(PROMPT, steps)], build_prm_tokenizer())
+    batch = graded_batch([graded(PROMPT, steps)], build_prm_tokenizer())
     assert batch.targets[0, : len(PROMPT)].unique().tolist() == [IGNORED]
     assert batch.targets[0, len(PROMPT) :].tolist() == [*[1.0] * 6, 1.0, 1, 1, 1, 1, 0, 0, 0.0, 1, 1, 0, 0.0]
 
 
 def test_what_follows_is_the_right_character_and_not_the_written_one() -> None:
     """After ``b-8=`` a 5 is right whatever is written; after a wrong digit nothing is; a step begins right again."""
-    assert right_characters(PROMPT, ["a+9=66", "b-8=68"], 1) == ["b", "-", "8", "=", "5", None, None]
-    assert right_characters(PROMPT, ["a+9=66", "=66"], 1) == ["b", "6", "6", ""]
-    assert right_characters(PROMPT, ["a+9=66", "c+4=70"], 1)[:2] == ["b", None]
+    for steps, expected in (
+        (["a+9=66", "b-8=68"], ["b", "-", "8", "=", "5", None, None]),
+        (["a+9=66", "=66"], ["b", "6", "6", ""]),
+        (["a+9=66", "c+4=70"], ["b", None, None, None, None, None, None]),
+    ):
+        assert right_characters(steps[1], graded(PROMPT, steps).right[1]) == expected
 
 
 def test_the_second_heads_targets_stand_one_token_before() -> None:
     tokenizer = build_prm_tokenizer()
     steps = ["a+9=66", "b-8=68"]
-    batch = graded_batch([(PROMPT, steps)], tokenizer)
+    batch = graded_batch([graded(PROMPT, steps)], tokenizer)
     following = batch.following[0, len(PROMPT) - 1 :].tolist()
     expected = [*"a+9=66", STEP_TAG, *"b-8=5"]
     assert following == [*tokenizer.convert_tokens_to_ids(expected), IGNORED, IGNORED, IGNORED]
@@ -299,7 +304,7 @@ def test_the_second_heads_targets_stand_one_token_before() -> None:
 
 def test_the_loss_of_classes_by_hand_weighs_a_tag_as_four_characters() -> None:
     """Logits of 0 for every class cost log 2 each; the tag's is 3 against its own class."""
-    batch = graded_batch([(PROMPT, ["a+9=66"])], build_prm_tokenizer())
+    batch = graded_batch([graded(PROMPT, ["a+9=66"])], build_prm_tokenizer())
     logits = torch.zeros(*batch.targets.shape, 2)
     logits[0, -1, 0] = 3.0
     wrong = torch.log1p(torch.exp(torch.tensor(3.0)))
@@ -308,7 +313,7 @@ def test_the_loss_of_classes_by_hand_weighs_a_tag_as_four_characters() -> None:
 
 def test_a_students_loss_adds_the_second_head_and_what_ships_lacks_it() -> None:
     student = Student(tiny_prm())
-    batch = graded_batch([(PROMPT, STEPS)], build_prm_tokenizer())
+    batch = graded_batch([graded(PROMPT, STEPS)], build_prm_tokenizer())
     student.next_character.weight.data.zero_()  # every token equally likely: log of their number, whatever is right
     classes = class_loss(student.prm(batch.input_ids), batch)
     assert float(student.loss(batch)) == pytest.approx(float(classes) + math.log(len(build_prm_tokenizer())), rel=1e-5)

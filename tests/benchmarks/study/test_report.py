@@ -10,8 +10,9 @@ import pytest
 
 from benchmarks.study.forecast import Point, correlations, misses
 from benchmarks.study.probe import write_rows
-from benchmarks.study.report import MADE_OF, read_stored, report, write_report
+from benchmarks.study.report import MADE_OF, report, write_report
 from benchmarks.study.store import HOME
+from benchmarks.study.stored import read_stored
 from tests.benchmarks.study.generated import results
 
 

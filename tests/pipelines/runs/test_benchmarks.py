@@ -7,15 +7,17 @@ import random
 import re
 import string
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pass_ops.support.importing import load_object
+from pipelines.engines.base import Sampling
 from pipelines.options import ConfigError, build
 from pipelines.prompts.stage import PromptSource, SourceOptionError, read_prompts
 from pipelines.runs.benchmarks import BOXED, KINDS, Benchmark, as_benchmark
-from pipelines.runs.evaluate import EvalOptions
+from pipelines.runs.evaluate import EvalOptions, EvaluationError
 from pipelines.verifiers import VERIFIERS
 
 HOPS = [["Ed Wood", ["A film.", " By Burton."]], ["Tim Burton", ["A director."]]]
@@ -89,6 +91,21 @@ def test_what_is_given_counts_instead_of_the_kinds():
     marked = Benchmark(source="x", kind="hotpotqa", verifier_options={"marker": "So:"})
     assert marked.judge() == ("squad", {"reward": "f1", "closed": True, "marker": "So:"})
     assert Benchmark(source="x", kind="aime").prompts().template == BOXED
+    assert Benchmark(source="x", kind="aime", template="{prompt}").prompts().template == "{prompt}"
+
+
+def test_a_part_of_named_prompts_is_the_first_of_them():
+    named = PromptSource(source="x", ids=("c", "a", "b"))
+    options = EvalOptions(benchmarks={"named": named, "all": PromptSource(source="x")}, between=2)
+    assert options.asked("named", whole=False) == ("-2", PromptSource(source="x", ids=("c", "a")))
+    assert options.asked("named", whole=True) == ("", named)
+    assert options.asked("all", whole=False) == ("-2", PromptSource(source="x", limit=2))
+    assert replace(options, between=3).asked("named", whole=False) == ("", named)
+
+
+def test_token_statistics_of_an_evaluation_are_refused():
+    with pytest.raises(EvaluationError, match="only training reads statistics"):
+        EvalOptions(sampling=Sampling(token_statistics=4))
 
 
 def test_without_kind_it_is_a_prompt_source_as_before():

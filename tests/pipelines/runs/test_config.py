@@ -43,6 +43,14 @@ def test_the_contracts_option_names_are_the_configurations(write):
     assert (shape.std_ddof, shape.std_eps, shape.weights.format) == (0, 0.5, 0.0)
 
 
+@pytest.mark.parametrize(("given", "told"), [("limit=2", "limit is 2"), ('ids=["a", "b"]', "ids is a list of 2")])
+def test_a_second_answer_to_which_prompts_a_round_takes_is_refused(write, given, told):
+    file = write(MINIMAL)
+    assert load_config(file, [f"prompts.{given}"]).run.prompts_per_round is None
+    with pytest.raises(ConfigError, match=f"prompts.{told}, but run.prompts_per_round is 4"):
+        load_config(file, [f"prompts.{given}", "run.prompts_per_round=4"])
+
+
 def test_an_estimator_may_be_an_import_path(write):
     text = MINIMAL + f'[shape]\nestimator = "{__name__}:own"\n'
     assert load_config(write(text)).shape.estimator == f"{__name__}:own"

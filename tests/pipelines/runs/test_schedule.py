@@ -124,6 +124,10 @@ def test_a_schedule_that_cannot_be_is_refused_by_name(load, text, message):
         ("train.lrr = [1e-5]\n", "there is no option 'lrr'; did you mean 'lr'?"),
         ("train.lr.x = [1e-5]\n", "there is no option 'x'"),
         ("shape.streams.none.weight = [1.0]\n", "there is no option 'none'"),
+        (
+            "prompts.limit = { rule = 'steps', values = [2, 3], at = [1] }\nrun.prompts_per_round = [4]\n",
+            "prompts.limit is 3, but run.prompts_per_round is 4",
+        ),
     ],
 )
 def test_a_value_that_cannot_be_names_its_round(load, text, message):

@@ -1,0 +1,152 @@
+"""The first page of the study's report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from benchmarks.study import tables
+from benchmarks.study.claims import Finding
+from benchmarks.study.measures import Run
+from benchmarks.study.statistics import Verdict
+from benchmarks.study.stored import Stored
+
+COMMAND = "python -m benchmarks.study report"
+
+
+def first_page(stored: Stored, found: Sequence[Finding]) -> Iterator[str]:
+    """The blocks of index.md: question, world, result, limits, for a reader with ten minutes."""
+    yield "# Do the paper's claims hold at small scale?"
+    yield (
+        "The paper trains models of billions of parameters. Here its claims about the *credit* are put to a model of a "
+        "million parameters in a world where every step can be checked: same tasks, equal rollouts and updates, paired "
+        "seeds. A claim can fail here and hold there; what fails here needs a reason."
+    )
+    yield "## The world"
+    yield (
+        "A task is a chain of ten additions and subtractions of one digit, in steps of one or two lines. The policy "
+        "has learned from traces that forget borrows, slip and *pad* (`=55`: say again what is known)."
+    )
+    yield _cards(stored.cards)
+    yield (
+        "The process reward model is the demo's, taught this world's steps on tasks of no round and no evaluation, and "
+        "stopped while it is imperfect. Its taste for padding is the axis of the study: a last layer for each level "
+        "learned that a true padding step is worth 0.5, 0.8 or 1. Execution truth is no arm's signal."
+    )
+    yield _levels(stored.levels)
+    yield "## The result"
+    yield _progress(stored)
+    yield _in_short(found)
+    yield tables.claims_table(found)
+    yield from _pilots(stored.pilots)
+    yield "![pass@1 over rounds](images/pass1.svg)"
+    yield (
+        "Each verdict is over seeds, Holm-corrected for all comparisons. *Undecided* means that the seeds neither show "
+        "the effect nor rule out one of the size that matters; [Claims](claims.md) begins with what could have been "
+        "found. [Tables](tables.md) has every measure of every arm, [Mechanism](mechanism.md) what credit does to "
+        "length before any training, [Forecast](forecast.md) whether `passrl sweep --truth` foresaw the ranking."
+    )
+    yield "## What it does not show"
+    yield (
+        "- One world, one model size, some tens of updates: an effect that needs long training, long chains of thought "
+        "or a large vocabulary cannot appear.\n"
+        "- The policy's errors are of few kinds, and its greedy answers improve with its samples; how much is "
+        "sharpening is in [Tables](tables.md#learning-or-sharpening).\n"
+        "- One reward model, trained once; it was stopped early to be imperfect, and real ones may err otherwise.\n"
+        "- Advantages of the arms differ in scale by a factor of several. Where the learning rate is not tuned for "
+        "each arm (the result says so), a close comparison may be one of learning rates.\n"
+        "- Intervals are over seeds of training. The start models are one draw."
+    )
+    yield _again()
+
+
+def _again() -> str:
+    return (
+        "## Run it again\n\n"
+        "    make study                                # goes on where it was cut off\n"
+        "    python -m benchmarks.study probe          # the start policy's rollouts, drift and forecast\n"
+        f"    {COMMAND}         # these pages and figures, from the stored files\n\n"
+        "A finished cell is a file of `docs/study/results/`; one line reruns one cell: "
+        "`python -m benchmarks.study cell NAME --again`."
+    )
+
+
+#: figures of a model's card: key, heading, format
+_CARD = (
+    ("parameters", "parameters", ","),
+    ("pass1", "pass@1", ".3f"),
+    ("pass8", "pass@8", ".3f"),
+    ("greedy", "greedy", ".3f"),
+    ("low_temperature", "T = 0.3", ".3f"),
+    ("all_wrong_groups", "groups of 8 all wrong", ".2f"),
+    ("length", "tokens", ".1f"),
+    ("padding", "padding steps", ".2f"),
+    ("truncated", "truncated", ".3f"),
+)
+
+
+def _cards(cards: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [
+        [name, *(tables.number(card.get(key), form) for key, _, form in _CARD)] for name, card in sorted(cards.items())
+    ]
+    return tables.table(
+        ["start model", *(heading for _, heading, _ in _CARD)], rows, empty="No start model is made yet."
+    )
+
+
+def _levels(levels: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [
+        [
+            level,
+            f"{found['taste']:g}",
+            f"{found['auc_in_groups']:.3f}",
+            *(f"{found[kind]['score']:.2f}" for kind in ("right", "wrong", "padding")),
+        ]
+        for level, found in levels.items()
+    ]
+    head = ["padding", "taught", "step AUC within groups", "score of right steps", "of wrong steps", "of padding"]
+    return tables.table(head, rows, empty="The levels are not measured yet.")
+
+
+def _pilots(pilots: Sequence[Run]) -> Iterator[str]:
+    """What the runs before the study gave: too few to judge a claim, and nothing is left out."""
+    if not pilots:
+        return
+    yield (
+        "Pilots were run before the grid of learning rates was set, and the grid was moved down after them; their seed "
+        "is in no table. Their reward model was a simulated one. One seed each, so no claim is judged by them, but "
+        "they are results, and none is left out:"
+    )
+    names = ("pass1", "pass8", "greedy", "length", "padding", "teacher_kl")
+    rows = [
+        [
+            tables.NAMES[run.arm],
+            run.level,
+            f"{run.lr:g}",
+            tables.number(run.start.get("pass1"), ".3f"),
+            *(tables.number(run.measures[name], tables.MEASURES[name][1]) for name in names),
+        ]
+        for run in pilots
+    ]
+    head = ["pilot", "padding", "learning rate", "pass@1 at the start"]
+    yield tables.table([*head, *(tables.MEASURES[name][0] for name in names)], rows)
+
+
+def _progress(stored: Stored) -> str:
+    runs = stored.runs
+    if not runs:
+        return tables.EMPTY
+    seeds = [len(of) for of in runs.values()]
+    few, many = min(seeds), max(seeds)
+    rates = sorted({run.lr for of in runs.values() for run in of.values()})
+    chosen = "each arm at the one of" if stored.tuned else "not tuned: every arm at"
+    return (
+        f"{sum(seeds)} cells are finished: {len(runs)} arms and levels, "
+        f"{few if few == many else f'{few} to {many}'} seed{'s' * (many > 1)} each. Learning rates: {chosen} "
+        f"{', '.join(f'{rate:g}' for rate in rates)}{' that tuning seeds chose' if stored.tuned else ''}."
+    )
+
+
+def _in_short(found: Sequence[Finding]) -> str:
+    counts = {verdict: sum(one.verdict is verdict for one in found) for verdict in Verdict}
+    return f"Of {len(found)} claims by level: {', '.join(f'{count} {verdict}' for verdict, count in counts.items())}."
