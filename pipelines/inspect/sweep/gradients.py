@@ -81,6 +81,10 @@ class SampleData:
         """Nothing to wait for."""
         return partial(self.read, part)
 
+    def rows(self, part: int) -> int:  # noqa: ARG002 - the protocol's
+        """Of the table."""
+        return int(self.table.num_rows)
+
     def stored_bytes(self, part: int) -> int:  # noqa: ARG002 - the protocol's
         """Of the table in memory."""
         return int(self.table.nbytes)
