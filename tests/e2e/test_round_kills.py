@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from pipelines.cli.parser import main
 from tests.e2e.killing import WITHOUT_VLLM, Point, finished, killed_at, passrl
+from tests.e2e.node import Client
 
 # min_delta 1 cannot be reached, so round 0 stays the best one and round 2 is the last of at most four.
 OPTIONS = """
@@ -85,4 +87,44 @@ def test_killed_at_every_boundary_the_rounds_are_those_of_an_undisturbed_run(eve
         killed_at(point, [*command, cut], cut + ".log")
     assert finished([*command, cut], cut + ".log") == 0, Path(cut + ".log").read_text()
     assert made_by(cut) == undisturbed
+    assert main(["verify", cut]) == 0, capsys.readouterr().out
+
+
+# Of the client of a node. Its ranks write states and policies, its engines answer it.
+NODE_KILLS = (
+    Point(pattern=r"^create .*/round-000/signals/steps/_done/", count=2),
+    Point(pattern=r"^create .*/round-001/rollouts/_done/"),
+    Point(pattern=rf"^put:rename .*{STATE.format(0, 2)}\.json"),
+    Point(pattern=rf"^rmtree .*{STATE.format(0, 2)}$"),
+    Point(pattern=r"^remove .*/round-000/shaped/part-", count=2),
+)
+# Rank 0 kills itself in round 1, between the files of its second state and their marker, once.
+WITHIN_A_COMMIT = """
+import os, signal, sys
+if os.environ.get("RANK") == "0" and "pipelines.runs.rank" in " ".join(sys.orig_argv):
+    import trainer.checkpoint as checkpoint
+    write = checkpoint.write_json
+    def written(path, content):
+        if "round-001" in str(path) and path.name == "step-00000002.json" and not os.path.exists({once!r}):
+            open({once!r}, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(path, content)
+    checkpoint.write_json = written
+"""
+
+
+@pytest.mark.deep
+def test_rounds_on_a_node_killed_at_every_boundary_are_those_of_an_undisturbed_node(every_option, tmp_path, capsys):
+    out, cut, mark, once = every_option.out, str(tmp_path / "cut"), str(tmp_path), tmp_path / "killed"
+    (tmp_path / "sitecustomize.py").write_text(WITHIN_A_COMMIT.format(once=str(once)))
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    Client(every_option, out, mark, ("--rounds", "4"), command="rounds").finish()
+    for point in NODE_KILLS:
+        client = Client(every_option, cut, mark, ("--rounds", "4"), command="rounds", point=point, PYTHONPATH=path)
+        client.killed()
+    client = Client(every_option, cut, mark, ("--rounds", "4"), command="rounds", PYTHONPATH=path)
+    client.finish()
+    client.everything_ended()
+    assert once.exists(), "rank 0 came to its point, and was started again"
+    assert made_by(cut) == made_by(out)
     assert main(["verify", cut]) == 0, capsys.readouterr().out
