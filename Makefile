@@ -120,7 +120,7 @@ screenshots: install
 	$(BIN)/python docs/screenshots.py $(SHOWN)
 
 bench: install
-	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/bench_before.py, $(wildcard benchmarks/bench_*.py)); do $(BIN)/python $$script || exit 1; done
 
 bench-%: install
 	@$(BIN)/python benchmarks/bench_$*.py

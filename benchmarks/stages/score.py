@@ -3,7 +3,8 @@
 The bare work reads the columns that the signal reads, of the rollouts and of other signals, and writes its sidecar with
 the same codec, for the same part. A signal that calls a verifier counts its child processes, and is held against the
 verifier alone, called in a loop; one that asks a model stands before made-up answers, and is held against the seconds
-that a model of 10,000 tokens/s takes for the same tokens.
+that a model of 10,000 tokens/s takes for the same tokens. What the stage does around the signal stands beside it, in us
+a row: reading the part (`read`), and checking, encoding and hashing the sidecar (`prepare`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import pyarrow.parquet as pq
 from bench_score import POLICY, SIGNALS, Stored
 
 from pass_ops.reading.ragged import list_lengths
-from pass_ops.shards import CompleteDataset, open_dataset
+from pass_ops.shards import CompleteDataset, DatasetSpec, open_dataset
+from pass_ops.shards.commit import prepare_part
 from pass_ops.shards.encoding import writer_options
 from pass_ops.shards.schemas import conform
 from pass_ops.shards.spec import FORMAT_VERSION
@@ -103,7 +105,24 @@ class Case:
             ratio=spent / against,
             limit=limit,
             rows=rows,
+            **self._around(repeats),
         )
+
+    def _around(self, repeats: int) -> dict[str, float]:
+        """Processor us a row of what the stage does before and after the signal."""
+        spec = DatasetSpec(stage="score", stage_version=1, options={"kind": self.signal.kind}, parts=1)
+        sidecar, columns = self.score(), rollout_columns(self.signal)
+
+        def read() -> None:
+            for name, source in self.sources.items():
+                source.read_part(0, columns if name == "rollouts" else None)
+
+        reading, preparing = in_turns(repeats, read, lambda: prepare_part(spec, 0, sidecar, url="bench"))
+        rows = self.tables["rollouts"].num_rows
+        return {
+            "read": round(1e6 * reading.processor / rows, 2),
+            "prepare": round(1e6 * preparing.processor / rows, 2),
+        }
 
     def _bare(self, sidecar: pa.Table) -> None:
         for name, source in self.sources.items():

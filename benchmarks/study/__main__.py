@@ -4,7 +4,7 @@
     python -m benchmarks.study run                    tuning, then the seeds that fit into some hours
     python -m benchmarks.study run --size full        all seeds and arms
     python -m benchmarks.study cell pass_k07-slight-lr0.001-s0 --again
-    python -m benchmarks.study models                 trains the start models anew (hours)
+    python -m benchmarks.study models                 trains the start models anew (minutes)
     python -m benchmarks.study publish --out DIR      one seed's rollouts of every arm as shards
     python -m benchmarks.study probe                  the start policy's rollouts, with drift and forecast of every arm
     python -m benchmarks.study report                 writes docs/study/ from the stored files

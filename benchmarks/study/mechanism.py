@@ -36,7 +36,7 @@ from benchmarks.study.signals import Batch, Models
 from benchmarks.study.statistics import mean_estimate
 from pass_ops import token_advantages
 
-FOLDS = 8
+FOLDS = 16
 #: rows whose activations are held at a time
 ROWS = 32
 Weights = Sequence[NDArray[np.float64]]

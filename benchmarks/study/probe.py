@@ -23,7 +23,7 @@ from benchmarks.study.tasks import Split, make_tasks
 from pass_ops import shape
 
 PROBE_SEED = 2000
-GROUPS, COPIES = 32, 8
+GROUPS, COPIES = 128, 8
 SCHEMA = pa.schema(
     [
         pa.field("group", pa.int32(), nullable=False),

@@ -16,9 +16,10 @@ import hashlib
 import math
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 LETTERS = "abcdefghij"
 STEP_SEPARATOR = "\n"
@@ -79,6 +80,7 @@ def format_prompt(chain: Chain) -> str:
     return f"{chain.start:02d}{''.join(steps)}?"
 
 
+@lru_cache(maxsize=64)  # the rollouts of a group share it
 def parse_prompt(prompt: str) -> Chain:
     """The chain of ``prompt``. Raises ValueError where it is not a prompt of this world."""
     match = _PROMPT.fullmatch(prompt)
@@ -237,19 +239,35 @@ def right_lines(prompt: str, written: Sequence[str]) -> tuple[str | None, str | 
     right (None, None). Operations come in order and once. Where one was skipped the lines go on from there, but no
     answer is right any more: (None, padding line) after the last operation.
     """
+    return list(right_lines_in_turn(prompt, written))[-1]
+
+
+def right_lines_in_turn(prompt: str, written: Sequence[str]) -> Iterator[tuple[str | None, str | None]]:
+    """`right_lines` before each of the lines, and after the last: each line is read once."""
     chain = parse_prompt(prompt)
-    value, letters = chain.start, ""
-    for line in written:
+    value, due, missing = chain.start, 0, set(LETTERS[: len(chain.operations)])
+    yield _right_lines(chain, value, due, complete=not missing)
+    lines = iter(written)
+    for line in lines:
         if _ANSWER_LINE.fullmatch(line):
-            return None, None
+            yield None, None
+            break
         if match := _LINE.fullmatch(line):
-            value, letters = int(match[4]), letters + (match[1] or "")
+            value = int(match[4])
+            if letter := match[1]:
+                due = max(due, LETTERS.index(letter) + 1)
+                missing.discard(letter)
+        yield _right_lines(chain, value, due, complete=not missing)
+    for _ in lines:
+        yield None, None
+
+
+def _right_lines(chain: Chain, value: int, due: int, *, complete: bool) -> tuple[str | None, str | None]:
+    """value: carried so far. due: the operation after the last one written. complete: whether all have been."""
     padding = f"={value:02d}"
-    due = max((LETTERS.index(letter) + 1 for letter in letters), default=0)
     if due < len(chain.operations):
         operation = chain.operations[due]
         return f"{LETTERS[due]}{operation.sign}{operation.digit}={operation.apply(value):02d}", padding
-    complete = set(letters) >= set(LETTERS[: len(chain.operations)])
     return (f"A{value:02d}" if complete else None), padding
 
 
@@ -260,13 +278,19 @@ def check_step(prompt: str, steps: Sequence[str], index: int, *, padding: float 
     a skipped operation the line that skips it and the answer. ``padding`` is what a line that is true and useless is
     worth: below the mean score of a group's steps it is discouraged, above it padding pays.
     """
-    forward, pad = right_lines(prompt, steps[:index])
-    return 1.0 if steps[index] == forward else padding if steps[index] == pad else 0.0
+    return _score(steps[index], right_lines(prompt, steps[:index]), padding)
 
 
 def check_steps(prompt: str, steps: Sequence[str], *, padding: float = 0.5) -> list[float]:
-    """`check_step` of every step."""
-    return [check_step(prompt, steps, index, padding=padding) for index in range(len(steps))]
+    """`check_step` of every step, in time linear in their number."""
+    return [
+        _score(step, right, padding) for step, right in zip(steps, right_lines_in_turn(prompt, steps), strict=False)
+    ]  # the last pair is of the line after all
+
+
+def _score(step: str, right: tuple[str | None, str | None], padding: float) -> float:
+    forward, pad = right
+    return 1.0 if step == forward else padding if step == pad else 0.0
 
 
 def extract_answer(completion: str) -> str | None:

@@ -8,7 +8,7 @@ future.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal, Protocol
@@ -28,6 +28,7 @@ from pipelines.engines.errors import (
     RequestRejected,
     WeightsMismatchError,
 )
+from pipelines.engines.text import TokenIds
 from pipelines.engines.vllm_names import check_arguments, check_parameters
 from pipelines.options import Table, Url, options
 from pipelines.options.types import Positive, Seed, Share, Tokens, ZeroOrMore
@@ -222,7 +223,7 @@ class EngineOptions:
 class SampleRequest:
     """One rollout to sample: what it is given, its own seed (0 to 2**63 - 1), and how to draw."""
 
-    prompt_token_ids: Sequence[int]
+    prompt_token_ids: TokenIds
     seed: int
     sampling: Sampling
 
@@ -274,13 +275,13 @@ class Engine(Protocol):
     def submit(self, request: SampleRequest) -> Future[Sample]:
         """Begin one rollout; never blocks. A completion is cut at max_model_len (finish_reason length)."""
 
-    def score(self, token_ids: Sequence[int], *, start: int, temperature: float = 1.0) -> Future[NDArray[np.float32]]:
+    def score(self, token_ids: TokenIds, *, start: int, temperature: float = 1.0) -> Future[NDArray[np.float32]]:
         """Logprobs of token_ids[start:] (start >= 1), each given all tokens before it: full vocabulary.
 
         log softmax(logits / temperature); a temperature other than 1 is for kind transformers, others reject it.
         """
 
-    def pool(self, token_ids: Sequence[int]) -> Future[NDArray[np.float32]]:
+    def pool(self, token_ids: TokenIds) -> Future[NDArray[np.float32]]:
         """What an engine with `EngineOptions.pooling` says of given tokens: float32 [positions, labels].
 
         Positions are all tokens, or those that the pooling picks (a step tag). Raises EngineOptionError on an engine

@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -34,7 +34,7 @@ from pipelines.engines.base import (
 )
 from pipelines.engines.device import free_cached_memory
 from pipelines.engines.memory_errors import death, start_failure
-from pipelines.engines.text import stops
+from pipelines.engines.text import TokenIds, lowest_and_highest, stops
 from pipelines.models.folder import architecture
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 class ScoreRequest:
     """Given tokens to score from position `start` on, logits divided by the temperature."""
 
-    token_ids: Sequence[int]
+    token_ids: TokenIds
     start: int
     temperature: float = 1.0
 
@@ -60,7 +60,7 @@ class ScoreRequest:
 class PoolRequest:
     """Given tokens to classify."""
 
-    token_ids: Sequence[int]
+    token_ids: TokenIds
 
 
 Request = SampleRequest | ScoreRequest | PoolRequest
@@ -168,7 +168,7 @@ class DrivenEngine:
         rejection = self._check_ids(request.prompt_token_ids, limit=limit, reason="prompt_too_long")
         return self._enqueue(request, rejection or self._check_sampling(request.sampling))
 
-    def score(self, token_ids: Sequence[int], *, start: int, temperature: float = 1.0) -> Future[NDArray[np.float32]]:
+    def score(self, token_ids: TokenIds, *, start: int, temperature: float = 1.0) -> Future[NDArray[np.float32]]:
         """See `Engine.score`. Rejects what `submit` rejects, and a start outside 1..len(token_ids)."""
         self._check_purpose(pools=False)
         rejection = self._check_ids(token_ids, limit=self.max_model_len, reason="rollout_too_long")
@@ -181,7 +181,7 @@ class DrivenEngine:
             return nothing
         return self._enqueue(ScoreRequest(token_ids=token_ids, start=start, temperature=temperature), rejection)
 
-    def pool(self, token_ids: Sequence[int]) -> Future[NDArray[np.float32]]:
+    def pool(self, token_ids: TokenIds) -> Future[NDArray[np.float32]]:
         """See `Engine.pool`. Rejects what `score` rejects."""
         self._check_purpose(pools=True)
         rejection = self._check_ids(token_ids, limit=self.max_model_len, reason="rollout_too_long")
@@ -257,13 +257,13 @@ class DrivenEngine:
                 "EngineOptions.pooling."
             )
 
-    def _check_ids(self, token_ids: Sequence[int], *, limit: int, reason: str) -> RequestRejected | None:
+    def _check_ids(self, token_ids: TokenIds, *, limit: int, reason: str) -> RequestRejected | None:
         if len(token_ids) == 0:
             return RequestRejected("empty_prompt", "there are no tokens to start from")
         if len(token_ids) > limit:
             detail = f"{len(token_ids)} tokens; at most {limit} fit (max_model_len {self.max_model_len})"
             return RequestRejected(reason, detail)
-        low, high = int(min(token_ids)), int(max(token_ids))
+        low, high = lowest_and_highest(token_ids)
         if low < 0 or high >= self.vocab_size:
             wrong = low if low < 0 else high
             return RequestRejected("bad_token_ids", f"token id {wrong}; the model has 0 to {self.vocab_size - 1}")

@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pass_ops.errors import PassError
 from pipelines.engines.base import EngineOptionError, EngineOptions, RequestRejected, Sample, SampleRequest
 from pipelines.engines.driver import Answer, DrivenEngine, PoolRequest, Request, ScoreRequest
-from pipelines.engines.text import completion_text
+from pipelines.engines.text import TokenIds, completion_text
 from pipelines.models.folder import load_tokenizer, read_config
 
 SYNTHETIC = "synthetic:"
@@ -209,7 +209,7 @@ def _synthetic_seed(recording: str) -> int:
     return int(text)
 
 
-def _generator(purpose: str, seed: int, prompt_token_ids: Sequence[int], rollout_seed: int) -> np.random.Generator:
+def _generator(purpose: str, seed: int, prompt_token_ids: TokenIds, rollout_seed: int) -> np.random.Generator:
     digest = hashlib.sha256(f"{purpose} {seed} {rollout_seed} ".encode())
     digest.update(np.asarray(prompt_token_ids, dtype="<i4").tobytes())
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest.digest()[:16], "little")))

@@ -148,7 +148,7 @@ class ServerBackend:
         return finite_or_rejected(sample, sample.logprobs, allow_zero_probability=False)
 
     def _score(self, request: ScoreRequest) -> Answer:
-        token_ids = [int(i) for i in request.at_one().token_ids]
+        token_ids = np.asarray(request.at_one().token_ids).tolist()
         body = {"prompt": token_ids, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
         listed = self._complete(body)["prompt_logprobs"]
         found = [listed[i][str(token_ids[i])]["logprob"] for i in range(request.start, len(token_ids))]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipelines.engines.base import (
     EngineOptionError,
@@ -170,7 +171,7 @@ class TransformersBackend:
         room = self.max_model_len
         rows = [_Row(k, r, room=room - len(r.prompt_token_ids), tokenizer=self.tokenizer) for k, r in batch]
         done: list[_Row] = []
-        ids_BT, mask_BT = self._pad([list(r.prompt_token_ids) for _, r in batch], left=True)
+        ids_BT, mask_BT = self._pad([np.asarray(r.prompt_token_ids) for _, r in batch], left=True)
         positions_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)
         cache = None
         while rows:
@@ -222,7 +223,7 @@ class TransformersBackend:
         )
 
     def _score(self, batch: list[tuple[int, ScoreRequest]]) -> list[tuple[int, Answer]]:
-        ids_BT, mask_BT = self._pad([list(request.token_ids) for _, request in batch], left=False)
+        ids_BT, mask_BT = self._pad([np.asarray(request.token_ids) for _, request in batch], left=False)
         logits_BTV = self._model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
         answers: list[tuple[int, Answer]] = []
         for b, (key, request) in enumerate(batch):
@@ -236,14 +237,14 @@ class TransformersBackend:
             answers.append((key, RequestRejected("non_finite_logprob", detail) if detail else logprobs_T))
         return answers
 
-    def _pad(self, rows: list[list[int]], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def _pad(self, rows: Sequence[NDArray[np.int_]], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and attention mask, both int64 [B, T]."""
         width = max(len(row) for row in rows)
         ids_BT = torch.zeros(len(rows), width, dtype=torch.long)
         mask_BT = torch.zeros_like(ids_BT)
         for b, row in enumerate(rows):
             where = slice(width - len(row), width) if left else slice(0, len(row))
-            ids_BT[b, where] = torch.tensor(row)
+            ids_BT[b, where] = torch.as_tensor(row)
             mask_BT[b, where] = 1
         return ids_BT.to(self._device), mask_BT.to(self._device)
 

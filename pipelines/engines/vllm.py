@@ -123,7 +123,7 @@ class VllmBackend:
             )
         if isinstance(request, ScoreRequest):
             request.at_one()
-        prompt = tokens_input([int(i) for i in token_ids])
+        prompt = tokens_input(np.asarray(token_ids).tolist())
         try:
             self._engine.add_request(str(key), prompt, self._params(request), lora_request=self._lora)
         except (TypeError, ValueError, VLLMClientError) as e:  # vLLM's own validation, before anything is scheduled

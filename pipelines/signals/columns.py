@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -46,18 +47,23 @@ def columnar_sidecar(
     columns = {
         name: _as_column(column, schema.field(name).type, name=name, rows=rows) for name, column in given.items()
     }
-    states = columns.setdefault("status", pa.repeat(pa.scalar("ok"), rows))
-    unknown = [found for found in pc.unique(states).to_pylist() if found not in STATUSES]
-    if unknown:
-        raise SignalResultError(f"a signal gave the status {unknown[0]!r}; choose one of {', '.join(STATUSES)}")
-    ok = pc.equal(states, "ok")
-    every = pc.all(ok, min_count=0).as_py()
+    ok = _which_ok(columns["status"]) if status is not None else None
     for name in values:
-        if not every and name not in ALWAYS:
+        if ok is not None and name not in ALWAYS:
             columns[name] = pc.if_else(ok, columns[name], pa.scalar(None, columns[name].type))
+    columns.setdefault("status", pa.repeat(pa.scalar("ok"), rows))
     columns["rollout_id"] = rollouts["rollout_id"]
     missing = {name: pa.nulls(rows, schema.field(name).type) for name in schema.names if name not in columns}
     return pa.table([(columns | missing)[name] for name in schema.names], schema=schema)
+
+
+def _which_ok(status: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray | None:
+    """Which rows are ok; None where all are. Raises SignalResultError."""
+    unknown = [found for found in pc.unique(status).to_pylist() if found not in STATUSES]
+    if unknown:
+        raise SignalResultError(f"a signal gave the status {unknown[0]!r}; choose one of {', '.join(STATUSES)}")
+    ok = pc.equal(status, "ok")
+    return None if pc.all(ok, min_count=0).as_py() else ok
 
 
 def _as_column(column: Column, kind: pa.DataType, *, name: str, rows: int) -> pa.Array | pa.ChunkedArray:
@@ -74,12 +80,20 @@ def _as_column(column: Column, kind: pa.DataType, *, name: str, rows: int) -> pa
     return found
 
 
+def list_rows(lists: pa.ChunkedArray) -> list[NDArray[Any]]:
+    """Each list of numbers as an array, which is a view; none is null."""
+    values_N, starts_R1 = list_values(lists), offsets(list_lengths(lists)).tolist()
+    return [values_N[start:end] for start, end in pairwise(starts_R1)]
+
+
 def spread(lists: pa.ListArray, known_R: NDArray[np.bool_]) -> pa.ListArray:
     """Lists of numbers of the known rows, as lists of all rows: null where not known. Values are not copied.
 
     >>> spread(pa.array([[1.5], []], pa.list_(pa.float32())), np.array([True, False, True])).to_pylist()
     [[1.5], None, []]
     """
+    if known_R.all():
+        return lists
     counts_R = np.zeros(len(known_R), np.int64)
     counts_R[known_R] = list_lengths(lists)
     return list_array(offsets(counts_R), list_values(lists), valid_R=known_R)

@@ -9,16 +9,18 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.engines.base import RequestRejected
+from pipelines.engines.text import TokenIds
 from pipelines.parts.journal import Journal
-from pipelines.signals.base import SignalBase
+from pipelines.signals.base import Row, SignalBase
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -86,7 +88,7 @@ class AskingSignal(SignalBase):
         return found
 
 
-def request_name(token_ids: Sequence[int], *more: object) -> str:
+def request_name(token_ids: TokenIds, *more: object) -> str:
     """sha256 over the token ids that a model is given and, as JSON, whatever else tells one request from another."""
     digest = hashlib.sha256(json.dumps(more).encode())
     digest.update(np.asarray(token_ids, "<i4").tobytes())
@@ -105,3 +107,31 @@ def then(asked: Future[A], change: Callable[[A], B]) -> Future[B]:
 
     asked.add_done_callback(pass_on)
     return changed
+
+
+class Answered(NamedTuple):
+    """What became of a request a row. values_N: of the rows that are ok, end to end; status, detail: as a sidecar's."""
+
+    values_N: NDArray[np.float32]
+    status: list[str]
+    detail: list[str | None]
+
+    @property
+    def ok_R(self) -> NDArray[np.bool_]:
+        """Which rows were answered."""
+        return np.array([status == "ok" for status in self.status], np.bool_)
+
+
+def answered(asked: Iterable[Row | Future[NDArray[np.float32]]]) -> Answered:
+    """Wait for every answer, in order; a Row is that of a rollout for which nothing was asked, and has no values."""
+    found: list[NDArray[np.float32]] = [np.empty(0, np.float32)]
+    rows: list[Row] = []
+    for one in asked:
+        row = one if isinstance(one, Row) else Row()
+        if isinstance(one, Future):
+            try:
+                found.append(np.asarray(one.result(), np.float32))
+            except RequestRejected as rejected:
+                row = Row("error", str(rejected))
+        rows.append(row)
+    return Answered(np.concatenate(found), [row.status for row in rows], [row.detail for row in rows])

@@ -13,16 +13,18 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pass_ops.reading.ragged import list_array, list_lengths, list_values, offsets
 from pass_ops.shards import DatasetSpec
-from pipelines.engines.base import Engine, RequestRejected
+from pipelines.engines.base import Engine
+from pipelines.engines.text import TokenIds
 from pipelines.models.folder import chat_template_digest, load_tokenizer, tokenizer_digest
 from pipelines.options import Table, options
-from pipelines.signals.base import Row, SignalOptionError, sidecar
+from pipelines.signals.base import Row, SignalOptionError
+from pipelines.signals.columns import columnar_sidecar, list_rows, spread
 from pipelines.signals.context import Context
-from pipelines.signals.kept import FLOAT32, request_name
+from pipelines.signals.kept import FLOAT32, Answered, answered, request_name
 from pipelines.signals.modelled import ModelSignal
 from pipelines.signals.prompt_columns import check_columns, columns_by_prompt, of_group
 
@@ -110,31 +112,31 @@ class LogprobsSignal(ModelSignal):
         from pipelines.engines import acquire
 
         engine = acquire(self.folder, self.engine_options)
-        prompts = self._prompts(engine, rollouts, inputs)
-        completions = rollouts["token_ids"].to_pylist()
-        masks = rollouts["loss_mask"].to_pylist()
+        prompts, completions = self._prompts(engine, rollouts, inputs), list_rows(rollouts["token_ids"])
         asked = [self._ask(engine, prompt, ids) for prompt, ids in zip(prompts, completions, strict=True)]
-        return sidecar(self.kind, rollouts, [_row(found, mask) for found, mask in zip(asked, masks, strict=True)])
+        return _sidecar(rollouts, answered(asked))
 
-    def _ask(self, engine: Engine, prompt: list[int] | Row, completion: list[int]) -> Row | Future[NDArray[np.float32]]:
+    def _ask(
+        self, engine: Engine, prompt: TokenIds | Row, completion: NDArray[np.int32]
+    ) -> Row | Future[NDArray[np.float32]]:
         """The request, or the row where there is nothing to ask."""
         if isinstance(prompt, Row):
             return prompt
-        if not completion:
-            return Row(values={"logprobs": []})
+        if not len(completion):
+            return Row()
         if len(prompt) + len(completion) > engine.max_model_len:
             return Row("too_long", f"{len(prompt)} + {len(completion)} tokens, the model takes {engine.max_model_len}")
-        whole, start = [*prompt, *completion], len(prompt)
+        whole, start = np.concatenate([np.asarray(prompt, np.int32), completion]), len(prompt)
         submit = partial(engine.score, whole, start=start, temperature=self._temperature)
         return self._answers.ask(request_name(whole, start), submit, FLOAT32)
 
-    def _prompts(self, engine: Engine, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> list[list[int] | Row]:
+    def _prompts(self, engine: Engine, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> list[TokenIds | Row]:
         """What each completion is scored after, or the row of one that is not scored."""
-        own: list[list[int]] = rollouts["prompt_token_ids"].to_pylist()
+        own = list_rows(rollouts["prompt_token_ids"])
         left_out = self._left_out(rollouts, inputs)
         new: list[list[int] | Row | None] = [None] * len(own)
         if self.context is not None:
-            lengths = pc.list_value_length(rollouts["token_ids"]).to_pylist()
+            lengths = list_lengths(rollouts["token_ids"]).tolist()
             wanted = [row is None and length > 0 for row, length in zip(left_out, lengths, strict=True)]
             new = self.context.prompts(rollouts, inputs, tokenizer=engine.tokenizer, wanted=wanted)
         return [row or other or ids for row, other, ids in zip(left_out, new, own, strict=True)]
@@ -157,18 +159,18 @@ def _elsewhere(columns: Mapping[str, Any], where: Mapping[str, Any]) -> Row | No
     return None
 
 
-def _row(found: Row | Future[NDArray[np.float32]], mask: list[bool]) -> Row:
-    if isinstance(found, Row):
-        return found
-    try:
-        logprobs_T = np.asarray(found.result(), dtype=np.float32)
-    except RequestRejected as rejected:
-        return Row("error", str(rejected))
-    mask_T = np.asarray(mask, dtype=bool)
-    logprobs_T = np.where(mask_T, logprobs_T, np.float32(0.0))
-    odd_T = np.flatnonzero(~np.isfinite(logprobs_T))
-    if odd_T.size == 0:
-        return Row(values={"logprobs": logprobs_T})
-    first = int(odd_T[0])
-    status = "neg_inf" if np.all(np.isneginf(logprobs_T[odd_T])) else "error"
-    return Row(status, f"{logprobs_T[first]} at completion token {first}")
+def _sidecar(rollouts: pa.Table, found: Answered) -> pa.Table:
+    """The answers, 0.0 where masked; a row with a value that is not finite where it counts is null, and says where."""
+    asked = rollouts.filter(pa.array(found.ok_R))
+    starts_R1, mask_N = offsets(list_lengths(asked["token_ids"])), list_values(asked["loss_mask"])
+    logprobs_N = np.where(mask_N, found.values_N, np.float32(0.0))
+    status, detail = list(found.status), list(found.detail)
+    odd_N = np.flatnonzero(~np.isfinite(logprobs_N))
+    row_of = np.flatnonzero(found.ok_R)
+    for place in np.unique(np.searchsorted(starts_R1, odd_N, side="right") - 1).tolist():
+        odd_T = np.flatnonzero(~np.isfinite(logprobs_T := logprobs_N[starts_R1[place] : starts_R1[place + 1]]))
+        row, first = int(row_of[place]), int(odd_T[0])
+        status[row] = "neg_inf" if np.all(np.isneginf(logprobs_T[odd_T])) else "error"
+        detail[row] = f"{logprobs_T[first]} at completion token {first}"
+    values = {"logprobs": spread(list_array(starts_R1, logprobs_N), found.ok_R)}
+    return columnar_sidecar("logprobs", rollouts, values, status=status, detail=detail)

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -19,17 +19,31 @@ from numpy.typing import NDArray
 
 from pass_ops.shards import DatasetSpec
 from pipelines.engines.base import Engine, RequestRejected, SampleRequest, Sampling
-from pipelines.engines.text import completion_text
+from pipelines.engines.text import TokenIds, completion_text
 from pipelines.options import options
 from pipelines.options.types import GroupSize
 from pipelines.signals.base import Row, SignalInputError, SignalOptionError, sidecar
 from pipelines.signals.calls import VerifyingSignal
+from pipelines.signals.columns import list_rows
 from pipelines.signals.kept import INT32, request_name, then
 from pipelines.signals.modelled import ModelSignal
 from pipelines.signals.stepwise import EMPTY, StepwiseSignal
 from pipelines.verifiers.pool import CallResult
 
-Prefix = tuple[int, ...]
+
+class Prefix(NamedTuple):
+    """What is continued. ids: of the prompt and the completion so far, int32; start: where the latter starts."""
+
+    ids: bytes
+    start: int
+
+    @property
+    def token_ids(self) -> NDArray[np.int32]:
+        """The ids, as a view."""
+        return np.frombuffer(self.ids, np.int32)
+
+
+Key = tuple[Prefix, int]
 
 
 @options(SignalOptionError)
@@ -77,20 +91,33 @@ class MonteCarloSignal(StepwiseSignal, VerifyingSignal, ModelSignal):
         """The token ids, which are continued."""
         return ("prompt_token_ids", "token_ids")
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The prompt's tokens and the answer, and what steps are cut from."""
+        return ("prompt_token_ids", "token_ids", "text", "answer")
+
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Sample every distinct prefix of the part at once, then verify every distinct completion."""
         from pipelines.engines import acquire
 
         engine = acquire(self.folder, self.engine_options)
-        columns = ("prompt_token_ids", "token_ids", "text", "answer")
-        rows = rollouts.select(columns).to_pylist()
-        plans = [self._plan(engine, row, steps.ends) for row, steps in zip(rows, self.cut(rollouts), strict=True)]
-        asked: dict[tuple[Prefix, Prefix, int], Future[NDArray[np.int32]]] = {}
+        rows = rollouts.select(["text", "answer"]).to_pylist()
+        ids = (list_rows(rollouts[column]) for column in ("prompt_token_ids", "token_ids"))
+        each = zip(rows, *ids, self.cut(rollouts), strict=True)
+        plans = [
+            self._plan(engine, prompt, completion, steps.ends, answered=row["answer"] is not None)
+            for row, prompt, completion, steps in each
+        ]
+        asked: dict[Key, Future[NDArray[np.int32]]] = {}
         for plan in plans:
-            for key in plan.keys if isinstance(plan, _Plan) else ():
-                if key not in asked:
-                    asked[key] = self._continue(engine, *key)
-        texts = {key: self._whole_text(engine, key[1], future) for key, future in asked.items()}
+            if isinstance(plan, Row):
+                continue
+            for prefix in plan.prefixes:
+                token_ids = prefix.token_ids  # one array for all its continuations, which engines keep together
+                for index in range(plan.each):
+                    if (prefix, index) not in asked:
+                        asked[prefix, index] = self._continue(engine, token_ids, index, start=prefix.start)
+        texts = {key: self._whole_text(engine, key[0], future) for key, future in asked.items()}
         verdicts = self._verdicts(plans, rows, texts)
         return sidecar(
             self.kind,
@@ -101,39 +128,45 @@ class MonteCarloSignal(StepwiseSignal, VerifyingSignal, ModelSignal):
             ],
         )
 
-    def _plan(self, engine: Engine, row: Mapping[str, Any], ends: list[int]) -> _Plan | Row:
+    def _plan(
+        self,
+        engine: Engine,
+        prompt: NDArray[np.int32],
+        completion: NDArray[np.int32],
+        ends: list[int],
+        *,
+        answered: bool,
+    ) -> _Plan | Row:
         """Which continuations a rollout needs, or its row where it needs none."""
-        if row["answer"] is None:
+        if not answered:
             return Row("no_input", "the prompt has no reference answer")
         if not ends:
             return EMPTY
         each = min(self.samples, self.max_continuations // len(ends))
         if each == 0:
             return Row("too_long", f"{len(ends)} steps; max_continuations is {self.max_continuations}")
-        longest = len(row["prompt_token_ids"]) + (ends[-2] if len(ends) > 1 else 0)
+        longest = len(prompt) + (ends[-2] if len(ends) > 1 else 0)
         if longest >= engine.max_model_len:
             return Row("too_long", f"a prefix of {longest} tokens; the model takes {engine.max_model_len}")
-        prompt = tuple(row["prompt_token_ids"])
-        prefixes = [tuple(row["token_ids"][:end]) for end in ends[:-1]]
-        return _Plan(ends, [[(prompt, prefix, i) for i in range(each)] for prefix in prefixes])
+        whole, start = np.concatenate([prompt, completion]), len(prompt)
+        return _Plan(ends, [Prefix(whole[: start + end].tobytes(), start) for end in ends[:-1]], each)
 
-    def _continue(self, engine: Engine, prompt: Prefix, prefix: Prefix, index: int) -> Future[NDArray[np.int32]]:
-        """The token ids of a continuation."""
-        request = self._request(prompt, prefix, index)
-        return self._answers.ask(
-            request_name(request.prompt_token_ids, request.seed, request.sampling.max_tokens),
-            lambda: then(engine.submit(request), lambda sample: sample.token_ids),
-            INT32,
-        )
-
-    def _request(self, prompt: Prefix, prefix: Prefix, index: int) -> SampleRequest:
+    def _continue(
+        self, engine: Engine, token_ids: NDArray[np.int32], index: int, *, start: int
+    ) -> Future[NDArray[np.int32]]:
+        """The token ids of a continuation. start: where in the ids the completion starts."""
         if self.sampling is None:
             raise SignalInputError("how the rollouts were sampled is not known; give the option sampling")
-        room = max(1, self.sampling.max_tokens - len(prefix))
-        return SampleRequest(
-            prompt_token_ids=(*prompt, *prefix),
-            seed=continuation_seed(self.seed, (*prompt, *prefix), index),
+        room = max(1, self.sampling.max_tokens - (len(token_ids) - start))
+        request = SampleRequest(
+            prompt_token_ids=token_ids,
+            seed=continuation_seed(self.seed, token_ids, index),
             sampling=replace(self.sampling, max_tokens=room),
+        )
+        return self._answers.ask(
+            request_name(token_ids, request.seed, room),
+            lambda: then(engine.submit(request), lambda sample: sample.token_ids),
+            INT32,
         )
 
     def _whole_text(self, engine: Engine, prefix: Prefix, future: Future[NDArray[np.int32]]) -> str | None:
@@ -143,7 +176,8 @@ class MonteCarloSignal(StepwiseSignal, VerifyingSignal, ModelSignal):
         except RequestRejected:
             return None
         keep = () if self.sampling is None else self.sampling.keep_special_tokens
-        return completion_text(engine.tokenizer, [*prefix, *token_ids.tolist()], keep=keep)
+        whole = np.concatenate([prefix.token_ids[prefix.start :], token_ids])
+        return completion_text(engine.tokenizer, whole, keep=keep)
 
     def _verdicts(
         self, plans: Sequence[_Plan | Row], rows: Sequence[Mapping[str, Any]], texts: Mapping[Any, str | None]
@@ -161,18 +195,19 @@ class MonteCarloSignal(StepwiseSignal, VerifyingSignal, ModelSignal):
 
 @dataclass(frozen=True)
 class _Plan:
-    """ends: of the steps. steps: for each step but the last the keys (prompt, prefix, index) of its continuations."""
+    """ends: of the steps. prefixes: up to the end of each step but the last, each continued so many times."""
 
     ends: list[int]
-    steps: list[list[tuple[Prefix, Prefix, int]]]
+    prefixes: list[Prefix]
+    each: int
 
     @property
-    def keys(self) -> Iterator[tuple[Prefix, Prefix, int]]:
+    def keys(self) -> Iterator[Key]:
         """All continuations."""
-        return (key for keys in self.steps for key in keys)
+        return ((prefix, index) for prefix in self.prefixes for index in range(self.each))
 
 
-def continuation_seed(seed: int, token_ids: Sequence[int], index: int) -> int:
+def continuation_seed(seed: int, token_ids: TokenIds, index: int) -> int:
     """The seed of one continuation, 0 to 2**63 - 1: of what it continues, not of which rollout that stands in."""
     digest = hashlib.sha256(f"continuation {seed} {index} ".encode() + np.asarray(token_ids, dtype="<i4").tobytes())
     return int.from_bytes(digest.digest()[:8], "big") >> 1
@@ -182,7 +217,8 @@ def _valued(
     plan: _Plan, row: Mapping[str, Any], texts: Mapping[Any, str | None], verdicts: Mapping[Any, CallResult]
 ) -> Row:
     scores = []
-    for number, step in enumerate([*([texts[key] for key in keys] for keys in plan.steps), [row["text"]]]):
+    steps = [[texts[prefix, index] for index in range(plan.each)] for prefix in plan.prefixes]
+    for number, step in enumerate([*steps, [row["text"]]]):
         results = [verdicts[text, row["answer"]] for text in step if text is not None]
         judged = [result.value[1] == "ok" for result in results if result.status == "ok"]
         if not judged:

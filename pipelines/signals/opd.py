@@ -141,7 +141,7 @@ class OpdSignal(StepwiseSignal):
         values = {"process_scores": self._per_token({role: one_chunk(column) for role, column in columns.items()})}
         if self.per == "step":
             values = _summed(values["process_scores"], [steps.ends for steps in self.cut(rollouts.filter(known_R))])
-        status = pc.if_else(pa.array(known_R), "ok", "no_input")
+        status = None if known_R.all() else pc.if_else(pa.array(known_R), "ok", "no_input")
         values = {name: spread(column, known_R) for name, column in values.items()}
         return columnar_sidecar(self.kind, rollouts, values, status=status, detail=detail)
 

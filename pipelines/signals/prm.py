@@ -17,18 +17,19 @@ from annotated_types import MinLen
 from numpy.typing import NDArray
 from pydantic import Strict
 
+from pass_ops.reading.ragged import list_array, offsets
 from pass_ops.shards import DatasetSpec, ModelRef
-from pipelines.engines.base import Engine, EngineOptionError, EngineOptions, RequestRejected
+from pipelines.engines.base import Engine, EngineOptionError, EngineOptions
 from pipelines.engines.environment import engine_environment
 from pipelines.engines.text import class_tokens
 from pipelines.models.folder import chat_template_digest, load_tokenizer, model_digest, tensor_shapes, tokenizer_digest
 from pipelines.models.source import pinned_model
 from pipelines.options import Url, options
-from pipelines.signals.base import Row, SignalOptionError, sidecar
-from pipelines.signals.kept import FLOAT32, AskingSignal, request_name, then
-from pipelines.signals.spelled import encode, protected
-from pipelines.signals.steps import Steps
-from pipelines.signals.stepwise import EMPTY, STEP_COLUMNS, StepwiseSignal, tasks
+from pipelines.signals.base import Row, SignalOptionError
+from pipelines.signals.columns import columnar_sidecar
+from pipelines.signals.kept import FLOAT32, Answered, AskingSignal, answered, request_name, then
+from pipelines.signals.spelled import all_protected, encode, protected
+from pipelines.signals.stepwise import STEP_COLUMNS, StepwiseSignal, tasks
 
 
 @options(SignalOptionError)
@@ -129,46 +130,48 @@ class PrmSignal(StepwiseSignal, AskingSignal):
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
         """Ask about every rollout at once, then collect in order."""
         cuts = self.cut(rollouts)
-        rows = self.step_scores(tasks(rollouts, inputs["prompts"]), [steps.texts for steps in cuts])
-        return sidecar(self.kind, rollouts, [_with_ends(row, steps) for row, steps in zip(rows, cuts, strict=True)])
+        scores, found = self.step_scores(tasks(rollouts, inputs["prompts"]), [steps.texts for steps in cuts])
+        values = {"process_scores": scores, "process_ends": [steps.ends for steps in cuts]}
+        return columnar_sidecar(self.kind, rollouts, values, status=found.status, detail=found.detail)
 
-    def step_scores(self, tasks: Sequence[str], steps: Sequence[Sequence[str]]) -> list[Row]:
-        """process_scores of each task's steps, both given as text; all are asked for at once."""
+    def step_scores(self, tasks: Sequence[str], steps: Sequence[Sequence[str]]) -> tuple[pa.ListArray, Answered]:
+        """The scores of each task's steps, both given as text, null where status is not ok; all are asked at once."""
         from pipelines.engines import acquire
 
         engine = acquire(self.model, self._engine)
-        asked = [self._ask(engine, task, texts) for task, texts in zip(tasks, steps, strict=True)]
-        return [self._row(*one) for one in asked]
+        found = answered([self._ask(engine, task, texts) for task, texts in zip(tasks, steps, strict=True)])
+        counts_R = np.where(found.ok_R, [len(texts) for texts in steps], 0).astype(np.int64)
+        classes = len(found.values_N) // max(int(counts_R.sum()), 1)
+        scores_K = right_probability(found.values_N.reshape(-1, max(classes, 1)), positive=self.positive)
+        return list_array(offsets(counts_R), scores_K, valid_R=found.ok_R), found
 
-    def _ask(
-        self, engine: Engine, task: str, texts: Sequence[str]
-    ) -> tuple[Row | Future[NDArray[np.float32]], list[int]]:
-        """The request, or the row where there is nothing to ask; and the tokens at which to read the answer."""
+    def _ask(self, engine: Engine, task: str, texts: Sequence[str]) -> Row | Future[NDArray[np.float32]]:
+        """The request, or the row where there is nothing to ask."""
         if not texts:
-            return EMPTY, []
+            return Row()
         ids, places = self._read(engine.tokenizer, task, texts)
         if len(ids) > engine.max_model_len:
-            return Row("too_long", f"{len(ids)} of the PRM's tokens, it takes {engine.max_model_len}"), []
+            return Row("too_long", f"{len(ids)} of the PRM's tokens, it takes {engine.max_model_len}")
         if len(places) != len(texts):
-            return Row("error", f"the PRM's tokenizer shows {len(places)} tags for {len(texts)} steps"), []
-        asked = self._answers.ask(
-            request_name(ids, places),
-            lambda: then(engine.pool(ids), lambda logits_TC: logits_TC[places].ravel()),
+            return Row("error", f"the PRM's tokenizer shows {len(places)} tags for {len(texts)} steps")
+        token_ids = np.array(ids, np.int32)
+        return self._answers.ask(
+            request_name(token_ids, places),
+            lambda: then(engine.pool(token_ids), lambda logits_TC: logits_TC[places].ravel()),
             FLOAT32,
         )
-        return asked, places
 
     def _read(self, tokenizer: Any, task: str, steps: Sequence[str]) -> tuple[list[int], list[int]]:
         """The model's token ids, and for each step the index of the token that ends its tag."""
-        clean = [protected(tokenizer, without(step, self.tag)) for step in steps]
+        clean = all_protected(tokenizer, [without(step, self.tag) for step in steps])
         text, tag_ends = tagged(clean, tag=self.tag, between=self.between)
         whole = self._around(tokenizer, protected(tokenizer, task), text)
         start = whole.rfind(text)
         if start < 0:
             return [], []
-        ids, token_at = encode(tokenizer, whole, add_special_tokens=not self.chat)
-        places = [token_at[start + end - 1] for end in tag_ends if start + end - 1 in token_at]
-        return ids, sorted(set(places))
+        ends = [start + end - 1 for end in tag_ends]
+        ids, places = encode(tokenizer, whole, add_special_tokens=not self.chat, characters=ends)
+        return ids, sorted(set(places) - {-1})
 
     def _around(self, tokenizer: Any, task: str, steps: str) -> str:
         if not self.chat:
@@ -176,20 +179,6 @@ class PrmSignal(StepwiseSignal, AskingSignal):
         messages = [] if self.system is None else [{"role": "system", "content": self.system}]
         messages += [{"role": "user", "content": task}, {"role": "assistant", "content": steps}]
         return str(tokenizer.apply_chat_template(messages, tokenize=False))
-
-    def _row(self, found: Row | Future[NDArray[np.float32]], places: Sequence[int]) -> Row:
-        if isinstance(found, Row):
-            return found
-        try:
-            logits_KC = found.result().reshape(len(places), -1)
-        except RequestRejected as rejected:
-            return Row("error", str(rejected))
-        scores = right_probability(logits_KC, positive=self.positive)
-        return Row(values={"process_scores": scores})
-
-
-def _with_ends(row: Row, steps: Steps) -> Row:
-    return replace(row, values={**row.values, "process_ends": steps.ends}) if row.status == "ok" else row
 
 
 def _check_tokens(tokenizer: Any, tokens: Sequence[str]) -> None:

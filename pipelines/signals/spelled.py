@@ -11,13 +11,17 @@ into a step would end the turn in its grader's input. Therefore
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from itertools import accumulate
+from operator import itemgetter
+from typing import Any, NamedTuple
 
-from pipelines.engines.text import REPLACEMENT, special_tokens, spelling_tokenizer
+from pipelines.engines.text import REPLACEMENT, library_tokenizer, special_tokens, spelling_tokenizer
 
 _FIRST = 0xF0000  # of the private characters; a special token each, in the tokenizer's order
+_NOTHING = r"(?!)"  # a pattern that matches nowhere
 # How chat models write their special tokens, for servers whose tokenizer is not known.
 _CONTROL = re.compile(
     r"<\|[^<>|]{1,60}\|>|<｜[^<>｜]{1,60}｜>|<</?SYS>>|</?s>|"
@@ -29,32 +33,41 @@ _CONTROL = re.compile(
 
 def protected(tokenizer: Any, text: str) -> str:
     """The text with a private character for each name of a special token."""
-    pattern, characters = _names(tokenizer)
-    private = _private(tokenizer)
-    if private is None:
-        return text
-    return pattern.sub(lambda name: characters[name[0]], private.sub(REPLACEMENT, text))
+    names = _names(tokenizer)
+    return names.pattern.sub(lambda name: names.characters[name[0]], names.private.sub(REPLACEMENT, text))
+
+
+def all_protected(tokenizer: Any, texts: Sequence[str]) -> Sequence[str]:
+    """`protected` of each text; most texts of a policy hold no name, which one look at them all shows."""
+    names, joined = _names(tokenizer), "\n".join(texts)
+    if names.private.search(joined) or names.pattern.search(joined):
+        return [protected(tokenizer, text) for text in texts]
+    return texts
 
 
 def holds_protected(tokenizer: Any, text: str) -> bool:
     """Whether there is a private character of `protected` in the text."""
-    return any(character in text for character in _names(tokenizer)[1].values())
+    return _names(tokenizer).private.search(text) is not None
 
 
-def encode(tokenizer: Any, text: str, *, add_special_tokens: bool) -> tuple[list[int], dict[int, int]]:
-    """Token ids of a text with protected words in it; and for each character that has one, the index of its token."""
-    pattern, characters = _names(tokenizer)
-    encoded = tokenizer(text, add_special_tokens=add_special_tokens, return_offsets_mapping=True)
-    ids, sequences = list(encoded.input_ids), encoded.sequence_ids(0)
-    known = set(special_tokens(tokenizer).values())
-    control = sum(sequence is not None and index in known for index, sequence in zip(ids, sequences, strict=True))
-    if not characters or (control == len(pattern.findall(text)) and not set(characters.values()) & set(text)):
-        offsets = enumerate(encoded.offset_mapping)
-        return ids, {at: index for index, (begin, end) in offsets for at in range(begin, end)}
-    own = [index for index, sequence in enumerate(sequences) if sequence is not None]
-    body, token_at = _encode_pieces(tokenizer, text)
-    before = ids[: own[0]]
-    return before + body + ids[own[-1] + 1 :], {at: len(before) + index for at, index in token_at.items()}
+def encode(
+    tokenizer: Any, text: str, *, add_special_tokens: bool, characters: Sequence[int] = ()
+) -> tuple[list[int], list[int]]:
+    """Token ids of a text with protected words in it; and for each of the characters the index of its token.
+
+    characters: indices in the text, rising. Of a character's tokens the last counts; -1 where it has none.
+    """
+    names = _names(tokenizer)
+    encoded = library_tokenizer(tokenizer).encode_batch([text], add_special_tokens=add_special_tokens)[0]
+    ids, sequences = encoded.ids, encoded.sequence_ids
+    first = sequences.index(0) if 0 in sequences else 0  # what a template puts before and after belongs to no sequence
+    own = ids[first : first + sequences.count(0)]
+    control = sum(map(names.ids.__contains__, own))
+    if not names.characters or (control == len(names.pattern.findall(text)) and not names.private.search(text)):
+        places = _places(encoded.offsets[first : first + len(own)], characters)
+    else:
+        ids[first : first + len(own)], places = _encode_pieces(tokenizer, text, characters)
+    return ids, [place if place < 0 else first + place for place in places]
 
 
 def defused(text: str) -> str:
@@ -66,43 +79,60 @@ def defused(text: str) -> str:
     return _CONTROL.sub(lambda name: f"{name[0][0]}\N{WORD JOINER}{name[0][1:]}", text)
 
 
-def _encode_pieces(tokenizer: Any, text: str) -> tuple[list[int], dict[int, int]]:
-    """The pieces between special tokens on their own, as tokenizers do it, private characters being names again."""
-    pattern, characters = _names(tokenizer)
-    special = special_tokens(tokenizer)
-    names = {character: name for name, character in characters.items()}
-    spelling = spelling_tokenizer(tokenizer)
+def _encode_pieces(tokenizer: Any, text: str, characters: Sequence[int]) -> tuple[list[int], list[int]]:
+    """`encode` of the pieces between special tokens on their own, as tokenizers do, private characters being names."""
+    special, spelling = special_tokens(tokenizer), spelling_tokenizer(tokenizer)
+    pattern, named, _, _ = _names(tokenizer)
+    names = {character: name for name, character in named.items()}
     ids: list[int] = []
-    token_at: dict[int, int] = {}
+    places: list[int] = []
     start = 0
     for piece in re.split(f"({pattern.pattern})", text):
+        within = characters[bisect_left(characters, start) : bisect_left(characters, start + len(piece))]
         if piece in special:
-            token_at |= {start + at: len(ids) for at in range(len(piece))}
+            places += [len(ids)] * len(within)
             ids.append(special[piece])
         elif piece:
             words = [names.get(character, character) for character in piece]
-            encoding = spelling.encode("".join(words), add_special_tokens=False)
-            owner = {at: index for index, (begin, end) in enumerate(encoding.offsets) for at in range(begin, end)}
-            end = 0
-            for at, word in enumerate(words):
-                end += len(word)
-                if end - 1 in owner:
-                    token_at[start + at] = len(ids) + owner[end - 1]
-            ids += encoding.ids
+            ends = list(accumulate(map(len, words)))
+            encoded = spelling.encode("".join(words), add_special_tokens=False)
+            found = _places(encoded.offsets, [ends[at - start] - 1 for at in within])
+            places += [place if place < 0 else len(ids) + place for place in found]
+            ids += encoded.ids
         start += len(piece)
-    return ids, token_at
+    return ids, places
+
+
+def _places(spans: Sequence[tuple[int, int]], characters: Sequence[int]) -> list[int]:
+    """The index of the last span that holds each character, -1 for none. spans: (begin, end), begins not falling.
+
+    >>> _places([(0, 2), (2, 3), (2, 3), (3, 3), (4, 6)], [1, 2, 3, 5])
+    [0, 2, -1, 4]
+    """
+    found = []
+    for character in characters:
+        place = bisect_right(spans, character, key=itemgetter(0)) - 1
+        while place >= 0 and spans[place][0] == spans[place][1]:
+            place -= 1
+        found.append(place if place >= 0 and character < spans[place][1] else -1)
+    return found
+
+
+class _Names(NamedTuple):
+    """How a tokenizer's special tokens are found: their names, the longest first, the private character of each, these
+    characters, and the ids.
+    """
+
+    pattern: re.Pattern[str]
+    characters: Mapping[str, str]
+    private: re.Pattern[str]
+    ids: frozenset[int]
 
 
 @lru_cache(maxsize=8)
-def _names(tokenizer: Any) -> tuple[re.Pattern[str], Mapping[str, str]]:
-    """A pattern of the special tokens' names, the longest first, and the private character of each."""
-    special = list(special_tokens(tokenizer))
-    pattern = "|".join(re.escape(name) for name in sorted(special, key=len, reverse=True)) or r"(?!)"
-    return re.compile(pattern), {name: chr(_FIRST + number) for number, name in enumerate(special)}
-
-
-@lru_cache(maxsize=8)
-def _private(tokenizer: Any) -> re.Pattern[str] | None:
-    """A pattern of the private characters; None where there are none."""
-    characters = _names(tokenizer)[1]
-    return re.compile(f"[{re.escape(''.join(characters.values()))}]") if characters else None
+def _names(tokenizer: Any) -> _Names:
+    special = special_tokens(tokenizer)
+    pattern = "|".join(re.escape(name) for name in sorted(special, key=len, reverse=True)) or _NOTHING
+    characters = {name: chr(_FIRST + number) for number, name in enumerate(special)}
+    private = f"[{re.escape(''.join(characters.values()))}]" if characters else _NOTHING
+    return _Names(re.compile(pattern), characters, re.compile(private), frozenset(special.values()))

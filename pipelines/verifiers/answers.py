@@ -61,7 +61,7 @@ def after_reasoning(text: str, reasoning: Reasoning = "skip") -> str:
     if reasoning == "keep":
         return text
     last = None
-    if any(first in text for first in "<[◁"):  # with which every mark begins
+    if "<" in text or "[" in text or "◁" in text:  # with which every mark begins
         for mark in _REASONING.finditer(text):
             last = mark
     if last is None:

@@ -15,10 +15,13 @@ import struct
 import tempfile
 from array import array
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, overload
 
 BOARD_BYTES = 1 << 20
-_HEAD = struct.Struct("<QQQ")  # how many answers the child has given, how many of them it has sent, bytes on the board
+_DECODED_BYTES = 1 << 20  # of texts that are decoded together
+# Bytes on the board, how many answers the child has sent, and last, for then the rest is there, how many it has given.
+_HEAD = struct.Struct("<QQQ")
 
 
 class Texts(Sequence[str]):
@@ -41,7 +44,7 @@ class Texts(Sequence[str]):
         if isinstance(index, slice):
             start, stop, _ = index.indices(len(self))
             return Texts(self._content, self._starts[start : max(start, stop) + 1])
-        if not 0 <= index < len(self):
+        if index < 0:
             raise IndexError(index)
         return str(self._content[self._starts[index] : self._starts[index + 1]], "utf-8")
 
@@ -50,9 +53,15 @@ class Texts(Sequence[str]):
         return _texts, (bytes(self._content[first : self._starts[-1]]), bytes(self._starts), kind, first)
 
 
-def _texts(content: bytes, starts: bytes, kind: str, first: int) -> Texts:
+def _texts(content: bytes, starts: bytes, kind: str, first: int) -> Sequence[str]:
+    """The texts of the other side; a plain list, which is faster, of the usual batch: short, and a byte a character."""
     found = array(kind, starts)
-    return Texts(content, array(kind, (start - first for start in found)) if first else found)
+    if first:
+        found = array(kind, (start - first for start in found))
+    if len(content) > _DECODED_BYTES or not content.isascii():
+        return Texts(content, found)
+    whole = content.decode("ascii")
+    return [whole[start:end] for start, end in pairwise(found)]
 
 
 class Columns(Sequence[tuple[Any, ...]]):
@@ -73,6 +82,14 @@ class Columns(Sequence[tuple[Any, ...]]):
             return Columns(*(column[index] for column in self._columns))
         return tuple([column[index] for column in self._columns])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _calls, tuple(self._columns)
+
+
+def _calls(*columns: Sequence[Any]) -> Sequence[tuple[Any, ...]]:
+    """The calls of the other side, a plain list where the columns have become lists."""
+    return list(zip(*columns, strict=True)) if all(isinstance(one, list) for one in columns) else Columns(*columns)
+
 
 class Board:
     """Shared memory on which a child puts each answer of a batch, in pickles one after the other, until it is sent."""
@@ -89,25 +106,22 @@ class Board:
             return False
         self._memory[self._used : end] = content
         self._answered, self._used = self._answered + 1, end
-        self._head()
+        _HEAD.pack_into(self._memory, 0, end, self._sent, self._answered)
         return True
 
     def clear(self, *, sent: int = 0) -> None:
         """Nothing stands here any more: a new batch begins, of which so many answers have been sent."""
         self._answered, self._used, self._sent = sent, _HEAD.size, sent
-        self._head()
-
-    def _head(self) -> None:
-        self._memory[: _HEAD.size] = _HEAD.pack(self._answered, self._sent, self._used)
+        _HEAD.pack_into(self._memory, 0, self._used, self._sent, self._answered)
 
     @property
     def answered(self) -> int:
         """How many calls of the batch the child has answered. For the parent."""
-        return int(_HEAD.unpack_from(self._memory)[0])
+        return int(_HEAD.unpack_from(self._memory)[2])
 
     def read(self, *, received: int, answered: int) -> list[Any]:
         """The answers of a batch from number `received` to number `answered`. For the parent, of a child at rest."""
-        _, sent, used = _HEAD.unpack_from(self._memory)
+        used, sent, _ = _HEAD.unpack_from(self._memory)
         stream = io.BytesIO(self._memory[_HEAD.size : used])
         found = [pickle.load(stream) for _ in range(answered - sent)]
         return found[max(0, received - sent) :]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from pipelines.verifiers.answers import Reasoning, after_reasoning
 from pipelines.verifiers.base import Verdict
+
+_compiled = lru_cache(maxsize=64)(re.compile)  # re's own look-up takes a seventh of such a call
 
 
 def verify(
@@ -24,7 +27,7 @@ def verify(
     if not expected:
         raise ValueError("the reference answer is empty")
     last = None
-    for match in re.finditer(pattern, after_reasoning(text, reasoning)):
+    for match in _compiled(pattern).finditer(after_reasoning(text, reasoning)):
         last = match
     if last is None or (found := last[1 if last.re.groups else 0]) is None:
         return Verdict(correct=False, unparseable=True)
@@ -35,5 +38,5 @@ def verify(
 
 def matches(text: str, *, pattern: str, mode: str) -> bool:
     """Whether pattern matches the whole text (mode fullmatch) or any part of it (mode search)."""
-    compiled = re.compile(pattern)
+    compiled = _compiled(pattern)
     return (compiled.fullmatch(text) if mode == "fullmatch" else compiled.search(text)) is not None

@@ -55,22 +55,13 @@ def _answers(
     """The batch's answers that have not been sent yet."""
     found: list[Answer] = []
     for number in range(len(calls)):
-        found.append(_answer(function, adapt, calls, number, options))
-        if not board.put(found[-1]):
+        try:
+            answer: Answer = ("ok", adapt(function(*calls[number], **options)), "")
+        except (Exception, SystemExit) as error:  # noqa: BLE001  it becomes the row's status, its value stays null
+            answer = ("error", None, f"{type(error).__name__}: {error}"[:DETAIL_CHARACTERS])
+        found.append(answer)
+        if not board.put(answer):
             line.send(found)
             found = []
             board.clear(sent=number + 1)
     return found
-
-
-def _answer(
-    function: Callable[..., Any],
-    adapt: Callable[[Any], Any],
-    calls: Sequence[tuple[Any, ...]],
-    number: int,
-    options: Mapping[str, Any],
-) -> Answer:
-    try:
-        return "ok", adapt(function(*calls[number], **options)), ""
-    except (Exception, SystemExit) as error:  # noqa: BLE001  it becomes the row's status, its value stays null
-        return "error", None, f"{type(error).__name__}: {error}"[:DETAIL_CHARACTERS]

@@ -53,12 +53,9 @@ def model_scores(signal: PrmSignal) -> StepScores:
     """The signal's model, asked as the score stage asks it."""
 
     def score(solutions: Sequence[LabelledSolution]) -> list[SolutionScores]:
-        rows = signal.step_scores([one.problem for one in solutions], [one.steps for one in solutions])
-        found = []
-        for solution, row in zip(solutions, rows, strict=True):
-            scores = row.values["process_scores"] if row.status == "ok" else None
-            found.append(_checked(solution, row.status, scores))
-        return found
+        scores, found = signal.step_scores([one.problem for one in solutions], [one.steps for one in solutions])
+        rows = zip(solutions, found.status, scores.to_pylist(), strict=True)
+        return [_checked(solution, status, row) for solution, status, row in rows]
 
     return score
 

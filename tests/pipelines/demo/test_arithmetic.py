@@ -24,6 +24,7 @@ from pipelines.demo.arithmetic import (
     parse_prompt,
     prompt_rows,
     random_prompt,
+    right_lines,
     solve,
     split_of,
     split_steps,
@@ -105,6 +106,66 @@ def test_the_checker_agrees_with_an_independent_evaluation(seed: int, shuffled: 
     if shuffled:
         rng.shuffle(lines)
     assert check_steps(prompt, lines) == independent_scores(prompt, lines)
+
+
+def right_lines_read_anew(prompt: str, written: list[str]) -> tuple[str | None, str | None]:
+    """`right_lines` as its docstring says it, from all lines before, without a state."""
+    chain = parse_prompt(prompt)
+    if any(re.fullmatch(r"A\d\d", line) for line in written):
+        return None, None
+    read = [match for line in written if (match := re.fullmatch(r"(?:([a-j])[+-][1-9])?=(\d\d)", line))]
+    value = int(read[-1][2]) if read else chain.start
+    letters = sorted(match[1] for match in read if match[1])
+    due = ord(letters[-1]) - ord("a") + 1 if letters else 0
+    count = len(chain.operations)
+    if due < count:
+        operation = chain.operations[due]
+        forward = f"{'abcdefghij'[due]}{operation.sign}{operation.digit}={operation.apply(value):02d}"
+    else:
+        forward = f"A{value:02d}" if set("abcdefghij"[:count]) <= set(letters) else None
+    return forward, f"={value:02d}"
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    noise=st.lists(st.tuples(st.integers(0, 30), st.text("0159abj+-=A?\u0665 \n", max_size=7)), max_size=6),
+    answers=st.lists(st.integers(0, 30), max_size=2),
+    padding=st.sampled_from([0.5, 0.0, 1.0, 2.5]),
+)
+def test_each_step_is_judged_as_if_all_before_it_were_read_anew(
+    seed: int, noise: list[tuple[int, str]], answers: list[int], padding: float
+) -> None:
+    rng = random.Random(seed)
+    prompt = random_prompt(rng, Split.ASSETS)
+    sloppy = Habits(forget_large_borrow=0.4, forget_carry=0.3, slip=0.3, padding=0.3)
+    lines = split_steps(write_trace(prompt, sloppy, rng).text)
+    for place, text in noise:  # malformed lines, more answers, lines left out, lines twice
+        lines[place % len(lines) : place % len(lines)] = [text]
+    for place in answers:
+        lines.insert(place % len(lines), lines[-1])
+    lines = [line for line in lines if rng.random() > 0.1]
+    pairs = [right_lines_read_anew(prompt, lines[:index]) for index in range(len(lines))]
+    expected = [
+        1.0 if line == forward else padding if line == pad else 0.0
+        for line, (forward, pad) in zip(lines, pairs, strict=True)
+    ]
+    assert check_steps(prompt, lines, padding=padding) == expected
+    assert [check_step(prompt, lines, index, padding=padding) for index in range(len(lines))] == expected
+    assert [right_lines(prompt, lines[:index]) for index in range(len(lines))] == pairs
+
+
+def test_no_line_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    class Counted:
+        def fullmatch(self, line: str) -> None:
+            read.append(line)
+
+    monkeypatch.setattr(arithmetic, "_LINE", Counted())
+    check_steps(PROMPT, lines := [f"step {number}" for number in range(50)])
+    assert read == lines[: len(read)]
+    assert len(read) >= 49  # what is written last decides about nothing
 
 
 @pytest.mark.parametrize(

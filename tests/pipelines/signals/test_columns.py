@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from pass_ops.shards import signal_schema
 from pass_ops.shards.schemas import STATUSES
+from pipelines.engines.base import RequestRejected
 from pipelines.signals import Row, Signal, SignalResultError, build_signal, columnar_sidecar, sidecar
 from pipelines.signals.execution import ExecutionSignal
 from pipelines.signals.opd import GOpdSignal
+from pipelines.signals.prm import right_probability
 from pipelines.signals.stage import rollout_columns
 from pipelines.signals.steps import cut_steps, tokenizer_decode
+from tests.conftest import byte_tokenizer
 
 ROWS = 50
 #: float32 values at which sums and products are likeliest to go another way
@@ -208,10 +213,103 @@ def test_a_column_that_is_none_of_the_kind_is_refused(make_rollouts, values: dic
         columnar_sidecar("process_tokens", make_rollouts({}), values, **more)
 
 
+ODD = np.float32([np.inf, -np.inf, np.nan])
+
+
+class Drawn:
+    """An engine with drawn answers, some of them not finite; it refuses some requests. `answers`: by place asked."""
+
+    max_model_len = 150
+
+    def __init__(self, seed: int, classes: int = 1) -> None:
+        self._rng, self._classes = np.random.default_rng(seed), classes
+        self.tokenizer = byte_tokenizer()
+        self.answers: list[np.ndarray | None] = []
+
+    def _answer(self, values: np.ndarray) -> Future[np.ndarray]:
+        future: Future[np.ndarray] = Future()
+        self.answers.append(None if self._rng.random() < 0.1 else values)
+        if self.answers[-1] is None:
+            future.set_exception(RequestRejected("request_failed", "no"))
+        else:
+            future.set_result(values)
+        return future
+
+    def score(self, token_ids: np.ndarray, *, start: int, temperature: float) -> Future[np.ndarray]:
+        assert token_ids.dtype == np.int32
+        assert temperature == 1.0
+        values = hostile(self._rng, len(token_ids) - start)
+        return self._answer(np.where(self._rng.random(len(values)) < 0.02, self._rng.choice(ODD, len(values)), values))
+
+    def pool(self, token_ids: np.ndarray) -> Future[np.ndarray]:
+        assert token_ids.dtype == np.int32
+        return self._answer(30 * self._rng.normal(size=(len(token_ids), self._classes)).astype(np.float32))
+
+
+def masked_by_row(found: Row | np.ndarray | None, mask: list[bool]) -> Row:
+    """The row of one answer, None where it was refused."""
+    if not isinstance(found, np.ndarray):
+        return found or Row("error", "request_failed: no")
+    logprobs_T = np.where(mask, found, np.float32(0))
+    odd_T = np.flatnonzero(~np.isfinite(logprobs_T))
+    if not odd_T.size:
+        return Row(values={"logprobs": logprobs_T})
+    status = "neg_inf" if np.isneginf(logprobs_T[odd_T]).all() else "error"
+    return Row(status, f"{logprobs_T[odd_T[0]]} at completion token {odd_T[0]}")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_logprobs_are_those_of_each_row_by_itself(seed: int, make_rollouts, monkeypatch) -> None:
+    rng = np.random.default_rng(seed)
+    counts = [*lengths(rng), 149, 148]
+    rows = [{"ids": rng.integers(0, 9, n).tolist(), "loss_mask": (rng.random(n) < 0.7).tolist()} for n in counts]
+    rollouts = make_rollouts({}, *rows)[1:]
+    engine = Drawn(seed)
+    monkeypatch.setattr("pipelines.engines.acquire", lambda *_: engine)
+    table = build_signal("logprobs", {"model": "teacher"}).score(rollouts, {})
+    answers, expected = iter(engine.answers), []
+    for row in rollouts.select(["prompt_token_ids", "token_ids", "loss_mask"]).to_pylist():
+        prompt, tokens = len(row["prompt_token_ids"]), len(row["token_ids"])
+        found: Row | np.ndarray | None = Row(values={"logprobs": []})
+        if prompt + tokens > 150:
+            found = Row("too_long", f"{prompt} + {tokens} tokens, the model takes 150")
+        elif tokens:
+            found = next(answers)
+        expected.append(masked_by_row(found, row["loss_mask"]))
+    assert {"ok", "neg_inf", "error", "too_long"} == {row.status for row in expected}
+    assert bits(table) == bits(sidecar("logprobs", rollouts, expected))
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_step_scores_are_those_of_each_rollout_by_itself(classes: int, monkeypatch) -> None:
+    rng = np.random.default_rng(classes)
+    steps = [["1=1"] * int(rng.choice([0, 1, 2, 3, 7, 30])) for _ in range(60)]
+    engine = Drawn(classes, classes)
+    monkeypatch.setattr("pipelines.engines.acquire", lambda *_: engine)
+    signal = build_signal("prm", {"model": "m", "tag": "<think>", "positive": classes - 1})
+    scores, found = signal.step_scores(["12?"] * len(steps), steps)
+    answers = iter(engine.answers)
+    for texts, row, status, detail in zip(steps, scores.to_pylist(), found.status, found.detail, strict=True):
+        length = 1 + len("12?") + 4 * len(texts)  # <s>, the task, three characters and a tag a step
+        if not texts:
+            assert (status, row) == ("ok", [])
+        elif (logits := next(answers)) is None:
+            assert (status, detail, row) == ("error", "request_failed: no", None)
+        else:
+            tags = np.arange(7, length, 4)
+            alone = right_probability(logits[tags], positive=classes - 1)
+            assert status == "ok"
+            assert np.float32(row).tobytes() == alone.tobytes()
+    assert {"ok", "error"} == set(found.status)
+
+
 def test_only_columns_that_a_signal_reads_are_read_for_it() -> None:
     assert rollout_columns(build_signal("combine", {"signals": ["a", "b"]})) == ["rollout_id", "token_ids", "loss_mask"]
     g_opd = build_signal("g_opd", {"teacher": "t", "base": "b"})
     assert rollout_columns(g_opd) == ["rollout_id", "token_ids", "loss_mask", "behavior_logprobs"]
+    monte_carlo = build_signal("monte_carlo", {"verifier": "number"})
+    named = ["rollout_id", "token_ids", "loss_mask", "prompt_token_ids", "text", "answer"]
+    assert rollout_columns(monte_carlo) == named
 
 
 def test_a_signal_of_ones_own_is_given_every_column_whatever_it_derives_from() -> None:

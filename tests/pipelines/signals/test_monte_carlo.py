@@ -88,6 +88,9 @@ def test_a_prefix_that_rollouts_share_is_sampled_once(engine, monte_carlo, make_
     assert len({request.seed for request in engine.requests}) == 4
     assert {tuple(request.prompt_token_ids) for request in engine.requests} == {(1, 2, A, BREAK)}
     assert {request.sampling.max_tokens for request in engine.requests} == {7}, "what is left of max_tokens"
+    first = engine.requests[0].prompt_token_ids
+    assert isinstance(first, np.ndarray)
+    assert all(request.prompt_token_ids is first for request in engine.requests), "one array, not one a continuation"
 
 
 def test_the_cap_cuts_the_samples_of_a_rollout_with_many_steps(engine, monte_carlo, make_rollouts) -> None:

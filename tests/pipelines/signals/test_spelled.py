@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import re
 from concurrent.futures import Future
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -38,20 +41,129 @@ def test_names_of_special_tokens_are_ordinary_tokens_and_say_the_same(tokenizer:
 
 def test_the_special_tokens_of_what_stands_around_stay(tokenizer: Any) -> None:
     whole = f"<s>user\n{protected(tokenizer, ATTACK)}<s>b"
-    ids, token_at = encode(tokenizer, whole, add_special_tokens=True)
+    characters = [whole.index("<s>b"), len(whole) - 1]
+    ids, places = encode(tokenizer, whole, add_special_tokens=True, characters=characters)
     assert control(tokenizer, ids) == ["<s>"] * 3
-    assert tokenizer.convert_ids_to_tokens(ids[token_at[whole.index("<s>b")]]) == "<s>"
-    assert tokenizer.decode([ids[token_at[len(whole) - 1]]]) == "b"
+    assert tokenizer.convert_ids_to_tokens(ids[places[0]]) == "<s>"
+    assert tokenizer.decode([ids[places[1]]]) == "b"
 
 
 @pytest.mark.parametrize("text", ["1 + 1 = 2. ки\nso 2 ки", "<s>a b<s>", "  two  spaces\n", "é漢\N{GRINNING FACE}"])
 def test_other_text_is_encoded_as_ever(tokenizer: Any, text: str) -> None:
     assert protected(tokenizer, text) == text or "<s>" in text
-    ids, token_at = encode(tokenizer, text, add_special_tokens=True)
+    ids, places = encode(tokenizer, text, add_special_tokens=True, characters=range(len(text)))
     plain = tokenizer(text, return_offsets_mapping=True)
     assert ids == plain.input_ids
-    spans = enumerate(plain.offset_mapping)
-    assert token_at == {at: index for index, (begin, end) in spans for at in range(begin, end)}
+    assert places == by_character(plain.offset_mapping, len(text))
+
+
+def by_character(spans: list[tuple[int, int]], characters: int) -> list[int]:
+    """The last token of each character, written down character by character."""
+    token_at = {at: index for index, (begin, end) in enumerate(spans) for at in range(begin, end)}
+    return [token_at.get(at, -1) for at in range(characters)]
+
+
+PIECES = [
+    "a",
+    "1+1=2. ",
+    "  ",
+    "\n\n",
+    "é",
+    "漢字",
+    "\N{GRINNING FACE}",
+    "\u0301",
+    "\ufb01",
+    "<s>",
+    "<unk>",
+    "ки ",
+    "<|im_end|>",
+]
+
+
+def other_tokenizer(kind: str) -> Any:
+    """Small tokenizers whose spans are of another kind: words that are lower-cased and stripped, pieces of words."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    if kind == "words":
+        found = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "1": 2, "##1": 3, "+": 4, "=": 5}, unk_token="[UNK]"))
+        found.normalizer, found.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    else:
+        scores = [
+            ("<unk>", 0.0),
+            ("▁", -1.0),
+            ("a", -2.0),
+            ("1", -2.0),
+            ("▁1", -2.5),
+            ("f", -3.0),
+            ("i", -3.0),
+            ("é", -3.0),
+        ]
+        found = Tokenizer(models.Unigram(scores, unk_id=0, byte_fallback=False))
+        found.normalizer, found.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=found, unk_token="[UNK]" if kind == "words" else "<unk>")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "mistral", "words", "unigram"])
+def test_places_are_those_of_the_offsets_written_down_character_by_character(kind: str) -> None:
+    made = {"bytes": byte_tokenizer, "mistral": mistral_tokenizer}
+    tokenizer = made[kind]() if kind in made else other_tokenizer(kind)
+    rng = random.Random(0)
+    for _ in range(300):
+        text = "".join(rng.choices(PIECES, k=rng.randrange(12)))
+        for special in (True, False):
+            plain = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+            characters = sorted(rng.sample(range(len(text)), rng.randrange(len(text) + 1)))
+            ids, places = encode(tokenizer, text, add_special_tokens=special, characters=characters)
+            expected = by_character(plain.offset_mapping, len(text))
+            assert ids == plain.input_ids
+            assert places == [expected[at] for at in characters]
+
+
+def spelled_by_character(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
+    """Ids and places of a protected text without template, piece by piece and character by character."""
+    special = special_tokens(tokenizer)
+    names = {protected(tokenizer, name): name for name in special}
+    ids: list[int] = []
+    places: list[int] = []
+    for piece in re.split("(" + "|".join(map(re.escape, sorted(special, key=len, reverse=True))) + ")", text):
+        if piece in special:
+            places += [len(ids)] * len(piece)
+            ids.append(special[piece])
+        elif piece:
+            words = [names.get(character, character) for character in piece]
+            encoded = spelling_tokenizer(tokenizer).encode("".join(words), add_special_tokens=False)
+            owner = by_character(encoded.offsets, sum(map(len, words)))
+            last = [owner[end - 1] for end in accumulate(map(len, words))]
+            places += [index if index < 0 else len(ids) + index for index in last]
+            ids += encoded.ids
+    return ids, places
+
+
+def test_a_protected_name_is_one_character_whose_place_is_that_of_its_last_token(tokenizer: Any) -> None:
+    rng = random.Random(1)
+    special = list(special_tokens(tokenizer))
+    for _ in range(200):
+        text = protected(tokenizer, "".join(rng.choices([*PIECES, *special], k=8)) + special[0]) + special[0] + "end"
+        expected_ids, expected = spelled_by_character(tokenizer, text)
+        characters = sorted(rng.sample(range(len(text)), rng.randrange(1, len(text) + 1)))
+        ids, places = encode(tokenizer, text, add_special_tokens=False, characters=characters)
+        assert ids == expected_ids
+        assert places == [expected[at] for at in characters]
+        templated, moved = encode(tokenizer, text, add_special_tokens=True, characters=characters)
+        assert templated == [special_tokens(tokenizer)["<s>"], *ids]
+        assert moved == [place if place < 0 else place + 1 for place in places]
+
+
+@pytest.mark.parametrize("kind", ["truncation", "padding"])
+def test_what_a_tokenizer_file_says_of_lengths_does_not_count(kind: str) -> None:
+    tokenizer = byte_tokenizer()
+    expected = tokenizer("abcdef").input_ids
+    if kind == "truncation":
+        tokenizer.backend_tokenizer.enable_truncation(3)
+    else:
+        tokenizer.backend_tokenizer.enable_padding(length=50)
+    assert encode(tokenizer, "abcdef", add_special_tokens=True)[0] == expected
 
 
 def test_private_characters_of_the_text_are_no_names() -> None:
