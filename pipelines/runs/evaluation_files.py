@@ -105,7 +105,7 @@ def markdown_table(evaluations: Evaluations) -> str:
     """Policies as rows, benchmarks as columns, then their mean and the mean length: the layout of the paper's tables.
 
     A cell is pass@k in per cent, of the smallest and the largest k ("14.8/39.1"), with the first one's 95 % interval,
-    which is not symmetric. The mean is over the benchmarks, each alike, for policies that were evaluated on all of them.
+    which is not symmetric. The mean is over the benchmarks, each alike, for policies evaluated on all of them.
 
     evaluations: policy -> benchmark -> result; columns stand in the order in which they are first met.
     """
