@@ -116,10 +116,10 @@ class Kernel:
 
 
 def kernels() -> list[Kernel]:
-    """Every function of pass_ops that `jit.kernel` compiled; those that `jit.part` inlines are parts of them."""
+    """Every function that `jit.kernel` compiled for a shape stage; those that `jit.part` inlines are parts of them."""
     found = []
     for item in pkgutil.walk_packages(pass_ops.__path__, "pass_ops."):
-        if item.name == "pass_ops.torch":
+        if item.name in ("pass_ops.torch", "pass_ops.spread_rows"):  # no stage spreads: bench_stage.py has those loops
             continue
         module = importlib.import_module(item.name)
         for name, value in vars(module).items():

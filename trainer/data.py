@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
+from itertools import pairwise
 from os import PathLike, fspath
 from typing import Any, Protocol
 
@@ -54,6 +55,15 @@ class RowIndex:
     def __len__(self) -> int:
         return len(self.part_R)
 
+    @staticmethod
+    def empty(rows: int) -> RowIndex:
+        """Room for so many rows, to be filled in place: blocks of parts, joined at the end, would be held twice."""
+        kinds = {name: np.bool_ if name in ("trainable_R", "zero_R") else np.int32 for name in _FIELDS}
+        return RowIndex(**{name: np.empty(rows, kind) for name, kind in kinds.items()})
+
+
+_FIELDS = tuple(item.name for item in fields(RowIndex))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
@@ -87,6 +97,9 @@ class TrainData(Protocol):
     def fetch(self, part: int) -> Columns:
         """The first half of `read`: what waits for a store elsewhere. The other half is to call what this returns."""
         return partial(self.read, part)
+
+    def rows(self, part: int) -> int:
+        """How many rows a part has, as its dataset records it."""
 
     def stored_bytes(self, part: int) -> int:  # noqa: ARG002 - of any part
         """About as much memory as a fetched part takes beside what is held anyway."""
@@ -130,6 +143,11 @@ class ShapedData:
         """Part `part`'s whole file, hashed, if it lies on a store elsewhere; else the open file."""
         source, i = self.places[part]
         return partial(self._table, part, self.sources[source].open_part(i))
+
+    def rows(self, part: int) -> int:
+        """Rows of the part, as its marker counts them."""
+        source, i = self.places[part]
+        return self.sources[source].parts[i].rows
 
     def stored_bytes(self, part: int) -> int:
         """Bytes of the part's file."""
@@ -177,22 +195,24 @@ def build_index(data: TrainData, *, threads: int, reference: bool = False) -> Ro
     """
     if not data.places:
         raise TrainDataError("The shaped datasets have no parts; there is nothing to train on.")
+    bounds_P1 = offsets_of([data.rows(part) for part in range(len(data.places))])
+    rows_P = [slice(first, last) for first, last in pairwise(bounds_P1.tolist())]
+    index, hashes_R = RowIndex.empty(int(bounds_P1[-1])), np.empty(int(bounds_P1[-1]), np.uint64)
+    fill = partial(_index_part, data, index, hashes_R, reference=reference)
     with ThreadPoolExecutor(threads) as pool:
-        read = [pool.submit(_index_part, data, part, reference=reference) for part in range(len(data.places))]
-        blocks = [block.result() for block in read]
-    check_unique(data, [block.pop("rollout_id") for block in blocks])
+        found = list(pool.map(fill, range(len(rows_P)), rows_P))
+    check_unique(data, [hashes_R[rows] for rows in rows_P])
     for name in (BEHAVIOR_COLUMN, *((REFERENCE_COLUMN,) if reference else ())):
-        if not sum(block.pop(name) for block in blocks) and any(block["unmasked_R"].any() for block in blocks):
+        if not sum(counts[name] for counts in found) and index.unmasked_R.any():
             raise TrainDataError(
                 f"The datasets hold no {name} at all ({data.describe(0)}). Without them every token would be left out; "
                 "generate, score or import the rollouts with log-probabilities."
             )
-    groups = np.cumsum([0] + [int(b["group_R"][-1]) + 1 if len(b["group_R"]) else 0 for b in blocks])
-    for part, block in enumerate(blocks):
-        block["group_R"] += groups[part]
-    names = ("part_R", "row_R", "group_R", "length_R", "unmasked_R", "round_R", "trainable_R", "zero_R")
-    # A block's column goes as soon as it is copied, so that no two whole indexes are held.
-    return RowIndex(**{name: np.concatenate([block.pop(name) for block in blocks]) for name in names})
+    groups = 0
+    for rows, counts in zip(rows_P, found, strict=True):
+        index.group_R[rows] += groups
+        groups += counts["groups"]
+    return index
 
 
 def check_logprobs(table: pa.Table, name: str, *, where: str) -> int:
@@ -209,22 +229,29 @@ def check_logprobs(table: pa.Table, name: str, *, where: str) -> int:
     return len(values)
 
 
-def _index_part(data: TrainData, part: int, *, reference: bool) -> dict[str, Any]:
+def _index_part(
+    data: TrainData, index: RowIndex, hashes_R: NDArray[np.uint64], part: int, rows: slice, *, reference: bool
+) -> dict[str, int]:
+    """Fill in a part's rows of the index; how many groups and how many of each log-probability it has."""
     table = data.read(part, (*INDEX_COLUMNS, REFERENCE_COLUMN) if reference else INDEX_COLUMNS)
+    if table.num_rows != rows.stop - rows.start:
+        raise TrainDataError(
+            f"{data.describe(part)} has {table.num_rows} rows, and its dataset counts {rows.stop - rows.start}. "
+            "Run passrl verify on the dataset, and make it again."
+        )
     logprobs = (BEHAVIOR_COLUMN, REFERENCE_COLUMN) if reference else (BEHAVIOR_COLUMN,)
-    unmasked_R = _row_counts(table["loss_mask"], lambda values: values)
-    return {
-        "rollout_id": hashes_of(table["rollout_id"]),
-        **{name: check_logprobs(table, name, where=data.describe(part)) for name in logprobs},
-        "part_R": np.full(table.num_rows, part, np.int32),
-        "row_R": np.arange(table.num_rows, dtype=np.int32),
-        "group_R": group_numbers(group_bounds(table["group_id"])).astype(np.int32),
-        "length_R": (list_lengths(table["prompt_token_ids"]) + list_lengths(table["loss_mask"])).astype(np.int32),
-        "unmasked_R": unmasked_R.astype(np.int32),
-        "round_R": table["round"].to_numpy().astype(np.int32),
-        "trainable_R": table["trainable"].to_numpy().astype(bool) & (unmasked_R > 0),
-        "zero_R": _row_counts(table["chunk_advantages"], lambda values: values != 0) == 0,
-    }
+    counts = {name: check_logprobs(table, name, where=data.describe(part)) for name in logprobs}
+    bounds_G1 = group_bounds(table["group_id"])
+    hashes_R[rows] = hashes_of(table["rollout_id"])
+    index.part_R[rows] = part
+    index.row_R[rows] = np.arange(table.num_rows)
+    index.group_R[rows] = group_numbers(bounds_G1)
+    index.length_R[rows] = list_lengths(table["prompt_token_ids"]) + list_lengths(table["loss_mask"])
+    index.unmasked_R[rows] = _row_counts(table["loss_mask"], lambda values: values)
+    index.round_R[rows] = table["round"].to_numpy()
+    index.trainable_R[rows] = table["trainable"].to_numpy().astype(bool) & (index.unmasked_R[rows] > 0)
+    index.zero_R[rows] = _row_counts(table["chunk_advantages"], lambda values: values != 0) == 0
+    return {**counts, "groups": len(bounds_G1) - 1}
 
 
 def _row_counts(lists: pa.ChunkedArray, test: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[np.int64]:
@@ -250,7 +277,7 @@ def select(index: RowIndex, options: TrainOptions, *, context: int) -> Selection
         keep_R[bad_R] = False
 
     drop("too_old", index.round_R < (options.min_round if options.min_round is not None else np.iinfo(np.int64).min))
-    unit_R = index.group_R if options.unit == "group" else np.arange(len(index))
+    unit_R = index.group_R if options.unit == "group" else np.arange(len(index), dtype=np.int32)
     if options.zero_advantage == "drop":
         live_units = np.unique(unit_R[keep_R & ~index.zero_R])
         drop("zero_advantage", ~np.isin(unit_R, live_units))
@@ -260,7 +287,7 @@ def select(index: RowIndex, options: TrainOptions, *, context: int) -> Selection
     masked_R = long_R & keep_R if options.too_long == "mask" else np.zeros(len(index), bool)
     counts |= {"masked_too_long": int(masked_R.sum()), "left": int(keep_R.sum())}
     _check_selection(index, keep_R & ~masked_R, counts=counts, context=context)
-    rows_R = np.flatnonzero(keep_R)
+    rows_R = np.flatnonzero(keep_R).astype(np.int32)
     units = form_units(rows_R, unit_R=unit_R[rows_R], part_R=index.part_R[rows_R], tokens_R=index.length_R[rows_R])
     return Selection(units=units, masked_R=masked_R, counts=counts)
 

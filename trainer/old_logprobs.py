@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from pass_ops.shards import Store
+from trainer.ahead import ReadAhead
 from trainer.batching import build_micro_batch, check_ids, plan_micro_batches
-from trainer.data import RowIndex, TrainData
+from trainer.data import REMOTE_READERS, RowIndex, TrainData
 from trainer.errors import NonFiniteTrainingError, StateError, TrainingStoppedError
 from trainer.policy import Policy
 from trainer.records import parse_json, write_json
@@ -92,19 +93,20 @@ def _measure(
     total, tokens, worst = 0.0, 0, list[tuple[str, float]]()
     rows_W = np.flatnonzero(wanted_R)
     parts, first_P = np.unique(index.part_R[rows_W], return_index=True)  # the index has one part after the other
-    for part, of_part in zip(parts.tolist(), np.split(index.row_R[rows_W], first_P[1:]), strict=True):
-        decoded = decode_part(data, part, reference=False)
-        old_C = _part_logprobs(decoded, of_part, policy=policy, temperature=temperature)
-        if policy.world.is_main:
-            _write(old_file(folder, part), old_C)
-        kept = kept_tokens(decoded)
-        for row in of_part.tolist():
-            taken = kept.row(row)
-            errors = np.exp(np.abs(old_C[taken].astype(np.float64) - decoded.behavior_C[taken]))
-            total, tokens = total + float(errors.sum()), tokens + len(taken)
-            if len(taken):
-                worst.append((decoded.rollout_ids[row], float(errors.mean())))
-        worst = sorted(worst, key=lambda item: -item[1])[:WORST]
+    with ReadAhead(data, parts.tolist(), threads=REMOTE_READERS) as stored:
+        for part, of_part in zip(parts.tolist(), np.split(index.row_R[rows_W], first_P[1:]), strict=True):
+            decoded = decode_part(data, part, reference=False, fetched=stored.take())
+            old_C = _part_logprobs(decoded, of_part, policy=policy, temperature=temperature)
+            if policy.world.is_main:
+                _write(old_file(folder, part), old_C)
+            kept = kept_tokens(decoded)
+            for row in of_part.tolist():
+                taken = kept.row(row)
+                errors = np.exp(np.abs(old_C[taken].astype(np.float64) - decoded.behavior_C[taken]))
+                total, tokens = total + float(errors.sum()), tokens + len(taken)
+                if len(taken):
+                    worst.append((decoded.rollout_ids[row], float(errors.mean())))
+            worst = sorted(worst, key=lambda item: -item[1])[:WORST]
     return Audit(tokens=tokens, mismatch=total / max(tokens, 1), worst=worst)
 
 

@@ -22,7 +22,7 @@ Integers = NDArray[np.int32] | NDArray[np.int64]
 class Units:
     """Units in the order of the data: unit u is rows_R[starts_U[u]:starts_U[u + 1]], in part part_U[u]."""
 
-    rows_R: IntArray
+    rows_R: NDArray[np.int32]
     starts_U: IntArray  # units + 1
     part_U: NDArray[np.int32]
     tokens_U: IntArray
@@ -31,9 +31,11 @@ class Units:
         return len(self.part_U)
 
 
-def form_units(rows_R: IntArray, *, unit_R: Integers, part_R: NDArray[np.int32], tokens_R: NDArray[np.int32]) -> Units:
+def form_units(
+    rows_R: NDArray[np.int32], *, unit_R: Integers, part_R: NDArray[np.int32], tokens_R: NDArray[np.int32]
+) -> Units:
     """Units from rows in the order of the data; rows of one unit are adjacent and share unit_R."""
-    first_R = np.flatnonzero(np.diff(unit_R, prepend=-1))
+    first_R = np.flatnonzero(np.append(len(rows_R) > 0, unit_R[1:] != unit_R[:-1])[: len(rows_R)])
     return Units(
         rows_R=rows_R,
         starts_U=np.append(first_R, len(rows_R)),
@@ -79,7 +81,7 @@ class Step:
 
     number: int
     epoch: int
-    rows_R: IntArray
+    rows_R: Integers
 
 
 def all_steps(units: Units, options: TrainOptions) -> list[Step]:

@@ -35,7 +35,7 @@ class PairData:
     urls: tuple[str, ...]
     policy: str  # its tokenizer encodes them
     places: tuple[tuple[int, int], ...]  # part -> (file, row group)
-    sizes: tuple[int, ...]  # bytes of each row group, decompressed
+    sizes: tuple[tuple[int, int], ...]  # rows and bytes of each row group, decompressed
 
     @cached_property
     def digests(self) -> list[str]:
@@ -65,9 +65,13 @@ class PairData:
             pairs = pq.ParquetFile(stream).read_row_group(group, columns=list(COLUMNS), use_threads=False)
         return lambda columns: _table(pairs.to_pylist(), self.tokenizer, prefix=f"{file}-{group}").select(list(columns))
 
+    def rows(self, part: int) -> int:
+        """Rows of the part's row group."""
+        return self.sizes[part][0]
+
     def stored_bytes(self, part: int) -> int:
         """Bytes of the part's row group."""
-        return self.sizes[part]
+        return self.sizes[part][1]
 
     def describe(self, part: int) -> str:
         """Where a part is, for messages."""
@@ -78,7 +82,7 @@ class PairData:
 def open_pairs(pairs: Sequence[str], policy: str) -> PairData:
     """Raises TrainDataError where a file is missing, is no Parquet file, or lacks a column."""
     urls = given_urls(pairs, name="pairs", what="Parquet files")
-    sizes = [_row_group_bytes(url) for url in urls]
+    sizes = [_row_groups(url) for url in urls]
     places = tuple((f, i) for f, its in enumerate(sizes) for i in range(len(its)))
     return PairData(tuple(urls), policy, places, tuple(chain.from_iterable(sizes)))
 
@@ -145,7 +149,8 @@ def _end(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def _row_group_bytes(url: str) -> list[int]:
+def _row_groups(url: str) -> list[tuple[int, int]]:
+    """Rows and bytes of each row group."""
     try:
         with Store(url).open("") as stream:
             metadata = pq.read_metadata(stream)
@@ -165,7 +170,8 @@ def _row_group_bytes(url: str) -> list[int]:
                 f"{url}: the column {name} is of type {kind}. Supervised training needs text, or, as a prompt, a list "
                 "of messages (role, content)."
             )
-    return [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    return [(group.num_rows, group.total_byte_size) for group in groups]
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -42,8 +42,8 @@ def plan_steps(data: TrainData, policy: Policy, options: TrainOptions, *, temper
     index = build_index(data, threads=threads, reference=options.kl_coef > 0)
     selection = select(index, options, context=policy.context)
     steps = all_steps(selection.units, options)
-    fed_R = np.setdiff1d(selection.units.rows_R, np.flatnonzero(selection.masked_R))
-    budget = policy.budget(int(index.length_R[fed_R].max()))
+    rows_R = selection.units.rows_R
+    budget = policy.budget(int(index.length_R[rows_R[~selection.masked_R[rows_R]]].max()))
     if policy.share_prompts and budget != policy.micro_batch_tokens:
         raise TrainOptionError(
             f"share_prompts cannot be used with rollouts longer than {rope_limit(policy.model.config)} tokens, beyond "
@@ -54,7 +54,9 @@ def plan_steps(data: TrainData, policy: Policy, options: TrainOptions, *, temper
 
 def recompute_plan(plan: StepPlan, policy: Policy, options: TrainOptions, *, folder: Path) -> None:
     """Writes the old policy's log-probabilities of every rollout of the plan into a folder (`trainer.old_logprobs`)."""
-    wanted_R = np.isin(np.arange(len(plan.index)), plan.selection.units.rows_R) & ~plan.selection.masked_R
+    wanted_R = np.zeros(len(plan.index), np.bool_)
+    wanted_R[plan.selection.units.rows_R] = True
+    wanted_R &= ~plan.selection.masked_R
     recompute_old(
         plan.data,
         plan.index,

@@ -145,7 +145,7 @@ def _first_seen(part_R: NDArray[np.int32]) -> NDArray[np.int32]:
     return np.array(list(dict.fromkeys(part_R.tolist())), np.int32)
 
 
-def _runs(index: RowIndex, rows_R: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
+def _runs(index: RowIndex, rows_R: NDArray[np.int32] | NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
     """These rows of the index as (part, first row, one behind the last), neighbours in a part together."""
     part_R, row_R = index.part_R[rows_R], index.row_R[rows_R]
     cuts = np.flatnonzero((np.diff(part_R) != 0) | (np.diff(row_R) != 1)) + 1

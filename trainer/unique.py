@@ -45,7 +45,8 @@ def check_unique(data: Parts, hashes: Sequence[NDArray[np.uint64]]) -> None:
     for part, (source, _) in enumerate(data.places):
         parts_of.setdefault(source, []).append(part)
     for parts in parts_of.values():
-        sorted_R = np.sort(np.concatenate([hashes[part] for part in parts]))
+        sorted_R = np.concatenate([hashes[part] for part in parts])
+        sorted_R.sort()
         shared = sorted_R[1:][sorted_R[1:] == sorted_R[:-1]]
         twice = _first_twice(data, parts, hashes, shared) if len(shared) else None
         if twice is not None:

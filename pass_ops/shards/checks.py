@@ -76,6 +76,12 @@ def alignment_problems(signal: pa.Table, rollouts: pa.Table) -> Iterator[Problem
         yield from _last_end(signal, "process_ends", rollouts)
 
 
+def compared_columns(signal: pa.Table) -> list[str]:
+    """The rollouts' columns that `alignment_problems` looks at; a signal of one value a rollout needs no tokens."""
+    by_token = _token_lists(signal) or "process_ends" in signal.column_names
+    return ["rollout_id", "token_ids", "loss_mask"] if by_token else ["rollout_id"]
+
+
 # -- rules -------------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pass_ops.errors import CorruptDatasetError, NotADatasetError, PartError, ShardError
 from pass_ops.reading.groups import group_bounds
 from pass_ops.shards import names
-from pass_ops.shards.checks import alignment_problems, describe, part_problems
+from pass_ops.shards.checks import alignment_problems, compared_columns, describe, part_problems
 from pass_ops.shards.dataset import dataset_folders, read_dataset_json
 from pass_ops.shards.deletion import read_deletion
 from pass_ops.shards.fingerprint import sha256_bytes
@@ -342,7 +342,7 @@ def _alignment(
     file: pq.ParquetFile, table: pa.Table, rollouts: CompleteDataset, part: int, where: str
 ) -> Iterator[Finding]:
     shaped = "token_ids" in table.column_names
-    columns = ROLLOUTS.names if shaped else ["rollout_id", "token_ids", "loss_mask"]
+    columns = ROLLOUTS.names if shaped else compared_columns(table)
     try:
         with rollouts.open_part(part) as source:
             theirs, sizes = source.read(columns=columns), _row_groups(source)

@@ -5,8 +5,8 @@ Legend of dimensions: see `pass_ops.reading.stream_rows`; _C cells, _K chunks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,6 +48,19 @@ class Shaper:
                 a_C = self._standardized_sum(rows, cells, y, self.fused(rows, cells, y))
                 a_K = a_C if last_K is None else a_C[last_K]
         return credited(chunks, a_K, k=self.config.k if self.config.divide else None)
+
+    def contributions(self, rows: Rows) -> Iterator[tuple[str, Array]]:
+        """Stream of non-zero weight, and what that weight adds to the fused sum at each chunk's last token, before the
+        sum is standardized; through gates it may arrive at other streams.
+        """
+        y = self.values(rows)
+        cells = self.cells(rows)
+        chunks, _ = cells.cut(self._cuts(rows, cells, y))
+        for name in (name for name, stream in self.streams.items() if stream.weight != 0.0):
+            others = {at: replace(self.streams[at], weight=0.0) for at in chain(name, self.streams)}
+            alone = replace(self, streams={**others, name: self.streams[name]})
+            with np.errstate(over="ignore", invalid="ignore"):
+                yield name, alone.fused(rows, chunks, y)
 
     def raw(self, rows: Rows, name: str) -> Array:
         """A stream's values, transformed and not yet standardized."""

@@ -72,6 +72,21 @@ def recorded_moments(table: pa.Table, config: ShapingConfig) -> dict[str, Moment
     }
 
 
+def stream_contributions(
+    table: pa.Table, config: ShapingConfig, *, statistics: Statistics | None
+) -> Iterator[tuple[str, Array]]:
+    """Stream of non-zero weight, and what that weight adds to the fused sum of each chunk, float64; span by span.
+
+    `table` holds whole groups of trainable rollouts. statistics: where a pool is the whole data set; their options are
+    not compared. Raises what `shape` does.
+    """
+    planned = plan(table, config)
+    shaper = _shaper(config, planned, statistics.moments() if statistics else {})
+    starts_G1 = group_starts(table, needed_by="shaping")
+    for groups in _spans(table, planned, starts_G1, config):
+        yield from shaper.contributions(_read(table, starts_G1, groups, shaper))
+
+
 def _moments_by_group(shaper: Shaper, rows: Rows, name: str) -> Moments:
     """By group, since a group's sums depend on nothing but the group."""
     if name == FUSED:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 from numba.core.caching import FunctionCache
+from numba.core.runtime import rtsys
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -28,7 +29,11 @@ def part(function: Function) -> Function:
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]
-    """Numba's, except that an index which cannot be read is an empty one.
+    """Numba's, except that what is loaded needs no compiler, and that an index which cannot be read is an empty one.
+
+    Numba's own begins with a refresh of everything that a compilation may look up: types and functions of all its
+    modules, and scipy's linear algebra, for 0.4 s. What is compiled needs the runtime only; where a kernel has
+    to be compiled after all, the compiler refreshes by itself.
 
     The index names types by module and is read before its age is looked at: that of an older release, in which a module
     had another name, would else be the end of the first call.
@@ -36,7 +41,8 @@ class _Cache(FunctionCache):  # type: ignore[misc]
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         try:
-            return super().load_overload(signature, target_context)
+            rtsys.initialize(target_context)
+            return self._load_overload(signature, target_context)
         except (ImportError, AttributeError, EOFError, UnpicklingError):
             self.flush()
             return None

@@ -16,15 +16,15 @@ from pass_ops import ShapingConfig
 from pass_ops.options.config import ESTIMATORS
 from pass_ops.options.methods import METHODS
 from pipelines.inspect.explain.arithmetic import Arithmetic, Chunk
-from pipelines.inspect.explain.explanation import check_group
+from pipelines.inspect.explain.explanation import CheckedGroup
 from pipelines.inspect.explain.stream_result import StreamArithmetic, StreamChunk
 from pipelines.inspect.explain.streams_text import pool_formula as stream_formula
 from pipelines.inspect.explain.text import pool_formula
 from pipelines.view.payload import Array
 from pipelines.view.rows import Group, Shaped
 
-#: rollouts times tokens of a group above which it is not explained: its arithmetic reads the group for each rollout
-MOST = 2_000_000
+#: tokens of a group above which it is not explained: its arithmetic holds Python numbers for each
+MOST = 250_000
 _PASS: Mapping[str, Callable[[Chunk], float | None]] = {
     "score": lambda chunk: chunk.score,
     "standardized": lambda chunk: chunk.standardized,
@@ -52,16 +52,17 @@ def left_out(group: Group, config: ShapingConfig) -> str | None:
     """Why a group's chunks have no arithmetic here; None where they have."""
     if config.streams is None and config.estimator not in ESTIMATORS:
         return f"explain does not spell out the arithmetic of estimator {config.estimator!r}"
-    if len(group.tokens_R) * int(group.tokens_R.sum()) > MOST:
+    if int(group.tokens_R.sum()) > MOST:
         return "groups of so many tokens are not explained in the file; `passrl explain` does it for one rollout"
     return None
 
 
 def explain(shaped: Shaped) -> Explained:
-    """The arithmetic of every rollout under one setting. Raises what `check_group` does."""
+    """The arithmetic of every rollout under one setting. Raises what `CheckedGroup` does."""
     config, found = shaped.setting.config, []
+    checked = CheckedGroup(shaped.table, config, statistics=shaped.setting.statistics)
     for row in range(len(shaped.table)):
-        arithmetic, _, disagreements, _ = check_group(shaped.table, row, config, statistics=shaped.setting.statistics)
+        arithmetic, _, disagreements, _ = checked.row(row)
         found.append((arithmetic, not disagreements))
     counts = shaped.chunks_R.tolist()
     return _by_streams(config, found, counts) if config.streams is not None else _by_estimator(config, found, counts)

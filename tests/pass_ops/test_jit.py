@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -54,3 +56,29 @@ def test_an_index_that_cannot_be_read_is_an_empty_one(module: ModuleType, tmp_pa
     index.write_bytes(pickle.dumps(version, protocol=-1) + (gone if damage != "truncated" else rest[: len(rest) // 2]))
     assert compiled_and_loaded(fresh()) == (1, 0)
     assert compiled_and_loaded(fresh()) == (0, 1), "and it is made anew"
+
+
+LATER = """
+import sys
+import numba, numpy as np
+from kernels_on_disk import double
+
+assert double(np.arange(3.0)).tolist() == [0.0, 2.0, 4.0]
+assert sum(double.stats.cache_hits.values()) == 1
+assert "numba.np.linalg" not in sys.modules, "the compiler's functions were loaded for a kernel that is compiled"
+
+@numba.njit
+def squares(values):
+    return np.dot(double(values), double(values))
+
+assert squares(np.arange(3.0)) == 20.0
+assert double(np.arange(3)).tolist() == [0, 2, 4], "another type, so it is compiled"
+"""
+
+
+def test_after_a_kernel_was_loaded_others_compile(module: ModuleType, tmp_path: Path) -> None:
+    compiled_and_loaded(module)
+    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    environment = os.environ | {"PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, "-c", LATER], env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -86,6 +86,18 @@ def test_ends_that_fall_are_named_whichever_thread_meets_them(wrong, threads):
             token_advantages(table)
 
 
+@pytest.mark.parametrize(("place", "end"), [(0, 0), (0, -1), (20, 20), (20, 3), (20, 999), (40, 39)])
+def test_ends_that_fall_among_long_runs_are_named(place, end, threads):
+    """Runs of chunks of one token are searched for in rows like this one: forty of them, then one of twenty."""
+    long = [*range(1, 41), 60]
+    wrong = [*long[:place], end, *long[place + 1 :]]
+    table = pa.table(
+        {"chunk_ends": pa.array([long, wrong, long], I32), "chunk_advantages": pa.array([[1.0] * 41] * 3, F32)}
+    )
+    with pytest.raises(errors.StepEndsError, match=r"^row 1: chunk_ends do not increase"):
+        token_advantages(table)
+
+
 def test_a_padded_batch_is_the_same_whatever_the_threads(threads):
     rng = torch.Generator().manual_seed(0)
     mask = torch.rand(24, 9, generator=rng) < 0.7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -177,3 +178,31 @@ def test_two_passes_over_parts_are_one_over_the_whole(case, data):
     statistics = pool_statistics(parts, config)
     shards = [shape(part, config, statistics=statistics) for part in parts]
     assert_same(pa.concat_tables(shards), shape(table, config), chunks=True)
+
+
+@SOME
+@given(case=configurations(), values=st.sampled_from((1, 100)))
+def test_what_streams_contribute_is_what_each_makes_alone_and_adds_up_to_the_sum(case, values):
+    table, _, config = case
+    table = table.filter(shape(table, config)["trainable"])
+    config = replace(config, fused=None)
+    found: dict[str, list[np.ndarray]] = {}
+    with mock.patch.multiple(stream_table, LEAST_SPAN_VALUES=values, MOST_SPAN_VALUES=values):
+        for name, added_K in stream_table.stream_contributions(table, config, statistics=None):
+            found.setdefault(name, []).append(added_K)
+    summed = credits_of(shape(table, config))
+    added = [np.concatenate(parts) for parts in found.values()]
+    sizes = np.sum(np.abs(added), axis=0) if added else np.zeros(len(summed))
+    np.testing.assert_allclose(np.sum(added, axis=0) if added else sizes, summed, atol=1e-6 * sizes.max(initial=1.0))
+    cutters = stream_table.plan(table, config).cutters
+    for name, parts in found.items():
+        streams = {
+            one: stream if one == name else replace(stream, weight=0.0) for one, stream in config.streams.items()
+        }
+        alone = replace(config, streams=streams, chunk_by=cutters)
+        made = np.concatenate(parts)
+        np.testing.assert_allclose(made, credits_of(shape(table, alone)), rtol=1e-6, atol=1e-30)
+
+
+def credits_of(shaped):
+    return np.array([credit for row in shaped["chunk_credits"].to_pylist() for credit in row], np.float32)

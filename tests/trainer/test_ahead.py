@@ -6,17 +6,22 @@ import threading
 import uuid
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from pass_ops.errors import CorruptDatasetError
 from pass_ops.shards import Store, open_dataset
 from tests.trainer.rows import as_rollout, random_rows, write_shaped
+from trainer import old_logprobs
 from trainer.ahead import ReadAhead
 from trainer.data import ShapedData, build_index, select
+from trainer.distributed import World
+from trainer.old_logprobs import recompute_old
 from trainer.options import TrainOptions
 from trainer.order import all_steps
-from trainer.stream import stream_steps
+from trainer.stream import old_file, stream_steps
 
 PARTS = 12
 ROWS = random_rows(groups=PARTS, size=2)
@@ -121,6 +126,28 @@ def test_parts_are_read_ahead_over_the_edges_of_windows_and_epochs():
         for rollout, wanted in zip(members, expected, strict=True):
             assert rollout.token_ids_T.tolist() == wanted.token_ids_T.tolist()
             assert rollout.advantages_T.tolist() == wanted.advantages_T.tolist()
+
+
+def test_parts_are_read_ahead_while_the_old_policy_is_recomputed(tmp_path, monkeypatch):
+    reads = Reads(expected=PARTS)
+    data, url = on_another_store(reads)
+    index, _ = windows_of_one_part(url)
+
+    def as_sampled(decoded, rows_R, **_):
+        assert reads.all_read.wait(60), f"at part {decoded.rollout_ids}, {reads.names.total()} of {PARTS} were read"
+        assert len(rows_R) == 2
+        return decoded.behavior_C
+
+    monkeypatch.setattr(old_logprobs, "_part_logprobs", as_sampled)
+    policy = SimpleNamespace(world=World())
+    wanted_R = np.ones(len(index), np.bool_)
+    audit = recompute_old(data, index, wanted_R, policy=policy, folder=tmp_path, temperature=1.0, limit=None)
+    assert (audit.mismatch, len(audit.worst)) == (1.0, 8)
+    assert sorted(reads.names.values()) == [1] * PARTS
+    for part in range(PARTS):
+        rows = ROWS[2 * part : 2 * part + 2]
+        old_C = np.load(old_file(tmp_path, part))
+        assert old_C.tolist() == np.concatenate([as_rollout(row).behavior_T for row in rows]).tolist()
 
 
 def test_a_local_part_is_read_by_the_thread_that_decodes_it(make_shaped):

@@ -232,7 +232,7 @@ class Damaged:
 
     def __init__(self, data: ShapedData, name: str, change) -> None:
         self.data, self.name, self.change = data, name, change
-        self.places, self.describe = data.places, data.describe
+        self.places, self.describe, self.rows = data.places, data.describe, data.rows
 
     def read(self, part, columns):
         table = self.data.read(part, columns)
@@ -273,6 +273,14 @@ def test_a_rollout_that_is_there_twice_is_refused(make_shaped):
     repeated = Damaged(data, "rollout_id", lambda value, part: first if value == ROWS[-1].rollout_id else value)
     with pytest.raises(TrainDataError, match=f"Rollout {first} is there more than once"):
         build_index(repeated, threads=1)
+
+
+def test_a_part_of_other_rows_than_its_dataset_counts_is_refused(make_shaped):
+    data = data_of(make_shaped(split_groups(ROWS, 2)))
+    short = Damaged(data, "round", lambda value, part: value)
+    short.read = lambda part, columns: data.read(part, columns).slice(part)
+    with pytest.raises(TrainDataError, match=r"part 1 has \d+ rows, and its dataset counts \d+\. Run passrl verify"):
+        build_index(short, threads=1)
 
 
 def test_recomputed_logprobs_are_read_back_and_refused_where_they_are_not_the_parts(tmp_path):

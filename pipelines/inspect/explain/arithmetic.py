@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, cached_property
 
 from pass_ops import ShapingConfig
 from pipelines.inspect.explain.pools import Columns, Number, Pool, StoredRow
@@ -62,58 +62,63 @@ class Arithmetic:
     path_score: Number | None
 
 
-def work_out(
-    rows: Sequence[StoredRow],
-    index: int,
-    *,
-    config: ShapingConfig,
-    columns: Columns,
-    stored_ends: Collection[int] = (),
-) -> Arithmetic:
-    """The arithmetic of rows[index] within its group `rows`.
+class GroupArithmetic:
+    """The arithmetic of any of a group's rows; what they share (pools, trace) is worked out once."""
 
-    stored_ends: where the stored chunks end; followed only where rounding alone decides about a boundary.
-    """
-    reads = Reads(config, columns)
-    row = rows[index]
-    reasons = reads.missing(row)
-    if not any(row.mask):
-        reasons += ("no token counts: " + ("the loss mask is False everywhere" if row.mask else "it is empty"),)
-    used = [other for other in rows if not reads.missing(other)]
-    pools = reads.pools(used)
-    outcome, form = (
-        pools[name].standardize(x).value if name in pools and x is not None else None
-        for name, x in (("outcome", row.outcome), ("format", reads.format(row)))
-    )
-    chunks: tuple[Chunk, ...] = ()
-    if not reasons:
-        if reads.method.whitens:
-            pools["return"] = Pool.of("return", _returns(used, reads, pools), "masked_norm", config)
-            chunks = _whitened(_return_to_go(row, reads, pools, stored_ends), pools["return"])
-        elif reads.method.returns:
-            chunks = _return_to_go(row, reads, pools, stored_ends)
-        else:
-            starts = _starts(row, used, reads, pools, stored_ends)
-            k = config.k if reads.method.divides else 0.0
-            chunks = _divide_length(row, starts, reads.credit(row, pools), k)
-    has_path = bool(chunks) and reads.method.divides
-    return Arithmetic(
-        trainable=not reasons,
-        reasons=reasons,
-        group=len(used),
-        pools=tuple(pools.values()),
-        outcome=outcome,
-        format=form,
-        gated=reads.gated and row.ok is False,
-        chunks=chunks,
-        path_score=chunks[0].advantage if has_path else None,
-    )
+    def __init__(self, rows: Sequence[StoredRow], *, config: ShapingConfig, columns: Columns) -> None:
+        self._rows, self._reads = rows, Reads(config, columns)
+        self._used = used = [row for row in rows if not self._reads.missing(row)]
+        self._pools = pools = self._reads.pools(used)
+        self._trace = cache(lambda t: _trace(used, pools["process"], t))
+
+    @cached_property
+    def _with_returns(self) -> dict[str, Pool]:
+        returns = _returns(self._used, self._reads, self._pools)
+        return {**self._pools, "return": Pool.of("return", returns, "masked_norm", self._reads.config)}
+
+    def row(self, index: int, stored_ends: Collection[int] = ()) -> Arithmetic:
+        """The arithmetic of one row.
+
+        stored_ends: where the stored chunks end; followed only where rounding alone decides about a boundary.
+        """
+        reads, pools, row = self._reads, self._pools, self._rows[index]
+        reasons = reads.missing(row)
+        if not any(row.mask):
+            reasons += ("no token counts: " + ("the loss mask is False everywhere" if row.mask else "it is empty"),)
+        outcome, form = (
+            pools[name].standardize(x).value if name in pools and x is not None else None
+            for name, x in (("outcome", row.outcome), ("format", reads.format(row)))
+        )
+        chunks: tuple[Chunk, ...] = ()
+        if not reasons:
+            if reads.method.whitens:
+                chunks = _return_to_go(row, reads, pools, stored_ends)
+                pools = self._with_returns
+                chunks = _whitened(chunks, pools["return"])
+            elif reads.method.returns:
+                chunks = _return_to_go(row, reads, pools, stored_ends)
+            else:
+                starts = _starts(row, reads, self._trace, stored_ends)
+                k = reads.config.k if reads.method.divides else 0.0
+                chunks = _divide_length(row, starts, reads.credit(row, pools), k)
+        has_path = bool(chunks) and reads.method.divides
+        return Arithmetic(
+            trainable=not reasons,
+            reasons=reasons,
+            group=len(self._used),
+            pools=tuple(pools.values()),
+            outcome=outcome,
+            format=form,
+            gated=reads.gated and row.ok is False,
+            chunks=chunks,
+            path_score=chunks[0].advantage if has_path else None,
+        )
 
 
 def _starts(
-    row: StoredRow, used: Sequence[StoredRow], reads: Reads, pools: dict[str, Pool], stored: Collection[int]
+    row: StoredRow, reads: Reads, trace: Callable[[int], Number], stored: Collection[int]
 ) -> list[tuple[int, str]]:
-    """Chunk-by-Value: the token each chunk starts at, and why (docs/spec/method.md section 3)."""
+    """Chunk-by-Value: the token each chunk starts at, and why (docs/spec/method.md section 3). trace: t -> u_t."""
     config = reads.config
     if reads.method.chunks == "rollout":
         return [(0, "start")]
@@ -123,7 +128,6 @@ def _starts(
     if config.signal == "prm":
         first, *others = reads.elements(row)
         return [(0, first.name), *((element.first, element.name) for element in others)]
-    trace = partial(_trace, used, pools["process"])
     found = [(0, "start")]
     value = trace(counting[0])
     for t in counting[1:]:

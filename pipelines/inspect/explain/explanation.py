@@ -18,10 +18,10 @@ from pass_ops.options.config import ESTIMATORS
 from pass_ops.reading.stream_sources import plan
 from pass_ops.shards import CompleteDataset
 from pass_ops.support.nearest import advice
-from pipelines.inspect.explain.arithmetic import Arithmetic, work_out
+from pipelines.inspect.explain.arithmetic import Arithmetic, GroupArithmetic
 from pipelines.inspect.explain.pools import STORED_ROUNDING, Columns, Number, StoredRow
+from pipelines.inspect.explain.stream_group import StreamGroup
 from pipelines.inspect.explain.stream_result import StreamArithmetic
-from pipelines.inspect.explain.streams import work_out_streams
 from pipelines.inspect.stored import open_shaped, shaping_config
 from pipelines.shaped.streams import statistics_of
 
@@ -133,34 +133,36 @@ def check_group(
     statistics: what was recorded of pools of the whole dataset.
     Returns the arithmetic, the stored result, the disagreements, and the largest difference of a number.
     """
-    names = table.column_names
-    made = table.select(_MADE).slice(index, 1).to_pylist()[0]
-    stored = StoredResult(
-        chunk_ends=tuple(made["chunk_ends"]),
-        chunk_credits=tuple(made["chunk_credits"]),
-        chunk_advantages=tuple(made["chunk_advantages"]),
-        path_score=made["path_score"],
-        trainable=made["trainable"],
-    )
-    arithmetic: Arithmetic | StreamArithmetic
-    if config.streams is not None:
-        arithmetic = work_out_streams(
-            table,
-            index,
-            config=config,
-            recorded=None if statistics is None else statistics.pools,
-            stored_ends=frozenset(stored.chunk_ends),
+    return CheckedGroup(table, config, statistics=statistics).row(index)
+
+
+class CheckedGroup:
+    """`check_group` for any row of one table; what the rows share is worked out once."""
+
+    def __init__(self, table: pa.Table, config: ShapingConfig, *, statistics: Statistics | None = None) -> None:
+        names = table.column_names
+        self._made = table.select([*_MADE, "loss_mask"])
+        self._group: GroupArithmetic | StreamGroup
+        if config.streams is not None:
+            recorded = None if statistics is None else statistics.pools
+            self._group = StreamGroup(table, config=config, recorded=recorded)
+        else:
+            columns = Columns(format_reward="format_reward" in names, format_ok="format_ok" in names)
+            self._group = GroupArithmetic(stored_rows(table, config), config=config, columns=columns)
+
+    def row(self, index: int) -> tuple[Arithmetic | StreamArithmetic, StoredResult, tuple[str, ...], float]:
+        """The row's arithmetic, its stored result, the disagreements, and the largest difference of a number."""
+        made = self._made.slice(index, 1).to_pylist()[0]
+        stored = StoredResult(
+            chunk_ends=tuple(made["chunk_ends"]),
+            chunk_credits=tuple(made["chunk_credits"]),
+            chunk_advantages=tuple(made["chunk_advantages"]),
+            path_score=made["path_score"],
+            trainable=made["trainable"],
         )
-    else:
-        arithmetic = work_out(
-            stored_rows(table, config),
-            index,
-            config=config,
-            columns=Columns(format_reward="format_reward" in names, format_ok="format_ok" in names),
-            stored_ends=frozenset(stored.chunk_ends),
-        )
-    disagreements, largest = _compare(arithmetic, stored, length=len(table["loss_mask"][index]))
-    return arithmetic, stored, disagreements, largest
+        arithmetic = self._group.row(index, frozenset(stored.chunk_ends))
+        disagreements, largest = _compare(arithmetic, stored, length=len(made["loss_mask"]))
+        return arithmetic, stored, disagreements, largest
 
 
 def stored_rows(table: pa.Table, config: ShapingConfig) -> list[StoredRow]:

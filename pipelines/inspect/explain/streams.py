@@ -12,14 +12,12 @@ import math
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any
 
-import pyarrow as pa
-
 from pass_ops import ShapingConfig, Stream
-from pass_ops.reading.stream_sources import Plan, plan
+from pass_ops.reading.stream_sources import Plan
 from pipelines.inspect.explain.measured import Measure, measure, unmeasured
 from pipelines.inspect.explain.pools import Number
 from pipelines.inspect.explain.stream_result import Share, StreamArithmetic, StreamChunk, StreamFacts
@@ -47,41 +45,7 @@ class Element:
     y: Number = ZERO
 
 
-def work_out_streams(
-    table: pa.Table,
-    index: int,
-    *,
-    config: ShapingConfig,
-    recorded: Mapping[str, Mapping[str, float]] | None = None,
-    stored_ends: Collection[int] = (),
-) -> StreamArithmetic:
-    """The arithmetic of row `index` of a table that holds one group.
-
-    recorded: the pools of the whole dataset by stream ("" for the fused sum), as its first pass recorded them.
-    stored_ends: where the stored chunks end; followed only where rounding alone decides about a boundary.
-
-    Raises OptionError where a transform's function cannot be imported.
-    """
-    planned = plan(table, config)
-    columns = dict.fromkeys([*planned.types, *planned.keys.values()])
-    rows = table.select(list(columns)).to_pylist()
-    row = rows[index]
-    reasons = [f"{name} could not be computed (null)" for name in columns if row[name] is None]
-    if not any(row["loss_mask"]):
-        reasons.append(
-            "no token counts: " + ("the loss mask is False everywhere" if row["loss_mask"] else "it is empty")
-        )
-    used = [other for other in rows if all(other[name] is not None for name in columns)]
-    if reasons:
-        return StreamArithmetic(
-            trainable=False, reasons=tuple(reasons), group=len(used), right=None, streams=(), pools=(), fused=None,
-            divides=config.divide, chunks=(), path_score=None,
-        )  # fmt: skip
-    place = next(i for i, other in enumerate(used) if other is row)
-    return _Group(used, config, planned, recorded or {}).explain(place, stored_ends)
-
-
-class _Group:
+class StreamArithmetics:
     """The used rollouts of one group under streams: sections 2 to 8 of docs/spec/streams.md."""
 
     def __init__(
@@ -91,6 +55,7 @@ class _Group:
         self.streams: dict[str, Stream] = {name: (config.streams or {})[name] for name in planned.sources}
         self.counting = [[t for t, counts in enumerate(row["loss_mask"]) if counts] for row in rows]
         self.measures: dict[tuple[str, object], Measure] = {}
+        self.trace = cache(self._trace)
         self.x = {name: [self._elements(name, i) for i in range(len(rows))] for name in self.streams}
         self.y = {name: [self._measured(name, i) for i in range(len(rows))] for name in self.streams}
 
@@ -118,13 +83,23 @@ class _Group:
         return About(
             level=self.plan.sources[name].level,
             counting=len(self.counting[i]),
-            mean_outcome=math.fsum(self.outcomes) / len(self.outcomes) if self.outcomes else 0.0,
+            mean_outcome=self.mean_outcome,
         )
 
     @cached_property
     def outcomes(self) -> list[float]:
         """The raw values that say who is right; none where nobody asks."""
         return [] if self.plan.right is None else [float(row[self.plan.right]) for row in self.rows]
+
+    @cached_property
+    def mean_outcome(self) -> float:
+        """Their mean; 0 of none."""
+        return math.fsum(self.outcomes) / len(self.outcomes) if self.outcomes else 0.0
+
+    @cached_property
+    def single_outcome(self) -> bool:
+        """Whether they are all the same."""
+        return len(set(self.outcomes)) == 1
 
     def right(self, i: int) -> bool:
         """Whether rollout i is."""
@@ -192,7 +167,7 @@ class _Group:
         if gate in ("right", "wrong"):
             return self.right(i) == (gate == "right")
         if gate in ("single_outcome", "mixed"):
-            return (len(set(self.outcomes)) == 1) == (gate == "single_outcome")
+            return self.single_outcome == (gate == "single_outcome")
         return True
 
     def arrives(self, i: int) -> dict[str, float]:
@@ -297,15 +272,16 @@ class _Group:
     def _moves(self, name: str, i: int, stored: Collection[int]) -> Iterator[tuple[int, str]]:
         """Where the group's mean y of a stream with a value a token has moved by more than eta."""
         first, *others = self.counting[i]
-        before, eta = self._trace(name, first), self.config.eta
+        before, eta = self.trace(name, first), self.config.eta
         for t in others:
-            here = self._trace(name, t)
+            here = self.trace(name, t)
             moved, slack = abs(here.value - before.value), here.rounding + before.rounding
             if t in stored if abs(moved - eta) <= slack else moved > eta:
                 yield t, f"moved {moved:.3g}"
                 before = here
 
     def _trace(self, name: str, t: int) -> Number:
+        """u_t, the same for every rollout."""
         there = self._by_token[name].get(t, [])
         return sum_of(there).times(1.0 / len(self.rows))
 

@@ -23,7 +23,6 @@ from pass_ops.reading.ragged import list_lengths, list_values
 from pass_ops.reading.stream_sources import plan
 from pass_ops.shards import CompleteDataset
 from pass_ops.shards.tables import group_keys
-from pass_ops.streams.statistics import options_digest
 from pipelines.inspect.forecast import Forecast, forecast, given_levels, poor_level, score_levels
 from pipelines.inspect.moments import Moments, Pairs, centred
 from pipelines.inspect.sample import GroupSample
@@ -341,6 +340,8 @@ def streams_spread(facts: Facts, table: pa.Table) -> dict[str, Moments]:
     """What each stream's weight alone contributes to the fused sum, before that is standardized, over the chunks of
     trainable rows. Empty where fewer than two streams count, or a transform cannot be imported here.
     """
+    from pass_ops.streams.table import stream_contributions  # numba takes a second to import
+
     config = facts.config
     assert config is not None
     assert config.streams is not None
@@ -349,22 +350,12 @@ def streams_spread(facts: Facts, table: pa.Table) -> dict[str, Moments]:
     counted = [name for name, stream in config.streams.items() if stream.weight != 0.0]
     if len(counted) < 2 or len(table) == 0:
         return {}
-    found = {}
-    for name in counted:
-        streams = {
-            one: stream if one == name else replace(stream, weight=0.0) for one, stream in config.streams.items()
-        }
-        alone = replace(config, streams=streams, fused=None, chunk_by=planned.cutters)
-        recorded = None
-        if alone.dataset_pools:
-            assert facts.statistics is not None
-            pools = {pool: facts.statistics.pools[pool] for pool in alone.dataset_pools}
-            recorded = Statistics(options=options_digest(alone), pools=pools)
-        try:
-            only = shape(table, alone, statistics=recorded)
-        except OptionError:
-            return {}
-        found[name] = Moments.of(list_values(only["chunk_credits"]))
+    found = dict.fromkeys(counted, Moments())
+    try:
+        for name, added_K in stream_contributions(table, config, statistics=facts.statistics):
+            found[name] += Moments.of(added_K)
+    except OptionError:
+        return {}
     return found
 
 

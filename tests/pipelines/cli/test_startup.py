@@ -52,6 +52,13 @@ def test_a_question_imports_no_model_and_no_beam(run, command):
     assert imported(MODELS, command, f"{run}/round-000/shaped") in (["0"], ["1"])
 
 
+def test_lint_loads_its_kernels_without_the_compiler(run):
+    """A cached kernel needs neither numba's functions for arrays nor scipy's linear algebra, which those import."""
+    asked = ("numba.np.arraymath", "scipy.linalg")
+    imported(asked, "lint", f"{run}/round-000/shaped")  # fills the cache
+    assert imported((*asked, "numba"), "lint", f"{run}/round-000/shaped") in (["0", "numba"], ["1", "numba"])
+
+
 SHAPING = """
 import sys
 from pass_ops import ShapingConfig, shape

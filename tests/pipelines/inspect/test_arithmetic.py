@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pass_ops import ShapingConfig, Standardizers, Weights, shape
 from pass_ops.options.config import ESTIMATORS, OPERATORS
-from pipelines.inspect.explain.arithmetic import work_out
+from pipelines.inspect.explain.arithmetic import GroupArithmetic
 from pipelines.inspect.explain.explanation import check_group
 from pipelines.inspect.explain.pools import Columns, StoredRow
 
@@ -39,7 +39,7 @@ def tokens(*scores: float, **values) -> StoredRow:
 
 
 def by_hand(rows, config, index=0, **options):
-    return work_out(rows, index, config=config, columns=Columns(), **options)
+    return GroupArithmetic(rows, config=config, columns=Columns()).row(index, **options)
 
 
 def values(chunks, name):
@@ -113,7 +113,7 @@ def test_grpo_process_pools_everything_and_sums_what_is_to_come():
 def test_grpo_outcome_has_one_chunk_and_reads_no_process_signal():
     rows = [replace(steps(9.0, 9.0), scores=None), steps(1.0, outcome=0.0)]
     config = ShapingConfig(estimator="grpo_outcome", weights=Weights(format=0.0), standardize="mean_only")
-    found = work_out(rows, 0, config=config, columns=Columns())
+    found = GroupArithmetic(rows, config=config, columns=Columns()).row(0)
     assert values(found.chunks, "advantage") == [0.5]
 
 

@@ -155,6 +155,16 @@ def test_a_protected_name_is_one_character_whose_place_is_that_of_its_last_token
         assert moved == [place if place < 0 else place + 1 for place in places]
 
 
+@pytest.mark.parametrize("words", [ATTACK, "plain"])
+def test_what_a_template_puts_around_a_text_stays_around_it(words: str) -> None:
+    tokenizer = byte_tokenizer(appended="<|im_end|>")
+    text = protected(tokenizer, words)
+    ids, places = encode(tokenizer, text, add_special_tokens=True, characters=[len(text) - 1])
+    assert control(tokenizer, ids) == ["<s>", "<|im_end|>"]
+    assert tokenizer.decode(ids, skip_special_tokens=False) == f"<s>{words}<|im_end|>"
+    assert places == [len(ids) - 2]
+
+
 @pytest.mark.parametrize("kind", ["truncation", "padding"])
 def test_what_a_tokenizer_file_says_of_lengths_does_not_count(kind: str) -> None:
     tokenizer = byte_tokenizer()

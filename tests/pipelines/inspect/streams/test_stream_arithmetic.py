@@ -13,9 +13,9 @@ from cases_streams import beyond, largest_of, to_config, to_table, too_loose
 from random_streams import configuration, table_of
 
 from pass_ops import Fused, ShapingConfig, Stream, Transform, pool_statistics, shape
-from pipelines.inspect.explain.explanation import check_group
+from pipelines.inspect.explain.explanation import CheckedGroup
+from pipelines.inspect.explain.stream_group import StreamGroup
 from pipelines.inspect.explain.stream_result import StreamArithmetic
-from pipelines.inspect.explain.streams import work_out_streams
 
 PARTS, EACH, GROUPS = 4, 20, 4
 LEFT_OUT = 0.125  # as in tests/pass_ops/test_streams_oracle.py
@@ -52,7 +52,7 @@ def check_numbers(done: StreamArithmetic, want: oracle.Shaped, stored: dict, sla
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_random_streams_are_explained_to_the_last_chunk(part):
-    """`check_group` finds no disagreement anywhere; where the oracle can tell, all three give the same numbers."""
+    """`CheckedGroup` finds no disagreement anywhere; where the oracle can tell, all three give the same numbers."""
     compared = made = 0
     for seed in range(part * EACH, (part + 1) * EACH):
         rng = random.Random(7000 + seed)
@@ -68,8 +68,9 @@ def test_random_streams_are_explained_to_the_last_chunk(part):
         for group, want in zip(groups_of(shaped), expected, strict=True):
             made += 1
             compared += not too_loose(want)
+            checked = CheckedGroup(group, config, statistics=statistics)
             for index, stored in enumerate(group.to_pylist()):
-                done, _, disagreements, _ = check_group(group, index, config, statistics=statistics)
+                done, _, disagreements, _ = checked.row(index)
                 assert disagreements == (), (seed, chosen)
                 if not too_loose(want):
                     check_numbers(done, want[index], stored, 16 * U * largest_of(want))
@@ -87,7 +88,7 @@ def test_every_share_adds_up_to_the_fused_value_and_the_rest_to_the_advantage():
             continue
         for group in groups_of(rows):
             for index in range(len(group)):
-                done = work_out_streams(group, index, config=config)
+                done = StreamGroup(group, config=config).row(index)
                 rest = 0.0
                 for chunk in reversed(done.chunks):
                     size = sum(abs(share.share.value) for share in chunk.shares)
@@ -130,7 +131,7 @@ def test_each_stream_says_what_is_subtracted_and_divided_by_and_what_it_adds():
             "o": Stream(signal="outcome", operator="mean_only", weight=10.0),
         },
     )
-    done = work_out_streams(group(), 0, config=config)
+    done = StreamGroup(group(), config=config).row(0)
     first, second = done.chunks
     assert [(share.stream, share.raw, share.center, share.scale, share.weight) for share in first.shares] == [
         ("o", 1.0, 0.5, 1.0, 10.0),
@@ -151,7 +152,7 @@ def test_a_closed_gate_hands_its_weight_on_and_says_so():
             "f": Stream(signal="format", operator="none", weight=1.0),
         }
     )
-    done = work_out_streams(group(), 1, config=config)
+    done = StreamGroup(group(), config=config).row(1)
     facts = {one.name: one for one in done.streams}
     assert (facts["o"].open, facts["o"].arrives, facts["f"].arrives) == (False, 0.0, 3.0)
     (chunk,) = done.chunks
@@ -161,7 +162,7 @@ def test_a_closed_gate_hands_its_weight_on_and_says_so():
 def test_pools_say_whose_values_they_hold():
     """The right rollout alone is pooled; the wrong one is measured against it all the same."""
     config = ShapingConfig(streams={"p": Stream(signal="process", operator="mean_only", pool="right")}, divide=False)
-    done = work_out_streams(group(), 1, config=config)
+    done = StreamGroup(group(), config=config).row(1)
     (pool,) = done.pools
     assert (pool.stream, pool.pool, pool.size, pool.rollouts, pool.center) == ("p", "right", 2, 1, 2.0)
     assert done.chunks[0].credit.value == 0.0
@@ -173,7 +174,7 @@ def test_states_are_pools_of_their_own():
     config = ShapingConfig(
         streams={"p": Stream(signal="process", operator="mean_only", pool="state", key="state")}, divide=False
     )
-    done = work_out_streams(group(state=states), 0, config=config)
+    done = StreamGroup(group(state=states), config=config).row(0)
     assert [(pool.pool, pool.center) for pool in done.pools] == [("state 'x'", 1.5), ("state 'y'", 3.0)]
     assert [chunk.credit.value for chunk in done.chunks] == [-0.5, 0.0]
 
@@ -187,7 +188,7 @@ def test_the_fused_sum_has_a_pool_and_a_dataset_is_taken_as_recorded():
     recorded = {
         "": {"count": 10.0, "mean": 0.25, "squares": 4.0, "largest": 1.0, "rollouts": 0.0, "rollout_mean": 0.25}
     }
-    done = work_out_streams(group(), 0, config=config, recorded=recorded)
+    done = StreamGroup(group(), config=config, recorded=recorded).row(0)
     assert (done.fused.size, done.fused.center, done.fused.pool) == (10, 0.25, "dataset, by token")
     (chunk,) = done.chunks
     assert (chunk.fused.value, chunk.credit.value) == (1.0, 0.75)
@@ -196,6 +197,6 @@ def test_the_fused_sum_has_a_pool_and_a_dataset_is_taken_as_recorded():
 def test_a_row_that_cannot_be_trained_on_names_the_null_column():
     rows = group(outcome_reward=pa.array([None, 0.0], pa.float32()))
     config = ShapingConfig(streams={"o": Stream(signal="outcome")})
-    done = work_out_streams(rows, 0, config=config)
+    done = StreamGroup(rows, config=config).row(0)
     assert (done.trainable, done.reasons) == (False, ("outcome_reward could not be computed (null)",))
-    assert work_out_streams(rows, 1, config=config).group == 1
+    assert StreamGroup(rows, config=config).row(1).group == 1
