@@ -46,7 +46,7 @@ def around(table: pa.Table, chunks: pa.Table, repeats: int) -> float:
         check_part(shaped, "shape", where="here")
         sha256_bytes(part_bytes(shaped, "shape", stored=tuple(parts.values())))
 
-    return shortest(repeats, time.process_time, work)[0]
+    return float(shortest(repeats, time.process_time, work)[0])
 
 
 def read(content: bytes) -> StoredPart:

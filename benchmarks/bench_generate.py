@@ -66,7 +66,7 @@ def write_parts(root: Path, *, prompts: int, per_part: int) -> str:
 def bare(model: str, prompts: str, group: int) -> Side:
     """What runs LLM.generate once: by command seeded or unseeded; returns seconds and tokens."""
     from pass_ops import shards
-    from pipelines.engines.vllm import let_modules_be_scanned, set_environment
+    from pipelines.engines.vllm import scan_own_modules, set_environment
     from pipelines.engines.vllm_arguments import engine_arguments
     from pipelines.models.folder import load_tokenizer
     from pipelines.rollouts.stage import derive_seed
@@ -76,7 +76,7 @@ def bare(model: str, prompts: str, group: int) -> Side:
     from vllm.inputs import TokensPrompt
 
     arguments = engine_arguments(model, ENGINE, device="cpu", dtype="float32", context_length=512)
-    let_modules_be_scanned()
+    scan_own_modules()
     llm = LLM(**arguments)
     tokenizer, dataset = load_tokenizer(model), shards.open_dataset(prompts)
     rows = [row for part in range(dataset.spec.parts) for row in dataset.read_part(part).to_pylist()]

@@ -99,7 +99,10 @@ def copier(size: int, threads: int) -> Callable[[], None]:
     def copy(i: int) -> None:
         np.copyto(target[cuts[i] : cuts[i + 1]], source[cuts[i] : cuts[i + 1]])
 
-    return lambda: list(pool.map(copy, range(threads))) and None
+    def copy_all() -> None:
+        list(pool.map(copy, range(threads)))
+
+    return copy_all
 
 
 def shortest(repeats: int, clock: Callable[[], float], *functions: Callable[[], object]) -> list[float]:

@@ -17,6 +17,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -80,7 +81,13 @@ def write_dataset(folder: Path, *, rollouts: int, tokens: int, digest: str) -> s
         }
     )
     config = ShapingConfig(signal="prm")
-    signals = {"process": "steps", "outcome": "verifier", "format": "format", "reference": None, "logprobs": []}
+    signals: dict[str, Any] = {
+        "process": "steps",
+        "outcome": "verifier",
+        "format": "format",
+        "reference": None,
+        "logprobs": [],
+    }
     spec = DatasetSpec(
         stage="shape", stage_version=1, options=config.plain(), parts=1, seed=1,
         carried={"signals": signals, "round": 0, "policy_digest": "p", "tokenizer_digest": digest, "vocabulary": "v"},

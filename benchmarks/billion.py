@@ -287,7 +287,7 @@ def checked(table: pa.Table) -> pa.Table:
     return table
 
 
-def timed(spent: Counter[str], step: str, work: Callable[[], Any]) -> Any:
+def timed(spent: Counter[str], step: str, work: Callable[..., Any]) -> Any:
     started = time.process_time()
     result = work()
     spent[step] += time.process_time() - started  # type: ignore[assignment]

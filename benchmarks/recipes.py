@@ -154,8 +154,8 @@ def cost(recipe: Path, folder: Path) -> Cost:
 
 def all_hours(config: RunConfig, estimate: Mapping[str, Any], speeds: Speeds) -> float:
     """Hours of one card that all rounds take. estimate: of one round, as `--dry-run` prints it."""
-    sampling = estimate["tokens"] / sampling_speed(_parameters(config.policy.model), speeds) / 3600
-    training = estimate["training_hours"] * estimate["training_tflops"] / speeds.trained
+    sampling: float = estimate["tokens"] / sampling_speed(_parameters(config.policy.model), speeds) / 3600
+    training: float = estimate["training_hours"] * estimate["training_tflops"] / speeds.trained
     scoring = sum(scoring_hours(signal, config, estimate, speeds) for signal in configured_signals(config).values())
     return config.run.rounds * (sampling + training + scoring)
 

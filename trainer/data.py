@@ -79,7 +79,9 @@ Columns = Callable[[Sequence[str]], pa.Table]
 
 
 class TrainData(Protocol):
-    """Where rollouts come from: `ShapedData` or `trainer.pairs.PairData`."""
+    """Where rollouts come from: `ShapedData`, `trainer.pairs.PairData`, or a class derived from this one, whose parts
+    are then in memory.
+    """
 
     @property
     def places(self) -> tuple[tuple[int, int], ...]:
@@ -94,16 +96,19 @@ class TrainData(Protocol):
 
     def fetch(self, part: int) -> Columns:
         """The first half of `read`: what waits for a store elsewhere. The other half is to call what this returns."""
+        return partial(self.read, part)
 
     def rows(self, part: int) -> int:
         """How many rows a part has, as its dataset records it."""
 
-    def stored_bytes(self, part: int) -> int:
-        """About as much memory as a fetched part takes."""
+    def stored_bytes(self, part: int) -> int:  # noqa: ARG002 - of any part
+        """About as much memory as a fetched part takes beside what is held anyway."""
+        return 0
 
     @property
     def is_local(self) -> bool:
         """Whether all of it lies on disks of this machine."""
+        return True
 
     def describe(self, part: int) -> str:
         """Where a part is, for messages."""

@@ -147,7 +147,8 @@ class GradedBatch(Batch):
 
 def graded_batch(traces: Sequence[GradedTrace], tokenizer: PreTrainedTokenizerFast) -> GradedBatch:
     """Prompts and steps as a batch."""
-    tag, pad, vocabulary = *tokenizer.convert_tokens_to_ids([STEP_TAG, PAD_TOKEN]), tokenizer.get_vocab()
+    tag, pad = tokenizer.convert_tokens_to_ids([STEP_TAG, PAD_TOKEN])
+    vocabulary = tokenizer.get_vocab()
     ids, targets, following = [], [], []
     for trace in traces:
         row, after = [float(IGNORED)] * len(trace.prompt), [IGNORED] * (len(trace.prompt) - 1)

@@ -154,7 +154,8 @@ class Case:
         rollouts = self.tables["rollouts"]
         function, texts = load_object(signal._target), rollouts["text"].to_pylist()
         if name == "format":
-            options, calls = signal._call_options, [(text,) for text in texts]
+            options: Mapping[str, Any] = signal._call_options
+            calls: list[tuple[Any, ...]] = [(text,) for text in texts]
         elif name == "execution":
             prompts = dict(zip(*(self.tables["prompts"][c].to_pylist() for c in ("prompt_id", "prompt")), strict=True))
             asked = [prompts[group] for group in rollouts["group_id"].to_pylist()]
@@ -163,4 +164,4 @@ class Case:
         else:
             options, calls = signal.verifier_options, list(zip(texts, rollouts["answer"].to_pylist(), strict=True))
         (alone,) = in_turns(repeats, lambda: [function(*call, **options) for call in calls])
-        return alone.processor
+        return float(alone.processor)

@@ -9,7 +9,7 @@ to disk and commits each part.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -70,7 +70,7 @@ class Stored:
 
     @classmethod
     def written(
-        cls, folder: Path, *, case: str, kind: str, further: dict[str, tuple[str, ...]], parts: int, tokens: int
+        cls, folder: Path, *, case: str, kind: str, further: Mapping[str, tuple[str, ...]], parts: int, tokens: int
     ) -> Stored:
         """Inputs of `tokens` tokens a part."""
         columns = {**SIGNALS, **further}

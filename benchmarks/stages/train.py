@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from pass_ops.shards import CompleteDataset, Store
 from stages.measure import Line, in_turns, line
 from trainer.batching import StepBatch, build_step
 from trainer.data import INDEX_COLUMNS, REMOTE_READERS, RowIndex, Selection, ShapedData, build_index, select
-from trainer.options import TrainOptions
+from trainer.options import TrainOptions, Unit
 from trainer.order import Step, all_steps
 from trainer.stream import TRAIN_COLUMNS, ahead_of_use, stream_steps
 
@@ -46,7 +46,7 @@ GOAL = 10e6  # tokens per second and core
 LATENCY, TOKENS_PER_SECOND, WAIT_LIMIT = 0.05, 50_000, 0.02
 WINDOW = 64 * 1_500  # tokens of a shuffle window of the slow store: 64 parts
 #: name -> unit, units of a step: of single rollouts, a window's first steps need a new part for almost each
-SLOW_CASES = {"16 groups a step": ("group", 16), "16 rollouts a step": ("rollout", 16)}
+SLOW_CASES: Mapping[str, tuple[Unit, int]] = {"16 groups a step": ("group", 16), "16 rollouts a step": ("rollout", 16)}
 DIGEST = "0" * 64
 
 

@@ -12,7 +12,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -38,8 +38,8 @@ from pipelines.prompts.files import (
 from pipelines.rows.paragraphs import titled_paragraphs
 
 __all__ = [
-    "DuplicatePromptError", "PartAdvice", "PromptRow", "PromptSource", "PromptTypeError", "SourceColumnError",
-    "SourceFormatError", "SourceNotFoundError", "SourceOptionError", "UnknownPromptError", "advise_prompts_per_part",
+    "DuplicatePromptError", "PromptRow", "PromptSource", "PromptTypeError", "SourceColumnError",
+    "SourceFormatError", "SourceNotFoundError", "SourceOptionError", "UnknownPromptError", "holds_the_prompt",
     "prompt_rows", "read_prompts", "source_ids", "write_prompts",
 ]  # fmt: skip
 
@@ -203,43 +203,6 @@ def source_ids(source: PromptSource) -> list[str]:
     column = _resolve_columns(content, source).get("prompt_id")
     ids = [_prompt_id(record, column) for record in content.records]
     return [ids[i] for i in _taken(ids, source)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartAdvice:
-    """An advised part size, and what one such part then means."""
-
-    prompts_per_part: int
-    minutes: float
-    megabytes: float
-
-
-def advise_prompts_per_part(
-    *,
-    group_size: int,
-    tokens_per_rollout: float,
-    tokens_per_second: float,
-    minutes: float = 5.0,
-    megabytes: float = 256.0,
-    bytes_per_token: float = 8.0,
-) -> PartAdvice:
-    """The largest part within both limits: engine time lost when a worker dies, and bytes read and written whole.
-
-    tokens_per_second: what one worker's engine samples. bytes_per_token: stored, all columns (ids 1.2, logprobs 3.4,
-    text 2 to 4).
-
-    >>> advise_prompts_per_part(group_size=8, tokens_per_rollout=500, tokens_per_second=4000)
-    PartAdvice(prompts_per_part=300, minutes=5.0, megabytes=9.6)
-    """
-    tokens = group_size * tokens_per_rollout
-    if min(tokens, tokens_per_second, minutes, megabytes, bytes_per_token) <= 0:
-        raise SourceOptionError("advise_prompts_per_part: every figure must be over 0.")
-    prompts = max(1, int(min(60 * minutes * tokens_per_second / tokens, megabytes * 1e6 / (tokens * bytes_per_token))))
-    return PartAdvice(
-        prompts_per_part=prompts,
-        minutes=round(prompts * tokens / tokens_per_second / 60, 2),
-        megabytes=round(prompts * tokens * bytes_per_token / 1e6, 2),
-    )
 
 
 def _resolve_columns(content: SourceContent, source: PromptSource) -> dict[str, str]:

@@ -72,8 +72,7 @@ def _planned(run: Run, newest: int, *, limit: int) -> list[_Step]:
         over = _held(run, newest) - limit
         plan = {"rule": rule, "over": max(0, over), "deletes": []}
         for round_index, what in _oldest_first(run, newest):
-            size = _bytes_of(run, round_index, what)
-            if over > 0 and size:
+            if over > 0 and (size := _bytes_of(run, round_index, what)):
                 plan["deletes"].append([round_index, what])
                 over -= size
         record_round(run.url, newest, {"budget": plan})

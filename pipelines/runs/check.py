@@ -20,7 +20,7 @@ from pass_ops.options.config import load_estimator
 from pass_ops.shards import DatasetSpec, Rejection
 from pass_ops.support.extras import EXTRAS, MissingExtraError, by_extra, missing_extra
 from pipelines.engines import device_held
-from pipelines.engines.machine import Machine, this_machine
+from pipelines.engines.machine import this_machine
 from pipelines.engines.vllm_arguments import check_architecture
 from pipelines.models.folder import ModelFacts, describe_model
 from pipelines.models.source import local_model
@@ -37,13 +37,13 @@ from pipelines.runs.fits import Cards, StageMemory, cards_here, stage_memory
 from pipelines.runs.folders import ROUND_FOLDERS
 from pipelines.runs.lengths import length_problems
 from pipelines.runs.lineage import read_lineage
-from pipelines.runs.machine_check import Use, computes_on, cuda_version, engine_use, machine_problems, parallel_problems
+from pipelines.runs.machine_check import cuda_version, machine_problems, parallel_problems, planned_uses
 from pipelines.runs.node_check import node_problems
 from pipelines.runs.places import folder_problem
 from pipelines.runs.round_check import round_problems
 from pipelines.runs.run import Run, round_prompts
 from pipelines.shaped.stage import check_streams, resolve_signal
-from pipelines.signals.base import Signal, SignalBase
+from pipelines.signals.base import Signal
 from trainer.attention import attention_problem
 from trainer.compatibility import check_sampling
 from trainer.records import check_export, read_done
@@ -206,29 +206,20 @@ class _Check:
     def machine(self, stages: frozenset[str], names: Collection[str]) -> None:
         """What computes here, against the GPUs and the driver that are here; other runners' workers have their own."""
         machine = this_machine()
-        uses = list(self.uses(stages, names, machine))
+        signals = self.run.wanted_signals(names) if self.signals and stages & {"score", "eval"} else {}
+        policy = self.policy if self.facts is not None else None
+        uses = list(planned_uses(self.config, stages, signals, policy=policy, machine=machine))
         if (gpus := self.config.runner.gpus) is not None:
             self.problems += node_problems(gpus, uses, self.config.train, count=count_gpus())
-        here = [use for use in uses if self.config.runner_of(_stage_of(use)).name == "direct"]
+        here = [use for use in uses if self.config.runner_of(use.stage).name == "direct"]
         if here:
             cuda = cuda_version() if machine.gpus else None
-            processes = any("multi_processing" in flag for flag in self.config.runner.flags)
+            flags = [flag for use in here for flag in self.config.runner_of(use.stage).flags]
+            processes = any("multi_processing" in flag for flag in flags)
             self.problems += machine_problems(
                 machine, here, cuda=cuda, ours=device_held(), node=gpus is not None, processes=processes
             )
         self.problems += [line for use in uses if use not in here for line in parallel_problems(use)]
-
-    def uses(self, stages: frozenset[str], names: Collection[str], machine: Machine) -> Iterator[Use]:
-        """Every engine of the stages, and the update."""
-        if stages & {"generate", "eval"} and self.facts is not None:
-            yield engine_use("engine", self.policy, self.config.engine, machine)
-        signals = self.run.wanted_signals(names) if self.signals and stages & {"score", "eval"} else {}
-        for name, signal in signals.items():
-            if isinstance(signal, SignalBase):
-                for model, options in signal.engines().items():
-                    yield engine_use(f"signals.{name}.engine", model, options, machine)
-        if "train" in stages:
-            yield Use(place="train", device=computes_on(self.config.train.device, machine))
 
     def places(self) -> None:
         """The run's folder, and those in it that the first round would write."""
@@ -380,11 +371,6 @@ class _Check:
                 "verdicts, so name one of kind outcome"
             )
         self.score(judges, rollouts, place=place)
-
-
-def _stage_of(use: Use) -> str:
-    """The stage whose runner decides where something computes."""
-    return {"engine": "generate", "train": "train"}.get(use.place, "score")
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:

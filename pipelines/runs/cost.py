@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.models.folder import tensor_shapes, weight_bytes
-from pipelines.prompts.stage import PromptRow, advise_prompts_per_part
+from pipelines.prompts.part_size import advise_prompts_per_part
+from pipelines.prompts.stage import PromptRow
 from pipelines.runs.config import RunConfig
 from trainer import TrainOptions
 

@@ -104,8 +104,8 @@ def prompt_rows(result: EvalResult) -> Iterator[dict[str, Any]]:
 def markdown_table(evaluations: Evaluations) -> str:
     """Policies as rows, benchmarks as columns, then their mean and the mean length: the layout of the paper's tables.
 
-    A cell is pass@k in per cent, of the smallest and the largest k ("14.8/39.1"), with half of the first one's 95 %
-    interval. The mean is over the benchmarks, each alike, for policies that were evaluated on all of them.
+    A cell is pass@k in per cent, of the smallest and the largest k ("14.8/39.1"), with the first one's 95 % interval,
+    which is not symmetric. The mean is over the benchmarks, each alike, for policies evaluated on all of them.
 
     evaluations: policy -> benchmark -> result; columns stand in the order in which they are first met.
     """
@@ -140,12 +140,13 @@ def _all_have(results: Sequence[EvalResult], k: int) -> bool:
 
 def _passed(result: EvalResult, ks: Sequence[int]) -> str:
     values = [f"{100 * result.pass_at[k].value:.1f}" if k in result.pass_at else "-" for k in ks]
-    return "/".join(values) + _half(result.pass_at.get(ks[0]))
+    return "/".join(values) + _interval(result.pass_at.get(ks[0]))
 
 
-def _half(found: Estimate | None) -> str:
-    known = found is not None and found.low is not None and found.high is not None
-    return f" ±{50 * (found.high - found.low):.1f}" if found and known else ""  # type: ignore[operator]
+def _interval(found: Estimate | None) -> str:
+    if found is None or found.low is None or found.high is None:
+        return ""
+    return f" ({100 * found.low:.1f}-{100 * found.high:.1f})"
 
 
 def _cell(text: str) -> str:

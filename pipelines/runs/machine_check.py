@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,8 @@ from pipelines.engines.gpu_defaults import SHARE
 from pipelines.engines.machine import Gpu, Machine, gib, needed_driver, older
 from pipelines.engines.node import cards_per_engine
 from pipelines.models.folder import read_config
+from pipelines.runs.config import RunConfig
+from pipelines.signals.base import Signal, SignalBase
 
 TOLERANCE = 0.02  # of a card: what a desktop or a monitor holds
 
@@ -30,6 +32,11 @@ class Use:
     config: dict[str, Any] | None = None
 
     @property
+    def stage(self) -> str:
+        """The stage whose runner decides where it computes."""
+        return {"engine": "generate", "train": "train"}.get(self.place, "score")
+
+    @property
     def named(self) -> str:
         """The device as it is configured."""
         return self.device if self.options is None else self.options.device
@@ -38,6 +45,20 @@ class Use:
     def gpus(self) -> int:
         """How many GPUs it computes on."""
         return 1 if self.options is None else cards_per_engine(self.options)
+
+
+def planned_uses(
+    config: RunConfig, stages: Collection[str], signals: Mapping[str, Signal], *, policy: str | None, machine: Machine
+) -> Iterator[Use]:
+    """Every engine of the stages and of these signals, and the update. policy: None where it is not known."""
+    if {"generate", "eval"} & set(stages) and policy is not None:
+        yield engine_use("engine", policy, config.engine, machine)
+    for name, signal in signals.items():
+        if isinstance(signal, SignalBase):
+            for model, options in signal.engines().items():
+                yield engine_use(f"signals.{name}.engine", model, options, machine)
+    if "train" in stages:
+        yield Use(place="train", device=computes_on(config.train.device, machine))
 
 
 def engine_use(place: str, model: str, options: EngineOptions, machine: Machine) -> Use:

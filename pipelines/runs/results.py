@@ -75,14 +75,15 @@ def evaluation_sheet(results: Sequence[EvalResult]) -> Sheet:
     figures = [*(f"pass@{k}" for k in ks), *(f"maj@{k}" for k in votes), "reward"]
     columns = [numbers(name, "%") for name in figures]
     rest = [numbers("length", "tokens"), numbers("cut off", "%"), numbers("unscored")]
+    graded = " reward: the mean one, where the verifier gives partial credit (token F1 beside exact match)."
+    graded = graded if any(result.graded for result in results) else ""
     sheet = Sheet(
         "benchmark",
         numbers("prompts"),
         numbers("samples", "a prompt"),
         *columns,
         *rest,
-        caption="In brackets: 95 % interval over prompts. maj: majority vote. reward: the mean one, where the verifier "
-        "gives partial credit (token F1 beside exact match).",
+        caption="In brackets: 95 % interval over prompts. maj: majority vote." + graded,
     )
     for result in results:
         found = [*map(result.pass_at.get, ks), *map(result.majority.get, votes)]

@@ -1,4 +1,4 @@
-"""`passrl run` on a node of two CPU "cards", to kill processes of."""
+"""A command on a node of two CPU "cards", to kill processes of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tests.e2e.killing import passrl
+from tests.e2e.killing import Point, passrl
 from tests.e2e.project import Project
 from tests.processes import MARK, Process, marked, wait_until
 
@@ -21,16 +21,28 @@ class Client:
     """The command in a process of its own, with its temporary files in a folder of its own.
 
     mark: what all processes that it starts are found by. more: further arguments of the command, further variables.
+    point: where it kills itself.
     """
 
-    def __init__(self, project: Project, out: str, mark: str, more: Iterable[str] = (), **environment: str) -> None:
+    def __init__(
+        self,
+        project: Project,
+        out: str,
+        mark: str,
+        more: Iterable[str] = (),
+        *,
+        command: str = "run",
+        point: Point | None = None,
+        **environment: str,
+    ) -> None:
         self.out, self.mark = out, mark
         self.temporary = Path(out + ".tmp")
         self.temporary.mkdir(exist_ok=True)
         self.log = Path(out + ".log")
         self.process = passrl(
-            ["run", project.config, "--out", out, *NODE, *more],
+            [command, project.config, "--out", out, *NODE, *more],
             str(self.log),
+            point,
             environment={MARK: mark, "OMP_NUM_THREADS": "1", "TMPDIR": str(self.temporary)} | environment,
         )
 
@@ -44,6 +56,12 @@ class Client:
     def reach(self, happens: Callable[[], object]) -> None:
         """Wait until it is so, or the command has ended."""
         wait_until(lambda: happens() or not self.process.is_alive(), seconds=1800)
+
+    def killed(self) -> None:
+        """It came to its point, and took everything that it had started with it."""
+        self.process.join(1800)
+        assert self.process.exitcode == -signal.SIGKILL, self.log.read_text()
+        self.everything_ended()
 
     def kill_one(self, kind: Kind, chances: random.Random, *, after: float) -> int:
         """SIGKILL to one of its processes of that kind, once there is one and some time went by; its pid, else 0."""

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-CONFIG = """
+BASE = """
 [run]
 rounds = 2
 
@@ -32,6 +32,15 @@ signal = "outcome"
 verifier = "number"
 workers = 1
 
+[train]
+updates = 2
+lr = 1e-3
+warmup_steps = 0
+"""
+
+CONFIG = (
+    BASE
+    + """
 [signals.format]
 signal = "format"
 pattern = "[0-9]"
@@ -49,11 +58,6 @@ process = "steps"
 outcome = "outcome"
 format = "format"
 
-[train]
-updates = 2
-lr = 1e-3
-warmup_steps = 0
-
 [eval]
 samples = 2
 k = [1, 2]
@@ -62,6 +66,18 @@ k = [1, 2]
 source = "prompts.jsonl"
 limit = 4
 """
+)
+
+# One signal and no evaluation, where a test asks for neither.
+PLAIN = (
+    BASE
+    + """
+[shape]
+estimator = "grpo_outcome"
+outcome = "outcome"
+weights = { format = 0.0 }
+"""
+)
 
 
 class Project:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from pass_ops.shards import open_dataset
 from pipelines.cli.parser import main
 from pipelines.models.folder import tensor_shapes, weight_bytes
+from pipelines.runs import check
 from pipelines.runs.check import RunRefused, check_run, find_problems
 from pipelines.runs.config import load_config
 from pipelines.runs.cost import checkpoint_bytes, estimate_round, training_bytes
@@ -36,6 +37,15 @@ def refused(capsys, *arguments: str) -> str:
     capsys.readouterr()
     assert main(list(arguments)) == 2
     return capsys.readouterr().err
+
+
+def test_processes_of_a_stages_own_runner_count_as_those_of_the_runs(project, monkeypatch):
+    told = []
+    monkeypatch.setattr(check, "machine_problems", lambda *_, processes, **__: told.append(processes) or [])
+    flags = "{flags=['--direct_running_mode=multi_processing']}"
+    for given in ((), (f"runners.generate={flags}",), (f"runner={flags}",), (f"runner={flags}", "runners.shape={}")):
+        problems(project, *given)
+    assert told == [False, True, True, True]
 
 
 def test_a_configuration_that_fits_has_no_problem_and_leaves_no_trace(project):

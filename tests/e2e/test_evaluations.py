@@ -60,6 +60,9 @@ def test_policies_stand_side_by_side_and_are_compared_prompt_by_prompt(project, 
     table = (Path(project.out) / "evaluations.md").read_text().splitlines()
     assert table[:2] == ["| pass@1/pass@2, % | small | mean | tokens |", "| --- | --- | --- | --- |"]
     assert [line.split(" | ")[0] for line in table[2:]] == ["| start/eval", f"| {project.out}-b/start/eval"]
+    passed = EvalResult.from_json(Path(project.out, "start/eval/small/results.json").read_text()).pass_at
+    shares = [100 * share for share in (passed[1].value, passed[2].value, passed[1].low, passed[1].high)]
+    assert "{:.1f}/{:.1f} ({:.1f}-{:.1f})".format(*shares) == table[2].split(" | ")[1]
     capsys.readouterr()
     assert main(["diff", f"{project.out}/start/eval", f"{project.out}-b/start/eval", "--json"]) == 0
     results = {one["what"]: one["difference"] for one in json.loads(capsys.readouterr().out)["results"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from pipelines.cli.parser import main
 from tests.e2e.killing import WITHOUT_VLLM, Point, finished, killed_at, passrl
+from tests.e2e.node import Client
 
 # min_delta 1 cannot be reached, so round 0 stays the best one and round 2 is the last of at most four.
 OPTIONS = """
@@ -69,7 +71,7 @@ def made_by(out: str) -> dict[str, Any]:
     rounds = [{key: entry.get(key) for key in keys} | {"eval": entry["metrics"]["eval"]} for entry in lineage["rounds"]]
     policies = [path.read_bytes() for path in sorted(Path(out).glob("round-*/policy/model.safetensors"))]
     chosen = [path.read_bytes() for path in sorted(Path(out).glob("round-*/*.json"))]
-    return {"rounds": rounds, "stopped": lineage["stopped"], "policies": policies, "chosen": chosen}
+    return {"rounds": rounds, "stopped": lineage.get("stopped"), "policies": policies, "chosen": chosen}
 
 
 @pytest.mark.deep
@@ -85,4 +87,47 @@ def test_killed_at_every_boundary_the_rounds_are_those_of_an_undisturbed_run(eve
         killed_at(point, [*command, cut], cut + ".log")
     assert finished([*command, cut], cut + ".log") == 0, Path(cut + ".log").read_text()
     assert made_by(cut) == undisturbed
+    assert main(["verify", cut]) == 0, capsys.readouterr().out
+
+
+# Of the client of a node. Its ranks write states and policies, its engines answer it.
+NODE_KILLS = (
+    Point(pattern=r"^create .*/round-000/signals/steps/_done/", count=2),
+    Point(pattern=r"^create .*/round-001/rollouts/_done/"),
+    Point(pattern=rf"^put:rename .*{STATE.format(0, 2)}\.json"),
+    Point(pattern=rf"^rmtree .*{STATE.format(0, 2)}$"),
+    Point(pattern=r"^remove .*/round-000/shaped/part-", count=2),
+)
+# Two rounds are enough for all of it where nothing of round 0 is needed after round 1.
+ON_A_NODE = ("--rounds", "2", "--set", "run.max_staleness=0", "--set", "run.keep_rollouts=1")
+# Rank 0 kills itself in round 1, between the files of its second state and their marker, once.
+WITHIN_A_COMMIT = """
+import os, signal, sys
+if os.environ.get("RANK") == "0" and "pipelines.runs.rank" in " ".join(sys.orig_argv):
+    import trainer.checkpoint as checkpoint
+    write = checkpoint.write_json
+    def written(path, content):
+        if "round-001" in str(path) and path.name == "step-00000002.json" and not os.path.exists({once!r}):
+            open({once!r}, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(path, content)
+    checkpoint.write_json = written
+"""
+
+
+@pytest.mark.deep
+def test_rounds_on_a_node_killed_at_every_boundary_are_those_of_an_undisturbed_node(every_option, tmp_path, capsys):
+    out, cut, mark, once = every_option.out, str(tmp_path / "cut"), str(tmp_path), tmp_path / "killed"
+    (tmp_path / "sitecustomize.py").write_text(WITHIN_A_COMMIT.format(once=str(once)))
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    Client(every_option, out, mark, ON_A_NODE, command="rounds").finish()
+    assert made_by(out)["rounds"][0]["deleted"].keys() >= {"rollouts", "shaped", "state"}
+    for point in NODE_KILLS:
+        client = Client(every_option, cut, mark, ON_A_NODE, command="rounds", point=point, PYTHONPATH=path)
+        client.killed()
+    client = Client(every_option, cut, mark, ON_A_NODE, command="rounds", PYTHONPATH=path)
+    client.finish()
+    client.everything_ended()
+    assert once.exists(), "rank 0 came to its point, and was started again"
+    assert made_by(cut) == made_by(out)
     assert main(["verify", cut]) == 0, capsys.readouterr().out

@@ -13,41 +13,7 @@ from pass_ops.shards import open_dataset
 from pipelines.cli.parser import main
 from pipelines.runs import budget as budgets
 from pipelines.runs.evaluate import read_results
-
-# One signal and no evaluation, where a test asks for neither.
-PLAIN = """
-[prompts]
-source = "prompts.jsonl"
-prompts_per_part = 4
-
-[policy]
-model = "model"
-
-[engine]
-kind = "recorded"
-recording = "synthetic:3"
-
-[generate]
-group_size = 3
-
-[generate.sampling]
-max_tokens = 16
-
-[signals.outcome]
-signal = "outcome"
-verifier = "number"
-workers = 1
-
-[shape]
-estimator = "grpo_outcome"
-outcome = "outcome"
-weights = { format = 0.0 }
-
-[train]
-updates = 2
-lr = 1e-3
-warmup_steps = 0
-"""
+from tests.e2e.project import PLAIN
 
 REUSE = ["--set", "run.max_staleness=1", "--set", "train.off_policy=accept"]
 
@@ -63,7 +29,7 @@ def weights(out: str, round_index: int) -> bytes:
 
 @pytest.fixture
 def plain(project):
-    project.write("run.toml", "[run]\nrounds = 2\n" + PLAIN)
+    project.write("run.toml", PLAIN)
     return project
 
 

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from pass_ops.support.temporary import temporary_prefix
 from pipelines.models.folder import describe_model
 from pipelines.models.source import local_model
 from trainer.compatibility import check_data_and_policy, check_sampling
-from trainer.data import Columns, TrainData
+from trainer.data import TrainData
 from trainer.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class GradientResult:
 
 
 @dataclass(frozen=True)
-class SampleData:
+class SampleData(TrainData):
     """A sample in memory, as the trainer reads data (`trainer.data.TrainData`)."""
 
     table: pa.Table
@@ -68,26 +67,13 @@ class SampleData:
         """None: nothing is resumed."""
         return []
 
-    @property
-    def is_local(self) -> bool:
-        """It is in memory."""
-        return True
-
     def read(self, part: int, columns: Sequence[str]) -> pa.Table:  # noqa: ARG002 - the protocol's
         """Some columns."""
         return self.table.select(list(columns))
 
-    def fetch(self, part: int) -> Columns:
-        """Nothing to wait for."""
-        return partial(self.read, part)
-
     def rows(self, part: int) -> int:  # noqa: ARG002 - the protocol's
         """Of the table."""
         return int(self.table.num_rows)
-
-    def stored_bytes(self, part: int) -> int:  # noqa: ARG002 - the protocol's
-        """Of the table in memory."""
-        return int(self.table.nbytes)
 
     def describe(self, part: int) -> str:  # noqa: ARG002 - the protocol's
         """Where the rows are."""

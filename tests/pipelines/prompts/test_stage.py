@@ -13,6 +13,7 @@ import pytest
 
 from pass_ops import shards
 from pass_ops.errors import NotFinalized, StaleInputError
+from pipelines.prompts.part_size import advise_prompts_per_part
 from pipelines.prompts.stage import (
     DuplicatePromptError,
     PromptSource,
@@ -21,7 +22,6 @@ from pipelines.prompts.stage import (
     SourceFormatError,
     SourceNotFoundError,
     SourceOptionError,
-    advise_prompts_per_part,
     read_prompts,
     write_prompts,
 )
