@@ -196,15 +196,22 @@ def architecture(folder: str) -> Architecture:
     )
 
 
+#: what transformers writes where a tokenizer names no longest text
+LONGEST_TEXT = int(1e30)
+
+
 def load_tokenizer(folder: str) -> Any:
     """The folder's tokenizer.json with its special tokens and chat template (transformers' PreTrainedTokenizerFast).
 
-    The base class on purpose: AutoTokenizer gives the same ids and imports torch first.
+    The base class on purpose: AutoTokenizer gives the same ids and imports torch first. It knows no longest text: what
+    fits is compared with the engine's context, and transformers would warn of errors that nobody makes.
     """
     from transformers import PreTrainedTokenizerFast
 
     vocabulary(folder)  # names what is missing or broken
-    return PreTrainedTokenizerFast.from_pretrained(str(check_model_folder(folder)), local_files_only=True)
+    return PreTrainedTokenizerFast.from_pretrained(
+        str(check_model_folder(folder)), local_files_only=True, model_max_length=LONGEST_TEXT
+    )
 
 
 def weights_identity(folder: str) -> tuple[tuple[str, int, int], ...]:

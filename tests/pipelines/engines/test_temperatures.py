@@ -59,5 +59,7 @@ def test_where_the_modes_differ_the_raw_one_is_asked_for(sampling: dict[str, Any
 
 
 def answers(engine: Engine, sampling: dict[str, Any]) -> list[tuple[bytes, bytes]]:
-    found = sample_all(engine, grid(engine, **sampling, max_tokens=12)[::6])
+    """One request after another: the last bits depend on what is in a batch, and that on when requests arrive."""
+    asked = grid(engine, **sampling, max_tokens=12)[::6]
+    found = [sample for request in asked for sample in sample_all(engine, [request])]
     return [(sample.token_ids.tobytes(), sample.logprobs.tobytes()) for sample in found]
