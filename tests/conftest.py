@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import string
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,6 +23,10 @@ settings.load_profile("unhurried")
 # Texts fold at the width that COLUMNS says, and in other places where the temporary folder has a longer path. In tests
 # they do not, but in those of the width itself.
 os.environ["COLUMNS"] = "400"
+
+# A shell's background job ignores interrupts, and so would every process that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: torch alone has 200,000; what a test itself makes is far less
 MANY_OBJECTS = 100_000

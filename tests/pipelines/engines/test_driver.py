@@ -275,12 +275,8 @@ def test_an_interrupt_while_the_engine_starts_does_not_wait_for_it_and_it_ends_b
         go_on.wait(120)
         return Echo()
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may ignore interrupts
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            DrivenEngine(start, model=tiny_model, name="interrupted")
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        DrivenEngine(start, model=tiny_model, name="interrupted")
     (thread,) = [thread for thread in threading.enumerate() if thread.name == "engine-interrupted"]
     go_on.set()
     thread.join(120)
