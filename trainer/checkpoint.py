@@ -70,7 +70,7 @@ def remove_older(state: Path, *, keep: int) -> None:
     """Removes all but the newest `keep` checkpoints."""
     for old in complete_checkpoints(state)[:-keep]:
         marker_of(old.folder).unlink()  # the marker first: a half-removed folder must not look complete
-        shutil.rmtree(old.folder)
+        shutil.rmtree(old.folder, ignore_errors=True)  # gone already where it was removed by rule
 
 
 def load_checkpoint(

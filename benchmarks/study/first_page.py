@@ -30,7 +30,7 @@ def first_page(stored: Stored, found: Sequence[Finding]) -> Iterator[str]:
     yield _cards(stored.cards)
     yield (
         "The process reward model is the demo's, taught this world's steps on tasks of no round and no evaluation, and "
-        "stopped while it is imperfect. Its taste for padding is the axis of the study: a last layer for each level "
+        "stopped while it is imperfect. Its taste for padding is the axis of the study: two last layers for each level "
         "learned that a true padding step is worth 0.5, 0.8 or 1. Execution truth is no arm's signal."
     )
     yield _levels(stored.levels)

@@ -1,4 +1,4 @@
-"""The study's process reward model: the demo's, taught the study's steps, with a last layer for each taste for padding.
+"""The study's process reward model: the demo's, taught the study's steps, with last layers for each taste for padding.
 
 It is a trained model with the errors of one. What a padding step is worth is a matter of the target it learned: the
 levels share the body, and each has the two layers behind it (`score`) that it was taught with.

@@ -40,7 +40,7 @@ MEASURES = {
     "pass8": ("pass@8", ".3f"),
     "area": ("mean pass@1 over the run", ".3f"),
     "area_tokens": ("the same over equal tokens", ".3f"),
-    "gain_per_token": ("points gained a million tokens", "+.3f"),
+    "gain_per_token": ("pass@1 gained a million tokens", "+.3f"),
     "length": ("tokens", ".1f"),
     "truncated": ("truncated", ".3f"),
     "steps": ("steps", ".1f"),

@@ -66,7 +66,7 @@ class Split(StrEnum):
     """Which use a task is kept for; decided by its own text, so no list has to be kept and nothing overlaps."""
 
     MODELS = "models"
-    """supervised training of policy and teacher, which is the process reward model's grader too"""
+    """training of policy, teacher and process reward model"""
     ROUNDS = "rounds"
     """rollouts of reinforcement learning"""
     EVALUATION = "evaluation"

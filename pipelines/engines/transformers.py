@@ -244,7 +244,7 @@ class TransformersBackend:
         mask_BT = torch.zeros_like(ids_BT)
         for b, row in enumerate(rows):
             where = slice(width - len(row), width) if left else slice(0, len(row))
-            ids_BT[b, where] = torch.as_tensor(row)
+            ids_BT[b, where] = torch.tensor(row)  # a copy: the array may be read-only
             mask_BT[b, where] = 1
         return ids_BT.to(self._device), mask_BT.to(self._device)
 

@@ -44,6 +44,8 @@ def apply_budget(run: Run, round_index: int) -> None:
         _delete(run, _Step(round=index, what="rows", rule=f"run.keep_rollouts = {keep}"))
     if limit is None or not Store(run.url).is_local:
         return
+    for step in _left_over(run, round_index):
+        _delete(run, step)
     for step in _planned(run, round_index, limit=int(limit * 1e9)):
         _delete(run, step)
     if (size := _held(run, round_index)) > limit * 1e9:
@@ -79,6 +81,16 @@ def _planned(run: Run, newest: int, *, limit: int) -> list[_Step]:
     return [_Step(round=round_index, what=what, rule=rule) for round_index, what in plan["deletes"]]
 
 
+def _left_over(run: Run, newest: int) -> Iterator[_Step]:
+    """What plans of earlier rounds name: `passrl run --round N` may follow one that was cut off while it deleted."""
+    rule, may_go = f"run.disk_gigabytes = {run.config.run.disk_gigabytes:g}", set(_oldest_first(run, newest))
+    for entry in read_lineage(run.url)["rounds"]:
+        plan = entry.get("budget") if entry["round"] < newest else None
+        for round_index, what in plan["deletes"] if plan is not None and plan["rule"] == rule else ():
+            if (round_index, what) in may_go:
+                yield _Step(round=round_index, what=what, rule=rule)
+
+
 def _oldest_first(run: Run, newest: int) -> Iterator[tuple[int, str]]:
     """What disk_gigabytes may delete: nothing that the next round reads."""
     read_next = set(run.trained_rounds(newest + 1))
@@ -94,14 +106,17 @@ def _held(run: Run, newest: int) -> int:
     Logs, markers and manifests are left out: they are small, and their sizes depend on how often a run was cut off.
     """
     folders = [posixpath.join(run.url, "start"), *(run.folder(index) for index in range(newest + 1))]
-    files = (file for folder in folders for file in Path(Store(folder).path()).rglob("*") if file.suffix in COUNTED)
-    return sum(file.stat().st_size for file in files)
+    return sum(_counted(Path(Store(folder).path())) for folder in folders)
+
+
+def _counted(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.suffix in COUNTED)
 
 
 def _bytes_of(run: Run, round_index: int, what: str) -> int:
     """Bytes that a deletion would free."""
     if what == "state":
-        return sum(written(checkpoint.folder) for checkpoint in _checkpoints(run, round_index))
+        return sum(_counted(checkpoint.folder) for checkpoint in _checkpoints(run, round_index))
     kept = [run.folder(round_index, name) for name in _datasets(run, round_index)]
     kept = [url for url in kept if shards.deletion_of(url) is None]
     return sum(record.bytes for url in kept for record in shards.open_dataset(url).parts)

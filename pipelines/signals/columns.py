@@ -47,9 +47,9 @@ def columnar_sidecar(
     columns = {
         name: _as_column(column, schema.field(name).type, name=name, rows=rows) for name, column in given.items()
     }
-    ok = _which_ok(columns["status"]) if status is not None else None
+    ok = _which_ok(columns["status"]) if "status" in columns else None
     for name in values:
-        if ok is not None and name not in ALWAYS:
+        if ok is not None and name not in (*ALWAYS, "status", "detail"):
             columns[name] = pc.if_else(ok, columns[name], pa.scalar(None, columns[name].type))
     columns.setdefault("status", pa.repeat(pa.scalar("ok"), rows))
     columns["rollout_id"] = rollouts["rollout_id"]

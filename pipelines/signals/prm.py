@@ -141,8 +141,9 @@ class PrmSignal(StepwiseSignal, AskingSignal):
         engine = acquire(self.model, self._engine)
         found = answered([self._ask(engine, task, texts) for task, texts in zip(tasks, steps, strict=True)])
         counts_R = np.where(found.ok_R, [len(texts) for texts in steps], 0).astype(np.int64)
-        classes = len(found.values_N) // max(int(counts_R.sum()), 1)
-        scores_K = right_probability(found.values_N.reshape(-1, max(classes, 1)), positive=self.positive)
+        asked, scores_K = int(counts_R.sum()), np.empty(0, np.float32)
+        if asked:  # else nobody has said how many classes there are
+            scores_K = right_probability(found.values_N.reshape(asked, -1), positive=self.positive)
         return list_array(offsets(counts_R), scores_K, valid_R=found.ok_R), found
 
     def _ask(self, engine: Engine, task: str, texts: Sequence[str]) -> Row | Future[NDArray[np.float32]]:

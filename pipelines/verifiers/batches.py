@@ -11,7 +11,6 @@ import io
 import mmap
 import os
 import pickle
-import struct
 import tempfile
 from array import array
 from collections.abc import Sequence
@@ -20,8 +19,9 @@ from typing import Any, overload
 
 BOARD_BYTES = 1 << 20
 _DECODED_BYTES = 1 << 20  # of texts that are decoded together
-# Bytes on the board, how many answers the child has sent, and last, for then the rest is there, how many it has given.
-_HEAD = struct.Struct("<QQQ")
+# Bytes on the board, how many answers the child has sent, and last, for then the rest is there, how many it has given:
+# numbers of 8 bytes, each written by one store. struct would write zeros over all of them first.
+_HEAD_BYTES = 24
 
 
 class Texts(Sequence[str]):
@@ -96,7 +96,8 @@ class Board:
 
     def __init__(self, handle: int) -> None:
         self._memory = mmap.mmap(handle, BOARD_BYTES)
-        self._answered, self._used = 0, _HEAD.size
+        self._head = memoryview(self._memory).cast("Q")
+        self._answered, self._used = 0, _HEAD_BYTES
 
     def put(self, answer: object) -> bool:
         """Whether there was room; what is put is there even if this process ends now."""
@@ -106,28 +107,31 @@ class Board:
             return False
         self._memory[self._used : end] = content
         self._answered, self._used = self._answered + 1, end
-        _HEAD.pack_into(self._memory, 0, end, self._sent, self._answered)
+        self._head[0], self._head[2] = end, self._answered
         return True
 
     def clear(self, *, sent: int = 0) -> None:
         """Nothing stands here any more: a new batch begins, of which so many answers have been sent."""
-        self._answered, self._used, self._sent = sent, _HEAD.size, sent
-        _HEAD.pack_into(self._memory, 0, self._used, self._sent, self._answered)
+        self._answered, self._used, self._sent = sent, _HEAD_BYTES, sent
+        self._head[0], self._head[1], self._head[2] = _HEAD_BYTES, sent, sent
 
     @property
     def answered(self) -> int:
         """How many calls of the batch the child has answered. For the parent."""
-        return int(_HEAD.unpack_from(self._memory)[2])
+        return self._head[2]
 
     def read(self, *, received: int, answered: int) -> list[Any]:
         """The answers of a batch from number `received` to number `answered`. For the parent, of a child at rest."""
-        used, sent, _ = _HEAD.unpack_from(self._memory)
-        stream = io.BytesIO(self._memory[_HEAD.size : used])
-        found = [pickle.load(stream) for _ in range(answered - sent)]
+        used, sent = self._head[0], self._head[1]
+        stream = io.BytesIO(self._memory[_HEAD_BYTES:used])
+        found: list[Any] = []
+        while len(found) < answered - sent and stream.tell() < used - _HEAD_BYTES:
+            found.append(pickle.load(stream))
         return found[max(0, received - sent) :]
 
     def close(self) -> None:
         """Give the memory back."""
+        self._head.release()
         self._memory.close()
 
 

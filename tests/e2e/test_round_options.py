@@ -239,6 +239,15 @@ def test_what_a_budget_of_bytes_deletes_depends_on_no_log_and_no_cut(plain, tmp_
     monkeypatch.undo()
     assert rows_of(cut, 0), "some rows are deleted, some are not, and the folder is small enough already"
     assert weighed(cut, 0, 1) < weighed(kept, 0, 1) - over
+    for url in (out, cut):
+        shutil.copytree(url, f"{url}-on")
+        assert main(["run", *command[1:2], "--round", "2", *command[4:-1], "--out", f"{url}-on"]) == 0
+    plans, left = [], []
+    for url in (f"{out}-on", f"{cut}-on"):
+        plans.append([entry.get("budget") for entry in lineage(url)["rounds"]])
+        left.append([file.relative_to(url) for index in range(3) for file in rows_of(url, index)])
+    assert plans[0] == plans[1]
+    assert left[0] == left[1]
     assert main([*command, cut]) == 0
     assert budget(cut) == budget(out)
     Path(cut, "round-001", "train", "long.log").write_bytes(bytes(10 * over))

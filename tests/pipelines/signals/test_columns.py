@@ -204,6 +204,7 @@ def test_columns_that_are_left_out_are_null_and_rows_are_ok(make_rollouts) -> No
         ({"process_scores": [[], []]}, {}, "'process_scores' has 2 rows for 1 rollouts"),
         ({"process_scores": ["a"]}, {}, "'process_scores' is not list<element: float not null>: .*; cast it"),
         ({"process_scores": [[]]}, {"status": ["fine"]}, "the status 'fine'; choose one of ok, timeout"),
+        ({"process_scores": [[]], "status": ["fine"]}, {}, "the status 'fine'; choose one of ok, timeout"),
         ({"process_scores": [[]]}, {"status": [None]}, "the status None; choose one of"),
         ({"process_scores": [[]]}, {"detail": [1]}, "'detail' is not string"),
     ],

@@ -176,3 +176,10 @@ def test_the_model_and_how_it_reads_are_in_the_fingerprint() -> None:
     assert set(signal.models()) == {"prm"}
     assert "engine" not in signal.options()
     assert {"prm_tokenizer", "pooling", "dtype"} <= set(signal.environment())
+
+
+def test_where_no_row_was_answered_the_classes_are_unknown() -> None:
+    signal = prm(positive=2)
+    signal.setup(POLICY)
+    scores, found = signal.step_scores(["1?", "2?"], [[], []])
+    assert (scores.to_pylist(), found.ok_R.tolist()) == ([[], []], [True, True])

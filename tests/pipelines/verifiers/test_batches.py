@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from pipelines.signals.calls import texts
-from pipelines.verifiers.batches import BOARD_BYTES, Columns
+from pipelines.verifiers.batches import BOARD_BYTES, Board, Columns, board_handle
 from pipelines.verifiers.number import _REWRITTEN, rewritten
 from pipelines.verifiers.pool import CallPool
 
@@ -66,6 +69,32 @@ def test_answers_before_one_that_ends_its_child_are_kept_also_where_they_fill_th
     bad = {"raise": "error", "leave": "error", "hang": "timeout"}
     assert [result.status for result in found] == [bad.get(what, "ok") for what, _ in calls]
     assert [result.value for result in found] == [None if what in bad else what * length for what, length in calls]
+
+
+WRITER = """
+import sys
+from itertools import count
+from pipelines.verifiers.batches import Board
+
+board = Board(int(sys.argv[1]))
+for number in count():
+    if not board.put(number):
+        board.clear(sent=number + 1)
+"""
+
+
+def test_the_parent_reads_no_count_that_is_half_written() -> None:
+    handle = board_handle()
+    board = Board(handle)
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(handle)], pass_fds=(handle,)) as child:
+        while board.answered < 1000:
+            assert child.poll() is None
+        counts = [board.answered for _ in range(300_000)]
+        child.kill()
+    assert counts == sorted(counts)
+    assert board.answered >= counts[-1]
+    board.close()
+    os.close(handle)
 
 
 @pytest.mark.parametrize("seed", range(3))
