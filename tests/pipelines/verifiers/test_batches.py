@@ -77,6 +77,7 @@ from itertools import count
 from pipelines.verifiers.batches import Board
 
 board = Board(int(sys.argv[1]))
+board.clear()
 for number in count():
     if not board.put(number):
         board.clear(sent=number + 1)
