@@ -112,7 +112,7 @@ class Board:
 
     def clear(self, *, sent: int = 0) -> None:
         """Nothing stands here any more: a new batch begins, of which so many answers have been sent."""
-        self._answered, self._used, self._sent = sent, _HEAD_BYTES, sent
+        self._answered, self._used = sent, _HEAD_BYTES
         self._head[0], self._head[1], self._head[2] = _HEAD_BYTES, sent, sent
 
     @property
