@@ -12,76 +12,33 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 from bench_shape import CASES, make_table
+from two_checkouts import HERE, Side, least_by_turns, serve
 
 import pass_ops
 
-HERE = Path(__file__).resolve().parent.parent
 
-
-def serve(case: str, tokens: int) -> None:
-    """Shape once for every line that arrives, and say the processor time."""
+def serve_case(case: str, tokens: int) -> None:
+    """Shape once for every line that arrives."""
     table, config = make_table(case, tokens)
-    print(Path(pass_ops.__file__).parent.parent, len(table["loss_mask"].combine_chunks().values), flush=True)
-    for _ in sys.stdin:
-        start = time.process_time()
-        pass_ops.shape(table, config, threads=1)
-        print(time.process_time() - start, flush=True)
-
-
-class Side:
-    """A process that shapes with the `pass_ops` of one checkout."""
-
-    def __init__(self, checkout: Path, case: str, tokens: int) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, str(checkout), "--serve", case, "--tokens", str(tokens)],
-            env={**os.environ, "PYTHONPATH": str(checkout)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        found, count = self._line().rsplit(" ", 1)
-        if Path(found).resolve() != checkout.resolve():
-            raise SystemExit(f"pass_ops was imported from {found}, not from {checkout}; name a checkout of the project")
-        self.tokens = int(count)
-        self.seconds()  # compile
-
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def seconds(self) -> float:
-        """Processor time of one call."""
-        assert self.process.stdin is not None
-        print(file=self.process.stdin, flush=True)
-        return float(self._line())
-
-    def close(self) -> None:
-        self.process.communicate()
+    count = len(table["loss_mask"].combine_chunks().values)
+    serve(pass_ops, lambda _: pass_ops.shape(table, config, threads=1), told=str(count))
 
 
 def compare(before: Path, case: str, tokens: int, repeats: int) -> dict[str, object]:
-    old, new = sides = [Side(checkout, case, tokens) for checkout in (before, HERE)]
-    best = {side: float("inf") for side in sides}
-    for turn in range(repeats):
-        for side in sides if turn % 2 else reversed(sides):
-            best[side] = min(best[side], side.seconds())
-    for side in sides:
-        side.close()
-    ns = {side: seconds / side.tokens * 1e9 for side, seconds in best.items()}
+    asked = ("--serve", case, "--tokens", str(tokens))
+    sides = [Side(__file__, checkout, *asked) for checkout in (before, HERE)]
+    old, new = least_by_turns(sides, repeats, lambda side, _: side.seconds())
+    count = int(sides[1].told)
     return {
         "metric": f"shape_{case}",
-        "value": round(ns[new], 4),
+        "value": round(new / count * 1e9, 4),
         "unit": "ns/token",
-        "against": f"{round(ns[old], 4)} in the other checkout",
-        "ratio": round(best[new] / best[old], 3),
-        "tokens": new.tokens,
+        "against": f"{round(old / count * 1e9, 4)} in the other checkout",
+        "ratio": round(new / old, 3),
+        "tokens": count,
     }
 
 
@@ -94,7 +51,7 @@ def main() -> None:
     parser.add_argument("--serve", choices=CASES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(options.serve, options.tokens[0])
+        serve_case(options.serve, options.tokens[0])
         return
     for case in options.cases:
         for tokens in options.tokens:

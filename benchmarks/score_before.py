@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -24,12 +22,12 @@ from typing import Any
 
 import pyarrow as pa
 from bench_score import POLICY, ROWS_A_PART, SIGNALS, Stored
+from two_checkouts import HERE, Side, least_by_turns, serve
 
 import pipelines
 from pass_ops.shards import open_dataset
 from pipelines.signals import signal_from_table
 
-HERE = Path(__file__).resolve().parent.parent
 #: those that others are made of; then all that need no server, computer algebra or sampling
 MADE_FIRST = ("teacher", "base", "execution", "prm")
 CALLING = ("format", "execution", *(name for name in SIGNALS if name.startswith("outcome")))
@@ -48,15 +46,10 @@ def _children() -> list[Path]:
     return [Path("/proc") / pid for file in lists for pid in file.read_text().split()]
 
 
-def serve(table: Mapping[str, Any], folder: Path, *, stage: bool) -> None:
-    """Score once for every line that arrives, and say the processor time."""
+def serve_signal(table: Mapping[str, Any], folder: Path, *, stage: bool) -> None:
+    """Score once for every line that arrives; the stage writes a dataset of that name."""
     signal = signal_from_table(table)
-    work = _staged(signal, folder) if stage else _alone(signal, folder)
-    print(Path(pipelines.__file__).parent.parent, flush=True)
-    for line in sys.stdin:
-        begun = processor_seconds()
-        work(line.strip())
-        print(processor_seconds() - begun, flush=True)
+    serve(pipelines, _staged(signal, folder) if stage else _alone(signal, folder), clock=processor_seconds)
 
 
 def _alone(signal: Any, folder: Path) -> Callable[[str], object]:
@@ -75,58 +68,20 @@ def _staged(signal: Any, folder: Path) -> Callable[[str], object]:
     return lambda name: stored.score(name, signal)
 
 
-class Side:
-    """A process that scores with the code of one checkout."""
-
-    def __init__(self, checkout: Path, table: Mapping[str, Any], folder: Path, *, stage: bool) -> None:
-        kept = ["--serve", json.dumps(table), "--folder", str(folder), *(["--stage"] if stage else [])]
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, str(checkout), *kept],
-            env={**os.environ, "PYTHONPATH": str(checkout)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        found = self._line()
-        if Path(found).resolve() != checkout.resolve():
-            raise SystemExit(f"pipelines was imported from {found}, not from {checkout}; name a checkout of it")
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        while (line := self._process.stdout.readline()).startswith("\n"):
-            pass
-        return line.strip()
-
-    def seconds(self, name: str) -> float:
-        """Processor time of one call; the stage writes a dataset of this name."""
-        assert self._process.stdin is not None
-        print(name, file=self._process.stdin, flush=True)
-        return float(self._line())
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
-
-
 def compare(before: Path, name: str, folder: Path, *, parts: int, repeats: int, stage: bool) -> dict[str, Any]:
     """One signal's line."""
     table = SIGNALS[name][0] | ({"workers": 1} if name in CALLING else {})
-    old, new = sides = [Side(checkout, table, folder, stage=stage) for checkout in (before, HERE)]
-    best = {side: float("inf") for side in sides}
-    for turn in range(repeats + 1):  # the first starts child processes and loads what is compiled
-        for side in sides if turn % 2 else reversed(sides):
-            seconds = side.seconds(f"made-{side is new}-{turn}")
-            best[side] = min(best[side], seconds) if turn else best[side]
-    for side in sides:
-        side.close()
-    each = {side: 1e6 * seconds / (parts * ROWS_A_PART) for side, seconds in best.items()}
+    asked = ["--serve", json.dumps(table), "--folder", str(folder), *(["--stage"] if stage else [])]
+    sides = [Side(__file__, checkout, *asked) for checkout in (before, HERE)]
+    best = least_by_turns(sides, repeats, lambda side, turn: side.seconds(f"made-{side is sides[1]}-{turn}"))
+    old, new = (1e6 * seconds / (parts * ROWS_A_PART) for seconds in best)
     return {
         "metric": f"score {'stage' if stage else 'signal'}: {name}",
-        "value": round(each[new], 2),
+        "value": round(new, 2),
         "unit": "processor us/row",
-        "against": f"{each[old]:.2f} in the other checkout",
-        "times_faster": round(best[old] / best[new], 2),
-        "rows_per_s": round(1e6 / each[new]),
+        "against": f"{old:.2f} in the other checkout",
+        "times_faster": round(old / new, 2),
+        "rows_per_s": round(1e6 / new),
         "rows": parts * ROWS_A_PART,
     }
 
@@ -143,7 +98,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(json.loads(options.serve), options.folder, stage=options.stage)
+        serve_signal(json.loads(options.serve), options.folder, stage=options.stage)
         return
     with tempfile.TemporaryDirectory(prefix="score-before-") as scratch:
         folder = Path(scratch) / "stored"
