@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pipelines.demo.assets import asset_folder
 from pipelines.runs.check import check_run
 from pipelines.runs.config import RunConfig, load_config
 from pipelines.runs.evaluate import Estimate, EvalResult, paired_gain, read_results
-from pipelines.runs.lineage import read_lineage
+from pipelines.runs.lineage import training_metrics
 from pipelines.runs.places import check_folder
 from pipelines.runs.progress import Reporter
 from pipelines.runs.results import result_row, results_sheet
@@ -62,7 +62,7 @@ def run_demo(
                 f"{index} {'execution' if index < rounds else 'teacher KL'}",
                 summary,
                 results[-1],
-                _train_metrics(out, index),
+                training_metrics(out)[index],
             )
         )
     gains = {
@@ -119,11 +119,6 @@ def _result(run: Run, round_index: int, *, whole: bool) -> EvalResult:
     assert run.config.eval is not None
     suffix, _ = run.config.eval.asked(BENCHMARK, whole=whole)
     return read_results(run.folder(round_index, f"eval{suffix}", BENCHMARK))
-
-
-def _train_metrics(out: str, round_index: int) -> Mapping[str, float]:
-    metrics: Mapping[str, float] = read_lineage(out)["rounds"][round_index]["metrics"]["train"]
-    return metrics
 
 
 def _in_standard_errors(gain: Estimate) -> str:

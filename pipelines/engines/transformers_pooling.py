@@ -64,7 +64,7 @@ class TransformersPoolingBackend:
     def step(self) -> list[tuple[int, Answer]]:
         """One batch: the first requests that wait, padded on the right, which causal attention does not see."""
         batch = [self._waiting.popleft() for _ in range(min(self._batch_size, len(self._waiting)))]
-        rows = [torch.as_tensor(np.asarray(request.token_ids)) for _, request in batch]
+        rows = [torch.tensor(np.asarray(request.token_ids)) for _, request in batch]
         ids_BT = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self._device)
         with torch.inference_mode():
             logits_BTC = self._logits(ids_BT, lengths=[len(row) for row in rows])

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from pass_ops.errors import PassError
 from pipelines.models.folder import model_digest
-from pipelines.runs.lineage import read_lineage
+from pipelines.runs.lineage import read_rounds
 from pipelines.runs.run import Run
 from pipelines.signals.base import Signal
 from pipelines.signals.modelled import ModelSignal
@@ -66,6 +66,5 @@ def _named(run: Run, signals: Mapping[str, Signal]) -> Iterator[tuple[str, str]]
 
 def _digest_of_start(run: Run) -> str:
     """Of the policy before round 0: as the lineage has it, else of the configured model."""
-    entries = {entry["round"]: entry for entry in read_lineage(run.url)["rounds"]}
-    recorded = entries.get(0, {}).get("policy_digest")
+    recorded = read_rounds(run.url).get(0, {}).get("policy_digest")
     return str(recorded) if recorded is not None else model_digest(run.config.policy.model)

@@ -20,7 +20,7 @@ from pass_ops import shards
 from pass_ops.errors import NotADatasetError
 from pass_ops.shards import Store
 from pipelines.runs.disk import written
-from pipelines.runs.lineage import read_lineage, record_round
+from pipelines.runs.lineage import read_rounds, record_round
 from pipelines.runs.run import Run
 from trainer.records import STATE, Checkpoint, complete_checkpoints, remove_state
 
@@ -68,8 +68,7 @@ def _planned(run: Run, newest: int, *, limit: int) -> list[_Step]:
     undisturbed one does.
     """
     rule = f"run.disk_gigabytes = {run.config.run.disk_gigabytes:g}"
-    entries = {entry["round"]: entry for entry in read_lineage(run.url)["rounds"]}
-    plan = entries.get(newest, {}).get("budget")
+    plan = read_rounds(run.url).get(newest, {}).get("budget")
     if plan is None or plan["rule"] != rule:
         over = _held(run, newest) - limit
         plan = {"rule": rule, "over": max(0, over), "deletes": []}
@@ -84,8 +83,8 @@ def _planned(run: Run, newest: int, *, limit: int) -> list[_Step]:
 def _left_over(run: Run, newest: int) -> Iterator[_Step]:
     """What plans of earlier rounds name: `passrl run --round N` may follow one that was cut off while it deleted."""
     rule, may_go = f"run.disk_gigabytes = {run.config.run.disk_gigabytes:g}", set(_oldest_first(run, newest))
-    for entry in read_lineage(run.url)["rounds"]:
-        plan = entry.get("budget") if entry["round"] < newest else None
+    for index, entry in read_rounds(run.url).items():
+        plan = entry.get("budget") if index < newest else None
         for round_index, what in plan["deletes"] if plan is not None and plan["rule"] == rule else ():
             if (round_index, what) in may_go:
                 yield _Step(round=round_index, what=what, rule=rule)
@@ -153,8 +152,7 @@ def _delete_state(run: Run, step: _Step) -> None:
     checkpoints = _checkpoints(run, step.round)
     if not checkpoints:
         return
-    entries = {entry["round"]: entry for entry in read_lineage(run.url)["rounds"]}
-    if "state" not in entries.get(step.round, {}).get("deleted", {}):
+    if "state" not in read_rounds(run.url).get(step.round, {}).get("deleted", {}):
         size = sum(written(checkpoint.folder) for checkpoint in checkpoints)
         told = {"rule": step.rule, "files": len(checkpoints), "bytes": size}
         record_round(run.url, step.round, {"deleted": {"state": told}})

@@ -74,6 +74,16 @@ def read_lineage(run: str) -> dict[str, Any]:
     return dict(parse_json(Lineage, content, where=store.path(FILE), error=LineageError, fix=fix))
 
 
+def read_rounds(run: str) -> dict[int, dict[str, Any]]:
+    """What the lineage of a RUN folder says of each round, by its number, in order. Raises LineageError."""
+    return {entry["round"]: entry for entry in read_lineage(run)["rounds"]}
+
+
+def training_metrics(run: str) -> dict[int, dict[str, Any]]:
+    """What the lineage has of each round's training, {} where it was not trained. Raises LineageError."""
+    return {index: entry.get("metrics", {}).get("train", {}) for index, entry in read_rounds(run).items()}
+
+
 def record_round(run: str, round_index: int, facts: Mapping[str, Any]) -> None:
     """Merge what is known of one round into the lineage; nested tables (datasets, metrics) are merged key by key.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.runs.estimates import Estimate
 from pipelines.runs.evaluate import EvalResult, EvaluationError, read_results
-from pipelines.runs.lineage import read_lineage
+from pipelines.runs.lineage import training_metrics
 from pipelines.runs.run import Run
 from pipelines.runs.summary import ShapedSummary
 from pipelines.runs.tables import Sheet, numbers
@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 def result_rows(run: Run, summaries: Mapping[int, ShapedSummary]) -> list[Row]:
     """The starting policy where it was evaluated, then each round of `summaries`: a row a benchmark, or one."""
-    metrics = {entry["round"]: entry.get("metrics", {}).get("train", {}) for entry in read_lineage(run.url)["rounds"]}
+    metrics = training_metrics(run.url)
     rows = [result_row("start", None, result, {}) for result in _results(run, None)]
     for index, summary in summaries.items():
         found: list[EvalResult | None] = [*_results(run, index)] or [None]

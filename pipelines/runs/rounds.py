@@ -37,7 +37,7 @@ from pipelines.runs.evaluate import RESULTS, EvalResult, EvaluationError, evalua
 from pipelines.runs.evaluation_files import write_tables
 from pipelines.runs.folders import ROUND_FOLDERS
 from pipelines.runs.leftovers import leftovers, remove_leftovers
-from pipelines.runs.lineage import read_lineage, record_round, record_start, record_stopped
+from pipelines.runs.lineage import read_rounds, record_round, record_start, record_stopped, training_metrics
 from pipelines.runs.progress import Report
 from pipelines.runs.run import Run, round_prompts
 from pipelines.runs.stop import Stopped, metric_value, stopped
@@ -90,7 +90,7 @@ def _stopped(run: Run, last: int) -> Stopped | None:
     options = run.config.stop
     if options is None:
         return None
-    trained = {entry["round"]: entry.get("metrics", {}).get("train", {}) for entry in read_lineage(run.url)["rounds"]}
+    trained = training_metrics(run.url)
     values = []
     for index in range(last + 1):
         metrics = {"train": trained.get(index, {}), "eval": _figures(dict(_between(run, index)))}
@@ -137,8 +137,7 @@ def _summary(run: Run, round_index: int) -> ShapedSummary:
     shaped = run.folder(round_index, "shaped")
     if shards.deletion_of(shaped) is None:
         return summarize_shaped(shards.open_dataset(shaped))
-    entries = {entry["round"]: entry for entry in read_lineage(run.url)["rounds"]}
-    return ShapedSummary(**entries[round_index]["metrics"]["shaped"])
+    return ShapedSummary(**read_rounds(run.url)[round_index]["metrics"]["shaped"])
 
 
 def make_rollouts(run: Run, round_index: int) -> Manifest:

@@ -18,7 +18,7 @@ from pass_ops.shards import CompleteDataset, Store, open_dataset
 from pipelines.inspect.diff.differences import Difference, difference
 from pipelines.runs.evaluate import EvalResult, EvaluationError, pass_at_k, read_results
 from pipelines.runs.folders import round_folder
-from pipelines.runs.lineage import read_lineage
+from pipelines.runs.lineage import read_rounds
 from pipelines.runs.verify import is_run
 
 _EVALUATION = re.compile(r"eval(-\d+)?")
@@ -115,7 +115,7 @@ def _rounds(url: str) -> dict[int, dict[str, Any]]:
             f"{url} is no RUN folder, so there is nothing to compare; check the path. Evaluations are compared with "
             "each other only: give two folders that hold one"
         )
-    return {entry["round"]: entry for entry in read_lineage(url)["rounds"]}
+    return read_rounds(url)
 
 
 def _options(rounds: Mapping[int, tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Iterator[OptionChange]:

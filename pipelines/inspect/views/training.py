@@ -10,7 +10,7 @@ from typing import Any
 from pass_ops.errors import PassError
 from pass_ops.shards import open_dataset
 from pipelines.inspect.pictures import BLUE, GREY, ORANGE, picture_bytes
-from pipelines.runs.lineage import read_lineage
+from pipelines.runs.lineage import read_lineage, read_rounds
 from pipelines.runs.summary import ShapedSummary, summarize_shaped
 from pipelines.runs.tables import Sheet, numbers
 from trainer.records import read_metrics
@@ -47,7 +47,7 @@ def read_trainings(url: str) -> list[Training]:
     if (folder / "metrics.jsonl").exists():
         found = [Training(name=folder.name, steps=read_metrics(folder))]
     else:
-        rounds = {f"round-{entry['round']:03d}": entry for entry in read_lineage(url)["rounds"]}
+        rounds = {f"round-{index:03d}": entry for index, entry in read_rounds(url).items()}
         found = [
             Training(
                 name=train.parent.name,
