@@ -178,9 +178,8 @@ def scoring_hours(signal: Signal, config: RunConfig, estimate: Mapping[str, Any]
             hours += rollouts * length / STEP_TOKENS * REPLY_TOKENS / sampling_speed(size, speeds)
         elif isinstance(signal, MonteCarloSignal):
             most = min(signal.samples * length / STEP_TOKENS, signal.max_continuations)
-            hours += (
-                rollouts * most * length / 2 / sampling_speed(size, speeds)
-            )  # on average from the middle to the end
+            continued = rollouts * most * length / 2  # tokens: on average from the middle to the end
+            hours += continued / sampling_speed(size, speeds)
         else:
             forward = 2 * size * estimate["training_tokens"] / config.train.epochs
             hours += forward / (speeds.scored * 1e12)

@@ -25,7 +25,7 @@ from benchmarks.demo_models.measure import measure
 from benchmarks.demo_models.prm import HEAD_SIZE, Student, class_loss, graded_batches, new_prm, separation
 from benchmarks.demo_models.report import write_readme
 from benchmarks.demo_models.tokenizer import build_prm_tokenizer, build_tokenizer
-from benchmarks.demo_models.traces import completion_loss, least_loss, validation_traces, write_pairs
+from benchmarks.demo_models.traces import completion_loss, least_loss, training_pairs, validation_traces, write_pairs
 from pipelines.demo import arithmetic
 from pipelines.demo.arithmetic import Habits, Split, make_prompts
 from pipelines.demo.assets import MODELS
@@ -117,7 +117,7 @@ def make_language_model(
     """
     start, pairs, run = work / "start", work / "pairs.parquet", work / "run"
     write_start(recipe, start)  # on a rerun the same bytes, or the trainer refuses to go on
-    write_pairs(pairs, recipe.habits, count=recipe.fit.steps * recipe.fit.batch_size, seed=recipe.seed)
+    write_pairs(pairs, training_pairs(recipe.habits, count=recipe.fit.steps * recipe.fit.batch_size, seed=recipe.seed))
     result = sft([str(pairs)], policy=str(start), out=str(run), options=train_options(recipe.fit, seed=recipe.seed))
     model, tokenizer = Qwen2ForCausalLM.from_pretrained(result.policy_dir), build_tokenizer()
     held_out = make_prompts(effort.prompts, seed=0, split=Split.HELD_OUT)

@@ -19,7 +19,7 @@ from pipelines.demo.arithmetic import (
     check_steps,
     make_prompts,
     random_prompt,
-    right_lines,
+    right_lines_in_turn,
     split_steps,
     write_trace,
 )
@@ -114,7 +114,8 @@ class GradedTrace:
 
 def graded(prompt: str, steps: Sequence[str]) -> GradedTrace:
     """Steps of the demo's task, labelled by computing each."""
-    right = [[line for line in right_lines(prompt, steps[:index]) if line is not None] for index in range(len(steps))]
+    in_turn = zip(steps, right_lines_in_turn(prompt, steps), strict=False)  # the last pair is of the line after all
+    right = [[line for line in lines if line is not None] for _, lines in in_turn]
     return GradedTrace(prompt, steps, check_steps(prompt, steps), right)
 
 

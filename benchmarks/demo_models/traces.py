@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 ROW_GROUP = 4096
 
 
-def write_pairs(path: Path, habits: Habits, *, count: int, seed: int) -> None:
-    """Write ``count`` prompts of the assets split, each with a trace: Parquet, columns prompt and completion."""
+def training_pairs(habits: Habits, *, count: int, seed: int) -> list[tuple[str, str]]:
+    """``count`` prompts of the assets split, each with a trace."""
     rng = random.Random(f"traces/{seed}")
     prompts = [random_prompt(rng, Split.ASSETS) for _ in range(count)]
-    completions = [write_trace(prompt, habits, rng).text for prompt in prompts]
-    pq.write_table(pa.table({"prompt": prompts, "completion": completions}), path, row_group_size=ROW_GROUP)
+    return [(prompt, write_trace(prompt, habits, rng).text) for prompt in prompts]
+
+
+def write_pairs(path: Path, pairs: Sequence[tuple[str, str]]) -> None:
+    """Write prompts and traces as `trainer.sft` reads them: Parquet, columns prompt and completion."""
+    prompts, completions = zip(*pairs, strict=True)
+    table = pa.table({"prompt": prompts, "completion": completions})
+    pq.write_table(table, path, row_group_size=ROW_GROUP)
 
 
 def validation_traces(habits: Habits, *, count: int, seed: int) -> list[tuple[str, Trace]]:

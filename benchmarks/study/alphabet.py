@@ -29,6 +29,11 @@ def text(ids: Sequence[int]) -> str:
     return "".join(WORDS[token] if 1 < token < len(WORDS) else "" for token in ids)
 
 
+def spans(ends: Sequence[int]) -> list[tuple[int, int]]:
+    """Each step's tokens, [first, end), from where the steps end."""
+    return list(zip((0, *ends), ends, strict=False))
+
+
 def step_ends(completion: Sequence[int]) -> tuple[int, ...]:
     """Exclusive token ends of the steps. One begins at the first letter of each group and at ``A``, and at a ``=`` that
     begins a line, which is padding; behind an operation ``=`` goes on (``a+9=66``).

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.study.alphabet import ANSWER, EOS, GROUPS, LETTERS, LINE, SAME, TOKEN, step_ends, text
+from benchmarks.study.alphabet import ANSWER, EOS, GROUPS, LETTERS, LINE, SAME, TOKEN, spans, step_ends, text
 
 #: the truth of a padding step that says what is carried
 NEUTRAL = 0.5
@@ -52,7 +52,7 @@ def judge(prompt: Sequence[int], completion: Sequence[int]) -> Judged:
     ends = step_ends(completion)
     carried = Carried(value)
     truth, padding, forms = [], [], True
-    for start, end in zip((0, *ends), ends, strict=False):
+    for start, end in spans(ends):
         words = text(completion[start:end])
         padding.append(completion[start] == TOKEN[SAME])
         forms &= carried.answer is None and _FORMS.fullmatch(words) is not None

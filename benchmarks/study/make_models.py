@@ -18,7 +18,7 @@ from transformers import Qwen2ForCausalLM
 
 from benchmarks.demo_models.fit import FitOptions, train_options
 from benchmarks.demo_models.tokenizer import build_tokenizer
-from benchmarks.demo_models.traces import completion_loss
+from benchmarks.demo_models.traces import completion_loss, write_pairs
 from benchmarks.study import store
 from benchmarks.study.alphabet import text
 from benchmarks.study.arms import TASTES
@@ -29,7 +29,7 @@ from benchmarks.study.prm import ProcessRewardModel, prm_scores, train_prm
 from benchmarks.study.sample import Completion, sample
 from benchmarks.study.signals import Models, judged_batch
 from benchmarks.study.size import STUDY
-from benchmarks.study.supervised import least_loss, validation, write_pairs
+from benchmarks.study.supervised import least_loss, training_pairs, validation
 from benchmarks.study.tasks import PUPIL, TEACHER, Habits, Split, make_tasks, write_trace
 from pipelines.demo.assets import asset_folder
 from pipelines.inspect.prm_check.check import report
@@ -56,7 +56,8 @@ def make_models(out: Path, work: Path) -> None:
 def language_model(start: Path, out: Path, habits: Habits, schedule: FitOptions, *, seed: int, work: Path) -> None:
     """Supervised training of the model in ``start`` on traces of a writer with ``habits``."""
     pairs = work / "pairs.parquet"
-    write_pairs(pairs, habits, count=schedule.steps * schedule.batch_size, seed=seed)
+    work.mkdir(parents=True, exist_ok=True)
+    write_pairs(pairs, training_pairs(habits, count=schedule.steps * schedule.batch_size, seed=seed))
     options = train_options(schedule, seed=seed)
     result = sft([str(pairs)], policy=str(start), out=str(work / "run"), options=options)
     store.save_model(out, load_file(Path(result.policy_dir) / "model.safetensors"), SHAPE.config())

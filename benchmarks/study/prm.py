@@ -26,9 +26,10 @@ from benchmarks.demo_models.fit import FitOptions, fit, pad_rows
 from benchmarks.demo_models.make_assets import save_in_half
 from benchmarks.demo_models.prm import GradedBatch, GradedTrace, Student, class_loss, graded_batch, spoil
 from benchmarks.demo_models.tokenizer import build_prm_tokenizer
-from benchmarks.study.alphabet import EOS, LINE, ids_of, step_ends, text
+from benchmarks.study.alphabet import EOS, LINE, ids_of, spans, step_ends, text
 from benchmarks.study.arms import TASTES
 from benchmarks.study.checker import Carried, judge, parse_prompt, right_steps
+from benchmarks.study.sample import Pairs, batches_by_length
 from benchmarks.study.tasks import Habits, Split, Task, random_task, write_trace
 from pipelines.demo.assets import asset_folder
 from pipelines.engines.process_reward import Qwen2ForProcessRewardModel
@@ -45,7 +46,6 @@ TASTE_SCHEDULE = FitOptions(steps=100, learning_rate=3e-3, warmup_steps=10)
 POSITIONS = 512
 #: the step tag is id 0 of its vocabulary, and every other id is one more than the policy's
 TAG, SHIFT = 0, 1
-ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def graded(prompt: Sequence[int], completion: Sequence[int], *, taste: float) ->
     judged = judge(prompt, completion)
     value, operations = parse_prompt(prompt)
     carried, steps, right, truth = Carried(value), [], [], []
-    for start, end, true, padding in zip((0, *judged.ends), judged.ends, judged.truth, judged.padding, strict=False):
+    for (start, end), true, padding in zip(spans(judged.ends), judged.truth, judged.padding, strict=True):
         words = text(completion[start:end])
         steps.append(words.removesuffix(LINE))
         right.append([one.removesuffix(LINE) for one in right_steps(carried, operations) if one is not None])
@@ -133,23 +133,19 @@ def load_prm(folder: Path) -> ProcessRewardModel:
 
 def prm_input(prompt: Sequence[int], completion: Sequence[int]) -> list[int]:
     """The ids it reads, in its own vocabulary: prompt, and every step, its line break left off, with the step tag."""
-    ids, ends = [token + SHIFT for token in prompt], step_ends(completion)
-    for start, end in zip((0, *ends), ends, strict=False):
+    ids = [token + SHIFT for token in prompt]
+    for start, end in spans(step_ends(completion)):
         words = text(completion[start:end]).removesuffix(LINE)
         ids += [token + SHIFT for token in ids_of(words)] + [TAG]
     return ids
 
 
 @torch.inference_mode()
-def prm_scores(
-    prm: ProcessRewardModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, level: str
-) -> list[NDArray[np.float32]]:
+def prm_scores(prm: ProcessRewardModel, pairs: Pairs, *, level: str) -> list[NDArray[np.float32]]:
     """The probability of "right" at every step of each completion."""
     rows = [prm_input(prompt, completion) for prompt, completion in pairs]
-    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     found: dict[int, NDArray[np.float32]] = {}
-    for start in range(0, len(order), ROWS):
-        chosen = order[start : start + ROWS]
+    for chosen in batches_by_length([len(row) for row in rows]):
         ids = pad_rows([rows[row] for row in chosen], EOS + SHIFT)
         tags = ids == TAG
         hidden = prm.body(input_ids=ids, use_cache=False).last_hidden_state[tags]

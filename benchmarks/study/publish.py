@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.study.alphabet import text
+from benchmarks.study.alphabet import spans, text
 from benchmarks.study.arms import ARMS, cell_of
 from benchmarks.study.signals import Batch
 from benchmarks.study.size import FIRST_SEED, STUDY
@@ -42,13 +42,9 @@ def kept_rows(number: int, batch: Batch, signals: pa.Table) -> Iterator[dict[str
             "finish_reason": "length" if completion.truncated else "stop",
             "outcome": columns["outcome_reward"][row],
             "format": columns["format_reward"][row],
-            "steps": [text(completion.ids[start:end]) for start, end in _spans(judged.ends)] if stepwise else None,
+            "steps": [text(completion.ids[start:end]) for start, end in spans(judged.ends)] if stepwise else None,
             "step_scores": columns["process_scores"][row] if stepwise else None,
         }
-
-
-def _spans(ends: Sequence[int]) -> Iterator[tuple[int, int]]:
-    return zip((0, *ends), ends, strict=False)
 
 
 def write_kept(path: Path, rows: Sequence[dict[str, Any]]) -> None:

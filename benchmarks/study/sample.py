@@ -153,9 +153,9 @@ def _complete(rows: _Rows, *, cap: int, temperature: float, generator: torch.Gen
 Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]
 
 
-def _batches(pairs: Pairs) -> list[list[int]]:
+def batches_by_length(lengths: Sequence[int]) -> list[list[int]]:
     """Row numbers in batches of similar length."""
-    order = sorted(range(len(pairs)), key=lambda row: len(pairs[row][0]) + len(pairs[row][1]))
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
     return [order[start : start + 32] for start in range(0, len(order), 32)]
 
 
@@ -163,7 +163,7 @@ def _batches(pairs: Pairs) -> list[list[int]]:
 def token_logprobs(p: Parameters, pairs: Pairs, shape: Shape) -> list[NDArray[np.float32]]:
     """Natural-log probabilities of each completion's tokens after its prompt, full vocabulary, temperature 1."""
     found: dict[int, NDArray[np.float32]] = {}
-    for rows in _batches(pairs):
+    for rows in batches_by_length([len(prompt) + len(completion) for prompt, completion in pairs]):
         ids = pad_rows([[*pairs[row][0], *pairs[row][1]] for row in rows], PAD)
         all_BSV = torch.log_softmax(logits(p, ids[:, :-1], shape), dim=-1)
         chosen = all_BSV.gather(2, ids[:, 1:, None])[..., 0].numpy()

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from benchmarks.demo_models.traces import ROW_GROUP
 from benchmarks.study.alphabet import text
 from benchmarks.study.tasks import Habits, Split, Task, Trace, make_tasks, random_task, write_trace
 
 
-def write_pairs(path: Path, habits: Habits, *, count: int, seed: int) -> None:
-    """Writes ``count`` tasks of the models' split, each with a trace: Parquet, columns prompt and completion."""
+def training_pairs(habits: Habits, *, count: int, seed: int) -> list[tuple[str, str]]:
+    """``count`` tasks of the models' split, each with a trace."""
     rng = random.Random(f"traces/{seed}")
     tasks = [random_task(rng, Split.MODELS) for _ in range(count)]
-    completions = [text(write_trace(task, habits, rng).ids()) for task in tasks]
-    table = pa.table({"prompt": [task.text() for task in tasks], "completion": completions})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, row_group_size=ROW_GROUP)
+    return [(task.text(), text(write_trace(task, habits, rng).ids())) for task in tasks]
 
 
 def validation(habits: Habits, *, count: int, seed: int) -> list[tuple[Task, Trace]]:

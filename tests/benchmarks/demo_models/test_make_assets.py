@@ -34,7 +34,7 @@ from benchmarks.demo_models.prm import (
     step_scores,
 )
 from benchmarks.demo_models.tokenizer import STEP_TAG, build_prm_tokenizer, build_tokenizer
-from benchmarks.demo_models.traces import completion_loss, least_loss, write_pairs
+from benchmarks.demo_models.traces import completion_loss, least_loss, training_pairs, write_pairs
 from pipelines.demo.arithmetic import TEACHER, Split, Trace, check_format, check_steps, split_of, split_steps
 from trainer.metrics import read_metrics
 from trainer.model_folder import weights_digest
@@ -166,7 +166,7 @@ def test_policy_and_teacher_read_every_pair_once_and_an_interrupted_script_goes_
 
 def test_pairs_are_prompts_of_their_split_and_the_same_for_the_same_seed(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        write_pairs(tmp_path / name, TEACHER, count=50, seed=seed)
+        write_pairs(tmp_path / name, training_pairs(TEACHER, count=50, seed=seed))
     rows = pq.read_table(tmp_path / "a").to_pylist()
     assert len({row["prompt"] for row in rows}) == 50
     assert {split_of(row["prompt"]) for row in rows} == {Split.ASSETS}

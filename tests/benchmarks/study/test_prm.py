@@ -55,17 +55,12 @@ def test_a_trace_is_graded_by_the_checker_and_true_padding_by_taste():
 def test_right_steps_are_those_the_checker_calls_right(pairs):
     rng = random.Random(4)
     for prompt, ids in pairs:
-        trace = graded(prompt, ids, taste=0.5)
-        for step, truth, right in zip(trace.steps, trace.truth, trace.right, strict=True):
-            assert (step in right) == (truth > 0)
         at = rng.randrange(len(ids) - 1)
         changed = [*ids[:at], rng.choice(ids_of("0123456789")), *ids[at + 1 :]]
-        for step, truth, right in zip(*_columns(graded(prompt, changed, taste=0.5)), strict=True):
-            assert (step in right) == (truth > 0)
-
-
-def _columns(trace):
-    return trace.steps, trace.truth, trace.right
+        for completion in (ids, changed):
+            trace = graded(prompt, completion, taste=0.5)
+            for step, truth, right in zip(trace.steps, trace.truth, trace.right, strict=True):
+                assert (step in right) == (truth > 0)
 
 
 @pytest.mark.parametrize("level", TASTES)
