@@ -96,6 +96,7 @@ def _dataset(store: Store, others: _Others) -> Iterator[Finding]:
     except CorruptDatasetError as error:
         yield Finding("error", "corrupt", store.root, str(error))
         return
+    del markers  # as much as the records are, while the parts are read
     if spec.missing_facts:
         says = (
             f"it does not say {', '.join(spec.missing_facts)}, which shape and train need: make it anew from what does"

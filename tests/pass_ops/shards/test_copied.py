@@ -178,3 +178,18 @@ def test_groups_of_one_hash_are_told_apart_by_their_names(monkeypatch):
     assert list(groups.twice(names_of)) == [(3, "a", 0), (3, "bb", 0)]
     assert asked == [0, 2, 3]
     assert list(GroupsOfParts().twice(names_of)) == []
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdefghijkl"), max_size=3), max_size=6))
+def test_groups_in_two_parts_are_those_that_a_dictionary_finds(parts):
+    groups = GroupsOfParts()
+    for part, names in enumerate(parts):
+        groups.add(part, pa.chunked_array([names], pa.string()))
+    first: dict[str, int] = {}
+    expected = [
+        (part, name, first[name])
+        for part, names in enumerate(parts)
+        for name in dict.fromkeys(names)
+        if first.setdefault(name, part) != part
+    ]
+    assert list(groups.twice(lambda part: pa.chunked_array([parts[part]], pa.string()))) == expected
