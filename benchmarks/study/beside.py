@@ -113,7 +113,7 @@ def _format(stored: Stored) -> str:
         "reward, Divide-Length sums it, and a failure that is rare in its group is many deviations from the mean; "
         f"GRPO(outcome) adds format to the outcome before it standardizes. {_correlated(start, stored.runs)}"
         "RMS is that of the advantages, and a point of pass@1 a hundredth; the last column is what an update of Adam's "
-        "would move at the arm's learning rate, from exact gradients of the start policy "
+        "would move at PASS's learning rate, from exact gradients of the start policy "
         "([Mechanism](mechanism.md)), with its 95 % interval."
     )
 
@@ -163,7 +163,7 @@ def _table(stored: Stored) -> str:
         rows.append([
             tables.NAMES[arm], tables.cell(values(of, "pass1"), "pass1"), tables.number(own["rms"], ".2f"),
             tables.number(own["failed_share"], ".2f"), *(tables.number(share, ".2f") for share in shares),
-            _points(drift.get((arm, level), {}), _rate(stored.runs, arm)),
+            _points(drift.get((arm, level), {}), _rate(stored.runs)),
         ])  # fmt: skip
     heads = [f"round {number}, one seed" for number in later]
     return tables.table(["arm", "pass@1", "RMS", "share of failed format: start", *heads, "points an update"], rows)
@@ -176,10 +176,9 @@ def _points(row: Mapping[str, Any], rate: float) -> str:
     return f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
-def _rate(runs: Runs, arm: str) -> float:
-    """The arm's learning rate; of one without cells PASS's."""
-    found = [run.lr for wanted in (arm, PASS) for (own, _), of in runs.items() if own == wanted for run in of.values()]
-    return found[0]
+def _rate(runs: Runs) -> float:
+    """PASS's learning rate: one for every arm, since what an update moves is only linear in small ones."""
+    return next(run.lr for (arm, _), of in runs.items() if arm == PASS for run in of.values())
 
 
 def _tested(runs: Runs) -> str:

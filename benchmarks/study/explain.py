@@ -46,8 +46,11 @@ def candidates(stored: Stored, held: Sequence[Point]) -> list[Candidate]:
             Candidate("pass@1 that a step of norm 1 moves", {key: drift[key]["pass1"] for key in keys}),
         ]
         if all(drift[key].get("adam_pass1") is not None for key in keys):
-            moved = {key: rates[key] * drift[key]["adam_pass1"] for key in keys}
-            found.append(Candidate("pass@1 that an update of Adam's moves at the learning rate", moved))
+            moved = {key: drift[key]["adam_pass1"] for key in keys}
+            found += [
+                Candidate("pass@1 that an update of Adam's moves at equal rates", moved),
+                Candidate("the same at the arm's rate", {key: rates[key] * moved[key] for key in keys}),
+            ]
     return found
 
 
