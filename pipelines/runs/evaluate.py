@@ -37,6 +37,8 @@ __all__ = [
 ]  # fmt: skip
 
 RESULTS = "results.json"
+#: what all benchmarks of an evaluation come to, in files beside their folders
+RESULTS_TABLE, PROMPTS_TABLE = "results.parquet", "prompts.parquet"
 #: where a reward counts as right
 RIGHT_ABOVE = 0.5
 Ruling = Literal["reward", "verdict"]
@@ -70,6 +72,10 @@ class EvalOptions:
     """Seed of the evaluation's rollouts."""
 
     def __post_init__(self) -> None:
+        if not self.k:
+            raise EvaluationError("k is empty, so nothing would be reported; leave it out, or give one such as [1]")
+        if taken := {RESULTS_TABLE, PROMPTS_TABLE} & self.benchmarks.keys():
+            raise EvaluationError(f"a benchmark is named {min(taken)!r}, as a file beside it is; give it another name")
         if any(k > self.samples for k in self.k):
             raise EvaluationError(
                 f"k is {list(self.k)}, but samples is {self.samples}; pass@k needs at least k samples"

@@ -19,9 +19,16 @@ import pyarrow.parquet as pq
 
 from pass_ops.shards.store import Store
 from pipelines.runs.estimates import Estimate
-from pipelines.runs.evaluate import RESULTS, EvalResult, EvaluationError, read_results
+from pipelines.runs.evaluate import (
+    PROMPTS_TABLE,
+    RESULTS,
+    RESULTS_TABLE,
+    EvalResult,
+    EvaluationError,
+    read_results,
+)
 
-RESULTS_TABLE, PROMPTS_TABLE, MARKDOWN = "results.parquet", "prompts.parquet", "evaluations.md"
+MARKDOWN = "evaluations.md"
 #: after a figure over other prompts than the first one of its column
 STAR = "\\*"
 Evaluations = Mapping[str, Mapping[str, EvalResult]]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pass_ops import shards
+from pipelines.prompts.stage import PromptSource
 from pipelines.runs.evaluate import (
     EvalOptions,
     EvalResult,
@@ -77,6 +78,14 @@ def test_results_survive_their_file_format():
 def test_k_beyond_the_samples_is_refused():
     with pytest.raises(EvaluationError, match="needs at least k samples"):
         EvalOptions(samples=4, k=(8,))
+
+
+def test_what_would_fail_only_after_all_is_sampled_is_refused_at_once():
+    with pytest.raises(EvaluationError, match="nothing would be reported"):
+        EvalOptions(k=())
+    for name in ("results.parquet", "prompts.parquet"):
+        with pytest.raises(EvaluationError, match="as a file beside it is"):
+            EvalOptions(benchmarks={name: PromptSource(source="x")})
 
 
 def judge(run, verdict, *, options=None):
