@@ -8,6 +8,7 @@ the rows: the batch's in `shape_padded`, group by group in `_Batch`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from pass_ops.errors import (
 )
 from pass_ops.options.config import ShapingConfig
 from pass_ops.reading.columns import shortened
-from pass_ops.reading.ragged import Array, Ragged, frozen, last_values, list_array, offsets, one_chunk, ragged
+from pass_ops.reading.ragged import Array, Ragged, frozen, last_values, list_array, offsets, ragged
 from pass_ops.shaping import shape
 from pass_ops.spread import MOST_VALUES
 
@@ -122,14 +123,20 @@ class _Batch:
 
     def padded(self, shaped: pa.Table) -> Array:
         """The tokens' advantages as [B, T] in the batch's order; 0 where a token does not count."""
-        ends, advantages = (ragged(one_chunk(shaped[name])) for name in ("chunk_ends", "chunk_advantages"))
         rows, tokens = self.mask_B_T.shape
         out_B_T = np.empty((rows, tokens), dtype=np.float32)
-        row_R = np.arange(rows) if self.order_B is None else self.order_B
+        row_R = frozen(np.arange(rows) if self.order_B is None else self.order_B)
         mask = frozen(np.ascontiguousarray(self.mask_B_T))
-        given = ends.starts_R1, ends.values, advantages.values, mask, frozen(row_R), out_B_T
+        batches = shaped.select(["chunk_ends", "chunk_advantages"]).to_batches()
+        firsts = np.cumsum([0, *map(len, batches)])
+        given = [
+            (ends.starts_R1, ends.values, advantages.values, mask[first:last], row_R[first:last], out_B_T)
+            for batch, (first, last) in zip(batches, pairwise(firsts.tolist()), strict=True)
+            for ends, advantages in [(ragged(batch["chunk_ends"]), ragged(batch["chunk_advantages"]))]
+        ]
         spread_rows.in_spans(
-            lambda first, last: spread_rows.spread_padded(first, last, *given), np.arange(rows + 1) * tokens
+            lambda piece, first, last: spread_rows.spread_padded(first, last, *given[piece]),
+            [np.arange(len(batch) + 1) * tokens for batch in batches],
         )
         return out_B_T
 

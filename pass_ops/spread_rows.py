@@ -5,7 +5,7 @@ Legend of dimensions: see `pass_ops.reading.ragged`; B rows of a padded batch of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -147,12 +147,23 @@ def spread_padded(
     return True
 
 
-def in_spans(work: Callable[[int, int], bool], values_R1: Array) -> bool:
-    """Whether `work` holds for all rows, which are dealt out to all threads in spans of about as many values."""
+def in_spans(work: Callable[[int, int, int], bool], pieces: Sequence[Array]) -> bool:
+    """Whether `work(piece, first row, last row)` holds for all rows of all pieces, on all threads.
+
+    A piece is given by where its rows' values start, and where the last one's end; it is dealt out in spans of about as
+    many values.
+    """
+    spans = [(number, *span) for number, values_R1 in enumerate(pieces) for span in _spans(values_R1)]
+    values = sum(int(values_R1[-1]) - int(values_R1[0]) for values_R1 in pieces)
+    threads = min(pa.cpu_count(), len(spans), values // LEAST_SPAN_VALUES)
+    if threads <= 1:
+        return all(work(*span) for span in spans)
+    with ThreadPoolExecutor(threads, thread_name_prefix="spread") as pool:
+        return all(pool.map(lambda span: work(*span), spans))
+
+
+def _spans(values_R1: Array) -> Iterator[tuple[int, int]]:
     rows, values = len(values_R1) - 1, int(values_R1[-1]) - int(values_R1[0])
-    spans = min(pa.cpu_count(), values // LEAST_SPAN_VALUES)
-    if spans <= 1:
-        return bool(work(0, rows))
+    spans = max(1, min(pa.cpu_count(), values // LEAST_SPAN_VALUES))
     inner = np.searchsorted(values_R1, values_R1[0] + np.arange(1, spans) * (values // spans))
-    with ThreadPoolExecutor(spans, thread_name_prefix="spread") as pool:
-        return all(pool.map(lambda span: work(*span), pairwise([0, *inner.tolist(), rows])))
+    return pairwise([0, *inner.tolist(), rows])

@@ -28,6 +28,10 @@ os.environ["COLUMNS"] = "400"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Only a power cut tells a synced file from another, and no test pulls the plug; on a disk the syncs of commits took as
+# long as all that the tests of stages compute. That they are made, and when, is a test of its own (`test_store`).
+os.fsync = os.fstat
+
 #: torch alone has 200,000; what a test itself makes is far less
 MANY_OBJECTS = 100_000
 

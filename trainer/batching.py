@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -255,7 +256,7 @@ def build_micro_batch(
         reference_N=gathered(rollouts.reference_C, np.float32),
         weights_N=torch.from_numpy(np.repeat(weights_R[rows].astype(np.float32), counts_B)),
         rows_N=torch.from_numpy(np.repeat(np.arange(len(rows)), counts_B)),
-        rollout_ids=tuple(rollouts.rollout_ids[row] for row in rows.tolist()),
+        rollout_ids=tuple(rollouts.ids_R.take(pa.array(rows)).to_pylist()),
         temperature=temperature,
         real_tokens=int(lengths_B.sum()) + (0 if prefix is None else len(prefix)),
         prefix_1P=None if prefix is None else torch.from_numpy(prefix.astype(np.int64).reshape(1, -1)),

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pass_ops.reading.groups import group_bounds, group_numbers
 from pass_ops.reading.ragged import list_lengths, list_values
 from pass_ops.shards import CompleteDataset
+from pass_ops.shards.tables import read_columns
 from trainer.errors import TrainDataError
 from trainer.options import TrainOptions
 from trainer.order import Units, form_units
@@ -156,7 +157,7 @@ class ShapedData:
 
     def _table(self, part: int, file: pq.ParquetFile, columns: Sequence[str]) -> pa.Table:
         with file:
-            table = file.read(columns=list(columns))
+            table = read_columns(file, columns)
         missing = [name for name in columns if name not in table.column_names]
         if missing:
             raise TrainDataError(

@@ -105,7 +105,7 @@ def _measure(
                 errors = np.exp(np.abs(old_C[taken].astype(np.float64) - decoded.behavior_C[taken]))
                 total, tokens = total + float(errors.sum()), tokens + len(taken)
                 if len(taken):
-                    worst.append((decoded.rollout_ids[row], float(errors.mean())))
+                    worst.append((decoded.ids_R[row].as_py(), float(errors.mean())))
             worst = sorted(worst, key=lambda item: -item[1])[:WORST]
     return Audit(tokens=tokens, mismatch=total / max(tokens, 1), worst=worst)
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 COMPLETION_COLUMNS = ("tokens_C", "mask_C", "behavior_C", "advantages_C", "old_C", "reference_C")
@@ -38,7 +39,7 @@ class Rollout:
 class Rollouts(Sequence[Rollout]):
     """Rollouts as columns; an item is one of them, as views. The completion columns share token_offsets_R1."""
 
-    rollout_ids: tuple[str, ...]
+    ids_R: pa.Array  # strings: an eighth of what as many Python objects take, and two shuffle windows are held
     prompt_offsets_R1: NDArray[np.int64]
     prompt_Q: NDArray[np.int32]
     token_offsets_R1: NDArray[np.int64]
@@ -58,7 +59,7 @@ class Rollouts(Sequence[Rollout]):
             arrays = [getattr(rollout, field) for rollout in rollouts]
             columns[column] = None if any(array is None for array in arrays) else np.concatenate(arrays)
         return cls(
-            rollout_ids=tuple(rollout.rollout_id for rollout in rollouts),
+            ids_R=pa.array([rollout.rollout_id for rollout in rollouts], pa.string()),
             prompt_offsets_R1=offsets_of([len(rollout.prompt_ids) for rollout in rollouts]),
             prompt_Q=np.concatenate([rollout.prompt_ids for rollout in rollouts]),
             token_offsets_R1=offsets_of([len(rollout.token_ids_T) for rollout in rollouts]),
@@ -76,15 +77,15 @@ class Rollouts(Sequence[Rollout]):
             if getattr(parts[0], column) is not None:
                 columns[column] = np.concatenate([getattr(p, column)[s] for p, s in zip(parts, tokens, strict=True)])
         return cls(
-            rollout_ids=tuple(name for part, a, b in pieces for name in part.rollout_ids[a:b]),
-            prompt_offsets_R1=offsets_of(np.concatenate([part.prompt_lengths_R[a:b] for part, a, b in pieces])),
+            ids_R=pa.concat_arrays([part.ids_R[a:b] for part, a, b in pieces]),
+            prompt_offsets_R1=offsets_of(_lengths([part.prompt_offsets_R1[a : b + 1] for part, a, b in pieces])),
             prompt_Q=np.concatenate([part.prompt_Q[s] for part, s in zip(parts, prompts, strict=True)]),
-            token_offsets_R1=offsets_of(np.concatenate([part.token_lengths_R[a:b] for part, a, b in pieces])),
+            token_offsets_R1=offsets_of(_lengths([part.token_offsets_R1[a : b + 1] for part, a, b in pieces])),
             **columns,
         )
 
     def __len__(self) -> int:
-        return len(self.rollout_ids)
+        return len(self.ids_R)
 
     @overload
     def __getitem__(self, row: int) -> Rollout: ...
@@ -99,7 +100,7 @@ class Rollouts(Sequence[Rollout]):
         prompt = slice(self.prompt_offsets_R1[row], self.prompt_offsets_R1[row + 1])
         tokens = slice(self.token_offsets_R1[row], self.token_offsets_R1[row + 1])
         return Rollout(
-            rollout_id=self.rollout_ids[row],
+            rollout_id=self.ids_R[row].as_py(),
             prompt_ids=self.prompt_Q[prompt],
             token_ids_T=self.tokens_C[tokens],
             mask_T=self.mask_C[tokens],
@@ -108,6 +109,11 @@ class Rollouts(Sequence[Rollout]):
             old_T=None if self.old_C is None else self.old_C[tokens],
             reference_T=None if self.reference_C is None else self.reference_C[tokens],
         )
+
+    @property
+    def rollout_ids(self) -> tuple[str, ...]:
+        """The name of each."""
+        return tuple(self.ids_R.to_pylist())
 
     @cached_property
     def prompt_lengths_R(self) -> NDArray[np.int64]:
@@ -159,6 +165,11 @@ def kept_tokens(rollouts: Rollouts) -> Kept:
         if stored_C is not None:
             kept_C &= np.isfinite(stored_C)
     return Kept.where(kept_C, rollouts)
+
+
+def _lengths(pieces: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """The lengths between these offsets, one piece after the other; nothing is kept of the parts' other rows."""
+    return np.concatenate([np.diff(offsets_R1) for offsets_R1 in pieces])
 
 
 def offsets_of(lengths_R: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:

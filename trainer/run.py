@@ -28,6 +28,7 @@ from trainer.batching import StepBatch
 from trainer.checkpoint import load_checkpoint, remove_older, save_checkpoint
 from trainer.compatibility import check_data_and_policy, open_shaped, sampling_temperature
 from trainer.data import ShapedData, TrainData
+from trainer.defaults import with_defaults
 from trainer.determinism import determinism
 from trainer.digests import sha256_file
 from trainer.distributed import World, joined_world
@@ -54,6 +55,7 @@ from trainer.records import (
     complete_checkpoints,
     files_beside_weights,
     read_done,
+    read_identity,
     read_metrics,
     write_json,
 )
@@ -125,6 +127,34 @@ def train(
         )
 
 
+def ended(
+    shaped: Sequence[str],
+    *,
+    policy: str,
+    out: str,
+    state: str | None = None,
+    options: TrainOptions,
+    policy_digest: str | None = None,
+    vocabulary: Mapping[str, Any] | None = None,
+    export: str | None = None,
+    device: str,
+) -> TrainResult | None:
+    """What `train` returns at once where this run has ended; None where there is something left to do.
+
+    Only files are read: whoever would start processes for an update asks first. device: the kind that those compute on,
+    cuda or cpu. Raises what `train` raises where `out` holds another run, or not what the training left there.
+    """
+    folder, exported = _folders(out, export)
+    if read_identity(folder) is None or not exported.exists() or read_done(folder) is None:
+        return None
+    sources = open_shaped(shaped)
+    check_data_and_policy(sources, options=options, policy_digest=policy_digest, vocabulary=vocabulary)
+    filled = with_defaults(options, device=device, fits=lambda _: True)  # what fits decides no option of the identity
+    _, identity = describe(ShapedData(sources), policy=policy, state=state, options=filled)
+    claim(folder, exported, identity)
+    return _ended(folder, exported)
+
+
 def sft(
     pairs: Sequence[str],
     *,
@@ -162,17 +192,15 @@ def _train(
     export: str | None,
     progress: Progress | None,
 ) -> TrainResult:
-    folder = local_folder(out, name="out")
-    exported = local_folder(export, name="export") if export else folder / "policy"
+    folder, exported = _folders(out, export)
     with joined_world(options.device) as world, ExitStack() as held:
         options = device_options(policy, options, world)
         held.enter_context(determinism(options.deterministic, device=chosen_device(options.device).type))
         before, identity = world.on_main(lambda: describe(data, policy=policy, state=state, options=options))
         world.on_main(lambda: _lock(held, folder, exported))
         world.on_main(lambda: claim(folder, exported, identity))
-        if (done := world.on_main(lambda: read_done(folder) if exported.exists() else None)) is not None:
-            world.on_main(lambda: _check_ended(folder, exported, done))
-            return _result(done, exported)
+        if (result := world.on_main(lambda: _ended(folder, exported))) is not None:
+            return result
         model = load_policy(policy, options, world)
         plan = plan_steps(data, model, options, temperature=temperature)
         counts = ", ".join(f"{name} {count}" for name, count in plan.selection.counts.items())
@@ -185,10 +213,22 @@ def _train(
         return _finish(run, folder, exported)
 
 
-def _check_ended(folder: Path, exported: Path, done: Done) -> None:
-    """What a finished training left is as it left it. Raises StateError, AdapterError."""
+def _folders(out: str, export: str | None) -> tuple[Path, Path]:
+    """Of the run, and of the policy that it exports. Raises RunFolderError."""
+    folder = local_folder(out, name="out")
+    return folder, local_folder(export, name="export") if export else folder / "policy"
+
+
+def _ended(folder: Path, exported: Path) -> TrainResult | None:
+    """The result of a finished training, None while it is not. Raises StateError, AdapterError where what it left is
+    no longer as it left it.
+    """
+    done = read_done(folder) if exported.exists() else None
+    if done is None:
+        return None
     check_metrics(folder, done)
     check_export(exported, done)
+    return _result(done, exported)
 
 
 def _lock(held: ExitStack, folder: Path, exported: Path) -> None:

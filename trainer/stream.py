@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pass_ops import token_advantages
-from pass_ops.reading.ragged import list_lengths, list_values
+from pass_ops.reading.ragged import list_lengths, list_values, one_chunk
 from trainer.ahead import ReadAhead
 from trainer.data import REFERENCE_COLUMN, Columns, RowIndex, TrainData, list_offsets
 from trainer.errors import StateError, TrainDataError
@@ -47,7 +47,7 @@ def decode_part(
     for name, lists in checked.items():
         _check_lengths(list_lengths(lists), length_R, name=name, table=table, where=where)
     return Rollouts(
-        rollout_ids=tuple(table["rollout_id"].to_pylist()),
+        ids_R=one_chunk(table["rollout_id"]),
         prompt_offsets_R1=list_offsets(table["prompt_token_ids"]),
         prompt_Q=list_values(table["prompt_token_ids"]),
         token_offsets_R1=list_offsets(table["token_ids"]),

@@ -2,7 +2,8 @@
 
     python -m benchmarks.study run --size smoke       minutes: every arm, very short (give --results)
     python -m benchmarks.study run                    tuning, then the seeds that fit into some hours
-    python -m benchmarks.study run --size full        all seeds and arms
+    python -m benchmarks.study run --size core        all seeds of the arms that answer the claims
+    python -m benchmarks.study run --size full        the further arms as well: they are tuned first
     python -m benchmarks.study cell pass_k07-slight-lr0.001-s0 --again
     python -m benchmarks.study models                 trains the start models anew (minutes)
     python -m benchmarks.study publish --out DIR      one seed's rollouts of every arm as shards
@@ -21,9 +22,9 @@ from pathlib import Path
 
 from benchmarks.study import run, store
 from benchmarks.study.arms import cell_of
-from benchmarks.study.size import FULL, SMOKE, STUDY
+from benchmarks.study.size import CORE_ONLY, FULL, SMOKE, STUDY
 
-SIZES = {"smoke": SMOKE, "study": STUDY, "full": FULL}
+SIZES = {"smoke": SMOKE, "study": STUDY, "core": CORE_ONLY, "full": FULL}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.command == "run":
         return _run(given)
     if given.command == "worker":
-        cells = run.cells_of(size, given.stage, given.results, rate=given.rate)
+        cells = run.cells_of(size, given.stage, given.results, models=given.models, rate=given.rate)
         return 1 if run.work(cells, size=size, **places) else 0
     if given.command == "cell":
         cell = cell_of(given.name)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from benchmarks.study.arms import Cell
 from benchmarks.study.cell import EVALUATION_SEED, Workshop, run_cell, train_options
@@ -28,8 +28,8 @@ from benchmarks.study.publish import KEPT_ROUNDS, KEPT_SEED, kept_rows, write_ke
 from benchmarks.study.signals import Batch
 from benchmarks.study.size import Size, grid, tuning_cells
 from benchmarks.study.store import (
+    SCHEMA,
     load_models,
-    read_results,
     result_file,
     threads,
     world_digest,
@@ -118,22 +118,31 @@ def work(cells: Sequence[Cell], *, size: Size, models: Path, results: Path, roll
     return failed
 
 
-def chosen_rates(size: Size, results: Path) -> dict[str, float]:
+def chosen_rates(size: Size, results: Path, *, world: str) -> dict[str, float]:
     """Each arm's learning rate: that of the highest mean pass@1 after the last round of the tuning seeds.
 
-    Of equal ones the lowest. Raises ValueError where a tuning cell is missing.
+    Of equal ones the lowest. Raises ValueError where a tuning cell is missing, or was made in another world than
+    ``world`` (`store.world_digest`): what was learned there says nothing about the rate here.
     """
-    missing = [cell.name for cell in tuning_cells(size) if not result_file(results, cell).exists()]
+    cells = {cell: result_file(results, cell) for cell in tuning_cells(size)}
+    missing = [cell.name for cell, path in cells.items() if not path.exists()]
     if missing:
         raise ValueError(
             f"{len(missing)} tuning cells of {results} are not finished ({missing[0]}, ...), so no learning rate can "
             "be chosen; run the tuning again"
         )
-    table = read_results(results)
-    last = table.filter(pc.and_(table["tuning"], pc.equal(table["round"], size.rounds)))
     found: dict[str, dict[float, list[float]]] = {}
-    for row in last.select(["arm", "lr", "pass1"]).to_pylist():
-        found.setdefault(row["arm"], {}).setdefault(row["lr"], []).append(row["pass1"])
+    foreign = []
+    for cell, path in cells.items():
+        last = pq.read_table(path, schema=SCHEMA).to_pylist()[-1]
+        found.setdefault(cell.arm, {}).setdefault(cell.lr, []).append(last["pass1"])
+        if last["world"] != world:
+            foreign.append(f"{cell.name} in {last['world']}")
+    if foreign:
+        raise ValueError(
+            f"{len(foreign)} tuning cells of {results} were made in another world than {world} ({foreign[0]}, ...), so "
+            "they choose no learning rate for this one; remove them, or give the folder of the models they began with"
+        )
     best = {}
     for arm, of_rate in found.items():
         means = {rate: float(np.mean(of_rate[rate])) for rate in sorted(of_rate)}
@@ -149,9 +158,10 @@ def run_workers(count: int, arguments: Sequence[str]) -> int:
     return sum(worker.wait() != 0 for worker in workers)
 
 
-def cells_of(size: Size, stage: str, results: Path, *, rate: float | None = None) -> list[Cell]:
+def cells_of(size: Size, stage: str, results: Path, *, models: Path, rate: float | None = None) -> list[Cell]:
     """The cells of the stage "tuning" or "grid"; rate: one for every arm, instead of the tuned ones."""
     if stage == "tuning":
         return tuning_cells(size)
-    every = (*size.arms, *size.further)
-    return grid(size, dict.fromkeys(every, rate) if rate is not None else chosen_rates(size, results))
+    if rate is not None:
+        return grid(size, dict.fromkeys((*size.arms, *size.further), rate))
+    return grid(size, chosen_rates(size, results, world=world_digest(models)))

@@ -37,6 +37,7 @@ SMOKE = Size(
     rounds=2, prompts=4, copies=4, cap=128, evaluation_prompts=8, evaluate_every=2, seeds=1, rates=(1e-3,), further=()
 )
 STUDY = Size(further=(), seeds=4)
+CORE_ONLY = Size(further=())
 FULL = Size()
 
 

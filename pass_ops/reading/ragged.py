@@ -166,6 +166,10 @@ def list_lengths(column: pa.Array | pa.ChunkedArray) -> Array:
     >>> list_lengths(pa.array([[1, 2], None, []]))
     array([2, 0, 0])
     """
+    array = column.chunk(0) if isinstance(column, pa.ChunkedArray) and column.num_chunks == 1 else column
+    if isinstance(array, pa.ListArray) and not array.null_count:
+        starts_R1 = _offsets(array)
+        return (starts_R1[1:] - starts_R1[:-1]).astype(np.int64)
     counts_R: Array = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
     return counts_R.astype(np.int64)
 

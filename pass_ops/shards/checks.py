@@ -108,9 +108,10 @@ def _ids(table: pa.Table) -> Iterator[Problem]:
         yield from _problem("id_form", ~_true(pc.equal(made, ids)), "rollout_id is not {group_id}/{sample_index}")
     bounds_G = group_bounds(keys)
     first_G = keys.take(pa.array(bounds_G[:-1]))
-    again = np.zeros(len(ids), bool)
-    again[bounds_G[:-1][_repeated(first_G)]] = True
-    yield from _problem("adjacency", again, "the rows of one group are not adjacent")
+    if len(first_G.unique()) != len(first_G):
+        again = np.zeros(len(ids), bool)
+        again[bounds_G[:-1][_repeated(first_G)]] = True
+        yield from _problem("adjacency", again, "the rows of one group are not adjacent")
     falling = np.zeros(len(ids), bool)
     falling[1:] = np.diff(index_N) <= 0
     falling[bounds_G[:-1]] = False
@@ -207,12 +208,9 @@ def _streams(table: pa.Table) -> Iterator[Problem]:
 
 def _token_lists(table: pa.Table) -> list[str]:
     """Names of the columns with one value a completion token."""
-    names = [name for name in table.column_names if name == "logprobs" or name.endswith("_logprobs")]
-    return (
-        [*names, "process_scores"]
-        if "process_scores" in table.column_names and "process_ends" not in table.column_names
-        else names
-    )
+    columns = table.column_names
+    names = [name for name in columns if name == "logprobs" or name.endswith("_logprobs")]
+    return [*names, "process_scores"] if "process_scores" in columns and "process_ends" not in columns else names
 
 
 def _token_list(table: pa.Table, name: str, rollouts: pa.Table) -> Iterator[Problem]:
@@ -236,6 +234,8 @@ def _finite(table: pa.Table, name: str) -> Iterator[Problem]:
     column = table[name]
     if pa.types.is_list(column.type):
         bad_R = _rows(column, ~np.isfinite(list_values(column)))
+    elif not column.null_count:
+        bad_R = ~np.isfinite(column.to_numpy())
     else:
         bad_R = _true(pc.fill_null(pc.invert(pc.is_finite(column)), False))
     yield from _problem("finite", bad_R, f"{name} holds NaN or infinity")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -25,7 +25,7 @@ from pass_ops.shards.remedy import command_for
 from pass_ops.shards.spec import DatasetSpec, InputRef
 from pass_ops.shards.splice import StoredPart
 from pass_ops.shards.store import Store
-from pass_ops.shards.tables import metadata_problems, open_parquet
+from pass_ops.shards.tables import SMALL, metadata_problems, open_parquet, read_columns
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,19 @@ class CompleteDataset:
     def read_part(self, part: int, columns: Sequence[str] | None = None) -> pa.Table:
         """A part's table, or some of its columns. Raises as `open_part`."""
         with self.open_part(part) as file:
-            return file.read(columns=list(columns) if columns is not None else None)
+            return read_columns(file, columns)
 
     def read_stored(self, part: int) -> StoredPart:
         """A part's table beside the content of its file, which is held in memory and hashed. Raises as `open_part`."""
+        content = self.read_content(part)
+        with self._parsed(self.parts[part].data, pa.BufferReader(content)) as file:
+            return StoredPart(content=content, table=read_columns(file), format_version=self.spec.format_version)
+
+    def read_content(self, part: int) -> pa.Buffer:
+        """The bytes of a part's file, hashed. Raises as `open_part`."""
         record = self.parts[part]
         with self._source(record.data)[1] as source:
-            content = source.read_buffer()
-        found = sha256_bytes(content)
-        if found != record.sha256:
-            raise self._damaged(record.data, found, record.sha256)
-        with self._parsed(record.data, pa.BufferReader(content)) as file:
-            return StoredPart(content=content, table=file.read(), format_version=self.spec.format_version)
+            return self._hashed(source, record.data, record.sha256)
 
     def open_part(self, part: int) -> pq.ParquetFile:
         """A part's Parquet file, to read it by row groups (they hold whole groups).
@@ -82,19 +83,28 @@ class CompleteDataset:
         if record.rejected is None:
             return None
         with self._open(record.rejected, str(record.rejected_sha256)) as file:
-            return file.read()
+            return read_columns(file)
 
     def _open(self, name: str, sha256: str) -> pq.ParquetFile:
         """A Parquet file whose bytes are those recorded, opened once for hashing and for reading."""
         version, source = self._source(name)
         known = (os.getpid(), name, version)
         if version is None or known not in self._sound:
-            found = stream_digest(source)
-            if found != sha256:
-                raise self._damaged(name, found, sha256)
-            source.seek(0)
+            if source.size() <= SMALL:
+                with source:
+                    content = self._hashed(source, name, sha256)
+                source = pa.BufferReader(content)
+            else:
+                self._check(name, stream_digest(source), sha256)
+                source.seek(0)
             self._sound.add(known)
         return self._parsed(name, source)
+
+    def _hashed(self, source: pa.NativeFile, name: str, sha256: str) -> pa.Buffer:
+        """All that a file holds, which is what was recorded."""
+        content = source.read_buffer()
+        self._check(name, sha256_bytes(content), sha256)
+        return content
 
     def _source(self, name: str) -> tuple[tuple[int, ...] | None, pa.NativeFile]:
         try:
@@ -111,20 +121,24 @@ class CompleteDataset:
             raise CorruptDatasetError(message) from error
 
     def _parsed(self, name: str, source: pa.NativeFile) -> pq.ParquetFile:
-        where, remedy = self.store.path(name), f"Remove it, then {self._command} makes the part again"
         try:
             file = open_parquet(source)
         except (pa.ArrowException, OSError) as error:
-            raise CorruptDatasetError(f"{where} cannot be read as Parquet ({error}). {remedy}") from error
+            raise self._unreadable(name, f" cannot be read as Parquet ({error})") from error
         for problem in metadata_problems(file, self.spec):
-            raise CorruptDatasetError(f"{where}: {problem}. {remedy}")
+            raise self._unreadable(name, f": {problem}")
         return file
 
-    def _damaged(self, name: str, found: str, recorded: str) -> CorruptDatasetError:
-        return CorruptDatasetError(
-            f"{self.store.path(name)} is damaged: its sha256 is {found[:16]}..., recorded {recorded[:16]}...; none of "
-            f"it was used. Remove it, then {self._command} makes the part again"
-        )
+    def _unreadable(self, name: str, problem: str) -> CorruptDatasetError:
+        remedy = f"Remove it, then {self._command} makes the part again"
+        return CorruptDatasetError(f"{self.store.path(name)}{problem}. {remedy}")
+
+    def _check(self, name: str, found: str, recorded: str) -> None:
+        if found != recorded:
+            raise CorruptDatasetError(
+                f"{self.store.path(name)} is damaged: its sha256 is {found[:16]}..., recorded {recorded[:16]}...; none "
+                f"of it was used. Remove it, then {self._command} makes the part again"
+            )
 
     @property
     def _command(self) -> str:
@@ -157,18 +171,30 @@ def open_dataset(url: str) -> CompleteDataset:
     return CompleteDataset(url, spec, *complete, store)
 
 
-def examine_input(url: str, spec: DatasetSpec, ref: InputRef) -> tuple[bool, str | None]:
-    """Whether a recorded input can be found, and if so, why it is not what was recorded (None if it is)."""
-    folder = resolve_folder(url, ref.folder)
-    if spec.stage == "prompts":
-        present = _source_digest(folder)
-    else:
-        try:
-            present = open_dataset(folder).content_digest
-        except NotADatasetError:
-            present = None
-        except IncompleteDatasetError:
-            return True, "is not finalized now: it was replaced or taken back"
+def digest_now(folder: str, stage: str) -> str | None:
+    """The digest of what lies in a folder, as a dataset of this stage records its inputs; None if it is gone.
+
+    Raises IncompleteDatasetError, CorruptDatasetError.
+    """
+    if stage == "prompts":
+        return _source_digest(folder)
+    try:
+        return open_dataset(folder).content_digest
+    except NotADatasetError:
+        return None
+
+
+def examine_input(
+    url: str, spec: DatasetSpec, ref: InputRef, *, digest: Callable[[str, str], str | None] = digest_now
+) -> tuple[bool, str | None]:
+    """Whether a recorded input can be found, and if so, why it is not what was recorded (None if it is).
+
+    digest: `digest_now`, or what remembers its answers.
+    """
+    try:
+        present = digest(resolve_folder(url, ref.folder), spec.stage)
+    except IncompleteDatasetError:
+        return True, "is not finalized now: it was replaced or taken back"
     if present is None or present == ref.content_digest:
         return present is not None, None
     return True, f"has content digest {present[:16]}... now, {ref.content_digest[:16]}... when this was made"

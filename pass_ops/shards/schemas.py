@@ -175,14 +175,14 @@ def conform(table: pa.Table, stage: str, *, unknown: Sequence[str] = ()) -> pa.T
     beyond the contract's stay as they are. Order of columns is kept. unknown: as for `schema_for`. Raises PartError.
     """
     names = table.column_names
-    schema = schema_for(stage, names, unknown=unknown)
-    missing = [field.name for field in schema if field.name not in names]
+    schema = {field.name: field for field in schema_for(stage, names, unknown=unknown)}
+    missing = [name for name in schema if name not in names]
     if missing or len(set(names)) != len(names):
         fault = f"lacks {', '.join(missing)}" if missing else "names a column twice"
         raise PartError(f"a part of stage {stage} {fault}; it has {', '.join(names)}. Nothing was committed")
     fields, columns = [], []
     for field, column in zip(table.schema, table.columns, strict=True):
-        wanted = schema.field(field.name) if field.name in schema.names else field.with_metadata(None)
+        wanted = schema[field.name] if field.name in schema else field.with_metadata(None)
         columns.append(_conform_column(column, wanted, stage))
         fields.append(wanted)
     return pa.table(columns, schema=pa.schema(fields)).combine_chunks()

@@ -332,9 +332,14 @@ class Store:
 
 def arrow_reader(content: bytes) -> pa.NativeFile:
     """A reader of a copy of `content` in Arrow's own memory (`Store.open_arrow` says why)."""
+    return pa.BufferReader(arrow_buffer(content))
+
+
+def arrow_buffer(content: bytes) -> pa.Buffer:
+    """A copy of `content` in Arrow's own memory."""
     copy = pa.BufferOutputStream()
     copy.write(content)
-    return pa.BufferReader(copy.getvalue())
+    return copy.getvalue()
 
 
 def _protocol(root: str) -> str:

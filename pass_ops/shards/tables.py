@@ -25,6 +25,9 @@ from pass_ops.shards.splice import StoredPart, spliced
 from pass_ops.shards.store import arrow_reader
 
 ROWS_PER_ROW_GROUP = 1024
+#: Bytes of a file, or of what it holds, up to which calls and not bytes are what a part costs: one read, one thread and
+#: encoding every column then take less than several reads, handing columns to threads, and splicing (decision 130).
+SMALL = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +45,10 @@ class Rejection:
 
 def group_keys(table: pa.Table) -> pa.ChunkedArray:
     """Each row's group: group_id, the group in rollout_id ("{group_id}/{sample_index}"), or prompt_id."""
-    if "group_id" in table.column_names:
+    names = table.column_names
+    if "group_id" in names:
         return table["group_id"]
-    if "rollout_id" in table.column_names:
+    if "rollout_id" in names:
         return pc.list_element(pc.split_pattern(table["rollout_id"], "/"), 0)
     return table["prompt_id"]
 
@@ -54,10 +58,11 @@ def part_bytes(
 ) -> bytes:
     """A part's file. `table` as `schemas.conform` gives it.
 
-    stored: the parts it was made from; what is encoded there is not encoded again, which changes no byte.
+    stored: the parts it was made from; what is encoded there is not encoded again unless it is SMALL, which changes no
+    byte.
     """
     row_groups = row_group_cuts(group_bounds(group_keys(table)), ROWS_PER_ROW_GROUP)
-    if stored and table.num_rows:
+    if table.num_rows and sum(part.content.size for part in stored) > SMALL:
         return spliced(table, row_groups, stored=stored, stage=stage, format_version=format_version)
     return encoded(table, row_groups, stage=stage, format_version=format_version)
 
@@ -90,7 +95,13 @@ def plain_bytes(table: pa.Table, stage: str, *, format_version: int = FORMAT_VER
 def open_parquet(source: bytes | pa.NativeFile) -> pq.ParquetFile:
     """A Parquet file from its content, or from a reader in Arrow's hands (`Store.open_arrow`)."""
     reader = arrow_reader(source) if isinstance(source, bytes) else source
-    return pq.ParquetFile(reader, pre_buffer=True)
+    return pq.ParquetFile(reader, pre_buffer=not isinstance(reader, pa.BufferReader))
+
+
+def read_columns(file: pq.ParquetFile, columns: Sequence[str] | None = None) -> pa.Table:
+    """A file's rows, or some of their columns."""
+    held = sum(file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups))
+    return file.read(columns=None if columns is None else list(columns), use_threads=held > SMALL)
 
 
 def metadata_problems(file: pq.ParquetFile, spec: DatasetSpec) -> Iterator[str]:
@@ -101,13 +112,17 @@ def metadata_problems(file: pq.ParquetFile, spec: DatasetSpec) -> Iterator[str]:
             yield f"its metadata has {key} {found.get(key.encode())!r}, not {wanted.encode()!r}"
 
 
-def count_table(table: pa.Table) -> dict[str, Any]:
-    """What a marker counts: rows, groups, tokens, groups_by_size (size -> groups; sizes as strings, as in JSON)."""
-    bounds_G = group_bounds(group_keys(table))
-    sizes, counts = np.unique(np.diff(bounds_G), return_counts=True)
+def count_table(table: pa.Table, bounds_G1: np.ndarray | None = None) -> dict[str, Any]:
+    """What a marker counts: rows, groups, tokens, groups_by_size (size -> groups; sizes as strings, as in JSON).
+
+    bounds_G1: `group_bounds` of its groups, where they are known.
+    """
+    bounds_G1 = group_bounds(group_keys(table)) if bounds_G1 is None else bounds_G1
+    sizes, counts = np.unique(np.diff(bounds_G1), return_counts=True)
     by_size = {str(size): count for size, count in zip(sizes.tolist(), counts.tolist(), strict=True)}
-    per_token = {"token_ids", "logprobs"} & set(table.column_names)
-    if not per_token and "process_ends" not in table.column_names:
-        per_token = {"process_scores"} & set(table.column_names)
+    names = set(table.column_names)
+    per_token = {"token_ids", "logprobs"} & names
+    if not per_token and "process_ends" not in names:
+        per_token = {"process_scores"} & names
     tokens = int(list_lengths(table[min(per_token)]).sum()) if per_token else 0
-    return {"rows": table.num_rows, "groups": len(bounds_G) - 1, "tokens": tokens, "groups_by_size": by_size}
+    return {"rows": table.num_rows, "groups": len(bounds_G1) - 1, "tokens": tokens, "groups_by_size": by_size}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache, lru_cache
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -13,11 +15,12 @@ from pass_ops.errors import CorruptDatasetError, NotADatasetError, PartError, Sh
 from pass_ops.reading.groups import group_bounds
 from pass_ops.shards import names
 from pass_ops.shards.checks import alignment_problems, compared_columns, describe, part_problems
+from pass_ops.shards.copied import row_group_sizes, same_pages
 from pass_ops.shards.dataset import dataset_folders, read_dataset_json
 from pass_ops.shards.deletion import read_deletion
 from pass_ops.shards.fingerprint import sha256_bytes
 from pass_ops.shards.paths import resolve_folder
-from pass_ops.shards.reader import CompleteDataset, examine_input, open_dataset
+from pass_ops.shards.reader import CompleteDataset, digest_now, examine_input, open_dataset
 from pass_ops.shards.records import (
     Manifest,
     PartRecord,
@@ -29,8 +32,9 @@ from pass_ops.shards.records import (
 from pass_ops.shards.remedy import command_for
 from pass_ops.shards.schemas import REJECTED, ROLLOUTS, schema_for
 from pass_ops.shards.spec import DatasetSpec
-from pass_ops.shards.store import Store
-from pass_ops.shards.tables import count_table, group_keys, metadata_problems, open_parquet
+from pass_ops.shards.store import Store, arrow_buffer
+from pass_ops.shards.tables import count_table, group_keys, metadata_problems, open_parquet, read_columns
+from pass_ops.shards.unique import GroupsOfParts
 
 
 @dataclass(frozen=True)
@@ -52,17 +56,28 @@ def verify(url: str) -> list[Finding]:
 
     Reads every byte once. Raises NotADatasetError if there is no dataset at or below `url`.
     """
-    folders = dataset_folders(url)
+    folders, others = dataset_folders(url), _Others()
     findings: list[Finding] = []
     for folder in folders:
-        findings += _dataset(folder)
+        findings += _dataset(folder, others)
     seen = {folder.path() for folder in folders}
     for folder in folders:
-        findings += _chain(folder, seen)
+        findings += _chain(folder, seen, others)
     return findings
 
 
-def _dataset(store: Store) -> Iterator[Finding]:
+class _Others:
+    """What datasets were made from: opened once for all that were made from it, for a list of parts is long.
+
+    digest: `digest_now`. dataset: `open_dataset`; only the last one is kept.
+    """
+
+    def __init__(self) -> None:
+        self.digest = cache(digest_now)
+        self.dataset = lru_cache(maxsize=1)(open_dataset)
+
+
+def _dataset(store: Store, others: _Others) -> Iterator[Finding]:
     try:
         spec, replaced = read_dataset_json(store)
         manifest = read_manifest(store, names.manifest(spec.fingerprint[:8]))
@@ -92,11 +107,11 @@ def _dataset(store: Store) -> Iterator[Finding]:
         yield Finding("error", "corrupt", store.root, str(error))
         return
     if deletion is None:
-        yield from _parts(store, spec, records)
+        yield from _parts(store, spec, records, _rollouts_of(store, spec, others))
     else:
         what = f"{deletion.files} files, {deletion.bytes:,} bytes"
         yield Finding("info", "deleted", store.root, f"deleted by rule ({deletion.rule}): {what}; its digests stay")
-    yield from _inputs(store, spec)
+    yield from _inputs(store, spec, others)
     yield from _orphans(store, spec, records, replaced)
 
 
@@ -141,11 +156,11 @@ def _marker_differences(
         yield Finding("error", "marker", where, f"{said}. {_redo(store, spec, record.part)}")
 
 
-def _inputs(store: Store, spec: DatasetSpec) -> Iterator[Finding]:
+def _inputs(store: Store, spec: DatasetSpec, others: _Others) -> Iterator[Finding]:
     for name, ref in spec.inputs.items():
         folder = resolve_folder(store.root, ref.folder)
         try:
-            found, reason = examine_input(store.root, spec, ref)
+            found, reason = examine_input(store.root, spec, ref, digest=others.digest)
         except CorruptDatasetError as error:
             found, reason = True, f"cannot be read: {error}"
         if reason is not None:
@@ -158,7 +173,7 @@ def _inputs(store: Store, spec: DatasetSpec) -> Iterator[Finding]:
             )
 
 
-def _chain(store: Store, seen: set[str]) -> Iterator[Finding]:
+def _chain(store: Store, seen: set[str], others: _Others) -> Iterator[Finding]:
     """Findings about the inputs of inputs that were not looked at themselves."""
     try:
         spec, _ = read_dataset_json(store)
@@ -170,10 +185,10 @@ def _chain(store: Store, seen: set[str]) -> Iterator[Finding]:
             continue
         seen.add(above.path())
         try:
-            yield from _inputs(above, read_dataset_json(above)[0])
+            yield from _inputs(above, read_dataset_json(above)[0], others)
         except CorruptDatasetError as error:
             yield Finding("error", "corrupt", above.root, str(error))
-        yield from _chain(above, seen)
+        yield from _chain(above, seen, others)
 
 
 def _orphans(
@@ -206,23 +221,31 @@ def _belongs(folder: str, name: str, done: set[int]) -> bool:
 # -- the parts ---------------------------------------------------------------------------------------------------
 
 
-def _parts(store: Store, spec: DatasetSpec, records: tuple[PartRecord, ...]) -> Iterator[Finding]:
-    rollouts = _rollouts_of(store, spec)
-    groups: dict[str, int] = {}
+def _parts(
+    store: Store, spec: DatasetSpec, records: tuple[PartRecord, ...], rollouts: CompleteDataset | None
+) -> Iterator[Finding]:
+    groups = GroupsOfParts()
+    right: pa.Schema | None = None  # of parts whose columns are those of the stage
     for record in records:
         where = store.path(record.data)
-        file = yield from _file(store, record.data, record.sha256, spec=spec)
+        content, file = yield from _file(store, record.data, record.sha256, spec=spec)
         if file is not None:
             yield from (Finding("error", "schema", where, said) for said in metadata_problems(file, spec))
             table = yield from _read(file, where)
-            if table is not None and (yield from _columns(table, spec, where)):
-                for problem in part_problems(table, spec.stage):
-                    yield Finding("error", problem.code, where, describe(problem, table))
-                yield from _counts(file, table, record, where, fix=_redo(store, spec, record.part))
-                yield from _groups(table, record.part, groups, where)
+            known = table is not None and right is not None and table.schema.equals(right)
+            if table is not None and (known or (yield from _columns(table, spec, where))):
+                right = table.schema
+                problems = list(part_problems(table, spec.stage))
+                yield from (Finding("error", one.code, where, describe(one, table)) for one in problems)
+                bounds_G1 = group_bounds(group_keys(table))
+                yield from _counts(store, spec, record, count_table(table, bounds_G1))
+                yield from _cuts(file, bounds_G1, where)
+                groups.add(record.part, group_keys(table).take(pa.array(bounds_G1[:-1])))
                 if rollouts is not None and record.part < len(rollouts.parts):
-                    yield from _alignment(file, table, rollouts, record.part, where)
+                    part = _Part(record.part, content, file, table, is_sound=not problems)
+                    yield from _alignment(part, rollouts, where)
         yield from _rejections(store, record, spec)
+    yield from _repeated_groups(store, records, groups)
     if rollouts is not None and len(rollouts.parts) != spec.parts:
         message = f"{spec.parts} parts, but its rollouts have {len(rollouts.parts)}"
         yield Finding("error", "alignment", store.root, message)
@@ -230,31 +253,32 @@ def _parts(store: Store, spec: DatasetSpec, records: tuple[PartRecord, ...]) -> 
 
 def _file(
     store: Store, name: str, sha256: str, *, spec: DatasetSpec
-) -> Generator[Finding, None, pq.ParquetFile | None]:
-    """A Parquet file whose bytes are as recorded (returned), or findings and None."""
-    where, command = store.path(name), command_for(store.root, spec)
+) -> Generator[Finding, None, tuple[pa.Buffer, pq.ParquetFile | None]]:
+    """A file's bytes and its reader (returned), or findings and no reader."""
+    where = store.path(name)
     try:
-        content = store.read(name)
+        content = arrow_buffer(store.read(name))
     except FileNotFoundError:
-        yield Finding("error", "missing_file", where, f"the file is gone: {command} makes the part again")
-        return None
-    if sha256_bytes(content) != sha256:
-        found = sha256_bytes(content)
+        message = f"the file is gone: {command_for(store.root, spec)} makes the part again"
+        yield Finding("error", "missing_file", where, message)
+        return pa.py_buffer(b""), None
+    found = sha256_bytes(content)
+    if found != sha256:
         message = (
             f"its sha256 is {found[:16]}..., recorded {sha256[:16]}...: it was changed or damaged. "
-            f"Remove it, then {command} makes the part again"
+            f"Remove it, then {command_for(store.root, spec)} makes the part again"
         )
         yield Finding("error", "sha256", where, message)
     try:
-        return open_parquet(content)
+        return content, open_parquet(pa.BufferReader(content))
     except (pa.ArrowException, OSError) as error:
         yield Finding("error", "unreadable", where, f"cannot be read as Parquet: {error}")
-        return None
+        return content, None
 
 
 def _read(file: pq.ParquetFile, where: str) -> Generator[Finding, None, pa.Table | None]:
     try:
-        return file.read()
+        return read_columns(file)
     except (pa.ArrowException, OSError) as error:
         yield Finding("error", "unreadable", where, f"cannot be read as Parquet: {error}")
         return None
@@ -286,32 +310,34 @@ def _redo(store: Store, spec: DatasetSpec, part: int) -> str:
     return f"Remove {' and '.join(records)}, then {command_for(store.root, spec)} makes the part again"
 
 
-def _counts(file: pq.ParquetFile, table: pa.Table, record: PartRecord, where: str, *, fix: str) -> Iterator[Finding]:
-    counted = count_table(table)
+def _counts(store: Store, spec: DatasetSpec, record: PartRecord, counted: dict[str, Any]) -> Iterator[Finding]:
     for name, value in counted.items():
         if getattr(record, name) != value:
-            message = f"{name} is {value}, but the marker says {getattr(record, name)}. {fix}"
-            yield Finding("error", "counts", where, message)
-    bounds = set(group_bounds(group_keys(table)).tolist())
-    start = 0
-    for index in range(file.num_row_groups):
+            message = f"{name} is {value}, but the marker says {getattr(record, name)}. "
+            yield Finding("error", "counts", store.path(record.data), message + _redo(store, spec, record.part))
+
+
+def _cuts(file: pq.ParquetFile, bounds_G1: np.ndarray, where: str) -> Iterator[Finding]:
+    """Row groups hold whole groups."""
+    bounds, start = set(bounds_G1.tolist()), 0
+    for index, rows in enumerate(row_group_sizes(file)):
         if start not in bounds:
             yield Finding("error", "row_groups", where, f"row group {index} begins within a group, at row {start}")
-        start += file.metadata.row_group(index).num_rows
+        start += rows
 
 
-def _groups(table: pa.Table, part: int, groups: dict[str, int], where: str) -> Iterator[Finding]:
+def _repeated_groups(store: Store, records: tuple[PartRecord, ...], groups: GroupsOfParts) -> Iterator[Finding]:
     """No prompt or group may appear in two parts."""
-    for key in group_keys(table).unique().to_pylist():
-        if groups.setdefault(key, part) != part:
-            yield Finding("error", "unique_ids", where, f"{key} is also in part {groups[key]}")
+    files = {record.part: record.data for record in records}
+    for part, name, first in groups.twice(lambda part: group_keys(read_columns(open_parquet(store.read(files[part]))))):
+        yield Finding("error", "unique_ids", store.path(files[part]), f"{name} is also in part {first}")
 
 
 def _rejections(store: Store, record: PartRecord, spec: DatasetSpec) -> Iterator[Finding]:
     if record.rejected is None:
         return
     where = store.path(record.rejected)
-    file = yield from _file(store, record.rejected, str(record.rejected_sha256), spec=spec)
+    _, file = yield from _file(store, record.rejected, str(record.rejected_sha256), spec=spec)
     table = None if file is None else (yield from _read(file, where))
     if table is None:
         return
@@ -325,39 +351,50 @@ def _rejections(store: Store, record: PartRecord, spec: DatasetSpec) -> Iterator
 # -- against the rollouts ----------------------------------------------------------------------------------------
 
 
-def _rollouts_of(store: Store, spec: DatasetSpec) -> CompleteDataset | None:
+def _rollouts_of(store: Store, spec: DatasetSpec, others: _Others) -> CompleteDataset | None:
     """The rollouts a signal or shaped dataset was made from, if they are there and still the same."""
     ref = spec.inputs.get("rollouts")
     if ref is None or spec.stage not in ("score", "shape"):
         return None
     folder = resolve_folder(store.root, ref.folder)
     try:
-        rollouts = open_dataset(folder)
+        rollouts = others.dataset(folder)
     except ShardError:
         return None  # the finding about this input says why
     return rollouts if rollouts.content_digest == ref.content_digest else None
 
 
-def _alignment(
-    file: pq.ParquetFile, table: pa.Table, rollouts: CompleteDataset, part: int, where: str
-) -> Iterator[Finding]:
-    shaped = "token_ids" in table.column_names
-    columns = ROLLOUTS.names if shaped else compared_columns(table)
+class _Part(NamedTuple):
+    """A part that can be read. is_sound: its rows keep every rule that can be told without the rollouts."""
+
+    number: int
+    content: pa.Buffer
+    file: pq.ParquetFile
+    table: pa.Table
+    is_sound: bool
+
+
+def _alignment(part: _Part, rollouts: CompleteDataset, where: str) -> Iterator[Finding]:
+    """What a part says of its rollouts that is not theirs."""
+    shaped = "token_ids" in part.table.column_names
+    columns = ROLLOUTS.names if shaped else compared_columns(part.table)
+    # Then nothing is left to hold against the rollouts: a shaped part's tokens were held against its own columns.
+    by_columns = part.is_sound and (shaped or columns == ["rollout_id"])
     try:
-        with rollouts.open_part(part) as source:
-            theirs, sizes = source.read(columns=columns), _row_groups(source)
+        content = rollouts.read_content(part.number)
+        with open_parquet(pa.BufferReader(content)) as source:
+            if by_columns and same_pages(columns, part.file, part.content, source, content):
+                return
+            theirs, sizes = read_columns(source, columns), row_group_sizes(source)
     except (CorruptDatasetError, pa.ArrowException, OSError) as error:
         yield Finding("error", "alignment", where, f"its rollouts' part cannot be read to compare with: {error}")
         return
-    for problem in alignment_problems(table, theirs):
-        yield Finding("error", problem.code, where, describe(problem, table))
-    if _row_groups(file) != sizes:
-        yield Finding("error", "alignment", where, f"row groups of {_row_groups(file)} rows, its rollouts' of {sizes}")
+    for problem in alignment_problems(part.table, theirs):
+        yield Finding("error", problem.code, where, describe(problem, part.table))
+    own = row_group_sizes(part.file)
+    if own != sizes:
+        yield Finding("error", "alignment", where, f"row groups of {own} rows, its rollouts' of {sizes}")
     if shaped:
         for name in columns:
-            if name in table.column_names and not table[name].equals(theirs[name]):
+            if name in part.table.column_names and not part.table[name].equals(theirs[name]):
                 yield Finding("error", "alignment", where, f"column {name} is not that of its rollouts")
-
-
-def _row_groups(file: pq.ParquetFile) -> list[int]:
-    return [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]

@@ -169,7 +169,8 @@ class EngineOptions:
     """Rollouts sampled at the same time (default: 256; for vLLM on a GPU of 40 GiB or more 512, or 1024 of a model up
     to 1.5B). Each holds memory, so there are at most 65536. Example: 128."""
     kv_cache_gib: Positive = 1.0
-    """Memory for keys and values on a CPU in GiB, in addition to the model's own."""
+    """Memory for keys and values on a CPU in GiB, in addition to the model's own; no more of it is taken than
+    max_num_seqs rollouts of max_model_len tokens fill."""
     logprobs_mode: NeededMode = "raw_logprobs"
     """Which log-probabilities the engine reports: those of the raw logits, those after temperature and truncation, or
     either, for whoever samples where both are the same or reads none. Stages and signals set this to what they need."""

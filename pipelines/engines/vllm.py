@@ -9,6 +9,7 @@ seeds it itself. Closing tears down torch's distributed group of this process.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pass_ops.support.garbage import no_search_for_cycles
 from pipelines.engines.base import (
     EngineOptionError,
     EngineOptions,
@@ -45,6 +47,7 @@ from pipelines.engines.vllm_arguments import (
     purpose,
     sampling_params,
     scoring_params,
+    token_bytes,
 )
 from pipelines.models.adapters import read_adapter
 from pipelines.models.folder import check_model_folder, load_tokenizer, read_config, weights_identity
@@ -191,7 +194,7 @@ class VllmBackend:
 
     def _start(self, model: str) -> None:
         set_environment(self._options)
-        with _side_effects_undone():
+        with _side_effects_undone(), no_search_for_cycles():
             self._engine, self.max_model_len = _start_engine(model, self._options)
         self.vocab_size = int(self._engine.model_config.get_vocab_size())
         self._base = base_weights(model)
@@ -261,13 +264,21 @@ def _start_engine(model: str, options: EngineOptions) -> tuple[Any, int]:
     dtype = resolve_dtype(model, options)
     try:
         base = str(check_model_folder(model))
-        limit = EngineArgs(model=base, dtype=dtype, **purpose(base, options)).create_model_config().max_model_len
-        length = _context_length(options.max_model_len, limit=limit, model=model)
-        arguments = engine_arguments(base, options, device=device_kind(), dtype=dtype, context_length=length)
+        config = EngineArgs(model=base, dtype=dtype, **purpose(base, options)).create_model_config()
+        length = _context_length(options.max_model_len, limit=config.max_model_len, model=model)
+        arguments = engine_arguments(
+            base,
+            options,
+            device=device_kind(),
+            dtype=dtype,
+            context_length=length,
+            token_bytes=token_bytes(config),
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of torch to vLLM
             scan_own_modules()
-            return LLMEngine.from_engine_args(EngineArgs(**arguments | lora_arguments(model))), length
+            with modules_frozen():
+                return LLMEngine.from_engine_args(EngineArgs(**arguments | lora_arguments(model))), length
     except EngineOptionError:
         raise
     except Exception as e:
@@ -296,6 +307,22 @@ def scan_own_modules() -> None:
     from vllm.triton_utils import dispatcher
 
     dispatcher.sys = _OwnModules()
+
+
+@contextmanager
+def modules_frozen() -> Iterator[None]:
+    """Keep vLLM's own searches for garbage to what it makes while it starts.
+
+    vLLM 0.32 collects five times then, walking over all modules that are loaded each time, freezes what is there, and
+    thaws it when it closes. Where it does not start, it is thawed here.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    except BaseException:
+        gc.unfreeze()
+        raise
 
 
 def renew_packed_head(model: Any) -> None:

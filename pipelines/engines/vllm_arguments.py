@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Any
 
 from pipelines.engines.base import EngineOptionError, EngineOptions, SampleRequest
@@ -12,10 +13,17 @@ from pipelines.models.adapters import Adapter, read_adapter
 from pipelines.models.folder import load_tokenizer, read_config
 
 _CPU_BATCHED_TOKENS = 4096
+_CPU_BLOCK = 128  # tokens: vLLM gives out keys and values on a CPU in blocks of so many
 
 
 def engine_arguments(
-    model: str, options: EngineOptions, *, device: str, dtype: str, context_length: int
+    model: str,
+    options: EngineOptions,
+    *,
+    device: str,
+    dtype: str,
+    context_length: int,
+    token_bytes: int | None = None,
 ) -> dict[str, Any]:
     """The options as keywords of vLLM's EngineArgs; `extra` goes over the defaults, not over the options' own fields.
 
@@ -28,6 +36,8 @@ def engine_arguments(
 
     On a GPU what is not given follows from card and model (`gpu_defaults`). A model that samples has a float32 head
     there, as the trainer's: logits rounded to bfloat16 would be another distribution than the one that is trained.
+
+    token_bytes: see `token_bytes`; on a CPU no more is taken for keys and values than all seats can fill.
     """
     arguments: dict[str, Any] = {
         "enforce_eager": device == "cpu",
@@ -36,7 +46,7 @@ def engine_arguments(
         "use_tqdm_on_load": False,
     }
     if device == "cpu":
-        on_device = _cpu_arguments(options, context_length=context_length)
+        on_device = _cpu_arguments(options, context_length=context_length, token_bytes=token_bytes)
     else:
         on_device = _gpu_arguments(model, options, context_length=context_length)
     seats = on_device.pop("max_num_seqs")
@@ -56,10 +66,15 @@ def engine_arguments(
     }
 
 
-def _cpu_arguments(options: EngineOptions, *, context_length: int) -> dict[str, Any]:
+def _cpu_arguments(options: EngineOptions, *, context_length: int, token_bytes: int | None) -> dict[str, Any]:
     seats = options.max_num_seqs or SEATS
+    cache = int(options.kv_cache_gib * 2**30)
+    if token_bytes is not None and "speculative_config" not in options.extra:  # a draft model has its own
+        block = int(options.extra.get("block_size", _CPU_BLOCK))
+        blocks = seats * ceil((context_length + 1) / block) + 1  # the first is kept by vLLM
+        cache = min(cache, blocks * block * token_bytes)
     return {
-        "kv_cache_memory_bytes": int(options.kv_cache_gib * 2**30),
+        "kv_cache_memory_bytes": cache,
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(context_length + 1, _CPU_BATCHED_TOKENS, seats),
         "max_num_seqs": 1 if options.deterministic else seats,
@@ -77,6 +92,21 @@ def _gpu_arguments(model: str, options: EngineOptions, *, context_length: int) -
         "enable_sleep_mode": True,  # so that the trainer and other models get the device (`Engine.sleep`)
         "max_num_seqs": seats,
     }
+
+
+def token_bytes(config: Any) -> int | None:
+    """Bytes that keys and values of one token take in all layers; None where some layer keeps another state.
+
+    config: vLLM's ModelConfig.
+    """
+    from vllm.config import ParallelConfig
+
+    kinds = set(getattr(config.hf_text_config, "layer_types", None) or [])
+    if len(kinds) > 1 or config.is_hybrid or config.has_inner_state or config.use_mla or config.is_attention_free:
+        return None
+    one = ParallelConfig()
+    heads, layers = config.get_num_kv_heads(one), config.get_num_layers(one)
+    return int(2 * layers * heads * config.get_head_size() * config.dtype.itemsize)
 
 
 def check_architecture(model: str) -> None:

@@ -6,11 +6,9 @@ chunk that is there.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from typing import Any
@@ -20,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pass_ops.shards import Store
+from pass_ops.support.garbage import no_search_for_cycles
 from pipelines.imports.known import Known
 from pipelines.imports.record import Format, Place, Record
 from pipelines.imports.sources import Entry, Position, SourceFile, read_entries
@@ -47,7 +46,7 @@ def write_spool(
     """
     kept = _Kept(store, _Groups(form, group_size))
     kept.take_up()
-    with _no_cycles():
+    with no_search_for_cycles():  # records hold none, and among so many it takes as long as the import
         _spool(read_entries(files, form, start=kept.read), kept, progress)
     return kept.index(), kept.known
 
@@ -68,18 +67,6 @@ def _spool(rows: Iterator[tuple[int, int, list[Entry]]], kept: _Kept, progress: 
         before = (file, row + 1)
     if chunk.records:
         kept.put(chunk, Position(files=before[0], rows=before[1]))
-
-
-@contextmanager
-def _no_cycles() -> Iterator[None]:
-    """Without Python's search for cycles: records hold none, and among so many it takes as long as the import."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @dataclass(kw_only=True)

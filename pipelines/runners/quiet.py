@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from pass_ops.support.garbage import no_search_for_cycles
+
 # Beam logs each worker's traceback where it happens; the same text arrives in the error that the client reports.
 logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
 
@@ -16,8 +18,9 @@ def _is_from_elsewhere(record: logging.LogRecord) -> bool:
 # and restores it too (vLLM), which left every warning of the process turned off.
 logging.root.addFilter(_is_from_elsewhere)
 try:
-    import apache_beam as beam
-    from apache_beam.internal import pickler
+    with no_search_for_cycles():
+        import apache_beam as beam
+        from apache_beam.internal import pickler
 finally:
     logging.root.removeFilter(_is_from_elsewhere)
 

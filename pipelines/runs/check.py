@@ -19,6 +19,7 @@ from pass_ops.errors import PassError
 from pass_ops.options.config import load_estimator
 from pass_ops.shards import DatasetSpec, Rejection
 from pass_ops.support.extras import EXTRAS, MissingExtraError, by_extra, missing_extra
+from pass_ops.support.garbage import no_search_for_cycles
 from pipelines.engines import device_held
 from pipelines.engines.machine import this_machine
 from pipelines.engines.vllm_arguments import check_architecture
@@ -89,7 +90,7 @@ def find_problems(
     if round_index < 0 or rounds < 1:
         check.problems.append(f"round {round_index}, {rounds} rounds: rounds count from 0, and there is at least one")
     else:
-        with check.noting():
+        with check.noting(), no_search_for_cycles():  # the libraries of models are loaded
             check.config = run.config.at_round(round_index)
             check.all_of(frozenset(stages), signals)
     return Findings(

@@ -44,12 +44,20 @@ class RanksDied(PassError, RuntimeError):
 
 
 def trainer_for(gpus: GivenGpus | None) -> Callable[..., TrainResult]:
-    """`trainer.train` in this process (or as this rank of torchrun's), or `train_on` the GPUs that a run names."""
+    """`trainer.train` in this process (or as this rank of torchrun's), or on the GPUs that a run names."""
     if gpus is None or "WORLD_SIZE" in os.environ:
         from trainer import train
 
         return train
-    return partial(train_on, node_cards(gpus, count=count_gpus()))
+    return partial(_train_unless_ended, node_cards(gpus, count=count_gpus()))
+
+
+def _train_unless_ended(cards: Cards, *, progress: Report, **arguments: Any) -> TrainResult:
+    """`train_on`, but of an update that has ended the result at once: it takes a look at files, and no process."""
+    from trainer.run import ended
+
+    device = "cpu" if cards[0] == "cpu" else "cuda"
+    return ended(device=device, **arguments) or train_on(cards, progress=progress, **arguments)
 
 
 def train_on(cards: Cards, *, progress: Report, **arguments: Any) -> TrainResult:

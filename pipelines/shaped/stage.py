@@ -11,6 +11,7 @@ import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import fields, replace
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -68,14 +69,14 @@ class ShapeOptions(ShapingConfig):
         """The signal named in the option of this name."""
         return str(getattr(self, stream) or stream)
 
-    @property
+    @cached_property
     def config(self) -> ShapingConfig:
         """The shaping options alone. Raises OptionError before the process signal's kind is known."""
         if self.streams is None and self.signal is None and self.process is not None:
             raise OptionError(f"option signal: what {self.process!r} is, is not known yet; see `resolve_signal`")
         return streams.on_table(self.as_written, self.held)
 
-    @property
+    @cached_property
     def as_written(self) -> ShapingConfig:
         """The shaping options, streams with the names of their signals; `right` is the outcome signal by default."""
         config = self._shaping(self.signal or "prm")

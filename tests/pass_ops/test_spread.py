@@ -98,6 +98,30 @@ def test_ends_that_fall_among_long_runs_are_named(place, end, threads):
         token_advantages(table)
 
 
+@pytest.mark.parametrize("longest", [1, 3])
+def test_columns_of_several_arrays_are_read_where_they_lie(longest, threads):
+    """Both columns need not be cut alike, and no row may be named by its place in its array."""
+    whole = chunks(longest, longest=longest)
+    ends, values = (whole[name].chunk(0) for name in whole.column_names)
+    names = whole.column_names
+    cut = pa.table(
+        [pa.chunked_array([ends[:7], ends[7:7], ends[7:]]), pa.chunked_array([values[:40], values[40:]])], names
+    )
+    assert token_advantages(cut).equals(token_advantages(whole))
+    assert token_advantages(whole.slice(0, 0)).to_pylist() == token_advantages(cut.slice(0, 0)).to_pylist() == []
+
+    short = pa.chunked_array([values[:52], pa.array([[0.5] * 20], F32), values[53:]])
+    with pytest.raises(errors.LengthMismatchError, match=r"^row 52: "):
+        token_advantages(pa.table([cut[0], short], names))
+    null = pa.chunked_array([values[:52], pa.array([[None] * len(ends[52])], F32), values[53:]])
+    with pytest.raises(errors.NullValueError, match=r"^row 52: chunk_advantages is or holds a null"):
+        token_advantages(pa.table([cut[0], null], names))
+    wrong = pa.chunked_array([ends[:52], pa.array([[2, 1]], I32), ends[53:]])
+    fitting = pa.chunked_array([values[:52], pa.array([[0.5, 0.5]], F32), values[53:]])
+    with pytest.raises(errors.StepEndsError, match=r"^row 52: "):
+        token_advantages(pa.table([wrong, fitting], names))
+
+
 def test_a_padded_batch_is_the_same_whatever_the_threads(threads):
     rng = torch.Generator().manual_seed(0)
     mask = torch.rand(24, 9, generator=rng) < 0.7

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipelines.runs import torchrun
 from pipelines.runs.rank import RankError
-from pipelines.runs.torchrun import RanksDied, train_on
+from pipelines.runs.torchrun import RanksDied, train_on, trainer_for
 from tests.processes import MARK, marked
 from tests.trainer.rows import changed
 from tests.trainer.test_distributed import OPTIONS, ROWS
-from trainer.errors import NonFiniteTrainingError
+from trainer import train
+from trainer.errors import NonFiniteTrainingError, StateError
+from trainer.records import DONE, METRICS
 
 PATIENT = replace(OPTIONS, old_policy="behavior", batch_size=6)
 
@@ -63,3 +68,55 @@ def test_ranks_that_always_die_are_given_up_with_their_last_words(monkeypatch, t
     with pytest.raises(RanksDied, match=r"died 3 times without a further step(.|\n)*SIGKILL"):
         train_on(("cpu",), progress=silent)
     assert (tmp_path / "died").read_text() == "000"
+
+
+class ProcessStartedError(Exception):
+    """In the place of torchrun."""
+
+
+@pytest.fixture
+def ended(make_shaped, policy_folder, tmp_path, monkeypatch) -> dict[str, Any]:
+    """What an update was called with that has ended; from here on no process can be started for one."""
+    shaped = make_shaped([ROWS])
+    arguments = {"shaped": [shaped], "policy": policy_folder, "out": str(tmp_path / "out"), "options": PATIENT}
+    train(**arguments)
+
+    def started(*_: object) -> None:
+        raise ProcessStartedError
+
+    monkeypatch.setattr(torchrun, "_Attempt", started)
+    return arguments
+
+
+def files(folder: str) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_an_update_that_has_ended_gives_its_result_and_starts_no_process(ended):
+    there = files(ended["out"])
+    assert trainer_for(("cpu", "cpu"))(**ended, progress=silent) == train(**ended)
+    assert files(ended["out"]) == there
+
+
+def test_another_update_in_the_folder_of_one_that_ended_is_refused_as_ever(ended):
+    other = ended | {"options": replace(PATIENT, lr=2e-3)}
+    with pytest.raises(StateError) as by_one:
+        train(**other)
+    with pytest.raises(StateError) as by_many:
+        trainer_for(("cpu", "cpu"))(**other, progress=silent)
+    assert str(by_many.value) == str(by_one.value)
+
+
+def test_what_an_ended_update_left_is_still_held_against_what_it_wrote(ended):
+    with Path(ended["out"], METRICS).open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(StateError, match="changed: it is not what the training wrote"):
+        trainer_for(("cpu",))(**ended, progress=silent)
+
+
+@pytest.mark.parametrize("gone", [DONE, "policy", "."])
+def test_where_something_is_left_to_do_processes_are_started(ended, gone):
+    path = Path(ended["out"], gone)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(ProcessStartedError):
+        trainer_for(("cpu", "cpu"))(**ended, progress=silent)

@@ -6,7 +6,7 @@ Axes: rollouts of a part (R), groups (G), completion tokens (N).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from pass_ops.reading.groups import group_bounds, group_numbers
 from pass_ops.reading.ragged import list_lengths, list_values
 from pass_ops.reading.stream_sources import plan
 from pass_ops.shards import CompleteDataset
-from pass_ops.shards.tables import group_keys
+from pass_ops.shards.tables import group_keys, read_columns
 from pipelines.inspect.forecast import Forecast, forecast, given_levels, poor_level, score_levels
 from pipelines.inspect.moments import Moments, Pairs, centred
 from pipelines.inspect.sample import GroupSample
@@ -39,6 +39,7 @@ _COLUMNS = (
 #: columns of any name that shaping may read
 _SHAPED_ENDINGS = ("_scores", "_ends", "_reward", "_ok")
 _SHOWN = 3
+_JOINED_BYTES = 1 << 20  # of parts that are looked at together: less costs calls, more costs memory
 #: groups of which rollouts are padded
 PADDED_GROUPS = 32
 # A float32 log-softmax may come out a little above 0 where the probability is 1.
@@ -113,21 +114,44 @@ def gather(dataset: CompleteDataset, progress: Any = None, *, padding_score: flo
         outcome_signal=(carried.get("signals") or {}).get("outcome"),
     )
     sample = GroupSample(PADDED_GROUPS)
-    for part in range(len(dataset.parts)):
-        with dataset.open_part(part) as file:
-            names = file.schema_arrow.names
-            wanted = [name for name in names if name in _COLUMNS or name.startswith("status_")]
-            wanted += [name for name in names if name.endswith(_SHAPED_ENDINGS) and name not in wanted]
-            wanted += [name for name in _read_by(facts.config, file.schema_arrow) if name not in wanted]
-            table = file.read(columns=wanted)
+    for table in joined(_parts(dataset, facts.config, progress)):
         add_part(facts, table)
         if facts.config is not None:
             sample.add(table, {})
-        if progress:
-            progress(part + 1, len(dataset.parts))
     if facts.config is not None and (drawn := sample.tables()) is not None:
         _forecast_padding(facts, drawn[0], facts.config, score=padding_score)
     return facts
+
+
+def _parts(dataset: CompleteDataset, config: ShapingConfig | None, progress: Any) -> Iterator[pa.Table]:
+    """Every part's light columns."""
+    for part in range(len(dataset.parts)):
+        with dataset.open_part(part) as file:
+            schema = file.schema_arrow
+            names = schema.names
+            wanted = [name for name in names if name in _COLUMNS or name.startswith("status_")]
+            wanted += [name for name in names if name.endswith(_SHAPED_ENDINGS) and name not in wanted]
+            wanted += [name for name in _read_by(config, schema) if name not in wanted]
+            yield read_columns(file, wanted)
+        if progress:
+            progress(part + 1, len(dataset.parts))
+
+
+def joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The tables, one after the other; small ones of the same columns as one, for each costs its calls first of all.
+
+    A group is in one part alone, so that joined parts hold the groups of each.
+    """
+    waiting: list[pa.Table] = []
+    held = 0
+    for table in tables:
+        if waiting and (held + table.nbytes > _JOINED_BYTES or table.schema != waiting[0].schema):
+            yield pa.concat_tables(waiting).combine_chunks()
+            waiting, held = [], 0
+        waiting.append(table)
+        held += table.nbytes
+    if waiting:
+        yield pa.concat_tables(waiting).combine_chunks()
 
 
 def _read_by(config: ShapingConfig | None, schema: pa.Schema) -> list[str]:
@@ -155,7 +179,7 @@ def _forecast_padding(facts: Facts, table: pa.Table, config: ShapingConfig, *, s
 
 
 def add_part(facts: Facts, table: pa.Table) -> None:
-    """Add one part's rows."""
+    """Add the rows of one part, or of several."""
     names = set(table.column_names)
     keys = group_keys(table)
     bounds_G1 = group_bounds(keys)

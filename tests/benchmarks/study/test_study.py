@@ -107,8 +107,8 @@ def test_a_cell_starts_from_the_start_policy_and_learns(shop):
 def test_finished_cells_stay_and_rates_are_chosen_by_tuning(folder, tmp_path):
     results, places = tmp_path / "results", {"models": folder, "rollouts": tmp_path / "rollouts"}
     with pytest.raises(ValueError, match="6 tuning cells"):
-        run.cells_of(SIZE, "grid", results)
-    cells = run.cells_of(SIZE, "tuning", results)
+        run.cells_of(SIZE, "grid", results, models=folder)
+    cells = run.cells_of(SIZE, "tuning", results, models=folder)
     assert run.work(cells, size=SIZE, results=results, **places) == []
     stamps = {file: file.stat().st_mtime_ns for file in results.glob("*.parquet")}
     assert len(stamps) == 6
@@ -119,10 +119,22 @@ def test_finished_cells_stay_and_rates_are_chosen_by_tuning(folder, tmp_path):
     better = store.result_file(results, Cell("pass_opd", "none", 1e-2, TUNING_SEED))
     rows = pq.read_table(better).to_pylist()
     store.write_result(better, [{**row, "pass1": 0.9} for row in rows])
-    rates = run.chosen_rates(SIZE, results)
+    world = store.world_digest(folder)
+    rates = run.chosen_rates(SIZE, results, world=world)
     assert rates["pass_opd"] == 1e-2
     assert rates["pass_k07"] == 1e-3  # equal: the lower
     assert store.read_results(results).schema == store.SCHEMA
+    assert {cell.arm: cell.lr for cell in run.cells_of(SIZE, "grid", results, models=folder)} == rates
+
+    store.write_result(better, [{**row, "pass1": 0.9, "world": "elsewhere"} for row in rows])
+    with pytest.raises(
+        ValueError, match=f"1 tuning cells .* another world than {world} .*pass_opd-none-lr0.01-s1000 in"
+    ):
+        run.cells_of(SIZE, "grid", results, models=folder)
+    other = Cell("pass_opd", "none", 1e-1, TUNING_SEED)  # a rate that this size does not try chooses nothing
+    store.write_result(store.result_file(results, other), [{**row, "pass1": 1.0} for row in rows])
+    store.write_result(better, rows)
+    assert run.chosen_rates(SIZE, results, world=world)["pass_opd"] in SIZE.rates
 
 
 def test_a_failed_cell_is_named_and_does_not_stop_the_others(folder, tmp_path, monkeypatch):

@@ -16,13 +16,13 @@ from pass_ops.shards import (
     DatasetSpec,
     Rejection,
     begin_attempt,
+    fingerprint,
     load_dataset,
     open_dataset,
     reader,
     record_run,
     verify,
 )
-from pass_ops.shards.fingerprint import stream_digest
 from pass_ops.shards.remedy import command_for
 
 FLIPS = 40  # of each kind of file
@@ -87,8 +87,10 @@ def test_a_flipped_bit_is_named_or_changes_nothing(folder, kind):
         assert outcomes["named"] == FLIPS
 
 
-def test_every_byte_of_a_part_is_covered(folder):
+@pytest.mark.parametrize("small", [0, reader.SMALL], ids=["hashed in pieces", "read at once"])
+def test_every_byte_of_a_part_is_covered(folder, monkeypatch, small):
     """Header, pages, page headers, footer, magic numbers: wherever the bit is."""
+    monkeypatch.setattr(reader, "SMALL", small)
     dataset = open_dataset(str(folder / "rollouts"))
     file = Path(dataset.store.path(dataset.parts[0].data))
     sound = file.read_bytes()
@@ -113,9 +115,11 @@ def test_a_part_is_hashed_again_once_it_was_written_to(folder):
     said(CorruptDatasetError, lambda: dataset.read_part(0))
 
 
-def test_a_part_is_hashed_once_by_a_handle(folder, monkeypatch):
-    hashed = []
-    monkeypatch.setattr(reader, "stream_digest", lambda stream: hashed.append(stream) or stream_digest(stream))
+@pytest.mark.parametrize(("small", "name"), [(0, "stream_digest"), (reader.SMALL, "sha256_bytes")])
+def test_a_part_is_hashed_once_by_a_handle(folder, monkeypatch, small, name):
+    hashed, digest = [], getattr(fingerprint, name)
+    monkeypatch.setattr(reader, "SMALL", small)
+    monkeypatch.setattr(reader, name, lambda given: hashed.append(given) or digest(given))
     dataset = open_dataset(str(folder / "rollouts"))
     os.utime(dataset.store.path(dataset.parts[0].data), (1, 1))
     for columns in (["seed"], ["text"], None):

@@ -22,10 +22,11 @@ from pipelines.engines import (
     SampleRequest,
     Sampling,
     acquire,
+    release,
     start_engine,
 )
-from pipelines.engines.vllm import sampled_logprobs
-from pipelines.engines.vllm_arguments import check_architecture, engine_arguments
+from pipelines.engines.vllm import VllmBackend, sampled_logprobs
+from pipelines.engines.vllm_arguments import check_architecture, engine_arguments, token_bytes
 from tests.pipelines.engines.asking import grid, request, sample_all
 
 PROCESSED = EngineOptions(dtype="float32", kv_cache_gib=0.25, max_num_seqs=32, logprobs_mode="processed_logprobs")
@@ -268,6 +269,76 @@ def test_a_prompt_fits_one_prefill_step_on_a_cpu() -> None:
     arguments = engine_arguments("m", extra, device="cuda", dtype="bfloat16", context_length=4096)
     assert (arguments["block_size"], arguments["enforce_eager"]) == (64, False)
     assert "enable_chunked_prefill" not in arguments
+
+
+def cpu_cache(options: EngineOptions, *, token_bytes: int | None, length: int = 200) -> int:
+    """Bytes for keys and values on a CPU."""
+    found = engine_arguments(
+        "m", options, device="cpu", dtype="float32", context_length=length, token_bytes=token_bytes
+    )
+    return int(found["kv_cache_memory_bytes"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "length", "blocks"),
+    [
+        ({}, 200, 8 * 2 + 1),  # 201 tokens are two blocks of 128, and vLLM keeps one block
+        ({}, 127, 8 * 1 + 1),
+        ({}, 128, 8 * 2 + 1),  # and the one token more that a scored prompt needs
+        ({"extra": {"block_size": 256}}, 200, 2 * (8 * 1 + 1)),
+        ({"max_num_seqs": None}, 200, 256 * 2 + 1),
+    ],
+)
+def test_no_more_keys_and_values_are_taken_on_a_cpu_than_all_seats_fill(
+    changes: dict[str, Any], length: int, blocks: int
+) -> None:
+    options = EngineOptions(**{"max_num_seqs": 8, **changes})
+    assert cpu_cache(options, token_bytes=512, length=length) == blocks * 128 * 512
+
+
+def test_nor_more_than_asked_for_and_what_cannot_be_computed_is_as_asked_for() -> None:
+    small = EngineOptions(max_num_seqs=8, kv_cache_gib=2**-20)
+    assert cpu_cache(small, token_bytes=512) == 1024
+    drafted = EngineOptions(max_num_seqs=8, extra={"speculative_config": {"method": "ngram"}})
+    for options, given in ((EngineOptions(max_num_seqs=8), None), (drafted, 512)):
+        assert cpu_cache(options, token_bytes=given) == 2**30
+
+
+def test_vllm_makes_exactly_that_many_blocks_of_them(tiny_model: str) -> None:
+    release()
+    backend = VllmBackend(tiny_model, EngineOptions(dtype="float32", max_num_seqs=8, max_model_len=200))
+    try:
+        assert backend._engine.vllm_config.cache_config.num_gpu_blocks == 8 * 2 + 1
+    finally:
+        backend.close()
+
+
+LAYERS = ["full_attention", "full_attention", "sliding_attention", "full_attention"]
+
+
+@pytest.mark.parametrize(("kinds", "bytes_"), [(LAYERS[:2], 2 * 2 * 2 * 16 * 4), (LAYERS[1:3], None)])
+def test_keys_and_values_of_a_token_are_counted_where_all_layers_are_of_one_kind(
+    tmp_path: Path, kinds: list[str], bytes_: int | None
+) -> None:
+    from vllm import EngineArgs
+
+    config = {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_hidden_layers": 2,
+        "intermediate_size": 64,
+        "vocab_size": 32,
+        "max_position_embeddings": 128,
+        "layer_types": kinds,
+        "use_sliding_window": True,
+        "sliding_window": 64,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    made = EngineArgs(model=str(tmp_path), dtype="float32", skip_tokenizer_init=True).create_model_config()
+    assert token_bytes(made) == bytes_
 
 
 @pytest.mark.parametrize(("changes", "refused"), [({}, True), ({"multi_query": False}, False)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
 import threading
@@ -121,6 +122,7 @@ def test_starting_and_closing_leave_the_process_as_it_was(tiny_model: str) -> No
     environment, set_num_threads = dict(os.environ), torch.set_num_threads
     threads = set(threading.enumerate())
     acquire(tiny_model, RAW)
+    assert gc.isenabled()
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
     assert torch.set_num_threads is set_num_threads
     assert {k: v for k, v in os.environ.items() if not k.startswith("VLLM_")} == {
@@ -128,8 +130,30 @@ def test_starting_and_closing_leave_the_process_as_it_was(tiny_model: str) -> No
     }
     release()
     release()
+    assert gc.get_freeze_count() == 0
     assert {t.name for t in set(threading.enumerate()) - threads} <= {"tqdm_monitor"}
     assert set(children()) <= children_before
+
+
+def test_a_start_that_fails_leaves_the_search_for_garbage_as_it_was(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    frozen = []
+
+    def fails(*_: object, **__: object) -> None:
+        frozen.append(gc.get_freeze_count())
+        raise ValueError("no room")
+
+    release()
+    gc.unfreeze()
+    monkeypatch.setattr(LLMEngine, "from_engine_args", fails)
+    with pytest.raises(EngineStartError, match="no room"):
+        start_engine(tiny_model, RAW)
+    assert frozen[0] > 100_000, "the modules are set aside while it starts"
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
 
 
 def children() -> list[str]:

@@ -7,15 +7,17 @@ import random
 import re
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import astuple, fields, replace
 
 import pytest
 
 from pass_ops import Standardizers, Stream, Transform, Weights
 from pipelines.cli.parser import main
+from pipelines.inspect.lint import facts
 from pipelines.inspect.lint.checks import lint, lint_facts
-from pipelines.inspect.lint.facts import gather
+from pipelines.inspect.lint.facts import Facts, add_part, gather
 from pipelines.inspect.lint.findings import LintOptions
+from pipelines.inspect.moments import Moments, Pairs
 from pipelines.options import ConfigError, build
 from pipelines.prompts.stage import PromptSource, write_prompts
 from pipelines.shaped.stage import ShapeOptions
@@ -71,6 +73,29 @@ def where(condition, **values):
 
 def test_a_healthy_dataset_gives_no_finding(store_run, healthy):
     assert lint(store_run(healthy()).shaped.url) == []
+
+
+def test_small_parts_looked_at_together_are_what_each_is_alone(store_run, healthy, monkeypatch):
+    rows = healthy(where(lambda row: share(row, 0.4), finish_reason="length", outcome_reward=0.0))
+    run = store_run(*(rows[first : first + 8] for first in range(0, len(rows), 8)))
+    together = gather(run.shaped)
+    seen: list[int] = []
+    monkeypatch.setattr(facts, "_JOINED_BYTES", 0)
+    monkeypatch.setattr(facts, "add_part", lambda found, table: seen.append(len(table)) or add_part(found, table))
+    alone = gather(run.shaped)
+    assert seen == [8] * 15
+    for item in fields(Facts):
+        one, other = getattr(together, item.name), getattr(alone, item.name)
+        if item.name in ("spread", "process_outcome", "pay"):
+            assert one.keys() == other.keys()
+            for name in one:
+                assert numbers(one[name]) == pytest.approx(numbers(other[name]), rel=1e-12, abs=1e-12)
+        else:
+            assert one == other, item.name
+
+
+def numbers(moments: Moments | Pairs) -> tuple[float, ...]:
+    return astuple(moments.pairs if isinstance(moments, Moments) else moments)
 
 
 def test_parts_are_summed_up(store_run, healthy):

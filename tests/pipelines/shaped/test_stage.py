@@ -12,7 +12,7 @@ import pytest
 
 from pass_ops import ShapingConfig, Weights, shape, shards
 from pass_ops.errors import FingerprintMismatchError, IncompleteDatasetError, OptionError, StaleInputError
-from pass_ops.shards import splice
+from pass_ops.shards import splice, tables
 from pass_ops.shards.encoding import encoded
 from pass_ops.shards.schemas import conform
 from pass_ops.shards.tables import part_bytes
@@ -89,7 +89,8 @@ def test_a_shaped_dataset_has_the_contracts_columns(scored) -> None:
     assert table["teacher_logprobs"][0].as_py() == [-2.0] * 8
 
 
-def test_what_the_inputs_hold_encoded_is_copied_and_no_byte_depends_on_it(scored, monkeypatch) -> None:
+@pytest.mark.parametrize("small", [0, tables.SMALL], ids=["copied", "small: all encoded"])
+def test_what_the_inputs_hold_encoded_is_copied_and_no_byte_depends_on_it(scored, monkeypatch, small) -> None:
     seen = []
 
     def noted(table, *args, **options):
@@ -98,9 +99,10 @@ def test_what_the_inputs_hold_encoded_is_copied_and_no_byte_depends_on_it(scored
         return encoded(table, *args, **options)
 
     monkeypatch.setattr(splice, "encoded", noted)
+    monkeypatch.setattr(tables, "SMALL", small)
     shaped = shape_run(scored)
     made = {"chunk_ends", "chunk_credits", "chunk_advantages", "path_score", "trainable", "policy_digest", "round"}
-    assert seen == [made] * shaped.spec.parts
+    assert seen == ([] if small else [made] * shaped.spec.parts)
     for part in range(shaped.spec.parts):
         content = Path(shaped.url, shaped.parts[part].data).read_bytes()
         assert content == part_bytes(conform(shaped.read_part(part), "shape"), "shape")
