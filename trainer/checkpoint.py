@@ -72,7 +72,7 @@ def remove_older(state: Path, *, keep: int) -> None:
     """
     for old in complete_checkpoints(state)[:-keep]:
         marker_of(old.folder).unlink()  # the marker first: a half-removed folder must not look complete
-    for folder in state.glob("step-*/"):
+    for folder in state.glob(f"step-{8 * '[0-9]'}/"):
         if not marker_of(folder).exists():
             shutil.rmtree(folder, ignore_errors=True)  # what of it cannot be removed now is tried again next time
 

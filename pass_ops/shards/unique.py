@@ -29,7 +29,8 @@ class GroupsOfParts:
         shared = hashes[1:][hashes[1:] == hashes[:-1]]
         first: dict[str, int] = {}
         for part in self._hashes if len(shared) else ():
-            if np.isin(self._hashes[part], shared).any():
+            own = self._hashes[part]
+            if (shared[np.searchsorted(shared, own, side="right") - 1] == own).any():
                 for name in names_of(part).unique().to_pylist():
                     if first.setdefault(name, part) != part:
                         yield part, name, first[name]
