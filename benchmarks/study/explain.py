@@ -1,7 +1,7 @@
 """Why the forecast misses where it does: other quantities known before training, put in its place.
 
-An explanation is a quantity that the alignment leaves out. It covers a miss where ranking by it comes at least half as
-near again to the rank of the gain; and it is worth something only where it does not miss elsewhere instead, which its
+An explanation is a quantity that the alignment leaves out. It covers a miss where ranking by it is at most half as far
+off the rank of the gain; and it is worth something only where it does not miss elsewhere instead, which its
 correlation over all arms and levels tells.
 """
 
@@ -38,7 +38,9 @@ def candidates(stored: Stored, held: Sequence[Point]) -> list[Candidate]:
     if all(key in start for key in keys):
         found += [
             Candidate("RMS of advantages times the learning rate", {k: start[k]["rms"] * rates[k] for k in keys}),
-            Candidate("less weight of failed format", {key: -float(start[key]["failed_share"] or 0.0) for key in keys}),
+            Candidate(
+                "small weight of failed format", {key: -float(start[key]["failed_share"] or 0.0) for key in keys}
+            ),
         ]
     if all(key in drift for key in keys):
         found += [
@@ -48,7 +50,7 @@ def candidates(stored: Stored, held: Sequence[Point]) -> list[Candidate]:
         if all(drift[key].get("adam_pass1") is not None for key in keys):
             moved = {key: drift[key]["adam_pass1"] for key in keys}
             found += [
-                Candidate("pass@1 that an update of Adam's moves at equal rates", moved),
+                Candidate("pass@1 that one Adam update moves at equal rates", moved),
                 Candidate("the same at the arm's rate", {key: rates[key] * moved[key] for key in keys}),
             ]
     return found
@@ -123,12 +125,15 @@ def _verdicts(found: Sequence[Candidate], held: Sequence[Point]) -> Iterator[str
     every = {one.name: correlation([replace(p, forecast=one.of[p.arm, p.level]) for p in held]) for one in found}
     known = {name: value[0] for name, value in every.items() if value is not None}
     if known:
-        best = max(known, key=known.__getitem__)
-        yield (
-            f"Over all {len(held)} points {best} ranks best ({known[best]:+.2f}; the alignment "
-            f"{known[found[0].name]:+.2f}). It was picked among {len(found)} after the fact, so it is a suggestion and "
-            "no test."
-        )
+        best, own = max(known, key=known.__getitem__), known.get(found[0].name)
+        if best == found[0].name:
+            yield f"Over all {len(held)} points none of the {len(found)} ranks better than the alignment ({own:+.2f})."
+        else:
+            beside = "the alignment ranks all alike" if own is None else f"the alignment {own:+.2f}"
+            yield (
+                f"Over all {len(held)} points {best} ranks best ({known[best]:+.2f}; {beside}). It was picked among "
+                f"{len(found)} after the fact, so it is a suggestion and no test."
+            )
     shifts = {name: correlation(own) for name, own in _parts(held).items()}
     told = {name: value[0] for name, value in shifts.items() if value is not None}
     if len(told) > 1:

@@ -149,7 +149,7 @@ def _mechanism(drift: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield (
         "On the same rollouts of the start policy the exact gradient of each estimator, and what a step of norm 1 "
         "along it does to the expected length and to pass@1 (tokens, and points of 0.01; 95 % jackknife over folds of "
-        "tasks). Nothing is trained, so no noise of training is in it. The last column is what an update of Adam's "
+        "tasks). Nothing is trained, so no noise of training is in it. The last column is what one Adam update "
         "moves, of as many rollouts as a fold has: it divides each coordinate by the root of its mean square over "
         "updates, so that gradients which vary from update to update move less."
     )
@@ -160,7 +160,7 @@ def _mechanism(drift: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             "tokens",
             "points of pass@1",
             "tokens a point",
-            f"points an update of Adam's at {ADAM_RATE:g}",
+            f"points per Adam update at {ADAM_RATE:g}",
         ],
         list(_drift_rows(drift)),
         empty="Not measured yet.",

@@ -73,7 +73,9 @@ class EvalOptions:
 
     def __post_init__(self) -> None:
         if not self.k:
-            raise EvaluationError("k is empty, so nothing would be reported; leave it out, or give one such as [1]")
+            raise EvaluationError(
+                "k is empty, but tables and rankings are headed by pass@k; leave it out, or give one such as [1]"
+            )
         if taken := {RESULTS_TABLE, PROMPTS_TABLE} & self.benchmarks.keys():
             raise EvaluationError(f"a benchmark is named {min(taken)!r}, as a file beside it is; give it another name")
         if any(k > self.samples for k in self.k):
@@ -233,7 +235,7 @@ def evaluate_rollouts(
     """Count one benchmark from its stored prompts, rollouts and outcome signal. Raises EvaluationError.
 
     majority: which maj@k, default that of all samples. Answers are the same where the verifier's own normalization
-    makes them the same text (`vote`); maj@k is the mean over all subsets of k samples, a tie drawn evenly.
+    makes them one (`VOTES`); maj@k is the mean over all subsets of k samples, a tie drawn evenly.
     """
     samples = int(rollouts.spec.carried["sampling"]["group_size"])
     tally = {name: _Tally() for name in _prompt_ids(prompts)}
@@ -316,7 +318,7 @@ def _number(answer: str) -> Fraction | str:
 VOTES: Mapping[str, Callable[[str], Hashable]] = {
     "math": lambda answer: math_text.plain(math_text.tidy(answer)),
     "number": _number,
-    "squad": squad.normalize,
+    "squad": lambda answer: squad.normalize(answer) or answer.strip(),  # "A" is an article and an answer
 }
 
 

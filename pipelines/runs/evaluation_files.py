@@ -131,7 +131,9 @@ def markdown_table(evaluations: Evaluations) -> str:
     asked = {name: _first(evaluations, name).prompt_ids for name in names}
     for policy, results in evaluations.items():
         cells = [_passed(results[name], shown, asked[name]) if name in results else "" for name in names]
-        lines.append(f"| {_cell(policy)} | {' | '.join(cells)} | {' | '.join(_means(results, names, shown))} |")
+        star = f" {STAR}" if any(cell.endswith(STAR) for cell in cells) else ""
+        means = [f"{mean}{star}" if mean else "" for mean in _means(results, names, shown)]
+        lines.append(f"| {_cell(policy)} | {' | '.join(cells)} | {' | '.join(means)} |")
     if any(f" {STAR} |" in line for line in lines):
         lines += ["", f"{STAR} over other prompts than the first of its column: the two are no comparison of policies"]
     return "\n".join(lines) + "\n"

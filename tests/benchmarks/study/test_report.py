@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -111,7 +112,11 @@ def test_training_without_format_is_told_once_it_is_run(home: Path, tmp_path: Pa
     both = pa.concat_tables([table, pa.Table.from_pylist(more, schema=table.schema)])
     pq.write_table(both, tmp_path / "study" / "results" / "all.parquet")
     page = report(read_stored(tmp_path / "study"))["index.md"].decode()
-    assert "PASS without the format stream less PASS, pass@1: +0.100 (+0.100 to +0.100) at low, 4 seeds." in page
+    grpo = table.filter(pa.compute.equal(table["arm"], "grpo_outcome")).to_pylist()
+    last = {row["seed"]: row["pass1"] for row in grpo if row["round"] == 20 and not row["tuning"]}
+    apart = np.mean([row["pass1"] - last[row["seed"]] for row in more if row["round"] == 20 and not row["tuning"]])
+    assert "of the same seeds: +0.100 (+0.100 to +0.100) and " in page
+    assert re.search(rf"and {re.escape(format(apart, '+.3f'))} \([^)]*\) at low \(seeds: 4\)\.", page)
 
 
 def test_a_quantity_that_ranks_as_the_gain_does_covers_the_misses(home: Path) -> None:
@@ -128,13 +133,13 @@ def test_a_quantity_that_ranks_as_the_gain_does_covers_the_misses(home: Path) ->
     turned = replace(stored, forecast=forecast, credit=credit)
     held = points(forecast, turned.runs)
     by_name = {one.name: one for one in candidates(turned, held)}
-    weight = [by_name["less weight of failed format"].of[one.arm, one.level] for one in held]
+    weight = [by_name["small weight of failed format"].of[one.arm, one.level] for one in held]
     assert ranks(weight) == ranks([one.gain for one in held])
     text = "\n".join(explanation(turned, held))
     assert "| alignment (the forecast) | -1.00 (" in text
-    assert "| less weight of failed format | +1.00 (" in text
-    assert "forecast as 1 and found 4 of 4: covered by less weight of failed format (rank 4)" in text
-    assert "Over all 4 points less weight of failed format ranks best (+1.00; the alignment -1.00)" in text
+    assert "| small weight of failed format | +1.00 (" in text
+    assert "forecast as 1 and found 4 of 4: covered by small weight of failed format (rank 4)" in text
+    assert "Over all 4 points small weight of failed format ranks best (+1.00; the alignment -1.00)" in text
 
 
 def test_one_more_cell_changes_the_report(home: Path, tmp_path: Path) -> None:

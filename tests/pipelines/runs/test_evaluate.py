@@ -81,7 +81,7 @@ def test_k_beyond_the_samples_is_refused():
 
 
 def test_what_would_fail_only_after_all_is_sampled_is_refused_at_once():
-    with pytest.raises(EvaluationError, match="nothing would be reported"):
+    with pytest.raises(EvaluationError, match="tables and rankings are headed by pass@k"):
         EvalOptions(k=())
     for name in ("results.parquet", "prompts.parquet"):
         with pytest.raises(EvaluationError, match="as a file beside it is"):
@@ -138,3 +138,15 @@ def test_numbers_of_one_value_are_one_answer_of_a_vote(make_run, said, vote):
 
     datasets = judge(run, verdict, options={"verifier": "number"})
     assert evaluate_rollouts(*datasets, benchmark="b", k=(1,)).majority_P[0] == pytest.approx(vote)
+
+
+def test_an_answer_that_normalization_leaves_nothing_of_still_votes(make_run):
+    """To SQuAD "A" and "the" are articles; as whole answers its verifier compares them as written, and so do votes."""
+    run = make_run(sampling=SAMPLING | {"group_size": 3}, texts={0: {"p0": ["1", "2", "3"]}, 1: {"p1": ["1"]}})
+
+    def verdict(row):
+        answer = ["A", "A", "the"][row["sample_index"]] if row["group_id"] == "p0" else None
+        return Row(values={"outcome_reward": float(answer == "A"), "verify_status": "ok", "extracted_answer": answer})
+
+    datasets = judge(run, verdict, options={"verifier": "squad"})
+    assert evaluate_rollouts(*datasets, benchmark="b", k=(1,)).majority_P[0] == 1.0
