@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -73,6 +74,20 @@ def test_results_over_different_prompts_are_not_compared():
 def test_results_survive_their_file_format():
     stored = result([1, 2, 3])
     assert EvalResult.from_json(stored.to_json()) == stored
+
+
+@pytest.mark.parametrize(
+    ("reward_P", "graded"),
+    [
+        ((), False),  # results of an earlier version
+        ((0.25, 0.5), False),
+        ((0.25, 0.5 + 1e-8), False),  # float32
+        ((0.25, 0.625), True),  # half a point for a sample that is not correct
+        ((0.2, 0.5), True),
+    ],
+)
+def test_rewards_are_graded_where_they_say_more_than_right_and_wrong(reward_P, graded):
+    assert replace(result([1, 2]), reward_P=reward_P).graded is graded
 
 
 def test_k_beyond_the_samples_is_refused():
