@@ -97,7 +97,7 @@ def _pieces(shaped: pa.Table) -> Iterator[_Piece]:
     named = {"chunk_ends": columns.LIST_OF_INT32, "chunk_advantages": columns.LIST_OF_FLOAT32}
     both = pa.table({name: columns.require(shaped, name, needed_by="token_advantages") for name in named})
     first_R = 0
-    for batch in both.to_batches():
+    for batch in both.to_batches() or [pa.RecordBatch.from_pylist([], schema=both.schema)]:
         ends, advantages = (ragged(_lists(shaped, batch, first_R, *one)) for one in named.items())
         differ_R = ends.lengths_R != advantages.lengths_R
         if differ_R.any():

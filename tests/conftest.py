@@ -7,7 +7,7 @@ import os
 import signal
 import string
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ os.environ["COLUMNS"] = "400"
 # A shell's background job ignores interrupts, and so would every process that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Only a power cut tells a synced file from another, and no test pulls the plug; on a disk the syncs of commits took as
+# long as all that the tests of stages compute. That they are made, and when, is a test of its own (`test_store`).
+os.fsync = os.fstat
 
 #: torch alone has 200,000; what a test itself makes is far less
 MANY_OBJECTS = 100_000
@@ -130,8 +134,8 @@ def reciting_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
     return make
 
 
-def byte_tokenizer(*, end: str = "<|im_end|>", appended: str = "") -> Any:
-    """Bytes and `SPECIAL_TOKENS`; puts <s> before a text and, where asked to, a special token after it."""
+def byte_tokenizer(*, end: str = "<|im_end|>", appended: str = "", words: Sequence[str] = ()) -> Any:
+    """Bytes, `SPECIAL_TOKENS` and whole words; puts <s> before a text and, where asked to, a special token after it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -141,6 +145,7 @@ def byte_tokenizer(*, end: str = "<|im_end|>", appended: str = "") -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.add_tokens(list(words))
     known = [(name, vocabulary[name]) for name in ("<s>", appended) if name]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"<s> $A {appended}".strip(), special_tokens=known)
     fast = PreTrainedTokenizerFast(
@@ -157,12 +162,17 @@ def byte_tokenizer(*, end: str = "<|im_end|>", appended: str = "") -> Any:
     return fast
 
 
-def make_reciting_model(folder: Path, text: str, *, end: str, appended: str = "") -> str:
-    """See `reciting_model`. The blocks add nothing, so the next token follows from the last one's embedding alone."""
+def make_reciting_model(
+    folder: Path, text: str, *, end: str, appended: str = "", words: Sequence[str] = (), max_positions: int = 512
+) -> str:
+    """See `reciting_model`; words: tokens that are no bytes.
+
+    The blocks add nothing, so the next token follows from the last one's embedding alone.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = byte_tokenizer(end=end, appended=appended)
+    tokenizer = byte_tokenizer(end=end, appended=appended, words=words)
     tokenizer.save_pretrained(folder)
     script = tokenizer(text, add_special_tokens=False).input_ids
     assert len(set(script)) == len(script) <= 64, "each token once"
@@ -174,7 +184,7 @@ def make_reciting_model(folder: Path, text: str, *, end: str, appended: str = ""
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=32,
-        max_position_embeddings=512,
+        max_position_embeddings=max_positions,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -67,10 +67,14 @@ def _commit(folder: Path, found: Mapping[str, Any], *, keep: int) -> None:
 
 
 def remove_older(state: Path, *, keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints."""
+    """Removes all but the newest `keep` checkpoints, and every folder without a marker: one that a kill left behind,
+    between its marker and itself when it was removed, or before its marker when it was written.
+    """
     for old in complete_checkpoints(state)[:-keep]:
         marker_of(old.folder).unlink()  # the marker first: a half-removed folder must not look complete
-        shutil.rmtree(old.folder, ignore_errors=True)  # gone already where it was removed by rule
+    for folder in state.glob(f"step-{8 * '[0-9]'}/"):
+        if not marker_of(folder).exists():
+            shutil.rmtree(folder, ignore_errors=True)  # what of it cannot be removed now is tried again next time
 
 
 def load_checkpoint(

@@ -26,6 +26,7 @@ from trainer.errors import TrainDataError
 from trainer.model_folder import base_folder
 
 COLUMNS = ("prompt", "completion")
+LONGEST_TEXT = int(1e30)  # what transformers takes where a tokenizer names none
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,14 @@ class PairData:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The policy's."""
+        """The policy's, which knows no longest text: what is too long is refused, masked or dropped (`too_long`), and
+        transformers would warn of errors that nobody makes.
+        """
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(base_folder(self.policy), local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(
+            base_folder(self.policy), local_files_only=True, trust_remote_code=False, model_max_length=LONGEST_TEXT
+        )
 
     @property
     def is_local(self) -> bool:

@@ -229,7 +229,7 @@ def check_files(checkpoint: Checkpoint) -> None:
         if found.get(path) != digest:
             raise StateError(
                 f"{path} is missing or differs from its marker. Remove {marker_of(checkpoint.folder)} to resume from "
-                "the checkpoint before it."
+                "the checkpoint before it; the next start then removes the folder."
             )
 
 

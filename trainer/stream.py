@@ -47,7 +47,7 @@ def decode_part(
     for name, lists in checked.items():
         _check_lengths(list_lengths(lists), length_R, name=name, table=table, where=where)
     return Rollouts(
-        ids_R=one_chunk(table["rollout_id"]),
+        ids_R=one_chunk(table["rollout_id"]).cast(pa.string()),
         prompt_offsets_R1=list_offsets(table["prompt_token_ids"]),
         prompt_Q=list_values(table["prompt_token_ids"]),
         token_offsets_R1=list_offsets(table["token_ids"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pass_ops import ShapingConfig
+from pass_ops import ShapingConfig, Weights
 
 #: what the process reward model was taught that a true padding step is worth (a right one 1, a wrong one 0)
 TASTES = {"low": 0.5, "slight": 0.8, "high": 1.0}
@@ -15,10 +15,13 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class Arm:
-    """An estimator as users get it, and where its process signal comes from: prm, opd, g_opd, or none."""
+    """An estimator as users get it, where its process signal comes from (prm, opd, g_opd, or none), and whether it is
+    given the format reward.
+    """
 
     shaping: ShapingConfig
     signal: str = "prm"
+    form: bool = True
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -26,7 +29,8 @@ class Arm:
         return tuple(TASTES) if self.signal == "prm" else (NONE,)
 
 
-#: the first eleven answer the paper's claims; the others are run as seeds allow
+#: the first eleven answer the paper's claims, the twelfth is PASS without the stream whose weight in it stands out
+#: (docs/study/index.md); it and the others are run as seeds allow
 ARMS = {
     "grpo_outcome": Arm(ShapingConfig(estimator="grpo_outcome"), "none"),
     "pass_k07": Arm(ShapingConfig()),
@@ -39,6 +43,7 @@ ARMS = {
     "pass_opd": Arm(ShapingConfig(signal="kl"), "opd"),
     "grpo_gopd": Arm(ShapingConfig(estimator="grpo_process", signal="kl"), "g_opd"),
     "pass_gopd": Arm(ShapingConfig(signal="kl"), "g_opd"),
+    "pass_no_format": Arm(ShapingConfig(weights=Weights(format=0.0)), form=False),
     "pass_k03": Arm(ShapingConfig(k=0.3)),
     "pass_k05": Arm(ShapingConfig(k=0.5)),
     "pass_absmax": Arm(ShapingConfig(signal="kl", standardize="abs_max"), "opd"),

@@ -90,7 +90,7 @@ def run_cell(cell: Cell, shop: Workshop, watch: Watch = lambda *_: None) -> Iter
         watch(number, batch, signals)
         shaped = shape(signals, arm.shaping, threads=1)
         trained = update(shop, batch, shaped, optimizer=optimizer, options=options)
-        if not arm.shaping.reads_process:
+        if arm.signal == "none":  # one chunk a rollout, whatever it holds
             trained["chunks"] = None
         counts["updates"] += size.updates
         counts["rollouts"] += len(batch.completions)

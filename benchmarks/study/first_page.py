@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from benchmarks.study import tables
+from benchmarks.study.arms import FURTHER
+from benchmarks.study.beside import beside
 from benchmarks.study.claims import Finding
 from benchmarks.study.measures import Run
+from benchmarks.study.size import FULL, grid, tuning_cells
 from benchmarks.study.statistics import Verdict
 from benchmarks.study.stored import Stored
 
@@ -38,7 +44,6 @@ def first_page(stored: Stored, found: Sequence[Finding]) -> Iterator[str]:
     yield _progress(stored)
     yield _in_short(found)
     yield tables.claims_table(found)
-    yield from _pilots(stored.pilots)
     yield "![pass@1 over rounds](images/pass1.svg)"
     yield (
         "Each verdict is over seeds, Holm-corrected for all comparisons. *Undecided* means that the seeds neither show "
@@ -46,6 +51,8 @@ def first_page(stored: Stored, found: Sequence[Finding]) -> Iterator[str]:
         "found. [Tables](tables.md) has every measure of every arm, [Mechanism](mechanism.md) what credit does to "
         "length before any training, [Forecast](forecast.md) whether `passrl sweep --truth` foresaw the ranking."
     )
+    yield from beside(stored)
+    yield from _pilots(stored.pilots)
     yield "## What it does not show"
     yield (
         "- One world, one model size, some tens of updates: an effect that needs long training, long chains of thought "
@@ -58,6 +65,23 @@ def first_page(stored: Stored, found: Sequence[Finding]) -> Iterator[str]:
         "- Intervals are over seeds of training. The start models are one draw."
     )
     yield _again()
+    yield _left(stored)
+
+
+def _left(stored: Stored) -> str:
+    """What all seeds and arms take: cells, how many are finished, and hours of one core for the others."""
+    ended = [run.rows[-1] for of in stored.runs.values() for run in of.values()]
+    seconds = float(np.mean([row["processor_seconds"] for row in ended])) if ended else None
+    rows = []
+    for name, arms in (("arms of the claims", FULL.arms), ("further arms", FULL.further)):
+        tuning = [cell for cell in tuning_cells(FULL) if cell.arm in arms]
+        cells = grid(replace(FULL, arms=arms, further=()), dict.fromkeys(arms, 0.0))
+        trained = sum(cell.seed in stored.runs.get((cell.arm, cell.level), {}) for cell in cells)
+        tuned = sum(cell.name in stored.cells for cell in tuning)
+        for what, count, done in (("tuning", len(tuning), tuned), (f"{FULL.seeds} seeds", len(cells), trained)):
+            hours = None if seconds is None else (count - done) * seconds / 3600
+            rows.append([name, what, str(count), str(done), tables.number(hours, ".1f")])
+    return tables.table(["cells", "for", "all", "finished", "processor hours for the rest"], rows)
 
 
 def _again() -> str:
@@ -67,7 +91,9 @@ def _again() -> str:
         "    python -m benchmarks.study probe          # the start policy's rollouts, drift and forecast\n"
         f"    {COMMAND}         # these pages and figures, from the stored files\n\n"
         "A finished cell is a file of `docs/study/results/`; one line reruns one cell: "
-        "`python -m benchmarks.study cell NAME --again`."
+        "`python -m benchmarks.study cell NAME --again`. `run --size core` goes on to all seeds of the arms of the "
+        "claims, whole seeds first, and `run --size full` then tunes and trains the further ones: "
+        f"{', '.join(tables.NAMES[arm] for arm in FURTHER)}."
     )
 
 
@@ -112,6 +138,7 @@ def _pilots(pilots: Sequence[Run]) -> Iterator[str]:
     """What the runs before the study gave: too few to judge a claim, and nothing is left out."""
     if not pilots:
         return
+    yield "## Pilots"
     yield (
         "Pilots were run before the grid of learning rates was set, and the grid was moved down after them; their seed "
         "is in no table. Their reward model was a simulated one. One seed each, so no claim is judged by them, but "
@@ -139,11 +166,11 @@ def _progress(stored: Stored) -> str:
     seeds = [len(of) for of in runs.values()]
     few, many = min(seeds), max(seeds)
     rates = sorted({run.lr for of in runs.values() for run in of.values()})
-    chosen = "each arm at the one of" if stored.tuned else "not tuned: every arm at"
+    chosen = "each arm at the one of" if stored.tuning else "not tuned: every arm at"
     return (
         f"{sum(seeds)} cells are finished: {len(runs)} arms and levels, "
         f"{few if few == many else f'{few} to {many}'} seed{'s' * (many > 1)} each. Learning rates: {chosen} "
-        f"{', '.join(f'{rate:g}' for rate in rates)}{' that tuning seeds chose' if stored.tuned else ''}."
+        f"{', '.join(f'{rate:g}' for rate in rates)}{' that tuning seeds chose' if stored.tuning else ''}."
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.study.arms import TASTES
+from benchmarks.study.arms import CORE, TASTES
 from benchmarks.study.measures import Runs, values
 from benchmarks.study.probe import shaped_arms
 from benchmarks.study.signals import Batch, Models
@@ -73,11 +73,22 @@ class Point:
 
 
 def points(rows: Sequence[dict[str, Any]], runs: Runs) -> list[Point]:
-    """The arms and levels that have both a forecast and at least one finished cell."""
-    return [
-        Point(row["arm"], row["level"], row["alignment"], tuple(values(of, "gain").values()))
+    """The arms and levels that have both a forecast and finished cells, with the gains of their common seeds.
+
+    Seeds have luck of their own, so arms are ranked on the same ones: those that every arm of the claims has which has
+    any. An arm that lacks one of them (a further one, tried on few seeds) is left out.
+    """
+    gains = {
+        (row["arm"], row["level"]): (row["alignment"], values(of, "gain"))
         for row in rows
         if row["alignment"] is not None and (of := runs.get((row["arm"], row["level"])))
+    }
+    seeds = [set(of) for (arm, _), (_, of) in gains.items() if arm in CORE]
+    common = sorted(set.intersection(*seeds)) if seeds else []
+    return [
+        Point(arm, level, alignment, tuple(of[seed] for seed in common))
+        for (arm, level), (alignment, of) in gains.items()
+        if common and of.keys() >= set(common)
     ]
 
 
@@ -85,28 +96,28 @@ def correlations(found: Sequence[Point]) -> list[tuple[str, int, tuple[float, fl
     """Which points, how many, and Spearman's correlation with its interval (None for fewer than three points).
 
     Over all, and within each level: levels differ in how hard the signal makes it for every arm, which an estimator's
-    user does not choose. Of each point as many seeds count as every point has, the first ones.
+    user does not choose.
     """
     every: list[tuple[str, Sequence[Point]]] = [("all", found)]
     ordered = sorted(found, key=lambda point: point.level)
     of_level = {level: list(own) for level, own in groupby(ordered, key=lambda point: point.level)}
     every += [(level, of_level[level]) for level in TASTES if level in of_level]
-    return [(name, len(own), _correlation(own)) for name, own in every]
+    return [(name, len(own), correlation(own)) for name, own in every]
+
+
+def ranks(numbers: Sequence[float]) -> list[int]:
+    """The rank of each, 1 for the highest; equal ones share the better rank."""
+    return [1 + sum(other > number for other in numbers) for number in numbers]
 
 
 def misses(found: Sequence[Point], *, count: int = 3) -> list[tuple[Point, int, int]]:
     """The points whose ranks differ most, with both ranks (1 is best)."""
-
-    def ranks(numbers: Sequence[float]) -> list[int]:
-        return [1 + sum(other > number for other in numbers) for number in numbers]
-
     both = zip(found, ranks([one.forecast for one in found]), ranks([one.gain for one in found]), strict=True)
     return sorted(both, key=lambda one: -abs(one[1] - one[2]))[:count]
 
 
-def _correlation(own: Sequence[Point]) -> tuple[float, float, float] | None:
-    if len(own) < 3:
+def correlation(own: Sequence[Point]) -> tuple[float, float, float] | None:
+    """Spearman's, with its interval; None for fewer than three points, and where one forecast is given to all."""
+    if len(own) < 3 or len({one.forecast for one in own}) == 1:
         return None
-    seeds = min(len(one.gains) for one in own)
-    gains = np.array([one.gains[:seeds] for one in own])
-    return rank_correlation([one.forecast for one in own], gains)
+    return rank_correlation([one.forecast for one in own], np.array([one.gains for one in own]))

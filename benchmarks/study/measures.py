@@ -19,7 +19,7 @@ FINAL = (
 
 @dataclass(frozen=True)
 class Run:
-    """One finished cell that is no tuning: its measures (None where not measured) and its rows in order of rounds."""
+    """One finished cell: its measures (None where not measured) and its rows in order of rounds."""
 
     arm: str
     level: str

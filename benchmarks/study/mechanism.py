@@ -95,17 +95,37 @@ def drift(towards_FD: Tensor, step_FD: Tensor) -> Drift:
     The product is the mean over ordered pairs of different folds; the norm is that of the step over all folds. The
     interval is Student's over the jackknife's pseudo-values. Raises ValueError with fewer than three folds.
     """
+    grams = (step_FD.double() @ step_FD.double().T).numpy()
+
+    def norm(kept: Sequence[int]) -> float:
+        return float(np.sqrt(grams[np.ix_(kept, kept)].sum())) / len(kept)
+
+    return _crossed(towards_FD, step_FD, norm)
+
+
+def adam(towards_FD: Tensor, step_FD: Tensor) -> Drift:
+    """<E towards, E step / sqrt(E step^2)>, coordinate by coordinate, where a fold is an update: what Adam's update
+    moves for each unit of the learning rate once its averages have settled, to first order.
+
+    Adam divides by the root of the mean square of each coordinate's gradients, over many updates. So an estimator's
+    scale is no part of it, but the spread of its gradients from update to update is: a few that are large make all
+    steps small. Raises ValueError with fewer than three folds. Source: Kingma and Ba, Adam, 2015, algorithm 1.
+    """
+    scaled_FD = step_FD / step_FD.square().mean(dim=0).sqrt().clamp(min=1e-12)
+    return _crossed(towards_FD, scaled_FD, lambda _: 1.0)
+
+
+def _crossed(towards_FD: Tensor, step_FD: Tensor, norm: Callable[[Sequence[int]], float]) -> Drift:
+    """The mean product over ordered pairs of different folds, divided by ``norm`` of the folds, with the jackknife."""
     folds = len(towards_FD)
     if folds < 3:
         raise ValueError(f"{folds} folds leave no interval; give at least three")
     products = (towards_FD.double() @ step_FD.double().T).numpy()
-    grams = (step_FD.double() @ step_FD.double().T).numpy()
 
     def on(kept: Sequence[int]) -> float:
         among = products[np.ix_(kept, kept)]
-        crossed = (among.sum() - np.trace(among)) / (len(kept) * (len(kept) - 1))
-        norm = np.sqrt(grams[np.ix_(kept, kept)].sum()) / len(kept)
-        return float(crossed / norm) if norm > 0 else 0.0
+        crossed, by = (among.sum() - np.trace(among)) / (len(kept) * (len(kept) - 1)), norm(kept)
+        return float(crossed / by) if by > 0 else 0.0
 
     whole = on(range(folds))
     without = [on([other for other in range(folds) if other != fold]) for fold in range(folds)]
@@ -130,7 +150,8 @@ def policy_of(parameters: Parameters, shape: Shape) -> Policy:
 
 def drifts(batch: Batch, models: Models, *, folds: int = FOLDS) -> Iterator[dict[str, Any]]:
     """One row an arm and level: length and pass1 that a step of norm 1 moves, each with _low and _high; tokens_a_point,
-    the tokens of length for a hundredth of pass@1 (None where pass@1 does not rise).
+    the tokens of length for a hundredth of pass@1 (None where pass@1 does not rise); and adam_pass1 with _low and
+    _high, what an update of Adam's moves pass@1 for each unit of the learning rate.
     """
     lengths = [len(one.ids) for one in batch.completions]
     arms = list(shaped_arms(batch, models))
@@ -139,21 +160,24 @@ def drifts(batch: Batch, models: Models, *, folds: int = FOLDS) -> Iterator[dict
         outcome_weights([one.outcome for one in batch.judged], lengths, batch.copies),
         *(_step_weights(token_advantages(shaped)) for _, _, shaped in arms),
     ]
-    parameters: Mapping[str, Tensor] = {name: one.clone().requires_grad_() for name, one in models.policy.items()}
-    policy, groups = policy_of(parameters, models.shape), len(batch.prompts)
-    found = []
-    for part in np.array_split(np.arange(groups), folds):
-        rows = [group * batch.copies + copy for group in part for copy in range(batch.copies)]
-        pairs = [batch.pairs[row] for row in rows]
-        of_rows = [[of[row] for row in rows] for of in weights]
-        found.append(gradients(policy, list(parameters.values()), pairs, of_rows))
-    length_FD, right_FD, *step_FD = torch.stack(found, dim=1)
+    length_FD, right_FD, *step_FD = fold_gradients(batch, models, weights, folds=folds)
     for (arm, level, _), step in zip(arms, step_FD, strict=True):
         length, right = drift(length_FD, step), drift(right_FD, step)
         row: dict[str, Any] = {"arm": arm, "level": level}
-        for name, one in (("length", length), ("pass1", right)):
+        for name, one in (("length", length), ("pass1", right), ("adam_pass1", adam(right_FD, step))):
             row |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
         yield row | {"tokens_a_point": 0.01 * length.value / right.value if right.value > 0 else None}
+
+
+def fold_gradients(batch: Batch, models: Models, weights: Sequence[Weights], *, folds: int) -> Tensor:
+    """The gradient of each set of weights on each fold of whole groups, [len(weights), F, D]."""
+    parameters: Mapping[str, Tensor] = {name: one.clone().requires_grad_() for name, one in models.policy.items()}
+    policy, found = policy_of(parameters, models.shape), []
+    for part in np.array_split(np.arange(len(batch.prompts)), folds):
+        rows = [group * batch.copies + copy for group in part for copy in range(batch.copies)]
+        pairs = [batch.pairs[row] for row in rows]
+        found.append(gradients(policy, list(parameters.values()), pairs, [[of[row] for row in rows] for of in weights]))
+    return torch.stack(found, dim=1)
 
 
 def _step_weights(advantages: pa.ListArray) -> Weights:

@@ -23,6 +23,7 @@ from benchmarks.study.tasks import Split, make_tasks
 from pass_ops import shape
 
 PROBE_SEED = 2000
+PROBED = (*CORE, "pass_no_format")
 GROUPS, COPIES = 128, 8
 SCHEMA = pa.schema(
     [
@@ -68,16 +69,17 @@ def read_probe(path: Path) -> Batch:
 
 
 def shaped_arms(batch: Batch, models: Models) -> Iterator[tuple[str, str, pa.Table]]:
-    """Arm, level and shaped rollouts, for every arm that answers the paper's claims."""
-    for name in CORE:
+    """Arm, level and shaped rollouts, for every arm that answers the paper's claims, and PASS without format."""
+    for name in PROBED:
         arm = ARMS[name]
         for level in arm.levels:
             yield name, level, shape(table(batch, arm, level, models), arm.shaping, threads=1)
 
 
 def write_probes(*, models: Path, cap: int, out: Path = HOME / "probe") -> None:
-    """Samples the rollouts unless they are stored, and writes drift.parquet and forecast.parquet of them."""
+    """Samples the rollouts unless they are stored, and writes forecast.parquet, drift.parquet and credit.parquet."""
     from benchmarks.study.forecast import forecasts
+    from benchmarks.study.kept import credit_rows
     from benchmarks.study.mechanism import drifts
 
     threads(1)
@@ -86,6 +88,7 @@ def write_probes(*, models: Path, cap: int, out: Path = HOME / "probe") -> None:
         write_probe(rollouts, sample_probe(loaded, cap=cap))
     batch = read_probe(rollouts)
     write_rows(out / "forecast.parquet", list(forecasts(batch, loaded)))
+    write_rows(out / "credit.parquet", list(credit_rows(batch, loaded)))
     write_rows(out / "drift.parquet", list(drifts(batch, loaded)))
 
 

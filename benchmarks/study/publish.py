@@ -41,7 +41,7 @@ def kept_rows(number: int, batch: Batch, signals: pa.Table) -> Iterator[dict[str
             "logprobs": completion.logprobs.tolist(),
             "finish_reason": "length" if completion.truncated else "stop",
             "outcome": columns["outcome_reward"][row],
-            "format": columns["format_reward"][row],
+            "format": float(judged.format_ok),
             "steps": [text(completion.ids[start:end]) for start, end in spans(judged.ends)] if stepwise else None,
             "step_scores": columns["process_scores"][row] if stepwise else None,
         }

@@ -1,7 +1,7 @@
 """The study's report: `python -m benchmarks.study report` writes its pages and figures from the stored Parquet files.
 
 docs/study/results/*.parquet         the cells
-docs/study/probe/rollouts.parquet    rollouts of the start policy; drift.parquet and forecast.parquet made of them
+docs/study/probe/rollouts.parquet    rollouts of the start policy; drift, forecast and credit.parquet made of them
 
 docs/study/index.md                  the first page; tables.md, claims.md, mechanism.md, forecast.md behind it
 docs/study/images/*.svg
@@ -16,8 +16,9 @@ from typing import Any
 from benchmarks.study import figures, tables
 from benchmarks.study.arms import NONE, TASTES
 from benchmarks.study.claims import Finding, findings
+from benchmarks.study.explain import explanation
 from benchmarks.study.first_page import first_page
-from benchmarks.study.forecast import Point, correlations, misses, points
+from benchmarks.study.forecast import Point, correlations, points
 from benchmarks.study.measures import Runs
 from benchmarks.study.padding_pay import pay
 from benchmarks.study.store import HOME
@@ -27,6 +28,8 @@ from benchmarks.study.stored import Stored, read_stored
 MADE_OF = "made-of.txt"
 #: where the padding step of the mechanism's table is put, of the rollout's ten steps, and what the ten are credited
 STEPS, PLACES, CREDIT, SCORE = 10, (1, 6, 11), 0.3, 0.1
+#: the learning rate at which the mechanism's table gives what Adam moves: one for all arms
+ADAM_RATE = 3e-4
 POWERS = (0.0, 0.3, 0.5, 0.7, 1.0)
 
 
@@ -38,7 +41,7 @@ def report(stored: Stored) -> dict[str, bytes]:
         "tables.md": _tables(stored.runs),
         "claims.md": _claims(found),
         "mechanism.md": _mechanism(stored.drift),
-        "forecast.md": _forecast(stored.forecast, held),
+        "forecast.md": _forecast(stored, held),
     }
     pictures: dict[str, Callable[[], bytes]] = {
         "pass1.svg": lambda: figures.curves(stored.runs, "pass1", "pass@1"),
@@ -146,10 +149,19 @@ def _mechanism(drift: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield (
         "On the same rollouts of the start policy the exact gradient of each estimator, and what a step of norm 1 "
         "along it does to the expected length and to pass@1 (tokens, and points of 0.01; 95 % jackknife over folds of "
-        "tasks). Nothing is trained, so no noise of training is in it."
+        "tasks). Nothing is trained, so no noise of training is in it. The last column is what one Adam update "
+        "moves, of as many rollouts as a fold has: it divides each coordinate by the root of its mean square over "
+        "updates, so that gradients which vary from update to update move less."
     )
     yield tables.table(
-        ["arm", "level", "tokens", "points of pass@1", "tokens a point"],
+        [
+            "arm",
+            "level",
+            "tokens",
+            "points of pass@1",
+            "tokens a point",
+            f"points per Adam update at {ADAM_RATE:g}",
+        ],
         list(_drift_rows(drift)),
         empty="Not measured yet.",
     )
@@ -172,10 +184,18 @@ def _drift_rows(drift: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
             f"{row['length']:+.2f} ({row['length_low']:+.2f} to {row['length_high']:+.2f})",
             f"{100 * row['pass1']:+.2f} ({100 * row['pass1_low']:+.2f} to {100 * row['pass1_high']:+.2f})",
             tables.number(row["tokens_a_point"], "+.2f"),
+            _adam(row),
         ]
 
 
-def _forecast(forecast: Sequence[Mapping[str, Any]], held: Sequence[Point]) -> Iterator[str]:
+def _adam(row: Mapping[str, Any]) -> str:
+    if row.get("adam_pass1") is None:
+        return "–"
+    value, low, high = (ADAM_RATE * 100 * row[name] for name in ("adam_pass1", "adam_pass1_low", "adam_pass1_high"))
+    return f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def _forecast(stored: Stored, held: Sequence[Point]) -> Iterator[str]:
     yield "# Does the forecast hold?"
     yield (
         "`passrl sweep --truth` ranks settings by how well their token advantages agree with a truer signal, before "
@@ -194,28 +214,15 @@ def _forecast(forecast: Sequence[Mapping[str, Any]], held: Sequence[Point]) -> I
     yield tables.table(["level", "points", "correlation", "95 % interval"], rows if held else [])
     yield "![forecast and gain](images/forecast.svg)"
     if held:
-        yield "## Where it misses most"
-        yield tables.table(
-            ["arm", "level", "forecast", "rank", "gain", "rank of the gain"],
-            [
-                [tables.NAMES[one.arm], one.level, f"{one.forecast:.3f}", str(before), f"{one.gain:+.3f}", str(after)]
-                for one, before, after in misses(held)
-            ],
-        )
+        yield from explanation(stored, held)
     yield "## What was forecast"
     yield tables.table(
         ["arm", "level", "alignment with the truth", "95 % over prompts"],
         [
             [tables.NAMES[row["arm"]], row["level"], f"{row['alignment']:.3f}",
              f"{row['alignment_low']:.3f} to {row['alignment_high']:.3f}"]
-            for row in sorted(forecast, key=lambda row: -(row["alignment"] or 0.0))
+            for row in sorted(stored.forecast, key=lambda row: -(row["alignment"] or 0.0))
             if row["alignment"] is not None
         ],
         empty="No forecast is made yet.",
     )  # fmt: skip
-    yield (
-        "The alignment knows nothing of two things that training does. It compares directions and not lengths, so that "
-        "an arm whose advantages have another scale gains more or less at the learning rate it was given. And it looks "
-        "at the first step: rollouts that lengthen change what the next rounds are credited for, which is where a "
-        "taste for padding does its harm ([Mechanism](mechanism.md))."
-    )

@@ -57,9 +57,10 @@ def table(batch: Batch, arm: Arm, level: str, models: Models) -> pa.Table:
         "group_id": [f"{row // batch.copies:05d}" for row in range(len(batch.completions))],
         "loss_mask": [[True] * len(one.ids) for one in batch.completions],
         "outcome_reward": pa.array([float(one.outcome) for one in batch.judged], pa.float32()),
-        "format_reward": pa.array([float(one.format_ok) for one in batch.judged], pa.float32()),
-        "format_ok": [one.format_ok for one in batch.judged],
     }
+    if arm.form:
+        rows["format_reward"] = pa.array([float(one.format_ok) for one in batch.judged], pa.float32())
+        rows["format_ok"] = [one.format_ok for one in batch.judged]
     if arm.signal == "prm":
         rows["process_scores"] = _lists(prm_scores(models.prm, batch.pairs, level=level))
         rows["process_ends"] = pa.array([list(one.ends) for one in batch.judged], pa.list_(pa.int32()))

@@ -26,10 +26,12 @@ class Stored:
     runs: Runs
     pilots: Sequence[Run]
     """cells run before the grid of learning rates was set; no claim is judged by them"""
-    tuned: bool
-    """whether learning rates were chosen on tuning seeds"""
+    tuning: Sequence[Run]
+    """the cells that learning rates were chosen by"""
     drift: Sequence[Mapping[str, Any]]
     forecast: Sequence[dict[str, Any]]
+    credit: Sequence[Mapping[str, Any]]
+    """what each arm's advantages are made of, on the start policy's rollouts and on the published ones"""
     cards: Mapping[str, Mapping[str, Any]]
     """card.json of each start model"""
     levels: Mapping[str, Mapping[str, Any]]
@@ -52,9 +54,10 @@ def read_stored(home: Path, *, cells: Collection[str] | None = None) -> Stored:
         cells=sorted(set(names)),
         runs=read_runs(results),
         pilots=every_run(read_results(home / "pilots")),
-        tuned=any(results["tuning"].to_pylist()),
+        tuning=every_run(results.filter(results["tuning"])),
         drift=read_rows(home / "probe" / "drift.parquet"),
         forecast=read_rows(home / "probe" / "forecast.parquet"),
+        credit=read_rows(home / "probe" / "credit.parquet"),
         cards=cards,
         levels=json.loads(levels.read_text())["levels"] if levels.exists() else {},
     )

@@ -25,6 +25,7 @@ NAMES = {
     "pass_opd": "PASS+OPD",
     "grpo_gopd": "GRPO(+G-OPD)",
     "pass_gopd": "PASS+G-OPD",
+    "pass_no_format": "PASS without format",
     "pass_k03": "PASS, k = 0.3",
     "pass_k05": "PASS, k = 0.5",
     "pass_absmax": "PASS+OPD, abs_max",

@@ -1,7 +1,8 @@
 """Whether columns of two Parquet files are the same bytes, which says more cheaply than decoding that they are equal.
 
-A column chunk's pages are decoded by what they hold, the codec, and the column's element of the schema alone. Where all
-of that is the same, so are the values; where any of it differs, nothing is said, and the values have to be compared.
+A column chunk's pages are decoded by what they hold, the codec, the column's element of the schema and the footer's
+writer (old ones had faults that readers know) alone. Where all of that is the same, so are the values; where any of it
+differs, nothing is said, and the values have to be compared.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ def same_pages(
     ours, theirs = file.schema_arrow, other.schema_arrow
     if any(not _alike(ours, theirs, name) for name in names) or row_group_sizes(file) != row_group_sizes(other):
         return False
+    if file.metadata.created_by != other.metadata.created_by:
+        return False
     found, wanted = _leaves(file, names), _leaves(other, names)
     leaves = list(zip(found, wanted, strict=False))
     if len(found) != len(wanted) or not all(file.schema.column(i).equals(other.schema.column(j)) for i, j in leaves):
@@ -27,9 +30,8 @@ def same_pages(
     for index in range(file.num_row_groups):
         group, other_group = file.metadata.row_group(index), other.metadata.row_group(index)
         for i, j in leaves:
-            how, pages = _pages(group.column(i), content)
-            other_how, other_pages = _pages(other_group.column(j), other_content)
-            if how != other_how or not pages.equals(other_pages):
+            own, others = _pages(group.column(i), content), _pages(other_group.column(j), other_content)
+            if own is None or others is None or own[0] != others[0] or not own[1].equals(others[1]):
                 return False
     return True
 
@@ -53,9 +55,11 @@ def _leaves(file: pq.ParquetFile, names: Sequence[str]) -> list[int]:
     return [leaf for name in names for leaf in below[name]]
 
 
-def _pages(chunk: Any, content: pa.Buffer) -> tuple[tuple[Any, ...], pa.Buffer]:
-    """How the pages of a column chunk are to be read, and the pages."""
+def _pages(chunk: Any, content: pa.Buffer) -> tuple[tuple[Any, ...], pa.Buffer] | None:
+    """How a column chunk's pages are to be read, and the pages; None where the footer does not say where they lie."""
     dictionary, first = chunk.dictionary_page_offset, chunk.data_page_offset
     start = first if dictionary is None else dictionary
+    if not 0 < start <= first or start + chunk.total_compressed_size > len(content):
+        return None
     how = (chunk.compression, chunk.num_values, first - start, chunk.physical_type)
     return how, content[start : start + chunk.total_compressed_size]

@@ -54,15 +54,16 @@ class CompleteDataset:
 
     def read_stored(self, part: int) -> StoredPart:
         """A part's table beside the content of its file, which is held in memory and hashed. Raises as `open_part`."""
-        content = self.read_content(part)
-        with self._parsed(self.parts[part].data, pa.BufferReader(content)) as file:
+        content, file = self.open_content(part)
+        with file:
             return StoredPart(content=content, table=read_columns(file), format_version=self.spec.format_version)
 
-    def read_content(self, part: int) -> pa.Buffer:
-        """The bytes of a part's file, hashed. Raises as `open_part`."""
+    def open_content(self, part: int) -> tuple[pa.Buffer, pq.ParquetFile]:
+        """The bytes of a part's file, hashed, and its reader. Raises as `open_part`."""
         record = self.parts[part]
         with self._source(record.data)[1] as source:
-            return self._hashed(source, record.data, record.sha256)
+            content = self._hashed(source, record.data, record.sha256)
+        return content, self._parsed(record.data, pa.BufferReader(content))
 
     def open_part(self, part: int) -> pq.ParquetFile:
         """A part's Parquet file, to read it by row groups (they hold whole groups).

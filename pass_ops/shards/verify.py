@@ -382,8 +382,8 @@ def _alignment(part: _Part, rollouts: CompleteDataset, where: str) -> Iterator[F
     # Then nothing is left to hold against the rollouts: a shaped part's tokens were held against its own columns.
     by_columns = part.is_sound and (shaped or columns == ["rollout_id"])
     try:
-        content = rollouts.read_content(part.number)
-        with open_parquet(pa.BufferReader(content)) as source:
+        content, source = rollouts.open_content(part.number)
+        with source:
             if by_columns and same_pages(columns, part.file, part.content, source, content):
                 return
             theirs, sizes = read_columns(source, columns), row_group_sizes(source)

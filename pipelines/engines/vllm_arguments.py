@@ -69,10 +69,9 @@ def engine_arguments(
 def _cpu_arguments(options: EngineOptions, *, context_length: int, token_bytes: int | None) -> dict[str, Any]:
     seats = options.max_num_seqs or SEATS
     cache = int(options.kv_cache_gib * 2**30)
-    if token_bytes is not None and "speculative_config" not in options.extra:  # a draft model has its own
-        block = int(options.extra.get("block_size", _CPU_BLOCK))
-        blocks = seats * ceil((context_length + 1) / block) + 1  # the first is kept by vLLM
-        cache = min(cache, blocks * block * token_bytes)
+    if token_bytes is not None and not options.extra:  # which may change blocks and layers, or bring a draft model
+        blocks = seats * ceil((context_length + 1) / _CPU_BLOCK) + 1  # the first is kept by vLLM
+        cache = min(cache, blocks * _CPU_BLOCK * token_bytes)
     return {
         "kv_cache_memory_bytes": cache,
         "enable_chunked_prefill": False,

@@ -6,6 +6,7 @@ The policy asks by <search>words</search> and reads <information>...</informatio
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,7 @@ def best(query: str, titled: Sequence[str], count: int) -> list[str]:
     """The `count` paragraphs of highest BM25 score for a query, best first; those without any of its words are out."""
     import bm25s
 
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # importing it sets DEBUG: a line on the terminal each search
     *words, asked = bm25s.tokenize([*titled, query], stopwords="en", return_ids=False, show_progress=False)
     if not asked or not any(words):
         return []

@@ -178,7 +178,7 @@ def _jsonl(content: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _json(content: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """One list of JSON objects."""
-    rows = _parsed(content, name)
+    rows = _parsed(content, name, fix='mend it, or set format = "jsonl" where each line is an object')
     if not isinstance(rows, list):
         raise SourceFormatError(
             f"{name} holds a {type(rows).__name__} where a list of JSON objects is expected. Give the list alone, or "
@@ -188,12 +188,12 @@ def _json(content: bytes, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield _object(values, f"{name} row {row}", each="in a list")
 
 
-def _parsed(content: bytes, place: str) -> Any:
+def _parsed(content: bytes, place: str, *, fix: str = "mend that line") -> Any:
     try:
         return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         fact = "is not JSON" if isinstance(error, json.JSONDecodeError) else "cannot be read"
-        raise SourceFormatError(f"{place} {fact}: {error}. Nothing was made from the file; mend that line.") from error
+        raise SourceFormatError(f"{place} {fact}: {error}. Nothing was made from the file; {fix}.") from error
 
 
 def _object(values: Any, place: str, *, each: str) -> tuple[str, dict[str, Any]]:

@@ -21,16 +21,26 @@ def titled_paragraphs(given: Any) -> list[str]:
     """
     try:
         if isinstance(given, Mapping):
-            given = list(zip(given["title"], given["sentences"], strict=True))
-        return [_titled(one) for one in given]
+            given = list(zip(_listed(given["title"]), _listed(given["sentences"]), strict=True))
+        return [_titled(one) for one in _listed(given)]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"it holds no paragraphs in HotpotQA's or MuSiQue's form ({error!r})") from error
 
 
 def _titled(paragraph: Any) -> str:
     if isinstance(paragraph, Mapping):
-        return f"{paragraph['title']}: {paragraph['paragraph_text']}"
-    title, sentences = paragraph
-    if isinstance(sentences, str):
-        raise TypeError("a paragraph's sentences are a text, not a list of them")
-    return f"{title}: {''.join(sentences)}"
+        title, text = paragraph["title"], paragraph["paragraph_text"]
+    else:
+        title, sentences = paragraph
+        text = "".join(_listed(sentences))
+    for name, found in (("title", title), ("text", text)):
+        if not isinstance(found, str):
+            raise TypeError(f"the {name} of a paragraph is {found!r}, no text")
+    return f"{title}: {text}"
+
+
+def _listed(given: Any) -> Any:
+    """A list as it is. A text would be read letter by letter, an object key by key."""
+    if not isinstance(given, list | tuple):
+        raise TypeError(f"{str(given)[:40]!r} is no list")
+    return given

@@ -73,6 +73,10 @@ def majority_at_k(votes_A: Sequence[int], right_A: Sequence[bool], silent: int, 
         return 0.0
     if all(right_A) and not silent:
         return 1.0
+    if k == sum(votes_A) + silent:  # one subset: all samples
+        most = max(votes_A)
+        tied = [right for votes, right in zip(votes_A, right_A, strict=True) if votes == most]
+        return sum(tied) / len(tied)
     won = 0.0
     for a in (a for a, right in enumerate(right_A) if right):
         others = [votes for b, votes in enumerate(votes_A) if b != a]

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -36,6 +37,8 @@ __all__ = [
 ]  # fmt: skip
 
 RESULTS = "results.json"
+#: what all benchmarks of an evaluation come to, in files beside their folders
+RESULTS_TABLE, PROMPTS_TABLE = "results.parquet", "prompts.parquet"
 #: where a reward counts as right
 RIGHT_ABOVE = 0.5
 Ruling = Literal["reward", "verdict"]
@@ -69,6 +72,12 @@ class EvalOptions:
     """Seed of the evaluation's rollouts."""
 
     def __post_init__(self) -> None:
+        if not self.k:
+            raise EvaluationError(
+                "k is empty, but tables and rankings are headed by pass@k; leave it out, or give one such as [1]"
+            )
+        if taken := {RESULTS_TABLE, PROMPTS_TABLE} & self.benchmarks.keys():
+            raise EvaluationError(f"a benchmark is named {min(taken)!r}, as a file beside it is; give it another name")
         if any(k > self.samples for k in self.k):
             raise EvaluationError(
                 f"k is {list(self.k)}, but samples is {self.samples}; pass@k needs at least k samples"
@@ -191,10 +200,10 @@ class _Tally:
     truncated: int = 0
     tokens: int = 0
     reward: float = 0.0
-    votes: Counter[str] = field(default_factory=Counter)
-    right: set[str] = field(default_factory=set)
+    votes: Counter[Hashable] = field(default_factory=Counter)
+    right: set[Hashable] = field(default_factory=set)
 
-    def add(self, *, length: int, cut: bool, reward: float | None, right: bool, answer: str | None) -> None:
+    def add(self, *, length: int, cut: bool, reward: float | None, right: bool, answer: Hashable | None) -> None:
         """One rollout."""
         self.there += 1
         self.tokens += length
@@ -226,7 +235,7 @@ def evaluate_rollouts(
     """Count one benchmark from its stored prompts, rollouts and outcome signal. Raises EvaluationError.
 
     majority: which maj@k, default that of all samples. Answers are the same where the verifier's own normalization
-    makes them the same text (`vote`); maj@k is the mean over all subsets of k samples, a tie drawn evenly.
+    makes them one (`VOTES`); maj@k is the mean over all subsets of k samples, a tie drawn evenly.
     """
     samples = int(rollouts.spec.carried["sampling"]["group_size"])
     tally = {name: _Tally() for name in _prompt_ids(prompts)}
@@ -280,7 +289,8 @@ def _count(tally: Mapping[str, _Tally], rollouts: CompleteDataset, outcome: Comp
             strict=True,
         )
         for group, length, cut, reward, right, answer in rows:
-            said = same(answer) or None if answer is not None else None
+            said = None if answer is None else same(answer)
+            said = None if said == "" else said
             tally[group].add(length=length, cut=bool(cut), reward=reward, right=right, answer=said)
 
 
@@ -292,21 +302,23 @@ def _right(verdicts: pa.Table, ruling: Ruling) -> Any:
     return pc.and_(right, accepted)
 
 
-def _number(answer: str) -> str:
-    """A number as `number` extracted it, by its value.
+def _number(answer: str) -> Fraction | str:
+    """A number as `number` extracted it, by its value; any other text as it stands.
 
-    >>> _number("72.00"), _number("3/4")
-    ('72', '3/4')
+    >>> _number("72.00"), _number("0.75") == _number("3/4"), _number("5E+3")
+    (Fraction(72, 1), True, Fraction(5000, 1))
     """
-    whole, point, decimals = answer.partition(".")
-    return f"{whole}.{decimals.rstrip('0')}".rstrip(".") if point else answer
+    try:
+        return Fraction(answer)
+    except (ValueError, ZeroDivisionError):
+        return answer
 
 
 #: verifier -> what makes two extracted answers one in a vote; for others they are compared as they stand
-VOTES: Mapping[str, Callable[[str], str]] = {
+VOTES: Mapping[str, Callable[[str], Hashable]] = {
     "math": lambda answer: math_text.plain(math_text.tidy(answer)),
     "number": _number,
-    "squad": squad.normalize,
+    "squad": lambda answer: squad.normalize(answer) or answer.strip(),  # "A" is an article and an answer
 }
 
 

@@ -19,9 +19,18 @@ import pyarrow.parquet as pq
 
 from pass_ops.shards.store import Store
 from pipelines.runs.estimates import Estimate
-from pipelines.runs.evaluate import RESULTS, EvalResult, EvaluationError, read_results
+from pipelines.runs.evaluate import (
+    PROMPTS_TABLE,
+    RESULTS,
+    RESULTS_TABLE,
+    EvalResult,
+    EvaluationError,
+    read_results,
+)
 
-RESULTS_TABLE, PROMPTS_TABLE, MARKDOWN = "results.parquet", "prompts.parquet", "evaluations.md"
+MARKDOWN = "evaluations.md"
+#: after a figure over other prompts than the first one of its column
+STAR = "\\*"
 Evaluations = Mapping[str, Mapping[str, EvalResult]]
 
 
@@ -35,11 +44,13 @@ def write_tables(folder: str, results: Sequence[EvalResult]) -> None:
 def write_markdown(url: str, beside: Evaluations) -> str:
     """The table of every policy that the RUN at `url` has evaluated on whole benchmarks, and of other evaluations.
 
-    beside: further rows. Returns the file's path. Raises EvaluationError.
+    beside: further rows by their folders; one that is written like a place of this RUN stands under its whole path.
+    Returns the file's path. Raises EvaluationError.
     """
     rows = {place: read_evaluation(posixpath.join(url, place)) for place in evaluated_places(url)}
+    others = {Store(folder).path() if folder in rows else folder: found for folder, found in beside.items()}
     store = Store(url)
-    store.put(MARKDOWN, markdown_table({**rows, **beside}).encode())
+    store.put(MARKDOWN, markdown_table({**rows, **others}).encode())
     return store.path(MARKDOWN)
 
 
@@ -105,7 +116,8 @@ def markdown_table(evaluations: Evaluations) -> str:
     """Policies as rows, benchmarks as columns, then their mean and the mean length: the layout of the paper's tables.
 
     A cell is pass@k in per cent, of the smallest and the largest k ("14.8/39.1"), with the first one's 95 % interval,
-    which is not symmetric. The mean is over the benchmarks, each alike, for policies evaluated on all of them.
+    which is not symmetric. The mean is over the benchmarks, each alike, for policies evaluated on all of them. A cell
+    over other prompts than the first of its column has a star, which is explained below the table.
 
     evaluations: policy -> benchmark -> result; columns stand in the order in which they are first met.
     """
@@ -116,10 +128,19 @@ def markdown_table(evaluations: Evaluations) -> str:
         f"| {'/'.join(f'pass@{k}' for k in shown)}, % | {' | '.join(map(_cell, names))} | mean | tokens |",
         "| --- " * (len(names) + 3) + "|",
     ]
+    asked = {name: _first(evaluations, name).prompt_ids for name in names}
     for policy, results in evaluations.items():
-        cells = [_passed(results[name], shown) if name in results else "" for name in names]
-        lines.append(f"| {_cell(policy)} | {' | '.join(cells)} | {' | '.join(_means(results, names, shown))} |")
+        cells = [_passed(results[name], shown, asked[name]) if name in results else "" for name in names]
+        star = f" {STAR}" if any(cell.endswith(STAR) for cell in cells) else ""
+        means = [f"{mean}{star}" if mean else "" for mean in _means(results, names, shown)]
+        lines.append(f"| {_cell(policy)} | {' | '.join(cells)} | {' | '.join(means)} |")
+    if any(f" {STAR} |" in line for line in lines):
+        lines += ["", f"{STAR} over other prompts than the first of its column: the two are no comparison of policies"]
     return "\n".join(lines) + "\n"
+
+
+def _first(evaluations: Evaluations, name: str) -> EvalResult:
+    return next(results[name] for results in evaluations.values() if name in results)
 
 
 def _means(results: Mapping[str, EvalResult], names: Sequence[str], ks: Sequence[int]) -> tuple[str, str]:
@@ -138,9 +159,10 @@ def _all_have(results: Sequence[EvalResult], k: int) -> bool:
     return all(k in one.pass_at for one in results)
 
 
-def _passed(result: EvalResult, ks: Sequence[int]) -> str:
+def _passed(result: EvalResult, ks: Sequence[int], asked: Sequence[str]) -> str:
     values = [f"{100 * result.pass_at[k].value:.1f}" if k in result.pass_at else "-" for k in ks]
-    return "/".join(values) + _interval(result.pass_at.get(ks[0]))
+    star = "" if set(result.prompt_ids) == set(asked) else f" {STAR}"
+    return "/".join(values) + _interval(result.pass_at.get(ks[0])) + star
 
 
 def _interval(found: Estimate | None) -> str:

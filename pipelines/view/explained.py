@@ -17,6 +17,7 @@ from pass_ops.options.config import ESTIMATORS
 from pass_ops.options.methods import METHODS
 from pipelines.inspect.explain.arithmetic import Arithmetic, Chunk
 from pipelines.inspect.explain.explanation import CheckedGroup
+from pipelines.inspect.explain.pools import Number
 from pipelines.inspect.explain.stream_result import StreamArithmetic, StreamChunk
 from pipelines.inspect.explain.streams_text import pool_formula as stream_formula
 from pipelines.inspect.explain.text import pool_formula
@@ -134,9 +135,10 @@ def _by_streams(config: ShapingConfig, found: Sequence[tuple[Any, bool]], counts
         "fused": _numbers(chunks, counts, lambda chunk: chunk.fused.value),
         "rest": _numbers(chunks, counts, lambda chunk: chunk.rest.value),
     }
-    for number, stream in enumerate(facts):
+    # A chunk has a share of every stream that is read, in the order of the facts; a rollout without facts has no chunk.
+    for number, _ in enumerate(facts):
         for name in _STREAM_SHARE:
-            arrays[f"stream/{number}/{name}"] = _numbers(chunks, counts, _share(stream.name, name))
+            arrays[f"stream/{number}/{name}"] = _numbers(chunks, counts, _share(number, name))
     return Explained(head, arrays)
 
 
@@ -144,13 +146,12 @@ _STREAM_FACTS = ("name", "column", "level", "transform", "operator", "pool", "af
 _STREAM_ROW = ("open", "otherwise", "weight", "arrives")
 
 
-def _share(stream: str, name: str) -> Callable[[StreamChunk], float | None]:
-    """What a stream adds to a chunk; None where it adds nothing."""
+def _share(stream: int, name: str) -> Callable[[StreamChunk], float]:
+    """What the stream of this number adds to a chunk."""
 
-    def of(chunk: StreamChunk) -> float | None:
-        found = next((share for share in chunk.shares if share.stream == stream), None)
-        value = None if found is None else getattr(found, name)
-        return value if value is None or isinstance(value, float) else float(getattr(value, "value", value))
+    def of(chunk: StreamChunk) -> float:
+        value = getattr(chunk.shares[stream], name)
+        return value.value if isinstance(value, Number) else float(value)
 
     return of
 

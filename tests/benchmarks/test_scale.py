@@ -17,6 +17,8 @@ from pipelines.inspect.lint.facts import gather
 from pipelines.parts.loop import PartLoop
 from pipelines.runs.config import load_config
 from pipelines.shaped.stage import shape_stage
+from pipelines.view import explained
+from pipelines.view.view import make_view
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -119,3 +121,35 @@ def test_a_childs_peak_is_its_own():
         for code in ("", "kept = b'x' * (300 << 20)")
     )
     assert large >= 300 > small
+
+
+def test_the_arithmetic_shown_of_a_group_takes_as_many_steps_for_each_further_stream(tmp_path):
+    counts = []
+    for signals in (4, 8, 12):
+        folder = tmp_path / str(signals)
+        shape(folder, replace(TINY["signals"], signals=signals))
+        counts.append(steps_of_explained(str(folder / "round-000" / "shaped")))
+    assert counts[2] - counts[1] == counts[1] - counts[0] > 0
+
+
+def steps_of_explained(shaped):
+    """Bytecode instructions within `pipelines/view/explained.py`: a search inside one call counts as well."""
+    found = Counter()
+
+    def step(frame, event, argument):
+        found["steps"] += event == "opcode"
+        return step
+
+    def call(frame, event, argument):
+        if frame.f_code.co_filename != explained.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        return step
+
+    before = sys.gettrace()
+    sys.settrace(call)
+    try:
+        make_view([shaped])
+    finally:
+        sys.settrace(before)
+    return found["steps"]

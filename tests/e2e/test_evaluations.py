@@ -74,6 +74,28 @@ def test_policies_stand_side_by_side_and_are_compared_prompt_by_prompt(project, 
     assert "Evaluations are compared with each other only" in capsys.readouterr().err
 
 
+def test_a_row_beside_never_takes_the_place_of_the_runs_own_and_other_prompts_have_a_star(project, monkeypatch):
+    other, fewer = f"{project.out}-b", f"{project.out}-c"
+    assert main(["eval", project.config, "--out", other, "--set", "eval.seed=5"]) == 0
+    assert main(["eval", project.config, "--out", fewer, "--set", "eval.benchmarks.small.limit=3"]) == 0
+    monkeypatch.chdir(other)
+    beside = ["--beside", "start/eval", "--beside", f"{fewer}/start/eval"]
+    assert main(["eval", project.config, "--out", project.out, *beside]) == 0
+    head, _, *rows, empty, note = Path(project.out, "evaluations.md").read_text().splitlines()
+    assert head.startswith("| pass@1/pass@2, % | small")
+    assert [row.split(" | ")[0] for row in rows] == ["| start/eval", f"| {other}/start/eval", f"| {fewer}/start/eval"]
+    assert [row.count(" \\* |") for row in rows] == [0, 0, 3]  # of the benchmark, and of both means
+    assert not empty
+    assert note.startswith("\\* over other prompts")
+
+
+def test_a_policy_is_that_of_a_round_or_another_folder_and_not_both(project, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", project.config, "--out", project.out, "--round", "0", "--policy", "model"])
+    assert ended.value.code == 2
+    assert "not allowed with argument --round" in capsys.readouterr().err
+
+
 def test_what_is_to_stand_beside_is_looked_for_before_anything_is_sampled(project, capsys):
     assert main(["eval", project.config, "--out", project.out, "--beside", str(project.folder)]) == 2
     assert "holds no evaluation" in capsys.readouterr().err

@@ -109,6 +109,8 @@ def test_columns_of_several_arrays_are_read_where_they_lie(longest, threads):
     )
     assert token_advantages(cut).equals(token_advantages(whole))
     assert token_advantages(whole.slice(0, 0)).to_pylist() == token_advantages(cut.slice(0, 0)).to_pylist() == []
+    with pytest.raises(errors.ColumnTypeError, match="chunk_ends"):
+        token_advantages(pa.table([pa.chunked_array([], pa.string()), pa.chunked_array([], F32)], names))
 
     short = pa.chunked_array([values[:52], pa.array([[0.5] * 20], F32), values[53:]])
     with pytest.raises(errors.LengthMismatchError, match=r"^row 52: "):

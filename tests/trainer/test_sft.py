@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import replace
 
@@ -108,6 +109,20 @@ def test_a_file_without_the_columns_is_refused_by_name(tmp_path):
     pq.write_table(pa.table({"prompt": ["a"], "answer": ["b"]}), tmp_path / "bad.parquet")
     with pytest.raises(TrainDataError, match=r"bad\.parquet has no column completion"):
         sft([str(tmp_path / "bad.parquet")], policy=POLICY, out=str(tmp_path / "out"), options=OPTIONS)
+
+
+def test_of_a_pair_longer_than_the_context_the_trainer_alone_speaks(tmp_path, caplog, monkeypatch):
+    """The policy's tokenizer names 256 tokens, and transformers would warn of indexing errors that nobody makes."""
+    table = pa.table({"prompt": ["57a+9?"], "completion": ["=66" * 200]})
+    pq.write_table(table, file := str(tmp_path / "pairs.parquet"))
+    data = open_pairs([file], POLICY)
+    assert data.tokenizer  # transformers is loaded, and has its logger to itself
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    with caplog.at_level("WARNING"):
+        assert len(data.read(0, ["token_ids"])["token_ids"][0]) > 256
+    assert not caplog.records
+    with pytest.raises(TrainDataError, match="1 rollouts are longer than the policy's context"):
+        select(build_index(data, threads=1), OPTIONS, context=256)
 
 
 @pytest.mark.parametrize(

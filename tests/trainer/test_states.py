@@ -15,8 +15,9 @@ from pipelines.runs.progress import Reporter
 from pipelines.runs.run import Run
 from tests.trainer.rows import random_rows
 from trainer import TrainOptions, train
+from trainer.checkpoint import remove_older
 from trainer.errors import StateError
-from trainer.records import check_files, complete_checkpoints, remove_state
+from trainer.records import check_files, complete_checkpoints, marker_of, remove_state
 
 OPTIONS = TrainOptions(
     lr=1e-3, warmup_steps=0, batch_size=3, micro_batch_tokens=64, device="cpu", tensorboard=False,
@@ -56,6 +57,28 @@ def test_a_state_that_is_gone_costs_no_result_and_says_why_where_it_is_needed(ro
     shutil.rmtree(tmp_path / "round-001")
     with pytest.raises(StateError, match=r"was removed, as run\.keep_states says"):
         rounds(1, before=0)
+
+
+def test_a_folder_whose_marker_went_first_is_removed_the_next_time(rounds, tmp_path, monkeypatch):
+    rounds(0, before=None)
+    state = tmp_path / "round-000" / "train" / "state"
+    (newest,) = complete_checkpoints(state)
+    older, half_written = state / "step-00000000", state / "step-00000009"
+    shutil.copytree(newest.folder, older)
+    shutil.copy(marker_of(newest.folder), marker_of(older))
+    shutil.copytree(newest.folder, half_written)
+
+    def killed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("trainer.checkpoint.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove_older(state, keep=1)
+    assert older.exists()
+    assert not marker_of(older).exists()
+    remove_older(state, keep=1)
+    assert set(state.iterdir()) == {newest.folder, marker_of(newest.folder)}
 
 
 def test_a_removal_cut_off_is_finished_the_next_time(rounds, tmp_path):

@@ -48,10 +48,11 @@ def add_stages(commands: Commands) -> None:
         if name == "shape":
             name_argument(stage, default="shaped", text="the dataset's folder in the round (default shaped)")
         if name == "eval":
-            stage.add_argument(
+            whose = stage.add_mutually_exclusive_group()
+            whose.add_argument(
                 "--round", type=round_number, help="the policy that this round made (default: the configured policy)"
             )
-            stage.add_argument("--policy", help="any model folder instead")
+            whose.add_argument("--policy", help="any model folder instead")
             stage.add_argument(
                 "--beside",
                 action="append",

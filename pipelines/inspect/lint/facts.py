@@ -6,7 +6,7 @@ Axes: rollouts of a part (R), groups (G), completion tokens (N).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -145,13 +145,21 @@ def joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     waiting: list[pa.Table] = []
     held = 0
     for table in tables:
-        if waiting and (held + table.nbytes > _JOINED_BYTES or table.schema != waiting[0].schema):
-            yield pa.concat_tables(waiting).combine_chunks()
+        if waiting and table.schema != waiting[0].schema:
+            yield _as_one(waiting)
             waiting, held = [], 0
         waiting.append(table)
         held += table.nbytes
+        del table  # a large part is not held while the next one is read
+        if held >= _JOINED_BYTES:
+            yield _as_one(waiting)
+            waiting, held = [], 0
     if waiting:
-        yield pa.concat_tables(waiting).combine_chunks()
+        yield _as_one(waiting)
+
+
+def _as_one(tables: Sequence[pa.Table]) -> pa.Table:
+    return tables[0] if len(tables) == 1 else pa.concat_tables(tables).combine_chunks()
 
 
 def _read_by(config: ShapingConfig | None, schema: pa.Schema) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.study.mechanism import drift, gradients, length_weights, outcome_weights
+from benchmarks.study.mechanism import adam, drift, gradients, length_weights, outcome_weights
 
 CAP = 3
 #: every completion: token 0 ends it, or the cap does
@@ -115,3 +115,15 @@ def test_intervals_cover_a_known_drift() -> None:
     assert covered / 300 > 0.88
     with pytest.raises(ValueError, match="at least three"):
         drift(torch.ones(2, 3), torch.ones(2, 3))
+
+
+def test_adams_update_divides_by_the_root_mean_square_over_updates() -> None:
+    """Coordinates (1, 1, 1, 1) and (3, -1, 3, -1) over four folds: their means by their roots are 1 and 1 / sqrt(5)."""
+    step = torch.tensor([[1.0, 3.0], [1.0, -1.0], [1.0, 3.0], [1.0, -1.0]])
+    towards = torch.tensor([[2.0, 10.0]]).repeat(4, 1)
+    found = adam(towards, step)
+    assert found.value == pytest.approx(2 + 10 / 5**0.5)
+    assert found.low < found.value < found.high
+    assert adam(towards, 1000 * step).value == pytest.approx(found.value)  # an estimator's scale is no part of it
+    with pytest.raises(ValueError, match="at least three"):
+        adam(towards[:2], step[:2])

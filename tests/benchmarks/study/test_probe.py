@@ -9,17 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks.study.arms import ARMS, CORE
+from benchmarks.study.arms import ARMS
 from benchmarks.study.forecast import forecasts
 from benchmarks.study.mechanism import drifts, gradients, policy_of
-from benchmarks.study.probe import read_probe, sample_probe, shaped_arms, write_probe
+from benchmarks.study.probe import PROBED, read_probe, sample_probe, shaped_arms, write_probe
 from benchmarks.study.sample import token_logprobs
 from benchmarks.study.signals import Batch, Models
 from benchmarks.study.store import MODELS, load_models
 from pass_ops import token_advantages
 from pipelines.inspect.sweep.truth import truth_advantages
 
-EVERY = [(arm, level) for arm in CORE for level in ARMS[arm].levels]
+EVERY = [(arm, level) for arm in PROBED for level in ARMS[arm].levels]
 
 
 @pytest.fixture(scope="module")

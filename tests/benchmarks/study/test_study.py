@@ -13,13 +13,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.study import run, store
-from benchmarks.study.arms import ARMS, CORE, Cell, cell_of
+from benchmarks.study import run, store, tables
+from benchmarks.study.arms import ARMS, CORE, FURTHER, Cell, cell_of
 from benchmarks.study.cell import rollouts, run_cell
 from benchmarks.study.publish import KEPT_SEED, kept_rows, publish
+from benchmarks.study.report import report
 from benchmarks.study.sample import Completion
 from benchmarks.study.signals import judged_batch, table
 from benchmarks.study.size import FIRST_SEED, FULL, SMOKE, TUNING_SEED, grid, tuning_cells
+from benchmarks.study.stored import read_stored
 from benchmarks.study.tasks import PUPIL, Split, make_tasks, write_trace
 from pass_ops import shape, shards
 from tests.benchmarks.study.models import generator, tiny_models
@@ -150,6 +152,28 @@ def test_a_failed_cell_is_named_and_does_not_stop_the_others(folder, tmp_path, m
     failed = run.work([bad, good], size=SIZE, models=folder, results=tmp_path, rollouts=tmp_path / "rollouts")
     assert failed == [bad.name]
     assert [file.name for file in tmp_path.glob("*.parquet")] == [f"{good.name}.parquet"]
+
+
+@pytest.fixture(scope="module")
+def trained_shop():
+    """The study's own models: rollouts of untrained ones are all wrong alike, so that most arms credit nothing."""
+    size = replace(SMOKE, rounds=1, updates=1, copies=8, evaluation_prompts=2, evaluate_every=1)
+    return run.open_workshop(store.MODELS, size)
+
+
+@pytest.mark.parametrize("arm", FURTHER)
+def test_every_further_arm_trains_and_is_reported(trained_shop, tmp_path, arm):
+    """It is no arm of a claim, so nothing else would notice that it does not."""
+    cell = Cell(arm, ARMS[arm].levels[-1], 1e-3, FIRST_SEED)
+    results = tmp_path / "results"
+    assert run.compute(cell, trained_shop, results=results, rollouts=tmp_path / "rollouts", world="w")
+    row = pq.read_table(store.result_file(results, cell)).to_pylist()[-1]
+    assert row["round"] == 1
+    assert row["grad_norm"] > 0
+    assert (row["chunks"] is None) == (ARMS[arm].signal == "none")
+    made = report(read_stored(tmp_path))
+    assert f"| {tables.NAMES[arm]} | 1 |" in made["tables.md"].decode()
+    assert "1 cells are finished" in made["index.md"].decode()
 
 
 WORKER = """

@@ -25,6 +25,7 @@ from pass_ops.shards import (
 )
 from pass_ops.shards.copied import same_pages
 from pass_ops.shards.encoding import encoded
+from pass_ops.shards.footer import I64, STRUCT, read_footer, write_footer
 from pass_ops.shards.schemas import CHUNK_FIELDS
 from pass_ops.shards.tables import part_bytes
 from pass_ops.shards.unique import GroupsOfParts
@@ -150,6 +151,38 @@ def test_verify_finds_what_it_finds_by_decoding_both(tmp_path, make_dataset, rol
     assert both or bool(found) == bool(changes)
     monkeypatch.setattr(VERIFY, "same_pages", lambda *_: False)
     assert verify(url) == found
+
+
+def with_dictionary_at_zero(content: bytes, column: bytes) -> bytes:
+    """The file with a footer that names the dictionary page of a column at 0, where old writers meant that none is."""
+    footer = read_footer(memoryview(content))
+    for group in footer[4][1].values:
+        for chunk in group[1][1].values:
+            metadata = chunk[3][1]
+            if metadata[3][1].values[0] == column:
+                metadata[11] = (I64, 0)
+                chunk[3] = (STRUCT, dict(sorted(metadata.items())))
+    end = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    return content[:end] + write_footer(footer)
+
+
+def test_pages_that_a_footer_does_not_place_are_not_taken_for_the_same(tmp_path, make_dataset, rollouts):
+    """Readers take a dictionary at 0 for none; the bytes from 0 to where it would end are not the values."""
+    right, wrong = rollouts("a"), rollouts("a", token_ids=[[5, 6, 8], [5, 6]])
+    made = make_dataset(str(tmp_path / "rollouts"), right)
+    smuggle(made.url, 0, with_dictionary_at_zero(part_bytes(right, "generate"), b"token_ids"))
+    url = shape(str(tmp_path / "shaped"), open_dataset(made.url), shaped(right))
+    smuggle(url, 0, with_dictionary_at_zero(part_bytes(shaped(wrong), "shape"), b"token_ids"))
+    assert "column token_ids is not that of its rollouts" in [finding.message for finding in verify(url)]
+
+
+def test_a_rollouts_part_of_another_stage_is_told_beside_what_was_made_from_it(tmp_path, make_dataset, rollouts):
+    made = make_dataset(str(tmp_path / "rollouts"), rollouts("a"))
+    smuggle(made.url, 0, encoded(rollouts("a"), [(0, 2)], stage="score", format_version=2))
+    url = shape(str(tmp_path / "shaped"), open_dataset(made.url), shaped(rollouts("a")))
+    assert [finding.code for finding in verify(url) if "its metadata has stage b'score'" in finding.message] == [
+        "alignment"
+    ]
 
 
 def test_of_a_sound_shaped_part_the_rollouts_are_not_decoded(tmp_path, make_dataset, rollouts, monkeypatch):

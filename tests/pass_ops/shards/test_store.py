@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import stat
 import threading
 
 import pytest
@@ -140,6 +141,21 @@ def test_a_writer_killed_before_it_publishes_leaves_a_hidden_file_that_tells_its
     assert re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]{{12}}\.tmp", *seen)
     assert names.fingerprint_of("", *seen) == "0123abcd"
     assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("write", ["create", "put"])
+def test_content_is_synced_before_it_has_its_name_and_the_name_after(monkeypatch, tmp_path, write):
+    """What only a power cut would show."""
+    synced = []
+
+    def fsync(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        what = "folder" if stat.S_ISDIR(found.st_mode) else f"{found.st_size} bytes"
+        synced.append((what, (tmp_path / "name").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    getattr(Store(str(tmp_path)), write)("name", b"content")
+    assert synced == [("7 bytes", False), ("folder", True)]
 
 
 def test_a_temporary_file_that_somebody_else_removes_is_written_again(tmp_path):

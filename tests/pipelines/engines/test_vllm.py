@@ -285,7 +285,6 @@ def cpu_cache(options: EngineOptions, *, token_bytes: int | None, length: int = 
         ({}, 200, 8 * 2 + 1),  # 201 tokens are two blocks of 128, and vLLM keeps one block
         ({}, 127, 8 * 1 + 1),
         ({}, 128, 8 * 2 + 1),  # and the one token more that a scored prompt needs
-        ({"extra": {"block_size": 256}}, 200, 2 * (8 * 1 + 1)),
         ({"max_num_seqs": None}, 200, 256 * 2 + 1),
     ],
 )
@@ -300,7 +299,8 @@ def test_nor_more_than_asked_for_and_what_cannot_be_computed_is_as_asked_for() -
     small = EngineOptions(max_num_seqs=8, kv_cache_gib=2**-20)
     assert cpu_cache(small, token_bytes=512) == 1024
     drafted = EngineOptions(max_num_seqs=8, extra={"speculative_config": {"method": "ngram"}})
-    for options, given in ((EngineOptions(max_num_seqs=8), None), (drafted, 512)):
+    changed = EngineOptions(max_num_seqs=8, extra={"hf_overrides": {"num_hidden_layers": 48}})
+    for options, given in ((EngineOptions(max_num_seqs=8), None), (drafted, 512), (changed, 512)):
         assert cpu_cache(options, token_bytes=given) == 2**30
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -81,6 +82,12 @@ def test_a_prompt_without_paragraphs_is_an_error_that_names_the_column() -> None
     for extra in ({}, {"context": 3}, {"context": {"title": ["a"], "sentences": []}}):
         with pytest.raises(ValueError, match=r"extra\.context .* name the column in prompts\.extra"):
             paragraphs(extra, "context")
+
+
+def test_a_search_writes_nothing_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        assert best("cat", ["A: the cat sat"], 1) == ["A: the cat sat"]
+    assert caplog.records == []
 
 
 def test_stop_words_alone_find_nothing() -> None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pass_ops import shards
-from pipelines.prompts.stage import PromptSource, PromptTypeError, SourceFormatError, write_prompts
+from pipelines.prompts.stage import PromptSource, PromptTypeError, SourceFormatError, read_prompts, write_prompts
 
 GOOD = b'{"prompt": "1+1"}\n'
 
@@ -136,6 +136,14 @@ def test_what_editors_do_to_a_file_is_no_fault(tmp_path: Path, content: bytes) -
 def test_a_file_without_rows_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(SourceFormatError, match=r"p\.jsonl (holds no rows|is not JSON)|p\.jsonl:1"):
         written(tmp_path, content)
+
+
+def test_lines_under_the_name_of_a_list_are_told_how_they_are_read(tmp_path: Path) -> None:
+    source = tmp_path / "dev.json"
+    source.write_bytes(GOOD + GOOD)
+    with pytest.raises(SourceFormatError, match=r'dev\.json is not JSON.* set format = "jsonl" where each line is'):
+        read_prompts(PromptSource(source=str(source)))
+    assert len(read_prompts(PromptSource(source=str(source), format="jsonl"))) == 2
 
 
 def test_a_parquet_file_with_texts_that_are_none_is_refused(tmp_path: Path) -> None:

@@ -83,6 +83,22 @@ def test_a_file_in_its_public_form_is_asked_and_judged(kind, tmp_path):
         assert json.loads(found["answer"]) == ["Timothy Burton", "Tim Burton"]
 
 
+@pytest.mark.parametrize(
+    ("row", "right"),
+    [
+        ({"problem": "Find the sum.", "answer": "70", "id": "0"}, ["70", "070"]),
+        ({"problem": "Find the angle.", "answer": "336^\\circ", "id": "4"}, ["336", "336^\\circ"]),
+        ({"problem_idx": 1, "problem": "Find the sum.", "answer": 70, "problem_type": ["Algebra"]}, ["70", "70.0"]),
+    ],
+)
+def test_aime_of_2025_is_read_as_its_lists_write_it(row, right, tmp_path):
+    file = tmp_path / "aime25.jsonl"
+    file.write_text(json.dumps(row))
+    (found,) = read_prompts(Benchmark(source=str(file), kind="aime").prompts())
+    assert all(judged("aime", f"So \\boxed{{{answer}}}.", found["answer"]).correct for answer in right)
+    assert not judged("aime", "So \\boxed{71}.", found["answer"]).correct
+
+
 def test_what_is_given_counts_instead_of_the_kinds():
     own = Benchmark(source="x", kind="hotpotqa", template="Q: {prompt}", columns={"prompt": "q"}, verifier="exact")
     assert own.prompts().template == "Q: {prompt}"

@@ -40,6 +40,15 @@ def test_a_vote_of_one_is_pass_at_1_and_a_vote_of_many_samples_does_not_overflow
     assert majority_at_k([1500, 1500], [True, False], 0, 3) == pytest.approx(0.5)
 
 
+def test_a_vote_of_all_samples_is_one_count_however_many_there_are():
+    answers = 3000  # over all subsets of fewer, this would take hours
+    votes, right = [20, 20, 20, *[1] * answers], [False, True, True, *[False] * answers]
+    assert majority_at_k(votes, right, 7, sum(votes) + 7) == pytest.approx(2 / 3)
+    assert majority_at_k([1] * 20, [True] * 5 + [False] * 15, 0, 19) == pytest.approx(
+        majority_at_k([1] * 20, [True] * 5 + [False] * 15, 0, 20)
+    )
+
+
 @pytest.mark.parametrize(("freedom", "table"), [(4, 2.776), (9, 2.262), (29, 2.045), (120, 1.980), (10**6, 1.960)])
 def test_students_quantile_is_that_of_the_tables(freedom, table):
     assert student_t(0.975, freedom) == pytest.approx(table, rel=3e-3)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 
 from pass_ops import shards
+from pipelines.prompts.stage import PromptSource
 from pipelines.runs.evaluate import (
     EvalOptions,
     EvalResult,
@@ -74,31 +76,92 @@ def test_results_survive_their_file_format():
     assert EvalResult.from_json(stored.to_json()) == stored
 
 
+@pytest.mark.parametrize(
+    ("reward_P", "graded"),
+    [
+        ((), False),  # results of an earlier version
+        ((0.25, 0.5), False),
+        ((0.25, 0.5 + 1e-8), False),  # float32
+        ((0.25, 0.625), True),  # half a point for a sample that is not correct
+        ((0.2, 0.5), True),
+    ],
+)
+def test_rewards_are_graded_where_they_say_more_than_right_and_wrong(reward_P, graded):
+    assert replace(result([1, 2]), reward_P=reward_P).graded is graded
+
+
 def test_k_beyond_the_samples_is_refused():
     with pytest.raises(EvaluationError, match="needs at least k samples"):
         EvalOptions(samples=4, k=(8,))
 
 
-def test_a_sample_that_was_rejected_or_has_no_verdict_is_not_correct_and_is_counted(make_run):
-    run = make_run(sampling=SAMPLING | {"group_size": 3})  # of 4 prompts: 12 samples, 9 are there
+def test_what_would_fail_only_after_all_is_sampled_is_refused_at_once():
+    with pytest.raises(EvaluationError, match="tables and rankings are headed by pass@k"):
+        EvalOptions(k=())
+    for name in ("results.parquet", "prompts.parquet"):
+        with pytest.raises(EvaluationError, match="as a file beside it is"):
+            EvalOptions(benchmarks={name: PromptSource(source="x")})
+
+
+def judge(run, verdict, *, options=None):
+    """The datasets of an evaluation of the run, with a verdict for each rollout."""
     rollouts = shards.open_dataset(run.rollouts)
     spec = shards.DatasetSpec(
-        stage="score", stage_version=1, options={"kind": "outcome"}, parts=2,
+        stage="score", stage_version=1, options={"kind": "outcome"} | (options or {}), parts=2,
         inputs={"rollouts": rollouts.ref(run.signal("right"))},
     )  # fmt: skip
     outcome = shards.create_dataset(run.signal("right"), spec)
     for part in range(2):
         table = rollouts.read_part(part)
-        rows = [
-            Row("timeout", values={"verify_status": "timeout"})
-            if row["rollout_id"] == "p0/0"
-            else Row(values={"outcome_reward": float(row["text"].endswith("=5")), "verify_status": "ok"})
-            for row in table.to_pylist()
-        ]
-        shards.commit_part(outcome, part, sidecar("outcome", table, rows))
+        shards.commit_part(outcome, part, sidecar("outcome", table, [verdict(row) for row in table.to_pylist()]))
     shards.finalize(outcome)
-    datasets = [shards.open_dataset(url) for url in (run.prompts, run.rollouts, run.signal("right"))]
-    found = evaluate_rollouts(*datasets, benchmark="held-out", k=(1,))
+    return [shards.open_dataset(url) for url in (run.prompts, run.rollouts, run.signal("right"))]
+
+
+def test_a_sample_that_was_rejected_or_has_no_verdict_is_not_correct_and_is_counted(make_run):
+    run = make_run(sampling=SAMPLING | {"group_size": 3})  # of 4 prompts: 12 samples, 9 are there
+
+    def verdict(row):
+        if row["rollout_id"] == "p0/0":
+            return Row("timeout", values={"verify_status": "timeout"})
+        return Row(values={"outcome_reward": float(row["text"].endswith("=5")), "verify_status": "ok"})
+
+    found = evaluate_rollouts(*judge(run, verdict), benchmark="held-out", k=(1,))
     assert (found.samples, found.unscored) == (3, 3 + 1)
     assert dict(zip(found.prompt_ids, found.correct_P, strict=True)) == {"p0": 0, "p1": 1, "p2": 1, "p3": 1}
     assert found.pass_at[1].value == pytest.approx(3 / 12)
+
+
+@pytest.mark.parametrize(
+    ("said", "vote"),
+    [
+        (["0", "-0.0", "1"], 1.0),  # zero is an answer, and it has one sign
+        (["0.75", "3/4", "2"], 1.0),
+        (["5E+3", "5000", "7"], 1.0),
+        (["1/3", "0.333", "7"], 1 / 3),  # three answers, each drawn alike
+        (["7", "", None], 1.0),  # no answer does not vote
+        (["odd", "7", "7"], 0.0),  # imported text that is no number is compared as it stands
+    ],
+)
+def test_numbers_of_one_value_are_one_answer_of_a_vote(make_run, said, vote):
+    run = make_run(sampling=SAMPLING | {"group_size": 3}, texts={0: {"p0": ["1", "2", "3"]}, 1: {"p1": ["1"]}})
+
+    def verdict(row):
+        first = row["sample_index"] == 0 or (vote == 1.0 and row["sample_index"] == 1 and said[1] != "")
+        answer = said[row["sample_index"]] if row["group_id"] == "p0" else None
+        return Row(values={"outcome_reward": float(first), "verify_status": "ok", "extracted_answer": answer})
+
+    datasets = judge(run, verdict, options={"verifier": "number"})
+    assert evaluate_rollouts(*datasets, benchmark="b", k=(1,)).majority_P[0] == pytest.approx(vote)
+
+
+def test_an_answer_that_normalization_leaves_nothing_of_still_votes(make_run):
+    """To SQuAD "A" and "the" are articles; as whole answers its verifier compares them as written, and so do votes."""
+    run = make_run(sampling=SAMPLING | {"group_size": 3}, texts={0: {"p0": ["1", "2", "3"]}, 1: {"p1": ["1"]}})
+
+    def verdict(row):
+        answer = ["A", "A", "the"][row["sample_index"]] if row["group_id"] == "p0" else None
+        return Row(values={"outcome_reward": float(answer == "A"), "verify_status": "ok", "extracted_answer": answer})
+
+    datasets = judge(run, verdict, options={"verifier": "squad"})
+    assert evaluate_rollouts(*datasets, benchmark="b", k=(1,)).majority_P[0] == 1.0
