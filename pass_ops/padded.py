@@ -128,11 +128,11 @@ class _Batch:
         row_R = frozen(np.arange(rows) if self.order_B is None else self.order_B)
         mask = frozen(np.ascontiguousarray(self.mask_B_T))
         batches = shaped.select(["chunk_ends", "chunk_advantages"]).to_batches()
-        firsts = np.cumsum([0, *map(len, batches)])
+        firsts = np.cumsum([0, *map(len, batches)]).tolist()
+        lists = [(ragged(batch["chunk_ends"]), ragged(batch["chunk_advantages"])) for batch in batches]
         given = [
             (ends.starts_R1, ends.values, advantages.values, mask[first:last], row_R[first:last], out_B_T)
-            for batch, (first, last) in zip(batches, pairwise(firsts.tolist()), strict=True)
-            for ends, advantages in [(ragged(batch["chunk_ends"]), ragged(batch["chunk_advantages"]))]
+            for (ends, advantages), (first, last) in zip(lists, pairwise(firsts), strict=True)
         ]
         spread_rows.in_spans(
             lambda piece, first, last: spread_rows.spread_padded(first, last, *given[piece]),

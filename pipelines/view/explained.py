@@ -136,7 +136,7 @@ def _by_streams(config: ShapingConfig, found: Sequence[tuple[Any, bool]], counts
         "rest": _numbers(chunks, counts, lambda chunk: chunk.rest.value),
     }
     # A chunk has a share of every stream that is read, in the order of the facts; a rollout without facts has no chunk.
-    for number, _ in enumerate(facts):
+    for number in range(len(facts)):
         for name in _STREAM_SHARE:
             arrays[f"stream/{number}/{name}"] = _numbers(chunks, counts, _share(number, name))
     return Explained(head, arrays)
