@@ -78,7 +78,8 @@ def _left(stored: Stored) -> str:
         cells = grid(replace(FULL, arms=arms, further=()), dict.fromkeys(arms, 0.0))
         trained = sum(cell.seed in stored.runs.get((cell.arm, cell.level), {}) for cell in cells)
         tuned = sum(cell.name in stored.cells for cell in tuning)
-        for what, count, done in (("tuning", len(tuning), tuned), (f"{FULL.seeds} seeds", len(cells), trained)):
+        seeds = f"{FULL.seeds} seeds, {FULL.teacher_seeds} with a teacher"
+        for what, count, done in (("tuning", len(tuning), tuned), (seeds, len(cells), trained)):
             hours = None if seconds is None else (count - done) * seconds / 3600
             rows.append([name, what, str(count), str(done), tables.number(hours, ".1f")])
     return tables.table(["cells", "for", "all", "finished", "processor hours for the rest"], rows)

@@ -28,6 +28,8 @@ class Size:
     arms: tuple[str, ...] = CORE
     further: tuple[str, ...] = FURTHER
     seeds: int = 12
+    teacher_seeds: int = 8
+    """most seeds of an arm whose signal is a teacher's KL: it differs less from seed to seed"""
     tuning_seeds: int = 1
     rates: tuple[float, ...] = RATES
     tuning_level: str = "slight"
@@ -52,7 +54,7 @@ def tuning_cells(size: Size) -> list[Cell]:
 
 
 def grid(size: Size, rates: dict[str, float]) -> list[Cell]:
-    """All cells but those of tuning, seeds outermost: any prefix of whole seeds is a paired design.
+    """All cells but those of tuning, seeds outermost: in any prefix of whole seeds arms of as many seeds are paired.
 
     rates: the learning rate of each arm, as tuning chose it. The further arms come after all seeds of the first ones.
     """
@@ -61,5 +63,11 @@ def grid(size: Size, rates: dict[str, float]) -> list[Cell]:
         for arms in (size.arms, size.further)
         for seed in range(FIRST_SEED, FIRST_SEED + size.seeds)
         for arm in arms
+        if seed < FIRST_SEED + seeds_of(arm, size)
         for level in ARMS[arm].levels
     ]
+
+
+def seeds_of(arm: str, size: Size) -> int:
+    """The number of seeds of an arm."""
+    return min(size.seeds, size.teacher_seeds) if ARMS[arm].signal in ("opd", "g_opd") else size.seeds
