@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from pass_ops import ShapingConfig
 from pass_ops.shards import SamplingFacts, open_dataset
 from pipelines.inspect.forecast import Forecast, pays_from
-from pipelines.inspect.lint.facts import STREAMS, Facts, gather
+from pipelines.inspect.lint.carried import STREAMS
+from pipelines.inspect.lint.facts import Facts, gather
 from pipelines.inspect.lint.findings import SEVERITIES, LintFinding, LintOptions, above, finding, percent
 from pipelines.inspect.scored import PROCESS
 from pipelines.parts.inputs import WrongInputError
@@ -44,6 +45,7 @@ def lint_facts(facts: Facts, options: LintOptions) -> list[LintFinding]:
         _signals,
         _truncation,
         _streams,
+        _gate,
         _process,
         _length,
         _padding,
@@ -231,6 +233,23 @@ def _abs_max(facts: Facts) -> Iterator[LintFinding]:
                 f"abs_max standardizes the {stream} reward, which is 0 or 1: it gives no negative advantage{gate}",
                 f"Set standardize.{stream} = 'masked_norm'; abs_max is meant for KL-style process signals.",
             )  # fmt: skip
+
+
+def _gate(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:
+    """W r~_fmt on every chunk of a gated rollout (Eq. 4), which Divide-Length sums."""
+    (failed, carried), (passed, others) = (facts.gate.get(opened, (0, 0.0)) for opened in (False, True))
+    if not failed or not carried + others:
+        return
+    rollouts, share = failed / (failed + passed), carried / (carried + others)
+    if share > 2 * rollouts:  # more than rollouts so numerous should have
+        yield from above(
+            share, "format_gate_dominates", (options.gate, None),
+            f"{percent(rollouts)} of the trainable rollouts fail the format and carry {percent(share)} of the squared "
+            "advantages",
+            "Each of their chunks has the standardized format reward times the sum of all weights, and Divide-Length "
+            "adds them up: training is about format first. Fine while formats are being learned; after that leave the "
+            "format signal out (shape.format), or raise k.",
+        )  # fmt: skip
 
 
 def _process(facts: Facts, options: LintOptions) -> Iterator[LintFinding]:

@@ -7,30 +7,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pass_ops import ShapingConfig, Standardizers, Statistics, Weights, shape
+from pass_ops import ShapingConfig, Statistics
 from pass_ops.errors import EstimatorError, MissingColumnError, OptionError
-from pass_ops.options.config import Operator
 from pass_ops.reading.groups import group_bounds, group_numbers
 from pass_ops.reading.ragged import list_lengths, list_values
 from pass_ops.reading.stream_sources import plan
 from pass_ops.shards import CompleteDataset
 from pass_ops.shards.tables import group_keys, read_columns
 from pipelines.inspect.forecast import Forecast, forecast, given_levels, poor_level, score_levels
+from pipelines.inspect.lint.carried import spread, squares
 from pipelines.inspect.moments import Moments, Pairs, centred
 from pipelines.inspect.sample import GroupSample
 from pipelines.inspect.scored import PROCESS, scored_columns
 from pipelines.inspect.stored import rightness, shaping_config, verify_column
 from pipelines.shaped.streams import estimator_columns, statistics_of
 
-STREAMS = ("process", "outcome", "format")
 _COLUMNS = (
     "group_id", "rollout_id", "behavior_logprobs", "loss_mask", "finish_reason", "status", "verify_status",
     "process_scores", "process_ends", "outcome_reward", "format_reward", "format_ok",
@@ -54,9 +52,10 @@ class Facts:
     groups) it holds for. finish, verify, statuses: value -> rollouts, the last per signal. scored_groups: groups with
     two or more outcomes; constant_groups: of them, those with all equal. spread: stream -> its contribution to the
     fused advantage, over chunks. process_outcome: column of process scores -> their mean and the outcome reward within
-    groups. pay: side -> length and first advantage within groups. rewards: stream -> its column, of those with one
-    value a rollout; binary: such a column -> whether it is 0 or 1 throughout. by_token: streams of a value a token
-    alone cut chunks.
+    groups. pay: side -> length and first advantage within groups. gate: whether the format gate is open -> trainable
+    rollouts and the sum of their squared advantages over the tokens that count. rewards: stream -> its column, of those
+    with one value a rollout; binary: such a column -> whether it is 0 or 1 throughout. by_token: streams of a value a
+    token alone cut chunks.
     counting: tokens that count; of them zero_logprobs, wrong_logprobs (above 0 or not finite) and uncertain_logprobs
     (not 0, beyond rounding). padding: what one added step would earn, of the score in question (quantile None) and of
     quantiles of the stored ones; padding_unknown: why that could not be asked.
@@ -83,6 +82,7 @@ class Facts:
     spread: dict[str, Moments] = field(default_factory=dict)
     process_outcome: dict[str, Pairs] = field(default_factory=dict)
     pay: dict[str, Pairs] = field(default_factory=dict)
+    gate: dict[bool, tuple[int, float]] = field(default_factory=dict)
     binary: dict[str, bool] = field(default_factory=dict)
     rewards: dict[str, str] = field(default_factory=dict)
     by_token: bool = False
@@ -332,63 +332,27 @@ def _count_shaped(facts: Facts, table: pa.Table, group_R: NDArray[np.int64]) -> 
         group = group_R[rows_R]
         pairs = Pairs.of(centred(tokens_R[rows_R], group), centred(first_R[rows_R], group))
         facts.pay[side] = facts.pay.get(side, Pairs()) + pairs
+    if facts.config is not None and facts.config.method is not None and facts.config.method.gated:
+        _count_gate(facts, table, trainable_R)
     if facts.config is not None:
+        if facts.config.streams is not None:
+            planned = plan(table, facts.config)
+            levels = {planned.sources[name].level for name in planned.cutters}
+            facts.by_token = levels == {"token"}
         rows = table.filter(pa.array(trainable_R))
-        by_streams = facts.config.streams is not None
-        for stream, spread in (
-            streams_spread(facts, rows) if by_streams else stream_spread(rows, facts.config)
-        ).items():
-            facts.spread[stream] = facts.spread.get(stream, Moments()) + spread
+        for stream, found in spread(rows, facts.config, statistics=facts.statistics).items():
+            facts.spread[stream] = facts.spread.get(stream, Moments()) + found
 
 
-def stream_spread(table: pa.Table, config: ShapingConfig) -> dict[str, Moments]:
-    """What each stream alone contributes to the fused advantage, over the chunks of trainable rows; no format gate.
-
-    `reward_shaping` standardizes the streams' sum, so there the contributions are the centred weighted raw streams.
-    Empty for the estimators that have no sum of streams, and where fewer than two streams count.
-    """
-    streams = STREAMS if config.reads_process else STREAMS[1:]
-    counted = [stream for stream in streams if getattr(config.weights, stream) != 0.0]
-    method = config.method
-    if method is None or len(counted) < 2 or len(table) == 0:
-        return {}
-    if method.returns or (method.pools == "sum" and not method.divides):
-        return {}  # no sum of streams at each chunk
-    shaping = replace(config, estimator="pass") if method.divides else config
-    standardize: Standardizers | Operator = "mean_only" if method.pools == "sum" else config.standardize
-    if "format_ok" in table.column_names:
-        if "format_reward" not in table.column_names:
-            table = table.append_column("format_reward", pc.cast(table["format_ok"], pa.float32()))
-        table = table.drop_columns(["format_ok"])
-    found = {}
-    for stream in counted:
-        alone = Weights(**{name: getattr(config.weights, name) if name == stream else 0.0 for name in STREAMS})
-        only = shape(table, replace(shaping, standardize=standardize, weights=alone))
-        found[stream] = Moments.of(list_values(only["chunk_credits"]))
-    return found
-
-
-def streams_spread(facts: Facts, table: pa.Table) -> dict[str, Moments]:
-    """What each stream's weight alone contributes to the fused sum, before that is standardized, over the chunks of
-    trainable rows. Empty where fewer than two streams count, or a transform cannot be imported here.
-    """
-    from pass_ops.streams.table import stream_contributions  # numba takes a second to import
-
-    config = facts.config
-    assert config is not None
-    assert config.streams is not None
-    planned = plan(table, config)
-    facts.by_token = bool(planned.cutters) and all(planned.sources[name].level == "token" for name in planned.cutters)
-    counted = [name for name, stream in config.streams.items() if stream.weight != 0.0]
-    if len(counted) < 2 or len(table) == 0:
-        return {}
-    found = dict.fromkeys(counted, Moments())
-    try:
-        for name, added_K in stream_contributions(table, config, statistics=facts.statistics):
-            found[name] += Moments.of(added_K)
-    except OptionError:
-        return {}
-    return found
+def _count_gate(facts: Facts, table: pa.Table, trainable_R: NDArray[np.bool_]) -> None:
+    if "format_ok" not in table.column_names:
+        return
+    ok_R = table["format_ok"].fill_null(True).to_numpy().astype(bool)
+    squares_R = squares(table)
+    for opened in (True, False):
+        rows_R = trainable_R & (ok_R == opened)
+        count, total = facts.gate.get(opened, (0, 0.0))
+        facts.gate[opened] = count + int(rows_R.sum()), total + float(squares_R[rows_R].sum())
 
 
 def _counting(table: pa.Table) -> NDArray[np.int64]:

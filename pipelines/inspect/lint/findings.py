@@ -47,6 +47,8 @@ class LintOptions:
     """Share of trainable rollouts whose every advantage is 0."""
     dominance: Share = 0.9
     """One stream's share of the fused advantage's variance, above which the others hardly count."""
+    gate: Share = 0.5
+    """Share of the squared advantages of the rollouts that fail the format, where it is also twice their own share."""
     correlation: Annotated[float, Ge(-1), Le(1)] = 0.05
     """Correlation of mean process score and outcome within groups, below which the process signal does not point where
     the outcome does."""

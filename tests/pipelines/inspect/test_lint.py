@@ -11,7 +11,7 @@ from dataclasses import astuple, fields, replace
 
 import pytest
 
-from pass_ops import Standardizers, Stream, Transform, Weights
+from pass_ops import Standardizers, Stream, Transform, Weights, token_advantages
 from pipelines.cli.parser import main
 from pipelines.inspect.lint import facts
 from pipelines.inspect.lint.checks import lint, lint_facts
@@ -173,6 +173,42 @@ def test_a_stream_that_dominates_is_found(store_run, healthy):
     (finding,) = [f for f in lint(store_run(healthy(), options=options).shaped.url) if f.code == "dominant_stream"]
     assert finding.severity == "warning"
     assert finding.message.startswith("the process stream makes up 9")
+
+
+def test_a_format_gate_that_dominates_is_found(store_run, healthy):
+    rare = healthy(where(lambda r: r["sample_index"] == 3 and share(r, 0.5), format_ok=False, format_reward=0.0))
+    url = store_run(rare).shaped.url
+    (found,) = [one for one in lint(url, LintOptions(gate=0.3)) if one.code == "format_gate_dominates"]
+    assert found.severity == "warning"
+    assert found.message.startswith("12.5 % of the trainable rollouts fail the format and carry ")
+    assert "format_gate_dominates" not in codes(lint(url, LintOptions(gate=0.6)))
+
+
+def test_squared_advantages_of_gated_rollouts_are_those_of_their_tokens(store_run, healthy):
+    spoiled = healthy(where(lambda r: r["sample_index"] == 3 and share(r, 0.5), format_ok=False, format_reward=0.0))
+    masked = []
+    for row in spoiled:
+        mask = [index % 3 > 0 for index in range(len(row["token_ids"]))]
+        logprobs = [p * counts for p, counts in zip(row["behavior_logprobs"], mask, strict=True)]
+        masked.append(row | {"loss_mask": mask, "behavior_logprobs": logprobs})
+    shaped = store_run(masked[:60], masked[60:]).shaped
+    expected = {True: (0, 0.0), False: (0, 0.0)}
+    for part in range(2):
+        table = shaped.read_part(part)
+        for values, mask, ok in zip(token_advantages(table), table["loss_mask"], table["format_ok"], strict=True):
+            squares = sum(a * a for a, counts in zip(values.as_py(), mask.as_py(), strict=True) if counts)
+            count, total = expected[ok.as_py()]
+            expected[ok.as_py()] = count + 1, total + squares
+    found = gather(shaped).gate
+    assert {ok: count for ok, (count, _) in found.items()} == {True: 105, False: 15}
+    for ok, (count, squares) in expected.items():
+        assert found[ok] == (count, pytest.approx(squares, rel=1e-6))
+
+
+def test_formats_that_fail_often_may_carry_much(store_run, healthy):
+    """Half of the rollouts fail, and carry more than half: that is their share, and a bit."""
+    often = healthy(where(lambda r: r["sample_index"] > 1, format_ok=False, format_reward=0.0))
+    assert "format_gate_dominates" not in codes(lint(store_run(often).shaped.url))
 
 
 def test_a_raw_stream_dominates_reward_shaping_by_its_scale(store_run, healthy):
