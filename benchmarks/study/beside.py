@@ -17,17 +17,41 @@ from benchmarks.study.statistics import mean_estimate, paired
 from benchmarks.study.stored import Stored
 
 PASS, GRPO, WITHOUT = "pass_k07", "grpo_outcome", "pass_no_format"
-HEADING = "## PASS beside GRPO(outcome)"
 #: the level of the table, which every arm with a reward model has
 LEVEL = next(iter(TASTES))
 
 
-def beside(stored: Stored) -> Iterator[str]:
-    """The section's blocks; nothing without cells of both arms."""
-    of_pass = {level: runs for level in TASTES if (runs := at_level(stored.runs, PASS, level))}
+def in_short(stored: Stored) -> Iterator[str]:
+    """What the first page says of it; nothing without cells of both arms."""
+    of_pass = _of_pass(stored.runs)
     if not of_pass or not at_level(stored.runs, GRPO, NONE):
         return
-    yield HEADING
+    yield "## PASS beside GRPO(outcome)"
+    said = [f"In pass@1 PASS less GRPO(outcome) is {_distances(stored.runs, of_pass)}."]
+    start = _start(stored)
+    own, its = (_at(start, arm, LEVEL).get("failed_share") for arm in (PASS, GRPO))
+    if own is not None and its is not None:
+        said.append(
+            f"Of the start policy's rollouts {100 * _failed(start):.1f} % fail the format; they carry "
+            f"{100 * own:.0f} % of PASS's squared advantages at {LEVEL}, and {100 * its:.0f} % of "
+            "GRPO(outcome)'s."
+        )
+    without = [f"{found} at {level}" for level in TASTES if (found := _without(stored.runs, GRPO, level))]
+    if without:
+        said.append(
+            "PASS without the format stream, an arm that was added when this was known, less GRPO(outcome) is "
+            f"{', '.join(without)}."
+        )
+    yield f"{' '.join(said)} [PASS beside GRPO(outcome)](beside.md) has the whole comparison."
+
+
+def beside(stored: Stored) -> Iterator[str]:
+    """The blocks of the page."""
+    yield "# PASS beside GRPO(outcome)"
+    of_pass = _of_pass(stored.runs)
+    if not of_pass or not at_level(stored.runs, GRPO, NONE):
+        yield tables.EMPTY
+        return
     yield _pace(stored.runs, of_pass)
     if stored.tuning:
         yield "Pass@1 of the tuning seeds by learning rate, from which each arm's was chosen:"
@@ -41,11 +65,6 @@ def beside(stored: Stored) -> Iterator[str]:
 def _pace(runs: Runs, of_pass: Mapping[str, Mapping[int, Run]]) -> str:
     grpo = at_level(runs, GRPO, NONE)
     every = [run for of in runs.values() for run in of.values()]
-    distances = []
-    for level, of in of_pass.items():
-        found = paired(values(of, "pass1"), values(grpo, "pass1"))
-        if found:
-            distances.append(f"{np.mean(found):+.3f} ({level})")
     halves = [_halves([run for of in of_pass.values() for run in of.values()]), _halves(list(grpo.values()))]
     fallen = [
         f"{tables.NAMES[arm]} at {level} {count} of {len(of)}"
@@ -55,13 +74,26 @@ def _pace(runs: Runs, of_pass: Mapping[str, Mapping[int, Run]]) -> str:
     lowest = min((run for of in of_pass.values() for run in of.values()), key=_gain)
     clipped = max((float(row["clip_share"] or 0.0) for run in every for row in run.rows), default=0.0)
     return (
-        f"In pass@1 PASS less GRPO(outcome) is {', '.join(distances) or 'not measured on common seeds'}. *Does PASS "
+        f"In pass@1 PASS less GRPO(outcome) is {_distances(runs, of_pass)}. *Does PASS "
         f"break?* Its lowest cell goes from {lowest.start['pass1']:.3f} to {lowest.measures['pass1']:.3f}; cells that "
         f"end below their start: {'; '.join(fallen) or 'none of any arm'}. *Is it done?* It gains {halves[0][0]:.3f} "
         f"in the first half of the rounds and {halves[0][1]:.3f} in the second, GRPO(outcome) {halves[1][0]:.3f} and "
         f"{halves[1][1]:.3f}. *Are its ratios clipped?* At most {100 * clipped:.2f} % of a round's tokens in any "
         f"arm, PASS among them. *Is it sharper?* {_entropies(of_pass, grpo)}"
     )
+
+
+def _of_pass(runs: Runs) -> dict[str, Mapping[int, Run]]:
+    """Level -> PASS's runs, where it has any."""
+    return {level: of for level in TASTES if (of := at_level(runs, PASS, level))}
+
+
+def _distances(runs: Runs, of_pass: Mapping[str, Mapping[int, Run]]) -> str:
+    """PASS less GRPO(outcome) in pass@1 at each level."""
+    grpo = values(at_level(runs, GRPO, NONE), "pass1")
+    found = {level: paired(values(of, "pass1"), grpo) for level, of in of_pass.items()}
+    said = [f"{np.mean(differences):+.3f} ({level})" for level, differences in found.items() if differences]
+    return ", ".join(said) or "not measured on common seeds"
 
 
 def _entropies(of_pass: Mapping[str, Mapping[int, Run]], grpo: Mapping[int, Run]) -> str:
@@ -100,15 +132,14 @@ def _rates(tuning: Sequence[Run]) -> str:
 
 
 def _format(stored: Stored) -> str:
-    start = {(row["arm"], row["level"]): row for row in stored.credit if row["round"] is None}
-    failed = next(iter(start.values()))["failed"]
+    start = _start(stored)
     shares = {arm: _at(start, arm, LEVEL).get("failed_share") for arm in (PASS, "reward_shaping", GRPO)}
     said = ", ".join(
         f"{100 * share:.0f} % in {tables.NAMES[arm]}" for arm, share in shares.items() if share is not None
     )
     return (
-        f"*How much of the credit is about format?* Of the start policy's rollouts {100 * failed:.1f} % fail it, and "
-        f"they carry {said} of an update's squared "
+        f"*How much of the credit is about format?* Of the start policy's rollouts {100 * _failed(start):.1f} % fail "
+        f"it, and they carry {said} of an update's squared "
         f"advantages (padding {LEVEL}). The gate gives each of their chunks three times the standardized format "
         "reward, Divide-Length sums it, and a failure that is rare in its group is many deviations from the mean; "
         f"GRPO(outcome) adds format to the outcome before it standardizes. {_correlated(start, stored.runs)}"
@@ -118,7 +149,20 @@ def _format(stored: Stored) -> str:
     )
 
 
-def _correlated(start: Mapping[tuple[str, str], Mapping[str, Any]], runs: Runs) -> str:
+Start = Mapping[tuple[str, str], Mapping[str, Any]]
+
+
+def _start(stored: Stored) -> Start:
+    """(arm, level) -> what carries its credit over the start policy's rollouts."""
+    return {(row["arm"], row["level"]): row for row in stored.credit if row["round"] is None}
+
+
+def _failed(start: Start) -> float:
+    """The share of the start policy's rollouts that fail the format: the same rollouts for every arm."""
+    return float(next(iter(start.values()))["failed"])
+
+
+def _correlated(start: Start, runs: Runs) -> str:
     """How the share goes with the gain, over arms that read the reward model."""
     shares = [
         {"arm": arm, "level": level, "alignment": row["failed_share"]}
@@ -135,7 +179,7 @@ def _correlated(start: Mapping[tuple[str, str], Mapping[str, Any]], runs: Runs) 
     )
 
 
-def _teacher(start: Mapping[tuple[str, str], Mapping[str, Any]], runs: Runs) -> str:
+def _teacher(start: Start, runs: Runs) -> str:
     """The arm with a teacher that has the largest share: what the share alone does not decide."""
     taught = {key: row for key, row in start.items() if ARMS[key[0]].signal in ("opd", "g_opd") and key in runs}
     if not taught:
@@ -194,17 +238,13 @@ def _rate(runs: Runs) -> float:
 
 def _tested(runs: Runs) -> str:
     """What training without the format stream gave, where it was run."""
-    found = []
-    for level in TASTES:
-        without = values(at_level(runs, WITHOUT, level), "pass1")
-        less = [
-            tables.interval(mean_estimate(differences), ".3f")
-            for other in (PASS, GRPO)
-            if (differences := paired(without, values(at_level(runs, other, level), "pass1")))
-        ]
-        if less:
-            found.append(f"{' and '.join(less)} at {level} (seeds: {len(without)})")
-    if not found:
+    found = {level: [_without(runs, other, level) for other in (PASS, GRPO)] for level in TASTES}
+    said = [
+        f"{' and '.join(filter(None, both))} at {level} (seeds: {len(at_level(runs, WITHOUT, level))})"
+        for level, both in found.items()
+        if any(both)
+    ]
+    if not said:
         return (
             "So much is measured; that it is the *cause* is not: PASS without the format stream and its gate "
             f"(`{WITHOUT}`) is an arm of the study, and no cell of it has been trained yet. The stored rollouts are of "
@@ -212,10 +252,16 @@ def _tested(runs: Runs) -> str:
         )
     return (
         "*The test by training.* PASS without the format stream and its gate, at PASS's learning rate, less PASS and "
-        f"less GRPO(outcome), in pass@1 of the same seeds: {'; '.join(found)}. These comparisons were made after the "
+        f"less GRPO(outcome), in pass@1 of the same seeds: {'; '.join(said)}. These comparisons were made after the "
         "result above was known, and are no claim of the paper."
     )
 
 
-def _at(rows: Mapping[tuple[str, str], Mapping[str, Any]], arm: str, level: str) -> Mapping[str, Any]:
+def _without(runs: Runs, other: str, level: str) -> str | None:
+    """PASS without the format stream less another arm in pass@1 of common seeds, with its interval."""
+    differences = paired(values(at_level(runs, WITHOUT, level), "pass1"), values(at_level(runs, other, level), "pass1"))
+    return tables.interval(mean_estimate(differences), ".3f") if differences else None
+
+
+def _at(rows: Start, arm: str, level: str) -> Mapping[str, Any]:
     return rows.get((arm, level)) or rows.get((arm, NONE)) or {}

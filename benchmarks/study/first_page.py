@@ -10,9 +10,8 @@ import numpy as np
 
 from benchmarks.study import tables
 from benchmarks.study.arms import FURTHER
-from benchmarks.study.beside import beside
+from benchmarks.study.beside import in_short
 from benchmarks.study.claims import Finding
-from benchmarks.study.measures import Run
 from benchmarks.study.size import FULL, grid, tuning_cells
 from benchmarks.study.statistics import Verdict
 from benchmarks.study.stored import Stored
@@ -51,8 +50,7 @@ def first_page(stored: Stored, found: Sequence[Finding]) -> Iterator[str]:
         "found. [Tables](tables.md) has every measure of every arm, [Mechanism](mechanism.md) what credit does to "
         "length before any training, [Forecast](forecast.md) whether `passrl sweep --truth` foresaw the ranking."
     )
-    yield from beside(stored)
-    yield from _pilots(stored.pilots)
+    yield from in_short(stored)
     yield "## What it does not show"
     yield (
         "- One world, one model size, some tens of updates: an effect that needs long training, long chains of thought "
@@ -133,31 +131,6 @@ def _levels(levels: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     head = ["padding", "taught", "step AUC within groups", "score of right steps", "of wrong steps", "of padding"]
     return tables.table(head, rows, empty="The levels are not measured yet.")
-
-
-def _pilots(pilots: Sequence[Run]) -> Iterator[str]:
-    """What the runs before the study gave: too few to judge a claim, and nothing is left out."""
-    if not pilots:
-        return
-    yield "## Pilots"
-    yield (
-        "Pilots were run before the grid of learning rates was set, and the grid was moved down after them; their seed "
-        "is in no table. Their reward model was a simulated one. One seed each, so no claim is judged by them, but "
-        "they are results, and none is left out:"
-    )
-    names = ("pass1", "pass8", "greedy", "length", "padding", "teacher_kl")
-    rows = [
-        [
-            tables.NAMES[run.arm],
-            run.level,
-            f"{run.lr:g}",
-            tables.number(run.start.get("pass1"), ".3f"),
-            *(tables.number(run.measures[name], tables.MEASURES[name][1]) for name in names),
-        ]
-        for run in pilots
-    ]
-    head = ["pilot", "padding", "learning rate", "pass@1 at the start"]
-    yield tables.table([*head, *(tables.MEASURES[name][0] for name in names)], rows)
 
 
 def _progress(stored: Stored) -> str:

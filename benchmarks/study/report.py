@@ -3,7 +3,7 @@
 docs/study/results/*.parquet         the cells
 docs/study/probe/rollouts.parquet    rollouts of the start policy; drift, forecast and credit.parquet made of them
 
-docs/study/index.md                  the first page; tables.md, claims.md, mechanism.md, forecast.md behind it
+docs/study/index.md                  the first page; beside, tables, claims, mechanism and forecast behind it
 docs/study/images/*.svg
 """
 
@@ -15,11 +15,12 @@ from typing import Any
 
 from benchmarks.study import figures, tables
 from benchmarks.study.arms import NONE, TASTES
+from benchmarks.study.beside import beside
 from benchmarks.study.claims import Finding, findings
 from benchmarks.study.explain import explanation
 from benchmarks.study.first_page import first_page
 from benchmarks.study.forecast import Point, correlations, points
-from benchmarks.study.measures import Runs
+from benchmarks.study.measures import Run, Runs
 from benchmarks.study.padding_pay import pay
 from benchmarks.study.store import HOME
 from benchmarks.study.stored import Stored, read_stored
@@ -38,7 +39,8 @@ def report(stored: Stored) -> dict[str, bytes]:
     found, held = findings(stored.runs), points(stored.forecast, stored.runs)
     pages = {
         "index.md": first_page(stored, found),
-        "tables.md": _tables(stored.runs),
+        "beside.md": beside(stored),
+        "tables.md": _tables(stored),
         "claims.md": _claims(found),
         "mechanism.md": _mechanism(stored.drift),
         "forecast.md": _forecast(stored, held),
@@ -63,7 +65,8 @@ def write_report(home: Path = HOME) -> None:
         path.write_bytes(content)
 
 
-def _tables(runs: Runs) -> Iterator[str]:
+def _tables(stored: Stored) -> Iterator[str]:
+    runs = stored.runs
     yield "# Tables"
     yield (
         "Means over seeds ± half the 95 % interval (Student), after the last round, on the same evaluation tasks in "
@@ -93,6 +96,32 @@ def _tables(runs: Runs) -> Iterator[str]:
         yield f"### {_level(level)}"
         yield tables.measures_table(runs, level, tables.SHARPENING)
     yield "![length over rounds](images/length.svg)"
+    yield from _pilots(stored.pilots)
+
+
+def _pilots(pilots: Sequence[Run]) -> Iterator[str]:
+    """What the runs before the study gave: too few to judge a claim, and nothing is left out."""
+    if not pilots:
+        return
+    yield "## Pilots"
+    yield (
+        "Pilots were run before the grid of learning rates was set, and the grid was moved down after them; their seed "
+        "is in no table. Their reward model was a simulated one. One seed each, so no claim is judged by them, but "
+        "they are results, and none is left out:"
+    )
+    names = ("pass1", "pass8", "greedy", "length", "padding", "teacher_kl")
+    rows = [
+        [
+            tables.NAMES[run.arm],
+            run.level,
+            f"{run.lr:g}",
+            tables.number(run.start.get("pass1"), ".3f"),
+            *(tables.number(run.measures[name], tables.MEASURES[name][1]) for name in names),
+        ]
+        for run in pilots
+    ]
+    head = ["pilot", "padding", "learning rate", "pass@1 at the start"]
+    yield tables.table([*head, *(tables.MEASURES[name][0] for name in names)], rows)
 
 
 def _by_level(runs: Runs, title: str, of: Callable[[str], str]) -> Iterator[str]:
