@@ -97,6 +97,7 @@ def find_problems(
         problems=tuple(dict.fromkeys(check.problems)),
         missing=tuple(str(error) for error in by_extra(check.missing)),
         prompts=tuple(check.prompts),
+        benchmarks=check.benchmarks,
         policy=check.policy if check.has_policy() else None,
         memory=tuple(check.memory),
     )
@@ -112,6 +113,7 @@ class _Check:
         self.problems: list[str] = []
         self.missing: list[MissingExtraError] = []
         self.prompts: list[PromptRow] = []
+        self.benchmarks: dict[str, list[PromptRow]] = {}
         self.signals: Mapping[str, Signal] = {}
         self.facts: ModelFacts | None = None
         self.rollouts: DatasetSpec | None = None
@@ -354,7 +356,8 @@ class _Check:
         sampled = replace(config.generate, sampling=config.eval_sampling, group_size=options.samples)
         for name, benchmark in options.benchmarks.items():
             place = f"eval.benchmarks.{name}"
-            planned = self.planned(place, sampled, self.read(place, benchmark.prompts()))
+            self.benchmarks[name] = self.read(place, benchmark.prompts())
+            planned = self.planned(place, sampled, self.benchmarks[name])
             if benchmark.judge() is None and not self.signals:
                 continue  # said above
             judges: Mapping[str, Signal] = {}
