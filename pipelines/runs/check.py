@@ -36,7 +36,7 @@ from pipelines.runs.disk import disk_problem
 from pipelines.runs.findings import Findings, RunRefused
 from pipelines.runs.fits import Cards, StageMemory, cards_here, stage_memory
 from pipelines.runs.folders import ROUND_FOLDERS
-from pipelines.runs.lengths import length_problems
+from pipelines.runs.lengths import prompt_problems
 from pipelines.runs.lineage import read_lineage
 from pipelines.runs.machine_check import cuda_version, machine_problems, parallel_problems, planned_uses
 from pipelines.runs.node_check import node_problems
@@ -283,7 +283,7 @@ class _Check:
         with self.noting(place):
             self.problems += [
                 f"{place}: {problem}"
-                for problem in length_problems(
+                for problem in prompt_problems(
                     rows,
                     policy=self.policy,
                     engine=self.config.engine,
