@@ -72,7 +72,7 @@ def unspelled_prompts(
 
     They are sampled from all the same: as the policy sees them, without these characters.
     """
-    found = {}
+    found: dict[str, str] = {}
     for one in planned:
         if isinstance(one, PlannedPrompt):
             conversation = as_messages(one.task.text, one.task.messages, options=options)
