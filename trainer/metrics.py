@@ -40,15 +40,13 @@ from torch import Tensor
 from trainer.batching import MicroBatch, StepBatch
 from trainer.distributed import World
 from trainer.records import read_metrics
+from trainer.summary import summarize
 
 __all__ = ["StepMetrics", "describe_step", "read_metrics", "summarize"]
 
 RATIO_QUANTILES = {"min": 0.0, "p01": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}
 ADVANTAGE_QUANTILES = {"min": 0.0, "p05": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}
 NOTABLE_WAIT = 0.01
-SUMMARY_KEYS = (
-    "loss", "policy_loss", "kl", "clip_low", "clip_high", "behavior_kl", "entropy", "advantage_mean", "grad_norm",
-)  # fmt: skip
 
 
 class StepMetrics:
@@ -154,20 +152,3 @@ def describe_step(line: Mapping[str, Any], steps: int) -> str:
     parts += [f"MFU {line['mfu']:.0%}"] if line["mfu"] is not None else []
     wait = line["data_wait"] / line["seconds"] if line["seconds"] else 0.0
     return "  ".join([*parts, f"waited {wait:.0%} for data"] if wait >= NOTABLE_WAIT else parts)
-
-
-def summarize(steps: list[dict[str, Any]]) -> dict[str, float]:
-    """Means over the steps of the main metrics (where given), and totals of counts and time."""
-    summary: dict[str, float] = {}
-    for key in SUMMARY_KEYS:
-        values = [step[key] for step in steps if step[key] is not None]
-        if values:
-            summary[key] = float(np.mean(values))
-    for key in ("rollouts", "tokens", "dropped_tokens", "masked_rollouts", "fed_tokens", "seconds"):
-        summary[key] = float(sum(step[key] for step in steps))
-    real = sum(step["tokens_per_second"] * step["seconds"] for step in steps)
-    summary["tokens_per_second"] = real / summary["seconds"] if summary["seconds"] else 0.0
-    summary["data_wait_share"] = (
-        sum(step["data_wait"] for step in steps) / summary["seconds"] if summary["seconds"] else 0.0
-    )
-    return summary

@@ -70,7 +70,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a run produced. metrics: `trainer.metrics.summarize` of its steps, and the filters' counts (rows_*)."""
+    """What a run produced. metrics: `trainer.summary.summarize` of its steps, and the filters' counts (rows_*)."""
 
     policy_dir: str
     steps: int

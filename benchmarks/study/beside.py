@@ -175,7 +175,8 @@ def _correlated(start: Start, runs: Runs) -> str:
         return ""
     return (
         f"Over the {len(both)} arms and levels with a reward model the rank correlation of that share with the gain is "
-        f"{found[0]:+.2f} ({found[1]:+.2f} to {found[2]:+.2f}). {_teacher(start, runs)}"
+        f"{found[0]:+.2f} ({found[1]:+.2f} to {found[2]:+.2f}, drawing the {len({one.arm for one in both})} arms, each "
+        f"with all its levels). {_teacher(start, runs)}"
     )
 
 

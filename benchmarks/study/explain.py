@@ -64,8 +64,9 @@ def explanation(stored: Stored, held: Sequence[Point]) -> Iterator[str]:
     yield "## What would have been a better forecast"
     yield (
         "Quantities that are known before training too, each in the alignment's place: Spearman's correlation with the "
-        "gain, and 95 % intervals, over all points and without those that follow another truth. Arms with a teacher "
-        "are judged here by the checker's verdict on steps, and trained on the teacher's log-probabilities."
+        "gain, and 95 % intervals (arms are drawn, each with all its levels), over all points and without those that "
+        "follow another truth. Arms with a teacher are judged here by the checker's verdict on steps, and trained on "
+        "the teacher's log-probabilities."
     )
     parts = _parts(held)
     rows = []

@@ -93,7 +93,7 @@ def points(rows: Sequence[dict[str, Any]], runs: Runs) -> list[Point]:
 
 
 def correlations(found: Sequence[Point]) -> list[tuple[str, int, tuple[float, float, float] | None]]:
-    """Which points, how many, and Spearman's correlation with its interval (None for fewer than three points).
+    """Which points, how many, and Spearman's correlation with its interval (None for fewer than three arms).
 
     Over all, and within each level: levels differ in how hard the signal makes it for every arm, which an estimator's
     user does not choose.
@@ -117,7 +117,10 @@ def misses(found: Sequence[Point], *, count: int = 3) -> list[tuple[Point, int, 
 
 
 def correlation(own: Sequence[Point]) -> tuple[float, float, float] | None:
-    """Spearman's, with its interval; None for fewer than three points, and where one forecast is given to all."""
-    if len(own) < 3 or len({one.forecast for one in own}) == 1:
+    """Spearman's, with its interval over arms and seeds; None for fewer than three arms, and where one forecast is
+    given to all.
+    """
+    arms = [one.arm for one in own]
+    if len(set(arms)) < 3 or len({one.forecast for one in own}) == 1:
         return None
-    return rank_correlation([one.forecast for one in own], np.array([one.gains for one in own]))
+    return rank_correlation([one.forecast for one in own], np.array([one.gains for one in own]), clusters=arms)

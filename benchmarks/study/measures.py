@@ -61,6 +61,22 @@ def read_runs(table: pa.Table) -> Runs:
     return runs
 
 
+def read_tuning(table: pa.Table) -> list[Run]:
+    """The tuning cells out of all stored rows.
+
+    Raises ValueError where some are of another world than the grid's cells (or than each other, where it has none), as
+    `run.chosen_rates` does: what was learned there chose no rate here.
+    """
+    tuning, untuned = table.filter(table["tuning"]), table.filter(pc.invert(table["tuning"]))
+    worlds = sorted({*tuning["world"].unique().to_pylist(), *untuned["world"].unique().to_pylist()})
+    if len(worlds) > 1:
+        raise ValueError(
+            f"tuning cells are of another world than the rest ({', '.join(worlds)}), so they say nothing about its "
+            "learning rates; remove the cells of the old one and tune again"
+        )
+    return every_run(tuning)
+
+
 def every_run(table: pa.Table) -> list[Run]:
     """Every stored cell, ordered by arm, level, seed and learning rate."""
     cells: dict[tuple[str, str, int, float], list[dict[str, Any]]] = {}

@@ -95,12 +95,14 @@ def drift(towards_FD: Tensor, step_FD: Tensor) -> Drift:
     The product is the mean over ordered pairs of different folds; the norm is that of the step over all folds. The
     interval is Student's over the jackknife's pseudo-values. Raises ValueError with fewer than three folds.
     """
-    grams = (step_FD.double() @ step_FD.double().T).numpy()
+    towards, step = towards_FD.double(), step_FD.double()
+    products, grams = (towards @ step.T).numpy(), (step @ step.T).numpy()
 
-    def norm(kept: Sequence[int]) -> float:
-        return float(np.sqrt(grams[np.ix_(kept, kept)].sum())) / len(kept)
+    def moved(kept: Sequence[int]) -> float:
+        norm = float(np.sqrt(grams[np.ix_(kept, kept)].sum())) / len(kept)
+        return _crossed(products[np.ix_(kept, kept)]) / norm if norm > 0 else 0.0
 
-    return _crossed(towards_FD, step_FD, norm)
+    return _jackknifed(moved, len(step))
 
 
 def adam(towards_FD: Tensor, step_FD: Tensor) -> Drift:
@@ -109,26 +111,30 @@ def adam(towards_FD: Tensor, step_FD: Tensor) -> Drift:
 
     Adam divides by the root of the mean square of each coordinate's gradients, over many updates. So an estimator's
     scale is no part of it, but the spread of its gradients from update to update is: a few that are large make all
-    steps small. Raises ValueError with fewer than three folds. Source: Kingma and Ba, Adam, 2015, algorithm 1.
+    steps small. The jackknife takes the root over the folds it keeps. Raises ValueError with fewer than three folds.
+    Source: Kingma and Ba, Adam, 2015, algorithm 1.
     """
-    scaled_FD = step_FD / step_FD.square().mean(dim=0).sqrt().clamp(min=1e-12)
-    return _crossed(towards_FD, scaled_FD, lambda _: 1.0)
+
+    def moved(kept: Sequence[int]) -> float:
+        step = step_FD[list(kept)]
+        scaled = step / step.square().mean(dim=0).sqrt().clamp(min=1e-12)
+        return _crossed((towards_FD[list(kept)].double() @ scaled.double().T).numpy())
+
+    return _jackknifed(moved, len(step_FD))
 
 
-def _crossed(towards_FD: Tensor, step_FD: Tensor, norm: Callable[[Sequence[int]], float]) -> Drift:
-    """The mean product over ordered pairs of different folds, divided by ``norm`` of the folds, with the jackknife."""
-    folds = len(towards_FD)
+def _crossed(products_FF: NDArray[np.float64]) -> float:
+    """The mean product over ordered pairs of different folds."""
+    folds = len(products_FF)
+    return float((products_FF.sum() - np.trace(products_FF)) / (folds * (folds - 1)))
+
+
+def _jackknifed(moved: Callable[[Sequence[int]], float], folds: int) -> Drift:
+    """What all folds say, and the jackknife's interval: each fold is left out of everything, denominators too."""
     if folds < 3:
         raise ValueError(f"{folds} folds leave no interval; give at least three")
-    products = (towards_FD.double() @ step_FD.double().T).numpy()
-
-    def on(kept: Sequence[int]) -> float:
-        among = products[np.ix_(kept, kept)]
-        crossed, by = (among.sum() - np.trace(among)) / (len(kept) * (len(kept) - 1)), norm(kept)
-        return float(crossed / by) if by > 0 else 0.0
-
-    whole = on(range(folds))
-    without = [on([other for other in range(folds) if other != fold]) for fold in range(folds)]
+    whole = moved(range(folds))
+    without = [moved([other for other in range(folds) if other != fold]) for fold in range(folds)]
     pseudo = mean_estimate([folds * whole - (folds - 1) * one for one in without])
     assert pseudo.low is not None
     half = pseudo.value - pseudo.low

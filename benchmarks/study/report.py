@@ -230,7 +230,8 @@ def _forecast(stored: Stored, held: Sequence[Point]) -> Iterator[str]:
         "`passrl sweep --truth` ranks settings by how well their token advantages agree with a truer signal, before "
         "anything is trained. Here the truth is the checker's verdict on every step, the rollouts are the start "
         "policy's, and the ranking is held against what each arm gained. Spearman's correlation; the 95 % interval "
-        "draws arms and levels, and seeds within them, again."
+        "draws arms again, each with all its levels (they are near each other, and no further arms), and the seeds "
+        "that all share."
     )
     rows = [
         [

@@ -7,7 +7,7 @@ compared by the difference within a seed. All intervals and tests are Student's,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -160,22 +160,38 @@ def _verdict(p_for: float, p_against: float, error: float) -> Verdict:
 
 
 def rank_correlation(
-    forecast: Sequence[float], gains: NDArray[np.float64], *, draws: int = 4000, seed: int = 0
+    forecast: Sequence[float],
+    gains: NDArray[np.float64],
+    *,
+    clusters: Sequence[Hashable],
+    draws: int = 4000,
+    seed: int = 0,
 ) -> tuple[float, float, float]:
     """Spearman's correlation of forecasts [P] with mean gains, ``gains`` [P, seeds], and its 95 % bootstrap interval.
 
-    Every draw takes points with replacement (other arms and levels might have been tried) and, for each, seeds with
-    replacement (other seeds might have been run). Draws in which all ranks are equal are left out. Raises ValueError
-    for fewer than three points: they have no ranking to speak of.
+    clusters: of each point what it shares with others, its arm: the levels of one arm are near each other in forecast
+    and gain, and as many points of their own would make the interval too narrow. Every draw takes clusters with
+    replacement, each with all its points (other arms might have been tried), and seeds with replacement, the same for
+    all points, as all were trained on the same (other seeds might have been run). Draws in which all ranks are equal
+    are left out. Raises ValueError for fewer than three points: they have no ranking to speak of; and for fewer than
+    three clusters, which have no interval.
     """
     if len(forecast) < 3:
         raise ValueError(f"{len(forecast)} points have no rank correlation; forecast and run at least three arms")
+    members = [[at for at, own in enumerate(clusters) if own == name] for name in dict.fromkeys(clusters)]
+    if len(members) < 3:
+        raise ValueError(f"the points are of {len(members)} arms, which leave no interval; run at least three")
     given = np.asarray(forecast, float)
     generator = np.random.default_rng(seed)
-    points, seeds = gains.shape
-    picked = generator.integers(points, size=(draws, points))
-    means = gains[picked[..., None], generator.integers(seeds, size=(draws, points, seeds))].mean(axis=2)
-    drawn = _spearman(given[picked], means)
+    seeds = gains.shape[1]
+    picked = generator.integers(len(members), size=(draws, len(members)))
+    means = gains[:, generator.integers(seeds, size=(draws, seeds))].mean(axis=2).T
+    points = [np.concatenate([members[cluster] for cluster in of_draw]) for of_draw in picked.tolist()]
+    drawn = np.full(draws, np.nan)
+    for count in {len(own) for own in points}:  # draws of as many points are ranked together
+        at = np.array([draw for draw, own in enumerate(points) if len(own) == count])
+        chosen = np.array([points[draw] for draw in at])
+        drawn[at] = _spearman(given[chosen], np.take_along_axis(means[at], chosen, axis=1))
     low, high = np.nanpercentile(drawn, (100 * ERROR / 2, 100 * (1 - ERROR / 2)))
     return float(_spearman(given[None], gains.mean(axis=1)[None])[0]), float(low), float(high)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks.study.arms import Cell
-from benchmarks.study.measures import Run, Runs, every_run, read_runs
+from benchmarks.study.measures import Run, Runs, every_run, read_runs, read_tuning
 from benchmarks.study.probe import read_rows
 from benchmarks.study.store import read_results
 
@@ -41,7 +41,7 @@ class Stored:
 def read_stored(home: Path, *, cells: Collection[str] | None = None) -> Stored:
     """Everything below ``home``, or of the results these cells only; what is not there yet is empty.
 
-    Raises ValueError as `read_runs` does.
+    Raises ValueError as `read_runs` and `read_tuning` do.
     """
     cards = {path.parent.name: json.loads(path.read_text()) for path in sorted(home.glob("models/*/card.json"))}
     levels = home / "models" / "levels.json"
@@ -54,7 +54,7 @@ def read_stored(home: Path, *, cells: Collection[str] | None = None) -> Stored:
         cells=sorted(set(names)),
         runs=read_runs(results),
         pilots=every_run(read_results(home / "pilots")),
-        tuning=every_run(results.filter(results["tuning"])),
+        tuning=read_tuning(results),
         drift=read_rows(home / "probe" / "drift.parquet"),
         forecast=read_rows(home / "probe" / "forecast.parquet"),
         credit=read_rows(home / "probe" / "credit.parquet"),

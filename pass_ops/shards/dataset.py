@@ -162,7 +162,8 @@ def _made_from(store: Store) -> tuple[str, ...]:
 
 
 def dataset_folders(url: str) -> list[Store]:
-    """Every folder with a `_dataset.json` at or below a folder (five levels), nearer ones first, in order of name.
+    """Every folder with a `_dataset.json` at or below a folder (five levels), nearer ones first, in order of name and
+    round.
 
     Raises:
         NotADatasetError: there is none.
@@ -191,8 +192,13 @@ def _beside(top: Store) -> Iterator[Store]:
 
 
 def _below(store: Store) -> list[str]:
-    """URLs of the folders in a folder, except hidden ones."""
-    return [f"{store.root.rstrip('/')}/{name}" for name in store.folders() if not name.startswith(".")]
+    """URLs of the folders in a folder, except hidden ones; rounds by their number, which names follow to 999."""
+    shown = sorted((name for name in store.folders() if not name.startswith(".")), key=_place)
+    return [f"{store.root.rstrip('/')}/{name}" for name in shown]
+
+
+def _place(folder: str) -> tuple[str, int, str]:
+    return ("round-", len(folder), folder) if _ROUND.fullmatch(folder) else (folder, 0, folder)
 
 
 def _common_folder(url: str) -> str:

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from pass_ops import shards
-from pass_ops.errors import NotADatasetError
+from pass_ops.errors import NotADatasetError, PassError
 from pipelines.cli.show import show, show_manifest
 from pipelines.runs.progress import Reporter
 
 if TYPE_CHECKING:
+    from pipelines.runs.cost import Estimate
+    from pipelines.runs.findings import Findings
     from pipelines.runs.run import Run
 
 Command = Callable[[Namespace], "int | None"]
@@ -323,29 +326,43 @@ def _scheduled(work: Run, scope: Mapping[str, Any]) -> dict[str, dict[str, Any]]
 
 
 def _dry_run(options: Namespace, work: Run, scope: Mapping[str, Any]) -> None:
-    """The resolved configuration and what a round would cost, as JSON; RunRefused where the run would be refused.
+    """The resolved configuration and what a round (or an evaluation alone) would cost, as JSON; RunRefused where the
+    run would be refused.
 
     What cannot be checked here, for a package is not installed, is told under "unchecked".
     """
-    from pipelines.options import as_dict
+    from pipelines.options import as_dict, as_json
     from pipelines.runs.check import RunRefused, find_problems
-    from pipelines.runs.cost import estimate_round
 
     found = find_problems(work, **scope, cards=options.gpu)
     if found.problems:
         raise RunRefused(found.problems)
-    estimate = estimate_round(
-        work.config,
-        found.prompts,
-        policy=found.policy,
-        tokens_per_second=options.tokens_per_second,
-        training_tflops=options.training_tflops,
-    )
     told = {
-        "config": as_dict(work.config),
-        "schedule": _scheduled(work, scope),
-        "estimate": asdict(estimate),
+        "config": as_json(as_dict(work.config)),
+        "schedule": as_json(_scheduled(work, scope)),
+        "estimate": asdict(_estimate(options, work, found, stages=scope["stages"])),
         "memory": [stage.as_json() for stage in found.memory],
         "unchecked": list(found.missing),
     }
     print(json.dumps(told, indent=1))
+
+
+def _estimate(options: Namespace, work: Run, found: Findings, *, stages: Collection[str]) -> Estimate:
+    """Of an evaluation alone, or of the round that a command is part of, also where it reads no prompts itself."""
+    from pipelines.prompts.stage import read_prompts
+    from pipelines.runs.cost import estimate_evaluation, estimate_round
+    from pipelines.runs.run import round_prompts
+
+    if set(stages) == {"eval"}:
+        return estimate_evaluation(work.config, found.benchmarks, tokens_per_second=options.tokens_per_second)
+    rows = list(found.prompts)
+    if "generate" not in stages:
+        with suppress(PassError, OSError):  # a source that is gone stops no stage after generate
+            rows = read_prompts(round_prompts(work.config, options.round))
+    return estimate_round(
+        work.config,
+        rows,
+        policy=found.policy,
+        tokens_per_second=options.tokens_per_second,
+        training_tflops=options.training_tflops,
+    )

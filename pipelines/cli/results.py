@@ -80,7 +80,7 @@ class Completion(TypedDict):
 
 
 class MadePolicy(TypedDict):
-    """policy: its folder. metrics: `trainer.metrics.summarize` of the steps."""
+    """policy: its folder. metrics: `trainer.summary.summarize` of the steps."""
 
     policy: str
     metrics: dict[str, float]

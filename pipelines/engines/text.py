@@ -86,6 +86,45 @@ def spelling_tokenizer(tokenizer: Any) -> Any:
     return copy
 
 
+def unspelled(tokenizer: Any, text: str) -> str:
+    """The characters of a text that no token of it spells, in order: they have none, or the unknown token.
+
+    A vocabulary without bytes drops what it does not know without a word. Spaces do not count, nor does what the
+    tokenizer's own normalization changes, for a lower-case model is meant to see lower case.
+    """
+    return "" if _spells_bytes(tokenizer) else _unspelled(tokenizer, text)
+
+
+@lru_cache(maxsize=8)
+def _spells_bytes(tokenizer: Any) -> bool:
+    """Whether a vocabulary spells any character by its bytes, the only way to spell these, or refuses it aloud."""
+    try:
+        return not _unspelled(tokenizer, "\U0010fffd\U000f8a3c\u3402\u0a59")
+    except Exception:  # noqa: BLE001 - what the library raises for a character and no unknown token
+        return True
+
+
+def _unspelled(tokenizer: Any, text: str) -> str:
+    library, unknown = library_tokenizer(tokenizer), _unknown_token(tokenizer)
+    normal = text if library.normalizer is None else library.normalizer.normalize_str(text)
+    encoded = library.encode(normal, add_special_tokens=False)
+    spelled = np.array([character.isspace() for character in normal], np.bool_)
+    for index, (begin, end) in zip(encoded.ids, encoded.offsets, strict=True):
+        if index != unknown or normal[begin:end] == library.id_to_token(index):
+            spelled[begin:end] = True
+    return "".join(normal[at] for at in np.flatnonzero(~spelled))
+
+
+def _unknown_token(tokenizer: Any) -> int | None:
+    """The id that stands for what a vocabulary does not have; None where there is none, as in one of bytes.
+
+    The vocabulary's own where it names one: GPT-2's tokenizer calls its end token so, which no other text becomes.
+    """
+    library = library_tokenizer(tokenizer)
+    name = getattr(library.model, "unk_token", tokenizer.unk_token)  # that of a unigram vocabulary cannot be read
+    return library.token_to_id(name) if name else None
+
+
 def class_tokens(tokenizer: Any, tokens: Sequence[str]) -> list[int]:
     """The ids of vocabulary entries whose logits are a classifier's classes, in the form a model emits them.
 

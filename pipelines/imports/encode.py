@@ -7,6 +7,7 @@ not in it.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,6 +17,7 @@ import pyarrow as pa
 
 from pipelines.engines.errors import RequestRejected
 from pipelines.engines.prompts import encode_prompt
+from pipelines.engines.text import unspelled
 from pipelines.models.folder import load_tokenizer
 from pipelines.models.source import local_model
 from pipelines.rows.record import RowError
@@ -24,6 +26,7 @@ from pipelines.signals.steps import GivenStepsError, ends_of_steps, tokenizer_de
 
 #: messages that the policy wrote in a completion: a column of the spool, and of rollouts where some have several
 TURNS = "turns"
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,7 @@ def with_tokens(rows: pa.Table, folder: str, form: PromptForm) -> tuple[pa.Table
     names = ("token_ids", "loss_mask", "prompt_token_ids", "text")
     ids, masks, prompts, texts = (rows[name].to_pylist() for name in names)
     lacking = [at for at, own in enumerate(ids) if own is None]
+    _tell_unspelled(tokenizer, [texts[at] for at in lacking], folder)
     encoded = tokenizer([texts[at] for at in lacking], add_special_tokens=False)["input_ids"] if lacking else []
     for at, own in zip(lacking, encoded, strict=True):
         ids[at], masks[at] = own, [True] * len(own)
@@ -70,6 +74,16 @@ def with_tokens(rows: pa.Table, folder: str, form: PromptForm) -> tuple[pa.Table
         kind = rows.schema.field(name)
         rows = rows.set_column(rows.schema.get_field_index(name), kind, pa.array(values, kind.type))
     return rows, wrong
+
+
+def _tell_unspelled(tokenizer: Any, texts: Sequence[str], folder: str) -> None:
+    lost = [characters for text in texts if (characters := unspelled(tokenizer, text))]
+    if lost:
+        _LOG.warning(
+            "%d of %d completions have characters that the tokenizer %s cannot spell, so their token ids say something "
+            "else than their text (the first: %s); name the tokenizer of the model that wrote them",
+            len(lost), len(texts), folder, lost[0][:40],
+        )  # fmt: skip
 
 
 def prompt_text(token_ids: Sequence[int], folder: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from rich.text import Text
 
 from pass_ops.errors import PassError
 from pass_ops.shards import DatasetStatus, Store, status
+from pipelines.runs.folders import round_folder, rounds_among
 from pipelines.runs.tables import Sheet, numbers, texts
 
-_ROUND = re.compile(r"round-\d{3,}")
 _METRICS = "metrics.jsonl"
 COMPLETE_SHOWN = 8
 METRICS_SHOWN = ("loss", "kl", "behavior_kl", "entropy", "grad_norm", "tokens_per_second")
@@ -47,8 +46,8 @@ def snapshot(url: str) -> Snapshot:
 
 
 def _latest_step(run: Store) -> LatestStep | None:
-    for name in sorted(filter(_ROUND.fullmatch, run.folders()), reverse=True):
-        folder = f"{name}/train"
+    for index in reversed(rounds_among(run.folders())):
+        folder = round_folder("", index, "train")
         try:
             whole, _, _ = run.read(f"{folder}/{_METRICS}").rpartition(b"\n")  # behind it a line is being written
             return LatestStep(folder=folder, metrics=dict(json.loads(whole.rpartition(b"\n")[2])))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.options.build import as_dict, build
+from pipelines.options.build import as_dict, as_json, build
 from pipelines.options.errors import ConfigError, problem_lines
 from pipelines.options.secrets import Flags, Secret, Table, Url, check_url, resolved_flags, secret
 from trainer.option_class import options
@@ -14,6 +14,7 @@ __all__ = [
     "Table",
     "Url",
     "as_dict",
+    "as_json",
     "build",
     "check_url",
     "options",

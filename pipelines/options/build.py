@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -40,3 +41,16 @@ def as_dict(config: Any) -> dict[str, Any]:
     resolved = pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
     assert isinstance(resolved, dict)
     return resolved
+
+
+def as_json(value: Any) -> Any:
+    """Values of options for a JSON file: an infinite one as TOML writes it, for JSON has no such number.
+
+    >>> as_json({"train": {"stop_ratio": float("inf"), "lr": 1e-6}})
+    {'train': {'stop_ratio': 'inf', 'lr': 1e-06}}
+    """
+    if isinstance(value, Mapping):
+        return {name: as_json(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(one) for one in value]
+    return str(value) if isinstance(value, float) and math.isinf(value) else value

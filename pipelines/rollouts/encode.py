@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from pass_ops.shards import Rejection
 from pipelines.engines.base import RequestRejected
-from pipelines.engines.prompts import encode_prompt, framed, template_arguments
+from pipelines.engines.prompts import as_messages, encode_prompt, framed, template_arguments
+from pipelines.engines.text import unspelled
 from pipelines.programs import Prompt
 from pipelines.rollouts.options import GenerateOptions
 
@@ -62,6 +63,23 @@ def plan_part(
             )
             planned.append(PlannedPrompt(task=task, answer=row["answer"], token_ids=token_ids))
     return planned
+
+
+def unspelled_prompts(
+    planned: Iterable[PlannedPrompt | Rejection], *, tokenizer: Any, options: GenerateOptions
+) -> dict[str, str]:
+    """prompt_id -> the characters of its texts that the tokenizer cannot spell, of prompts that have such.
+
+    They are sampled from all the same: as the policy sees them, without these characters.
+    """
+    found: dict[str, str] = {}
+    for one in planned:
+        if isinstance(one, PlannedPrompt):
+            conversation = as_messages(one.task.text, one.task.messages, options=options)
+            given = [one.task.text or ""] if conversation is None else [part["content"] for part in conversation]
+            lost = unspelled(tokenizer, "\n".join(given))
+            found |= {one.prompt_id: lost} if lost else {}
+    return found
 
 
 def special_encoding(tokenizer: Any, rows: Iterable[Mapping[str, Any]], *, options: GenerateOptions) -> dict[str, Any]:

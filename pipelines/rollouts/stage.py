@@ -29,7 +29,7 @@ from pipelines.parts.journal import Journal, Journals
 from pipelines.parts.loop import PartOutput, PartWork, Stage, in_background
 from pipelines.parts.operations import Operations
 from pipelines.parts.worker_check import check_worker
-from pipelines.rollouts.encode import PlannedPrompt, plan_part, special_encoding
+from pipelines.rollouts.encode import PlannedPrompt, plan_part, special_encoding, unspelled_prompts
 from pipelines.rollouts.kept import planned_digest, with_journal
 from pipelines.rollouts.options import GenerateOptionError, GenerateOptions
 from pipelines.rollouts.sample import LoadedProgram, sample_part
@@ -328,8 +328,19 @@ class GenerateWork(PartWork):
             max_model_len=self._engine.max_model_len,
         )
         seeds = {item.prompt_id: self._seeds(item.prompt_id) for item in planned if isinstance(item, PlannedPrompt)}
+        self._tell_unspelled(part, planned)
         journal = self._journals.begin(part, inputs=lambda: planned_digest(planned, seeds))
         return in_background(self._sample, planned, seeds, journal)
+
+    def _tell_unspelled(self, part: int, planned: Sequence[PlannedPrompt | Rejection]) -> None:
+        lost = unspelled_prompts(planned, tokenizer=self._engine.tokenizer, options=self._options)
+        if lost:
+            first = next(iter(lost))
+            _LOG.warning(
+                "rollouts, part %d: %d of %d prompts have characters that the tokenizer cannot spell, so the policy "
+                "does not see them (the first, %s: %s); take those prompts out, or sample from a model that knows them",
+                part, len(lost), len(planned), first, lost[first][:40],
+            )  # fmt: skip
 
     def start_again(self, part: int) -> Future[PartOutput]:
         """With what the attempt before it kept, if that ran beside this worker."""

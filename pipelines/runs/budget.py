@@ -100,11 +100,12 @@ def _oldest_first(run: Run, newest: int) -> Iterator[tuple[int, str]]:
 
 
 def _held(run: Run, newest: int) -> int:
-    """Bytes of rows, weights and states up to a round.
+    """Bytes of rows, weights and states up to a round, and of the evaluations of any policy (RUN/eval).
 
     Logs, markers and manifests are left out: they are small, and their sizes depend on how often a run was cut off.
     """
-    folders = [posixpath.join(run.url, "start"), *(run.folder(index) for index in range(newest + 1))]
+    folders = [posixpath.join(run.url, name) for name in ("start", "eval")]
+    folders += [run.folder(index) for index in range(newest + 1)]
     return sum(_counted(Path(Store(folder).path())) for folder in folders)
 
 

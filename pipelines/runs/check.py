@@ -36,7 +36,7 @@ from pipelines.runs.disk import disk_problem
 from pipelines.runs.findings import Findings, RunRefused
 from pipelines.runs.fits import Cards, StageMemory, cards_here, stage_memory
 from pipelines.runs.folders import ROUND_FOLDERS
-from pipelines.runs.lengths import length_problems
+from pipelines.runs.lengths import prompt_problems
 from pipelines.runs.lineage import read_lineage
 from pipelines.runs.machine_check import cuda_version, machine_problems, parallel_problems, planned_uses
 from pipelines.runs.node_check import node_problems
@@ -97,6 +97,7 @@ def find_problems(
         problems=tuple(dict.fromkeys(check.problems)),
         missing=tuple(str(error) for error in by_extra(check.missing)),
         prompts=tuple(check.prompts),
+        benchmarks=check.benchmarks,
         policy=check.policy if check.has_policy() else None,
         memory=tuple(check.memory),
     )
@@ -112,6 +113,7 @@ class _Check:
         self.problems: list[str] = []
         self.missing: list[MissingExtraError] = []
         self.prompts: list[PromptRow] = []
+        self.benchmarks: dict[str, list[PromptRow]] = {}
         self.signals: Mapping[str, Signal] = {}
         self.facts: ModelFacts | None = None
         self.rollouts: DatasetSpec | None = None
@@ -281,7 +283,7 @@ class _Check:
         with self.noting(place):
             self.problems += [
                 f"{place}: {problem}"
-                for problem in length_problems(
+                for problem in prompt_problems(
                     rows,
                     policy=self.policy,
                     engine=self.config.engine,
@@ -354,7 +356,8 @@ class _Check:
         sampled = replace(config.generate, sampling=config.eval_sampling, group_size=options.samples)
         for name, benchmark in options.benchmarks.items():
             place = f"eval.benchmarks.{name}"
-            planned = self.planned(place, sampled, self.read(place, benchmark.prompts()))
+            self.benchmarks[name] = self.read(place, benchmark.prompts())
+            planned = self.planned(place, sampled, self.benchmarks[name])
             if benchmark.judge() is None and not self.signals:
                 continue  # said above
             judges: Mapping[str, Signal] = {}

@@ -28,7 +28,7 @@ TOKENS_PER_SECOND, TRAINING_TFLOPS = 4000.0, 100.0
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Of one round.
+    """Of one round, or of one evaluation, which trains nothing.
 
     tokens: sampled ones. hours: engine time of one worker. gigabytes: rollouts and shaped dataset together.
     advised_prompts_per_part and what such a part means: `advise_prompts_per_part`.
@@ -97,6 +97,39 @@ def estimate_round(
         training_tflops=training_tflops,
         training_hours=None if shapes is None else round(_training_hours(shapes, trained, training_tflops), 6),
         training_gigabytes=None if policy is None else round(_training_gigabytes(policy, config.train), 6),
+    )
+
+
+def estimate_evaluation(
+    config: RunConfig,
+    benchmarks: Mapping[str, Sequence[PromptRow]],
+    *,
+    tokens_per_second: float = TOKENS_PER_SECOND,
+) -> Estimate:
+    """What one policy's evaluation on these benchmarks' prompts costs: rollouts and nothing else."""
+    assert config.eval is not None
+    prompts, samples = sum(map(len, benchmarks.values())), config.eval.samples
+    tokens_per_rollout = max(1.0, FILL * config.eval_sampling.max_tokens)
+    tokens = int(prompts * samples * tokens_per_rollout)
+    sizes = {name: config.eval.benchmarks[name].prompts().prompts_per_part for name in benchmarks}
+    advice = advise_prompts_per_part(
+        group_size=samples, tokens_per_rollout=tokens_per_rollout, tokens_per_second=tokens_per_second
+    )
+    return Estimate(
+        prompts=prompts,
+        parts=sum(-(-len(rows) // sizes[name]) for name, rows in benchmarks.items()),
+        rollouts=prompts * samples,
+        tokens=tokens,
+        tokens_per_second=tokens_per_second,
+        hours=round(tokens / tokens_per_second / 3600, 4),
+        gigabytes=round(tokens * ROLLOUT_BYTES / 1e9, 6),
+        advised_prompts_per_part=advice.prompts_per_part,
+        minutes_per_part=advice.minutes,
+        megabytes_per_part=advice.megabytes,
+        training_tokens=0,
+        training_tflops=TRAINING_TFLOPS,
+        training_hours=0.0,
+        training_gigabytes=0.0,
     )
 
 

@@ -150,11 +150,11 @@ class EvalResult:
         )
 
     def to_json(self) -> str:
-        """The result as stored in eval/NAME/results.json."""
+        """The result as stored in eval/NAME/results.json. Raises ValueError where a number is not finite."""
         data = asdict(self)
         for name in ("pass_at", "majority"):
             data[name] = {str(k): found for k, found in data[name].items()}
-        return json.dumps(data, indent=1)
+        return json.dumps(data, indent=1, allow_nan=False)
 
     @staticmethod
     def from_json(content: str | bytes, *, where: str = RESULTS) -> EvalResult:

@@ -27,6 +27,7 @@ from pipelines.runs.evaluate import (
     EvaluationError,
     read_results,
 )
+from pipelines.runs.folders import round_folder, rounds_among
 
 MARKDOWN = "evaluations.md"
 #: after a figure over other prompts than the first one of its column
@@ -57,7 +58,7 @@ def write_markdown(url: str, beside: Evaluations) -> str:
 def evaluated_places(url: str) -> list[str]:
     """Where a RUN has evaluations of whole benchmarks: start/eval, round-000/eval, eval/DIGEST."""
     store = Store(url)
-    tops = ["start", *sorted(name for name in store.folders() if name.startswith("round-"))]
+    tops = ["start", *(round_folder("", index) for index in rounds_among(store.folders()))]
     places = [posixpath.join(top, "eval") for top in tops]
     places += [posixpath.join("eval", name) for name in sorted(store.folders("eval"))]
     return [place for place in places if _benchmarks(posixpath.join(url, place))]

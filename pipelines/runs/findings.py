@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pass_ops.errors import PassError
 from pipelines.prompts.stage import PromptRow
@@ -26,12 +26,14 @@ class Findings:
     """What a check found.
 
     problems: one line each. missing: the same for packages that are not installed here. For an estimate: the prompts of
-    the configuration's round (none where no prompts are read), and the policy's folder (None where it is not there).
+    the configuration's round (none where no prompts are read), those of each benchmark where these are evaluated, and
+    the policy's folder (None where it is not there).
     memory: what each stage holds on a GPU (nothing where no GPUs are known).
     """
 
     problems: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     prompts: tuple[PromptRow, ...] = ()
+    benchmarks: Mapping[str, Sequence[PromptRow]] = field(default_factory=dict)
     policy: str | None = None
     memory: tuple[StageMemory, ...] = ()

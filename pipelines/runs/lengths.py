@@ -1,4 +1,4 @@
-"""Do prompts and completions fit into the model's context?"""
+"""Do prompts and completions fit into the model's context, and can its tokenizer spell the prompts?"""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from pass_ops.shards import Rejection
 from pipelines.engines.base import EngineOptions
 from pipelines.models.folder import load_tokenizer, read_config
 from pipelines.prompts.stage import PromptRow
-from pipelines.rollouts.encode import plan_part
+from pipelines.rollouts.encode import plan_part, unspelled_prompts
 from pipelines.rollouts.options import GenerateOptions
 
+# Longer than any context, where the model's is not known.
+_ENDLESS = 2**30
 # So many prompts are encoded, evenly spread over the source: enough to see what is too long more often than rarely.
 LOOKED_AT = 512
 
 
-def length_problems(
+def prompt_problems(
     rows: Sequence[PromptRow],
     *,
     policy: str,
@@ -26,7 +28,8 @@ def length_problems(
     options: GenerateOptions,
     max_reject_rate: float,
 ) -> Iterator[str]:
-    """What does not fit: the context asked for, max_tokens into it, or more than max_reject_rate of the prompts.
+    """What does not fit: the context asked for, max_tokens into it, or more than max_reject_rate of the prompts; and
+    that more than so many have characters which the tokenizer cannot spell.
 
     Raises ModelFilesError, and ModuleNotFoundError where the package that encodes prompts is not installed.
     """
@@ -35,9 +38,7 @@ def length_problems(
     if wanted is not None and limit is not None and wanted > limit and engine.kind in ("vllm", "transformers"):
         yield f"engine.max_model_len is {wanted}, but the model {policy} takes at most {limit} tokens"
     context = wanted or limit
-    if context is None:
-        return
-    if most >= context:
+    if context is not None and most >= context:
         yield (
             f"sampling.max_tokens is {most}, which leaves no room for a prompt in a context of {context} tokens "
             "(engine.max_model_len); lower it"
@@ -47,12 +48,23 @@ def length_problems(
     seen = kept[:: max(1, len(kept) // LOOKED_AT)]
     if not seen:
         return
+    tokenizer = load_tokenizer(policy)
     planned = plan_part(
         pa.Table.from_pylist(seen, schema=shards.PROMPTS),
-        tokenizer=load_tokenizer(policy),
+        tokenizer=tokenizer,
         options=options,
-        max_model_len=context,
+        max_model_len=context or _ENDLESS,
     )
+    lost = unspelled_prompts(planned, tokenizer=tokenizer, options=options)
+    if len(lost) > max_reject_rate * len(planned):
+        name, characters = next(iter(lost.items()))
+        yield (
+            f"{len(lost)} of the {len(planned)} prompts looked at have characters that the tokenizer of {policy} "
+            f"cannot spell, so that the policy would not see them (the first, {name}: {characters[:40]!r}); "
+            f"operations.max_reject_rate is {max_reject_rate}. Take them out, or take a model that knows them"
+        )
+    if context is None:
+        return
     rejected = [plan for plan in planned if isinstance(plan, Rejection)]
     if len(rejected) > max_reject_rate * len(planned):
         yield (

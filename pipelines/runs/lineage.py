@@ -15,7 +15,8 @@ Rewritten whole after each stage; a reader sees the old text or the new one, nev
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Required
 
 import pydantic
@@ -30,7 +31,7 @@ FILE = "lineage.json"
 
 
 class LineageError(PassError, ValueError):
-    """lineage.json is damaged, or of another format."""
+    """lineage.json is damaged, of another format, or was to hold what JSON has not."""
 
 
 @pydantic.with_config(extra="allow")
@@ -93,13 +94,13 @@ def record_round(run: str, round_index: int, facts: Mapping[str, Any]) -> None:
     rounds = {entry["round"]: entry for entry in lineage["rounds"]}
     rounds[round_index] = _merged(rounds.get(round_index, {"round": round_index}), facts)
     lineage["rounds"] = [rounds[index] for index in sorted(rounds)]
-    Store(run).put(FILE, json.dumps(lineage, indent=1).encode())
+    _write(run, lineage)
 
 
 def record_start(run: str, facts: Mapping[str, Any]) -> None:
     """Write down what is known of the policy before round 0. Raises LineageError."""
     lineage = read_lineage(run)
-    Store(run).put(FILE, json.dumps({**lineage, "start": dict(facts)}, indent=1).encode())
+    _write(run, {**lineage, "start": dict(facts)})
 
 
 def record_stopped(run: str, decision: Mapping[str, Any] | None) -> None:
@@ -108,7 +109,30 @@ def record_stopped(run: str, decision: Mapping[str, Any] | None) -> None:
     if lineage.get("stopped") != decision:
         kept = {key: value for key, value in lineage.items() if key != "stopped"}
         told = {} if decision is None else {"stopped": dict(decision)}
-        Store(run).put(FILE, json.dumps(kept | told, indent=1).encode())
+        _write(run, kept | told)
+
+
+def _write(run: str, lineage: Mapping[str, Any]) -> None:
+    store = Store(run)
+    if wrong := list(_not_finite(lineage, "")):
+        place, value = wrong[0]
+        raise LineageError(
+            f"{store.path(FILE)} was to say that {place} is {value}, which JSON has no number for, so nothing was "
+            "written; what was made is kept. Look at what measured it, and run the command again"
+        )
+    store.put(FILE, json.dumps(lineage, indent=1, allow_nan=False).encode())
+
+
+def _not_finite(value: Any, place: str) -> Iterator[tuple[str, float]]:
+    """Where in a value there are numbers that JSON has not, as "rounds.0.metrics.train.loss"."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield place.removeprefix("."), value
+    elif isinstance(value, Mapping):
+        for name, one in value.items():
+            yield from _not_finite(one, f"{place}.{name}")
+    elif isinstance(value, list | tuple):
+        for index, one in enumerate(value):
+            yield from _not_finite(one, f"{place}.{index}")
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 from pipelines.runs.run import Run
 from trainer import TrainOptions
+from trainer.summary import metric_names
 
 
 def round_problems(run: Run, *, first: int, rounds: int) -> Iterator[str]:
     """One line for each thing that would stop these rounds, or spoil them. Raises ConfigError for a schedule."""
     yield from _staleness(run, first=first, rounds=rounds)
-    yield from _stopping(run)
+    yield from _stopping(run, first=first, rounds=rounds)
     yield from _selecting(run)
     keep, read = run.config.run.keep_rollouts, run.config.run.max_staleness + 1
     if keep is not None and keep < read:
@@ -71,13 +72,16 @@ def _selecting(run: Run) -> Iterator[str]:
         yield f"select.outcome: the signal {select.outcome!r} is of kind {kind}; name one of kind outcome"
 
 
-def _stopping(run: Run) -> Iterator[str]:
+def _stopping(run: Run, *, first: int, rounds: int) -> Iterator[str]:
     """The metric must be one that every round measures."""
-    options = run.config.stop
-    if options is None or not options.metric.startswith("eval."):
+    options, found = run.config.stop, run.config.eval
+    if options is None:
         return
-    benchmark, _, figure = options.metric.removeprefix("eval.").rpartition(".")
-    found = run.config.eval
-    known = [] if found is None else [f"eval.{name}.pass@{k}" for name in found.benchmarks for k in found.k]
-    if f"eval.{benchmark}.{figure}" not in known:
-        yield f"stop.metric is {options.metric!r}, which is not measured; measured are: {', '.join(known) or 'none'}"
+    for index in range(first, first + rounds):
+        known = [] if found is None else [f"eval.{name}.pass@{k}" for name in found.benchmarks for k in found.k]
+        known += [f"train.{name}" for name in metric_names(run.config.at_round(index).train)]
+        if options.metric not in known:
+            kind = options.metric.partition(".")[0]
+            told = ", ".join(name for name in known if name.startswith(f"{kind}."))
+            yield f"stop.metric is {options.metric!r}, which is not measured; measured are: {told or 'none'}"
+            return

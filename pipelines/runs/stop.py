@@ -16,7 +16,7 @@ from trainer.options import NotNegative
 
 
 class StopError(PassError, ValueError):
-    """The metric that decides about stopping is not measured."""
+    """The metric that decides about stopping is not measured, or is no number."""
 
 
 def _metric(name: str) -> str:
@@ -81,7 +81,10 @@ def stopped(values: Sequence[float], options: StopOptions) -> Stopped | None:
 
 
 def metric_value(metrics: Mapping[str, Mapping[str, Any]], name: str, *, where: str) -> float:
-    """A metric of {"train": {name: value}, "eval": {benchmark: {pass@k: value}}}. Raises StopError."""
+    """A metric of {"train": {name: value}, "eval": {benchmark: {pass@k: value}}}.
+
+    Raises StopError where it is not there, or is NaN or infinite, which no other value can be compared with.
+    """
     kind, _, rest = name.partition(".")
     found: Any = metrics.get(kind, {})
     if kind == "eval":
@@ -89,4 +92,10 @@ def metric_value(metrics: Mapping[str, Mapping[str, Any]], name: str, *, where: 
         found = found.get(benchmark, {})
     if not isinstance(found.get(rest), int | float):
         raise StopError(f"stop.metric {name} is not measured in {where}; it has: {', '.join(sorted(found)) or 'none'}")
-    return float(found[rest])
+    value = float(found[rest])
+    if not math.isfinite(value):
+        raise StopError(
+            f"stop.metric {name} is {value} in {where}, so it cannot be said whether the rounds improve; look at what "
+            "made it so (passrl inspect RUN), or name another metric"
+        )
+    return value

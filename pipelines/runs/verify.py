@@ -18,7 +18,7 @@ from pass_ops.shards.dataset import dataset_folders
 from pass_ops.shards.finalize import read_run_record
 from pipelines.models.folder import model_digest
 from pipelines.runs.evaluate import RESULTS, EvalResult, evaluate_rollouts, read_results
-from pipelines.runs.folders import round_folder
+from pipelines.runs.folders import round_folder, round_of, rounds_among
 from pipelines.runs.lineage import FILE, read_lineage
 from trainer.errors import StateError
 from trainer.model_folder import weights_digest
@@ -35,7 +35,6 @@ from trainer.records import (
 
 #: round -> what the lineage says of it
 Rounds = Mapping[int, Mapping[str, Any]]
-_ROUND = re.compile(r"round-(\d{3,})")
 _EVAL = re.compile(r"eval(-\d+)?")
 
 
@@ -71,8 +70,7 @@ def is_run(url: str) -> bool:
 
 
 def _rounds(url: str) -> list[int]:
-    found = (_ROUND.fullmatch(name) for name in Store(url).folders())
-    return sorted(int(match[1]) for match in found if match)
+    return rounds_among(Store(url).folders())
 
 
 def _trainings(url: str) -> Iterator[str]:
@@ -119,7 +117,8 @@ def _lineage(url: str, rounds: Rounds) -> Iterator[Finding]:
             yield from _named(folder, digest)
     for store in _stores(url):
         below = store.path().removeprefix(f"{Store(url).path()}/")
-        if _ROUND.match(below) and not _EVAL.fullmatch(below.split("/")[1]) and store.path() not in named:
+        top, _, rest = below.partition("/")
+        if round_of(top) is not None and not _EVAL.fullmatch(rest.split("/")[0]) and store.path() not in named:
             yield Finding("info", "lineage", store.root, f"{FILE} does not name it: its stage has not ended yet")
 
 
@@ -227,7 +226,8 @@ def _policies(url: str, rounds: Rounds) -> Iterator[Finding]:
 
 def _evaluations(url: str) -> list[str]:
     """The folder of every evaluation: start/eval/NAME, round-000/eval[-N]/NAME, eval/DIGEST/NAME."""
-    tops = [posixpath.join(url, name) for name in Store(url).folders() if name == "start" or _ROUND.fullmatch(name)]
+    evaluated = [name for name in Store(url).folders() if name == "start" or round_of(name) is not None]
+    tops = [posixpath.join(url, name) for name in evaluated]
     folders = [posixpath.join(top, name) for top in tops for name in Store(top).folders() if _EVAL.fullmatch(name)]
     folders += [posixpath.join(url, "eval", name) for name in Store(posixpath.join(url, "eval")).folders()]
     return [posixpath.join(folder, name) for folder in folders for name in Store(folder).folders()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 from pathlib import Path
@@ -108,6 +109,26 @@ def test_what_would_stop_a_run_later_is_found_before_it(project, overrides, said
     found = problems(project, *overrides)
     assert bool(found) == bool(said)
     assert not said or any(said in problem for problem in found), found
+
+
+def test_prompts_that_the_tokenizer_cannot_spell_are_refused_or_told(project, capsys, caplog):
+    tokenizer = project.folder / "model" / "tokenizer.json"
+    content = json.loads(tokenizer.read_text())
+    content["model"]["unk_token"] = "<pad>"
+    tokenizer.write_text(json.dumps(content))
+    rows = [{"prompt": f"{n}a+3b-2?", "answer": "1"} for n in range(9)] + [{"prompt": "2÷3é1?", "answer": "5"}]
+    project.write("prompts.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    command = ["generate", project.config, "--out", project.out]
+    assert main(command) == 2
+    assert "1 of the 10 prompts looked at have characters that the tokenizer of" in (said := capsys.readouterr().err)
+    assert "(the first, prompts-9: '÷é'); operations.max_reject_rate is 0.05. Take them out" in said
+    assert not Path(project.out).exists()
+    with caplog.at_level(logging.WARNING):
+        assert main([*command, "--set", "operations.max_reject_rate=0.2"]) == 0
+    told = [record.getMessage() for record in caplog.records if "cannot spell" in record.getMessage()]
+    assert len(told) == 1
+    assert "rollouts, part 2: 1 of 2 prompts have characters" in told[0]
+    assert "(the first, prompts-9: ÷é)" in told[0]
 
 
 def test_another_vocabulary_is_told_by_its_first_token(project, tiny_model_factory):

@@ -75,6 +75,29 @@ def test_a_metric_that_no_round_measures_is_refused_before_anything_runs(stoppin
     assert not Path(stopping.out).exists()
 
 
+@pytest.mark.parametrize(
+    ("metric", "options", "known"),
+    [
+        ("train.behaviour_kl", [], "train.loss, train.policy_loss, train.clip_low, train.clip_high, train.beh"),
+        ("train.kl", [], "train.loss, train.policy_loss, train.clip_low"),  # measured with a KL term alone
+        ("train.behavior_kl", ["schedule.train.loss=['clip', 'next_token']"], "train.loss"),
+    ],
+)
+def test_a_metric_that_no_training_measures_is_refused_before_anything_runs(stopping, capsys, metric, options, known):
+    command = ["rounds", stopping.config, "--out", stopping.out, "--set", f"stop.metric={metric}"]
+    for option in options:
+        command += ["--set", option]
+    assert main(command) == 2
+    assert f"stop.metric is {metric!r}, which is not measured; measured are: {known}" in capsys.readouterr().err
+    assert not Path(stopping.out).exists()
+
+
+def test_rounds_may_end_by_a_number_of_the_training(stopping):
+    command = ["rounds", stopping.config, "--rounds", "3", "--out", stopping.out, "--set", "stop.min_delta=1e9"]
+    assert main([*command, "--set", "stop.metric=train.grad_norm"]) == 0
+    assert lineage(stopping.out)["stopped"]["metric"] == "train.grad_norm"
+
+
 def test_older_shards_are_trained_on_with_the_log_probabilities_of_who_sampled_them(plain, tmp_path, capsys):
     out, alone = plain.out, str(tmp_path / "alone")
     command = ["rounds", plain.config, *REUSE, "--out"]
@@ -203,6 +226,22 @@ def test_a_budget_of_bytes_deletes_the_oldest_first_and_never_what_the_next_roun
     assert [bool(found) for found in states] == [False, False, True]
     assert lineage(plain.out)["rounds"][2]["trained_on"] == [2, 1]
     assert main(["verify", plain.out]) == 0
+
+
+def test_evaluations_of_other_policies_count_in_a_budget_of_bytes(project, capsys):
+    command = ["rounds", project.config, "--rounds", "2", "--out", project.out]
+    assert main(command) == 0
+    limit = ["--set", f"run.disk_gigabytes={(weighed(project.out, 0, 1) + 100) / 1e9!r}"]
+    shutil.copytree(project.out, f"{project.out}-evaluated")
+    assert main([*command, *limit]) == 0
+    assert lineage(project.out)["rounds"][1]["budget"]["deletes"] == []
+    command[-1] = f"{project.out}-evaluated"
+    policy = f"{project.out}/round-000/policy"
+    assert main(["eval", project.config, "--out", command[-1], "--policy", policy]) == 0
+    assert main([*command, *limit]) == 0
+    plan = lineage(command[-1])["rounds"][1]["budget"]
+    assert plan["over"] > 0
+    assert plan["deletes"][0] == [0, "state"]
 
 
 def weighed(out: str, *rounds: int) -> int:

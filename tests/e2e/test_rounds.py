@@ -11,6 +11,7 @@ import pytest
 
 from pass_ops.shards import open_dataset
 from pipelines.cli.parser import main
+from tests.e2e.project import PLAIN
 
 
 def lineage(out: str) -> dict:
@@ -105,6 +106,37 @@ def test_dry_run_prints_configuration_and_estimate_and_touches_nothing(project, 
         3,
     )
     assert not Path(project.out).exists()
+
+
+def test_the_dry_run_of_a_stage_estimates_what_it_is_part_of(project, capsys):
+    text = Path(project.config).read_text()
+    project.write("run.toml", text + '\n[eval.benchmarks.all]\nsource = "prompts.jsonl"\nprompts_per_part = 6\n')
+    found = {}
+    for stage in ("eval", "generate", "train"):
+        assert main([stage, project.config, "--out", project.out, "--dry-run"]) == 0
+        found[stage] = json.loads(capsys.readouterr().out)["estimate"]
+    one = found["eval"]
+    assert (one["prompts"], one["parts"], one["rollouts"]) == (4 + 10, 1 + 2, 2 * 14)
+    assert (one["tokens"], one["training_tokens"], one["training_hours"]) == (28 * 8, 0, 0.0)
+    assert found["train"] == found["generate"]
+    assert not Path(project.out).exists()
+    Path(project.folder, "prompts.jsonl").unlink()
+    assert main(["train", project.config, "--out", project.out, "--dry-run"]) == 0, "it reads no prompts itself"
+
+
+def test_infinite_options_are_json_too(project, capsys):
+    project.write("run.toml", PLAIN)
+    command = ["rounds", project.config, "--rounds", "1", "--out", project.out, "--set", "train.stop_ratio=inf"]
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    assert main([*command, "--dry-run"]) == 0
+    printed = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert printed["config"]["train"]["stop_ratio"] == "inf"
+    assert main(command) == 0
+    told = json.loads(Path(project.out, "lineage.json").read_text(), parse_constant=refuse)
+    assert told["rounds"][0]["config"]["train"]["stop_ratio"] == "inf"
 
 
 def test_reverify_shows_what_another_verifier_would_say_and_writes_nothing(project, capsys):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 import trainer.metrics
 from tests.trainer.rows import random_rows, split_groups
 from trainer import TrainOptions, train
 from trainer.metrics import read_metrics
+from trainer.summary import metric_names
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "train.md"
 
@@ -34,6 +38,24 @@ def test_a_step_writes_exactly_the_documented_keys(tmp_path, make_shaped, policy
     train([data], policy=policy_folder, out=str(tmp_path / "out"), options=TrainOptions(device="cpu", updates=1))
     (line,) = read_metrics(tmp_path / "out")
     assert set(line) == keys(table(trainer.metrics.__doc__ or ""))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"kl_coef": 0.01},
+        {"loss": "next_token", "zero_advantage": "drop"},
+        {"too_long": "drop"},
+    ],
+    ids=str,
+)
+def test_the_metrics_of_a_round_are_those_that_its_options_announce(tmp_path, make_shaped, policy_folder, options):
+    data = make_shaped(split_groups(random_rows(groups=2, size=2), 1))
+    given = TrainOptions(device="cpu", updates=1, tensorboard=False, **options)
+    result = train([data], policy=policy_folder, out=str(tmp_path / "out"), options=given)
+    assert sorted(result.metrics) == sorted(metric_names(given))
+    assert "entropy" not in metric_names(replace(given, head="fused"))
 
 
 def test_every_option_on_the_page_is_one():

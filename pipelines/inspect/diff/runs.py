@@ -206,9 +206,10 @@ def _told(
 
 
 def _evaluations(folder: str) -> dict[str, tuple[str, EvalResult]]:
-    """Benchmark -> its folder and result: of all prompts where that was made, else of the first N."""
+    """Benchmark -> its folder and result: of all prompts where that was made, else of the first N, the largest N."""
     found: dict[str, tuple[str, EvalResult]] = {}
-    for evaluation in sorted(name for name in Store(folder).folders() if _EVALUATION.fullmatch(name)):
+    made = (name for name in Store(folder).folders() if _EVALUATION.fullmatch(name))
+    for evaluation in sorted(made, key=lambda name: float(name.partition("-")[2] or "inf"), reverse=True):
         for benchmark, result in _benchmarks(posixpath.join(folder, evaluation)).items():
             found.setdefault(benchmark, result)
     return found

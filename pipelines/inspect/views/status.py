@@ -10,6 +10,7 @@ from typing import Any
 
 from pass_ops.errors import PassError
 from pass_ops.shards import DatasetStatus, RunStatus
+from pipelines.runs.folders import round_of
 from pipelines.runs.lineage import read_lineage
 from pipelines.runs.tables import Sheet, numbers
 
@@ -84,7 +85,7 @@ def _order(placed: tuple[str, str, DatasetStatus]) -> tuple[object, ...]:
     round_name, name, dataset = placed
     evaluation = name.rpartition("/rollouts")[0] or name.rpartition("/prompts")[0] or name.rpartition("/signals")[0]
     stage = STAGES.index(dataset.stage) if dataset.stage in STAGES else len(STAGES)
-    return (round_name != "start", round_name, evaluation, stage, name)
+    return (round_name != "start", round_of(round_name) or 0, round_name, evaluation, stage, name)
 
 
 def _cells(dataset: DatasetStatus) -> Sequence[str]:

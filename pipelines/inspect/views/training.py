@@ -10,6 +10,7 @@ from typing import Any
 from pass_ops.errors import PassError
 from pass_ops.shards import open_dataset
 from pipelines.inspect.pictures import BLUE, GREY, ORANGE, picture_bytes
+from pipelines.runs.folders import round_folder, rounds_among
 from pipelines.runs.lineage import read_lineage, read_rounds
 from pipelines.runs.summary import ShapedSummary, summarize_shaped
 from pipelines.runs.tables import Sheet, numbers
@@ -47,15 +48,16 @@ def read_trainings(url: str) -> list[Training]:
     if (folder / "metrics.jsonl").exists():
         found = [Training(name=folder.name, steps=read_metrics(folder))]
     else:
-        rounds = {f"round-{index:03d}": entry for index, entry in read_rounds(url).items()}
+        rounds = read_rounds(url)
+        trained = rounds_among(train.parent.name for train in folder.glob("round-*/train"))
         found = [
             Training(
-                name=train.parent.name,
-                steps=read_metrics(train),
-                pass_at_1=_pass_at_1(rounds.get(train.parent.name, {})),
-                rollouts=_rollouts(train.parent / "shaped"),
+                name=round_folder("", index),
+                steps=read_metrics(folder / round_folder("", index, "train")),
+                pass_at_1=_pass_at_1(rounds.get(index, {})),
+                rollouts=_rollouts(folder / round_folder("", index, "shaped")),
             )
-            for train in sorted(folder.glob("round-*/train"))
+            for index in trained
         ]
     found = [training for training in found if training.steps]
     if not found:
@@ -81,8 +83,8 @@ def _rollouts(shaped: Path) -> ShapedSummary | None:
 
 
 def training_rows(trainings: Sequence[Training]) -> list[dict[str, Any]]:
-    """One row a round: means over its steps and totals (`trainer.metrics.summarize`), reward, length, and pass@1."""
-    from trainer.metrics import summarize
+    """One row a round: means over its steps and totals (`trainer.summary.summarize`), reward, length, and pass@1."""
+    from trainer.summary import summarize
 
     return [
         {"round": training.name, "steps": len(training.steps), **summarize(training.steps)}

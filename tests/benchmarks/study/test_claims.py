@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.study.claims import CLAIMS, findings
-from benchmarks.study.measures import area, read_runs, values
+from benchmarks.study.measures import area, read_runs, read_tuning, values
 from benchmarks.study.statistics import ERROR, Verdict, detectable
 from benchmarks.study.store import SCHEMA
 from benchmarks.study.tables import RESULTS, cell, claims_table, differences_table, measures_table, parts_table
@@ -120,3 +120,13 @@ def test_a_cell_of_a_table_by_hand() -> None:
     assert cell({0: 0.4, 1: 0.5, 2: 0.6}, "pass1") == "0.500 ± 0.248"
     assert cell({0: 0.4}, "pass1") == "0.400"
     assert cell({}, "chunks") == "–"
+
+
+def test_tuning_cells_of_another_world_choose_no_rate_in_the_report_either() -> None:
+    cell = row("pass_k07", "low", 0, 20, pass1=0.5, length=80.0)
+    tuned = {**cell, "tuning": True, "seed": 1000, "lr": 3e-4}
+    [run] = read_tuning(pa.Table.from_pylist([cell, tuned], schema=SCHEMA))
+    assert (run.seed, run.lr) == (1000, 3e-4)
+    for others in ([{**tuned, "world": "x"}, cell], [{**tuned, "world": "x"}, tuned]):
+        with pytest.raises(ValueError, match=r"tuning cells are of another world than the rest \(w, x\)"):
+            read_tuning(pa.Table.from_pylist(others, schema=SCHEMA))

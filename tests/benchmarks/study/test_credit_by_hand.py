@@ -13,11 +13,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.study.arms import ARMS, CORE
+from benchmarks.study.arms import ARMS, CORE, Cell
 from benchmarks.study.cell import Workshop, rollouts, train_options, update
 from benchmarks.study.kept import kept_batch, kept_cells, kept_scores
 from benchmarks.study.mechanism import gradients, policy_of
-from benchmarks.study.probe import read_rows
+from benchmarks.study.probe import PROBED, read_rows
 from benchmarks.study.publish import KEPT_ROUNDS
 from benchmarks.study.run import open_workshop
 from benchmarks.study.sample import token_logprobs
@@ -81,13 +81,17 @@ def chunk_ends(group: Group, row: int, *, kl: bool, chunk: bool) -> list[int]:
     return [*ends, length]
 
 
-def by_pass(group: Group, *, k: float, kl: bool = False, chunk: bool = True) -> Iterator[Array]:
-    """Section 2, 3, 4: AF, CV, DL."""
+def by_pass(
+    group: Group, *, k: float, kl: bool = False, chunk: bool = True, with_format: bool = True
+) -> Iterator[Array]:
+    """Section 2, 3, 4: AF, CV, DL; without format neither its stream nor its gate (section 0a)."""
     pool = np.concatenate(group.scores)
     outcome, form = standard(group.outcome, group.outcome), standard(group.form, group.form)
     for row, scores in enumerate(group.scores):
         tokens = spread(standard(scores, pool), group.ends[row])
-        fused = tokens + outcome[row] + form[row] if group.form[row] else np.full(len(tokens), 3 * form[row])
+        fused = tokens + outcome[row]
+        if with_format:
+            fused = fused + form[row] if group.form[row] else np.full(len(tokens), 3 * form[row])
         ends = chunk_ends(group, row, kl=kl, chunk=chunk)
         yield spread(divided(fused[np.array(ends) - 1], k), ends)
 
@@ -128,6 +132,7 @@ HAND: dict[str, Callable[[Group], Iterator[Array]]] = {
     "pass_opd": lambda group: by_pass(group, k=0.7, kl=True),
     "grpo_gopd": by_grpo_process,
     "pass_gopd": lambda group: by_pass(group, k=0.7, kl=True),
+    "pass_no_format": lambda group: by_pass(group, k=0.7, with_format=False),
 }
 
 
@@ -179,23 +184,39 @@ def test_the_stored_weight_of_failed_format_is_the_hands(arm: str) -> None:
         assert row["failed_share"] == pytest.approx(share, rel=1e-3)
 
 
+def published(arm: str) -> list[Cell]:
+    """The cells whose rollouts are published and have an arm's signal: its own, or PASS's, whose signal is the same.
+
+    Fails where there is none: a test over no rollouts would say nothing.
+    """
+    found = [cell for cell in kept_cells() if cell.arm == arm] or [
+        cell for cell in kept_cells() if (arm, cell.arm) == ("pass_no_format", "pass_k07")
+    ]
+    assert {cell.level for cell in found} == set(ARMS[arm].levels), f"no rollouts are published for {arm}"
+    return found
+
+
 @pytest.mark.parametrize("number", KEPT_ROUNDS)
-@pytest.mark.parametrize("arm", CORE)
+@pytest.mark.parametrize("arm", HAND)
 def test_the_credit_of_every_arm_is_the_specs(arm: str, number: int, models: Models) -> None:
-    for cell in kept_cells():
-        if cell.arm == arm:
-            batch, signal = kept_batch(cell, number), ARMS[arm].signal
-            shaped = shape(table(batch, ARMS[arm], cell.level, models), ARMS[arm].shaping, threads=1)
-            if signal == "prm":
-                scores = kept_scores(cell, number)
-            elif signal == "none":
-                scores = [np.zeros(len(one.ends)) for one in batch.judged]
-            else:
-                scores = kl_scores(batch, models, signal)
-            stepwise = signal in ("prm", "none")
-            expected = [row for group in groups(batch, scores, stepwise=stepwise) for row in HAND[arm](group)]
-            for found, hand in zip(token_advantages(shaped), expected, strict=True):
-                np.testing.assert_allclose(found.values.to_numpy(), hand, atol=2e-4, rtol=2e-4)
+    for cell in published(arm):
+        batch, signal = kept_batch(cell, number), ARMS[arm].signal
+        shaped = shape(table(batch, ARMS[arm], cell.level, models), ARMS[arm].shaping, threads=1)
+        if signal == "prm":
+            scores = kept_scores(cell, number)
+        elif signal == "none":
+            scores = [np.zeros(len(one.ends)) for one in batch.judged]
+        else:
+            scores = kl_scores(batch, models, signal)
+        stepwise = signal in ("prm", "none")
+        expected = [row for group in groups(batch, scores, stepwise=stepwise) for row in HAND[arm](group)]
+        for found, hand in zip(token_advantages(shaped), expected, strict=True):
+            np.testing.assert_allclose(found.values.to_numpy(), hand, atol=2e-4, rtol=2e-4)
+
+
+def test_every_arm_of_the_claims_has_a_hand_and_rollouts() -> None:
+    assert HAND.keys() == set(PROBED)
+    assert {cell.arm for cell in kept_cells()} >= set(CORE)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +224,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     return open_workshop(tiny_models(tmp_path_factory.mktemp("models")), replace(SMOKE, updates=1, cap=48))
 
 
-@pytest.mark.parametrize("arm", CORE)
+@pytest.mark.parametrize("arm", PROBED)
 def test_every_arms_update_weighs_tokens_alike(arm: str, shop: Workshop) -> None:
     """Ratios are 1 in a round's first update: its gradient is that of the sum of A_it log pi(o_it) / length_i."""
     shop.reset()

@@ -127,3 +127,19 @@ def test_adams_update_divides_by_the_root_mean_square_over_updates() -> None:
     assert adam(towards, 1000 * step).value == pytest.approx(found.value)  # an estimator's scale is no part of it
     with pytest.raises(ValueError, match="at least three"):
         adam(towards[:2], step[:2])
+
+
+def test_adams_jackknife_leaves_a_fold_out_of_the_root_too() -> None:
+    """The pseudo-values by hand; the last fold's gradient is large, so the root differs much without it."""
+    generator = np.random.default_rng(3)
+    towards, step = generator.normal(1, 0.5, (5, 3)), generator.normal(1, 1, (5, 3)) * [[1], [1], [1], [1], [20]]
+
+    def moved(kept: list[int]) -> float:
+        root = np.sqrt(np.mean([step[f] ** 2 for f in kept], axis=0))
+        return float(np.mean([towards[f] @ (step[g] / root) for f in kept for g in kept if f != g]))
+
+    whole = moved(list(range(5)))
+    pseudo = [5 * whole - 4 * moved([f for f in range(5) if f != out]) for out in range(5)]
+    half = 2.776445 * np.std(pseudo, ddof=1) / 5**0.5
+    found = adam(torch.tensor(towards), torch.tensor(step))
+    assert (found.value, found.low, found.high) == pytest.approx((whole, whole - half, whole + half), rel=1e-5)

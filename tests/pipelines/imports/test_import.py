@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -141,6 +143,19 @@ def test_a_tokenizer_encodes_the_texts_and_says_so_and_shape_runs(import_run, js
     assert {r["policy_digest"] for r in shaped} == {"unknown"}
     assert all(r["behavior_logprobs"] is None for r in shaped)
     assert [finding for finding in verify(run.url) if finding.severity == "error"] == []
+
+
+def test_completions_that_the_tokenizer_cannot_spell_are_told(import_run, jsonl, tiny_model, tmp_path, caplog) -> None:
+    folder = tmp_path / "unknown"
+    shutil.copytree(tiny_model, folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["unk_token"] = "<pad>"
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    rows = [row("2+3=", "5 µ"), row("2+3=", "4", 0.0)]
+    with caplog.at_level(logging.WARNING):
+        import_run("rows", jsonl(rows), mapping=COLUMNS, tokenizer=str(folder))
+    assert "1 of 2 completions have characters that the tokenizer" in caplog.text
+    assert "(the first: µ)" in caplog.text
 
 
 def test_the_same_command_again_changes_nothing_and_another_is_refused(import_run, jsonl) -> None:

@@ -9,10 +9,11 @@ import statistics
 import numpy as np
 import pytest
 
+from pass_ops.shards import Store
 from pipelines.cli.parser import main
 from pipelines.inspect.diff.differences import difference
-from pipelines.inspect.diff.runs import diff_runs
-from pipelines.runs.evaluate import EvalResult, bootstrap, paired_gain, pass_at_k
+from pipelines.inspect.diff.runs import _evaluations, diff_runs
+from pipelines.runs.evaluate import RESULTS, EvalResult, bootstrap, paired_gain, pass_at_k
 from pipelines.runs.lineage import record_round
 
 
@@ -67,6 +68,17 @@ def test_it_agrees_with_the_gain_that_an_evaluation_reports():
     assert found is not None
     assert found.difference == pytest.approx(gain.value)
     assert found.standard_error == pytest.approx(gain.standard_error, rel=0.1)
+
+
+def test_of_evaluations_on_some_prompts_that_on_most_is_compared(tmp_path):
+    for count in (100, 20, 1000):
+        result = EvalResult(
+            benchmark="b", policy_digest="d", prompts=1, samples=8, pass_at={1: bootstrap(np.ones(1))}, mean_length=1.0,
+            truncated=0.0, unscored=0, prompt_ids=(f"of {count}",), correct_P=(8,),
+        )  # fmt: skip
+        Store(f"{tmp_path}/round-000/eval-{count}/b").put(RESULTS, result.to_json().encode())
+    place, found = _evaluations(f"{tmp_path}/round-000")["b"]
+    assert (place.split("/")[-2], found.prompt_ids) == ("eval-1000", ("of 1000",))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -59,6 +60,15 @@ def test_each_round_is_a_row_with_its_means_and_its_evaluation(run):
     assert [row["steps"] for row in rows] == [3, 3]
     assert [row["loss"] for row in rows] == [pytest.approx(0.0), pytest.approx(-0.1)]
     assert [row["pass@1 held-out"] for row in rows] == [0.5, 0.6]
+
+
+def test_rounds_stand_in_order_of_their_numbers(run):
+    for index in (101, 1000):
+        shutil.copytree(run / "round-001", run / f"round-{index}")
+    record_round(str(run), 1000, {"metrics": {"eval": {"held-out": {"pass@1": 0.9}}}})
+    found = read_trainings(str(run))
+    assert [training.name for training in found] == ["round-000", "round-001", "round-101", "round-1000"]
+    assert found[-1].pass_at_1 == {"held-out": 0.9}
 
 
 def test_the_picture_has_a_panel_a_kind_of_number_and_is_the_same_each_time(run):

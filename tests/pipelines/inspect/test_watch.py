@@ -21,6 +21,7 @@ from pass_ops import shards
 from pass_ops.errors import NotADatasetError
 from pass_ops.shards.tables import Rejection
 from pipelines.cli import main
+from pipelines.inspect.views.status import status_sheet
 from pipelines.inspect.watch import follow, snapshot, snapshot_view
 
 ROW = {
@@ -84,6 +85,19 @@ def test_many_complete_datasets_are_one_line(run):
     assert "4 more datasets are complete" in shown
     assert "round-000" not in shown
     assert "round-012/rollouts" in shown
+
+
+def test_after_a_thousand_rounds_the_last_one_is_still_the_last(run):
+    for number in (101, 999, 1000):
+        commit(dataset := begin(run, parts=1, number=number), 0)
+        shards.finalize(dataset)
+        content = json.dumps({"update": number, "loss": 0.5}).encode() + b"\n"
+        shards.Store(f"{run}/round-{number}/train").put("metrics.jsonl", content)
+    found = snapshot(run)
+    assert [dataset.url.split("/")[-2] for dataset in found.datasets] == ["round-101", "round-999", "round-1000"]
+    assert found.training.folder == "round-1000/train"
+    shown = status_sheet(shards.RunStatus(url=run, datasets=found.datasets[::-1])).plain(width=100)
+    assert shown.index("round-101") < shown.index("round-999") < shown.index("round-1000")
 
 
 def test_what_cannot_be_read_is_said_and_looked_at_again(tmp_path, monkeypatch):

@@ -10,12 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from pass_ops import shards
 from pipelines.engines.base import EngineOptions, RequestRejected, Sampling
+from pipelines.engines.text import unspelled
 from pipelines.prompts.stage import PromptSource, write_prompts
 from pipelines.rollouts import encode
-from pipelines.rollouts.encode import encode_prompt, plan_part
+from pipelines.rollouts.encode import encode_prompt, plan_part, unspelled_prompts
 from pipelines.rollouts.stage import GenerateOptionError, GenerateOptions, generate, generate_spec
 from tests.conftest import byte_tokenizer, make_reciting_model
 
@@ -57,6 +60,53 @@ def encoded(tokenizer: Any, prompt: str | None = None, messages: Any = None, **o
 )
 def test_a_final_message_of_the_assistant_is_continued(messages, given, expected) -> None:
     assert encoded(byte_tokenizer(), messages=messages, chat_template_kwargs=given) == expected
+
+
+def spelling(model: Any, normalizer: Any = None, **names: str) -> Any:
+    """A tokenizer of single characters; names: of its special tokens."""
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+LETTERS = {letter: i for i, letter in enumerate(["<unk>", *"abe12"])}
+LOWER = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()])
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "text", "lost"),
+    [
+        (spelling(models.BPE(LETTERS, [])), "ab é12\U0001f600 e", "é\U0001f600"),  # dropped without a word
+        (spelling(models.BPE(LETTERS, [], unk_token="<unk>")), "ab é12", "é"),
+        (spelling(models.WordLevel(LETTERS, unk_token="<unk>")), "AB\n1", "AB"),
+        (spelling(models.WordLevel(LETTERS, unk_token="<unk>"), LOWER), "AB\té E\u0301Z", "z"),  # as it is meant
+        (spelling(models.Unigram([*((name, -1.0) for name in LETTERS)], unk_id=0), unk_token="<unk>"), "abé", "é"),
+        (spelling(models.BPE(LETTERS, [], unk_token="<unk>"), unk_token="<unk>"), "<unk> ab", ""),  # written so
+        (byte_tokenizer(), "naïve \U0001f600\u0301 <|im_end|>\x00", ""),
+    ],
+)
+def test_characters_that_no_token_spells_are_found(tokenizer, text, lost) -> None:
+    assert unspelled(tokenizer, text) == lost
+
+
+def test_prompts_that_a_tokenizer_cannot_spell_are_found_and_planned_as_the_policy_sees_them() -> None:
+    tokenizer = spelling(models.BPE(LETTERS, []), eos_token="b")
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    rows = [
+        {"prompt_id": "good", "prompt": "ab 12", "messages": None},
+        {"prompt_id": "bad", "prompt": "a÷b", "messages": None},
+        {"prompt_id": "chat", "prompt": None, "messages": [{"role": "user", "content": "1÷2"}]},
+    ]
+    table = pa.Table.from_pylist(
+        [{"answer": None, "extra": None, "source": "s", **row} for row in rows], shards.PROMPTS
+    )
+    options = GenerateOptions(system="e€")
+    planned = plan_part(table, tokenizer=tokenizer, options=options, max_model_len=100)
+    assert [one.token_ids for one in planned] == [[1, 2, 4, 5], [1, 2], [3, 4, 5]]
+    found = unspelled_prompts(planned, tokenizer=tokenizer, options=options)
+    assert found == {"bad": "÷", "chat": "€÷"}
 
 
 def test_a_template_that_drops_the_final_message_rejects_the_prompt() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import combinations, product
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 
 from pipelines.inspect.diff.differences import sign_flip
+from pipelines.runs import estimates
 from pipelines.runs.estimates import bootstrap, estimate, majority_at_k, share_interval, student_t
 
 
@@ -38,6 +40,30 @@ def test_the_majority_vote_is_the_mean_over_all_subsets(given, right):
 def test_a_vote_of_one_is_pass_at_1_and_a_vote_of_many_samples_does_not_overflow():
     assert majority_at_k([3, 4, 2], [True, False, False], 1, 1) == pytest.approx(3 / 10)
     assert majority_at_k([1500, 1500], [True, False], 0, 3) == pytest.approx(0.5)
+
+
+def test_counts_of_subsets_beyond_floats_are_no_obstacle():
+    found = majority_at_k([30_000, 30_000], [True, False], 0, 120)  # 1e370 subsets
+    assert found == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("k", "silent"), [(7, 0), (12, 9), (30, 4), (45, 0)])
+def test_drawn_subsets_agree_with_all_of_them(monkeypatch, k, silent):
+    votes, right = [12, 10, 9, *[3] * 4, *[1] * 8], [False, True, False, *[True] * 2, *[False] * 10]
+    exact = majority_at_k(votes, right, silent, k)
+    monkeypatch.setattr(estimates, "EXACT_PRODUCTS", 0)
+    drawn = majority_at_k(votes, right, silent, k)
+    assert drawn != exact
+    assert drawn == pytest.approx(exact, abs=0.02)  # four standard errors
+    assert majority_at_k(votes, right, silent, k) == drawn
+
+
+def test_a_vote_that_would_count_for_hours_is_drawn():
+    """Thousands of samples: 1e9 products, with numbers of a thousand digits."""
+    votes, k = [900, 850, *[1] * 250], 1000
+    share = k / sum(votes)  # of the first two answers' lead the normal approximation, variance of a sample drawn whole
+    lead = NormalDist(share * 50, (share * (1 - share) * 1750) ** 0.5)
+    assert majority_at_k(votes, [True, *[False] * 251], 0, k) == pytest.approx(1 - lead.cdf(0), abs=0.02)
 
 
 def test_a_vote_of_all_samples_is_one_count_however_many_there_are():

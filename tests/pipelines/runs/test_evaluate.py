@@ -9,6 +9,7 @@ import pytest
 from pass_ops import shards
 from pipelines.prompts.stage import PromptSource
 from pipelines.runs.evaluate import (
+    RESULTS,
     EvalOptions,
     EvalResult,
     EvaluationError,
@@ -17,6 +18,8 @@ from pipelines.runs.evaluate import (
     paired_gain,
     pass_at_k,
 )
+from pipelines.runs.evaluation_files import evaluated_places
+from pipelines.runs.folders import round_folder
 from pipelines.signals import Row, sidecar
 from tests.pipelines.conftest import SAMPLING
 
@@ -153,6 +156,14 @@ def test_numbers_of_one_value_are_one_answer_of_a_vote(make_run, said, vote):
 
     datasets = judge(run, verdict, options={"verifier": "number"})
     assert evaluate_rollouts(*datasets, benchmark="b", k=(1,)).majority_P[0] == pytest.approx(vote)
+
+
+def test_the_table_of_a_run_has_its_rounds_in_order_of_their_numbers(tmp_path):
+    for index in (101, 1000, 2):
+        folder = round_folder(str(tmp_path), index, "eval/held-out")
+        shards.Store(folder).put(RESULTS, result([index % 4]).to_json().encode())
+    shards.Store(f"{tmp_path}/round-old/eval/held-out").put(RESULTS, result([1]).to_json().encode())
+    assert evaluated_places(str(tmp_path)) == ["round-002/eval", "round-101/eval", "round-1000/eval"]
 
 
 def test_an_answer_that_normalization_leaves_nothing_of_still_votes(make_run):

@@ -54,5 +54,8 @@ def test_a_metric_is_found_by_name_or_named_as_missing():
     assert metric_value(metrics, "train.behavior_kl", where="round 0") == 0.5
     with pytest.raises(StopError, match=r"train\.behaviour_kl is not measured in round 3; it has: behavior_kl"):
         metric_value(metrics, "train.behaviour_kl", where="round 3")
+    for value in (math.nan, math.inf):
+        with pytest.raises(StopError, match=f"stop.metric train.kl is {value} in round 3, so it cannot be said"):
+            metric_value({"train": {"kl": value}}, "train.kl", where="round 3")
     with pytest.raises(ConfigError, match="is no metric"):
         options(metric="pass@1")
