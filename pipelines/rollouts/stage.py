@@ -331,10 +331,9 @@ class GenerateWork(PartWork):
         journal = self._journals.begin(part, inputs=lambda: planned_digest(planned, seeds))
         return in_background(self._sample, planned, seeds, journal)
 
-    def start_again(self, part: int) -> Future[PartOutput]:
-        """With what the attempt before it kept, if that ran beside this worker."""
+    def look_back(self) -> None:
+        """What attempts that ran beside this worker kept is of use as well."""
         self._journals.look()
-        return self.start(part)
 
     def forget(self, part: int) -> None:
         """Discard the part's journals."""
