@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -54,14 +54,36 @@ def begin_attempt(ds: Dataset, part: int) -> int:
             return number - before
 
 
-def fail_part(ds: Dataset, part: int, *, cause: str, traceback: str) -> None:
+def fail_part(ds: Dataset, part: int, *, cause: str, traceback: str, listed: Mapping[int, int] | None = None) -> None:
     """Give a part up for this run. The dataset cannot complete; the next run tries again with a new count, from the
     attempt after the last one on record; a marker outranks this.
+
+    listed: what `last_attempts` said earlier, for a writer that gives up many parts: attempts made since then are
+    looked up one by one. None: all attempts of the dataset are listed now.
     """
-    made = (names.parse(names.ATTEMPTS, entry.name) for entry in ds.store.entries(names.ATTEMPTS))
-    attempts = max((name.number for name in made if name and (name.part, name.fp8) == (part, ds.fp8)), default=0)
+    before = last_attempts(ds.store, ds.fp8) if listed is None else listed
+    attempts = last_attempt(ds, part, after=max(before.get(part, 0), ds.attempts_before.get(part, 0)))
     record = {"part": part, "cause": cause, "traceback": traceback, "attempts": attempts, **_whereabouts()}
     ds.store.put(names.failed(part, ds.fp8), json_file(record))
+
+
+def last_attempts(store: Store, fp8: str) -> dict[int, int]:
+    """Part -> number of its last attempt, of the parts that have one on record: by one listing."""
+    last: dict[int, int] = {}
+    for name in (names.parse(names.ATTEMPTS, entry.name) for entry in store.entries(names.ATTEMPTS)):
+        if name is not None and name.fp8 == fp8:
+            last[name.part] = max(name.number, last.get(name.part, 0))
+    return last
+
+
+def last_attempt(ds: Dataset, part: int, *, after: int) -> int:
+    """Number of the last of the attempts on record that follow number `after` one by one; `after` where none does.
+
+    Asked by reading the little files: `exists` would also list the store, for a folder of that name.
+    """
+    while ds.store.read_many([name := names.attempt(part, ds.fp8, after + 1)])[name] is not None:
+        after += 1
+    return after
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

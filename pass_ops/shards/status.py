@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pass_ops.shards import names
+from pass_ops.shards.commit import last_attempts
 from pass_ops.shards.dataset import dataset_folders, read_dataset_json
 from pass_ops.shards.deletion import read_deletion
 from pass_ops.shards.finalize import reject_rate
@@ -114,10 +115,7 @@ def _own(store: Store, folder: str, fp8: str) -> set[int]:
 
 def _rate(store: Store, done: Sequence[int], fp8: str) -> float | None:
     """Parts a second, from when the last attempts of parts that are done began."""
-    last: dict[int, int] = {}
-    for name in (names.parse(names.ATTEMPTS, entry.name) for entry in store.entries(names.ATTEMPTS)):
-        if name is not None and name.fp8 == fp8:
-            last[name.part] = max(name.number, last.get(name.part, 0))
+    last = last_attempts(store, fp8)
     tried = [part for part in done if part in last]
     step = _step(tried)
     contents = store.read_many([names.attempt(part, fp8, last[part]) for part in tried[::step]])

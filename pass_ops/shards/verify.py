@@ -54,7 +54,8 @@ def verify(url: str) -> list[Finding]:
     """Everything wrong with a dataset and, by digests, with what it was made from; or with every dataset of a RUN
     folder.
 
-    Reads every byte once. Raises NotADatasetError if there is no dataset at or below `url`.
+    Reads every byte once, and parts that share a group once more. Raises NotADatasetError if there is no dataset at or
+    below `url`.
     """
     folders, others = dataset_folders(url), _Others()
     findings: list[Finding] = []
@@ -330,8 +331,19 @@ def _cuts(file: pq.ParquetFile, bounds_G1: np.ndarray, where: str) -> Iterator[F
 def _repeated_groups(store: Store, records: tuple[PartRecord, ...], groups: GroupsOfParts) -> Iterator[Finding]:
     """No prompt or group may appear in two parts."""
     files = {record.part: record.data for record in records}
-    for part, name, first in groups.twice(lambda part: group_keys(read_columns(open_parquet(store.read(files[part]))))):
+    gone: list[Finding] = []
+
+    def names_of(part: int) -> pa.ChunkedArray:
+        try:
+            return group_keys(read_columns(open_parquet(store.read(files[part]))))
+        except (FileNotFoundError, pa.ArrowException) as error:  # somebody removed or changed it since it was read
+            message = f"it went while it was verified ({error}), so its groups are not compared; verify again"
+            gone.append(Finding("error", "missing_file", store.path(files[part]), message))
+            return pa.chunked_array([], pa.string())
+
+    for part, name, first in groups.twice(names_of):
         yield Finding("error", "unique_ids", store.path(files[part]), f"{name} is also in part {first}")
+    yield from gone
 
 
 def _rejections(store: Store, record: PartRecord, spec: DatasetSpec) -> Iterator[Finding]:

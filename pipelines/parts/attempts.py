@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from pass_ops.shards import Dataset, names
+from pass_ops.shards.commit import last_attempt
 
 
 def attempts_made(dataset: Dataset, part: int) -> int:
     """Attempts on record since the part was last given up, whichever command or worker made them."""
-    before = number = dataset.attempts_before.get(part, 0)
-    while _is_on_record(dataset, names.attempt(part, dataset.fp8, number + 1)):
-        number += 1
-    return number - before
-
-
-def _is_on_record(dataset: Dataset, name: str) -> bool:
-    """Asked by reading the little file: `exists` would also list the store, for a folder of that name."""
-    return dataset.store.read_many([name])[name] is not None
+    before = dataset.attempts_before.get(part, 0)
+    return last_attempt(dataset, part, after=before) - before
 
 
 def withdraw_attempt(dataset: Dataset, part: int, attempt: int) -> None:

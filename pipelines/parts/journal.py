@@ -54,6 +54,12 @@ class Journal:
         self._waiting: list[bytes] = []
         self._open = True
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the files that hold what this attempt and those before it finished."""
+        with self._lock:
+            return (*self._left, *self._own)
+
     def read(self) -> dict[str, bytes]:
         """Name -> content of everything that earlier attempts finished. What cannot be read counts for nothing."""
         found: dict[str, bytes] = {}
@@ -103,7 +109,7 @@ class Journal:
     def discard(self) -> None:
         """Remove it and what earlier attempts left: the part is committed, or what was kept is of no use."""
         self.close()
-        _remove(self._store, (*self._left, *self._own))
+        _remove(self._store, self.files)
 
     def _file(self) -> int:
         """The local file, created at the first entry."""
@@ -122,6 +128,7 @@ class Journal:
         self._close()
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             _remove(self._store, self._own)
+            self._own.clear()
         _LOG.warning(
             "the journal of part %d in %s cannot be written (%s). The part goes on without it: if its worker is lost, "
             "what it had finished is made again",
@@ -145,14 +152,23 @@ class Journals:
         self._begun: dict[int, Journal] = {}
 
     def look(self) -> None:
-        """See what earlier attempts, here or elsewhere, have left."""
-        self._left = {} if self._dataset is None else left_journals(self._dataset)
+        """See what earlier attempts, here or elsewhere, have left. A store that cannot tell fails no part."""
+        if self._dataset is None:
+            return
+        try:
+            self._left = left_journals(self._dataset)
+        except Exception as error:  # noqa: BLE001 - any of a store's library
+            _LOG.warning(
+                "the journals of %s cannot be listed (%s): what they keep is made again", self._dataset.url, error
+            )
 
     def begin(self, part: int, *, inputs: Callable[[], str]) -> Journal | None:
-        """That of a new attempt at a part; inputs: see `Journal`."""
+        """That of a new attempt at a part; inputs: see `Journal`. What this worker's own attempts left it knows."""
         if self._dataset is None:
             return None
-        self._begun[part] = Journal(self._dataset, part, inputs=inputs(), left=self._left.get(part, ()))
+        own = self._begun[part].files if part in self._begun else ()
+        left = tuple(dict.fromkeys((*self._left.get(part, ()), *own)))
+        self._begun[part] = Journal(self._dataset, part, inputs=inputs(), left=left)
         return self._begun[part]
 
     def forget(self, part: int) -> None:

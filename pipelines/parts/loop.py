@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ import pyarrow as pa
 from pass_ops import shards
 from pass_ops.errors import PartError, PassError
 from pass_ops.shards import Dataset, PreparedPart, Rejection
+from pass_ops.shards.commit import last_attempts
 from pipelines.engines.base import EngineDead
 from pipelines.engines.errors import ServerUnreachable
 from pipelines.parts.attempts import attempts_made, withdraw_attempt
@@ -60,9 +62,11 @@ class PartWork(Protocol):
         What is prepared already (checked and encoded, off the loop's thread) the loop only writes.
         """
 
-    def start_again(self, part: int) -> Outcome:
-        """Begin a part that was begun before, here or by another worker: what that attempt kept may be of use."""
-        return self.start(part)
+    def look_back(self) -> None:
+        """Parts that were begun before, here or by another worker, are begun again from now on: see once, for all of
+        them, what their attempts kept.
+        """
+        return
 
     def forget(self, part: int) -> None:  # noqa: ARG002 - the protocol's
         """Let go of what was kept of a part's attempts: it is committed, or what was made of it is refused."""
@@ -125,6 +129,20 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """Why an attempt failed, as `_failed` has it; in words, since an error holds on to its frames, and so to rows."""
+
+    cause: str
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, error: Exception) -> _Failure:
+        """The sentence of a PassError says all; where it was raised helps nobody."""
+        trace = "" if isinstance(error, PassError) else "".join(traceback.format_exception(error))
+        return cls(f"{type(error).__name__}: {error}", trace)
+
+
 class PartLoop:
     """Drives the parts that one worker is offered. Used by one thread; `abandon` may come from another."""
 
@@ -134,7 +152,7 @@ class PartLoop:
         self._parts_in_flight = parts_in_flight
         self._max_attempts = max_attempts
         self._in_flight: dict[Outcome, tuple[int, int]] = {}  # -> part, attempt
-        self._deferred: dict[int, Exception | None] = {}  # part -> its last attempt's error, where one is known
+        self._deferred: dict[int, _Failure | None] = {}  # part -> why its last attempt failed, where that is known
         self._stopped = False
 
     def offer(self, part: int) -> None:
@@ -161,6 +179,8 @@ class PartLoop:
         """Complete what is in flight, then the deferred parts one at a time, those with the fewest attempts first."""
         while self._in_flight:
             self._collect()
+        if self._deferred:
+            self._work.look_back()
         before = self._dataset.attempts_before
         attempts = {part: before.get(part, 0) + attempts_made(self._dataset, part) for part in self._deferred}
         for part in sorted(attempts, key=lambda part: (attempts[part], part)):
@@ -174,12 +194,12 @@ class PartLoop:
             future.cancel()
             withdraw_attempt(self._dataset, part, attempt)
 
-    def _begin(self, part: int, *, again: bool = False) -> Outcome:
+    def _begin(self, part: int) -> Outcome:
         if self._stopped:
             raise StageAborted("the job was stopped")
         attempt = shards.begin_attempt(self._dataset, part)
         try:
-            future = self._work.start_again(part) if again else self._work.start(part)
+            future = self._work.start(part)
         except Exception as error:  # noqa: BLE001 - an error of start and one on the future are one case
             future = Future()
             future.set_exception(error)
@@ -199,29 +219,32 @@ class PartLoop:
         done, _ = wait(under_way, timeout=wait_at_most, return_when=FIRST_COMPLETED)
         for future in sorted(done, key=lambda future: self._in_flight[future]):
             part = self._in_flight[future][0]
-            error = self._settle(future)
-            if error is not None:
-                self._deferred[part] = error
+            failure = self._settle(future)
+            if failure is not None:
+                self._deferred[part] = failure
 
     def _run_alone(self, part: int) -> None:
-        error = self._deferred.pop(part)
+        failure = self._deferred.pop(part)
         if shards.committed(self._dataset, part) is not None:
             return
         while attempts_made(self._dataset, part) < self._max_attempts:
-            error = self._settle(self._begin(part, again=True))
-            if error is None:
+            failure = self._settle(self._begin(part))
+            if failure is None:
                 return
-        attempts = attempts_made(self._dataset, part)
-        if error is None:
-            cause, trace = f"the worker or its engine died in each of {attempts} attempts", ""
-        else:
-            cause = f"{type(error).__name__}: {error}"
-            # The sentence of a PassError says all; where it was raised helps nobody.
-            trace = "" if isinstance(error, PassError) else "".join(traceback.format_exception(error))
-        shards.fail_part(self._dataset, part, cause=cause, traceback=trace)
+        if failure is None:
+            attempts = attempts_made(self._dataset, part)
+            failure = _Failure(f"the worker or its engine died in each of {attempts} attempts")
+        shards.fail_part(
+            self._dataset, part, cause=failure.cause, traceback=failure.traceback, listed=self._last_attempts
+        )
 
-    def _settle(self, future: Outcome) -> Exception | None:
-        """Commit one part; its error where it has none to commit. Raises StageAborted where the job cannot go on."""
+    @cached_property
+    def _last_attempts(self) -> Mapping[int, int]:
+        """Listed when the loop gives up its first part, for all that it gives up: not once a part."""
+        return last_attempts(self._dataset.store, self._dataset.fp8)
+
+    def _settle(self, future: Outcome) -> _Failure | None:
+        """Commit one part; why it failed if it has none to commit. Raises StageAborted where the job cannot go on."""
         part = self._in_flight[future][0]
         try:
             output = future.result()
@@ -238,7 +261,7 @@ class PartLoop:
             del self._in_flight[future]
             if isinstance(error, PartError):
                 self._work.forget(part)
-            return error
+            return _Failure.of(error)
         del self._in_flight[future]
         self._work.forget(part)
         return None

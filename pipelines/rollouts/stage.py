@@ -342,10 +342,9 @@ class GenerateWork(PartWork):
                 part, len(lost), len(planned), first, lost[first][:40],
             )  # fmt: skip
 
-    def start_again(self, part: int) -> Future[PartOutput]:
-        """With what the attempt before it kept, if that ran beside this worker."""
+    def look_back(self) -> None:
+        """What attempts that ran beside this worker kept is of use as well."""
         self._journals.look()
-        return self.start(part)
 
     def forget(self, part: int) -> None:
         """Discard the part's journals."""

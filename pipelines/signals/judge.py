@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any, ClassVar, Self
 
 import pyarrow as pa
@@ -17,6 +19,7 @@ from pydantic import Strict
 from pass_ops.shards import DatasetSpec, ModelRef
 from pipelines.engines.base import EngineOptions, RequestRejected, Sampling
 from pipelines.engines.environment import engine_environment
+from pipelines.engines.gpu_defaults import seats
 from pipelines.models.folder import chat_template_digest, load_tokenizer, model_digest, tensor_shapes, tokenizer_digest
 from pipelines.models.source import pinned_model
 from pipelines.options import Secret, Url, options, secret
@@ -24,7 +27,7 @@ from pipelines.options.types import Seconds, Tries, Workers
 from pipelines.signals.base import Row, SignalOptionError, sidecar
 from pipelines.signals.chat import CachedChat, Chat, EngineChat, KeptChat, Reply, shared_http_chat
 from pipelines.signals.grades import read_grade
-from pipelines.signals.kept import AskingSignal
+from pipelines.signals.kept import AskingSignal, in_turn
 from pipelines.signals.steps import Steps
 from pipelines.signals.stepwise import EMPTY, STEP_COLUMNS, StepwiseSignal, tasks
 
@@ -148,26 +151,31 @@ class JudgeSignal(StepwiseSignal, AskingSignal):
         return STEP_COLUMNS
 
     def score(self, rollouts: pa.Table, inputs: Mapping[str, pa.Table]) -> pa.Table:
-        """Ask about every distinct step of the part at once; what could not be read is asked again."""
-        chat, cuts = self._chat(), self.cut(rollouts)
-        questions = [
-            self.questions(task, steps.texts) if steps.ends else []
-            for task, steps in zip(tasks(rollouts, inputs["prompts"]), cuts, strict=True)
-        ]
-        grades = self._grades(chat, list(dict.fromkeys(question for asked in questions for question in asked)))
-        rows = [
-            _row([grades[question] for question in asked], steps) for asked, steps in zip(questions, cuts, strict=True)
-        ]
+        """Ask about every distinct step of the part; what could not be read is asked again.
+
+        A question is made when it is asked: those about one rollout are together as long as its steps squared.
+        """
+        wanted, cuts = tasks(rollouts, inputs["prompts"]), self.cut(rollouts)
+        places: dict[bytes, tuple[int, int]] = {}  # a question's digest -> rollout and step that it is first about
+        asked: list[list[bytes]] = []
+        for row, steps in enumerate(cuts):
+            numbers = range(len(steps.texts) if steps.ends else 0)
+            asked.append([_digest(self.question(wanted[row], steps.texts, number)) for number in numbers])
+            for number, key in enumerate(asked[-1]):
+                places.setdefault(key, (row, number))
+
+        def question(key: bytes) -> str:
+            row, number = places[key]
+            return self.question(wanted[row], cuts[row].texts, number)
+
+        grades = self._grades(list(places), question)
+        rows = [_row([grades[key] for key in keys], steps) for keys, steps in zip(asked, cuts, strict=True)]
         return sidecar(self.kind, rollouts, rows)
 
-    def questions(self, task: str, steps: Sequence[str]) -> list[str]:
-        """The message about each step."""
-
-        def message(number: int) -> str:
-            words = {"prompt": task, "previous": "\n\n".join(steps[:number]), "step": steps[number]}
-            return _PLACES.sub(lambda place: str((words | {"number": number + 1})[place[1]]), self.template)
-
-        return [message(number) for number in range(len(steps))]
+    def question(self, task: str, steps: Sequence[str], number: int) -> str:
+        """The message about step `number`, from 0."""
+        words = {"prompt": task, "previous": "\n\n".join(steps[:number]), "step": steps[number]}
+        return _PLACES.sub(lambda place: str((words | {"number": number + 1})[place[1]]), self.template)
 
     def grade(self, text: str) -> float | None:
         """The grade that a reply gives, scaled to 0..1; None where it gives none."""
@@ -182,19 +190,28 @@ class JudgeSignal(StepwiseSignal, AskingSignal):
             return None
         return (value - lowest) / (highest - lowest) if lowest <= value <= highest else None
 
-    def _grades(self, chat: Chat, questions: Sequence[str]) -> dict[str, _Grade]:
-        grades = {question: _Grade(None, [], "not asked") for question in questions}
-        open_questions = list(questions)
+    def _grades(self, keys: Sequence[bytes], question: Callable[[bytes], str]) -> dict[bytes, _Grade]:
+        """The grade of each question, by its digest."""
+        chat, at_once = self._chat(), self._at_once()
+        grades = {key: _Grade(failure="not asked") for key in keys}
         for attempt in range(self.attempts):
-            asked = [(question, self._ask(chat, question, attempt)) for question in open_questions]
-            for question, future in asked:
-                grades[question] = self._graded(grades[question], future)
-            open_questions = [question for question in open_questions if grades[question].score is None]
+            left = [key for key in keys if grades[key].score is None]
+            ask = partial(self._ask, chat, question, attempt)
+            for key, future in in_turn(ask, left, at_once=at_once):
+                grades[key] = self._graded(grades[key], future)
         return grades
 
-    def _ask(self, chat: Chat, question: str, attempt: int) -> Future[Reply]:
+    def _at_once(self) -> int:
+        """So many questions are open: twice what the judge answers at a time, so that it never waits for the next."""
+        if self.url is not None:
+            return 2 * self.concurrency
+        from pipelines.engines import acquire
+
+        return 2 * acquire(self.model, self._engine).width * seats(self.model, self._engine)
+
+    def _ask(self, chat: Chat, question: Callable[[bytes], str], attempt: int, key: bytes) -> Future[Reply]:
         messages = [] if self.system is None else [{"role": "system", "content": self.system}]
-        messages.append({"role": "user", "content": question})
+        messages.append({"role": "user", "content": question(key)})
         warmer = attempt > 0 and self.sampling.temperature == 0
         sampling = replace(self.sampling, temperature=RETRY_TEMPERATURE) if warmer else self.sampling
         return chat.ask(messages, seed=self.seed + attempt, sampling=sampling)
@@ -203,9 +220,14 @@ class JudgeSignal(StepwiseSignal, AskingSignal):
         try:
             reply = future.result()
         except RequestRejected as rejected:
-            return _Grade(None, before.replies, str(rejected))
+            return replace(before, failure=str(rejected))
         score = self.grade(reply.text)
-        return _Grade(score, [*before.replies, reply], "" if score is not None else f"no grade in {reply.text[-80:]!r}")
+        return _Grade(
+            score=score,
+            prompt_tokens=before.prompt_tokens + reply.prompt_tokens,
+            completion_tokens=before.completion_tokens + reply.completion_tokens,
+            failure="" if score is not None else f"no grade in {reply.text[-80:]!r}",
+        )
 
     def _chat(self) -> Chat:
         if self.url is None:
@@ -231,22 +253,26 @@ class JudgeSignal(StepwiseSignal, AskingSignal):
         return None if self.api_key is None else secret(self.api_key, key="api_key")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Grade:
-    """score: None where no reply could be read; replies: all of them, for their cost; failure: the last one's."""
+    """score: None where no reply could be read; tokens: what all replies cost; failure: the last one's."""
 
-    score: float | None
-    replies: list[Reply]
+    score: float | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
     failure: str
+
+
+def _digest(question: str) -> bytes:
+    return hashlib.sha256(question.encode()).digest()
 
 
 def _row(grades: Sequence[_Grade], steps: Steps) -> Row:
     if not steps.ends:
         return EMPTY
-    replies = [reply for grade in grades for reply in grade.replies]
     cost = {
-        "prompt_tokens": sum(reply.prompt_tokens for reply in replies),
-        "completion_tokens": sum(reply.completion_tokens for reply in replies),
+        "prompt_tokens": sum(grade.prompt_tokens for grade in grades),
+        "completion_tokens": sum(grade.completion_tokens for grade in grades),
     }
     for number, grade in enumerate(grades):
         if grade.score is None:

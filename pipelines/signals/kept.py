@@ -9,7 +9,9 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
@@ -24,6 +26,7 @@ from pipelines.signals.base import Row, SignalBase
 
 A = TypeVar("A")
 B = TypeVar("B")
+K = TypeVar("K")
 
 FORMAT = "answers 1"  # part of the journal's key: a journal in another format is not read
 _LOG = logging.getLogger(__name__)
@@ -107,6 +110,22 @@ def then(asked: Future[A], change: Callable[[A], B]) -> Future[B]:
 
     asked.add_done_callback(pass_on)
     return changed
+
+
+def in_turn(ask: Callable[[K], Future[A]], keys: Iterable[K], *, at_once: int) -> Iterator[tuple[K, Future[A]]]:
+    """Ask about each key in turn, with at most `at_once` unanswered; each key in order, with its future.
+
+    Each answer frees a place, whichever it is: a slow one holds nobody up. What is asked is let go of once answered.
+    """
+    places, open_keys = threading.Semaphore(at_once), deque[tuple[K, Future[A]]]()
+    for key in keys:
+        places.acquire()  # given back by another thread, when an answer is there
+        future = ask(key)
+        future.add_done_callback(lambda _: places.release())
+        open_keys.append((key, future))
+        while open_keys and open_keys[0][1].done():
+            yield open_keys.popleft()
+    yield from open_keys
 
 
 class Answered(NamedTuple):

@@ -189,10 +189,9 @@ class ScoreWork(PartWork):
         """Read and score a part in a thread of its own."""
         return in_background(self._part, part, self._journals.begin(part, inputs=lambda: FORMAT))
 
-    def start_again(self, part: int) -> Future[PartOutput]:
-        """With what the attempt before it kept, if that ran beside this worker."""
+    def look_back(self) -> None:
+        """What attempts that ran beside this worker kept is of use as well."""
         self._journals.look()
-        return self.start(part)
 
     def forget(self, part: int) -> None:
         """Discard the part's journals."""

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from pass_ops import ShapingConfig
 from pass_ops.options.config import ESTIMATORS
 from pass_ops.options.methods import METHODS
+from pass_ops.reading.stream_sources import Plan, plan
 from pipelines.inspect.explain.arithmetic import Arithmetic, Chunk
 from pipelines.inspect.explain.explanation import CheckedGroup
-from pipelines.inspect.explain.pools import Number
-from pipelines.inspect.explain.stream_result import StreamArithmetic, StreamChunk
+from pipelines.inspect.explain.stream_result import Share, StreamArithmetic
 from pipelines.inspect.explain.streams_text import pool_formula as stream_formula
 from pipelines.inspect.explain.text import pool_formula
 from pipelines.view.payload import Array
@@ -33,7 +33,13 @@ _PASS: Mapping[str, Callable[[Chunk], float | None]] = {
     "constant": lambda chunk: chunk.constant.value,
     "rest": lambda chunk: chunk.rest.value,
 }
-_STREAM_SHARE = ("raw", "transformed", "standardized", "y", "share")
+_STREAM_SHARE: Mapping[str, Callable[[Share], float]] = {
+    "raw": lambda share: share.raw,
+    "transformed": lambda share: share.transformed.value,
+    "standardized": lambda share: share.standardized.value,
+    "y": lambda share: share.y.value,
+    "share": lambda share: share.share.value,
+}
 
 
 @dataclass(frozen=True)
@@ -58,10 +64,18 @@ def left_out(group: Group, config: ShapingConfig) -> str | None:
     return None
 
 
-def explain(shaped: Shaped) -> Explained:
-    """The arithmetic of every rollout under one setting. Raises what `CheckedGroup` does."""
+def plan_of(shaped: Shaped) -> Plan | None:
+    """What the streams of a setting read, the same for all of its groups; None where it has no streams."""
+    config = shaped.setting.config
+    return None if config.streams is None else plan(shaped.table, config)
+
+
+def explain(shaped: Shaped, planned: Plan | None) -> Explained:
+    """The arithmetic of every rollout under one setting. planned: `plan_of` one of its groups. Raises what
+    `CheckedGroup` does.
+    """
     config, found = shaped.setting.config, []
-    checked = CheckedGroup(shaped.table, config, statistics=shaped.setting.statistics)
+    checked = CheckedGroup(shaped.table, config, statistics=shaped.setting.statistics, planned=planned)
     for row in range(len(shaped.table)):
         arithmetic, _, disagreements, _ = checked.row(row)
         found.append((arithmetic, not disagreements))
@@ -137,8 +151,9 @@ def _by_streams(config: ShapingConfig, found: Sequence[tuple[Any, bool]], counts
     }
     # A chunk has a share of every stream that is read, in the order of the facts; a rollout without facts has no chunk.
     for number in range(len(facts)):
-        for name in _STREAM_SHARE:
-            arrays[f"stream/{number}/{name}"] = _numbers(chunks, counts, _share(number, name))
+        shares = [[chunk.shares[number] for chunk in of_row] for of_row in chunks]
+        for name, of in _STREAM_SHARE.items():
+            arrays[f"stream/{number}/{name}"] = _numbers(shares, counts, of)
     return Explained(head, arrays)
 
 
@@ -146,20 +161,10 @@ _STREAM_FACTS = ("name", "column", "level", "transform", "operator", "pool", "af
 _STREAM_ROW = ("open", "otherwise", "weight", "arrives")
 
 
-def _share(stream: int, name: str) -> Callable[[StreamChunk], float]:
-    """What the stream of this number adds to a chunk."""
-
-    def of(chunk: StreamChunk) -> float:
-        value = getattr(chunk.shares[stream], name)
-        return value.value if isinstance(value, Number) else float(value)
-
-    return of
-
-
 def _numbers(
     chunks: Sequence[Sequence[Any]], counts: Sequence[int], of: Callable[[Any], float | None]
 ) -> NDArray[np.float32]:
-    """One number a stored chunk; NaN throughout a rollout whose arithmetic has other chunks."""
+    """One number a stored chunk, of what stands for it; NaN throughout a rollout whose arithmetic has other chunks."""
     found: list[float] = []
     for of_row, count in zip(chunks, counts, strict=True):
         values = [of(chunk) for chunk in of_row] if len(of_row) == count else [None] * count

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, Literal
 
+from pass_ops.reading.stream_sources import Plan
 from pass_ops.shards import CompleteDataset
 from pipelines.inspect.stored import open_shaped
 from pipelines.view.columns import Column, shown_columns
 from pipelines.view.compared import Comparison
-from pipelines.view.explained import explain, left_out
+from pipelines.view.explained import Explained, explain, left_out, plan_of
 from pipelines.view.facts import dataset_facts, empty_table, own_logprobs, reasons_said
 from pipelines.view.file import view_html
 from pipelines.view.groups import group_block, group_line
@@ -116,6 +117,9 @@ class _Maker:
     blocks: list[bytes] = field(default_factory=list)
     _lines: list[dict[str, Any]] = field(default_factory=list)
     _left_out: dict[str, int] = field(default_factory=dict)
+    _plans: dict[int, Plan | None] = field(
+        default_factory=dict
+    )  # of each setting, from the first group that it explains
 
     @staticmethod
     def of(dataset: CompleteDataset, settings: Sequence[Setting], asked: ViewOptions) -> _Maker:
@@ -134,12 +138,16 @@ class _Maker:
     def add(self, group: Group) -> None:
         """One group: its line, its block, its offenders, its part of the comparisons."""
         truth_N = self.truth.advantages(group) if self.truth is not None else None
-        explained = []
-        for shaped in group.shaped:
+        explained: list[Explained | None] = []
+        for number, shaped in enumerate(group.shaped):
             why = left_out(group, shaped.setting.config)
             if why is not None:
                 self._left_out[why] = self._left_out.get(why, 0) + 1
-            explained.append(explain(shaped) if why is None else None)
+                explained.append(None)
+                continue
+            if number not in self._plans:
+                self._plans[number] = plan_of(shaped)
+            explained.append(explain(shaped, self._plans[number]))
         self._lines.append(group_line(group))
         self.blocks.append(
             group_block(group, columns=self.columns, texts=self.texts, explained=explained, truth_N=truth_N)

@@ -12,7 +12,10 @@ import pytest
 
 from benchmarks import scale
 from pass_ops import Weights, shards
+from pass_ops.reading.stream_sources import plan
 from pass_ops.shards.store import Store
+from pipelines.inspect.explain import explanation, stream_group, streams
+from pipelines.inspect.explain.elements import Element
 from pipelines.inspect.lint.facts import gather
 from pipelines.parts.loop import PartLoop
 from pipelines.runs.config import load_config
@@ -153,3 +156,25 @@ def steps_of_explained(shaped):
     finally:
         sys.settrace(before)
     return found["steps"]
+
+
+def test_a_view_plans_a_dataset_once_and_makes_each_element_once(tmp_path, monkeypatch):
+    made = Counter()
+
+    class Counted(Element):
+        def __init__(self, *values):
+            made["elements"] += 1
+            super().__init__(*values)
+
+    def planned(*given):
+        made["plans"] += 1
+        return plan(*given)
+
+    monkeypatch.setattr(streams, "Element", Counted)
+    for module in (explained, explanation, stream_group):
+        monkeypatch.setattr(module, "plan", planned)
+    size = replace(TINY["signals"], parts=2, groups=3)
+    shape(tmp_path, size)
+    make_view([str(tmp_path / "round-000" / "shaped")])
+    steps = size.tokens // scale.STEP
+    assert made == {"plans": 1, "elements": size.rows * (steps + 1 + size.signals)}  # process, outcome, the others

@@ -9,12 +9,14 @@ Indices: rollout i of a group, token t, step or chunk j.
 from __future__ import annotations
 
 import math
+from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 from pass_ops import ShapingConfig
-from pipelines.inspect.explain.pools import Columns, Number, Pool, StoredRow
+from pipelines.inspect.explain.pools import Columns, Number, Pool, Row
 from pipelines.inspect.explain.reads import Credit, Element, Reads
 
 
@@ -65,7 +67,7 @@ class Arithmetic:
 class GroupArithmetic:
     """The arithmetic of any of a group's rows; what they share (pools, trace) is worked out once."""
 
-    def __init__(self, rows: Sequence[StoredRow], *, config: ShapingConfig, columns: Columns) -> None:
+    def __init__(self, rows: Sequence[Row], *, config: ShapingConfig, columns: Columns) -> None:
         self._rows, self._reads = rows, Reads(config, columns)
         self._used = used = [row for row in rows if not self._reads.missing(row)]
         self._pools = pools = self._reads.pools(used)
@@ -115,9 +117,7 @@ class GroupArithmetic:
         )
 
 
-def _starts(
-    row: StoredRow, reads: Reads, trace: Callable[[int], Number], stored: Collection[int]
-) -> list[tuple[int, str]]:
+def _starts(row: Row, reads: Reads, trace: Callable[[int], Number], stored: Collection[int]) -> list[tuple[int, str]]:
     """Chunk-by-Value: the token each chunk starts at, and why (docs/spec/method.md section 3). trace: t -> u_t."""
     config = reads.config
     if reads.method.chunks == "rollout":
@@ -140,7 +140,7 @@ def _starts(
     return found
 
 
-def _trace(used: Sequence[StoredRow], pool: Pool, t: int) -> Number:
+def _trace(used: Sequence[Row], pool: Pool, t: int) -> Number:
     """u_t: the mean over the group of s~(i, t); a rollout without a counting token there adds 0."""
     here = [
         pool.standardize(row.scores[t]) for row in used if row.scores is not None and t < len(row.mask) and row.mask[t]
@@ -150,7 +150,7 @@ def _trace(used: Sequence[StoredRow], pool: Pool, t: int) -> Number:
 
 
 def _divide_length(
-    row: StoredRow, starts: Sequence[tuple[int, str]], credit: Callable[[float | None], Credit], k: float
+    row: Row, starts: Sequence[tuple[int, str]], credit: Callable[[float | None], Credit], k: float
 ) -> tuple[Chunk, ...]:
     """Divide-Length (docs/spec/method.md section 4) over the chunks that start at `starts`."""
     length, count = len(row.mask), len(starts)
@@ -183,12 +183,13 @@ def _divide_length(
     return tuple(reversed(chunks))
 
 
-def _returns(used: Sequence[StoredRow], reads: Reads, pools: dict[str, Pool]) -> list[list[float]]:
+def _returns(used: Sequence[Row], reads: Reads, pools: dict[str, Pool]) -> list[array[float]]:
     """PRIME's returns, one for each token that counts, of each rollout."""
     rows = []
     for row in used:
         chunks = _return_to_go(row, reads, pools, ()) if any(row.mask) else ()
-        rows.append([chunk.rest.value for chunk in chunks for t in range(chunk.start, chunk.end) if row.mask[t]])
+        returns = (chunk.rest.value for chunk in chunks for t in range(chunk.start, chunk.end) if row.mask[t])
+        rows.append(array("d", returns))
     return rows
 
 
@@ -203,7 +204,7 @@ def _whitened(chunks: Sequence[Chunk], pool: Pool) -> tuple[Chunk, ...]:
     return tuple(found)
 
 
-def _return_to_go(row: StoredRow, reads: Reads, pools: dict[str, Pool], stored: Collection[int]) -> tuple[Chunk, ...]:
+def _return_to_go(row: Row, reads: Reads, pools: dict[str, Pool], stored: Collection[int]) -> tuple[Chunk, ...]:
     """The sum of what lies at or after a token; neighbours of one sum are one chunk."""
     credit = reads.credit(row, pools)
     # Without a process signal all that counts lies at the end: one element without a score.
@@ -247,9 +248,9 @@ def _differs(share: Number, rest: Number, *, tie: bool) -> bool:
     return True
 
 
-def _score_at(row: StoredRow, token: int) -> float | None:
+def _score_at(row: Row, token: int) -> float | None:
     if row.scores is None:
         return None
     if row.ends is None:
         return row.scores[token]
-    return next(score for score, end in zip(row.scores, row.ends, strict=True) if token < end)
+    return row.scores[bisect_right(row.ends, token)]

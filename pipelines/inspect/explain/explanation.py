@@ -5,27 +5,30 @@ The arithmetic is `pipelines.inspect.explain.arithmetic`, and `streams` beside i
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pass_ops import ShapingConfig, Statistics
 from pass_ops.errors import PassError
 from pass_ops.options.config import ESTIMATORS
-from pass_ops.reading.stream_sources import plan
+from pass_ops.reading.stream_sources import Plan, plan
 from pass_ops.shards import CompleteDataset
 from pass_ops.support.nearest import advice
 from pipelines.inspect.explain.arithmetic import Arithmetic, GroupArithmetic
-from pipelines.inspect.explain.pools import STORED_ROUNDING, Columns, Number, StoredRow
+from pipelines.inspect.explain.pools import STORED_ROUNDING, Columns, Number, PackedRow, StoredRow
 from pipelines.inspect.explain.stream_group import StreamGroup
 from pipelines.inspect.explain.stream_result import StreamArithmetic
 from pipelines.inspect.stored import open_shaped, shaping_config
 from pipelines.shaped.streams import statistics_of
 
-_RAW = ("process_scores", "process_ends", "outcome_reward", "format_reward", "format_ok", "verify_status")
+_RAW = ("process_scores", "process_ends", "outcome_reward", "format_reward", "format_ok")
+_AT_ONCE = 16  # rows that are Python numbers while they are packed
 _MADE = ("chunk_ends", "chunk_credits", "chunk_advantages", "path_score", "trainable")
 
 
@@ -109,7 +112,7 @@ def explain_rollout(run: str, rollout_id: str, *, round_index: int = 0, name: st
         size=len(ids),
         options=config.plain(),
         token_ids=tuple(chosen["token_ids"]),
-        rollout=stored_rows(table, config)[index],
+        rollout=_stored_row(table, index, config),
         verify_status=chosen.get("verify_status"),
         statuses={
             column.removeprefix("status_"): "; ".join(
@@ -137,18 +140,28 @@ def check_group(
 
 
 class CheckedGroup:
-    """`check_group` for any row of one table; what the rows share is worked out once."""
+    """`check_group` for any row of one table; what the rows share is worked out once.
 
-    def __init__(self, table: pa.Table, config: ShapingConfig, *, statistics: Statistics | None = None) -> None:
+    planned: the plan of the dataset's tables under the config's streams, where it is at hand.
+    """
+
+    def __init__(
+        self,
+        table: pa.Table,
+        config: ShapingConfig,
+        *,
+        statistics: Statistics | None = None,
+        planned: Plan | None = None,
+    ) -> None:
         names = table.column_names
-        self._made = table.select([*_MADE, "loss_mask"])
+        self._made, self._lengths = table.select(_MADE), pc.list_value_length(table["loss_mask"]).to_pylist()
         self._group: GroupArithmetic | StreamGroup
         if config.streams is not None:
             recorded = None if statistics is None else statistics.pools
-            self._group = StreamGroup(table, config=config, recorded=recorded)
+            self._group = StreamGroup(table, config=config, recorded=recorded, planned=planned)
         else:
             columns = Columns(format_reward="format_reward" in names, format_ok="format_ok" in names)
-            self._group = GroupArithmetic(stored_rows(table, config), config=config, columns=columns)
+            self._group = GroupArithmetic(_packed_rows(table, config), config=config, columns=columns)
 
     def row(self, index: int) -> tuple[Arithmetic | StreamArithmetic, StoredResult, tuple[str, ...], float]:
         """The row's arithmetic, its stored result, the disagreements, and the largest difference of a number."""
@@ -161,27 +174,44 @@ class CheckedGroup:
             trainable=made["trainable"],
         )
         arithmetic = self._group.row(index, frozenset(stored.chunk_ends))
-        disagreements, largest = _compare(arithmetic, stored, length=len(made["loss_mask"]))
+        disagreements, largest = _compare(arithmetic, stored, length=self._lengths[index])
         return arithmetic, stored, disagreements, largest
 
 
-def stored_rows(table: pa.Table, config: ShapingConfig) -> list[StoredRow]:
-    """The raw streams of a group's rows. Scores per token have no ends, whatever the table holds."""
-    columns = [name for name in _RAW if name in table.column_names and name != "verify_status"]
-    rows = table.select(["loss_mask", *columns]).to_pylist()
-    ids = table["rollout_id"].to_pylist()
-    return [
-        StoredRow(
-            rollout_id=rollout_id,
-            mask=tuple(row["loss_mask"]),
-            scores=_tuple(row.get("process_scores")),
-            ends=_tuple(row.get("process_ends")) if config.signal == "prm" else None,
-            outcome=row.get("outcome_reward"),
-            format=row.get("format_reward"),
-            ok=row.get("format_ok"),
+def _stored_row(table: pa.Table, index: int, config: ShapingConfig) -> StoredRow:
+    """The raw streams of a row. Scores per token have no ends, whatever the table holds."""
+    row = _raw(table).slice(index, 1).to_pylist()[0]
+    return StoredRow(
+        rollout_id=table["rollout_id"][index].as_py(),
+        mask=tuple(row["loss_mask"]),
+        scores=_tuple(row.get("process_scores")),
+        ends=_tuple(row.get("process_ends")) if config.signal == "prm" else None,
+        outcome=row.get("outcome_reward"),
+        format=row.get("format_reward"),
+        ok=row.get("format_ok"),
+    )
+
+
+def _packed_rows(table: pa.Table, config: ShapingConfig) -> list[PackedRow]:
+    """Those of every row, as arrays: as Python numbers they would take tens of bytes a token."""
+    packed = []
+    for row in (row for some in _raw(table).to_batches(max_chunksize=_AT_ONCE) for row in some.to_pylist()):
+        scores, ends = row.get("process_scores"), row.get("process_ends") if config.signal == "prm" else None
+        packed.append(
+            PackedRow(
+                mask=bytes(row["loss_mask"]),
+                scores=None if scores is None else array("d", scores),
+                ends=None if ends is None else array("l", ends),
+                outcome=row.get("outcome_reward"),
+                format=row.get("format_reward"),
+                ok=row.get("format_ok"),
+            )
         )
-        for rollout_id, row in zip(ids, rows, strict=True)
-    ]
+    return packed
+
+
+def _raw(table: pa.Table) -> pa.Table:
+    return table.select(["loss_mask", *(name for name in _RAW if name in table.column_names)])
 
 
 def _compare(
@@ -240,7 +270,7 @@ def _group(dataset: CompleteDataset, part: int, rollout_id: str, config: Shaping
             "rollout_id",
             "token_ids",
             "loss_mask",
-            *(name for name in _RAW if name in present),
+            *(name for name in (*_RAW, "verify_status") if name in present),
             *_MADE,
             *extra,
         ]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
 
 from pass_ops import ShapingConfig
-from pipelines.inspect.explain.pools import ROUNDING, Number
+from pipelines.inspect.explain.pools import ROUNDING, Number, Packed
 
 UNDECIDED = 1e100  # the rounding of what may be anything, since a mean may be 0
 
@@ -49,20 +52,24 @@ class Facts:
     slack: float = 0.0
 
     @staticmethod
-    def of(rows: Sequence[Sequence[Number]]) -> Facts:
-        """Of a set's values, one sequence for each rollout."""
-        values = [x.value for row in rows for x in row]
-        filled = [row for row in rows if row]
-        mean = math.fsum(values) / len(values) if values else 0.0
+    def of(rows: Sequence[Packed]) -> Facts:
+        """Of a set's values, by rollout."""
+
+        def values() -> Iterator[float]:
+            return chain.from_iterable(row.values for row in rows)
+
+        filled = [row.values for row in rows if row.values]
+        size = sum(map(len, filled))
+        mean = math.fsum(values()) / size if size else 0.0
         return Facts(
-            size=len(values),
+            size=size,
             rollouts=len(filled),
             mean=mean,
-            rollout_mean=_mean([math.fsum(x.value for x in row) / len(row) for row in filled]),
-            deviations=math.fsum((x - mean) ** 2 for x in values),
-            largest=max(map(abs, values), default=0.0),
-            constant=len(values) < 2 or min(values) == max(values),
-            slack=max((x.rounding for row in rows for x in row), default=0.0),
+            rollout_mean=_mean([math.fsum(own) / len(own) for own in filled]),
+            deviations=math.fsum((x - mean) ** 2 for x in values()),
+            largest=max(map(abs, values()), default=0.0),
+            constant=size < 2 or min(values()) == max(values()),
+            slack=max((row.slack for row in rows), default=0.0),
         )
 
     @staticmethod
@@ -97,16 +104,11 @@ def unmeasured(x: Number) -> Number:
 
 
 def measure(
-    operator: str,
-    rows: Sequence[Sequence[Number]],
-    config: ShapingConfig,
-    *,
-    stream: str,
-    pool: str,
-    recorded: Mapping[str, float] | None = None,
+    operator: str, rows: Sequence[Packed], config: ShapingConfig, *, facts: Facts, stream: str, pool: str
 ) -> Measure:
-    """N(x; S) of a set given by its values, or by what was recorded of it."""
-    facts = Facts.of(rows) if recorded is None else Facts.recorded(recorded)
+    """N(x; S) of a set. facts: of its values, or as they were recorded; rows: the values by rollout, which ranks are
+    looked up in.
+    """
     std = math.sqrt(facts.deviations / (facts.size - config.std_ddof)) if facts.size > 1 else 0.0
     center: float | None
     scale: float | None
@@ -115,7 +117,7 @@ def measure(
         center, scale, why, standardize = 0.0, 1.0, "", unmeasured
     elif operator == "rank":
         center, scale, why = None, None, "no value" if not facts.size else "one value" if facts.size < 2 else ""
-        standardize = _ranking(rows)
+        standardize = _ranking(rows, facts.slack)
     else:
         center, scale, why = _center_and_scale(operator, facts, std, config)
         standardize = _by(center, scale, facts, doubt=_doubt(operator, facts, std, config))
@@ -192,10 +194,9 @@ def _by(center: float, scale: float | None, facts: Facts, *, doubt: float) -> Ca
     return standardize
 
 
-def _ranking(rows: Sequence[Sequence[Number]]) -> Callable[[Number], Number]:
+def _ranking(rows: Sequence[Packed], slack: float) -> Callable[[Number], Number]:
     """The function x -> its middle rank, mapped to -1 .. 1; what is as near as rounding goes may lie on either side."""
-    ordered = sorted(x.value for row in rows for x in row)
-    slack = max((x.rounding for row in rows for x in row), default=0.0)
+    ordered = np.sort(np.concatenate([np.empty(0), *(row.values for row in rows)]))
 
     def standardize(x: Number) -> Number:
         if len(ordered) < 2:

@@ -3,13 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
+from typing import Protocol
 
 from pass_ops import ShapingConfig
 
 # Relative rounding granted to float64 arithmetic of another order, and to a value stored as float32.
 ROUNDING, STORED_ROUNDING = 1e-11, 3e-7
+
+
+class Row(Protocol):
+    """What the arithmetic reads of a rollout: a `StoredRow`, or the same as arrays."""
+
+    @property
+    def mask(self) -> Sequence[int]:
+        """Whether each token counts."""
+
+    @property
+    def scores(self) -> Sequence[float] | None:
+        """The process signal."""
+
+    @property
+    def ends(self) -> Sequence[int] | None:
+        """Where its steps end."""
+
+    @property
+    def outcome(self) -> float | None:
+        """The outcome reward."""
+
+    @property
+    def format(self) -> float | None:
+        """The format reward."""
+
+    @property
+    def ok(self) -> bool | None:
+        """Whether the format is right."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackedRow:
+    """A rollout of a group in 9 bytes a token."""
+
+    mask: bytes
+    scores: array[float] | None
+    ends: array[int] | None
+    outcome: float | None
+    format: float | None
+    ok: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +90,35 @@ class Number:
         return Number(factor * self.value, abs(factor) * self.rounding)
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Numbers of one rollout as arrays: 8 bytes each, and 8 more where one of them has a rounding."""
+
+    values: array[float]
+    roundings: array[float] | None = None
+
+    @staticmethod
+    def of(numbers: Sequence[Number]) -> Packed:
+        """Those numbers."""
+        roundings = array("d", [x.rounding for x in numbers])
+        return Packed(array("d", [x.value for x in numbers]), roundings if any(roundings) else None)
+
+    @property
+    def slack(self) -> float:
+        """The largest rounding; 0 of none."""
+        return max(self.roundings or (), default=0.0)
+
+    def add(self, x: Number) -> None:
+        """One more, where there are roundings."""
+        self.values.append(x.value)
+        assert self.roundings is not None
+        self.roundings.append(x.rounding)
+
+    def numbers(self) -> list[Number]:
+        """Them again."""
+        return list(map(Number, self.values, self.roundings or repeat(0.0)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pool:
     """A pooled set S of one group and N(x; S) over it.
@@ -68,10 +140,13 @@ class Pool:
     @staticmethod
     def of(name: str, rows: Sequence[Sequence[float]], operator: str, config: ShapingConfig) -> Pool:
         """The pool of some rollouts' values, one sequence for each."""
-        values = [x for row in rows for x in row]
-        size = len(values)
-        mean = math.fsum(values) / size if size else 0.0
-        spread = math.fsum((x - mean) ** 2 for x in values)
+
+        def values() -> Iterator[float]:
+            return chain.from_iterable(rows)
+
+        size = sum(map(len, rows))
+        mean = math.fsum(values()) / size if size else 0.0
+        spread = math.fsum((x - mean) ** 2 for x in values())
         means = [math.fsum(row) / len(row) for row in rows if row]
         if operator == "leave_one_out" and means:
             mean = math.fsum(means) / len(means)
@@ -82,8 +157,8 @@ class Pool:
             size=size,
             mean=mean,
             std=math.sqrt(spread / (size - config.std_ddof)) if size > 1 else 0.0,
-            largest=max((abs(x) for x in values), default=0.0),
-            constant=size < 2 or min(values) == max(values),
+            largest=max(map(abs, values()), default=0.0),
+            constant=size < 2 or min(values()) == max(values()),
             eps=config.std_eps,
         )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from pass_ops import ShapingConfig
 from pass_ops.options.methods import METHODS
-from pipelines.inspect.explain.pools import Columns, Number, Pool, StoredRow
+from pipelines.inspect.explain.pools import Columns, Number, Pool, Row
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Reads:
         self.formatted = self.gated or config.weights.format != 0.0
         self.process = config.reads_process
 
-    def missing(self, row: StoredRow) -> tuple[str, ...]:
+    def missing(self, row: Row) -> tuple[str, ...]:
         """The streams of a row that count and are null."""
         weights = self.config.weights
         lacks_ends = self.config.signal == "prm" and row.ends is None
@@ -52,7 +53,7 @@ class Reads:
         )
         return tuple(f"{what} could not be computed (null)" for absent, what in checks if absent)
 
-    def format(self, row: StoredRow) -> float | None:
+    def format(self, row: Row) -> float | None:
         """The format reward, or the indicator in its place."""
         if not self.formatted:
             return None
@@ -60,7 +61,7 @@ class Reads:
             return row.format
         return None if row.ok is None else float(row.ok)
 
-    def elements(self, row: StoredRow) -> list[Element]:
+    def elements(self, row: Row) -> list[Element]:
         """A row's process scores, each with the tokens that count among those it is about."""
         if not self.process:
             return []
@@ -77,13 +78,13 @@ class Reads:
             start = end
         return found
 
-    def pools(self, used: Sequence[StoredRow]) -> dict[str, Pool]:
+    def pools(self, used: Sequence[Row]) -> dict[str, Pool]:
         """The group's pooled sets, by name."""
         config, weights = self.config, self.config.weights
         operators = config.standardizers
         outcomes = [[row.outcome] for row in used if row.outcome is not None] if weights.outcome != 0.0 else []
         formats = [[x] for row in used if (x := self.format(row)) is not None]
-        steps = [[e.score for e in self.elements(row)] for row in used]
+        steps = [array("d", [e.score for e in self.elements(row)]) for row in used]
         made: dict[str, Pool] = {}
         if self.method.pools == "each":
             if self.process:
@@ -93,7 +94,9 @@ class Reads:
             if self.formatted:
                 made["format"] = Pool.of("format", formats, operators.format, config)
         elif self.method.pools == "sum" and self.process:
-            summed = [[weights.process * e.score + self.raw(row) for e in self.elements(row)] for row in used]
+            summed = [
+                array("d", [weights.process * e.score + self.raw(row) for e in self.elements(row)]) for row in used
+            ]
             made["sum"] = Pool.of("sum", summed, operators.process, config)
             if config.signal == "kl" and config.chunk:  # Chunk-by-Value's trace is that of PASS
                 made["process"] = Pool.of("process", steps, operators.process, config)
@@ -103,21 +106,21 @@ class Reads:
             made["sum"] = Pool.of("sum", [[self.raw(row)] for row in used], operators.outcome, config)
         return made
 
-    def joined(self, row: StoredRow) -> list[float]:
-        """Every value of a row that counts, in one list."""
+    def joined(self, row: Row) -> array[float]:
+        """Every value of a row that counts, in one array."""
         weights = self.config.weights
         found = [e.score for e in self.elements(row)] if weights.process != 0.0 else []
         found += [row.outcome] if weights.outcome != 0.0 and row.outcome is not None else []
         counted = self.format(row)
-        return found + ([counted] if weights.format != 0.0 and counted is not None else [])
+        return array("d", found + ([counted] if weights.format != 0.0 and counted is not None else []))
 
-    def raw(self, row: StoredRow) -> float:
+    def raw(self, row: Row) -> float:
         """w_out * r_out + w_fmt * r_fmt, before any standardization."""
         weights = self.config.weights
         outcome = weights.outcome * (row.outcome or 0.0) if weights.outcome != 0.0 else 0.0
         return outcome + (weights.format * (self.format(row) or 0.0) if weights.format != 0.0 else 0.0)
 
-    def credit(self, row: StoredRow, pools: dict[str, Pool]) -> Callable[[float | None], Credit]:
+    def credit(self, row: Row, pools: dict[str, Pool]) -> Callable[[float | None], Credit]:
         """The function from a process score to the credit of the chunk that it ends (for grpo_process: to its share;
         None asks for what lies at the rollout's last token).
         """

@@ -9,82 +9,67 @@ Indices: rollout i of a group (its used ones), token t, element e of a stream.
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
-from itertools import pairwise
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 from pass_ops import ShapingConfig, Stream
 from pass_ops.reading.stream_sources import Plan
-from pipelines.inspect.explain.measured import Measure, measure, unmeasured
-from pipelines.inspect.explain.pools import Number
+from pipelines.inspect.explain.elements import Element, Rollout, Row, counting_of, live_elements, states_of
+from pipelines.inspect.explain.measured import Facts, Measure, measure, unmeasured
+from pipelines.inspect.explain.pools import Number, Packed
 from pipelines.inspect.explain.stream_result import Share, StreamArithmetic, StreamChunk, StreamFacts
 from pipelines.inspect.explain.transforms import UNIT, About, shown, sum_of, transformed
 
-Row = Mapping[str, Any]
 ZERO = Number(0.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Element:
-    """A live element of a stream in one rollout, and what has become of it so far.
+class StreamArithmetics:
+    """The used rollouts of one group under streams: sections 2 to 8 of docs/spec/streams.md.
 
-    first and last: its first and last token that count; place: of the value in its list.
+    What the rollouts share is kept as arrays; their elements only where `kept` says so.
     """
 
-    first: int
-    last: int
-    place: int
-    raw: float
-    x: Number = ZERO
-    center: float | None = None
-    scale: float | None = None
-    standardized: Number = ZERO
-    y: Number = ZERO
-
-
-class StreamArithmetics:
-    """The used rollouts of one group under streams: sections 2 to 8 of docs/spec/streams.md."""
-
     def __init__(
-        self, rows: Sequence[Row], config: ShapingConfig, planned: Plan, recorded: Mapping[str, Mapping[str, float]]
+        self,
+        rows: Sequence[Row],
+        config: ShapingConfig,
+        planned: Plan,
+        recorded: Mapping[str, Mapping[str, float]],
+        *,
+        kept: bool,
     ) -> None:
         self.rows, self.config, self.plan, self.recorded = rows, config, planned, recorded
         self.streams: dict[str, Stream] = {name: (config.streams or {})[name] for name in planned.sources}
-        self.counting = [[t for t, counts in enumerate(row["loss_mask"]) if counts] for row in rows]
         self.measures: dict[tuple[str, object], Measure] = {}
         self.trace = cache(self._trace)
-        self.x = {name: [self._elements(name, i) for i in range(len(rows))] for name in self.streams}
-        self.y = {name: [self._measured(name, i) for i in range(len(rows))] for name in self.streams}
+        self.rollout = cache(self._rollout) if kept else lru_cache(maxsize=1)(self._rollout)
+        self.x: dict[str, list[Packed]] = {name: [] for name in self.streams}
+        self.states: dict[str, dict[object, list[Packed]]] = {name: {} for name in planned.keys}
+        for i in range(len(rows)):
+            self._add(i)
 
     # -- elements and transforms (2, 3)
 
-    def _elements(self, name: str, i: int) -> list[Element]:
-        """The live elements of a stream in rollout i, transformed."""
-        source, row, counting = self.plan.sources[name], self.rows[i], self.counting[i]
-        values = row[source.values]
-        if source.level == "rollout":
-            last = len(row["loss_mask"]) - 1
-            found = [Element(first=0, last=last, place=0, raw=float(values))]
-        elif source.level == "token":
-            found = [Element(first=t, last=t, place=t, raw=float(values[t])) for t in counting]
-        else:
-            found = []
-            for place, (start, end) in enumerate(pairwise([0, *row[str(source.ends)]])):
-                tokens = [t for t in range(start, end) if row["loss_mask"][t]]
-                if tokens:
-                    found.append(Element(first=tokens[0], last=tokens[-1], place=place, raw=float(values[place])))
-        xs = transformed([Number(one.raw) for one in found], self.streams[name].transform, self._about(name, i))
-        return [replace(one, x=x) for one, x in zip(found, xs, strict=True)]
+    def _add(self, i: int) -> None:
+        """The live elements of rollout i, transformed; those of one state apart."""
+        row = self.rows[i]
+        counting, length = counting_of(row)
+        for name, stream in self.streams.items():
+            live = live_elements(self.plan.sources[name], row, counting, length=length)
+            xs = transformed([Number(one.raw) for one in live], stream.transform, self._about(name, counting))
+            self.x[name].append(Packed.of(xs))
+            if stream.pool == "state":
+                apart: dict[object, list[Number]] = {}
+                for label, x in zip(states_of(stream, row, live), xs, strict=True):
+                    apart.setdefault(label, []).append(x)
+                for label, alike in apart.items():
+                    self.states[name].setdefault(label, []).append(Packed.of(alike))
 
-    def _about(self, name: str, i: int) -> About:
-        return About(
-            level=self.plan.sources[name].level,
-            counting=len(self.counting[i]),
-            mean_outcome=self.mean_outcome,
-        )
+    def _about(self, name: str, counting: Sequence[int]) -> About:
+        return About(level=self.plan.sources[name].level, counting=len(counting), mean_outcome=self.mean_outcome)
 
     @cached_property
     def outcomes(self) -> list[float]:
@@ -107,53 +92,65 @@ class StreamArithmetics:
 
     # -- pools and operators (4)
 
-    def _measured(self, name: str, i: int) -> list[Element]:
-        """The elements standardized, and transformed once more."""
-        found = []
-        for one in self.x[name][i]:
-            by = self._measure(name, i, one)
-            found.append(replace(one, center=by.pool.center, scale=by.pool.scale, standardized=by.standardize(one.x)))
-        after: tuple[Any, ...] = self.streams[name].after
-        ys = transformed([one.standardized for one in found], after, self._about(name, i))
-        return [replace(one, y=y) for one, y in zip(found, ys, strict=True)]
+    def _rollout(self, i: int) -> Rollout:
+        """The elements of rollout i standardized, and transformed once more."""
+        row = self.rows[i]
+        counting, length = counting_of(row)
+        y: dict[str, list[Element]] = {}
+        for name, stream in self.streams.items():
+            live = live_elements(self.plan.sources[name], row, counting, length=length)
+            xs = self.x[name][i].numbers()
+            by = [self._measure(name, label) for label in states_of(stream, row, live)]
+            standardized = [measured.standardize(x) for measured, x in zip(by, xs, strict=True)]
+            after: tuple[Any, ...] = stream.after
+            ys = transformed(standardized, after, self._about(name, counting))
+            y[name] = [
+                Element(one, x, measured.pool.center, measured.pool.scale, value, last)
+                for one, x, measured, value, last in zip(live, xs, by, standardized, ys, strict=True)
+            ]
+        return Rollout(row=row, counting=counting, length=length, y=y)
 
-    def _measure(self, name: str, i: int, element: Element) -> Measure:
-        """N(.; S) with the pool S that this element is measured against."""
-        stream = self.streams[name]
-        label = _key(self.rows[i], stream, element) if stream.pool == "state" else None
-        known = (name, label)
+    def _measure(self, name: str, label: object) -> Measure:
+        """N(.; S) with the pool S that this stream's elements (of one state) are measured against."""
+        stream, known = self.streams[name], (name, label)
         if known not in self.measures:
-            joint = [other for other in self.streams if self.streams[other].pool == "joint"]
+            measured = stream.pool == "dataset" and stream.operator != "none"
+            joint = stream.pool == "joint"
+            rows = self._pool(name, label)
             self.measures[known] = measure(
                 stream.operator,
-                self._pool(name, label, joint),
+                rows,
                 self.config,
-                stream=", ".join(joint) if stream.pool == "joint" else name,
+                facts=Facts.recorded(self.recorded[name]) if measured else self._joint[1] if joint else Facts.of(rows),
+                stream=", ".join(self._joined) if joint else name,
                 pool=f"state {label!r}" if stream.pool == "state" else stream.pool,
-                recorded=self.recorded[name] if stream.pool == "dataset" and stream.operator != "none" else None,
             )
         return self.measures[known]
 
-    def _pool(self, name: str, label: object, joint: Sequence[str]) -> list[list[Number]]:
-        """S, a list for each rollout; of the whole dataset none of it is here."""
-        stream = self.streams[name]
-        if stream.pool == "dataset":
+    def _pool(self, name: str, label: object) -> Sequence[Packed]:
+        """S by rollout; of the whole dataset none of it is here."""
+        pool = self.streams[name].pool
+        if pool == "dataset":
             return []
-        names = joint if stream.pool == "joint" else [name]
-        found: list[list[Number]] = []
-        for i, row in enumerate(self.rows):
-            if stream.pool in ("right", "wrong") and self.right(i) != (stream.pool == "right"):
-                found.append([])
-                continue
-            found.append(
-                [
-                    one.x
-                    for other in names
-                    for one in self.x[other][i]
-                    if stream.pool != "state" or _key(row, stream, one) == label
-                ]
-            )
-        return found
+        if pool == "joint":
+            return self._joint[0]
+        if pool == "state":
+            return self.states[name][label]
+        if pool in ("right", "wrong"):
+            return [x for i, x in enumerate(self.x[name]) if self.right(i) == (pool == "right")]
+        return self.x[name]
+
+    @cached_property
+    def _joined(self) -> list[str]:
+        """The streams that share the pool `joint`."""
+        return [name for name, stream in self.streams.items() if stream.pool == "joint"]
+
+    @cached_property
+    def _joint(self) -> tuple[Sequence[Packed], Facts]:
+        """Their values by rollout, and what operators read of them: once for all of them."""
+        each = ([x for name in self._joined for x in self.x[name][i].numbers()] for i in range(len(self.rows)))
+        rows = [Packed.of(xs) for xs in each]
+        return rows, Facts.of(rows)
 
     # -- gates (5)
 
@@ -186,12 +183,12 @@ class StreamArithmetics:
     def shares(self, i: int, t: int, weights: Mapping[str, float]) -> list[Share]:
         """What each stream adds at token t."""
         found = []
-        for name in self.streams:
-            one = self.y[name][i][bisect_left(self._lasts[name][i], t)]
+        for name, elements in self.rollout(i).y.items():
+            one = elements[bisect_left(elements, t, key=_last)]
             found.append(
                 Share(
                     stream=name,
-                    raw=one.raw,
+                    raw=one.live.raw,
                     transformed=one.x,
                     center=one.center,
                     scale=one.scale,
@@ -204,39 +201,35 @@ class StreamArithmetics:
         return found
 
     @cached_property
-    def _lasts(self) -> dict[str, list[list[int]]]:
-        """The last token of every element."""
-        return {name: [[one.last for one in elements] for elements in rollouts] for name, rollouts in self.y.items()}
-
-    @cached_property
     def fused(self) -> Measure | None:
         """The pool of the fused sum."""
         fused = self.config.fused
         if fused is None:
             return None
-        whole = self.recorded[""] if fused.pool == "dataset" else None
+        whole = fused.pool == "dataset"
+        rows = [] if whole else [Packed.of(list(self._summed(i))) for i in range(len(self.rows))]
         return measure(
             fused.operator,
-            [] if whole is not None else [list(self._summed(i)) for i in range(len(self.rows))],
+            rows,
             self.config,
+            facts=Facts.recorded(self.recorded[""]) if whole else Facts.of(rows),
             stream="",
             pool=f"{fused.pool}, by {fused.per}",
-            recorded=whole,
         )
 
     def _summed(self, i: int) -> Iterator[Number]:
         """Rollout i's values of S_A."""
         assert self.config.fused is not None
-        weights = self.arrives(i)
+        weights, rollout = self.arrives(i), self.rollout(i)
         entering = self._entering()
         levels = {self.plan.sources[name].level for name in entering}
         if self.config.fused.per == "element" and levels == {"rollout"}:
-            yield sum_of([self.y[name][i][0].y.times(weights[name]) for name in entering])
+            yield sum_of([rollout.y[name][0].y.times(weights[name]) for name in entering])
             return
-        tokens = self.counting[i]
+        tokens = rollout.counting
         if self.config.fused.per == "element" and "token" not in levels:
             stepped = [name for name in entering if self.plan.sources[name].level == "step"]
-            firsts = {one.first for name in stepped for one in self.y[name][i]}
+            firsts = {one.first for name in stepped for one in rollout.y[name]}
             tokens = [t for t in tokens if t in firsts]
         for t in tokens:
             yield sum_of([share.share for share in self.shares(i, t, weights)])
@@ -255,14 +248,14 @@ class StreamArithmetics:
 
     def _starts(self, i: int, stored: Collection[int]) -> list[tuple[int, str]]:
         """The token each chunk starts at, and why."""
-        first, *others = self.counting[i]
+        first, *others = self.rollout(i).counting
         if not self.config.chunk:
             return [(0, f"token {first}"), *((t, f"token {t}") for t in others)]
         cuts: dict[int, list[str]] = {}
         several = len(self.plan.cutters) > 1
         for name in self.plan.cutters:
             if self.plan.sources[name].level == "step":
-                found = [(one.first, f"step {one.place + 1}") for one in self.y[name][i][1:]]
+                found = [(one.first, f"step {one.live.place + 1}") for one in self.rollout(i).y[name][1:]]
             else:
                 found = list(self._moves(name, i, stored))
             for t, why in found:
@@ -271,7 +264,7 @@ class StreamArithmetics:
 
     def _moves(self, name: str, i: int, stored: Collection[int]) -> Iterator[tuple[int, str]]:
         """Where the group's mean y of a stream with a value a token has moved by more than eta."""
-        first, *others = self.counting[i]
+        first, *others = self.rollout(i).counting
         before, eta = self.trace(name, first), self.config.eta
         for t in others:
             here = self.trace(name, t)
@@ -282,19 +275,19 @@ class StreamArithmetics:
 
     def _trace(self, name: str, t: int) -> Number:
         """u_t, the same for every rollout."""
-        there = self._by_token[name].get(t, [])
-        return sum_of(there).times(1.0 / len(self.rows))
+        there = self._by_token[name].get(t)
+        return sum_of([] if there is None else there.numbers()).times(1.0 / len(self.rows))
 
     @cached_property
-    def _by_token(self) -> dict[str, dict[int, list[Number]]]:
+    def _by_token(self) -> dict[str, dict[int, Packed]]:
         """Stream with a value a token -> token -> the y of the rollouts that have one there."""
-        found: dict[str, dict[int, list[Number]]] = {}
-        for name in self.plan.cutters:
-            if self.plan.sources[name].level == "token":
-                at: dict[int, list[Number]] = {}
-                for one in (one for rollout in self.y[name] for one in rollout):
-                    at.setdefault(one.first, []).append(one.y)
-                found[name] = at
+        cutting = [name for name in self.plan.cutters if self.plan.sources[name].level == "token"]
+        found: dict[str, dict[int, Packed]] = {name: {} for name in cutting}
+        for i in range(len(self.rows)):
+            for name, at in found.items():
+                for one in self.rollout(i).y[name]:
+                    there = at.setdefault(one.first, Packed(array("d"), array("d")))
+                    there.add(one.y)
         return found
 
     # -- credit and length (8)
@@ -303,8 +296,9 @@ class StreamArithmetics:
         """Everything about rollout i."""
         weights = self.arrives(i)
         chunks = self._chunks(i, weights, stored)
-        keys = {(name, _label(self.streams[name], self.rows[i], one)) for name in self.x for one in self.x[name][i]}
-        pools = dict.fromkeys(found.pool for known, found in self.measures.items() if known in keys)
+        pools = dict.fromkeys(
+            self._measure(name, label).pool for name in self.streams for label in self._labels(name, i)
+        )
         return StreamArithmetic(
             trainable=True,
             reasons=(),
@@ -318,19 +312,29 @@ class StreamArithmetics:
             path_score=chunks[0].advantage if self.config.divide else None,
         )
 
+    def _labels(self, name: str, i: int) -> list[object]:
+        """The states of a stream's elements in rollout i, in the order in which the group has them; None without."""
+        stream, rollout = self.streams[name], self.rollout(i)
+        labels = set(states_of(stream, rollout.row, [one.live for one in rollout.y[name]]))
+        return sorted(labels, key=self._order[name].__getitem__) if stream.pool == "state" else list(labels)
+
+    @cached_property
+    def _order(self) -> dict[str, dict[object, int]]:
+        """Stream -> state -> its place among the group's."""
+        return {name: {label: place for place, label in enumerate(found)} for name, found in self.states.items()}
+
     def _facts(self, name: str, i: int, arrives: float) -> StreamFacts:
         stream, source = self.streams[name], self.plan.sources[name]
-        after: Sequence[Any] = stream.after
-        before: Sequence[Any] = stream.transform
+        before, after = self._words[name]
         return StreamFacts(
             name=name,
             signal=stream.signal,
             column=source.values,
             level=source.level,
-            transform=shown(before),
+            transform=before,
             operator=stream.operator,
             pool=f"state ({stream.key})" if stream.pool == "state" else stream.pool,
-            after=shown(after),
+            after=after,
             gate=", ".join(stream.gates),
             open=self.open(name, i),
             otherwise=stream.otherwise,
@@ -338,16 +342,21 @@ class StreamArithmetics:
             arrives=arrives,
         )
 
+    @cached_property
+    def _words(self) -> dict[str, tuple[str, str]]:
+        """Stream -> its transforms, before and after the operator, in words."""
+        return {name: (shown(stream.transform), shown(stream.after)) for name, stream in self.streams.items()}
+
     def _chunks(self, i: int, weights: Mapping[str, float], stored: Collection[int]) -> tuple[StreamChunk, ...]:
-        starts, length = self._starts(i, stored), len(self.rows[i]["loss_mask"])
+        starts, rollout = self._starts(i, stored), self.rollout(i)
         standardize = unmeasured if self.fused is None else self.fused.standardize
         k = self.config.k if self.config.divide else 0.0
-        ends = [*(start for start, _ in starts[1:]), length]
+        ends = [*(start for start, _ in starts[1:]), rollout.length]
         found: list[StreamChunk] = []
         rest, size = ZERO, 0.0
         for j in range(len(starts) - 1, -1, -1):
             (start, why), end = starts[j], ends[j]
-            token = max(t for t in range(start, end) if self.rows[i]["loss_mask"][t])
+            token = rollout.counting[bisect_left(rollout.counting, end) - 1]
             shares = self.shares(i, token, weights)
             fused = sum_of([share.share for share in shares])
             credit = standardize(fused)
@@ -377,11 +386,5 @@ def _weight(stream: Stream) -> float:
     return stream.weight
 
 
-def _key(row: Row, stream: Stream, element: Element) -> object:
-    """The state of an element."""
-    value = row[str(stream.key)]
-    return value[element.place] if isinstance(value, list) else value
-
-
-def _label(stream: Stream, row: Row, element: Element) -> object:
-    return _key(row, stream, element) if stream.pool == "state" else None
+def _last(element: Element) -> int:
+    return element.live.last

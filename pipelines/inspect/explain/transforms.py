@@ -151,7 +151,7 @@ _TRANSFORMS: dict[str, Callable[[list[Number], Transform, About], list[Number]]]
 }
 
 
-def shown(transforms: Sequence[Transform]) -> str:
+def shown(transforms: Sequence[Any]) -> str:
     """The transforms in words: their names with what is not at its default; a function by its path."""
     return ", ".join(map(_shown, transforms))
 

@@ -109,6 +109,21 @@ def test_a_group_in_two_parts(near_root, make_dataset, rollouts):
     assert told(made) == [("error", "unique_ids", made.parts[2].data, "a is also in part 0")]
 
 
+def test_a_part_that_goes_before_its_groups_are_looked_at_again(near_root, make_dataset, rollouts, monkeypatch):
+    made = make_dataset(near_root, rollouts("a"), rollouts("b"), rollouts("c", "a"))
+    read, seen = Store.read, set()
+
+    def once(self, name):
+        if name in seen and name == made.parts[2].data:
+            raise FileNotFoundError("gone")
+        seen.add(name)
+        return read(self, name)
+
+    monkeypatch.setattr(Store, "read", once)
+    says = "it went while it was verified (gone), so its groups are not compared; verify again"
+    assert told(made) == [("error", "missing_file", made.parts[2].data, says)]
+
+
 def test_an_input_that_is_absent_or_cannot_be_read(tmp_path, make_dataset, rollouts, outcomes):
     made = make_dataset(str(tmp_path / "rollouts"), rollouts("a"))
     signal = make_signal(str(tmp_path / "outcome"), made, [outcomes(rollouts("a"))])

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pass_ops import ShapingConfig, Standardizers, Weights, shape
+from pass_ops import ShapingConfig, Standardizers, Stream, Weights, shape
 from pass_ops.options.config import ESTIMATORS, OPERATORS
+from pipelines.inspect.explain import stream_group
 from pipelines.inspect.explain.arithmetic import GroupArithmetic
 from pipelines.inspect.explain.explanation import check_group
 from pipelines.inspect.explain.pools import Columns, StoredRow
@@ -207,3 +210,37 @@ def test_what_pass_ops_shapes_is_explained_to_the_last_chunk(group):
     for index in range(len(table)):
         _, _, disagreements, _ = check_group(table, index, config)
         assert disagreements == ()
+
+
+# -- what a group takes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["estimator", "streams"])
+def test_a_group_is_held_as_arrays(streams, monkeypatch):
+    """Bytes a token with a score: 22 as an estimator's and 36 as a stream's; Python numbers would take 58 and 630."""
+    monkeypatch.setattr(stream_group, "KEPT", 0)
+    rollouts, length = 160, 150
+    scores = np.random.default_rng(0).normal(size=rollouts * length).astype(np.float32)
+    starts = pa.array(range(0, len(scores) + 1, length), pa.int32())
+    table = pa.table(
+        {
+            "group_id": ["g"] * rollouts,
+            "rollout_id": [f"g/{i}" for i in range(rollouts)],
+            "loss_mask": pa.ListArray.from_arrays(starts, pa.array([True] * len(scores))),
+            "process_scores": pa.ListArray.from_arrays(starts, pa.array(scores)),
+            "outcome_reward": pa.array([float(i % 2) for i in range(rollouts)], pa.float32()),
+            "format_ok": [True] * rollouts,
+        }
+    )
+    method = {"streams": {"process": Stream(signal="process"), "outcome": Stream(signal="outcome")}}
+    config = ShapingConfig(**(method if streams else {"signal": "kl"}), eta=100.0)
+    shaped = shape(table, config, threads=1)
+    check_group(shaped.slice(0, 2), 0, config)  # what is imported and made once
+    tracemalloc.start()
+    try:
+        _, _, disagreements, _ = check_group(shaped, 1, config)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert disagreements == ()
+    assert peak < 44 * len(scores)

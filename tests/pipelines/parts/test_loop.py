@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
+import weakref
+from collections import Counter
 from concurrent.futures import Future
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +16,9 @@ import pytest
 
 from pass_ops import shards
 from pass_ops.errors import StoreError
+from pass_ops.shards.store import Entry, Store
 from pipelines.engines.base import EngineDead
+from pipelines.parts.journal import Journals
 from pipelines.parts.loop import PartLoop, PartOutput, PartWork, StageAborted, in_background
 
 
@@ -76,16 +81,21 @@ def attempt_files(dataset: shards.Dataset) -> list[str]:
 
 
 class Remembering(ScriptedWork):
-    """Says which parts it was asked to begin again, and to forget."""
+    """Says which parts it began after it was told to look back, and which it was to forget."""
 
     def __init__(self, script: dict[int, list[object]]) -> None:
         super().__init__(script)
-        self.again: list[int] = []
+        self.again: list[int] | None = None
         self.forgotten: list[int] = []
 
-    def start_again(self, part: int) -> Future[PartOutput]:
-        self.again.append(part)
-        return self.start(part)
+    def look_back(self) -> None:
+        assert self.again is None, "once for all"
+        self.again = []
+
+    def start(self, part: int) -> Future[PartOutput]:
+        if self.again is not None:
+            self.again.append(part)
+        return super().start(part)
 
     def forget(self, part: int) -> None:
         self.forgotten.append(part)
@@ -354,3 +364,93 @@ def test_in_background_hands_on_result_and_error() -> None:
     assert in_background(int, "7").result() == 7
     with pytest.raises(ValueError, match="seven"):
         in_background(int, "seven").result()
+
+
+class KeepingAJournal(PartWork):
+    """Fails at every part after it has kept something of it, as a stage whose model dies does."""
+
+    def __init__(self, dataset: shards.Dataset) -> None:
+        self._journals = Journals(dataset)
+        self.read: list[list[str]] = []
+
+    def setup(self) -> None:
+        self._journals.look()
+
+    def look_back(self) -> None:
+        self._journals.look()
+
+    def start(self, part: int) -> Future[PartOutput]:
+        journal = self._journals.begin(part, inputs=str)
+        assert journal is not None
+        self.read.append(sorted(journal.read()))
+        journal.add(f"{part}/{len(self.read)}", b"")
+        journal.close()
+        raise ValueError(f"part {part}")
+
+
+def test_parts_that_are_given_up_cost_no_listing_each(tmp_path: Path) -> None:
+    """What is listed grows by as many files from 2 to 4 parts as from 4 to 6, and so does every kind of request."""
+    seen = [listed_when_all_parts_are_given_up(tmp_path / str(parts), parts) for parts in (2, 4, 6)]
+    for counted in seen[2]:
+        assert seen[2][counted] - seen[1][counted] == seen[1][counted] - seen[0][counted], counted
+    assert seen[2]["list"] == seen[0]["list"]
+
+
+def listed_when_all_parts_are_given_up(folder: Path, parts: int) -> Counter[str]:
+    asked: Counter[str] = Counter()
+
+    class Counted(Store):
+        def entries(self, folder: str = "") -> list[Entry]:
+            found = super().entries(folder)
+            asked["files listed"] += len(found)
+            return found
+
+    spec = shards.DatasetSpec(stage="prompts", stage_version=1, options={}, parts=parts)
+    store = Counted(str(folder), lambda operation, name: asked.update([operation]))
+    made = shards.create_dataset(str(folder), spec, store=store)
+    work = KeepingAJournal(made)
+    work.setup()
+    driver = PartLoop(dataset=made, work=work, parts_in_flight=2, max_attempts=3)
+    for part in range(parts):
+        driver.offer(part)
+    driver.drain()
+    assert failed(made) == {part: f"ValueError: part {part}" for part in range(parts)}
+    assert {json.loads(file.read_text())["attempts"] for file in (folder / "_failed").iterdir()} == {3}
+    assert sorted(map(len, work.read)) == sorted([0, 1, 2] * parts), "each attempt reads what all before it kept"
+    return asked
+
+
+def test_what_another_worker_kept_meanwhile_is_read_when_the_part_is_begun_again(dataset: shards.Dataset) -> None:
+    work = KeepingAJournal(dataset)
+    work.setup()
+    shards.begin_attempt(dataset, 1)  # by a worker that keeps something and is lost
+    other = Journals(dataset).begin(1, inputs=str)
+    assert other is not None
+    other.add("1/other", b"")
+    other.close()
+    driver = PartLoop(dataset=dataset, work=work, parts_in_flight=2, max_attempts=3)
+    driver.offer(1)
+    driver.drain()
+    assert work.read == [["1/other"], ["1/1", "1/other"]]
+
+
+class Ended(Exception):
+    """An error that holds, as any does, the frames it went through."""
+
+
+def test_a_part_that_waits_to_be_begun_again_holds_nothing_of_its_attempt(dataset: shards.Dataset) -> None:
+    errors: list[weakref.ref[Ended]] = []
+
+    class Failing(ScriptedWork):
+        def start(self, part: int) -> Future[PartOutput]:
+            error = Ended("rows that cannot be scored")
+            errors.append(weakref.ref(error))
+            raise error
+
+    driver = loop(dataset, Failing({}))
+    driver.offer(0)
+    driver.offer(1)  # collects the first
+    gc.collect()
+    assert errors[0]() is None
+    driver.drain()
+    assert failed(dataset)[0] == "Ended: rows that cannot be scored"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
+import tracemalloc
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
@@ -16,7 +20,8 @@ from pipelines.engines import EngineOptions, Sampling, acquire
 from pipelines.engines.errors import ServerUnreachable
 from pipelines.parts.loop import abort_cause
 from pipelines.signals import SignalOptionError, build_signal
-from pipelines.signals.chat import FIRST_CONTACT_S, ChatUnavailable, EngineChat, HttpChat
+from pipelines.signals.chat import FIRST_CONTACT_S, ChatUnavailable, EngineChat, HttpChat, Reply
+from pipelines.signals.judge import JudgeSignal
 
 Script = Callable[[dict], "tuple[int, dict[str, str], str]"]
 
@@ -107,13 +112,62 @@ def test_what_stands_in_a_step_is_never_taken_for_a_place_of_the_template(server
     judged("a", template="{step} of {prompt}")
     assert [words(body) for body in server.asked] == ["a of 1+1?"]
     signal = build_signal("judge", {"model": "m", "url": "http://h", "template": "{step} of {prompt}"})
-    assert signal.questions("{step}", ["{prompt}"]) == ["{prompt} of {step}"]
+    assert signal.question("{step}", ["{prompt}"], 0) == "{prompt} of {step}"
 
 
 def test_equal_questions_are_asked_once(server: Server, judged) -> None:
     table = judged("a|b", "a|b", "a|c")
     assert len(server.asked) == 3
     assert table["status"].to_pylist() == ["ok"] * 3
+
+
+class LateChat:
+    """Answers only once `wait_for` questions are open, or nobody asks any more; keeps what was open."""
+
+    def __init__(self, wait_for: int) -> None:
+        self.asked: list[str] = []
+        self.most_open = 0
+        self._wait_for = wait_for
+        self._open: deque[tuple[str, Future[Reply]]] = deque()
+        self._changed = threading.Condition()
+        threading.Thread(target=self._answer, daemon=True).start()
+
+    def ask(self, messages, *, seed: int, sampling: Sampling) -> Future[Reply]:
+        future: Future[Reply] = Future()
+        with self._changed:
+            self.asked.append(hashlib.sha256(messages[-1]["content"].encode()).hexdigest())
+            self._open.append((messages[-1]["content"], future))
+            self.most_open = max(self.most_open, len(self._open))
+            self._changed.notify()
+        return future
+
+    def _answer(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: len(self._open) >= self._wait_for, timeout=0.5)
+                _, future = self._open.popleft() if self._open else (None, Future())
+            future.set_result(Reply("Score: 5", 1, 1))
+
+
+def test_questions_are_made_when_they_are_asked_and_enough_of_them_are_open(judged, monkeypatch) -> None:
+    """Those of one rollout are as long as its steps squared: 10 MB of 400 steps of 128 characters."""
+    chat, steps = LateChat(wait_for=4), 400
+    monkeypatch.setattr(JudgeSignal, "_chat", lambda _: chat)
+    judged("a", concurrency=2)  # what is imported and loaded once
+    chat.asked.clear()
+    text = "|".join("abc"[number % 3] * 128 for number in range(steps))
+    tracemalloc.start()
+    try:
+        table = judged(text, template="{previous}/{step}", concurrency=2)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert table["process_scores"].to_pylist() == [[0.5] * steps]
+    parts = text.split("|")
+    whole = ["\n\n".join(parts[:number]) + "/" + parts[number] for number in range(steps)]
+    assert chat.asked == [hashlib.sha256(question.encode()).hexdigest() for question in whole], "all, in order"
+    assert chat.most_open == 4, "twice what the server answers at a time"
+    assert peak < sum(map(len, whole)) / 3
 
 
 def test_a_reply_without_a_grade_is_asked_for_again_with_another_seed(server: Server, judged) -> None:
