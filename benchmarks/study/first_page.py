@@ -60,7 +60,9 @@ def first_page(stored: Stored, found: Sequence[Finding]) -> Iterator[str]:
         "- One reward model, trained once; it was stopped early to be imperfect, and real ones may err otherwise.\n"
         "- Advantages of the arms differ in scale by a factor of several. Where the learning rate is not tuned for "
         "each arm (the result says so), a close comparison may be one of learning rates.\n"
-        "- Intervals are over seeds of training. The start models are one draw."
+        "- Intervals are over seeds of training. The start models are one draw.\n"
+        "- Verdicts before the last planned seed are interim ones: each look at growing results makes a false verdict "
+        "likelier."
     )
     yield _again()
     yield _left(stored)
