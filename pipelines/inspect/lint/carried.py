@@ -1,6 +1,6 @@
 """What carries the credit: each stream's contribution to the fused advantage, and a rollout's squared advantages.
 
-Axes: rollouts of a part (R), chunks (K), completion tokens (N).
+Axes: chunks (K), completion tokens (N).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pass_ops import ShapingConfig, Standardizers, Statistics, Weights, shape
+from pass_ops import ShapingConfig, Standardizers, Statistics, Weights, shape, token_advantages
 from pass_ops.errors import OptionError
 from pass_ops.options.config import Operator
 from pass_ops.reading.ragged import list_lengths, list_values
@@ -77,14 +77,7 @@ def _streams(table: pa.Table, config: ShapingConfig, statistics: Statistics | No
 
 def squares(table: pa.Table) -> NDArray[np.float64]:
     """Each rollout's squared advantages, summed over the tokens that count."""
-    ends, mask = table["chunk_ends"], table["loss_mask"]
-    row_K = np.repeat(np.arange(len(table)), list_lengths(ends))
-    start_R = np.cumsum(list_lengths(mask)) - list_lengths(mask)
-    before_N1 = np.concatenate([[0], np.cumsum(list_values(mask))])  # tokens that count before each
-    end_K = start_R[row_K] + list_values(ends)
-    begin_K = np.concatenate([[0], end_K])[:-1]
-    first_K = np.concatenate([[True], np.diff(row_K) > 0])[: len(row_K)]
-    begin_K[first_K] = start_R[row_K[first_K]]
-    tokens_K = before_N1[end_K] - before_N1[begin_K]
-    squares_K = list_values(table["chunk_advantages"]).astype(np.float64) ** 2
-    return np.bincount(row_K, weights=squares_K * tokens_K, minlength=len(table)).astype(np.float64)
+    mask_N = list_values(table["loss_mask"])
+    row_N = np.repeat(np.arange(len(table)), list_lengths(table["loss_mask"]))
+    squares_N = list_values(token_advantages(table)).astype(np.float64) ** 2
+    return np.bincount(row_N[mask_N], weights=squares_N[mask_N], minlength=len(table)).astype(np.float64)
