@@ -338,13 +338,13 @@ def _dry_run(options: Namespace, work: Run, scope: Mapping[str, Any]) -> None:
     if found.problems:
         raise RunRefused(found.problems)
     told = {
-        "config": as_json(as_dict(work.config)),
-        "schedule": as_json(_scheduled(work, scope)),
+        "config": as_dict(work.config),
+        "schedule": _scheduled(work, scope),
         "estimate": asdict(_estimate(options, work, found, stages=scope["stages"])),
         "memory": [stage.as_json() for stage in found.memory],
         "unchecked": list(found.missing),
     }
-    print(json.dumps(told, indent=1))
+    print(json.dumps(as_json(told), indent=1))
 
 
 def _estimate(options: Namespace, work: Run, found: Findings, *, stages: Collection[str]) -> Estimate:

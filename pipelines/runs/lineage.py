@@ -24,10 +24,12 @@ from typing_extensions import TypedDict
 
 from pass_ops.errors import PassError
 from pass_ops.shards.store import Store
+from pipelines.options import as_json
 from trainer.records import parse_json
 
 FORMAT_VERSION = 1
 FILE = "lineage.json"
+_OPTIONS = {"config", "schedule"}
 
 
 class LineageError(PassError, ValueError):
@@ -113,7 +115,10 @@ def record_stopped(run: str, decision: Mapping[str, Any] | None) -> None:
 
 
 def _write(run: str, lineage: Mapping[str, Any]) -> None:
+    """Write the whole text. Options may be infinite, in rounds that stand there already too; what was measured not."""
     store = Store(run)
+    rounds = [{**entry, **{key: as_json(entry[key]) for key in _OPTIONS & entry.keys()}} for entry in lineage["rounds"]]
+    lineage = {**lineage, "rounds": rounds}
     if wrong := list(_not_finite(lineage, "")):
         place, value = wrong[0]
         raise LineageError(

@@ -24,7 +24,7 @@ from pass_ops.shards import Manifest
 from pass_ops.shards.store import Store
 from pipelines.models.folder import describe_model, model_digest
 from pipelines.models.source import local_model, pinned_model
-from pipelines.options import as_dict, as_json
+from pipelines.options import as_dict
 from pipelines.options.types import check_name
 from pipelines.prompts.stage import PromptSource, write_prompts
 from pipelines.rollouts.stage import generate
@@ -113,8 +113,8 @@ def _round(run: Run, round_index: int, *, is_last: bool) -> ShapedSummary:
         {
             "policy": pinned_model(policy),
             "policy_digest": model_digest(policy),
-            "config": as_json(as_dict(run.config.at_round(round_index))),
-            "schedule": as_json(run.config.scheduled_in(round_index)),
+            "config": as_dict(run.config.at_round(round_index)),
+            "schedule": run.config.scheduled_in(round_index),
             "anchors": check_anchors(run, round_index),
             "trained_on": list(run.trained_rounds(round_index)),
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -23,3 +24,15 @@ def test_a_number_that_json_has_not_is_refused_and_nothing_is_lost(tmp_path, val
         record_stopped(run, {"value": value})
     assert Path(run, "lineage.json").read_bytes() == before
     assert read_rounds(run)[0]["metrics"] == {"train": {"loss": 0.5}}
+
+
+def test_infinite_options_of_an_earlier_version_do_not_stop_a_run(tmp_path):
+    """It wrote them as `Infinity`, which is no JSON; a round more writes them as TOML does."""
+    options = {"config": {"train": {"stop_ratio": math.inf}}, "schedule": {"train.stop_ratio": math.inf}}
+    entry = {"round": 1, **options}
+    Path(tmp_path, "lineage.json").write_text(json.dumps({"format_version": 1, "rounds": [entry]}))
+    record_round(str(tmp_path), 2, options)
+    record_stopped(str(tmp_path), {"value": 0.5})
+    for found in (read_rounds(str(tmp_path))[index] for index in (1, 2)):
+        assert found["config"] == {"train": {"stop_ratio": "inf"}}
+        assert found["schedule"] == {"train.stop_ratio": "inf"}
