@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines.models.folder import tensor_shapes, weight_bytes
 from pipelines.prompts.part_size import advise_prompts_per_part
 from pipelines.prompts.stage import PromptRow
 from pipelines.runs.config import RunConfig
+from pipelines.runs.evaluate import wanted_evaluation
 from trainer import TrainOptions
 
 # Stored bytes a token: ids 1.2, logprobs 3.4, text and mask about 2 for rollouts; the shaped dataset repeats them.
@@ -71,28 +72,20 @@ def estimate_round(
     policy: the round's starting policy, where it exists. tokens_per_second: what one worker samples. training_tflops:
     what the trainer's device really computes, TFLOP/s.
     """
-    rollouts = len(rows) * config.generate.group_size
-    tokens_per_rollout = max(1.0, FILL * config.generate.sampling.max_tokens)
-    tokens = int(rollouts * tokens_per_rollout)
-    prompt_tokens = sum(_characters(row) for row in rows if isinstance(row, dict)) / CHARACTERS
-    trained = config.train.epochs * int(tokens + config.generate.group_size * prompt_tokens)
-    shapes = None if policy is None else list(tensor_shapes(policy).values())
-    advice = advise_prompts_per_part(
-        group_size=config.generate.group_size,
-        tokens_per_rollout=tokens_per_rollout,
-        tokens_per_second=tokens_per_second,
-    )
-    return Estimate(
+    group_size = config.generate.group_size
+    sampled = _sampling(
         prompts=len(rows),
         parts=-(-len(rows) // config.prompts.prompts_per_part),
-        rollouts=rollouts,
-        tokens=tokens,
+        samples=group_size,
+        max_tokens=config.generate.sampling.max_tokens,
         tokens_per_second=tokens_per_second,
-        hours=round(tokens / tokens_per_second / 3600, 4),
-        gigabytes=round(tokens * (ROLLOUT_BYTES + SHAPED_BYTES) / 1e9, 6),
-        advised_prompts_per_part=advice.prompts_per_part,
-        minutes_per_part=advice.minutes,
-        megabytes_per_part=advice.megabytes,
+        stored_bytes=ROLLOUT_BYTES + SHAPED_BYTES,
+    )
+    prompt_tokens = sum(_characters(row) for row in rows if isinstance(row, dict)) / CHARACTERS
+    trained = config.train.epochs * int(sampled.tokens + group_size * prompt_tokens)
+    shapes = None if policy is None else list(tensor_shapes(policy).values())
+    return replace(
+        sampled,
         training_tokens=trained,
         training_tflops=training_tflops,
         training_hours=None if shapes is None else round(_training_hours(shapes, trained, training_tflops), 6),
@@ -106,23 +99,39 @@ def estimate_evaluation(
     *,
     tokens_per_second: float = TOKENS_PER_SECOND,
 ) -> Estimate:
-    """What one policy's evaluation on these benchmarks' prompts costs: rollouts and nothing else."""
-    assert config.eval is not None
-    prompts, samples = sum(map(len, benchmarks.values())), config.eval.samples
-    tokens_per_rollout = max(1.0, FILL * config.eval_sampling.max_tokens)
+    """What one policy's evaluation on these benchmarks' prompts costs: rollouts and nothing else.
+
+    Raises EvaluationError where there are no benchmarks.
+    """
+    options = wanted_evaluation(config.eval)
+    sizes = {name: options.benchmarks[name].prompts().prompts_per_part for name in benchmarks}
+    return _sampling(
+        prompts=sum(map(len, benchmarks.values())),
+        parts=sum(-(-len(rows) // sizes[name]) for name, rows in benchmarks.items()),
+        samples=options.samples,
+        max_tokens=config.eval_sampling.max_tokens,
+        tokens_per_second=tokens_per_second,
+        stored_bytes=ROLLOUT_BYTES,
+    )
+
+
+def _sampling(
+    *, prompts: int, parts: int, samples: int, max_tokens: int, tokens_per_second: float, stored_bytes: float
+) -> Estimate:
+    """Of so many samples a prompt, which nothing is trained on. stored_bytes: of a sampled token."""
+    tokens_per_rollout = max(1.0, FILL * max_tokens)
     tokens = int(prompts * samples * tokens_per_rollout)
-    sizes = {name: config.eval.benchmarks[name].prompts().prompts_per_part for name in benchmarks}
     advice = advise_prompts_per_part(
         group_size=samples, tokens_per_rollout=tokens_per_rollout, tokens_per_second=tokens_per_second
     )
     return Estimate(
         prompts=prompts,
-        parts=sum(-(-len(rows) // sizes[name]) for name, rows in benchmarks.items()),
+        parts=parts,
         rollouts=prompts * samples,
         tokens=tokens,
         tokens_per_second=tokens_per_second,
         hours=round(tokens / tokens_per_second / 3600, 4),
-        gigabytes=round(tokens * ROLLOUT_BYTES / 1e9, 6),
+        gigabytes=round(tokens * stored_bytes / 1e9, 6),
         advised_prompts_per_part=advice.prompts_per_part,
         minutes_per_part=advice.minutes,
         megabytes_per_part=advice.megabytes,

@@ -105,6 +105,13 @@ class EvalOptions:
         return f"-{self.between}", replace(source, **fewer)  # type: ignore[arg-type]
 
 
+def wanted_evaluation(options: EvalOptions | None) -> EvalOptions:
+    """The options of an evaluation that a command is to make. Raises EvaluationError where they name no benchmark."""
+    if options is None or not options.benchmarks:
+        raise EvaluationError("the configuration has no [eval.benchmarks.NAME]; name the held-out prompts there")
+    return options
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvalResult:
     """One policy on one benchmark.

@@ -33,7 +33,7 @@ from pipelines.runs.anchors import check_anchors
 from pipelines.runs.away import training_folders
 from pipelines.runs.budget import apply_budget, remove_old_states
 from pipelines.runs.check import check_run
-from pipelines.runs.evaluate import RESULTS, EvalResult, EvaluationError, evaluate_rollouts, read_results
+from pipelines.runs.evaluate import RESULTS, EvalResult, evaluate_rollouts, read_results, wanted_evaluation
 from pipelines.runs.evaluation_files import write_tables
 from pipelines.runs.folders import ROUND_FOLDERS
 from pipelines.runs.leftovers import leftovers, remove_leftovers
@@ -290,8 +290,7 @@ def _figures(results: Mapping[str, EvalResult]) -> dict[str, dict[str, float]]:
 
 def evaluate(run: Run, *, round_index: int | None = None, policy: str | None = None) -> dict[str, EvalResult]:
     """What `passrl eval` does: any model folder, else the policy a round made, else the configured one."""
-    if run.config.eval is None or not run.config.eval.benchmarks:
-        raise EvaluationError("the configuration has no [eval.benchmarks.NAME]; name the held-out prompts there")
+    wanted_evaluation(run.config.eval)
     if policy is not None:
         folder = posixpath.join(run.url, "eval", model_digest(policy)[:8])
         return _evaluate_all(run, policy, folder, title=posixpath.basename(policy.rstrip("/")))

@@ -65,6 +65,12 @@ def test_every_command_and_its_dry_run_refuse_alike_and_make_nothing(project, ca
     assert not Path(project.out).exists()
 
 
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_an_evaluation_without_benchmarks_is_refused_alike(project, capsys, dry):
+    shown = refused(capsys, "eval", project.config, "--out", project.out, "--set", "eval.benchmarks={}", *dry)
+    assert "the configuration has no [eval.benchmarks.NAME]; name the held-out prompts there" in shown
+
+
 @pytest.mark.parametrize("command", STARTS)
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 def test_options_that_another_would_make_count_for_nothing_are_refused(project, capsys, command, dry):
