@@ -336,7 +336,7 @@ def _repeated_groups(store: Store, records: tuple[PartRecord, ...], groups: Grou
     def names_of(part: int) -> pa.ChunkedArray:
         try:
             return group_keys(read_columns(open_parquet(store.read(files[part]))))
-        except (FileNotFoundError, pa.ArrowException) as error:  # somebody removed or changed it since it was read
+        except (pa.ArrowException, OSError) as error:  # somebody removed or changed it since it was read
             message = f"it went while it was verified ({error}), so its groups are not compared; verify again"
             gone.append(Finding("error", "missing_file", store.path(files[part]), message))
             return pa.chunked_array([], pa.string())
