@@ -173,6 +173,7 @@ class Journals:
 
     def forget(self, part: int) -> None:
         """Remove all that is kept of a part's attempts."""
+        self._left.pop(part, None)
         if (journal := self._begun.pop(part, None)) is not None:
             journal.discard()
 

@@ -13,7 +13,7 @@ import pytest
 from pass_ops import shards
 from pass_ops.errors import StoreError
 from pass_ops.shards import Dataset, Store, names
-from pipelines.parts.journal import Journal, left_journals, make_entry, read_entries
+from pipelines.parts.journal import Journal, Journals, left_journals, make_entry, read_entries
 
 PIECES = {"a/0": b"first", "a/1": b"", "b/0": b"\x00" * 100}
 
@@ -154,6 +154,22 @@ def test_an_unreadable_journal_is_told_of_and_counts_for_nothing(
     reader = Journal(made, 0, inputs="x", left=(*files, "_journal/000000-gone.bin"))
     assert reader.read() == PIECES
     assert "what it kept is made again" in caplog.text
+
+
+def test_a_journal_that_was_discarded_is_not_looked_for_again(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A part that is refused is begun again, with nothing kept."""
+    made = dataset(url)
+    write(made)
+    journals = Journals(made)
+    journals.look()
+    first = journals.begin(0, inputs=lambda: "x")
+    assert first is not None
+    assert first.read() == PIECES
+    journals.forget(0)
+    again = journals.begin(0, inputs=lambda: "x")
+    assert again is not None
+    assert again.read() == {}
+    assert caplog.messages == []
 
 
 def test_journals_of_committed_parts_are_swept(tmp_path: Path) -> None:
