@@ -77,9 +77,9 @@ def _stopping(run: Run, *, first: int, rounds: int) -> Iterator[str]:
     options, found = run.config.stop, run.config.eval
     if options is None:
         return
+    evaluated = [] if found is None else [f"eval.{name}.pass@{k}" for name in found.benchmarks for k in found.k]
     for index in range(first, first + rounds):
-        known = [] if found is None else [f"eval.{name}.pass@{k}" for name in found.benchmarks for k in found.k]
-        known += [f"train.{name}" for name in metric_names(run.config.at_round(index).train)]
+        known = evaluated + [f"train.{name}" for name in metric_names(run.config.at_round(index).train)]
         if options.metric not in known:
             kind = options.metric.partition(".")[0]
             told = ", ".join(name for name in known if name.startswith(f"{kind}."))

@@ -117,9 +117,7 @@ class _Maker:
     blocks: list[bytes] = field(default_factory=list)
     _lines: list[dict[str, Any]] = field(default_factory=list)
     _left_out: dict[str, int] = field(default_factory=dict)
-    _plans: dict[int, Plan | None] = field(
-        default_factory=dict
-    )  # of each setting, from the first group that it explains
+    _plans: dict[int, Plan | None] = field(default_factory=dict)  # setting -> that of the first group it explains
 
     @staticmethod
     def of(dataset: CompleteDataset, settings: Sequence[Setting], asked: ViewOptions) -> _Maker:
