@@ -32,6 +32,16 @@ def browser() -> Iterator[object]:
 
 
 @pytest.fixture
+def expect(browser) -> object:
+    """Playwright's assertions that wait. They look from a world of their own: `page.wait_for_function` asks the page
+    itself to evaluate text from its second look on, which the page's Content-Security-Policy refuses."""
+    from playwright.sync_api import expect as waiting
+
+    waiting.set_options(timeout=120_000)
+    return waiting
+
+
+@pytest.fixture
 def open_file(browser, tmp_path) -> Iterator[Callable]:
     """Opens bytes as a file in a page of its own; at the end no page may have had an error or asked for anything."""
     contexts, faults = [], []

@@ -214,18 +214,18 @@ def test_print_is_light_and_without_switches(open_file):
     assert page.pdf().startswith(b"%PDF")
 
 
-def test_print_draws_what_was_not_yet_seen(open_file):
+def test_print_draws_what_was_not_yet_seen(open_file, expect):
     page = open_file(made_file([("g/0", [FIRST] * 40)]), "#/group/0")
     page.wait_for_selector(".t")
     assert page.locator(".unseen").count() > 0
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-    page.wait_for_function("document.querySelectorAll('.unseen').length === 0")
+    expect(page.locator(".unseen")).to_have_count(0)
     assert page.locator(".rollout .tokens").count() == 40
 
 
-def test_print_draws_all_tokens(open_file):
+def test_print_draws_all_tokens(open_file, expect):
     long = Rollout(texts=[b"word "] * 9000, settings=[([9000], [1.0])])
     page = open_file(made_file([("g/0", [long])]), "#/group/0")
     page.wait_for_selector(".t")
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-    page.wait_for_function("document.querySelectorAll('.t[data-t]').length === 9000")
+    expect(page.locator(".t[data-t]")).to_have_count(9000)

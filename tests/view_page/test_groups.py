@@ -69,12 +69,12 @@ def test_verdicts_are_counted_by_name_and_failed_ones_found(page):
     assert names(page) == ["plain/2"]
 
 
-def test_arrow_keys_walk_and_enter_opens(page):
+def test_arrow_keys_walk_and_enter_opens(page, expect):
     page.locator("tbody a").first.focus()
     page.keyboard.press("ArrowDown")
-    page.wait_for_function("document.activeElement.textContent === 'plain/2'")
+    expect(page.locator(":focus")).to_have_text("plain/2")
     page.keyboard.press("End")
-    page.wait_for_function("document.activeElement.textContent === 'other/1'")
+    expect(page.locator(":focus")).to_have_text("other/1")
     assert page.locator("tbody a[tabindex='0']").count() == 1
     page.keyboard.press("Enter")
     page.wait_for_selector("article.group")
@@ -91,14 +91,14 @@ def test_the_whole_list_is_one_tab_stop(page):
     assert page.evaluate("document.activeElement.closest('tbody')") is None
 
 
-def test_many_groups_are_drawn_as_they_are_asked_for(open_file):
+def test_many_groups_are_drawn_as_they_are_asked_for(open_file, expect):
     page = open_file(made_file([(f"g/{number}", [SHORT]) for number in range(450)]))
     assert page.locator("tbody tr").count() == 200
     page.get_by_role("button", name="250 more groups").click()
     assert page.locator("tbody tr").count() == 400
     page.locator("tbody a").first.focus()
     page.keyboard.press("End")
-    page.wait_for_function("document.activeElement.textContent === 'g/449'")
+    expect(page.locator(":focus")).to_have_text("g/449")
 
 
 def test_an_offender_leads_to_its_tokens(open_file):
