@@ -64,7 +64,7 @@ class PartWork(Protocol):
 
     def look_back(self) -> None:
         """Parts that were begun before, here or by another worker, are begun again from now on: see once, for all of
-        them, what their attempts kept.
+        them, what their attempts kept. Called again only where another command has begun one of them meanwhile.
         """
         return
 
@@ -179,12 +179,12 @@ class PartLoop:
         """Complete what is in flight, then the deferred parts one at a time, those with the fewest attempts first."""
         while self._in_flight:
             self._collect()
+        before = self._dataset.attempts_before
+        made = {part: attempts_made(self._dataset, part) for part in self._deferred}
         if self._deferred:
             self._work.look_back()
-        before = self._dataset.attempts_before
-        attempts = {part: before.get(part, 0) + attempts_made(self._dataset, part) for part in self._deferred}
-        for part in sorted(attempts, key=lambda part: (attempts[part], part)):
-            self._run_alone(part)
+        for part in sorted(made, key=lambda part: (before.get(part, 0) + made[part], part)):
+            self._run_alone(part, made[part])
 
     def abandon(self) -> None:
         """The job stops with parts in flight: take their attempts off the record, for nothing is known against them."""
@@ -223,17 +223,20 @@ class PartLoop:
             if failure is not None:
                 self._deferred[part] = failure
 
-    def _run_alone(self, part: int) -> None:
+    def _run_alone(self, part: int, known: int) -> None:
+        """Try a part until it is committed or its attempts are used up; known: those made before `look_back`."""
         failure = self._deferred.pop(part)
         if shards.committed(self._dataset, part) is not None:
             return
-        while attempts_made(self._dataset, part) < self._max_attempts:
+        while (made := attempts_made(self._dataset, part)) < self._max_attempts:
+            if made != known:  # another command works on this dataset too
+                self._work.look_back()
             failure = self._settle(self._begin(part))
             if failure is None:
                 return
+            known = made + 1
         if failure is None:
-            attempts = attempts_made(self._dataset, part)
-            failure = _Failure(f"the worker or its engine died in each of {attempts} attempts")
+            failure = _Failure(f"the worker or its engine died in each of {made} attempts")
         shards.fail_part(
             self._dataset, part, cause=failure.cause, traceback=failure.traceback, listed=self._last_attempts
         )

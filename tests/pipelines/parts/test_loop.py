@@ -454,3 +454,25 @@ def test_a_part_that_waits_to_be_begun_again_holds_nothing_of_its_attempt(datase
     assert errors[0]() is None
     driver.drain()
     assert failed(dataset)[0] == "Ended: rows that cannot be scored"
+
+
+def test_what_another_command_keeps_while_deferred_parts_run_is_read_too(dataset: shards.Dataset) -> None:
+    class Beside(KeepingAJournal):
+        """While part 0 runs alone, another command begins part 1, keeps something of it and is lost."""
+
+        def start(self, part: int) -> Future[PartOutput]:
+            if len(self.read) == 2:
+                shards.begin_attempt(dataset, 1)
+                other = Journals(dataset).begin(1, inputs=str)
+                assert other is not None
+                other.add("1/other", b"")
+                other.close()
+            return super().start(part)
+
+    work = Beside(dataset)
+    work.setup()
+    driver = PartLoop(dataset=dataset, work=work, parts_in_flight=2, max_attempts=3)
+    for part in range(2):
+        driver.offer(part)
+    driver.drain()
+    assert ["1/2", "1/other"] in work.read
