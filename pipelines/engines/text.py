@@ -5,6 +5,7 @@ Special tokens are those that a tokenizer marks so: decoding leaves them out, an
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -89,8 +90,9 @@ def spelling_tokenizer(tokenizer: Any) -> Any:
 def unspelled(tokenizer: Any, text: str) -> str:
     """The characters of a text that no token of it spells, in order: they have none, or the unknown token.
 
-    A vocabulary without bytes drops what it does not know without a word. Spaces do not count, nor does what the
-    tokenizer's own normalization changes, for a lower-case model is meant to see lower case.
+    A vocabulary without bytes silently drops what it does not know, and one of words or word pieces all of a word
+    in which it does not know a character. Spaces do not count, nor does what the tokenizer's own normalization changes,
+    for a lower-case model is meant to see lower case.
     """
     return "" if _spells_bytes(tokenizer) else _unspelled(tokenizer, text)
 
@@ -115,13 +117,17 @@ def _unspelled(tokenizer: Any, text: str) -> str:
     return "".join(normal[at] for at in np.flatnonzero(~spelled))
 
 
+@lru_cache(maxsize=8)
 def _unknown_token(tokenizer: Any) -> int | None:
     """The id that stands for what a vocabulary does not have; None where there is none, as in one of bytes.
 
     The vocabulary's own where it names one: GPT-2's tokenizer calls its end token so, which no other text becomes.
     """
     library = library_tokenizer(tokenizer)
-    name = getattr(library.model, "unk_token", tokenizer.unk_token)  # that of a unigram vocabulary cannot be read
+    if not hasattr(library.model, "unk_token"):  # a unigram vocabulary, whose own is only in its JSON
+        unknown: int | None = json.loads(library.to_str())["model"]["unk_id"]
+        return unknown
+    name = library.model.unk_token
     return library.token_to_id(name) if name else None
 
 

@@ -57,7 +57,7 @@ def majority_at_k(votes_A: Sequence[int], right_A: Sequence[bool], silent: int, 
     """maj@k of one prompt: the probability that the answer given most often among k of its n samples is right.
 
     Over all C(n, k) subsets of the n = sum(votes_A) + silent samples: exact where counting them is at most
-    EXACT_PRODUCTS multiplications, else the mean of DRAWN_SUBSETS drawn ones, off by a standard error of 0.005 at most.
+    EXACT_PRODUCTS multiplications, else the mean of DRAWN_SUBSETS drawn ones, with a standard error of at most 0.005.
     Of answers that are given equally often one is drawn, each alike. A sample without an answer does not vote; a subset
     in which none votes is wrong.
 

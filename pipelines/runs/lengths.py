@@ -28,8 +28,8 @@ def prompt_problems(
     options: GenerateOptions,
     max_reject_rate: float,
 ) -> Iterator[str]:
-    """What does not fit: the context asked for, max_tokens into it, or more than max_reject_rate of the prompts; and
-    that more than so many have characters which the tokenizer cannot spell.
+    """What does not fit the policy: a context longer than its own, max_tokens that leave no room for a prompt, and more
+    than max_reject_rate of the prompts that are too long, or have characters that its tokenizer cannot spell.
 
     Raises ModelFilesError, and ModuleNotFoundError where the package that encodes prompts is not installed.
     """

@@ -83,6 +83,7 @@ LOWER = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), nor
         (spelling(models.WordLevel(LETTERS, unk_token="<unk>")), "AB\n1", "AB"),
         (spelling(models.WordLevel(LETTERS, unk_token="<unk>"), LOWER), "AB\té E\u0301Z", "z"),  # as it is meant
         (spelling(models.Unigram([*((name, -1.0) for name in LETTERS)], unk_id=0), unk_token="<unk>"), "abé", "é"),
+        (spelling(models.Unigram([*((name, -1.0) for name in LETTERS)], unk_id=0)), "abé", "é"),  # named nowhere else
         (spelling(models.BPE(LETTERS, [], unk_token="<unk>"), unk_token="<unk>"), "<unk> ab", ""),  # written so
         (byte_tokenizer(), "naïve \U0001f600\u0301 <|im_end|>\x00", ""),
     ],
