@@ -341,10 +341,21 @@ def _dry_run(options: Namespace, work: Run, scope: Mapping[str, Any]) -> None:
         "config": as_dict(work.config),
         "schedule": _scheduled(work, scope),
         "estimate": asdict(_estimate(options, work, found, stages=scope["stages"])),
+        "evaluation": _evaluations(options, work, found, scope),
         "memory": [stage.as_json() for stage in found.memory],
         "unchecked": list(found.missing),
     }
     print(json.dumps(as_json(told), indent=1))
+
+
+def _evaluations(options: Namespace, work: Run, found: Findings, scope: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Of all evaluations that a command makes beside its rounds; None where it makes none."""
+    from pipelines.runs.cost import estimate_evaluation
+
+    if not found.benchmarks or set(scope["stages"]) == {"eval"}:
+        return None
+    speed, rounds = options.tokens_per_second, scope.get("rounds", 0)
+    return asdict(estimate_evaluation(work.config, found.benchmarks, rounds=rounds, tokens_per_second=speed))
 
 
 def _estimate(options: Namespace, work: Run, found: Findings, *, stages: Collection[str]) -> Estimate:

@@ -101,12 +101,14 @@ class StageMemory(TypedDict):
 
 class DryRun(TypedDict):
     """What --dry-run prints. config: the resolved configuration. schedule: round -> scheduled option -> its value.
-    unchecked: for want of a package.
+    estimate: of one round, or of the evaluation where the command makes nothing else. evaluation: of all that the
+    command makes beside its rounds; None where it makes none. unchecked: for want of a package.
     """
 
     config: dict[str, Any]
     schedule: dict[str, dict[str, Any]]
     estimate: Cost
+    evaluation: Cost | None
     memory: list[StageMemory]
     unchecked: list[str]
 

@@ -161,7 +161,9 @@ class _Check:
         if "eval" in stages and self.config.eval is not None:
             self.evaluate()
         if stages & {"generate", "train"} and not self.problems and "disk_space" not in self.config.run.accept:
-            problem = disk_problem(self.run, self.prompts, policy=self.policy, rounds=self.rounds)
+            problem = disk_problem(
+                self.run, self.prompts, policy=self.policy, rounds=self.rounds, benchmarks=self.benchmarks
+            )
             self.problems += [problem] if problem else []
         if self.cards is not None and self.has_policy():
             self.fit(stages, self.cards)

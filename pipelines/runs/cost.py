@@ -29,7 +29,7 @@ TOKENS_PER_SECOND, TRAINING_TFLOPS = 4000.0, 100.0
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Of one round, or of one evaluation, which trains nothing.
+    """Of one round, or of evaluations, which train nothing.
 
     tokens: sampled ones. hours: engine time of one worker. gigabytes: rollouts and shaped dataset together.
     advised_prompts_per_part and what such a part means: `advise_prompts_per_part`.
@@ -97,17 +97,26 @@ def estimate_evaluation(
     config: RunConfig,
     benchmarks: Mapping[str, Sequence[PromptRow]],
     *,
+    rounds: int = 0,
     tokens_per_second: float = TOKENS_PER_SECOND,
 ) -> Estimate:
-    """What one policy's evaluation on these benchmarks' prompts costs: rollouts and nothing else.
+    """What evaluating on these benchmarks' prompts costs: rollouts and nothing else.
+
+    rounds: 0 for one policy. Else the starting policy and that of every round, those between the first and the last on
+    `eval.between` prompts of each benchmark.
 
     Raises EvaluationError where there are no benchmarks.
     """
     options = wanted_evaluation(config.eval)
-    sizes = {name: options.benchmarks[name].prompts().prompts_per_part for name in benchmarks}
+    asked = []  # prompts, and prompts a part
+    for name, rows in benchmarks.items():
+        size = options.benchmarks[name].prompts().prompts_per_part
+        between = len(rows) if options.between is None else min(len(rows), options.between)
+        whole = 2 if rounds else 1
+        asked += [(len(rows), size)] * whole + [(between, size)] * (rounds - 1)
     return _sampling(
-        prompts=sum(map(len, benchmarks.values())),
-        parts=sum(-(-len(rows) // sizes[name]) for name, rows in benchmarks.items()),
+        prompts=sum(prompts for prompts, _ in asked),
+        parts=sum(-(-prompts // size) for prompts, size in asked),
         samples=options.samples,
         max_tokens=config.eval_sampling.max_tokens,
         tokens_per_second=tokens_per_second,

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pass_ops.shards.store import Store
 from pipelines.models.folder import tensor_shapes
 from pipelines.prompts.stage import PromptRow
-from pipelines.runs.cost import checkpoint_bytes, estimate_round
+from pipelines.runs.cost import checkpoint_bytes, estimate_evaluation, estimate_round
 from pipelines.runs.run import Run
 
 
-def disk_problem(run: Run, rows: Sequence[PromptRow], *, policy: str, rounds: int) -> str | None:
+def disk_problem(
+    run: Run, rows: Sequence[PromptRow], *, policy: str, rounds: int, benchmarks: Mapping[str, Sequence[PromptRow]]
+) -> str | None:
     """What to say where the estimate is above what is free; None where it fits or the store has no such limit.
 
-    What the run's folder holds already counts as written: a rerun goes on from there.
+    What the run's folder holds already counts as written: a rerun goes on from there. benchmarks: those that the rounds
+    are evaluated on, with their prompts; none where they are not.
     """
     store = Store(run.url)
     if not store.is_local:
@@ -26,6 +29,8 @@ def disk_problem(run: Run, rows: Sequence[PromptRow], *, policy: str, rounds: in
     estimate = estimate_round(run.config, rows, policy=policy)
     kept = checkpoint_bytes(list(tensor_shapes(policy).values()), run.config.train)
     wanted = rounds * estimate.disk_gigabytes * 1e9 - written(folder)
+    if benchmarks:
+        wanted += estimate_evaluation(run.config, benchmarks, rounds=rounds).gigabytes * 1e9
     wanted -= (rounds - 1) * kept / run.config.train.keep_checkpoints  # one round at a time writes one more
     if (keep := run.config.run.keep_states) is not None and keep < rounds:
         wanted -= (rounds - keep) * kept

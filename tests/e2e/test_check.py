@@ -6,8 +6,9 @@ import json
 import logging
 import math
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 import torch
@@ -16,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from pass_ops.shards import open_dataset
 from pipelines.cli.parser import main
 from pipelines.models.folder import tensor_shapes, weight_bytes
+from pipelines.prompts.stage import PromptRow
 from pipelines.runs import check
 from pipelines.runs.check import RunRefused, check_run, find_problems
 from pipelines.runs.config import load_config
-from pipelines.runs.cost import checkpoint_bytes, estimate_round, training_bytes
+from pipelines.runs.cost import ROLLOUT_BYTES, checkpoint_bytes, estimate_round, training_bytes
 from pipelines.runs.disk import disk_problem
 from pipelines.runs.run import Run
 
@@ -176,13 +178,13 @@ def test_of_rounds_whose_states_go_only_one_checkpoint_is_being_written_at_a_tim
     run = opened(project, "run.keep_states=1", "train.keep_checkpoints=2")
     rows = [{"prompt": "1+1", "messages": None}]
 
-    def wanted(rounds: int) -> int:
+    def wanted(rounds: int, benchmarks: Mapping[str, Sequence[PromptRow]] = MappingProxyType({})) -> int:
         """Bytes that must be free."""
         low, high = 0, 10**9
         while low < high:
             free = (low + high) // 2
             monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
-            refused = disk_problem(run, rows, policy=run.config.policy.model, rounds=rounds)
+            refused = disk_problem(run, rows, policy=run.config.policy.model, rounds=rounds, benchmarks=benchmarks)
             low, high = (free + 1, high) if refused else (low, free)
         return low
 
@@ -192,6 +194,23 @@ def test_of_rounds_whose_states_go_only_one_checkpoint_is_being_written_at_a_tim
     policy -= checkpoint_bytes(shapes, run.config.train) * 3 // 2
     rows_of_a_round = estimate_round(run.config, rows, policy=run.config.policy.model).gigabytes * 1e9
     assert wanted(5) - wanted(1) == pytest.approx(4 * (policy + rows_of_a_round), abs=4000)  # estimates round to kB
+    sampled = 6 * 1000 * 2 * run.config.generate.sampling.max_tokens / 2  # six policies, 1,000 prompts, two samples
+    assert wanted(5, {"small": rows * 1000}) - wanted(5) == pytest.approx(sampled * ROLLOUT_BYTES, abs=1000)
+
+
+def test_the_estimate_of_rounds_has_their_evaluations(project, capsys):
+    between = ("--set", "eval.between=3", "--dry-run")
+
+    def estimated(command: str, *arguments: str) -> dict[str, float]:
+        assert main([command, project.config, "--out", project.out, *between, *arguments]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    whole, few = 4 * 2, 3 * 2
+    assert estimated("rounds", "--rounds", "5")["evaluation"]["rollouts"] == 2 * whole + 4 * few
+    assert estimated("run", "--round", "0")["evaluation"]["rollouts"] == whole
+    assert estimated("eval")["estimate"]["rollouts"] == whole
+    assert estimated("eval")["evaluation"] is None
+    assert estimated("generate", "--round", "0")["evaluation"] is None
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
