@@ -40,9 +40,9 @@ class WeightsMismatchError(PassError, ValueError):
 class RequestRejected(PassError, ValueError):
     """One request has no usable answer; set on its future. The requests beside it go on.
 
-    reason: a short stable name that is counted per dataset (prompt_too_long, bad_token_ids, empty_prompt, aborted,
-    non_finite_logprob, request_failed, bad_sampling). detail: the figures. transient: True where the same request may
-    succeed again.
+    reason: a short stable name that is counted per dataset (prompt_too_long, bad_token_ids, empty_prompt,
+    unspelled_prompt, aborted, non_finite_logprob, request_failed, bad_sampling). detail: the figures. transient: True
+    where the same request may succeed again.
     """
 
     def __init__(self, reason: str, detail: str = "", transient: bool = False) -> None:

@@ -8,7 +8,8 @@ A completion's ids follow the prompt's as they were sampled: nothing is encoded 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from pipelines.engines.errors import RequestRejected
@@ -43,7 +44,8 @@ def encode_prompt(
 ) -> list[int]:
     """Token ids of a plain prompt (with the tokenizer's own special tokens), or of messages in the chat template.
 
-    Raises RequestRejected: empty_prompt, or chat_template_error where the template refuses these messages.
+    Raises RequestRejected: empty_prompt, unspelled_prompt (see `framed`), or chat_template_error where the template
+    refuses these messages.
     """
     conversation = as_messages(prompt, messages, options=options)
     if conversation is None:
@@ -111,8 +113,12 @@ def _encode_plain(tokenizer: Any, prompt: str) -> list[int]:
 
 
 def framed(tokenizer: Any, prompt: str) -> tuple[list[int], list[int], list[int]]:
-    """Token ids that the tokenizer puts before a text, the text's own, and those that it puts after it."""
-    encoded = tokenizer(prompt)
+    """Token ids that the tokenizer puts before a text, the text's own, and those that it puts after it.
+
+    Raises RequestRejected: unspelled_prompt, where no token spells a part of it and none stands for such.
+    """
+    with _spelling():
+        encoded = tokenizer(prompt)
     ids = list(encoded["input_ids"])
     own = [index for index, sequence in enumerate(encoded.sequence_ids(0)) if sequence is not None]
     return (ids[: own[0]], ids[own[0] : own[-1] + 1], ids[own[-1] + 1 :]) if own else ([], [], [])
@@ -123,12 +129,26 @@ def apply_template(
 ) -> Any:
     """The conversation by the chat template, as token ids or as text.
 
-    Raises RequestRejected: chat_template_error.
+    Raises RequestRejected: chat_template_error, or unspelled_prompt (see `framed`).
     """
     import jinja2
 
     arguments = template_arguments(conversation, kwargs) | ({"return_dict": False} if tokenize else {})
     try:
-        return tokenizer.apply_chat_template(conversation, tokenize=tokenize, **arguments)
+        with _spelling():
+            return tokenizer.apply_chat_template(conversation, tokenize=tokenize, **arguments)
+    except RequestRejected:
+        raise
     except (jinja2.TemplateError, TypeError, ValueError) as error:
         raise RequestRejected("chat_template_error", str(error)[:1000]) from error
+
+
+@contextmanager
+def _spelling() -> Iterator[None]:
+    """The bare Exception of the library tokenizers for a text that a vocabulary cannot spell, as a rejection."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise RequestRejected("unspelled_prompt", str(error)[:1000]) from error

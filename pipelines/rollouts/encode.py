@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -94,11 +95,12 @@ def special_encoding(tokenizer: Any, rows: Iterable[Mapping[str, Any]], *, optio
             if template_arguments(row["messages"], options.chat_template_kwargs)["continue_final_message"]:
                 found["continued_message"] = True
         elif not options.chat:
-            before, own, after = framed(tokenizer, row["prompt"] or "")
-            if before and own[: len(before)] == before:
-                found["own_special_tokens"] = True
-            if after:
-                found["dropped_tokens"] = tokenizer.convert_ids_to_tokens(after)
+            with suppress(RequestRejected):  # as `plan_part` will reject it
+                before, own, after = framed(tokenizer, row["prompt"] or "")
+                if before and own[: len(before)] == before:
+                    found["own_special_tokens"] = True
+                if after:
+                    found["dropped_tokens"] = tokenizer.convert_ids_to_tokens(after)
     return found
 
 

@@ -18,7 +18,7 @@ from pipelines.engines.base import EngineOptions, RequestRejected, Sampling
 from pipelines.engines.text import unspelled
 from pipelines.prompts.stage import PromptSource, write_prompts
 from pipelines.rollouts import encode
-from pipelines.rollouts.encode import encode_prompt, plan_part, unspelled_prompts
+from pipelines.rollouts.encode import encode_prompt, plan_part, special_encoding, unspelled_prompts
 from pipelines.rollouts.stage import GenerateOptionError, GenerateOptions, generate, generate_spec
 from tests.conftest import byte_tokenizer, make_reciting_model
 
@@ -108,6 +108,23 @@ def test_prompts_that_a_tokenizer_cannot_spell_are_found_and_planned_as_the_poli
     assert [one.token_ids for one in planned] == [[1, 2, 4, 5], [1, 2], [3, 4, 5]]
     found = unspelled_prompts(planned, tokenizer=tokenizer, options=options)
     assert found == {"bad": "÷", "chat": "€÷"}
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_prompt_that_a_vocabulary_without_an_unknown_token_cannot_spell_is_rejected_alone(chat) -> None:
+    tokenizer = spelling(models.WordLevel({"a": 1, "b": 2}))
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    rows = [{"prompt_id": name, "prompt": name, "messages": None} for name in ("ab", "a÷b", "ba")]
+    table = pa.Table.from_pylist(
+        [{"answer": None, "extra": None, "source": "s", **row} for row in rows], shards.PROMPTS
+    )
+    options = GenerateOptions(chat=chat)
+    first, second, third = plan_part(table, tokenizer=tokenizer, options=options, max_model_len=100)
+    assert [first.token_ids, third.token_ids] == [[1, 2], [2, 1]]
+    assert (second.prompt_id, second.reason) == ("a÷b", "unspelled_prompt")
+    assert "Missing [UNK] token" in second.detail
+    assert special_encoding(tokenizer, rows, options=options) == {}
+    assert unspelled(tokenizer, "a÷b") == ""  # it refuses them aloud
 
 
 def test_a_template_that_drops_the_final_message_rejects_the_prompt() -> None:
