@@ -14,7 +14,7 @@ from pass_ops import Stream
 from pass_ops.reading.stream_sources import Source
 from pipelines.inspect.explain.pools import Number
 
-Row = Mapping[str, Any]
+Fields = Mapping[str, Any]
 
 
 class Live(NamedTuple):
@@ -56,19 +56,19 @@ class Element:
 class Rollout:
     """One rollout: its row, its tokens that count, how many there are in all, and each stream's elements."""
 
-    row: Row
+    row: Fields
     counting: Sequence[int]
     length: int
     y: Mapping[str, Sequence[Element]]
 
 
-def counting_of(row: Row) -> tuple[list[int], int]:
+def counting_of(row: Fields) -> tuple[list[int], int]:
     """The tokens of a rollout that count, and how many there are in all."""
     mask = row["loss_mask"]
     return [t for t, counts in enumerate(mask) if counts], len(mask)
 
 
-def states_of(stream: Stream, row: Row, live: Sequence[Live]) -> Sequence[object]:
+def states_of(stream: Stream, row: Fields, live: Sequence[Live]) -> Sequence[object]:
     """The state of each element; None where the stream's pool is not that of a state."""
     if stream.pool != "state":
         return [None] * len(live)
@@ -76,7 +76,7 @@ def states_of(stream: Stream, row: Row, live: Sequence[Live]) -> Sequence[object
     return [value[one.place] for one in live] if isinstance(value, list) else [value] * len(live)
 
 
-def live_elements(source: Source, row: Row, counting: Sequence[int], *, length: int) -> list[Live]:
+def live_elements(source: Source, row: Fields, counting: Sequence[int], *, length: int) -> list[Live]:
     """A stream's elements in a rollout, in order. counting: its tokens that count; length: all of them."""
     values = row[source.values]
     if source.level == "rollout":
@@ -91,16 +91,16 @@ def live_elements(source: Source, row: Row, counting: Sequence[int], *, length: 
     return found
 
 
-def rows_of(table: pa.Table, *, kept: bool) -> Sequence[Row]:
+def rows_of(table: pa.Table, *, kept: bool) -> Sequence[Fields]:
     """The rows of a table: kept as Python values, of tens of bytes each, or read by column as they are asked for."""
     if kept:
-        rows: list[Row] = table.to_pylist()
+        rows: list[Fields] = table.to_pylist()
         return rows
     columns = {name: table[name] for name in table.column_names}
-    return [_StoredRow(columns, index) for index in range(len(table))]
+    return [_StoredFields(columns, index) for index in range(len(table))]
 
 
-class _StoredRow(Mapping[str, Any]):
+class _StoredFields(Mapping[str, Any]):
     """One row of a table."""
 
     def __init__(self, columns: Mapping[str, pa.ChunkedArray], index: int) -> None:

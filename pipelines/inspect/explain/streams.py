@@ -17,7 +17,7 @@ from typing import Any
 
 from pass_ops import ShapingConfig, Stream
 from pass_ops.reading.stream_sources import Plan
-from pipelines.inspect.explain.elements import Element, Rollout, Row, counting_of, live_elements, states_of
+from pipelines.inspect.explain.elements import Element, Fields, Rollout, counting_of, live_elements, states_of
 from pipelines.inspect.explain.measured import Facts, Measure, measure, unmeasured
 from pipelines.inspect.explain.pools import Number, Packed
 from pipelines.inspect.explain.stream_result import Share, StreamArithmetic, StreamChunk, StreamFacts
@@ -34,7 +34,7 @@ class StreamArithmetics:
 
     def __init__(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[Fields],
         config: ShapingConfig,
         planned: Plan,
         recorded: Mapping[str, Mapping[str, float]],
