@@ -256,8 +256,10 @@ class _Child:
                 answered, started, first, last, idle = self._board.answered, at, now, now, 0.0
             elif now is None or first is None:  # no Linux, or just ended: by the wall clock
                 idle = at - started
-            elif now == last:  # it neither computed nor waited for a core
+            elif now == last:  # it neither computed nor waited for a core, as far as is known
                 idle += at - looked
+            elif last is not None:  # a wait for a core is told once it has ended: what came before this look was none
+                idle = max(0.0, idle - max(0.0, now.queued - last.queued - (at - looked)))
             computed = now.computed - first.computed if now and first else 0.0
             if max(idle, computed) >= timeout_s or at - started >= max(WALL_FACTOR * timeout_s, WALL_LIMIT_S):
                 return answered

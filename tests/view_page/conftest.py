@@ -26,7 +26,7 @@ def browser() -> Iterator[object]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=found)
+        started = driver.chromium.launch(executable_path=found, timeout=120_000)
         yield started
         started.close()
 
@@ -46,7 +46,7 @@ def open_file(browser, tmp_path) -> Iterator[Callable]:
     """Opens bytes as a file in a page of its own; at the end no page may have had an error or asked for anything."""
     contexts, faults = [], []
 
-    def opened(content: bytes, fragment: str = "", *, ready: str = "main > *", **options):
+    def opened(content: bytes, fragment: str = "", *, ready: str = "main > :not(.loading)", **options):
         file = Path(tmp_path) / f"{len(contexts)}.html"
         file.write_bytes(content)
         context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **options})

@@ -140,6 +140,7 @@ def test_the_policy_lets_no_foreign_script_run(open_file, browser, tmp_path):
     file = tmp_path / "injected.html"
     file.write_bytes(injected)
     page = browser.new_page()
+    page.set_default_timeout(120_000)
     page.goto(file.as_uri())
     page.wait_for_selector("main")
     assert page.evaluate("window.evil === undefined")

@@ -30,7 +30,8 @@ const elementOf = (board, { row, setting, chunk }) =>
 export function useChunkFocus({ board, group, goal, key, settings }) {
   const [place, setPlace] = useState(null);
   const wanted = useRef(null); // where the place is to be scrolled to, once it is drawn; null where a pointer is at it
-  useEffect(() => {
+  // Before anyone can point or press: an effect comes a frame after what it is for.
+  useLayoutEffect(() => {
     const root = board.current;
     // A chunk that is focused is no reason to leave the token that the reader is at.
     const point = (event) => {

@@ -1,5 +1,5 @@
 // Where the reader is, as the URL's fragment: "#/group/3?rollout=1&token=40". Every view can be linked to.
-import { useEffect, useState } from "passrl/html";
+import { useLayoutEffect, useState } from "passrl/html";
 
 /** {view, id, options}: "#/group/3?setting=1" is {view: "group", id: 3, options: {setting: "1"}}. */
 export function parse(fragment) {
@@ -42,7 +42,7 @@ export function replaceOptions(route, options) {
 export function useRoute() {
   const now = () => parse(framed ? kept : location.hash);
   const [route, setRoute] = useState(now);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const changed = () => setRoute(now());
     window.addEventListener("hashchange", changed);
     if (framed) document.addEventListener("click", onClick);

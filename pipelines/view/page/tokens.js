@@ -1,6 +1,6 @@
 // The tokens of one rollout: coloured, cut into chunks, with the scores of steps at their ends; drawn as far as they are
 // looked at.
-import { html, useEffect, useMemo, useRef, useState } from "passrl/html";
+import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "passrl/html";
 import { number, signed } from "passrl/numbers";
 import { colourClass } from "passrl/palette";
 import { stepsOf } from "passrl/quantities";
@@ -95,7 +95,7 @@ export function Tokens({ group, row, paint, steps, reach = 0 }) {
 }
 
 function useBeforePrint(draw) {
-  useEffect(() => {
+  useLayoutEffect(() => {
     window.addEventListener("beforeprint", draw);
     return () => window.removeEventListener("beforeprint", draw);
   });

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from pipelines.engines import (
 )
 from pipelines.runners.quiet import beam
 from tests.pipelines.beam.running import ran
+from tests.processes import wait_until
 
 RECORDED = EngineOptions(kind="recorded", recording="synthetic:3")
 SAMPLING = Sampling(max_tokens=12)
@@ -157,9 +159,12 @@ def test_an_engine_that_dies_meanwhile_fails_the_bundle(tiny_model):
     engine = handler.load_model()
     request = SampleRequest(prompt_token_ids=[5], seed=1, sampling=SAMPLING)
     answers = handler.run_inference([request, request], engine)
-    import threading
 
-    threading.Timer(0.5, engine.close).start()
+    def close_once_asked() -> None:
+        wait_until(lambda: engine.in_flight == 2)
+        engine.close()
+
+    threading.Thread(target=close_once_asked).start()
     with pytest.raises(EngineDead):
         list(answers)
 

@@ -218,6 +218,7 @@ def test_one_that_waits_for_an_answer_does_not_make_room(
     here = make(patience=0.2)
     first = here.start(tiny_model, ENDLESS)
     first.submit(ask(1))
+    wait_until(lambda: here.started[0].in_flight)
     waiting = here.later(pool, tiny_model, OTHER)
     time.sleep(1.5)
     assert not waiting.done()

@@ -96,10 +96,11 @@ def test_it_is_started_when_asked_for_and_a_kill_of_it_changes_no_answer(pool: P
     first, second = pool.start(tiny_model), pool.start(tiny_model)
     requests = [ask(seed) for seed in range(20)]
     expected = alone(tiny_model, RECORDED, requests)
+    (killed,) = pool.hosts
     futures = [(first.submit(request), second.submit(request)) for request in requests[:10]]
     futures[0][0].result(timeout=120)
     futures += [(first.submit(request), second.submit(request)) for request in requests[10:]]  # open for 0.3 s
-    killed = pool.kill_host()
+    os.kill(killed, signal.SIGKILL)
     assert [(plain(a.result(timeout=120)), plain(b.result(timeout=120))) for a, b in futures] == [
         (one, one) for one in expected
     ]

@@ -10,10 +10,13 @@ import sys
 import tempfile
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from pipelines.verifiers import pool as pool_module
+from pipelines.verifiers.limits import Used
 from pipelines.verifiers.pool import CallPool, WorkerStartError, shared_pool
 
 LIMIT_S = 2.0
@@ -163,7 +166,7 @@ def test_a_call_whose_process_is_killed_from_outside_is_asked_again(
     make_pool, tmp_path: Path, how: signal.Signals, times: int, status: str
 ) -> None:
     calls = [(str(tmp_path / "a"), 0, how), (str(tmp_path / "b"), times, how), (str(tmp_path / "c"), 0, how)]
-    results = make_pool("killed_until").map(calls, options={}, timeout_s=0.5)
+    results = make_pool("killed_until").map(calls, options={}, timeout_s=2.0)
     if how == signal.SIGSTOP and status == "error":
         status = "timeout"
     assert [result.status for result in results] == ["ok", status, "ok"]
@@ -182,6 +185,19 @@ def test_on_a_busy_machine_a_call_has_the_processor_time_it_is_given(make_pool) 
             loop.kill()
             loop.wait()
     assert result.value == "computed"
+
+
+def test_a_wait_for_a_core_that_is_told_when_it_has_ended_does_not_count_as_idle(make_pool, monkeypatch) -> None:
+    """As seen of a call that gets a moment of a core three times a second: run delays grow only as each wait ends."""
+    began = time.monotonic()
+
+    def seen(_: int) -> Used:
+        turns = int((time.monotonic() - began) / 0.3)
+        return Used(turns * 0.01, turns * 0.29)
+
+    monkeypatch.setattr(pool_module, "used", seen)
+    (result,) = make_pool("act").map([("long nap",)], options={}, timeout_s=1.0)
+    assert result.value == "LONG NAP"
 
 
 def test_what_a_killed_process_left_in_a_scratch_folder_is_gone(make_pool, tmp_path: Path, monkeypatch) -> None:
