@@ -63,11 +63,6 @@ class Pool:
     def starts(self) -> int:
         return self.log.read_text().count("started an engine")
 
-    def kill_host(self) -> int:
-        (host,) = self.hosts
-        os.kill(host, signal.SIGKILL)
-        return host
-
     def end(self) -> None:
         self.process.kill()
         self.process.wait()

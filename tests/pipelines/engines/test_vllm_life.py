@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from pipelines.engines import (
-    Completion,
     Engine,
     EngineOptionError,
     EngineOptions,
     EngineStartError,
     RequestRejected,
+    Sample,
     SampleRequest,
     Sampling,
     WeightsMismatchError,
@@ -31,7 +31,7 @@ from pipelines.engines import (
 from tests.pipelines.engines.asking import RAW, grid, request, sample_all
 
 
-def alone(engine: Engine, requests: list[SampleRequest]) -> list[Completion]:
+def alone(engine: Engine, requests: list[SampleRequest]) -> list[Sample]:
     """Answers to one request at a time: which requests share a step, a matter of threads, may show in the last bits."""
     return [engine.submit(asked).result(timeout=120) for asked in requests]
 
