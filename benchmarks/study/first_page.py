@@ -12,7 +12,7 @@ from benchmarks.study import tables
 from benchmarks.study.arms import FURTHER
 from benchmarks.study.beside import in_short
 from benchmarks.study.claims import Finding
-from benchmarks.study.size import FULL, grid, tuning_cells
+from benchmarks.study.size import CORE_ONLY, FULL, grid, tuning_cells
 from benchmarks.study.statistics import Verdict
 from benchmarks.study.stored import Stored
 
@@ -61,11 +61,24 @@ def first_page(stored: Stored, found: Sequence[Finding]) -> Iterator[str]:
         "- Advantages of the arms differ in scale by a factor of several. Where the learning rate is not tuned for "
         "each arm (the result says so), a close comparison may be one of learning rates.\n"
         "- Intervals are over seeds of training. The start models are one draw.\n"
-        "- Verdicts before the last planned seed are interim ones: each look at growing results makes a false verdict "
-        "likelier."
+        f"- {_looks(stored)}"
     )
     yield _again()
     yield _left(stored)
+
+
+def _looks(stored: Stored) -> str:
+    """What it means for the verdicts that results were read while they grew."""
+    planned = grid(CORE_ONLY, dict.fromkeys(CORE_ONLY.arms, 0.0))
+    if all(cell.seed in stored.runs.get((cell.arm, cell.level), {}) for cell in planned):
+        return (
+            "The verdicts are over all planned seeds. Results were read while they came in; how many seeds there are "
+            "was settled before the first."
+        )
+    return (
+        "Verdicts before the last planned seed are interim ones: each look at growing results makes a false verdict "
+        "likelier."
+    )
 
 
 def _left(stored: Stored) -> str:
