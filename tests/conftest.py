@@ -134,6 +134,16 @@ def reciting_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
     return make
 
 
+def refusing_tokenizer() -> Any:
+    """Of single characters, which it raises an error for where it has no token of them; its end is <eos>."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    library = Tokenizer(models.WordLevel({"a": 0, "b": 1, "<eos>": 2}))
+    library.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=library, eos_token="<eos>")
+
+
 def byte_tokenizer(*, end: str = "<|im_end|>", appended: str = "", words: Sequence[str] = ()) -> Any:
     """Bytes, `SPECIAL_TOKENS` and whole words; puts <s> before a text and, where asked to, a special token after it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors

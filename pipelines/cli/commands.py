@@ -326,8 +326,8 @@ def _scheduled(work: Run, scope: Mapping[str, Any]) -> dict[str, dict[str, Any]]
 
 
 def _dry_run(options: Namespace, work: Run, scope: Mapping[str, Any]) -> None:
-    """The resolved configuration and what a round (or an evaluation alone) would cost, as JSON; RunRefused where the
-    run would be refused.
+    """The resolved configuration, what a round (or an evaluation alone) would cost and what the evaluations beside it,
+    as JSON; RunRefused where the run would be refused.
 
     What cannot be checked here, for a package is not installed, is told under "unchecked".
     """

@@ -41,7 +41,7 @@ class RequestRejected(PassError, ValueError):
     """One request has no usable answer; set on its future. The requests beside it go on.
 
     reason: a short stable name that is counted per dataset (prompt_too_long, bad_token_ids, empty_prompt,
-    unspelled_prompt, aborted, non_finite_logprob, request_failed, bad_sampling). detail: the figures. transient: True
+    unspelled_text, aborted, non_finite_logprob, request_failed, bad_sampling). detail: the figures. transient: True
     where the same request may succeed again.
     """
 

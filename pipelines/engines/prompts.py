@@ -44,7 +44,7 @@ def encode_prompt(
 ) -> list[int]:
     """Token ids of a plain prompt (with the tokenizer's own special tokens), or of messages in the chat template.
 
-    Raises RequestRejected: empty_prompt, unspelled_prompt (see `framed`), or chat_template_error where the template
+    Raises RequestRejected: empty_prompt, unspelled_text (see `framed`), or chat_template_error where the template
     refuses these messages.
     """
     conversation = as_messages(prompt, messages, options=options)
@@ -115,9 +115,9 @@ def _encode_plain(tokenizer: Any, prompt: str) -> list[int]:
 def framed(tokenizer: Any, prompt: str) -> tuple[list[int], list[int], list[int]]:
     """Token ids that the tokenizer puts before a text, the text's own, and those that it puts after it.
 
-    Raises RequestRejected: unspelled_prompt, where no token spells a part of it and none stands for such.
+    Raises RequestRejected: unspelled_text, where no token spells a part of it and none stands for such.
     """
-    with _spelling():
+    with rejecting_unspelled():
         encoded = tokenizer(prompt)
     ids = list(encoded["input_ids"])
     own = [index for index, sequence in enumerate(encoded.sequence_ids(0)) if sequence is not None]
@@ -129,13 +129,13 @@ def apply_template(
 ) -> Any:
     """The conversation by the chat template, as token ids or as text.
 
-    Raises RequestRejected: chat_template_error, or unspelled_prompt (see `framed`).
+    Raises RequestRejected: chat_template_error, or unspelled_text (see `framed`).
     """
     import jinja2
 
     arguments = template_arguments(conversation, kwargs) | ({"return_dict": False} if tokenize else {})
     try:
-        with _spelling():
+        with rejecting_unspelled():
             return tokenizer.apply_chat_template(conversation, tokenize=tokenize, **arguments)
     except RequestRejected:
         raise
@@ -144,11 +144,14 @@ def apply_template(
 
 
 @contextmanager
-def _spelling() -> Iterator[None]:
-    """The bare Exception of the library tokenizers for a text that a vocabulary cannot spell, as a rejection."""
+def rejecting_unspelled() -> Iterator[None]:
+    """The bare Exception of the library tokenizers for a text that a vocabulary cannot spell, as a rejection.
+
+    Raises RequestRejected: unspelled_text.
+    """
     try:
         yield
     except Exception as error:
         if type(error) is not Exception:
             raise
-        raise RequestRejected("unspelled_prompt", str(error)[:1000]) from error
+        raise RequestRejected("unspelled_text", str(error)[:1000]) from error

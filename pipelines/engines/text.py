@@ -90,8 +90,8 @@ def spelling_tokenizer(tokenizer: Any) -> Any:
 def unspelled(tokenizer: Any, text: str) -> str:
     """The characters of a text that no token of it spells, in order: they have none, or the unknown token.
 
-    A vocabulary without bytes silently drops what it does not know, and one of words or word pieces all of a word
-    in which it does not know a character. Spaces do not count, nor does what the tokenizer's own normalization changes,
+    A vocabulary without bytes silently drops what it does not know, and one of words or word pieces the whole of
+    a word that it does not know. Spaces do not count, nor does what the tokenizer's own normalization changes,
     for a lower-case model is meant to see lower case.
     """
     return "" if _spells_bytes(tokenizer) else _unspelled(tokenizer, text)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.engines.base import Engine, RequestRejected, Sample, SampleRequest, Sampling
+from pipelines.engines.prompts import rejecting_unspelled
 from pipelines.engines.text import completion_text, spelling_tokenizer, stops
 from pipelines.programs.base import RolloutFull, Turn
 
@@ -113,10 +114,11 @@ class Conversation:
     def insert(self, text: str, *, special_tokens: bool = False) -> None:
         """See `Sampler.insert`."""
         tokenizer = self._engine.tokenizer
-        if special_tokens:
-            token_ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        else:
-            token_ids = spelling_tokenizer(tokenizer).encode(text, add_special_tokens=False).ids
+        with rejecting_unspelled():
+            if special_tokens:
+                token_ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+            else:
+                token_ids = spelling_tokenizer(tokenizer).encode(text, add_special_tokens=False).ids
         self._require_room(len(token_ids))
         self._add(token_ids, [0.0] * len(token_ids), chosen=False)
         if self._sampling.token_statistics:

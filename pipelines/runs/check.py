@@ -60,14 +60,15 @@ def check_run(
     *,
     stages: Collection[str] = STAGES,
     round_index: int = 0,
-    rounds: int = 1,
+    rounds: int | None = None,
     signals: Collection[str] = (),
     policy: str | None = None,
 ) -> None:
     """Refuse a run that cannot end well. Raises RunRefused with every problem found.
 
-    stages: what is going to run. round_index, rounds: the first round and how many. signals: of stage score, these
-    only; all where none is named. policy: another folder than the one the round starts from.
+    stages: what is going to run. round_index, rounds: the first round and how many; None: that one alone, without an
+    evaluation of the starting policy. signals: of stage score, these only; all where none is named. policy: another
+    folder than the one the round starts from.
     """
     found = find_problems(run, stages=stages, round_index=round_index, rounds=rounds, signals=signals, policy=policy)
     if found.problems or found.missing:
@@ -79,7 +80,7 @@ def find_problems(
     *,
     stages: Collection[str] = STAGES,
     round_index: int = 0,
-    rounds: int = 1,
+    rounds: int | None = None,
     signals: Collection[str] = (),
     policy: str | None = None,
     cards: Cards | None = None,
@@ -87,7 +88,7 @@ def find_problems(
     """As `check_run`, but returns what it found. cards: GPUs to be checked for, default this machine's."""
     check = _Check(run, round_index=round_index, rounds=rounds, policy=policy or run.starting_policy(round_index))
     check.cards = cards or cards_here(run.config)
-    if round_index < 0 or rounds < 1:
+    if round_index < 0 or (rounds is not None and rounds < 1):
         check.problems.append(f"round {round_index}, {rounds} rounds: rounds count from 0, and there is at least one")
     else:
         with check.noting(), no_search_for_cycles():  # the libraries of models are loaded
@@ -106,9 +107,9 @@ def find_problems(
 class _Check:
     """One check under way: what it has found, and what the later parts of it need from the earlier ones."""
 
-    def __init__(self, run: Run, *, round_index: int, rounds: int, policy: str) -> None:
+    def __init__(self, run: Run, *, round_index: int, rounds: int | None, policy: str) -> None:
         self.run, self.config = run, run.config
-        self.round_index, self.rounds = round_index, rounds
+        self.round_index, self.rounds, self.asked_rounds = round_index, rounds or 1, rounds
         self.policy = policy
         self.problems: list[str] = []
         self.missing: list[MissingExtraError] = []
@@ -162,7 +163,7 @@ class _Check:
             self.evaluate()
         if stages & {"generate", "train"} and not self.problems and "disk_space" not in self.config.run.accept:
             problem = disk_problem(
-                self.run, self.prompts, policy=self.policy, rounds=self.rounds, benchmarks=self.benchmarks
+                self.run, self.prompts, policy=self.policy, rounds=self.asked_rounds, benchmarks=self.benchmarks
             )
             self.problems += [problem] if problem else []
         if self.cards is not None and self.has_policy():

@@ -15,27 +15,33 @@ from pipelines.runs.run import Run
 
 
 def disk_problem(
-    run: Run, rows: Sequence[PromptRow], *, policy: str, rounds: int, benchmarks: Mapping[str, Sequence[PromptRow]]
+    run: Run,
+    rows: Sequence[PromptRow],
+    *,
+    policy: str,
+    rounds: int | None,
+    benchmarks: Mapping[str, Sequence[PromptRow]],
 ) -> str | None:
     """What to say where the estimate is above what is free; None where it fits or the store has no such limit.
 
-    What the run's folder holds already counts as written: a rerun goes on from there. benchmarks: those that the rounds
-    are evaluated on, with their prompts; none where they are not.
+    What the run's folder holds already counts as written: a rerun goes on from there. rounds: None for one alone, which
+    evaluates no starting policy. benchmarks: those that are evaluated on, with their prompts.
     """
     store = Store(run.url)
     if not store.is_local:
         return None
     folder = Path(store.path())
+    count = rounds or 1
     estimate = estimate_round(run.config, rows, policy=policy)
     kept = checkpoint_bytes(list(tensor_shapes(policy).values()), run.config.train)
-    wanted = rounds * estimate.disk_gigabytes * 1e9 - written(folder)
+    wanted = count * estimate.disk_gigabytes * 1e9 - written(folder)
     if benchmarks:
-        wanted += estimate_evaluation(run.config, benchmarks, rounds=rounds).gigabytes * 1e9
-    wanted -= (rounds - 1) * kept / run.config.train.keep_checkpoints  # one round at a time writes one more
-    if (keep := run.config.run.keep_states) is not None and keep < rounds:
-        wanted -= (rounds - keep) * kept
-    if (keep := run.config.run.keep_rollouts) is not None and keep < rounds:
-        wanted -= (rounds - keep) * estimate.gigabytes * 1e9
+        wanted += estimate_evaluation(run.config, benchmarks, rounds=rounds or 0).gigabytes * 1e9
+    wanted -= (count - 1) * kept / run.config.train.keep_checkpoints  # one round at a time writes one more
+    if (keep := run.config.run.keep_states) is not None and keep < count:
+        wanted -= (count - keep) * kept
+    if (keep := run.config.run.keep_rollouts) is not None and keep < count:
+        wanted -= (count - keep) * estimate.gigabytes * 1e9
     place = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(place).free
     if wanted <= free:

@@ -63,14 +63,14 @@ def prompt_problems(
             f"cannot spell, so that the policy would not see them (the first, {name}: {characters[:40]!r}); "
             f"operations.max_reject_rate is {max_reject_rate}. Take them out, or take a model that knows them"
         )
-    if context is None:
-        return
     rejected = [plan for plan in planned if isinstance(plan, Rejection)]
     if len(rejected) > max_reject_rate * len(planned):
         yield (
             f"{len(rejected)} of the {len(planned)} prompts looked at would be rejected, the first as "
             f"{rejected[0].reason} ({rejected[0].detail}); operations.max_reject_rate is {max_reject_rate}"
         )
+    if context is None:
+        return
     lengths = [len(plan.token_ids) for plan in planned if not isinstance(plan, Rejection)]
     cramped = [length for length in lengths if length + most > context]
     if len(cramped) > max_reject_rate * len(planned):

@@ -22,7 +22,14 @@ from pass_ops.shards import DatasetSpec, signal_schema
 from pass_ops.support.importing import source_digest
 from pass_ops.support.nearest import advice
 from pipelines.engines.base import RequestRejected
-from pipelines.engines.prompts import apply_template, argument_problem, as_messages, encode_prompt, framed
+from pipelines.engines.prompts import (
+    apply_template,
+    argument_problem,
+    as_messages,
+    encode_prompt,
+    framed,
+    rejecting_unspelled,
+)
 from pipelines.options import Table, options
 from pipelines.options.types import Seconds, Strings, Workers, ZeroOrMore
 from pipelines.signals.base import Row, SignalInputError, SignalOptionError
@@ -262,10 +269,13 @@ def context_ids(tokenizer: Any, text: str | None, messages: Messages | None, *, 
     if not any(holds_protected(tokenizer, words) for words in said):
         return encode_prompt(tokenizer, text, messages, options=form)
     conversation = as_messages(text, messages, options=form)
+    whole = text or ""
     if conversation is not None:
         whole = str(apply_template(tokenizer, conversation, form.chat_template_kwargs, tokenize=False))
-        return encode(tokenizer, whole, add_special_tokens=False)[0]
-    ids = encode(tokenizer, text or "", add_special_tokens=False)[0]
+    with rejecting_unspelled():
+        ids = encode(tokenizer, whole, add_special_tokens=False)[0]
+    if conversation is not None:
+        return ids
     before = framed(tokenizer, text or "")[0]
     return ids if ids[: len(before)] == before else before + ids
 

@@ -18,12 +18,13 @@ from pass_ops.shards import open_dataset
 from pipelines.cli.parser import main
 from pipelines.models.folder import tensor_shapes, weight_bytes
 from pipelines.prompts.stage import PromptRow
-from pipelines.runs import check
+from pipelines.runs import check, lengths
 from pipelines.runs.check import RunRefused, check_run, find_problems
 from pipelines.runs.config import load_config
-from pipelines.runs.cost import ROLLOUT_BYTES, checkpoint_bytes, estimate_round, training_bytes
+from pipelines.runs.cost import ROLLOUT_BYTES, checkpoint_bytes, estimate_evaluation, estimate_round, training_bytes
 from pipelines.runs.disk import disk_problem
 from pipelines.runs.run import Run
+from tests.conftest import refusing_tokenizer
 
 STARTS = ("run", "rounds", "eval")
 
@@ -139,6 +140,13 @@ def test_prompts_that_the_tokenizer_cannot_spell_are_refused_or_told(project, ca
     assert "(the first, prompts-9: ÷é)" in told[0]
 
 
+def test_prompts_that_would_be_rejected_are_told_where_the_models_context_is_not_known_too(project, monkeypatch):
+    monkeypatch.setattr(lengths, "_model_context", lambda _: None)
+    monkeypatch.setattr(lengths, "load_tokenizer", lambda _: refusing_tokenizer())
+    found = [problem for problem in problems(project) if "would be rejected" in problem]
+    assert "10 of the 10 prompts looked at would be rejected, the first as unspelled_text (WordLevel" in found[0]
+
+
 def test_another_vocabulary_is_told_by_its_first_token(project, tiny_model_factory):
     teacher = tiny_model_factory(seed=5, characters="0123456789")
     (found,) = problems(project, f"signals.teacher={{signal='logprobs', model='{teacher}'}}")
@@ -172,6 +180,24 @@ def test_a_full_disk_needs_consent(project, monkeypatch):
     (found,) = problems(project)
     assert "0.0 GB are free" in found
     assert problems(project, "run.accept=['disk_space']") == []
+
+
+def test_the_room_for_a_round_is_its_own_and_that_of_the_evaluations_that_the_command_makes(project, monkeypatch):
+    many = ("eval.samples=1000", "eval.benchmarks.small.limit=10")
+    run = opened(project, *many)
+    rows = [{"prompt": "10a+3b-2?", "messages": None}]
+    round_bytes = estimate_round(run.config, rows * 10, policy=run.config.policy.model).disk_gigabytes * 1e9
+    evaluation = estimate_evaluation(run.config, {"small": rows * 10}).gigabytes * 1e9
+
+    def refused(free: float, **scope: int) -> bool:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+        return bool(problems(project, *many, **scope))
+
+    slack = 2000  # estimates round to kB
+    assert refused(round_bytes + evaluation - slack)
+    assert not refused(round_bytes + evaluation + slack)
+    assert refused(round_bytes + evaluation + slack, rounds=1)  # evaluates the starting policy too
+    assert not refused(round_bytes + 2 * evaluation + slack, rounds=1)
 
 
 def test_of_rounds_whose_states_go_only_one_checkpoint_is_being_written_at_a_time(project, monkeypatch):

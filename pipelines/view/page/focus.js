@@ -1,5 +1,5 @@
 // Where the reader is in a group: the chunk under the pointer, or the focused one; arrow keys; where a link leads.
-import { useEffect, useLayoutEffect, useRef, useState } from "passrl/html";
+import { useLayoutEffect, useRef, useState } from "passrl/html";
 import { chunkAt, chunksOf } from "passrl/tokens";
 
 const sameChunk = (one, other) =>
@@ -51,13 +51,6 @@ export function useChunkFocus({ board, group, goal, key, settings }) {
       for (const [name, listener] of Object.entries(listeners)) root.removeEventListener(name, listener);
     };
   }, [group, settings.join()]);
-  useEffect(() => {
-    const chunk = goal.row === null ? undefined : chunkAt(group, goal.row, goal.setting, goal.token ?? 0);
-    if (chunk !== undefined) wanted.current = "center";
-    setPlace(
-      chunk === undefined ? null : { row: goal.row, setting: goal.setting, chunk: chunk.index, token: goal.token },
-    );
-  }, [group, key]);
   useLayoutEffect(() => {
     mark(board.current, group, place, settings);
     if (place === null || wanted.current === null) return;
@@ -66,6 +59,14 @@ export function useChunkFocus({ board, group, goal, key, settings }) {
     (element?.querySelector(".cursor") ?? element)?.scrollIntoView({ block: wanted.current, inline: "nearest" });
     wanted.current = null;
   }, [group, place, key]);
+  // After what marks the place: that would scroll to the old one.
+  useLayoutEffect(() => {
+    const chunk = goal.row === null ? undefined : chunkAt(group, goal.row, goal.setting, goal.token ?? 0);
+    if (chunk !== undefined) wanted.current = "center";
+    setPlace(
+      chunk === undefined ? null : { row: goal.row, setting: goal.setting, chunk: chunk.index, token: goal.token },
+    );
+  }, [group, key]);
   return place;
 }
 

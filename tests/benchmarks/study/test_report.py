@@ -70,6 +70,7 @@ def test_equal_files_give_equal_bytes(home: Path) -> None:
 
 def test_the_first_page_says_question_world_result_and_limits_in_a_page(home: Path) -> None:
     page = (home / "index.md").read_text()
+    assert "Verdicts before the last planned seed are interim ones" in page
     headings = [line for line in page.splitlines() if line.startswith("#")]
     assert headings == [
         "# Do the paper's claims hold at small scale?",

@@ -13,6 +13,7 @@ import pytest
 from pipelines.engines.base import RequestRejected, Sampling
 from pipelines.programs import Prompt, RolloutFull, Sampler
 from pipelines.programs.conversation import Completion, Conversation
+from tests.conftest import refusing_tokenizer
 
 PROMPT = [5, 4]  # "7="
 END = 1
@@ -108,6 +109,17 @@ def test_names_of_special_tokens_in_a_tools_words_are_spelled_out_unless_asked_f
     assert done.sample.token_ids.tolist() == [2, *range(6, 11), END]
     assert done.sample.text == "a<eos>"
     assert not done.loss_mask.any()
+
+
+@pytest.mark.parametrize("special_tokens", [False, True])
+def test_a_tools_words_that_no_token_spells_reject_the_rollout(scripted: Callable, special_tokens: bool) -> None:
+    async def insert(prompt: Prompt, sample: Sampler) -> None:
+        sample.insert("a+", special_tokens=special_tokens)
+
+    engine = scripted()
+    engine.tokenizer = refusing_tokenizer()
+    with pytest.raises(RequestRejected, match="unspelled_text"):
+        run(engine, insert)
 
 
 def test_one_call_at_a_time(scripted: Callable) -> None:

@@ -20,7 +20,7 @@ from pipelines.prompts.stage import PromptSource, write_prompts
 from pipelines.rollouts import encode
 from pipelines.rollouts.encode import encode_prompt, plan_part, special_encoding, unspelled_prompts
 from pipelines.rollouts.stage import GenerateOptionError, GenerateOptions, generate, generate_spec
-from tests.conftest import byte_tokenizer, make_reciting_model
+from tests.conftest import byte_tokenizer, make_reciting_model, refusing_tokenizer
 
 USER = {"role": "user", "content": "hi"}
 PREFILL = {"role": "assistant", "content": "Let me"}
@@ -112,7 +112,7 @@ def test_prompts_that_a_tokenizer_cannot_spell_are_found_and_planned_as_the_poli
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_a_prompt_that_a_vocabulary_without_an_unknown_token_cannot_spell_is_rejected_alone(chat) -> None:
-    tokenizer = spelling(models.WordLevel({"a": 1, "b": 2}))
+    tokenizer = refusing_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     rows = [{"prompt_id": name, "prompt": name, "messages": None} for name in ("ab", "a÷b", "ba")]
     table = pa.Table.from_pylist(
@@ -120,8 +120,8 @@ def test_a_prompt_that_a_vocabulary_without_an_unknown_token_cannot_spell_is_rej
     )
     options = GenerateOptions(chat=chat)
     first, second, third = plan_part(table, tokenizer=tokenizer, options=options, max_model_len=100)
-    assert [first.token_ids, third.token_ids] == [[1, 2], [2, 1]]
-    assert (second.prompt_id, second.reason) == ("a÷b", "unspelled_prompt")
+    assert [first.token_ids, third.token_ids] == [[0, 1], [1, 0]]
+    assert (second.prompt_id, second.reason) == ("a÷b", "unspelled_text")
     assert "Missing [UNK] token" in second.detail
     assert special_encoding(tokenizer, rows, options=options) == {}
     assert unspelled(tokenizer, "a÷b") == ""  # it refuses them aloud

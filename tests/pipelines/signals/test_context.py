@@ -313,6 +313,18 @@ def test_names_of_special_tokens_in_a_peers_text_are_spelled_out() -> None:
     assert context_ids(tokenizer, "1+4", None, form=form) == encode_prompt(tokenizer, "1+4", None, options=form)
 
 
+def test_a_context_that_no_token_spells_is_refused_as_such() -> None:
+    from pipelines.engines import RequestRejected
+    from pipelines.signals.context import _Form, context_ids
+    from pipelines.signals.spelled import protected
+    from tests.conftest import refusing_tokenizer
+
+    tokenizer = refusing_tokenizer()
+    for text in ("a+", f"ab{protected(tokenizer, '<eos>')}"):
+        with pytest.raises(RequestRejected, match="unspelled_text"):
+            context_ids(tokenizer, text, None, form=_Form(False, None, {}))
+
+
 def test_only_prompts_with_the_named_values_are_scored(tiny_model: str, make_group, tokenizer) -> None:
     rollouts = pa.concat_tables([make_group(["5."], group=group) for group in "gh"])
     both = prompts({"extra": '{"domain": "math"}'}, {"prompt_id": "h", "extra": '{"domain": "code"}'})
