@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.study import tables
-from benchmarks.study.arms import FURTHER
+from benchmarks.study.arms import FURTHER, Cell
 from benchmarks.study.beside import in_short
 from benchmarks.study.claims import Finding
 from benchmarks.study.size import CORE_ONLY, FULL, grid, tuning_cells
@@ -70,7 +70,7 @@ def first_page(stored: Stored, found: Sequence[Finding]) -> Iterator[str]:
 def _looks(stored: Stored) -> str:
     """What it means for the verdicts that results were read while they grew."""
     planned = grid(CORE_ONLY, dict.fromkeys(CORE_ONLY.arms, 0.0))
-    if all(cell.seed in stored.runs.get((cell.arm, cell.level), {}) for cell in planned):
+    if all(_is_trained(stored, cell) for cell in planned):
         return (
             "The verdicts are over all planned seeds. Results were read while they came in. The numbers of seeds, 12 "
             "and 8 with a teacher, are those that were asked for; for a time the code planned 12 with a teacher too."
@@ -81,6 +81,10 @@ def _looks(stored: Stored) -> str:
     )
 
 
+def _is_trained(stored: Stored, cell: Cell) -> bool:
+    return cell.seed in stored.runs.get((cell.arm, cell.level), {})
+
+
 def _left(stored: Stored) -> str:
     """What all seeds and arms take: cells, how many are finished, and hours of one core for the others."""
     ended = [run.rows[-1] for of in stored.runs.values() for run in of.values()]
@@ -89,7 +93,7 @@ def _left(stored: Stored) -> str:
     for name, arms in (("arms of the claims", FULL.arms), ("further arms", FULL.further)):
         tuning = [cell for cell in tuning_cells(FULL) if cell.arm in arms]
         cells = grid(replace(FULL, arms=arms, further=()), dict.fromkeys(arms, 0.0))
-        trained = sum(cell.seed in stored.runs.get((cell.arm, cell.level), {}) for cell in cells)
+        trained = sum(_is_trained(stored, cell) for cell in cells)
         tuned = sum(cell.name in stored.cells for cell in tuning)
         seeds = f"{FULL.seeds} seeds, {FULL.teacher_seeds} with a teacher"
         for what, count, done in (("tuning", len(tuning), tuned), (seeds, len(cells), trained)):

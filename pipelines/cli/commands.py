@@ -354,7 +354,7 @@ def _evaluations(options: Namespace, work: Run, found: Findings, scope: Mapping[
 
     if not found.benchmarks or set(scope["stages"]) == {"eval"}:
         return None
-    speed, rounds = options.tokens_per_second, scope.get("rounds", 0)
+    speed, rounds = options.tokens_per_second, scope.get("rounds")
     return asdict(estimate_evaluation(work.config, found.benchmarks, rounds=rounds, tokens_per_second=speed))
 
 

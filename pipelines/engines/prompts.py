@@ -134,13 +134,11 @@ def apply_template(
     import jinja2
 
     arguments = template_arguments(conversation, kwargs) | ({"return_dict": False} if tokenize else {})
-    try:
-        with rejecting_unspelled():
+    with rejecting_unspelled():
+        try:
             return tokenizer.apply_chat_template(conversation, tokenize=tokenize, **arguments)
-    except RequestRejected:
-        raise
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
-        raise RequestRejected("chat_template_error", str(error)[:1000]) from error
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise RequestRejected("chat_template_error", str(error)[:1000]) from error
 
 
 @contextmanager

@@ -97,23 +97,23 @@ def estimate_evaluation(
     config: RunConfig,
     benchmarks: Mapping[str, Sequence[PromptRow]],
     *,
-    rounds: int = 0,
+    rounds: int | None = None,
     tokens_per_second: float = TOKENS_PER_SECOND,
 ) -> Estimate:
     """What evaluating on these benchmarks' prompts costs: rollouts and nothing else.
 
-    rounds: 0 for one policy. Else the starting policy and that of every round, those between the first and the last on
-    `eval.between` prompts of each benchmark.
+    rounds: None for one policy. Else the starting policy and that of every round, those between the first and the last
+    on `eval.between` prompts of each benchmark.
 
     Raises EvaluationError where there are no benchmarks.
     """
     options = wanted_evaluation(config.eval)
+    whole, few = (1, 0) if rounds is None else (2, rounds - 1)
     asked = []  # prompts, and prompts a part
     for name, rows in benchmarks.items():
         size = options.benchmarks[name].prompts().prompts_per_part
         between = len(rows) if options.between is None else min(len(rows), options.between)
-        whole = 2 if rounds else 1
-        asked += [(len(rows), size)] * whole + [(between, size)] * (rounds - 1)
+        asked += [(len(rows), size)] * whole + [(between, size)] * few
     return _sampling(
         prompts=sum(prompts for prompts, _ in asked),
         parts=sum(-(-prompts // size) for prompts, size in asked),

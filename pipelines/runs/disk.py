@@ -36,7 +36,7 @@ def disk_problem(
     kept = checkpoint_bytes(list(tensor_shapes(policy).values()), run.config.train)
     wanted = count * estimate.disk_gigabytes * 1e9 - written(folder)
     if benchmarks:
-        wanted += estimate_evaluation(run.config, benchmarks, rounds=rounds or 0).gigabytes * 1e9
+        wanted += estimate_evaluation(run.config, benchmarks, rounds=rounds).gigabytes * 1e9
     wanted -= (count - 1) * kept / run.config.train.keep_checkpoints  # one round at a time writes one more
     if (keep := run.config.run.keep_states) is not None and keep < count:
         wanted -= (count - keep) * kept

@@ -269,13 +269,11 @@ def context_ids(tokenizer: Any, text: str | None, messages: Messages | None, *, 
     if not any(holds_protected(tokenizer, words) for words in said):
         return encode_prompt(tokenizer, text, messages, options=form)
     conversation = as_messages(text, messages, options=form)
-    whole = text or ""
-    if conversation is not None:
-        whole = str(apply_template(tokenizer, conversation, form.chat_template_kwargs, tokenize=False))
     with rejecting_unspelled():
-        ids = encode(tokenizer, whole, add_special_tokens=False)[0]
-    if conversation is not None:
-        return ids
+        if conversation is not None:
+            whole = str(apply_template(tokenizer, conversation, form.chat_template_kwargs, tokenize=False))
+            return encode(tokenizer, whole, add_special_tokens=False)[0]
+        ids = encode(tokenizer, text or "", add_special_tokens=False)[0]
     before = framed(tokenizer, text or "")[0]
     return ids if ids[: len(before)] == before else before + ids
 

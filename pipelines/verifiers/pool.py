@@ -258,9 +258,8 @@ class _Child:
                 idle = at - started
             elif now == last:  # it neither computed nor waited for a core, as far as is known
                 idle += at - looked
-            elif (
-                last is not None
-            ):  # a wait for a core is told once it has ended; what of it came before this look was not idle
+            elif last is not None:
+                # A wait for a core is told once it has ended; what of it came before this look was not idle.
                 idle = max(0.0, idle - max(0.0, now.queued - last.queued - (at - looked)))
             computed = now.computed - first.computed if now and first else 0.0
             if max(idle, computed) >= timeout_s or at - started >= max(WALL_FACTOR * timeout_s, WALL_LIMIT_S):
