@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -67,11 +68,12 @@ class Client:
         """SIGKILL to one of its processes of that kind, once there is one and some time went by; its pid, else 0."""
         self.reach(lambda: self.its(kind))
         time.sleep(chances.uniform(0, after))
-        found = self.its(kind)
-        if not found:
-            return 0
-        os.kill((chosen := chances.choice(found)).pid, signal.SIGKILL)
-        return chosen.pid
+        while found := self.its(kind):
+            chosen = chances.choice(found)
+            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                os.kill(chosen.pid, signal.SIGKILL)
+                return chosen.pid
+        return 0
 
     def kill(self) -> None:
         self.process.kill()

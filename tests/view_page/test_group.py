@@ -95,7 +95,7 @@ def test_pointing_at_a_chunk_shows_what_is_stored_of_it(open_file):
 
 
 def test_keys_go_from_chunk_to_chunk_and_from_rollout_to_rollout(open_file):
-    page = open_file(made_file(GROUPS), "#/group/0")
+    page = open_file(made_file(GROUPS), "#/group/0", reduced_motion="reduce")  # the ring is there at once
     at = "[document.activeElement.closest('.rollout').dataset.row, document.activeElement.dataset.chunk].join()"
     page.locator("[name=scores]").focus()
     page.keyboard.press("Tab")

@@ -118,6 +118,7 @@ class Session:
         self._codes: dict[int, int] = {}
         self._computed: dict[int, float] = {}
         self._queued: dict[int, float] = {}
+        self._absent = 0.0  # seconds by which this process looked too late: a program may have waited for it to read
         self._said: dict[int, bytearray] = {}
         self._open: set[int] = set()
         self._born: list[int] = []
@@ -217,8 +218,8 @@ class Session:
             self._step()
 
     def spent(self) -> float:
-        """Seconds of this run so far, but for those that its processes were seen to wait for a core."""
-        return time.monotonic() - self._started_at - sum(self._queued.values())
+        """Seconds of this run so far, but for those that its processes or this one were seen to wait for a core."""
+        return time.monotonic() - self._started_at - sum(self._queued.values()) - self._absent
 
     def _exceed(self, limit: Status) -> None:
         self.exceeded = limit
@@ -273,7 +274,8 @@ class Session:
 
     def _look(self) -> None:
         """End the run where a process has used more than it may."""
-        self._looked_at = time.monotonic()
+        since, self._looked_at = self._looked_at, time.monotonic()
+        self._absent += max(0.0, self._looked_at - since - 2 * _TICK_S)
         for process in self._living:
             now = used(process)
             if now is not None:

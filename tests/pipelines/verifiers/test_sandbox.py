@@ -11,13 +11,14 @@ import sys
 import tempfile
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipelines.verifiers.sandbox import OUTPUT_LIMIT, run_python
-from pipelines.verifiers.sandbox.session import _nursery
+from pipelines.verifiers.sandbox.session import Session, _nursery
 from tests.processes import wait_until
 
 
@@ -113,6 +114,19 @@ def test_on_a_busy_machine_a_program_has_the_processor_time_it_is_given() -> Non
         for loop in loops:
             loop.kill()
             loop.wait()
+
+
+def test_a_program_that_waits_for_this_process_to_read_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fills its pipe while this process, on a busy machine, does not get a core for longer than its limit."""
+    take, delays = Session._take, iter([3.0])
+
+    def late(session: Session, descriptor: int) -> None:
+        time.sleep(next(delays, 0.0))
+        take(session, descriptor)
+
+    monkeypatch.setattr(Session, "_take", late)
+    run = run_python("import sys\nfor _ in range(20): sys.stdout.write('x' * 10_000)", timeout_s=1.0)
+    assert (run.status, len(run.output)) == ("ok", 200_000)
 
 
 def test_a_program_killed_from_outside_is_run_again(tmp_path: Path) -> None:
