@@ -12,6 +12,9 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from numba.core.caching import IndexDataCacheFile
+
+from tests.processes import wait_until
 
 MODULE = """
 from pass_ops.support.jit import kernel
@@ -56,6 +59,44 @@ def test_an_index_that_cannot_be_read_is_an_empty_one(module: ModuleType, tmp_pa
     index.write_bytes(pickle.dumps(version, protocol=-1) + (gone if damage != "truncated" else rest[: len(rest) // 2]))
     assert compiled_and_loaded(fresh()) == (1, 0)
     assert compiled_and_loaded(fresh()) == (0, 1), "and it is made anew"
+
+
+OTHER_TYPE = """
+import fcntl, pathlib
+import numpy as np
+flock = fcntl.flock
+
+def asked(file, operation):
+    pathlib.Path("asked").touch()
+    flock(file, operation)
+
+fcntl.flock = asked
+from kernels_on_disk import double
+assert double(np.arange(3)).tolist() == [0, 2, 4]
+"""
+
+
+def test_a_process_that_compiles_for_another_type_meanwhile_takes_its_turn(
+    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numba has read the index and has not yet written it: without turns it would overwrite the other's."""
+    others: list[subprocess.Popen[bytes]] = []
+    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    save = IndexDataCacheFile._save_index
+
+    def late(file: IndexDataCacheFile, overloads: dict[object, str]) -> None:
+        command = [sys.executable, "-c", OTHER_TYPE]
+        others.append(subprocess.Popen(command, env=os.environ | {"PYTHONPATH": paths}, cwd=tmp_path))
+        wait_until(lambda: (tmp_path / "asked").exists() or others[0].poll() is not None)
+        save(file, overloads)
+
+    monkeypatch.setattr(IndexDataCacheFile, "_save_index", late)
+    assert compiled_and_loaded(module) == (1, 0)
+    assert others[0].wait(300) == 0
+    again = fresh()
+    assert compiled_and_loaded(again) == (0, 1)
+    assert again.double(np.arange(3)).tolist() == [0, 2, 4]
+    assert sum(again.double.stats.cache_hits.values()) == 2
 
 
 LATER = """
