@@ -65,6 +65,21 @@ def used(pid: int) -> Used | None:
     return Used(computed, queued * 1e-9)
 
 
+def ready(pid: int) -> bool:
+    """Whether a thread of a process computes or waits for a core now (Linux). `used` tells of a wait once it ends."""
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with (
+                contextlib.suppress(FileNotFoundError, ProcessLookupError),
+                open(f"/proc/{pid}/task/{thread}/stat", "rb") as file,
+            ):
+                if file.read().rpartition(b")")[2].split()[0] == b"R":
+                    return True
+    except (OSError, IndexError):
+        return False
+    return False
+
+
 def held_memory(pid: int) -> int:
     """Bytes of memory that are a process's own or shared with others, files not counted; 0 where it is gone."""
     try:

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 from pass_ops.errors import PassError
 from pass_ops.support.temporary import temporary_prefix
 from pipelines.verifiers.batches import Board, board_handle
-from pipelines.verifiers.limits import hide_memory, stopped, used
+from pipelines.verifiers.limits import hide_memory, ready, stopped, used
 from pipelines.verifiers.scratch import PARENT_VARIABLE, remove_folder
 
 # A child imports the target before its first call; what that import costs is in no call's limit.
@@ -256,8 +256,8 @@ class _Child:
                 answered, started, first, last, idle = self._board.answered, at, now, now, 0.0
             elif now is None or first is None:  # no Linux, or just ended: by the wall clock
                 idle = at - started
-            elif now == last:  # it neither computed nor waited for a core, as far as is known
-                idle += at - looked
+            elif now == last and not ready(self._process.pid):  # it neither computed nor waited for a core
+                idle += min(at - looked, 2 * _TICK_S)  # where this process looks late, the machine was busy or paused
             elif last is not None:
                 # A wait for a core is told once it has ended; what of it came before this look was not idle.
                 idle = max(0.0, idle - max(0.0, now.queued - last.queued - (at - looked)))

@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.verifiers.limits import held_memory, used
+from pipelines.verifiers.limits import held_memory, ready, used
 from pipelines.verifiers.sandbox.nursery import MESSAGE_BYTES
 from pipelines.verifiers.scratch import Scratch
 
@@ -287,7 +287,9 @@ class Session:
         if any(scratch.over() for scratch in self._scratches):
             return self._exceed("failed")
         wall, idle = self._looked_at - self._started_at, self.spent() - sum(self._computed.values())
-        if idle >= IDLE_FACTOR * self._timeout_s or wall >= WALL_FACTOR * self._timeout_s + WALL_ADDED_S:
+        if idle >= IDLE_FACTOR * self._timeout_s and not any(map(ready, self._living)):
+            return self._exceed("timeout")
+        if wall >= WALL_FACTOR * self._timeout_s + WALL_ADDED_S:
             return self._exceed("timeout")
         return None
 

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from pipelines.verifiers.limits import used
+from pipelines.verifiers.limits import ready, used
+from tests.processes import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 
@@ -41,3 +42,15 @@ def test_of_a_process_that_is_gone_nothing_is_known() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     assert used(ended.pid) is None
+
+
+def test_who_waits_for_a_core_is_told_from_who_sleeps() -> None:
+    commands = ("import time; time.sleep(3600)", "while True: pass")
+    sleeping, computing = (subprocess.Popen([sys.executable, "-c", command]) for command in commands)
+    try:
+        wait_until(lambda: not ready(sleeping.pid) and ready(computing.pid))
+    finally:
+        for process in (sleeping, computing):
+            process.kill()
+            process.wait()
+    assert not ready(computing.pid)

@@ -24,6 +24,8 @@ LIMIT_S = 2.0
 MODULE = """
 import ctypes, os, sys, threading, time
 
+napping = threading.Event()
+
 def act(what):
     if what == "hang": time.sleep(3600)
     if what == "spin": exec("while True: pass")
@@ -32,9 +34,10 @@ def act(what):
     if what == "segfault": ctypes.string_at(0)
     if what == "raise": raise LookupError("no such thing")
     if what == "print": print("to standard output")
-    if what == "late": threading.Timer(0.2, os._exit, [7]).start()
-    if what == "nap": time.sleep(0.5)
+    if what == "late": threading.Thread(target=lambda: napping.wait() and os._exit(7)).start()
+    if what == "nap": napping.set(); time.sleep(0.5)
     if what == "long nap": time.sleep(2)
+    if what == "longest nap": time.sleep(60)
     if what == "lock": return threading.Lock()
     return what.upper()
 
@@ -131,7 +134,7 @@ def test_the_limit_is_of_each_call_and_not_of_all(make_pool) -> None:
 
 
 def test_a_call_that_would_end_after_its_limit_is_not_waited_for(make_pool) -> None:
-    (result,) = make_pool().map([("long nap",)], options={}, timeout_s=0.7)
+    (result,) = make_pool().map([("longest nap",)], options={}, timeout_s=0.7)
     assert result.status == "timeout"
 
 
@@ -196,6 +199,14 @@ def test_a_wait_for_a_core_that_is_told_when_it_has_ended_does_not_count_as_idle
         return Used(turns * 0.01, turns * 0.29)
 
     monkeypatch.setattr(pool_module, "used", seen)
+    (result,) = make_pool("act").map([("long nap",)], options={}, timeout_s=1.0)
+    assert result.value == "LONG NAP"
+
+
+def test_a_wait_for_a_core_that_has_not_ended_is_not_idle(make_pool, monkeypatch) -> None:
+    """As seen of a call that gets no core at all for twice its limit: both clocks stand still."""
+    monkeypatch.setattr(pool_module, "used", lambda _: Used(0.0, 0.0))
+    monkeypatch.setattr(pool_module, "ready", lambda _: True)
     (result,) = make_pool("act").map([("long nap",)], options={}, timeout_s=1.0)
     assert result.value == "LONG NAP"
 
