@@ -21,6 +21,7 @@ from typing import IO, Any
 from trainer.errors import RunFolderError
 
 LOCK = "_trainer.lock"
+NAMELESS_SECONDS = 2.0  # a trainer is refused by a holder that has not said who it is after so long
 
 
 @contextmanager
@@ -36,6 +37,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _acquired(path: Path) -> IO[str]:
+    until = time.monotonic() + NAMELESS_SECONDS
     while True:
         stream = path.open("a+", encoding="utf-8")
         try:
@@ -43,11 +45,14 @@ def _acquired(path: Path) -> IO[str]:
         except BlockingIOError as error:
             holder = _holder(stream)
             stream.close()
+            if not holder and time.monotonic() < until:  # one that has yet to write who it is, or a look at the lock
+                time.sleep(0.05)
+                continue
             raise RunFolderError(_held(path, holder)) from error
         except OSError as error:
             stream.close()
             raise RunFolderError(f"{path} cannot be locked ({error}). Choose a folder on a disk with locks.") from error
-        if not path.exists() or not os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+        if not _is_at(path, stream):
             stream.close()  # its holder removed the file between our opening and locking it
             continue
         holder = _holder(stream)
@@ -59,6 +64,13 @@ def _acquired(path: Path) -> IO[str]:
         stream.write(json.dumps(mine) + "\n")
         stream.flush()
         return stream
+
+
+def _is_at(path: Path, stream: IO[str]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _holder(stream: IO[str]) -> dict[str, Any]:

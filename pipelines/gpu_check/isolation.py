@@ -95,10 +95,8 @@ def alive(mark: str) -> dict[int, str]:
 
 def end_marked(mark: str) -> None:
     """SIGKILL to every process that bears the mark, until none is left."""
-    for _ in range(100):
-        pids = alive(mark)
-        if not pids:
-            return
+    until = time.monotonic() + SECONDS_TO_END
+    while (pids := alive(mark)) and time.monotonic() < until:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

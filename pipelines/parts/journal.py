@@ -89,14 +89,14 @@ class Journal:
         """Make what was added outlast this machine; may run beside `add`."""
         with self._lock:
             entries, self._waiting = self._waiting, []
-            descriptor = self._descriptor
+            descriptor, segment = self._descriptor, self._name(len(self._own))
             if entries:
-                self._own.append(self._name(len(self._own)))
+                self._own.append(segment)
         try:
             if descriptor is not None:
                 os.fdatasync(descriptor)
             elif entries:
-                self._store.create(self._own[-1], b"".join(entries))
+                self._store.create(segment, b"".join(entries))
         except Exception as error:  # noqa: BLE001 - any of a store's library; the part is made without it
             with self._lock:
                 self._stop(error)

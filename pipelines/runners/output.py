@@ -26,7 +26,7 @@ class Output:
         """How the process ended, and the last lines it wrote, the very last first."""
         code = self._process.poll()
         if code is not None:
-            self._thread.join(timeout=1.0)  # not longer: a process that it left behind may hold its output open
+            self._thread.join(timeout=15.0)  # not for ever: a process that it left behind may hold its output open
         how = "alive" if code is None else signal.Signals(-code).name if code < 0 else f"exit code {code}"
         *before, last = list(self._tail) or ["it wrote nothing"]
         return "\n  ".join([f"{how}: {last}", *(["before that it wrote:", *before] if before else [])])

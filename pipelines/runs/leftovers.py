@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
@@ -55,9 +56,10 @@ def remove_leftovers(found: Iterable[Leftover]) -> list[Leftover]:
 
 def _scratch() -> Iterator[Leftover]:
     for entry in sorted(Path(tempfile.gettempdir()).glob("passrl-*")):
-        ours = entry.is_dir() and not entry.is_symlink() and entry.stat().st_uid == os.getuid()
-        if ours and is_abandoned(entry.name):
-            yield Leftover(path=str(entry), bytes=_size(entry), why="temporary files of a process that is gone")
+        with suppress(FileNotFoundError):  # its process has removed it meanwhile
+            found = entry.lstat()
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and is_abandoned(entry.name):
+                yield Leftover(path=str(entry), bytes=_size(entry), why="temporary files of a process that is gone")
 
 
 def _temporaries(run: Path) -> Iterator[Leftover]:
@@ -71,11 +73,13 @@ def _temporaries(run: Path) -> Iterator[Leftover]:
 
 def _journals(run: Path) -> Iterator[Leftover]:
     """Journals of parts that are committed. Those of open parts hold rollouts that the next attempt takes over."""
-    for folder in sorted(run.rglob(names.JOURNAL)):
-        for file in sorted(folder.iterdir()):
-            found = names.parse(names.JOURNAL, file.name)
-            if found is not None and (folder.parent / names.done(found.part, found.fp8)).exists():
-                yield Leftover(path=str(file), bytes=_size(file), why="the journal of a part that is committed")
+    for base, _, files in os.walk(run):
+        if os.path.basename(base) != names.JOURNAL:
+            continue
+        for file in sorted(files):
+            found, path = names.parse(names.JOURNAL, file), Path(base, file)
+            if found is not None and (path.parents[1] / names.done(found.part, found.fp8)).exists():
+                yield Leftover(path=str(path), bytes=_size(path), why="the journal of a part that is committed")
 
 
 def _of_training(train: Path) -> Iterator[Leftover]:
@@ -84,7 +88,7 @@ def _of_training(train: Path) -> Iterator[Leftover]:
     if not train.is_dir() or not _is_free(lock):
         return
     for folder in sorted((train / "state").glob("step-*")):
-        if folder.is_dir() and not folder.with_name(f"{folder.name}.json").exists():
+        if folder.is_dir() and not _marker(folder).exists():
             why = "a checkpoint whose trainer was killed"
             yield Leftover(path=str(folder), bytes=_size(folder), why=why, lock=str(lock))
     for folder in (train / ".policy.writing", train.parent / ".policy.writing"):
@@ -93,11 +97,17 @@ def _of_training(train: Path) -> Iterator[Leftover]:
             yield Leftover(path=str(folder), bytes=_size(folder), why=why, lock=str(lock))
 
 
+def _marker(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f"{checkpoint.name}.json")
+
+
 def _removed(leftover: Leftover) -> bool:
     """Remove one; False where it is in use or gone by now."""
     path = Path(leftover.path)
     try:
         with locked(Path(leftover.lock)) if leftover.lock else nullcontext():
+            if leftover.lock and _marker(path).exists():  # its trainer finished it meanwhile
+                return False
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             elif _is_free(path):

@@ -103,6 +103,34 @@ def test_a_writer_whose_file_was_taken_all_the_same_writes_it_again(run):
     assert (run / "a").read_bytes() == (run / "b").read_bytes() == b"content"
 
 
+@pytest.mark.parametrize("look", ["is_dir", "lstat"])
+def test_a_temporary_folder_that_vanishes_while_it_is_looked_at_is_nobodys_leftover(
+    run, own_temporary_folder, monkeypatch, look
+):
+    folder = own_temporary_folder / f"{temporary_prefix()}x"
+    folder.mkdir()
+    answer = getattr(Path, look)
+
+    def answered_and_gone(path: Path) -> object:
+        found = answer(path)
+        if path == folder:
+            folder.rmdir()
+        return found
+
+    monkeypatch.setattr(Path, look, answered_and_gone)
+    assert leftovers(str(run)) == []
+
+
+def test_a_checkpoint_whose_marker_is_written_before_it_is_removed_stays(run):
+    checkpoint = run / "round-000/train/state/step-00000004"
+    checkpoint.mkdir()
+    found = leftovers(str(run))
+    checkpoint.with_name("step-00000004.json").write_text("{}")
+    assert [one.path for one in found] == [str(checkpoint)]
+    assert remove_leftovers(found) == []
+    assert checkpoint.exists()
+
+
 def test_of_a_training_goes_what_was_half_saved_unless_a_trainer_is_at_it(run):
     train = run / "round-000/train"
     for half in (train / "state/step-00000004", train.parent / ".policy.writing"):

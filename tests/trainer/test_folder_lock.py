@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -51,6 +53,18 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
     with locked(path):
         assert json.loads(path.read_text())["pid"] == os.getpid()
     assert not path.exists()
+
+
+def test_a_look_at_the_lock_refuses_no_trainer(tmp_path):
+    """`passrl clean` holds it for a moment, to see whether anybody else does."""
+    path = tmp_path / LOCK
+    looking = path.open("a")
+    fcntl.flock(looking, fcntl.LOCK_EX)
+    later = threading.Timer(0.3, looking.close)
+    later.start()
+    with locked(path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    later.join()
 
 
 def test_the_lock_of_another_machine_is_a_persons_to_judge(tmp_path):

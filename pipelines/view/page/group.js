@@ -13,15 +13,14 @@ import { Tokens, WhenSeen, chunksOf } from "passrl/tokens";
 
 /** A group of the file, once it is unpacked. */
 export function GroupView({ head, route }) {
-  const [state, setState] = useState({});
+  const [read, setRead] = useState({});
   const exists = route.id !== null && route.id < head.groups.length;
   useEffect(() => {
     let current = true;
-    setState({});
     if (exists)
       readGroup(route.id).then(
-        (group) => current && setState({ group }),
-        (error) => current && setState({ error }),
+        (group) => current && setRead({ id: route.id, group }),
+        (error) => current && setRead({ id: route.id, error }),
       );
     return () => (current = false);
   }, [route.id]);
@@ -29,9 +28,10 @@ export function GroupView({ head, route }) {
     return html`<p class="warning">
       This file has no group number ${route.id ?? ""}; its groups are 0 to ${head.groups.length - 1}.
     </p>`;
-  if (state.error) return html`<p class="warning">Group ${route.id} cannot be read: ${state.error.message}</p>`;
-  if (!state.group) return html`<p class="loading">Unpacking group ${route.id}…</p>`;
-  return html`<${Opened} key=${route.id} head=${head} group=${state.group} route=${route} />`;
+  const { group, error } = read.id === route.id ? read : {}; // what was read for the place before is not this one's
+  if (error) return html`<p class="warning">Group ${route.id} cannot be read: ${error.message}</p>`;
+  if (!group) return html`<p class="loading">Unpacking group ${route.id}…</p>`;
+  return html`<${Opened} key=${route.id} head=${head} group=${group} route=${route} />`;
 }
 
 /** What the place's options ask for, with defaults for what they do not. */

@@ -77,8 +77,9 @@ export function Tokens({ group, row, paint, steps, reach = 0 }) {
   const count = group.tokens(row);
   const [drawn, setDrawn] = useState(DRAWN);
   const until = Math.min(count, Math.max(drawn, reach + DRAWN / 2));
-  useEffect(() => (until > drawn ? setDrawn(until) : undefined), [until]);
-  useBeforePrint(() => setDrawn(count));
+  const drawTo = (end) => setDrawn((now) => Math.max(now, end)); // one that comes late takes nothing away
+  useEffect(() => drawTo(until), [until]);
+  useBeforePrint(() => drawTo(count));
   const body = useMemo(() => {
     const mask = group.of("loss_mask", row);
     const scores = stepScores(group, row, steps);
@@ -91,7 +92,7 @@ export function Tokens({ group, row, paint, steps, reach = 0 }) {
       );
   }, [group, row, paint, steps, until]);
   return html`<div class="tokens" dir="ltr">${body}</div>
-    ${until < count ? html`<${More} left=${count - until} more=${() => setDrawn(until + DRAWN)} />` : null}`;
+    ${until < count ? html`<${More} left=${count - until} more=${() => drawTo(until + DRAWN)} />` : null}`;
 }
 
 function useBeforePrint(draw) {
