@@ -227,6 +227,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for name, value in {"ENDPOINT_URL": f"http://{host}:{port}", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b",
                         "DEFAULT_REGION": "us-east-1"}.items():  # fmt: skip
         monkeypatch.setenv(f"AWS_{name}", value)
+    # A client that had no answer asks again, and a create that was done is refused then: not before a stall has passed.
+    monkeypatch.setattr(s3fs.S3FileSystem, "read_timeout", 120)
     s3fs.S3FileSystem.clear_instance_cache()
     name = f"bucket-{uuid.uuid4().hex}"  # moto keeps its state as long as the process
     s3fs.S3FileSystem().mkdir(name)

@@ -6,6 +6,7 @@ with `-m deep`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -24,15 +25,19 @@ from tests.processes import marked
 
 # Answers take a moment, so that engines have requests open when they are killed.
 MORE = ("--set", "engine.extra.latency=1.5", "--set", "train.updates=3")
-# In rank 0's process: SIGKILL when it has told of the second step, once; a checkpoint of it is not there yet.
+# In rank 0's process: SIGKILL when it has told of the second step, once; a checkpoint of it is not there yet. It waits
+# for the test's own kills before, however late those are: deaths with a step between them are not counted together.
 MIDWAY = """
-import os, signal, sys
+import os, signal, sys, time
 if os.environ.get("RANK") == "0" and "pipelines.runs.rank" in " ".join(sys.orig_argv):
     import pipelines.runs.rank as rank
     tell = rank.tell
     def told(client, what, value):
+        dies = what == "progress" and value[0] == 2 and not os.path.exists({once!r})
+        while dies and not os.path.exists({struck!r}):
+            time.sleep(0.02)
         tell(client, what, value)
-        if what == "progress" and value[0] == 2 and not os.path.exists({once!r}):
+        if dies:
             open({once!r}, "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
     rank.tell = told
@@ -57,14 +62,15 @@ def undisturbed(project, tmp_path_factory) -> dict[str, object]:
 def mark(tmp_path: Path) -> Iterator[str]:
     yield str(tmp_path)
     for process in marked(str(tmp_path)):  # of a test that failed
-        os.kill(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it ended with another
+            os.kill(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.timeout(1200)
 def test_engines_ranks_and_torchrun_are_killed_and_the_command_goes_on(project, undisturbed, mark, tmp_path, capsys):
     chances = random.Random(15)
-    once = tmp_path / "killed"
-    (tmp_path / "sitecustomize.py").write_text(MIDWAY.format(once=str(once)))
+    once, struck = tmp_path / "killed", tmp_path / "struck"
+    (tmp_path / "sitecustomize.py").write_text(MIDWAY.format(once=str(once), struck=str(struck)))
     path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     client = Client(project, str(tmp_path / "run"), mark, MORE, PYTHONPATH=path)
     killed = [client.kill_one(lambda p: p.is_engine, chances, after=4.0) for _ in range(2)]
@@ -72,6 +78,7 @@ def test_engines_ranks_and_torchrun_are_killed_and_the_command_goes_on(project, 
     first = {process.pid for process in client.its(lambda p: p.is_torchrun)}
     killed += [client.kill_one(lambda p: p.is_rank, chances, after=2.0)]
     killed += [client.kill_one(lambda p: p.is_torchrun and p.pid not in first, chances, after=2.0)]
+    struck.touch()
     client.finish()
     assert all(killed), client.log.read_text()
     assert once.exists(), client.log.read_text()

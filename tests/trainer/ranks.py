@@ -16,6 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.processes import wait_until
 from tests.trainer.rows import random_rows, step_of
 from trainer import TrainOptions, train
 from trainer.distributed import joined_world, whole
@@ -49,7 +50,11 @@ def whole_run(given: dict[str, Any]) -> None:
     try:
         train([given["shaped"]], policy=given["policy"], out=given["out"], options=options, progress=progress)
     except Exception as error:
-        (Path(given["out"]) / f"error-{os.environ['RANK']}.txt").write_text(f"{type(error).__name__}: {error}")
+        out, name = Path(given["out"]), f"error-{os.environ['RANK']}.txt"
+        (out / f".{name}").write_text(f"{type(error).__name__}: {error}")
+        (out / f".{name}").replace(out / name)
+        # torchrun ends all ranks with the first that ends, so nobody leaves before all have said why.
+        wait_until(lambda: len(list(out.glob("error-*.txt"))) == int(os.environ["WORLD_SIZE"]))
         raise
 
 

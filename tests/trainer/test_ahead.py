@@ -104,7 +104,7 @@ def test_what_is_not_taken_is_not_fetched_any_more_at_the_end():
     data.open.clear()
     with ReadAhead(data, range(50), threads=2) as stored:
         stored.take()
-        threading.Timer(2.0, data.open.set).start()
+        stored._fetches[-1][1].add_done_callback(lambda _: data.open.set())  # it is cancelled at the end
     assert len(data.fetched) < 50
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fetch")]
 

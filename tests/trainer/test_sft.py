@@ -120,7 +120,7 @@ def test_of_a_pair_longer_than_the_context_the_trainer_alone_speaks(tmp_path, ca
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     with caplog.at_level("WARNING"):
         assert len(data.read(0, ["token_ids"])["token_ids"][0]) > 256
-    assert not caplog.records
+    assert not [one for one in caplog.records if one.name.startswith("transformers")]
     with pytest.raises(TrainDataError, match="1 rollouts are longer than the policy's context"):
         select(build_index(data, threads=1), OPTIONS, context=256)
 

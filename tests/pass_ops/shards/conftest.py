@@ -32,6 +32,7 @@ def s3_bucket() -> Iterator[str]:
     }
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
+    patience, s3fs.S3FileSystem.read_timeout = s3fs.S3FileSystem.read_timeout, 120  # see `bucket` in tests/conftest.py
     s3fs.S3FileSystem.clear_instance_cache()
     try:
         s3fs.S3FileSystem(use_listings_cache=False).mkdir("shards")
@@ -40,6 +41,7 @@ def s3_bucket() -> Iterator[str]:
         # The server's buckets are globals of moto: a second session in this process (mutmut's) starts without them.
         urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
         server.stop()
+        s3fs.S3FileSystem.read_timeout = patience
         s3fs.S3FileSystem.clear_instance_cache()
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)

@@ -143,11 +143,11 @@ def test_ctrl_c_ends_a_stage_with_130_and_the_same_command_goes_on(slow):
 def test_a_stage_that_is_terminated_shows_the_signal(slow):
     shell = ["sh", "-c", '"$@" & echo $! > "$0"; wait $!; echo "ended with $?"', str(slow.folder / "pid")]
     command = [*PASSRL, "score", slow.config, "--out", slow.out, "--signal", "outcome", "--overwrite"]
-    started = slow.folder / "started"
+    started, pid = slow.folder / "started", slow.folder / "pid"
     started.unlink(missing_ok=True)
     more = ["--set", "signals.outcome.timeout_s=99"]  # another dataset than the one that is done
     with subprocess.Popen([*shell, *command, *more], stdout=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: started.exists() or process.poll() is not None)
-        os.kill(int((slow.folder / "pid").read_text()), signal.SIGTERM)
+        wait_until(lambda: (started.exists() and pid.exists() and pid.read_text()) or process.poll() is not None)
+        os.kill(int(pid.read_text()), signal.SIGTERM)
         out, _ = process.communicate(timeout=120)
     assert out.splitlines()[-1] == "ended with 143"

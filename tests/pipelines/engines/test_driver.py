@@ -140,6 +140,7 @@ def test_closing_answers_what_is_in_flight_and_what_waits(engine: DrivenEngine, 
     futures += [engine.submit(ask(seed)) for seed in range(5)]
     closer = threading.Thread(target=engine.close)
     closer.start()
+    assert engine._closing.wait(120)
     echo.gate.set()
     closer.join(120)
     assert not closer.is_alive()

@@ -59,14 +59,18 @@ class Here:
         self._listening.setblocking(False)
         self._lending = Lending(self.ledger, patience=patience)
         self.ends = 0
+        self._host = self._next_host()
         self._thread = threading.Thread(target=self._run, args=(idle_seconds,))
         self._thread.start()
 
     def _run(self, idle_seconds: float) -> None:
         while not self._stop.is_set():
-            self._host = Host(self._lending, bytes.fromhex(self.address.key))
             self._host.run(self._listening, idle_seconds=idle_seconds)
             self.ends += 1
+            self._host = self._next_host()
+
+    def _next_host(self) -> Host:
+        return Host(self._lending, bytes.fromhex(self.address.key))
 
     def start(self, model: str, options: EngineOptions = RECORDED) -> Engine:
         return start(model, options, self.address)
@@ -218,7 +222,7 @@ def test_one_that_waits_for_an_answer_does_not_make_room(
     here = make(patience=0.2)
     first = here.start(tiny_model, ENDLESS)
     first.submit(ask(1))
-    wait_until(lambda: here.started[0].in_flight)
+    wait_until(lambda: here._lending._holders[0].asked.open)
     waiting = here.later(pool, tiny_model, OTHER)
     time.sleep(1.5)
     assert not waiting.done()

@@ -99,7 +99,10 @@ def test_it_is_started_when_asked_for_and_a_kill_of_it_changes_no_answer(pool: P
     assert [(plain(a.result(timeout=120)), plain(b.result(timeout=120))) for a, b in futures] == [
         (one, one) for one in expected
     ]
-    wait_until(lambda: pool.hosts and killed not in pool.hosts)
+    wait_until(lambda: killed not in pool.hosts)
+    # Whoever had all answers before the kill notices it when it asks again.
+    assert [answers(one, requests[:1]) for one in (first, second)] == [expected[:1]] * 2
+    assert len(pool.hosts) == 1
     first.close()
     second.close()
     third = pool.start(tiny_model)

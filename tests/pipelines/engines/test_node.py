@@ -63,10 +63,19 @@ class Node:
 
         self.engine = DrivenEngine(make, model=model, name="node's", width=2)
 
-    def kill(self, place: int) -> None:
-        """As the kernel does where memory runs out, once the process is up; the other place may be starting."""
+    def kill(self, place: int) -> Any:
+        """As the kernel does where memory runs out, once the process is up; the other place may be starting.
+
+        Returns the child.
+        """
         wait_until(lambda: self._child(place).ready is not None or not self.probe())
-        os.kill(self._child(place).pid, signal.SIGKILL)
+        dead = self._child(place)
+        os.kill(dead.pid, signal.SIGKILL)
+        return dead
+
+    def replaced(self, place: int, dead: Any) -> None:
+        """Wait until the backend has noticed."""
+        wait_until(lambda: self.probe() and self._child(place) is not dead)
 
     def probe(self) -> Sample:
         """An answer; the backend looks at its children only while one is asked for."""
@@ -176,8 +185,10 @@ def test_ten_kills_of_children_change_no_answer(node: Node, mark: str, tiny_mode
         futures = [node.engine.submit(request) for request in requests]
         for future in futures[: chances.choice([0, 1, 8])]:
             future.result(timeout=120)
-        node.kill(chances.randrange(2))
+        place = chances.randrange(2)
+        dead = node.kill(place)
         assert [plain(future.result(timeout=120)) for future in futures] == alone(tiny_model, RECORDED, requests)
+        node.replaced(place, dead)
     wait_until(lambda: node.probe() and len(engines(mark)) == 2)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
 import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from pipelines.engines import (
     release,
     start_engine,
 )
+from pipelines.engines.vllm import VllmBackend
 from tests.pipelines.engines.asking import RAW, grid, request, sample_all
 
 
@@ -83,11 +86,28 @@ def test_what_was_submitted_before_a_reload_is_sampled_with_the_old_weights(
     engine.load_weights(tiny_model)
 
 
-def test_dropped_requests_leave_the_scheduler_and_disturb_no_other(engine: Engine) -> None:
+def test_dropped_requests_leave_the_scheduler_and_disturb_no_other(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = sample_all(engine, grid(engine))
+    step, steps = VllmBackend.step, itertools.count()
+    asked, begun, dropped = threading.Event(), threading.Event(), threading.Event()
+
+    def held(backend: VllmBackend) -> Any:
+        """Not before all is asked; after the first steps it waits until it is dropped."""
+        assert asked.wait(120)
+        if next(steps) == 3:
+            begun.set()
+            assert dropped.wait(120)
+        return step(backend)
+
+    monkeypatch.setattr(VllmBackend, "step", held)
     long = [request(engine, "a", seed, max_tokens=400, ignore_eos=True) for seed in range(64)]  # half of them must wait
-    futures, kept = [engine.submit(asked) for asked in long], engine.submit(grid(engine)[0])
+    futures, kept = [engine.submit(one) for one in long], engine.submit(grid(engine)[0])
+    asked.set()
+    assert begun.wait(120)
     engine.drop(futures)
+    dropped.set()
     assert kept.result(timeout=120).token_ids.tolist() == before[0].token_ids.tolist()
     assert all(future.done() for future in futures), "none was computed to its end before a short one behind it"
     assert all(future.cancelled() or isinstance(future.exception(), RequestRejected) for future in futures)

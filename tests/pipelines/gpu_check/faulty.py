@@ -27,6 +27,7 @@ def hangs(machine: Machine, options: CheckOptions) -> Result:
     child = subprocess.Popen(
         [sys.executable, "-c", "import threading; threading.Event().wait()"], start_new_session=True
     )
-    (Path(options.out) / "pid").write_text(str(child.pid))
+    (Path(options.out) / "pid.part").write_text(str(child.pid))
+    (Path(options.out) / "pid.part").replace(Path(options.out) / "pid")
     threading.Event().wait()
     raise AssertionError("unreachable")

@@ -102,9 +102,10 @@ def _sampler(folder):
 
 
 def test_a_process_that_outlives_the_killed_one_is_found(options, monkeypatch):
-    lasting = [sys.executable, "-c", "import threading; threading.Event().wait()"]
+    lasting = [sys.executable, "-c", "import threading; print('up', flush=True); threading.Event().wait()"]
     leaving = (
-        f"import subprocess, threading\nsubprocess.Popen({lasting}, start_new_session=True)\n"
+        "import subprocess, threading\n"
+        f"subprocess.Popen({lasting}, start_new_session=True, stdout=subprocess.PIPE).stdout.readline()\n"
         f"print({several.SAMPLING!r}, flush=True)\n"
         "threading.Event().wait()\n"
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pass_ops import shards
-from tests.processes import MARK, Process, marked
+from tests.processes import MARK, Process, marked, wait_until
 
 SCRIPT = Path(__file__).parent / "scripts" / "generating.py"
 WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
@@ -23,13 +23,14 @@ PARTS, ROWS = 6, 2 * 8  # a part: 2 prompts x 8 rollouts
 
 
 class Job:
-    """A process of ours and all that it starts, known by a mark in the environment."""
+    """A process of ours and all that it starts, known by a mark in the environment. gate: see `scripts/gate.py`."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, gate: Path) -> None:
         self._mark = uuid.uuid4().hex
+        paths = os.pathsep.join([str(SCRIPT.parent), str(Path.cwd())])
         self.process = subprocess.Popen(
             [sys.executable, str(SCRIPT), *arguments],
-            env=dict(os.environ, PYTHONPATH=str(Path.cwd())) | {MARK: self._mark},
+            env=dict(os.environ, PYTHONPATH=paths, GATE=str(gate)) | {MARK: self._mark},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -59,7 +60,7 @@ def start(write_sums: Callable[..., str], tiny_model: str, tmp_path: Path) -> It
     prompts = write_sums(2 * PARTS, prompts_per_part=2)
 
     def begin(*flags: str, engine: str = "recorded") -> Job:
-        jobs.append(Job(engine, prompts, tiny_model, str(tmp_path / "out"), *flags))
+        jobs.append(Job(engine, prompts, tiny_model, str(tmp_path / "out"), *flags, gate=tmp_path / "gate"))
         return jobs[-1]
 
     yield begin
@@ -70,7 +71,7 @@ def start(write_sums: Callable[..., str], tiny_model: str, tmp_path: Path) -> It
 
 
 def until_committed(job: Job, out: Path) -> None:
-    """Wait until a part is committed and others are under way."""
+    """Wait until a part is committed. The job does not end before its gate is opened."""
     while not list((out / "_done").glob("*")):
         assert job.process.poll() is None, job.end()
         time.sleep(0.02)
@@ -96,9 +97,9 @@ def test_a_killed_worker_is_replaced_nothing_is_doubled_and_no_engine_stays(
 ) -> None:
     job = start(*WORKERS, engine="vllm")
     until_committed(job, tmp_path / "out")
-    victims = workers(job)
-    assert len(victims) == 2, "one process a worker, each with its own engine"
-    os.kill(victims[0], signal.SIGKILL)
+    wait_until(lambda: len(workers(job)) == 2)  # one process a worker, each with its own engine
+    os.kill(workers(job)[0], signal.SIGKILL)
+    (tmp_path / "gate").touch()
     code, printed = job.end()
     assert code == 0, printed[-3000:]
     assert job.leaves_nothing(), job.alive()

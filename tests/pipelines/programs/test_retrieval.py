@@ -87,7 +87,7 @@ def test_a_prompt_without_paragraphs_is_an_error_that_names_the_column() -> None
 def test_a_search_writes_nothing_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         assert best("cat", ["A: the cat sat"], 1) == ["A: the cat sat"]
-    assert caplog.records == []
+    assert [one for one in caplog.records if one.name.startswith(("bm25s", "pipelines"))] == []
 
 
 def test_stop_words_alone_find_nothing() -> None:

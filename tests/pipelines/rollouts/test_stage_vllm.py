@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -20,20 +21,32 @@ from pipelines.rollouts.stage import GenerateOptions, generate
 ENGINE = EngineOptions(kind="vllm", dtype="float32", kv_cache_gib=0.25, max_num_seqs=32)
 # No end token: every rollout takes all its steps, so the first part is under way for as many.
 OPTIONS = GenerateOptions(group_size=4, sampling=Sampling(max_tokens=100, ignore_eos=True))
+PROMPTS_PER_PART = 4
+PART_OF = {f"{i}+{i}=?": i // PROMPTS_PER_PART for i in range(2 * PROMPTS_PER_PART)}
 
 
 class Watched:
-    """The engine, with a record of which prompt was submitted and completed when."""
+    """The engine, with a record of which prompt was submitted and completed when.
+
+    The last request of the part that comes first waits until the other part has asked: however late that one is, it is
+    asked for meanwhile, unless parts take turns.
+    """
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
         self.tokenizer = engine.tokenizer
         self.max_model_len = engine.max_model_len
         self.events: list[tuple[str, str]] = []
+        self.both_asked = threading.Event()
 
     def submit(self, request: SampleRequest) -> Future[Sample]:
         prompt = self.tokenizer.decode(request.prompt_token_ids)
         self.events.append(("submitted", prompt))
+        asked = [PART_OF[prompt] for what, prompt in list(self.events) if what == "submitted"]
+        if len(set(asked)) == len(set(PART_OF.values())):
+            self.both_asked.set()
+        elif len(asked) == PROMPTS_PER_PART * OPTIONS.group_size:
+            self.both_asked.wait(timeout=120)
         future = self.engine.submit(request)
         future.add_done_callback(lambda _: self.events.append(("completed", prompt)))
         return future
@@ -52,7 +65,7 @@ def test_the_second_part_is_submitted_before_the_first_ones_last_rollout_is_ther
     monkeypatch.setattr(pipelines.engines, "acquire", watch)
     out = str(tmp_path / "rollouts")
     generate(
-        prompts=write_sums(8, prompts_per_part=4),
+        prompts=write_sums(2 * PROMPTS_PER_PART, prompts_per_part=PROMPTS_PER_PART),
         out=out,
         model=tiny_model,
         engine=ENGINE,
@@ -60,8 +73,7 @@ def test_the_second_part_is_submitted_before_the_first_ones_last_rollout_is_ther
         operations=Operations(parts_in_flight=2),
     )
     (engine,) = watched
-    parts = {f"{i}+{i}=?": i // 4 for i in range(8)}
-    events = [(what, parts[prompt]) for what, prompt in engine.events]
+    events = [(what, PART_OF[prompt]) for what, prompt in engine.events]
     first = events[0][1]
     assert events.index(("submitted", 1 - first)) < len(events) - 1 - events[::-1].index(("completed", first))
     tokenizer = load_tokenizer(tiny_model)

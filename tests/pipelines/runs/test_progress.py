@@ -7,6 +7,7 @@ import pty
 import subprocess
 import sys
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_results_are_on_standard_output_and_progress_beside_it(capsys):
 
 def test_without_a_terminal_a_line_is_told_now_and_then(capsys, monkeypatch):
     clock = count(0, progress.PLAIN_INTERVAL_SECONDS / 4)
-    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     with Reporter().step("round 0: train") as report:
         for done in range(1, 17):
             report(done, 16, f"step {done}/16")

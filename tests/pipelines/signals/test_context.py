@@ -16,7 +16,8 @@ from pipelines.engines import release
 from pipelines.models.folder import vocabulary
 from pipelines.signals import SignalInputError, SignalOptionError, build_signal
 
-ENGINE = {"kind": "transformers", "dtype": "float32"}
+# One row a batch: what else is in a batch would change logprobs by rounding.
+ENGINE = {"kind": "transformers", "dtype": "float32", "extra": {"batch_size": 1}}
 #: per rollout: text, verify_status
 GROUP = (("2+2=4.", "wrong"), ("2+3=5.", "ok"), ("3+2=5.", "ok"), ("", "unparseable"), ("5", "timeout"))
 

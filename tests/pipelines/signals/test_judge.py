@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import threading
 import tracemalloc
 from collections import deque
@@ -236,14 +237,17 @@ def test_a_server_that_was_never_reached_is_named_within_seconds(judged, clock: 
 
 def test_one_that_went_away_is_waited_for_as_long_as_asked(clock: Clock) -> None:
     server = Server()
-    chat = HttpChat(server.url, model="m", api_key=None, concurrency=1, timeout_s=5, retries=6)
+    chat = HttpChat(server.url, model="m", api_key=None, concurrency=1, timeout_s=60, retries=6)
     message = [{"role": "user", "content": "hi"}]
     assert chat.ask(message, seed=0, sampling=Sampling()).result().text == "Score: 10"
     server.close()
     chat._client.close()  # its connection would still be served
     chat._client = httpx.Client()
-    with pytest.raises(ChatUnavailable, match="ConnectError"):
-        chat.ask(message, seed=0, sampling=Sampling()).result()
+    with socket.socket() as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", httpx.URL(server.url).port))  # nobody else listens there meanwhile
+        with pytest.raises(ChatUnavailable, match="ConnectError"):
+            chat.ask(message, seed=0, sampling=Sampling()).result()
     assert clock.slept == 0.5 + 1 + 2 + 4 + 8 + 16
 
 

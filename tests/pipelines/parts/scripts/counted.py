@@ -15,6 +15,8 @@ import os
 import shutil
 import signal
 import sys
+import threading
+import time
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ from pipelines.parts.loop import PartLoop
 from pipelines.rollouts.stage import GenerateOptions, generate
 from pipelines.signals import signal_from_table
 from pipelines.signals.stage import score_stage
+
+FLUSHED_BY = (10, 20)
 
 
 def count_requests(log: int) -> None:
@@ -61,17 +65,27 @@ def die_at_answer(nth: int) -> None:
     DrivenEngine._enqueue = watched  # type: ignore[method-assign]
 
 
-def die_at_rollout(nth: int) -> None:
-    """SIGKILL as the n-th rollout is finished, before the journal has it."""
+def segments(kept: Journal) -> int:
+    return len(kept._store.entries(names.JOURNAL))
+
+
+def die_at_piece(nth: int) -> None:
+    """SIGKILL as the n-th rollout, or answer, is finished, before the journal has it.
+
+    In an object store a segment is flushed by the tenth and by the twentieth, however slow the store is.
+    """
     add = Journal.add
-    seen = 0
+    seen, one_by_one = 0, threading.Lock()
 
     def finished(kept: Journal, name: str, content: bytes) -> None:
         nonlocal seen
-        seen += 1
-        if seen == nth:
-            os.kill(os.getpid(), signal.SIGKILL)
-        add(kept, name, content)
+        with one_by_one:
+            seen += 1
+            if seen == nth:
+                os.kill(os.getpid(), signal.SIGKILL)
+            add(kept, name, content)
+            while seen in FLUSHED_BY and not kept._store.is_local and segments(kept) <= FLUSHED_BY.index(seen):
+                time.sleep(0.01)
 
     Journal.add = finished  # type: ignore[method-assign]
 
@@ -80,11 +94,10 @@ def work(case: dict[str, Any], log: int) -> None:
     """One command."""
     count_requests(log)
     journal.FLUSH_SECONDS = case.get("flush_seconds", journal.FLUSH_SECONDS)
+    (die_at_piece if case.get("journal", True) else die_at_answer)(case["kill_at"])
     if "signal" in case:
-        die_at_answer(case["kill_at"])
         score(case)
         return
-    die_at_rollout(case["kill_at"])
     options = case["options"] | {"sampling": Sampling(**case["options"]["sampling"])}
     generate(
         prompts=case["prompts"],

@@ -1,6 +1,6 @@
-"""Generate, long enough to be killed meanwhile: generating.py ENGINE PROMPTS MODEL OUT [BEAM FLAGS].
+"""Generate, until its gate (gate.py) is opened: generating.py ENGINE PROMPTS MODEL OUT [BEAM FLAGS].
 
-ENGINE: vllm, a real one; recorded, made-up answers each of which takes a while.
+ENGINE: vllm, a real one; recorded, made-up answers.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from pipelines.runners import RunnerOptions
 
 ENGINES = {
     "vllm": EngineOptions(dtype="float32", kv_cache_gib=0.25, max_num_seqs=32, max_model_len=400),
-    "recorded": EngineOptions(kind="recorded", recording="synthetic:0", max_model_len=400, extra={"latency": 2.0}),
+    "recorded": EngineOptions(kind="recorded", recording="synthetic:0", max_model_len=400),
 }
 
 
 def main(engine: str, prompts: str, model: str, out: str, *flags: str) -> None:
-    options = GenerateOptions(group_size=8, sampling=Sampling(max_tokens=380, ignore_eos=True))
+    sampling = Sampling(max_tokens=380, ignore_eos=True)
+    options = GenerateOptions(group_size=8, sampling=sampling, program="gate:once")
     operations = Operations(runner=RunnerOptions(flags=flags), parts_in_flight=1 if engine == "recorded" else None)
     generate(prompts=prompts, out=out, model=model, engine=ENGINES[engine], options=options, operations=operations)
 
