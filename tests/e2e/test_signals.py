@@ -133,7 +133,7 @@ def test_values_know_right_rollouts_from_wrong_ones(run: Path) -> None:
     verdicts = [row["verify_status"] == "ok" for row in signal(run, "outcome")]
     values = [row["process_scores"] for row in signal(run, "value")]
     assert [scores[-1] == 1.0 for scores in values] == verdicts
-    before = {right: np.mean([np.mean(v[:-1]) for v, r in zip(values, verdicts, strict=True) if r is right])
+    before = {right: np.mean([np.mean(v[:-1]) for v, r in zip(values, verdicts, strict=True) if r is right and v[:-1]])
               for right in (True, False)}  # fmt: skip
     assert before[True] > before[False]
 

@@ -54,7 +54,7 @@ def test_varlen_gives_the_gradient_of_sdpa(policy_folder, stand_in, pack):
     expected = gradient_of(load_policy(policy_folder, replace(OPTIONS, layout=layout, attention="sdpa")), step, OPTIONS)
     policy = load_policy(policy_folder, replace(OPTIONS, layout=layout, attention=VARLEN))
     assert policy.model.config._attn_implementation == VARLEN
-    assert largest_difference(gradient_of(policy, step, OPTIONS), expected) < 0.02
+    assert largest_difference(gradient_of(policy, step, OPTIONS), expected) < 0.05
 
 
 def test_layout_auto_packs_where_attention_is_varlen(policy_folder, stand_in):

@@ -157,7 +157,7 @@ def test_micro_batches_change_nothing(policy, aggregation):
     cut = step_of(ROWS, budget=20, aggregation=aggregation, constant=constant)
     assert len(whole.micro_batches) == 1
     assert len(cut.micro_batches) > 5
-    assert largest_difference(gradient_of(policy, cut, OPTIONS), gradient_of(policy, whole, OPTIONS)) < 1e-6
+    assert largest_difference(gradient_of(policy, cut, OPTIONS), gradient_of(policy, whole, OPTIONS)) < 1e-5
 
 
 def test_packed_equals_padded(policy):
@@ -171,7 +171,7 @@ def test_packed_equals_padded(policy):
 def test_the_order_of_rollouts_changes_nothing(policy):
     assert largest_difference(
         gradient_of(policy, step_of(ROWS[::-1], budget=50), OPTIONS), gradient_of(policy, step_of(ROWS), OPTIONS)
-    ) < 1e-6  # fmt: skip
+    ) < 1e-5  # fmt: skip
 
 
 def test_logits_in_chunks_change_nothing(policy, policy_folder):

@@ -80,11 +80,12 @@ def test_offload_in_bfloat16_with_a_float32_head_stays_near_float32(tied_policy_
     options = replace(OPTIONS, compute_dtype="bfloat16", head_dtype="float32", logits_elements=64)
     step = step_of(ROWS, reference=False)
     expected = gradient_of(load_policy(tied_policy_folder, OPTIONS), step, OPTIONS)
+    before = torch.distributed.is_initialized()
     policy = load_policy(tied_policy_folder, replace(options, cpu_offload=True))
-    found = {
-        name: whole(tensor) if name != "loss" else tensor for name, tensor in gradient_of(policy, step, options).items()
-    }
-    torch.distributed.destroy_process_group()  # of one process, made for the offload
+    gradients = gradient_of(policy, step, options)
+    found = {name: whole(tensor) if name != "loss" else tensor for name, tensor in gradients.items()}
+    if not before:
+        torch.distributed.destroy_process_group()  # of one process, made for the offload
     assert {tensor.dtype for name, tensor in found.items() if name != "loss"} == {torch.float32}
     assert 1e-5 < largest_difference(found, expected) < 0.05
 
@@ -104,7 +105,7 @@ def test_an_adapter_on_a_bfloat16_base_learns_what_it_learns_on_a_float32_one(po
         held = {p.dtype for name, p in policy.model.named_parameters() if "lora_" not in name}
         assert held == {getattr(torch, dtype)}
         assert {p.dtype for p in policy.model.parameters() if p.requires_grad} == {torch.float32}
-    assert largest_difference(found, expected) < 0.03
+    assert largest_difference(found, expected) < 0.1
 
 
 def test_a_round_with_a_bfloat16_base_goes_on_from_its_adapter(run):
