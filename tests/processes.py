@@ -1,11 +1,14 @@
-"""Processes that a test starts: found in /proc by a mark in their environment, and read on a pseudo-terminal."""
+"""Processes that a test starts: found in /proc by a mark in their environment, read on a pseudo-terminal, served at a
+port that is kept for them."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +57,18 @@ def wait_until(happens: Callable[[], object], *, seconds: float = 120.0) -> None
     while not happens():
         assert time.monotonic() < until, "it did not happen"
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def kept_port(port: int = 0) -> Iterator[int]:
+    """A port on which nobody listens; 0: any. While it is kept, the system gives it to nobody else of its own accord.
+
+    A server that binds it later, and sets the same option (vLLM's does), is let in: nobody listens there.
+    """
+    with socket.socket() as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", port))
+        yield int(kept.getsockname()[1])
 
 
 def shown_on(terminal: int) -> bytes:

@@ -64,7 +64,6 @@ class _Cache(FunctionCache):  # type: ignore[misc]
         """While no other process reads or writes this folder's cache; without a lock on a disk that has none."""
         with contextlib.ExitStack() as held:
             with contextlib.suppress(OSError):
-                os.makedirs(self.cache_path, exist_ok=True)
                 lock = held.enter_context(open(os.path.join(self.cache_path, LOCK), "a"))
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 held.callback(fcntl.flock, lock, fcntl.LOCK_UN)  # closing leaves it to a child forked meanwhile

@@ -22,6 +22,7 @@ from pass_ops.shards.store import Store
 from pass_ops.support.temporary import is_abandoned
 from trainer.errors import RunFolderError
 from trainer.folder_lock import LOCK, locked
+from trainer.records import marker_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,7 @@ def leftovers(url: str) -> list[Leftover]:
     found = [*_scratch()]
     if store.is_local:
         run = Path(store.path())
-        found += _temporaries(run)
-        found += _journals(run)
+        found += _of_stages(run)
         for train in (run / "train", *sorted(run.glob("round-*/train"))):
             found += _of_training(train)
     return found
@@ -62,22 +62,15 @@ def _scratch() -> Iterator[Leftover]:
                 yield Leftover(path=str(entry), bytes=_size(entry), why="temporary files of a process that is gone")
 
 
-def _temporaries(run: Path) -> Iterator[Leftover]:
-    """Files that the store was writing."""
-    for base, _, files in os.walk(run):
-        for name in sorted(files):
-            path = Path(base, name)
-            if is_temporary(name) and _is_free(path):
-                yield Leftover(path=str(path), bytes=_size(path), why="a file whose writer was killed")
-
-
-def _journals(run: Path) -> Iterator[Leftover]:
-    """Journals of parts that are committed. Those of open parts hold rollouts that the next attempt takes over."""
-    for base, _, files in os.walk(run):
-        if os.path.basename(base) != names.JOURNAL:
-            continue
-        for file in sorted(files):
-            found, path = names.parse(names.JOURNAL, file), Path(base, file)
+def _of_stages(run: Path) -> Iterator[Leftover]:
+    """Files that the store was writing, and journals of parts that are committed. Those of open parts hold rollouts
+    that the next attempt takes over.
+    """
+    for path in _files(run):
+        if is_temporary(path.name) and _is_free(path):
+            yield Leftover(path=str(path), bytes=_size(path), why="a file whose writer was killed")
+        elif path.parent.name == names.JOURNAL:
+            found = names.parse(names.JOURNAL, path.name)
             if found is not None and (path.parents[1] / names.done(found.part, found.fp8)).exists():
                 yield Leftover(path=str(path), bytes=_size(path), why="the journal of a part that is committed")
 
@@ -88,7 +81,7 @@ def _of_training(train: Path) -> Iterator[Leftover]:
     if not train.is_dir() or not _is_free(lock):
         return
     for folder in sorted((train / "state").glob("step-*")):
-        if folder.is_dir() and not _marker(folder).exists():
+        if folder.is_dir() and not marker_of(folder).exists():
             why = "a checkpoint whose trainer was killed"
             yield Leftover(path=str(folder), bytes=_size(folder), why=why, lock=str(lock))
     for folder in (train / ".policy.writing", train.parent / ".policy.writing"):
@@ -97,16 +90,12 @@ def _of_training(train: Path) -> Iterator[Leftover]:
             yield Leftover(path=str(folder), bytes=_size(folder), why=why, lock=str(lock))
 
 
-def _marker(checkpoint: Path) -> Path:
-    return checkpoint.with_name(f"{checkpoint.name}.json")
-
-
 def _removed(leftover: Leftover) -> bool:
     """Remove one; False where it is in use or gone by now."""
     path = Path(leftover.path)
     try:
         with locked(Path(leftover.lock)) if leftover.lock else nullcontext():
-            if leftover.lock and _marker(path).exists():  # its trainer finished it meanwhile
+            if leftover.lock and marker_of(path).exists():  # its trainer finished it meanwhile
                 return False
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -129,10 +118,16 @@ def _is_free(path: Path) -> bool:
         return False
 
 
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below a folder; folders that vanish meanwhile have none."""
+    for base, _, names_here in os.walk(folder):
+        yield from (Path(base, name) for name in sorted(names_here))
+
+
 def _size(path: Path) -> int:
     """Bytes of a file, or of all files in a folder; of those that vanish meanwhile, none."""
     total = 0
-    for file in (path, *(Path(base, name) for base, _, files in os.walk(path) for name in files)):
+    for file in (path, *_files(path)):
         with suppress(OSError):
             total += 0 if file.is_dir() else file.lstat().st_size
     return total

@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
@@ -52,14 +53,7 @@ def used(pid: int) -> Used | None:
     try:
         # The kernel's number of another process's clock, as clock_getcpuclockid(3) makes it.
         computed = time.clock_gettime((~pid << 3) | 2)
-        queued = 0
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            # One that ends meanwhile does not make the process one that is gone.
-            with (
-                contextlib.suppress(FileNotFoundError, ProcessLookupError),
-                open(f"/proc/{pid}/task/{thread}/schedstat", "rb") as file,
-            ):
-                queued += int(file.read().split()[1])
+        queued = sum(int(told.split()[1]) for told in _of_threads(pid, "schedstat"))
     except (OSError, IndexError):
         return None
     return Used(computed, queued * 1e-9)
@@ -68,16 +62,9 @@ def used(pid: int) -> Used | None:
 def ready(pid: int) -> bool:
     """Whether a thread of a process computes or waits for a core now (Linux). `used` tells of a wait once it ends."""
     try:
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with (
-                contextlib.suppress(FileNotFoundError, ProcessLookupError),
-                open(f"/proc/{pid}/task/{thread}/stat", "rb") as file,
-            ):
-                if file.read().rpartition(b")")[2].split()[0] == b"R":
-                    return True
+        return any(_state(stat) == b"R" for stat in _of_threads(pid, "stat"))
     except (OSError, IndexError):
         return False
-    return False
 
 
 def held_memory(pid: int) -> int:
@@ -94,6 +81,21 @@ def stopped(pid: int) -> bool:
     """Whether a process has been stopped by a signal (SIGSTOP), so that it does nothing until it is continued."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] in {b"T", b"t"}
+            return _state(file.read()) in {b"T", b"t"}
     except (OSError, IndexError):
         return False
+
+
+def _of_threads(pid: int, name: str) -> Iterator[bytes]:
+    """What /proc tells of each thread. One that ends meanwhile does not make the process one that is gone."""
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with (
+            contextlib.suppress(FileNotFoundError, ProcessLookupError),
+            open(f"/proc/{pid}/task/{thread}/{name}", "rb") as file,
+        ):
+            yield file.read()
+
+
+def _state(stat: bytes) -> bytes:
+    """The third field of proc_pid_stat(5)."""
+    return stat.rpartition(b")")[2].split()[0]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -34,24 +32,13 @@ from pipelines.engines import (
 from pipelines.options import ConfigError
 from pipelines.prompts.stage import PromptSource, write_prompts
 from pipelines.rollouts.stage import GenerateOptions, generate
+from tests.processes import kept_port
 
 HERE = EngineOptions(dtype="float32", kv_cache_gib=0.25, max_num_seqs=32)
 FLAGS = (
     "--dtype float32 --max-num-seqs 32 --enforce-eager --no-enable-chunked-prefill --max-num-batched-tokens 4096 "
     "--kv-cache-memory-bytes 268435456"
 )
-
-
-@contextlib.contextmanager
-def kept_port() -> Iterator[int]:
-    """A port on which nobody listens. While it is kept, the system gives it to nobody else of its own accord.
-
-    vLLM's server, which binds it seconds later, sets the same option; Linux lets it, as nobody listens there.
-    """
-    with socket.socket() as kept:
-        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        kept.bind(("127.0.0.1", 0))
-        yield int(kept.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

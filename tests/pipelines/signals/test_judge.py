@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import socket
 import threading
 import tracemalloc
 from collections import deque
@@ -23,6 +22,7 @@ from pipelines.parts.loop import abort_cause
 from pipelines.signals import SignalOptionError, build_signal
 from pipelines.signals.chat import FIRST_CONTACT_S, ChatUnavailable, EngineChat, HttpChat, Reply
 from pipelines.signals.judge import JudgeSignal
+from tests.processes import kept_port
 
 Script = Callable[[dict], "tuple[int, dict[str, str], str]"]
 
@@ -243,11 +243,8 @@ def test_one_that_went_away_is_waited_for_as_long_as_asked(clock: Clock) -> None
     server.close()
     chat._client.close()  # its connection would still be served
     chat._client = httpx.Client()
-    with socket.socket() as kept:
-        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        kept.bind(("127.0.0.1", httpx.URL(server.url).port))  # nobody else listens there meanwhile
-        with pytest.raises(ChatUnavailable, match="ConnectError"):
-            chat.ask(message, seed=0, sampling=Sampling()).result()
+    with kept_port(httpx.URL(server.url).port), pytest.raises(ChatUnavailable, match="ConnectError"):
+        chat.ask(message, seed=0, sampling=Sampling()).result()
     assert clock.slept == 0.5 + 1 + 2 + 4 + 8 + 16
 
 

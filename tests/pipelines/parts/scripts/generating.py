@@ -22,7 +22,7 @@ ENGINES = {
 def main(engine: str, prompts: str, model: str, out: str, *flags: str) -> None:
     sampling = Sampling(max_tokens=380, ignore_eos=True)
     options = GenerateOptions(group_size=8, sampling=sampling, program="gate:once")
-    operations = Operations(runner=RunnerOptions(flags=flags), parts_in_flight=1 if engine == "recorded" else None)
+    operations = Operations(runner=RunnerOptions(flags=flags))
     generate(prompts=prompts, out=out, model=model, engine=ENGINES[engine], options=options, operations=operations)
 
 
